@@ -1,0 +1,97 @@
+"""A digest of the code that shapes a stage's bytes: its module and the project modules that it imports.
+
+Comments, docstrings and blank lines are cut out first. Of `storage/` only the modules that write file formats count.
+`stages.lock` maps each stage's VERSION to this digest; a test fails where the code changed and neither was renewed.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+import io
+import tokenize
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+_PACKAGES = ("tasks", "storage")
+_STORAGE_FORMATS = ("storage.tokens", "storage.packing")
+
+
+def stage_code_digest(module: Any) -> str:
+    """Hex sha256 over the stage's sources. A module may name further roots in `CODE_ROOTS` (a process it starts)."""
+    file = getattr(module, "__file__", None)
+    if file is None or not Path(file).resolve().is_relative_to(ROOT):
+        return "unknown"
+    return _digest((_module_name(Path(file).resolve()), *getattr(module, "CODE_ROOTS", ())))
+
+
+@functools.cache
+def _digest(roots: tuple[str, ...]) -> str:
+    waiting, seen = list(roots), set[str]()
+    while waiting:
+        name = waiting.pop()
+        if name in seen or (name.startswith("storage") and name not in _STORAGE_FORMATS):
+            continue
+        path = _source(name)
+        if path is None:
+            continue
+        seen.add(name)
+        waiting += _imports(path.read_text(), name, path)
+    digest = hashlib.sha256()
+    for name in sorted(seen):
+        path = _source(name)
+        if path is not None:
+            digest.update(f"{name}\0{bare_source(path.read_text())}\0".encode())
+    return digest.hexdigest()
+
+
+def bare_source(text: str) -> str:
+    """Source text without comments, docstrings and blank lines; the same under every Python version."""
+    lines = text.splitlines(keepends=True)
+    for (row, start), (_, end) in _comments(text):
+        lines[row - 1] = lines[row - 1][:start] + lines[row - 1][end:]
+    for node in ast.walk(ast.parse(text)):
+        if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            continue
+        if ast.get_docstring(node, clean=False) is None:
+            continue
+        docstring = node.body[0]
+        for row in range(docstring.lineno, (docstring.end_lineno or docstring.lineno) + 1):
+            lines[row - 1] = ""
+    return "\n".join(line.rstrip() for line in lines if line.strip())
+
+
+def _comments(text: str) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+    tokens = tokenize.generate_tokens(io.StringIO(text).readline)
+    return [(token.start, token.end) for token in tokens if token.type == tokenize.COMMENT]
+
+
+def _imports(text: str, name: str, path: Path) -> list[str]:
+    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    found = []
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parent = package.split(".")[: len(package.split(".")) - node.level + 1]
+                base = ".".join([*parent, *([node.module] if node.module else [])])
+            found += [base, *(f"{base}.{alias.name}" for alias in node.names)]
+    return [item for item in found if item.split(".")[0] in _PACKAGES]
+
+
+def _source(name: str) -> Path | None:
+    path = ROOT.joinpath(*name.split("."))
+    for candidate in (path.with_suffix(".py"), path / "__init__.py"):
+        if candidate.is_file():
+            return candidate
+    return None
+
+
+def _module_name(path: Path) -> str:
+    relative = path.relative_to(ROOT).with_suffix("")
+    parts = relative.parts[:-1] if relative.name == "__init__" else relative.parts
+    return ".".join(parts)

@@ -1,0 +1,25 @@
+"""The one family of errors. A message says what is wrong, where, what is kept, and what to do next."""
+
+
+class OnwardError(Exception):
+    """Anything that Onward itself reports; its text is written for the person who meets it."""
+
+
+class ConfigError(OnwardError):
+    """The configuration cannot be run; found before any work starts."""
+
+
+class BadInput(OnwardError):
+    """A file or document from outside cannot be used."""
+
+
+class DamagedArtifact(OnwardError):
+    """The bytes of a committed artifact are not what its manifest says."""
+
+
+class StageFailed(OnwardError):
+    """A stage could not finish; what it committed before is kept."""
+
+
+class Interrupted(OnwardError):
+    """Asked to stop; everything durable so far is kept and the same command goes on from there."""

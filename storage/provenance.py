@@ -1,0 +1,77 @@
+"""By which code, versions and machine an artifact was made: recorded beside it, never in its key."""
+
+from __future__ import annotations
+
+import functools
+import platform
+import subprocess
+import time
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from storage.code import stage_code_digest
+
+_LIBRARIES = (
+    "torch",
+    "transformers",
+    "pyarrow",
+    "duckdb",
+    "polars",
+    "numpy",
+    "tokenizers",
+    "lm_eval",
+    "rensa",
+)
+
+
+def provenance(
+    module: Any, began: float, warnings: list[str], execution: dict[str, Any], facts: dict[str, Any]
+) -> dict[str, Any]:
+    """Code digest, git commit, library versions, execution, start and end (UTC), host, warnings, given facts."""
+    ended = time.time()
+    return {
+        "code": stage_code_digest(module),
+        "git": _git_commit(),
+        "python": platform.python_version(),
+        "libraries": _versions(),
+        "execution": execution,
+        "started": _utc(began),
+        "ended": _utc(ended),
+        "seconds": round(ended - began, 3),
+        "host": platform.node(),
+        "warnings": warnings,
+        **facts,
+    }
+
+
+def _utc(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in _LIBRARIES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+@functools.cache
+def _git_commit() -> str | None:
+    here = Path(__file__).resolve().parents[1]
+    try:
+        answer = subprocess.run(
+            ["git", "-C", str(here), "rev-parse", "HEAD"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return answer.stdout.strip() or None if answer.returncode == 0 else None

@@ -1,0 +1,260 @@
+"""The artifact store: the one cache. An artifact is an immutable directory, complete if and only if its manifest is there.
+
+<store>/<stage>/<key[:16]>/             committed, read-only
+<store>/<stage>/.damaged-<key[:16]>-N/  set aside: its bytes were not what its manifest says
+<store>/.work/<stage>-<key[:16]>/       being made; survives a crash
+<store>/.work/<stage>-<key[:16]>.lock   never unlinked
+<store>/.lock                           shared by runs, exclusive for gc
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+from storage.artifact import Artifact
+from storage.atomic import commit_directory, fsync_directory, make_read_only, make_writable, write_bytes
+from storage.draft import Draft, Progress
+from storage.errors import DamagedArtifact, OnwardError, StageFailed
+from storage.keys import key_inputs, recorded_inputs, stage_key
+from storage.lock import Lock
+from storage.manifest import NAME, Manifest, digest_problems, read_manifest, size_problems
+from storage.provenance import provenance
+from storage.settings import Settings, identity_of
+from storage.workers import Workers
+
+
+class StageModule(Protocol):
+    """A stage: a name, a version, and a plain function from configuration and inputs to files and statistics."""
+
+    STAGE: str
+    VERSION: int
+
+    @staticmethod
+    def run(config: Any, inputs: Any, draft: Draft) -> Any:
+        """Write the stage's output into the draft; returns its statistics, a dataclass of plain JSON."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """A stage with its configuration and inputs: all that decides an artifact."""
+
+    module: Any
+    config: Settings
+    inputs: Any
+
+    @property
+    def stage(self) -> str:
+        """The stage's name."""
+        return str(self.module.STAGE)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """All that the key is made of, as plain JSON."""
+        return {
+            "stage": self.stage,
+            "version": self.module.VERSION,
+            "config": identity_of(self.config),
+            "inputs": key_inputs(self.inputs),
+        }
+
+    @property
+    def key(self) -> str:
+        """The stage key, 64 hex digits."""
+        return stage_key(**self.identity)
+
+
+@dataclasses.dataclass(frozen=True)
+class Making:
+    """How an artifact is made, none of which changes its bytes."""
+
+    workers: Workers | None = None
+    progress: Progress | None = None
+    warn: Callable[[str], None] | None = None
+    waiting: Callable[[Path], None] | None = None
+    facts: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """Written into the manifest's provenance: flow run id and the like."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What `ensure` did: `state` is built, cached, or reproduced (a forced build gave the same bytes)."""
+
+    artifact: Artifact
+    state: str
+
+
+class Store:
+    """The artifacts under one directory."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.resolve()
+
+    def path_of(self, stage: str, key: str) -> Path:
+        """Where the artifact of that key is, or would be."""
+        return self.root / stage / key[:16]
+
+    def work_of(self, stage: str, key: str) -> Path:
+        """Where it is made."""
+        return self.root / ".work" / f"{stage}-{key[:16]}"
+
+    def lookup(self, stage: str, key: str) -> Artifact | None:
+        """The committed artifact, or None. Raises DamagedArtifact where its files are not of the recorded sizes."""
+        path = self.path_of(stage, key)
+        if not path.exists():
+            return None
+        manifest = read_manifest(path)
+        problems = size_problems(path, manifest)
+        if manifest.key != key:
+            problems.append(f"it holds the key {manifest.key[:16]}…, not {key[:16]}…")
+        if problems:
+            raise DamagedArtifact(f"{path.relative_to(self.root)}: {'; '.join(problems[:5])}")
+        return Artifact(path, manifest)
+
+    def ensure(self, request: Request, making: Making | None = None, *, force: bool = False) -> Outcome:
+        """The artifact of a request: found and verified, or made now by this process alone.
+
+        A damaged one is set aside, reported and made again. With `force` it is made beside and compared: equal, the
+        old one stays; different, the old one is set aside.
+        """
+        making = making or Making()
+        key = request.key
+        if not force and (found := self._sound(request.stage, key)):
+            return Outcome(found, "cached")
+        work = self.work_of(request.stage, key)
+        with Lock(work.with_name(work.name + ".lock"), waiting=making.waiting) as lock:
+            found = self._sound(request.stage, key)  # another may have made it while we waited
+            if found is None:
+                self._set_aside(request.stage, key, making)
+                return Outcome(self._make(request, key, work, making, lock), "built")
+            if not force:
+                return Outcome(found, "cached")
+            return self._remake(request, key, work, making, lock, found)
+
+    def artifacts(self) -> Iterator[Artifact]:
+        """All committed artifacts with a readable manifest, by stage and key."""
+        for manifest in sorted(self.root.glob(f"[!.]*/[!.]*/{NAME}")):
+            try:
+                yield Artifact(manifest.parent, read_manifest(manifest.parent))
+            except DamagedArtifact:
+                continue
+
+    def verify(self, artifact: Artifact) -> list[str]:
+        """What is wrong with the artifact's bytes, reading all of them; empty where nothing is."""
+        return digest_problems(artifact.path, artifact.manifest)
+
+    def set_aside(self, stage: str, key: str) -> Path | None:
+        """Move a damaged artifact out of the way; returns where to, or None where there was nothing."""
+        path = self.path_of(stage, key)
+        if not path.exists():
+            return None
+        number = 1
+        while (target := path.with_name(f".damaged-{path.name}-{number}")).exists():
+            number += 1
+        path.rename(target)
+        fsync_directory(path.parent)
+        return target
+
+    def _sound(self, stage: str, key: str) -> Artifact | None:
+        try:
+            return self.lookup(stage, key)
+        except DamagedArtifact:
+            return None
+
+    def _set_aside(self, stage: str, key: str, making: Making) -> None:
+        try:
+            self.lookup(stage, key)
+        except DamagedArtifact as error:
+            target = self.set_aside(stage, key)
+            if target and making.warn:
+                making.warn(f"damaged: {error}; set aside as {target.relative_to(self.root)}, made again")
+
+    def _make(self, request: Request, key: str, work: Path, making: Making, lock: Lock) -> Artifact:
+        manifest = self._draft(request, key, work, making, lock)
+        return self._publish(work, manifest)
+
+    def _remake(
+        self, request: Request, key: str, work: Path, making: Making, lock: Lock, old: Artifact
+    ) -> Outcome:
+        beside = work.with_name(work.name + ".force")
+        if beside.exists():
+            _remove(beside)
+        manifest = self._draft(request, key, beside, making, lock)
+        if {n: p.digest for n, p in manifest.parts.items()} == {
+            n: p.digest for n, p in old.manifest.parts.items()
+        }:
+            _remove(beside)
+            return Outcome(old, "reproduced")
+        target = self.set_aside(request.stage, key)
+        if making.warn and target:
+            making.warn(
+                f"{request.stage} {key[:16]} made again has other bytes than before; "
+                f"the old one is set aside as {target.relative_to(self.root)}"
+            )
+        return Outcome(self._publish(beside, manifest), "built")
+
+    def _draft(self, request: Request, key: str, work: Path, making: Making, lock: Lock) -> Manifest:
+        began = time.time()
+        draft = Draft(
+            work,
+            workers=making.workers,
+            progress=making.progress,
+            warn=making.warn,
+            descriptor=lock.descriptor,
+        )
+        (draft.path / NAME).unlink(missing_ok=True)
+        try:
+            stats = request.module.run(request.config, request.inputs, draft)
+            parts, volatile = draft.finish()
+        except OSError as error:
+            if error.errno == errno.ENOSPC:
+                raise self._full(request, work) from error
+            raise
+        return Manifest(
+            stage=request.stage,
+            version=request.module.VERSION,
+            key=key,
+            config=identity_of(request.config),
+            inputs=recorded_inputs(request.inputs),
+            parts=parts,
+            volatile=volatile,
+            stats=_plain_stats(stats),
+            provenance=provenance(request.module, began, draft.warnings, draft.execution, making.facts),
+        )
+
+    def _publish(self, work: Path, manifest: Manifest) -> Artifact:
+        final = self.path_of(manifest.stage, manifest.key)
+        write_bytes(work / NAME, manifest.to_bytes())
+        commit_directory(work, final)
+        make_read_only(final)
+        return Artifact(final, manifest)
+
+    def _full(self, request: Request, work: Path) -> StageFailed:
+        free = shutil.disk_usage(work).free
+        written = sum(path.stat().st_size for path in work.rglob("*") if path.is_file())
+        needed = max(2 * written, 64_000_000)
+        return StageFailed(
+            f"{request.stage}: no space left under {self.root} ({free:,} bytes free); the stage has written "
+            f"{written:,} bytes and may need about {needed:,} more. Every committed artifact and shard is whole; "
+            "make room and run the same command: it goes on from there"
+        )
+
+
+def _plain_stats(stats: Any) -> dict[str, Any]:
+    if dataclasses.is_dataclass(stats) and not isinstance(stats, type):
+        return dataclasses.asdict(stats)
+    if isinstance(stats, dict):
+        return stats
+    raise OnwardError(
+        f"a stage returned a {type(stats).__name__} as its statistics; a dataclass or dict is expected"
+    )
+
+
+def _remove(path: Path) -> None:
+    make_writable(path)
+    shutil.rmtree(path)

@@ -1,0 +1,96 @@
+"""Worker processes of this machine that shards run on. A worker leaves when the process that started it is gone."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from types import TracebackType
+from typing import Any
+
+from storage.errors import StageFailed
+
+
+def usable_cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class Workers:
+    """A pool of processes, started at the first use and started again where one of them died."""
+
+    def __init__(self, count: int | None = None) -> None:
+        self.count = count or usable_cores()
+        self._pool: Executor | None = None
+        self._guard = threading.Lock()
+
+    def run(
+        self, calls: Iterable[tuple[str, Callable[..., Any], tuple[Any, ...]]]
+    ) -> Iterator[tuple[str, Any]]:
+        """Run named calls; (name, result) in the order in which they end. The first failure cancels the rest."""
+        if self.count == 1:
+            for name, function, arguments in calls:
+                yield name, function(*arguments)
+            return
+        futures: dict[Future[Any], str] = {}
+        try:
+            pool = self._started()
+            for name, function, arguments in calls:
+                futures[pool.submit(function, *arguments)] = name
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        except BrokenProcessPool as error:
+            self._discard()
+            raise StageFailed(
+                "a worker process died (killed, or out of memory); the shards that were finished are kept, "
+                "the same command goes on from them, with fewer workers if memory was short "
+                "(corpus.execution.workers)"
+            ) from error
+        finally:
+            for future in futures:
+                future.cancel()
+
+    def close(self) -> None:
+        """Let the workers go; what has not begun is cancelled."""
+        with self._guard:
+            pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _started(self) -> Executor:
+        with self._guard:
+            if self._pool is None:
+                context = multiprocessing.get_context("spawn")  # a fork of a threaded process may deadlock
+                self._pool = ProcessPoolExecutor(
+                    self.count, mp_context=context, initializer=_leave_with_parent
+                )
+            return self._pool
+
+    def _discard(self) -> None:
+        with self._guard:
+            pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _leave_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, name="leave-with-parent", daemon=True).start()
