@@ -1,0 +1,9 @@
+"""The decay stage: the branch from a trunk to a budget. The same process as `train`, under its own name in the store."""
+
+from __future__ import annotations
+
+from tasks.train import CODE_ROOTS, VERSION, SegmentConfig, TrainInputs, TrainStats, run
+
+__all__ = ["CODE_ROOTS", "STAGE", "VERSION", "SegmentConfig", "TrainInputs", "TrainStats", "run"]
+
+STAGE = "decay"

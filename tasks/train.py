@@ -1,0 +1,328 @@
+"""The training stages as seen from outside the trainer: one segment of a training line, made by a process of its own.
+
+A line of rounds is cut into segments: `train` (the trunk from one branch point to the next; round 0 and `rewarm`
+rounds are one such segment each) and `decay` (the branch from a trunk to a budget). This module starts
+`python -m tasks.training`, lends it the work directory's lock, and stops it cleanly. It must stay true that a segment's
+bytes depend on its configuration and inputs alone, however often the process was killed on the way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, model_validator
+
+from storage.artifact import Input
+from storage.draft import Draft
+from storage.errors import ConfigError, Interrupted, StageFailed
+from storage.settings import Count, Seconds, Settings, execution, identity, identity_of
+
+STAGE = "train"
+VERSION = 1
+CODE_ROOTS = ("tasks.training.__main__",)
+
+RESUMABLE = 75  # the trainer stopped on request, with a checkpoint
+_GRACE_SECONDS = 120.0
+_ROOT = Path(__file__).resolve().parents[1]
+
+
+def _auto_or_count(value: Any) -> Any:
+    return value if value == "auto" else int(value)
+
+
+class WsdConfig(Settings):
+    """Warm-up, constant, and for each budget a branch that decays (Hägele et al. 2024, arXiv 2405.18392)."""
+
+    kind: Literal["wsd"] = identity("wsd", description="schedule")
+    warmup_tokens: Count = identity(10_000_000, ge=0, description="tokens of linear warm-up")
+    decay_fraction: float = identity(
+        0.1, ge=0, lt=1, description="share of a budget's steps in its decay branch"
+    )
+
+
+class RewarmConfig(Settings):
+    """A cosine for each budget, re-warmed from the previous budget's final weights (Faroz 2025, arXiv 2504.09687)."""
+
+    kind: Literal["rewarm"] = identity(description="schedule")
+    warmup_tokens: Count = identity(10_000_000, ge=0, description="tokens of linear warm-up in each round")
+    final_fraction: float = identity(0.1, ge=0, le=1, description="final rate as a share of the peak")
+
+
+class OptimizerConfig(Settings):
+    """AdamW; no decay on embeddings (a tied head is one), norms and biases."""
+
+    betas: tuple[float, float] = identity((0.9, 0.95), description="decay of the two moments")
+    eps: float = identity(1e-8, gt=0, description="added to the denominator")
+    weight_decay: float = identity(0.1, ge=0, description="decoupled weight decay")
+    clip: float = identity(1.0, gt=0, description="largest global gradient norm")
+
+
+class TrainingExecution(Settings):
+    """Where and how fast; never in a key. `auto` is resolved by rule, and what came out is recorded."""
+
+    device: Literal["auto", "cpu", "cuda"] = execution("auto", description="device")
+    micro_batch: Annotated[int | Literal["auto"], BeforeValidator(_auto_or_count)] = execution(
+        "auto", description="sequences in one forward pass"
+    )
+    compile: Literal["auto"] | bool = execution("auto", description="torch.compile")
+    gradient_checkpointing: Literal["auto"] | bool = execution("auto", description="recompute activations")
+    threads: int | None = execution(None, ge=1, description="CPU threads of the trainer; null: all")
+    checkpoint_every: Seconds = execution(300.0, gt=0, description="time between checkpoints (30s, 5min)")
+    keep_last: int = execution(2, ge=1, description="checkpoints kept while training")
+    overlap: Literal["auto"] | bool = execution(
+        "auto", description="read on for the next round while this one trains; auto: on a GPU"
+    )
+
+
+class TrainingConfig(Settings):
+    """The section `training`."""
+
+    token_budgets: tuple[Count, ...] = identity(min_length=1, description="tokens after each round, rising")
+    batch_tokens: Count = identity(
+        524_288, gt=0, description="tokens of one optimizer step, padding included"
+    )
+    learning_rate: float = identity(5e-4, gt=0, description="peak learning rate")
+    schedule: WsdConfig | RewarmConfig = identity(
+        default_factory=WsdConfig, discriminator="kind", description="learning-rate schedule"
+    )
+    optimizer: OptimizerConfig = identity(default_factory=OptimizerConfig, description="AdamW")
+    precision: Literal["auto", "bf16", "fp32"] = identity(
+        "bf16",
+        description="bf16: fp32 weights under bf16 autocast; auto: bf16 on a GPU, fp32 without, resolved before the key",
+    )
+    document_masking: bool = identity(True, description="packed documents do not see each other")
+    keep_every_tokens: Count | None = identity(
+        None, description="keep a checkpoint on the way every so many tokens"
+    )
+    execution: TrainingExecution = execution(
+        default_factory=TrainingExecution, description="where and how fast"
+    )
+
+    @model_validator(mode="after")
+    def _budgets_rise(self) -> TrainingConfig:
+        budgets = self.token_budgets
+        if any(budget <= 0 for budget in budgets) or any(
+            a >= b for a, b in itertools.pairwise(budgets)
+        ):
+            raise ValueError(
+                "training.token_budgets must be positive and rise, each one the total after its round"
+            )
+        return self
+
+
+class SegmentConfig(Settings):
+    """One segment of a training line: steps `first_step` + 1 to `last_step`; step s takes sequences
+    [(s − 1)·n, s·n) with n = `sequences_per_step`."""
+
+    kind: Literal["trunk", "decay", "rewarm", "pretrain"] = identity(description="what the segment is")
+    seed: int = identity(description="of dropout, where there is any")
+    sequence_length: int = identity(description="tokens")
+    sequences_per_step: int = identity(description="sequences of one optimizer step")
+    first_step: int = identity(description="steps done before this segment")
+    last_step: int = identity(description="steps done after it")
+    schedule: dict[str, Any] = identity(description="the rate as a function of the step")
+    optimizer: OptimizerConfig = identity(description="AdamW")
+    precision: Literal["bf16", "fp32"] = identity(description="arithmetic")
+    document_masking: bool = identity(description="packed documents do not see each other")
+    dropout: float = identity(description="dropout while training")
+    keep_every_tokens: int | None = identity(description="keep a checkpoint every so many tokens")
+    execution: TrainingExecution = execution(description="where and how fast")
+
+
+@dataclass(frozen=True)
+class TrainInputs:
+    """`start` is an export (fresh optimizer) or a trunk; the manifests cover the segment's sequences."""
+
+    start: Input
+    manifests: tuple[Input, ...]
+    tokenizer: Input
+    shards: tuple[Input, ...] = field(metadata={"in_key": False})  # named by digest in the manifests
+
+
+@dataclass(frozen=True)
+class TrainStats:
+    """What the segment did; `result` is the trainer's own account, free of the clock."""
+
+    steps: int
+    tokens: int
+    tokens_seen: int
+    result: dict[str, Any]
+
+
+def steps_of(tokens: int, batch_tokens: int) -> int:
+    """Steps after which a budget is covered: ⌈tokens / batch_tokens⌉."""
+    return math.ceil(tokens / batch_tokens)
+
+
+def branch_step(last_step: int, schedule: WsdConfig) -> int:
+    """The step at which the decay branch of a budget leaves the trunk; the branch is at least one step long."""
+    if schedule.decay_fraction == 0:
+        return last_step
+    return last_step - max(1, round(schedule.decay_fraction * last_step))
+
+
+def resolve_precision(config: TrainingConfig) -> Literal["bf16", "fp32"]:
+    """`auto` becomes what the device has, before any key is made."""
+    if config.precision != "auto":
+        return config.precision
+    import torch
+
+    cuda = config.execution.device != "cpu" and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    return "bf16" if cuda else "fp32"
+
+
+def sequences_per_step(batch_tokens: int, sequence_length: int) -> int:
+    """Sequences of one step. Raises ConfigError where the batch is no multiple of the sequence length."""
+    if batch_tokens % sequence_length or batch_tokens < sequence_length:
+        nearest = max(1, round(batch_tokens / sequence_length)) * sequence_length
+        raise ConfigError(
+            f"training.batch_tokens {batch_tokens:,} is no multiple of packing.sequence_length "
+            f"{sequence_length:,}; the nearest one is {nearest:,}"
+        )
+    return batch_tokens // sequence_length
+
+
+def run(config: SegmentConfig, inputs: TrainInputs, draft: Draft) -> TrainStats:
+    """Train the segment. Parts: `trunk` (what training goes on from), `export` (what from_pretrained loads; not of a
+    trunk), `journal`. Raises StageFailed with the trainer's last words, Interrupted where it was asked to stop."""
+    work = draft.path
+    result = work / "result.json"
+    if not result.exists():
+        _write_spec(config, inputs, work)
+        _train(work, draft, config.last_step)
+    found = json.loads(result.read_bytes())
+    for part in ("export", "trunk", "journal"):
+        if (work / part).is_dir():
+            draft.part(part, part)
+    draft.volatile(
+        *(name for name in ("clock.parquet", "execution.json", "trainer.log") if (work / name).exists())
+    )
+    draft.note(**json.loads((work / "execution.json").read_bytes()))
+    return TrainStats(
+        steps=config.last_step - config.first_step,
+        tokens=int(found["tokens"]),
+        tokens_seen=int(found["tokens_seen"]),
+        result=found,
+    )
+
+
+def _write_spec(config: SegmentConfig, inputs: TrainInputs, work: Path) -> None:
+    identity_part = identity_of(config)
+    identity_part |= {
+        "start": {"digest": inputs.start.digest},
+        "manifests": [manifest.digest for manifest in inputs.manifests],
+        "tokenizer": inputs.tokenizer.digest,
+    }
+    shards: dict[str, str] = {}
+    for tokens in inputs.shards:
+        manifest = json.loads((tokens.root / "manifest.json").read_bytes())
+        for entry in manifest["parts"][tokens.part]["files"]:
+            shards[entry["sha256"]] = str(tokens.root / entry["path"])
+    spec = {
+        "identity": identity_part,
+        "paths": {
+            "start": str(inputs.start.root / inputs.start.part),
+            "start_kind": inputs.start.part,
+            "tokenizer": str(_directory_of(inputs.tokenizer)),
+            "manifests": [str(manifest.only()) for manifest in inputs.manifests],
+            "shards": shards,
+            "work": str(work),
+        },
+        "execution": config.execution.model_dump(exclude={"overlap"}),
+        "parent_fd": None,
+    }
+    (work / "spec.json").write_text(json.dumps(spec, indent=1))
+
+
+def _directory_of(part: Input) -> Path:
+    return part.paths[0].parent
+
+
+def _train(work: Path, draft: Draft, last_step: int) -> None:
+    reader, writer = os.pipe()
+    spec_path = work / "spec.json"
+    spec = json.loads(spec_path.read_bytes()) | {"parent_fd": reader}
+    spec_path.write_text(json.dumps(spec, indent=1))
+    held = (reader, draft.descriptor) if draft.descriptor is not None else (reader,)
+    environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
+    try:
+        with (work / "trainer.log").open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "tasks.training", str(spec_path)],
+                cwd=_ROOT,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=held,
+                start_new_session=True,
+            )
+            os.close(reader)
+            with _stopped_cleanly(process):
+                _follow(process, work / "journal.jsonl", draft, last_step)
+        code = process.returncode
+    finally:
+        os.close(writer)
+    if code == RESUMABLE:
+        raise Interrupted(
+            "the trainer was asked to stop; it left a checkpoint, the same command goes on from it"
+        )
+    if code != 0:
+        raise StageFailed(
+            f"the trainer ended with exit code {code}: {_last_words(work / 'trainer.log')} "
+            "Its checkpoints are kept; the same command goes on from the newest"
+        )
+
+
+@contextlib.contextmanager
+def _stopped_cleanly(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """On any exception: SIGTERM to the trainer's group, time for its checkpoint, then SIGKILL."""
+    try:
+        yield
+    finally:
+        if process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM)
+            try:
+                process.wait(_GRACE_SECONDS)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+
+
+def _follow(process: subprocess.Popen[bytes], journal: Path, draft: Draft, last_step: int) -> None:
+    while process.poll() is None:
+        step = _last_step(journal)
+        if step is not None:
+            draft.progress(step, last_step, "steps")
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(0.5)
+
+
+def _last_step(journal: Path) -> int | None:
+    """The newest whole line's step: only the file's last bytes are read."""
+    try:
+        with journal.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - 8192))
+            lines = file.read().split(b"\n")[:-1]
+        return int(json.loads(lines[-1])["step"]) if lines else None
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def _last_words(log: Path) -> str:
+    time.sleep(0.05)
+    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    return " / ".join(lines[-3:])[-1500:]
