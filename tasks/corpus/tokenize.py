@@ -1,0 +1,121 @@
+"""Tokenize: documents to token shards, one shard of tokens for each shard of documents.
+
+Ids are those of the model's own tokenizer; each document is closed by the end-of-text id, and no text can spell a
+special token (see vocabulary.py). Nothing is dropped: documents in = documents out.
+
+Tokenizers whose definition has no pre-tokenizer take a whole document as one word; the merge is O(n log n), so a
+document of 9 MB, or 2 MB without a space, takes seconds and needs no cutting.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from storage.artifact import Input
+from storage.draft import Draft
+from storage.errors import BadInput
+from storage.settings import Settings
+from storage.tokens import write_shard
+from tasks.corpus.documents import read_documents
+from tasks.corpus.vocabulary import load_vocabulary, one_thread, tokenizer_directory
+
+STAGE = "tokenize"
+VERSION = 1
+
+_BATCH_BYTES = 4_000_000
+_BATCH_DOCUMENTS = 1024
+
+
+class TokenizeConfig(Settings):
+    """Nothing to choose: the model's tokenizer decides."""
+
+
+@dataclass(frozen=True)
+class TokenizeInputs:
+    """`documents` of one slice, and the `tokenizer` part of the base model (or of the tokenizer stage)."""
+
+    documents: Input
+    tokenizer: Input
+
+
+@dataclass(frozen=True)
+class TokenizeStats:
+    """Tokens count end-of-text; bytes are of UTF-8 text."""
+
+    documents_in: int
+    documents_out: int
+    documents_dropped: int
+    bytes_in: int
+    tokens: int
+    bytes_per_token: float
+    unknown_tokens: int
+
+
+def run(config: TokenizeConfig, inputs: TokenizeInputs, draft: Draft) -> TokenizeStats:
+    """Write part `tokens`. Raises BadInput where the tokenizer cannot be used."""
+    directory = tokenizer_directory(inputs.tokenizer.paths)
+    load_vocabulary(directory)
+    jobs = {path.parent.name: (path, directory) for path in inputs.documents.paths}
+    if len(jobs) != len(inputs.documents.files):
+        raise BadInput("Two document shards have the same name.")
+    shards = draft.shards("tokens", jobs, tokenize_shard)
+    total = {
+        name: sum(shard[name] for shard in shards.values()) for name in ("rows", "tokens", "bytes", "unknown")
+    }
+    return TokenizeStats(
+        documents_in=total["rows"],
+        documents_out=total["rows"],
+        documents_dropped=0,
+        bytes_in=total["bytes"],
+        tokens=total["tokens"],
+        bytes_per_token=round(total["bytes"] / total["tokens"], 6) if total["tokens"] else 0.0,
+        unknown_tokens=total["unknown"],
+    )
+
+
+def tokenize_shard(job: tuple[Path, Path], directory: Path) -> dict[str, Any]:
+    """Tokenize one document file with the tokenizer in a directory; writes `tokens.arrow`, returns its counts."""
+    documents, tokenizer = job
+    with one_thread():
+        vocabulary = load_vocabulary(tokenizer)
+        table = read_documents([documents], columns=["id", "text"])
+        encoded = [vocabulary.encode(texts) for texts in _batches(table["text"])]
+    values = np.concatenate([values for values, _ in encoded] or [np.zeros(0, np.uint32)])
+    lengths = np.concatenate([lengths for _, lengths in encoded] or [np.zeros(0, np.int64)])
+    write_shard(
+        directory / "tokens.arrow",
+        table["id"].to_numpy(),
+        values,
+        lengths,
+        eot=vocabulary.eot,
+        vocabulary=vocabulary.size,
+        tokenizer=vocabulary.digest,
+    )
+    unknown = 0 if vocabulary.unknown is None else int(np.count_nonzero(values == vocabulary.unknown))
+    return {
+        "rows": len(table),
+        "tokens": len(values),
+        "bytes": int(pc.sum(pc.binary_length(table["text"])).as_py() or 0),
+        "unknown": unknown,
+    }
+
+
+def _batches(texts: pa.ChunkedArray) -> Iterator[list[str]]:
+    """The texts in batches of some megabytes, so that encodings of a large shard never lie in memory at once."""
+    if not len(texts):
+        return
+    ends = np.cumsum(pc.binary_length(texts).to_numpy())
+    start = 0
+    while start < len(texts):
+        before = int(ends[start - 1]) if start else 0
+        end = int(np.searchsorted(ends, before + _BATCH_BYTES, side="right"))
+        end = min(max(end, start + 1), start + _BATCH_DOCUMENTS)
+        yield texts.slice(start, end - start).to_pylist()
+        start = end

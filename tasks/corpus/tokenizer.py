@@ -1,0 +1,117 @@
+"""Tokenizer: a byte-level BPE vocabulary trained on the first slice of the replay sources, for a model made anew.
+
+Byte level: every text can be written, none needs an unknown token. The one special token is `<|endoftext|>`, which is
+bos, eos and the end of each document. The same documents give the same bytes for any number of cores: counting is in
+one thread, and ties between merges fall by the ids of the pairs.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from storage.artifact import Input
+from storage.draft import Draft
+from storage.errors import StageFailed
+from storage.settings import Count, Settings, identity
+from tasks.corpus.documents import read_documents
+from tasks.corpus.vocabulary import load_vocabulary, one_thread
+
+STAGE = "tokenizer"
+VERSION = 1
+
+END_OF_TEXT = "<|endoftext|>"
+_SMALLEST = 257  # 256 bytes and the end of text
+
+
+class TokenizerConfig(Settings):
+    """How large a vocabulary a new model gets."""
+
+    vocabulary: Count = identity(
+        4096,
+        ge=_SMALLEST,
+        le=1_000_000,
+        description="Words of the vocabulary, with the 256 bytes and end-of-text",
+    )
+
+
+@dataclass(frozen=True)
+class TokenizerInputs:
+    """`documents` parts to train on."""
+
+    documents: tuple[Input, ...]
+
+
+@dataclass(frozen=True)
+class TokenizerStats:
+    """What it was trained on, and the size that was reached."""
+
+    documents_in: int
+    bytes_in: int
+    vocabulary: int
+
+
+def run(config: TokenizerConfig, inputs: TokenizerInputs, draft: Draft) -> TokenizerStats:
+    """Train and write part `tokenizer` (tokenizer.json, tokenizer_config.json), which AutoTokenizer loads.
+
+    Raises StageFailed where there is no text. A small corpus may give fewer words than asked for, with a warning.
+    """
+    paths = [path for part in inputs.documents for path in part.paths]
+    counted = {"documents": 0, "bytes": 0}
+    with one_thread():
+        tokenizer = train(_texts(paths, counted), config.vocabulary)
+    if not counted["bytes"]:
+        raise StageFailed(
+            "There is no text to train a tokenizer on: the replay sources' first slice is empty."
+        )
+    directory = draft.path / "tokenizer"
+    directory.mkdir(exist_ok=True)
+    write_tokenizer(tokenizer, directory)
+    draft.part("tokenizer", "tokenizer")
+    size = load_vocabulary(directory).size
+    if size < config.vocabulary:
+        draft.warn(
+            f"The tokenizer has {size:,} of {config.vocabulary:,} words: the text holds no more pairs."
+        )
+    return TokenizerStats(documents_in=counted["documents"], bytes_in=counted["bytes"], vocabulary=size)
+
+
+def train(texts: Iterator[str], vocabulary: int) -> Tokenizer:
+    """A byte-level BPE of at most `vocabulary` words over the texts (pre-tokenized as GPT-2's)."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        min_frequency=2,
+        special_tokens=[END_OF_TEXT],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer=trainer)
+    return tokenizer
+
+
+def write_tokenizer(tokenizer: Tokenizer, directory: Path) -> None:
+    """Write the two tokenizer files; `<|endoftext|>` is bos and eos, and nothing is padding."""
+    tokenizer.save(str(directory / "tokenizer.json"))
+    facts = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": END_OF_TEXT,
+        "eos_token": END_OF_TEXT,
+        "clean_up_tokenization_spaces": False,
+    }
+    (directory / "tokenizer_config.json").write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n")
+
+
+def _texts(paths: list[Path], counted: dict[str, int]) -> Iterator[str]:
+    for path in paths:
+        for chunk in read_documents([path], columns=["text"])["text"].chunks:
+            for text in chunk.to_pylist():
+                counted["documents"] += 1
+                counted["bytes"] += len(text.encode())
+                yield text

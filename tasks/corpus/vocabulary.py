@@ -1,0 +1,123 @@
+"""A tokenizer as the corpus uses it: text to ids, and never more than text.
+
+What a document spells can only become ordinary tokens: special tokens are switched off while encoding, so that the
+text `<|endoftext|>` cannot end a document. Nothing is added before or behind (no bos), cut or padded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from storage.errors import BadInput
+
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
+"""The files that a tokenizer consists of; `tokenizer` parts hold exactly these."""
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """A loaded tokenizer. `size` is one more than its largest id, `digest` that of its two files."""
+
+    tokenizer: Tokenizer
+    eot: int
+    size: int
+    unknown: int | None
+    digest: str
+
+    def encode(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """Ids of the texts one after another, each closed by end-of-text, and the length of each with it.
+
+        Returns uint32 [sum of lengths] and int64 [texts]. Raises BadInput if a text gave an end-of-text of its own.
+        """
+        encodings = self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+        lengths = np.fromiter((len(encoding) for encoding in encodings), np.int64, len(encodings)) + 1
+        values = np.full(int(lengths.sum()), self.eot, np.uint32)
+        start = 0
+        for encoding, length in zip(encodings, lengths.tolist(), strict=True):
+            values[start : start + length - 1] = encoding.ids
+            start += length
+        if np.count_nonzero(values == self.eot) != len(texts):
+            raise BadInput("The tokenizer makes its end-of-text token out of plain text; choose another.")
+        return values, lengths
+
+
+def load_vocabulary(directory: Path) -> Vocabulary:
+    """The tokenizer in a directory with `TOKENIZER_FILES`.
+
+    Raises BadInput where a file is missing, or no end-of-text (`eos_token`) is named or known.
+    """
+    try:
+        facts = json.loads((directory / "tokenizer_config.json").read_bytes())
+        definition = json.loads((directory / "tokenizer.json").read_bytes())
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{directory}: no usable tokenizer ({error}).") from error
+    name = token_text(facts.get("eos_token"))
+    for added in definition.get("added_tokens", []):
+        if added["content"] == name:
+            added["special"] = True  # else it would be found in plain text
+    tokenizer = Tokenizer.from_str(json.dumps(definition))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    tokenizer.encode_special_tokens = True
+    eot = None if name is None else tokenizer.token_to_id(name)
+    if eot is None:
+        raise BadInput(f"{directory}: the tokenizer has no end-of-text token (eos_token is {name!r}).")
+    unknown = getattr(tokenizer.model, "unk_token", None)
+    return Vocabulary(
+        tokenizer=tokenizer,
+        eot=eot,
+        size=1 + max(tokenizer.get_vocab(with_added_tokens=True).values()),
+        unknown=None if unknown is None else tokenizer.token_to_id(unknown),
+        digest=tokenizer_digest(directory),
+    )
+
+
+def tokenizer_digest(directory: Path) -> str:
+    """sha256 over the names and the sha256 of the tokenizer files: the same wherever the directory lies."""
+    lines = [
+        f"{name}\0{hashlib.sha256((directory / name).read_bytes()).hexdigest()}\n" for name in TOKENIZER_FILES
+    ]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def tokenizer_directory(paths: Iterable[Path]) -> Path:
+    """The directory of a `tokenizer` part's files. Raises BadInput where they are not the two in one directory."""
+    found = {path.name: path.parent for path in paths if path.name in TOKENIZER_FILES}
+    if sorted(found) != sorted(TOKENIZER_FILES) or len(set(found.values())) != 1:
+        raise BadInput(
+            f"A tokenizer is {' and '.join(TOKENIZER_FILES)} in one directory, not {sorted(found)}."
+        )
+    return found[TOKENIZER_FILES[0]]
+
+
+def token_text(entry: Any) -> str | None:
+    """The text of a token in tokenizer_config.json, where it is text or an object with `content`."""
+    if isinstance(entry, dict):
+        entry = entry.get("content")
+    return entry if isinstance(entry, str) else None
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Within, `tokenizers` works in the calling thread alone: shards already fill the cores."""
+    names = {"TOKENIZERS_PARALLELISM": "false", "RAYON_NUM_THREADS": "1"}
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(names)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
