@@ -1,0 +1,41 @@
+# The two commands for a newcomer are `make demo` and `make test`; both set everything up first.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+TEST_WORKERS ?= 2
+
+.PHONY: demo test install check accept-stages constraints clean-demo
+.DEFAULT_GOAL := demo
+
+demo: $(STAMP)  ## the whole DAG on the embedded corpus, on the CPU
+	$(BIN)/onward run configs/demo.yaml
+
+test: $(STAMP) check  ## formatting, lint, types, tests (the slow ones too)
+	$(BIN)/pytest -n $(TEST_WORKERS) --dist loadfile
+
+check: $(STAMP)
+	$(BIN)/ruff format --check -q .
+	$(BIN)/ruff check -q .
+	$(BIN)/mypy
+
+install: $(STAMP)  ## the set-up alone
+
+# uv does not read pip's configuration: where pip is told of local wheels, uv is told of them too.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Onward needs Python 3.11 or newer")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install -q -c constraints.txt uv
+	@links="$${PIP_FIND_LINKS:-$$($(BIN)/python -m pip config get global.find-links 2>/dev/null | tr '\n' ' ')}"; \
+	UV_FIND_LINKS="$${UV_FIND_LINKS:-$$(echo $$links | tr ' ' ',')}" \
+	$(BIN)/uv pip install -q --python $(BIN)/python -c constraints.txt -e '.[dev]'
+	@touch $(STAMP)
+
+accept-stages: $(STAMP)  ## "same output, by my word": renew stages.lock after a change that alters no bytes
+	$(BIN)/python -m flows.stages --accept
+
+constraints: $(STAMP)  ## pin what is installed now
+	$(BIN)/uv pip freeze -q --python $(BIN)/python --exclude-editable | sed 's/+cpu//' > constraints.txt
+
+clean-demo:
+	chmod -R u+w stores/demo 2>/dev/null || true
+	rm -rf stores/demo
