@@ -1,0 +1,131 @@
+"""Run records: the configuration and keys of each run, and the roots of garbage collection.
+
+`<store>/runs/<run>.json` is written whole at each change; `<run>` is the configuration's name and short digest.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from storage.artifact import Artifact
+from storage.atomic import make_writable, write_bytes
+from storage.errors import OnwardError
+from storage.lock import Lock
+from storage.store import Store
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """One configuration that was run: what it is, what it needs, and its attempts (flow run ids, newest last)."""
+
+    run: str
+    name: str
+    config: dict[str, Any]
+    artifacts: tuple[tuple[str, str], ...] = ()
+    """(stage, key) of every artifact of the run."""
+    attempts: tuple[str, ...] = ()
+    state: str = "running"
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+def write_record(store: Store, record: RunRecord) -> Path:
+    """Write or replace a run's record."""
+    directory = store.root / "runs"
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / f"{record.run}.json"
+    write_bytes(path, (json.dumps(asdict(record), indent=1, ensure_ascii=False) + "\n").encode())
+    return path
+
+
+def read_records(store: Store) -> Iterator[RunRecord]:
+    """All records, by name of the file. Raises OnwardError where one cannot be read."""
+    for path in sorted((store.root / "runs").glob("[!.]*.json")):
+        try:
+            raw = json.loads(path.read_bytes())
+            raw["artifacts"] = tuple((stage, key) for stage, key in raw["artifacts"])
+            raw["attempts"] = tuple(raw["attempts"])
+            yield RunRecord(**raw)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise OnwardError(f"the run record {path} cannot be read: {error}") from error
+
+
+def shared_lock(store: Store) -> Lock:
+    """Held by each run, so that nothing is collected under it."""
+    return Lock(store.root / ".lock", shared=True)
+
+
+def reachable(store: Store, roots: Iterable[str]) -> set[str]:
+    """Keys of all artifacts that the given keys are made of, themselves included."""
+    by_key = {artifact.key: artifact for artifact in store.artifacts()}
+    waiting, seen = list(roots), set[str]()
+    while waiting:
+        key = waiting.pop()
+        if key in seen or key not in by_key:
+            continue
+        seen.add(key)
+        waiting += [reference["key"] for reference in references(by_key[key])]
+    return seen
+
+
+def references(artifact: Artifact) -> list[dict[str, Any]]:
+    """The parts of other artifacts that this one was made of: stage, key, part, digest."""
+    found: list[dict[str, Any]] = []
+
+    def collect(value: Any) -> None:
+        if isinstance(value, dict):
+            if {"stage", "key", "part", "digest"} <= value.keys():
+                found.append(value)
+            else:
+                for item in value.values():
+                    collect(item)
+        elif isinstance(value, list):
+            for item in value:
+                collect(item)
+
+    collect(json.loads(json.dumps(artifact.manifest.inputs)))
+    return found
+
+
+@dataclass(frozen=True)
+class Collected:
+    """What a collection freed, or would free: artifacts, work directories and their bytes."""
+
+    artifacts: tuple[str, ...]
+    work: tuple[str, ...]
+    bytes: int
+
+
+def collect_garbage(
+    store: Store, keep: Iterable[str] = (), *, work: bool = False, dry_run: bool = False
+) -> Collected:
+    """Remove what no run record and no key in `keep` (prefixes) reaches; with `work`, half-made artifacts too.
+
+    A work directory holds what a killed stage goes on from, so it is kept unless it is asked for.
+
+    Raises OnwardError while a run holds the store.
+    """
+    lock = Lock(store.root / ".lock")
+    if not lock.try_acquire():
+        raise OnwardError(f"a run is using {store.root}; nothing was collected, try again when it has ended")
+    try:
+        keep = tuple(keep)
+        roots = [key for record in read_records(store) for _, key in record.artifacts]
+        roots += [artifact.key for artifact in store.artifacts() if keep and artifact.key.startswith(keep)]
+        needed = reachable(store, roots)
+        unneeded = [artifact for artifact in store.artifacts() if artifact.key not in needed]
+        half_made = [path for path in sorted((store.root / ".work").glob("*")) if work and path.is_dir()]
+        freed = sum(artifact.manifest.bytes for artifact in unneeded)
+        freed += sum(file.stat().st_size for path in half_made for file in path.rglob("*") if file.is_file())
+        if not dry_run:
+            for path in (*(artifact.path for artifact in unneeded), *half_made):
+                make_writable(path)
+                shutil.rmtree(path)
+        names = tuple(str(artifact.path.relative_to(store.root)) for artifact in unneeded)
+        return Collected(names, tuple(path.name for path in half_made), freed)
+    finally:
+        lock.release()
