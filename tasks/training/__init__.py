@@ -1,0 +1,8 @@
+"""The trainer: its own process, knowing nothing of the orchestra.
+
+`python -m tasks.training SPEC.json` runs with torch, transformers, safetensors, pyarrow and numpy alone. Of this
+project it imports storage.errors, storage.atomic, storage.tokens and storage.packing, nothing else.
+
+What must stay true: a run killed at any instant and started again ends with the same bytes as one that was
+never killed, and every token of the global batch counts once, whatever the micro-batch.
+"""

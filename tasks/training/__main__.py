@@ -1,0 +1,50 @@
+"""`python -m tasks.training SPEC.json`. Exit codes: 0 done, 75 resumable (asked to stop), 1 failed, 2 wrong usage."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from pathlib import Path
+
+from storage.errors import OnwardError
+from tasks.training.config import read_spec
+from tasks.training.stop import Stop
+
+
+def main(arguments: list[str]) -> int:
+    """Train as the specification says; what went wrong stands on standard error."""
+    if len(arguments) != 1:
+        _say("usage: python -m tasks.training SPEC.json")
+        return 2
+    stop = Stop()
+    stop.on_signals()
+    try:
+        spec = read_spec(Path(arguments[0]))
+        if spec.parent_fd is not None:
+            stop.on_end_of(spec.parent_fd)
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
+        os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
+        from tasks.training.loop import RESUMABLE, train  # torch and transformers load here
+
+        code = train(spec, stop, _say)
+        if code == RESUMABLE:
+            _say(f"left because of {stop.reason}")
+        return code
+    except OnwardError as error:
+        _say(f"error: {error}")
+        return 1
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        _say(f"error: the disk is full ({error}). Whole checkpoints are kept: free space, then start again.")
+        return 1
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(f"trainer: {line}\n")
+    sys.stderr.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

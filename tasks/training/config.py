@@ -1,0 +1,336 @@
+"""The trainer's specification: SPEC.json read into frozen dataclasses, every field checked and named in its error.
+
+`identity` decides the bytes that come out; `paths` and `execution` never do, save that the resolved execution
+(device, micro-batch, threads, …) touches rounding and is therefore fixed in the work directory (execution.py).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from storage.errors import ConfigError
+
+T = TypeVar("T")
+
+KINDS = ("trunk", "decay", "rewarm", "pretrain")
+AUTO = "auto"
+
+
+@dataclass(frozen=True)
+class WsdSchedule:
+    """Warm-up, constant, and (1 - sqrt) from `decay_from` to `decay_to`; steps are counted from the line's start."""
+
+    peak: float
+    warmup_steps: int
+    decay_from: int | None
+    decay_to: int | None
+
+
+@dataclass(frozen=True)
+class CosineSchedule:
+    """Linear (re-)warm-up after `first_step`, then a cosine that ends at `final_fraction` of the peak."""
+
+    peak: float
+    warmup_steps: int
+    first_step: int
+    last_step: int
+    final_fraction: float
+
+
+Schedule = WsdSchedule | CosineSchedule
+
+
+@dataclass(frozen=True)
+class OptimizerSettings:
+    """AdamW and the clipping of the gradient's global norm (`clip` 0: none)."""
+
+    betas: tuple[float, float]
+    eps: float
+    weight_decay: float
+    clip: float
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What decides the bytes. Step s (first_step < s <= last_step) uses sequences [(s-1)*n, s*n)."""
+
+    kind: str
+    seed: int
+    sequence_length: int
+    sequences_per_step: int
+    first_step: int
+    last_step: int
+    schedule: Schedule
+    optimizer: OptimizerSettings
+    precision: str
+    document_masking: bool
+    dropout: float
+    keep_every_tokens: int | None
+    start: str
+    manifests: tuple[str, ...]
+    tokenizer: str
+    canonical: str
+    """The identity as canonical JSON: what a checkpoint carries and a resume compares."""
+
+    @property
+    def digest(self) -> str:
+        """Hex sha256 of the canonical JSON."""
+        return hashlib.sha256(self.canonical.encode()).hexdigest()
+
+    @property
+    def makes_export(self) -> bool:
+        """Whether this segment ends with a model to be used (`export/`)."""
+        return self.kind != "trunk"
+
+    @property
+    def makes_trunk(self) -> bool:
+        """Whether training can go on from this segment's end (`trunk/`)."""
+        return self.kind != "decay"
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Where things lie on this machine. Never part of any output."""
+
+    start: Path
+    start_kind: str
+    tokenizer: Path
+    manifests: tuple[Path, ...]
+    shards: Mapping[str, Path]
+    work: Path
+
+
+@dataclass(frozen=True)
+class Execution:
+    """As asked for; `auto` is resolved by rule in execution.py."""
+
+    device: str = AUTO
+    micro_batch: int | str = AUTO
+    compile: bool | str = AUTO
+    gradient_checkpointing: bool | str = AUTO
+    processes: int = 1
+    threads: int | None = None
+    checkpoint_every: float = 300.0
+    keep_last: int = 2
+    log_every: int = 1
+
+
+@dataclass(frozen=True)
+class Spec:
+    """All of SPEC.json. `parent_fd`: a pipe from the parent; at its end the trainer checkpoints and leaves."""
+
+    identity: Identity
+    paths: Paths
+    execution: Execution
+    parent_fd: int | None
+
+
+def read_spec(path: Path) -> Spec:
+    """Read and check SPEC.json. Raises ConfigError naming the field that is wrong."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path}: cannot be read as a training specification ({error}).") from error
+    return parse_spec(data)
+
+
+def parse_spec(data: Any) -> Spec:
+    """Check a decoded SPEC.json. Raises ConfigError naming the field that is wrong."""
+    top = _Fields(data, "")
+    spec = Spec(
+        identity=_identity(top.take("identity", dict)),
+        paths=_paths(_Fields(top.take("paths", dict), "paths")),
+        execution=_execution(_Fields(top.take("execution", dict, {}), "execution")),
+        parent_fd=top.optional("parent_fd", int),
+    )
+    top.done()
+    return spec
+
+
+class _Fields:
+    """One JSON object being read: each field taken once with its type, what is left over is an error."""
+
+    def __init__(self, data: Any, where: str) -> None:
+        if not isinstance(data, dict):
+            raise ConfigError(f"{where or 'The specification'} must be a JSON object.")
+        self.left = dict(data)
+        self.where = f"{where}." if where else ""
+
+    def take(self, name: str, kind: type[T], *default: Any) -> T:
+        if name not in self.left:
+            if default:
+                return default[0]
+            raise ConfigError(f"{self.where}{name} is missing from the training specification.")
+        value: Any = self.left.pop(name)
+        if kind is float and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
+            raise ConfigError(f"{self.where}{name} must be a {kind.__name__}, not {value!r}.")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ConfigError(f"{self.where}{name} must be finite, not {value!r}.")
+        return cast(T, value)
+
+    def optional(self, name: str, kind: type[T]) -> T | None:
+        if self.left.get(name) is None:
+            self.left.pop(name, None)
+            return None
+        return self.take(name, kind)
+
+    def done(self) -> None:
+        if self.left:
+            raise ConfigError(
+                f"{self.where}{sorted(self.left)[0]} is not a field of the training specification."
+            )
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ConfigError(message)
+
+
+def _identity(data: dict[str, Any]) -> Identity:
+    canonical = json.dumps(data, sort_keys=True, separators=(",", ":"))
+    fields = _Fields(data, "identity")
+    identity = Identity(
+        kind=fields.take("kind", str),
+        seed=fields.take("seed", int),
+        sequence_length=fields.take("sequence_length", int),
+        sequences_per_step=fields.take("sequences_per_step", int),
+        first_step=fields.take("first_step", int),
+        last_step=fields.take("last_step", int),
+        schedule=_schedule(_Fields(fields.take("schedule", dict), "identity.schedule")),
+        optimizer=_optimizer(_Fields(fields.take("optimizer", dict), "identity.optimizer")),
+        precision=fields.take("precision", str),
+        document_masking=fields.take("document_masking", bool),
+        dropout=fields.take("dropout", float),
+        keep_every_tokens=fields.optional("keep_every_tokens", int),
+        start=_digest(fields.take("start", dict)),
+        manifests=_texts(fields.take("manifests", list), "identity.manifests"),
+        tokenizer=fields.take("tokenizer", str),
+        canonical=canonical,
+    )
+    fields.done()
+    _require(
+        identity.kind in KINDS, f"identity.kind must be one of {', '.join(KINDS)}, not {identity.kind!r}."
+    )
+    _require(identity.precision in ("bf16", "fp32"), "identity.precision must be bf16 or fp32.")
+    _require(identity.sequence_length >= 1, "identity.sequence_length must be at least 1.")
+    _require(identity.sequences_per_step >= 1, "identity.sequences_per_step must be at least 1.")
+    _require(
+        0 <= identity.first_step <= identity.last_step,
+        "identity.first_step must lie in 0 … identity.last_step.",
+    )
+    _require(0.0 <= identity.dropout < 1.0, "identity.dropout must lie in [0, 1).")
+    keep = identity.keep_every_tokens
+    _require(keep is None or keep >= 1, "identity.keep_every_tokens must be null or at least 1.")
+    return identity
+
+
+def _schedule(fields: _Fields) -> Schedule:
+    kind = fields.take("kind", str)
+    peak = fields.take("peak", float)
+    warmup = fields.take("warmup_steps", int)
+    _require(peak > 0, "identity.schedule.peak must be above 0.")
+    _require(warmup >= 0, "identity.schedule.warmup_steps must not be negative.")
+    schedule: Schedule
+    if kind == "wsd":
+        start, end = fields.optional("decay_from", int), fields.optional("decay_to", int)
+        _require((start is None) == (end is None), "identity.schedule: decay_from and decay_to go together.")
+        ordered = start is None or end is None or 0 <= start <= end
+        _require(ordered, "identity.schedule: decay_from must not be after decay_to.")
+        schedule = WsdSchedule(peak, warmup, start, end)
+    elif kind == "cosine":
+        first, last = fields.take("first_step", int), fields.take("last_step", int)
+        fraction = fields.take("final_fraction", float)
+        _require(0 <= first <= last, "identity.schedule: first_step must lie in 0 … last_step.")
+        _require(0.0 <= fraction <= 1.0, "identity.schedule.final_fraction must lie in [0, 1].")
+        schedule = CosineSchedule(peak, warmup, first, last, fraction)
+    else:
+        raise ConfigError(f"identity.schedule.kind must be wsd or cosine, not {kind!r}.")
+    fields.done()
+    return schedule
+
+
+def _optimizer(fields: _Fields) -> OptimizerSettings:
+    betas = fields.take("betas", list)
+    whole = len(betas) == 2 and all(isinstance(b, int | float) and 0 <= b < 1 for b in betas)
+    _require(whole, "identity.optimizer.betas must be two numbers in [0, 1).")
+    settings = OptimizerSettings(
+        betas=(float(betas[0]), float(betas[1])),
+        eps=fields.take("eps", float),
+        weight_decay=fields.take("weight_decay", float),
+        clip=fields.take("clip", float),
+    )
+    fields.done()
+    _require(settings.eps > 0, "identity.optimizer.eps must be above 0.")
+    _require(settings.weight_decay >= 0, "identity.optimizer.weight_decay must not be negative.")
+    _require(settings.clip >= 0, "identity.optimizer.clip must not be negative (0: no clipping).")
+    return settings
+
+
+def _digest(data: dict[str, Any]) -> str:
+    fields = _Fields(data, "identity.start")
+    digest = fields.take("digest", str)
+    fields.done()
+    return digest
+
+
+def _texts(values: list[Any], where: str) -> tuple[str, ...]:
+    _require(all(isinstance(value, str) for value in values), f"{where} must be a list of strings.")
+    return tuple(values)
+
+
+def _paths(fields: _Fields) -> Paths:
+    shards = fields.take("shards", dict)
+    paths = Paths(
+        start=Path(fields.take("start", str)),
+        start_kind=fields.take("start_kind", str),
+        tokenizer=Path(fields.take("tokenizer", str)),
+        manifests=tuple(Path(text) for text in _texts(fields.take("manifests", list), "paths.manifests")),
+        shards=dict(zip(shards, map(Path, _texts(list(shards.values()), "paths.shards")), strict=True)),
+        work=Path(fields.take("work", str)),
+    )
+    fields.done()
+    _require(paths.start_kind in ("export", "trunk"), "paths.start_kind must be export or trunk.")
+    return paths
+
+
+def _execution(fields: _Fields) -> Execution:
+    defaults = Execution()
+    values: dict[str, Any] = {}
+    for field in dataclasses.fields(Execution):
+        if field.name in fields.left:
+            values[field.name] = fields.left.pop(field.name)
+    fields.done()
+    execution = dataclasses.replace(defaults, **values)
+    for name in ("compile", "gradient_checkpointing"):
+        _require(
+            getattr(execution, name) in (True, False, AUTO), f"execution.{name} must be true, false or auto."
+        )
+    micro = execution.micro_batch
+    _require(micro == AUTO or _count(micro), "execution.micro_batch must be auto or at least 1.")
+    _require(isinstance(execution.device, str), "execution.device must be auto, cpu, cuda or cuda:N.")
+    _require(
+        execution.threads is None or _count(execution.threads),
+        "execution.threads must be null or at least 1.",
+    )
+    _require(execution.processes == 1, "execution.processes must be 1: this trainer runs as one process.")
+    _require(_count(execution.keep_last), "execution.keep_last must be at least 1.")
+    _require(_count(execution.log_every), "execution.log_every must be at least 1.")
+    every = execution.checkpoint_every
+    _require(
+        isinstance(every, int | float) and not isinstance(every, bool) and every >= 0,
+        "execution.checkpoint_every must be seconds, 0 or more.",
+    )
+    return execution
+
+
+def _count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1

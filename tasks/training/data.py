@@ -1,0 +1,236 @@
+"""From packing manifests to micro-batches.
+
+1. A step s uses sequences [(s-1)*n, s*n) of the line of manifests; a manifest's rows name their pieces.
+2. A piece at `offset` of a memory-mapped shard has inputs tokens[offset-1 : offset+length-1] and targets
+   tokens[offset : offset+length]: every token is a target once, padding never.
+3. A micro-batch is the pieces of some sequences as ONE row [1, tokens]. No padding is computed. With document
+   masking each piece is a document of its own and its positions restart at 0; without, each sequence is.
+
+The training position is one integer, the next sequence. Nothing is read ahead, so nothing can be lost.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from storage.atomic import sha256_file, write_bytes
+from storage.errors import BadInput, ConfigError, DamagedArtifact
+from storage.packing import PackingManifest, Pieces
+from storage.tokens import TokenShard
+from tasks.training.config import Identity, Paths
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """One row. Tensors are int64 on the host."""
+
+    inputs: Tensor
+    """[1, tokens]"""
+    positions: Tensor
+    """[1, tokens], restarting at each document."""
+    targets: Tensor
+    """[tokens]"""
+    documents: tuple[int, ...]
+    """Tokens of each document (a stretch that attends to itself alone)."""
+    piece_starts: np.ndarray
+    """[pieces] int64: where each piece begins in the row."""
+    piece_sources: np.ndarray
+    """[pieces] int64: index into Corpus.sources."""
+
+
+class Corpus:
+    """The sequences of one segment of training, over memory-mapped shards."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        manifests: list[PackingManifest],
+        shards: dict[str, TokenShard],
+    ) -> None:
+        self._per_step = identity.sequences_per_step
+        self._masking = identity.document_masking
+        self._manifests = sorted(manifests, key=lambda manifest: manifest.first_sequence)
+        self._shards = shards
+        self.sources = sorted({entry.source for manifest in manifests for entry in manifest.shards})
+        self.eot = manifests[0].eot if manifests else None
+        number = {name: index for index, name in enumerate(self.sources)}
+        self._tokens = {
+            id(manifest): [
+                shards[entry.digest].tokens if entry.digest in shards else None for entry in manifest.shards
+            ]
+            for manifest in manifests
+        }
+        self._sources = {
+            id(manifest): np.array([number[entry.source] for entry in manifest.shards], dtype=np.int64)
+            for manifest in manifests
+        }
+
+    @classmethod
+    def open(cls, identity: Identity, paths: Paths, vocabulary: int) -> Corpus:
+        """Map manifests and shards, and check them against each other and the model before any step.
+
+        `vocabulary` is the rows of the model's input embedding. Shards are compared with their sha256 once per
+        work directory (remembered by inode, size and time). Raises ConfigError, BadInput or DamagedArtifact.
+        """
+        manifests = [PackingManifest.open(path) for path in paths.manifests]
+        first = identity.first_step * identity.sequences_per_step
+        end = identity.last_step * identity.sequences_per_step
+        used: dict[str, list[tuple[PackingManifest, Pieces]]] = {}
+        for manifest in manifests:
+            _check_manifest(manifest, identity)
+        for manifest, rows in _ranges(manifests, first, end):
+            for index in np.unique(rows.shard):
+                pick = rows.shard == index
+                pieces = Pieces(rows.sequence[pick], rows.shard[pick], rows.offset[pick], rows.length[pick])
+                used.setdefault(manifest.shards[int(index)].digest, []).append((manifest, pieces))
+        missing = [
+            digest for digest in used if digest not in paths.shards or not paths.shards[digest].is_file()
+        ]
+        if missing:
+            where = paths.shards.get(missing[0])
+            raise BadInput(
+                f"Token shard {missing[0]} is missing{f' at {where}' if where else ' from paths.shards'}"
+                f" ({len(missing)} of {len(used)} shards are). Nothing was trained; make it again and go on."
+            )
+        _verify_bytes({digest: paths.shards[digest] for digest in used}, paths.work)
+        shards = {digest: TokenShard.open(paths.shards[digest]) for digest in used}
+        for digest, uses in used.items():
+            _check_shard(shards[digest], uses, identity, vocabulary)
+        return cls(identity, manifests, shards)
+
+    def targets(self, step: int) -> int:
+        """Target tokens of the global batch of `step`."""
+        return sum(
+            int(rows.length.sum())
+            for _, rows in self._rows((step - 1) * self._per_step, step * self._per_step)
+        )
+
+    def micro_batches(self, step: int, sequences: int) -> Iterator[MicroBatch]:
+        """The global batch of `step`, `sequences` sequences at a time, in order."""
+        first, end = (step - 1) * self._per_step, step * self._per_step
+        for start in range(first, end, sequences):
+            yield self._micro_batch(start, min(start + sequences, end))
+
+    def _rows(self, first: int, end: int) -> Iterator[tuple[PackingManifest, Pieces]]:
+        return _ranges(self._manifests, first, end)
+
+    def _micro_batch(self, first: int, end: int) -> MicroBatch:
+        parts = list(self._rows(first, end))
+        lengths = np.concatenate([rows.length for _, rows in parts]).astype(np.int64)
+        sequences = np.concatenate([rows.sequence for _, rows in parts]).astype(np.int64)
+        starts = np.cumsum(lengths) - lengths
+        total = int(lengths.sum())
+        inputs, targets = np.empty(total, dtype=np.int64), np.empty(total, dtype=np.int64)
+        at = 0
+        for manifest, rows in parts:
+            streams = self._tokens[id(manifest)]
+            # one slice per piece: the pieces lie in different files
+            for shard, offset, length in zip(
+                rows.shard.tolist(), rows.offset.tolist(), rows.length.tolist(), strict=True
+            ):
+                stream = streams[shard]
+                assert stream is not None
+                inputs[at : at + length] = stream[offset - 1 : offset + length - 1]
+                targets[at : at + length] = stream[offset : offset + length]
+                at += length
+        documents = lengths
+        if not self._masking:
+            documents = np.add.reduceat(lengths, np.flatnonzero(np.diff(sequences, prepend=-1)))
+        before = np.cumsum(documents) - documents
+        positions = np.arange(total, dtype=np.int64) - np.repeat(before, documents)
+        sources = np.concatenate([self._sources[id(manifest)][rows.shard] for manifest, rows in parts])
+        return MicroBatch(
+            inputs=torch.from_numpy(inputs).unsqueeze(0),
+            positions=torch.from_numpy(positions).unsqueeze(0),
+            targets=torch.from_numpy(targets),
+            documents=tuple(documents.tolist()),
+            piece_starts=starts,
+            piece_sources=sources,
+        )
+
+
+def _ranges(
+    manifests: list[PackingManifest], first: int, end: int
+) -> Iterator[tuple[PackingManifest, Pieces]]:
+    """The rows of sequences [first, end), manifest by manifest. Raises BadInput where one is in no manifest."""
+    at = first
+    for manifest in sorted(manifests, key=lambda manifest: manifest.first_sequence):
+        stop = min(end, manifest.first_sequence + manifest.sequences)
+        if manifest.first_sequence <= at < stop:
+            yield manifest, manifest.rows(at, stop)
+            at = stop
+    if at < end:
+        raise BadInput(
+            f"The packing manifests do not hold sequence {at}; this segment needs [{first}, {end}). "
+            "Pack the round again with as many sequences as its steps take."
+        )
+
+
+def _check_manifest(manifest: PackingManifest, identity: Identity) -> None:
+    if manifest.sequence_length != identity.sequence_length:
+        raise ConfigError(
+            f"{manifest.path}: packed at sequence length {manifest.sequence_length}, "
+            f"but identity.sequence_length is {identity.sequence_length}."
+        )
+    if manifest.tokenizer != identity.tokenizer:
+        raise ConfigError(
+            f"{manifest.path}: packed with tokenizer {manifest.tokenizer}, but this model's is "
+            f"{identity.tokenizer}. Tokenize the corpus again with the model's tokenizer."
+        )
+
+
+def _check_shard(
+    shard: TokenShard, uses: list[tuple[PackingManifest, Pieces]], identity: Identity, vocabulary: int
+) -> None:
+    if shard.tokenizer != identity.tokenizer:
+        raise ConfigError(
+            f"{shard.path}: made with tokenizer {shard.tokenizer}, but this model's is {identity.tokenizer}. "
+            "Tokenize the corpus again with the model's tokenizer."
+        )
+    if shard.vocabulary > vocabulary:
+        raise ConfigError(
+            f"{shard.path}: its vocabulary of {shard.vocabulary} ids is larger than the model's embedding "
+            f"of {vocabulary} rows."
+        )
+    for manifest, pieces in uses:
+        ends = pieces.offset.astype(np.int64) + pieces.length
+        if int(pieces.offset.min()) < 1 or int(ends.max()) > len(shard.tokens):
+            raise DamagedArtifact(
+                f"{manifest.path} points past the {len(shard.tokens)} tokens of {shard.path}. "
+                "One of the two was altered; make both again."
+            )
+
+
+def _verify_bytes(shards: dict[str, Path], work: Path) -> None:
+    """Compare each shard with its sha256, once per work directory and file."""
+    seen_path = work / "verified.json"
+    try:
+        seen = json.loads(seen_path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        seen = {}
+    marks = {digest: _mark(path) for digest, path in shards.items()}
+    unseen = [digest for digest in shards if seen.get(digest) != marks[digest]]
+    if not unseen:
+        return
+    with ThreadPoolExecutor() as pool:
+        found = pool.map(sha256_file, [shards[digest] for digest in unseen])
+        for digest, actual in zip(unseen, found, strict=True):
+            if actual != digest:
+                raise DamagedArtifact(
+                    f"{shards[digest]} was altered: its sha256 is {actual}, the packing manifest names {digest}. "
+                    "Nothing was trained; make the shard again."
+                )
+    write_bytes(seen_path, json.dumps({**seen, **marks}, sort_keys=True).encode())
+
+
+def _mark(path: Path) -> list[int]:
+    facts = path.stat()
+    return [facts.st_ino, facts.st_size, facts.st_mtime_ns]

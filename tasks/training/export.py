@@ -1,0 +1,80 @@
+"""What a segment leaves: `export/` (what from_pretrained loads), `trunk/` (what training goes on from), the journal.
+
+Each is written beside and renamed; result.json comes last and says that all are there. Being killed in between
+costs only the writing: the last checkpoint holds the end state. No clock and no path is in any byte.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+from storage.errors import BadInput
+from tasks.training.checkpoint import OPTIMIZER, STATE, write_json
+from tasks.training.model import quiet
+
+_NO_TOKENIZER_SUFFIX = {
+    ".safetensors",
+    ".bin",
+    ".pt",
+    ".pth",
+    ".msgpack",
+    ".h5",
+    ".onnx",
+    ".gguf",
+    ".md",
+    ".py",
+}
+_NO_TOKENIZER_NAME = {"config.json", "generation_config.json", "manifest.json", STATE}
+
+
+def write_export(directory: Path, model: Any, tokenizer: Path, eot: int | None) -> None:
+    """Weights (float32, aliases dropped), configuration and tokenizer into an empty directory."""
+    write_model(directory, model, eot)
+    copy_tokenizer(tokenizer, directory)
+
+
+def write_trunk(
+    directory: Path, model: Any, optimizer: Mapping[str, Tensor], state: Mapping[str, Any], eot: int | None
+) -> None:
+    """Weights and configuration, the optimizer's state, and the position, into an empty directory."""
+    write_model(directory, model, eot)
+    save_file(dict(optimizer), directory / OPTIMIZER)
+    write_json(directory / STATE, state)
+
+
+def write_model(directory: Path, model: Any, eot: int | None) -> None:
+    """config.json, generation_config.json and model.safetensors; ends and begins of text set where absent."""
+    for holder in (model.config, model.generation_config):
+        for name in ("eos_token_id", "bos_token_id"):
+            if holder is not None and getattr(holder, name, None) is None and eot is not None:
+                setattr(holder, name, eot)
+    with quiet():
+        model.save_pretrained(directory)
+
+
+def tokenizer_files(tokenizer: Path) -> list[Path]:
+    """The tokenizer's files in a directory that may hold a model too. Raises BadInput when there are none."""
+    found = [
+        path
+        for path in sorted(tokenizer.iterdir() if tokenizer.is_dir() else [])
+        if path.is_file()
+        and not path.name.startswith(".")
+        and path.suffix not in _NO_TOKENIZER_SUFFIX
+        and path.name not in _NO_TOKENIZER_NAME
+        and not path.name.endswith(".index.json")
+    ]
+    if not found:
+        raise BadInput(f"{tokenizer} holds no tokenizer files; the export would not load.")
+    return found
+
+
+def copy_tokenizer(tokenizer: Path, directory: Path) -> None:
+    """Copy the tokenizer's files, bytes only."""
+    for path in tokenizer_files(tokenizer):
+        shutil.copyfile(path, directory / path.name)
