@@ -1,0 +1,403 @@
+"""Ingest: one slice of a source becomes documents. What is malformed is set aside with its reason and place.
+
+    1. `plan_slice` (sources.py) names the units that the slice reads, by estimate.
+    2. All units but the last are read whole, in shards of neighbouring units, in any order.
+    3. The last is read up to the row where the slice has its `slice_bytes` of text; the cursor names the row after it.
+
+Rows read = documents + rows set aside. A document's id comes from its place (unit in the source's order, row in the
+unit), so no shard waits for another to be counted.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from storage.atomic import fsync_file
+from storage.draft import Draft
+from storage.errors import OnwardError, StageFailed
+from tasks.corpus.batches import Batch, Unit
+from tasks.corpus.digests import FileDigests
+from tasks.corpus.documents import DOCUMENTS, DROPPED, document_ids, dropped_table, write_documents, write_dropped
+from tasks.corpus.readers import read_unit
+from tasks.corpus.sources import (
+    IngestConfig,
+    IngestInputs,
+    SlicePlan,
+    SourceConfig,
+    plan_slice,
+    read_cursor,
+)
+
+STAGE = "ingest"
+VERSION = 1
+PIECE_BYTES = 32_000_000
+"""Text in one file of documents, about: what the stages after this one work on in one go."""
+ROWS_PER_UNIT = 1 << 40
+"""A row's ordinal is its unit's place times this, plus its row: ids of different units never meet."""
+
+__all__ = [
+    "STAGE",
+    "VERSION",
+    "FileDigests",
+    "IngestConfig",
+    "IngestInputs",
+    "IngestStats",
+    "SlicePlan",
+    "SourceConfig",
+    "plan_slice",
+    "read_cursor",
+    "run",
+]
+
+
+@dataclass(frozen=True)
+class IngestStats:
+    """documents_in: rows read, with a file or row group that cannot be read as one; bytes_out: UTF-8 text."""
+
+    source: str
+    slice: int
+    documents_in: int
+    documents_out: int
+    documents_dropped: int
+    bytes_in: int  # of the files that this slice reads from, as they lie on disk
+    bytes_out: int
+    dropped_by_reason: dict[str, int]
+    files: int
+    exhausted: bool
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One shard: units read one after the other, up to `limit` bytes of text (None: whole)."""
+
+    name: str
+    source: str
+    text_field: str
+    units: tuple[Unit, ...]
+    sizes: dict[str, int]
+    limit: int | None
+    dropped: Path
+
+
+def run(config: IngestConfig, inputs: IngestInputs, draft: Draft) -> IngestStats:
+    """Read the slice. Parts: documents, dropped (dropped.parquet), cursor (cursor.json).
+
+    Raises StageFailed where more than `max_bad_fraction` of the rows, or every file, had to be set aside.
+    """
+    for message in inputs.reading["warnings"]:
+        draft.warn(message)
+    units = _units(inputs)
+    *whole, last = units or [None]
+    jobs = {
+        f"{number:05d}": _job(config, inputs, draft, f"{number:05d}", tuple(group), None)
+        for number, group in enumerate(_grouped(whole, _estimates(inputs)))
+    }
+    results = _read(draft, jobs)
+    left = config.slice_bytes - sum(result["bytes"] for result in results.values())
+    position = _position(last, _begin_bytes(inputs, last)) if last else dict(inputs.reading["begin"])
+    if last and left > 0:
+        name = f"{len(jobs):05d}"
+        jobs[name] = _job(config, inputs, draft, name, (last,), left)
+        tail = _read(draft, {name: jobs[name]})[name]
+        results[name] = tail
+        if tail["end"] is None:
+            position = {"unit": last.index + 1, "row": 0, "offset": 0, "bytes": 0}
+        else:
+            position = {"unit": last.index, **tail["end"]}
+            position["bytes"] += _begin_bytes(inputs, last)
+    dropped = _merge_dropped(draft, jobs)
+    stats = _stats(config, inputs, results, dropped, position)
+    _judge(config, inputs, stats, dropped, draft)
+    _write_cursor(config, inputs, position, stats, draft)
+    return stats
+
+
+def _units(inputs: IngestInputs) -> list[Unit]:
+    begin, members = inputs.reading["begin"], inputs.reading.get("members", {})
+    units = [
+        Unit(
+            index=unit["index"],
+            name=unit["name"],
+            kind=unit["kind"],
+            piece=unit["piece"],
+            path=Path(inputs.paths[unit["name"]]),
+            files=tuple(members.get(unit["name"], ())),
+        )
+        for unit in inputs.reading["units"]
+    ]
+    if units:
+        units[0] = replace(units[0], row=begin["row"], offset=begin["offset"])
+    return units
+
+
+def _estimates(inputs: IngestInputs) -> dict[int, int]:
+    return {unit["index"]: unit["estimate"] for unit in inputs.reading["units"]}
+
+
+def _begin_bytes(inputs: IngestInputs, unit: Unit) -> int:
+    """Text that earlier slices took from a unit."""
+    begin: dict[str, int] = inputs.reading["begin"]
+    return begin["bytes"] if unit.index == begin["unit"] else 0
+
+
+def _position(unit: Unit, taken: int) -> dict[str, int]:
+    return {"unit": unit.index, "row": unit.row, "offset": unit.offset, "bytes": taken}
+
+
+def _grouped(units: list[Unit], estimates: dict[int, int]) -> Iterator[list[Unit]]:
+    """Neighbouring units in shards of about `PIECE_BYTES`: thousands of small files are no thousands of shards."""
+    group: list[Unit] = []
+    total = 0
+    for unit in units:
+        group.append(unit)
+        total += estimates[unit.index]
+        if total >= PIECE_BYTES:
+            yield group
+            group, total = [], 0
+    if group:
+        yield group
+
+
+def _job(
+    config: IngestConfig, inputs: IngestInputs, draft: Draft, name: str, units: tuple[Unit, ...], limit: int | None
+) -> _Job:
+    known = {file["name"]: file["bytes"] for file in inputs.files}
+    sizes = {unit.name: known[unit.name] for unit in units if unit.name in known}
+    dropped = draft.path / "scratch" / f"{name}.parquet"
+    if not dropped.exists():  # lost in a crash of the machine: its shard is read again
+        shutil.rmtree(draft.path / "documents" / name, ignore_errors=True)
+    return _Job(name, config.name, config.text_field, units, sizes, limit, dropped)
+
+
+def _read(draft: Draft, jobs: dict[str, _Job]) -> dict[str, dict[str, Any]]:
+    return draft.shards("documents", jobs, read_shard) if jobs else {}
+
+
+def _merge_dropped(draft: Draft, jobs: dict[str, _Job]) -> pa.Table:
+    table = pa.concat_tables([DROPPED.empty_table(), *(pq.read_table(job.dropped) for job in jobs.values())])
+    write_dropped(draft.path / "dropped.parquet", table)
+    draft.part("dropped", "dropped.parquet")
+    return table
+
+
+def _stats(
+    config: IngestConfig,
+    inputs: IngestInputs,
+    results: dict[str, dict[str, Any]],
+    dropped: pa.Table,
+    position: dict[str, int],
+) -> IngestStats:
+    state = read_cursor(inputs.cursor)
+    stats = IngestStats(
+        source=config.name,
+        slice=state["slice"] + 1 if state else 1,
+        documents_in=sum(result["seen"] for result in results.values()),
+        documents_out=sum(result["documents"] for result in results.values()),
+        documents_dropped=dropped.num_rows,
+        bytes_in=sum(file["bytes"] for file in inputs.files),
+        bytes_out=sum(result["bytes"] for result in results.values()),
+        dropped_by_reason=dict(sorted(Counter(dropped["reason"].to_pylist()).items())),
+        files=len(inputs.paths),
+        exhausted=position["unit"] >= inputs.reading["total"],
+    )
+    if stats.documents_in != stats.documents_out + stats.documents_dropped:
+        raise OnwardError(
+            f"ingest of {config.name}: {stats.documents_in} rows were read, but {stats.documents_out} documents and "
+            f"{stats.documents_dropped} rows set aside came of them; nothing was committed"
+        )
+    return stats
+
+
+def _judge(config: IngestConfig, inputs: IngestInputs, stats: IngestStats, dropped: pa.Table, draft: Draft) -> None:
+    """Fail where too much of the source so far was set aside; a small last slice is not judged by itself."""
+    if not dropped.num_rows:
+        return
+    state = read_cursor(inputs.cursor) or {"rows": 0, "dropped": 0}
+    rows, bad = state["rows"] + stats.documents_in, state["dropped"] + stats.documents_dropped
+    reasons = ", ".join(f"{reason} {count:,}" for reason, count in stats.dropped_by_reason.items())
+    first = [
+        f"  {reason}: {detail}"
+        for reason, detail in zip(
+            dropped["reason"].slice(0, 10).to_pylist(), dropped["detail"].slice(0, 10).to_pylist(), strict=True
+        )
+    ]
+    nothing = rows == bad and dropped["id"].null_count > 0
+    if bad <= config.max_bad_fraction * rows and not nothing:
+        draft.warn(f"source {config.name!r}: set aside {stats.documents_dropped:,} ({reasons}); first:{first[0][1:]}")
+        return
+    what = "nothing could be read" if nothing else f"{bad:,} of {rows:,} rows had to be set aside"
+    raise StageFailed(
+        f"ingest: source {config.name!r}, slice {stats.slice}: {what} ({reasons} in this slice), "
+        f"more than max_bad_fraction = {config.max_bad_fraction:g} allows. The first:\n"
+        + "\n".join(first)
+        + "\nEarlier slices are kept. Repair or leave out these files, set text_field to the column with the text, "
+        "or raise corpus.max_bad_fraction, and run the same command"
+    )
+
+
+def _write_cursor(
+    config: IngestConfig, inputs: IngestInputs, position: dict[str, int], stats: IngestStats, draft: Draft
+) -> None:
+    before = read_cursor(inputs.cursor) or {"rows": 0, "documents": 0, "dropped": 0}
+    digests = {file["name"]: file["sha256"] for file in inputs.files}
+    files = [
+        {**entry, "sha256": digests[entry["name"]]} if entry["name"] in digests else entry
+        for entry in inputs.reading["files"]
+    ]
+    cursor = {
+        "source": config.name,
+        "slice": stats.slice,
+        "position": position,
+        "rows": before["rows"] + stats.documents_in,
+        "documents": before["documents"] + stats.documents_out,
+        "dropped": before["dropped"] + stats.documents_dropped,
+        "exhausted": stats.exhausted,
+        "files": files,
+    }
+    (draft.path / "cursor.json").write_text(json.dumps(cursor, ensure_ascii=False, indent=0))
+    draft.part("cursor", "cursor.json")
+
+
+# ── One shard, in a worker ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+def read_shard(job: _Job, directory: Path) -> dict[str, Any]:
+    """Read a job's units into files of documents below `directory`; what is set aside goes beside, to `job.dropped`.
+
+    Returns counts, and as `end` the row at which the last unit was left ({row, offset, bytes}), None where it was read
+    to its end. Memory holds about one piece, whatever the size of the unit.
+    """
+    writer = _Writer(job, directory)
+    end: dict[str, int] | None = None
+    for unit in job.units:
+        _check_unchanged(unit, job.sizes)
+        end = _read_into(writer, unit, job)
+    writer.close()
+    return {
+        "documents": writer.documents,
+        "bytes": writer.bytes,
+        "seen": writer.seen,
+        "end": end,
+    }
+
+
+def _read_into(writer: _Writer, unit: Unit, job: _Job) -> dict[str, int] | None:
+    end: dict[str, int] | None = None
+    for whole in read_unit(unit, job.text_field):
+        if end is not None:  # the limit was reached with the batch before, and here is more
+            return end
+        batch = whole if job.limit is None else _within(whole, job.limit - writer.bytes)
+        _check_conserved(unit, batch)
+        writer.add(unit, batch)
+        if job.limit is not None and writer.bytes >= job.limit:
+            offset = int(batch.offsets[-1]) if batch.offsets is not None else 0
+            end = {"row": batch.first + batch.count, "offset": offset, "bytes": writer.bytes}
+            if batch.count < whole.count:
+                return end
+    return None
+
+
+def _within(batch: Batch, limit: int) -> Batch:
+    """The batch up to the document with which its texts reach `limit` bytes."""
+    reached = np.cumsum(_text_bytes(batch.texts))
+    last = int(np.searchsorted(reached, limit))
+    if last >= len(reached):
+        return batch
+    count = int(batch.rows[last]) + 1 - batch.first
+    return Batch(
+        batch.first,
+        count,
+        batch.rows[: last + 1],
+        batch.texts.slice(0, last + 1),
+        batch.metas.slice(0, last + 1),
+        [fault for fault in batch.faults if fault.row is not None and fault.row < batch.first + count],
+        None if batch.offsets is None else batch.offsets[:count],
+    )
+
+
+def _text_bytes(texts: pa.Array) -> np.ndarray:
+    return pc.binary_length(texts).to_numpy(zero_copy_only=False).astype(np.int64)
+
+
+def _check_unchanged(unit: Unit, sizes: dict[str, int]) -> None:
+    if unit.name in sizes and unit.path.stat().st_size != sizes[unit.name]:
+        raise StageFailed(
+            f"ingest: {unit.path} has changed since this slice was planned; shards that were finished are kept, "
+            "run the same command again to plan anew"
+        )
+
+
+def _check_conserved(unit: Unit, batch: Batch) -> None:
+    aside = sum(fault.row is not None for fault in batch.faults)
+    if batch.count != len(batch.texts) + aside:
+        raise OnwardError(
+            f"ingest: {unit.name}, rows {batch.first} to {batch.first + batch.count}: {len(batch.texts)} documents and "
+            f"{aside} rows set aside do not add up; nothing was committed"
+        )
+
+
+class _Writer:
+    """Writes documents into files of about `PIECE_BYTES`, cut by their texts alone, and what is set aside into one."""
+
+    def __init__(self, job: _Job, directory: Path) -> None:
+        self.job, self.directory = job, directory
+        self.documents = self.bytes = self.seen = self.pieces = 0
+        self._tables: list[pa.Table] = []
+        self._pending = 0
+        self._dropped = [DROPPED.empty_table()]
+
+    def add(self, unit: Unit, batch: Batch) -> None:
+        ids = document_ids(self.job.source, unit.index * ROWS_PER_UNIT + batch.first, batch.count)
+        self.seen += batch.count + sum(fault.row is None for fault in batch.faults)
+        if batch.faults:
+            self._dropped.append(_dropped(self.job.source, ids, batch))
+        count = len(batch.texts)
+        source = pa.repeat(pa.scalar(self.job.source), count)
+        own = pa.array(ids[batch.rows - batch.first], pa.uint64())
+        table = pa.table([own, source, batch.texts, batch.metas], schema=DOCUMENTS)
+        sizes = _text_bytes(batch.texts)
+        self.documents, self.bytes = self.documents + count, self.bytes + int(sizes.sum())
+        start = 0
+        while start < count:
+            reached = np.cumsum(sizes[start:])
+            taken = min(int(np.searchsorted(reached, PIECE_BYTES - self._pending)) + 1, count - start)
+            self._tables.append(table.slice(start, taken))
+            self._pending += int(reached[taken - 1])
+            start += taken
+            if self._pending >= PIECE_BYTES:
+                self._flush()
+
+    def close(self) -> None:
+        if self._tables or not self.pieces:
+            self._flush()
+        self.job.dropped.parent.mkdir(parents=True, exist_ok=True)
+        write_dropped(self.job.dropped, pa.concat_tables(self._dropped))
+        fsync_file(self.job.dropped)
+
+    def _flush(self) -> None:
+        path = self.directory / f"{self.job.name}-{self.pieces:03d}" / "part.parquet"
+        write_documents(path, pa.concat_tables([DOCUMENTS.empty_table(), *self._tables]))
+        self._tables, self._pending, self.pieces = [], 0, self.pieces + 1
+
+
+def _dropped(source: str, ids: np.ndarray, batch: Batch) -> pa.Table:
+    faults = batch.faults
+    return dropped_table(
+        [None if fault.row is None else int(ids[fault.row - batch.first]) for fault in faults],
+        source,
+        STAGE,
+        [fault.reason for fault in faults],
+        [fault.value for fault in faults],
+        [fault.detail[:400] for fault in faults],
+    )
