@@ -28,7 +28,14 @@ from storage.draft import Draft
 from storage.errors import OnwardError, StageFailed
 from tasks.corpus.batches import Batch, Unit
 from tasks.corpus.digests import FileDigests
-from tasks.corpus.documents import DOCUMENTS, DROPPED, document_ids, dropped_table, write_documents, write_dropped
+from tasks.corpus.documents import (
+    DOCUMENTS,
+    DROPPED,
+    document_ids,
+    dropped_table,
+    write_documents,
+    write_dropped,
+)
 from tasks.corpus.readers import read_unit
 from tasks.corpus.sources import (
     IngestConfig,
@@ -97,30 +104,34 @@ def run(config: IngestConfig, inputs: IngestInputs, draft: Draft) -> IngestStats
     """
     for message in inputs.reading["warnings"]:
         draft.warn(message)
-    units = _units(inputs)
-    *whole, last = units or [None]
-    jobs = {
-        f"{number:05d}": _job(config, inputs, draft, f"{number:05d}", tuple(group), None)
-        for number, group in enumerate(_grouped(whole, _estimates(inputs)))
-    }
-    results = _read(draft, jobs)
-    left = config.slice_bytes - sum(result["bytes"] for result in results.values())
-    position = _position(last, _begin_bytes(inputs, last)) if last else dict(inputs.reading["begin"])
-    if last and left > 0:
-        name = f"{len(jobs):05d}"
-        jobs[name] = _job(config, inputs, draft, name, (last,), left)
-        tail = _read(draft, {name: jobs[name]})[name]
-        results[name] = tail
-        if tail["end"] is None:
-            position = {"unit": last.index + 1, "row": 0, "offset": 0, "bytes": 0}
-        else:
-            position = {"unit": last.index, **tail["end"]}
-            position["bytes"] += _begin_bytes(inputs, last)
+    jobs, results, position = _read_units(config, inputs, draft)
     dropped = _merge_dropped(draft, jobs)
     stats = _stats(config, inputs, results, dropped, position)
     _judge(config, inputs, stats, dropped, draft)
     _write_cursor(config, inputs, position, stats, draft)
     return stats
+
+
+def _read_units(
+    config: IngestConfig, inputs: IngestInputs, draft: Draft
+) -> tuple[dict[str, _Job], dict[str, dict[str, Any]], dict[str, int]]:
+    """Jobs, their results, and where the next slice begins ({unit, row, offset, bytes taken of that unit})."""
+    *whole, last = _units(inputs)
+    jobs = {}
+    for number, group in enumerate(_grouped(whole, _estimates(inputs))):
+        jobs[f"{number:05d}"] = _job(config, inputs, draft, f"{number:05d}", tuple(group), None)
+    results = draft.shards("documents", jobs, read_shard) if jobs else {}
+    left = config.slice_bytes - sum(result["bytes"] for result in results.values())
+    taken = _begin_bytes(inputs, last)
+    if left <= 0:  # the estimates were low: the last unit is for the next slice
+        return jobs, results, {"unit": last.index, "row": last.row, "offset": last.offset, "bytes": taken}
+    name = f"{len(jobs):05d}"
+    jobs[name] = _job(config, inputs, draft, name, (last,), left)
+    results |= draft.shards("documents", {name: jobs[name]}, read_shard)
+    end = results[name]["end"]
+    if end is None:
+        return jobs, results, {"unit": last.index + 1, "row": 0, "offset": 0, "bytes": 0}
+    return jobs, results, {"unit": last.index, **end, "bytes": taken + end["bytes"]}
 
 
 def _units(inputs: IngestInputs) -> list[Unit]:
@@ -136,8 +147,7 @@ def _units(inputs: IngestInputs) -> list[Unit]:
         )
         for unit in inputs.reading["units"]
     ]
-    if units:
-        units[0] = replace(units[0], row=begin["row"], offset=begin["offset"])
+    units[0] = replace(units[0], row=begin["row"], offset=begin["offset"])
     return units
 
 
@@ -149,10 +159,6 @@ def _begin_bytes(inputs: IngestInputs, unit: Unit) -> int:
     """Text that earlier slices took from a unit."""
     begin: dict[str, int] = inputs.reading["begin"]
     return begin["bytes"] if unit.index == begin["unit"] else 0
-
-
-def _position(unit: Unit, taken: int) -> dict[str, int]:
-    return {"unit": unit.index, "row": unit.row, "offset": unit.offset, "bytes": taken}
 
 
 def _grouped(units: list[Unit], estimates: dict[int, int]) -> Iterator[list[Unit]]:
@@ -170,7 +176,12 @@ def _grouped(units: list[Unit], estimates: dict[int, int]) -> Iterator[list[Unit
 
 
 def _job(
-    config: IngestConfig, inputs: IngestInputs, draft: Draft, name: str, units: tuple[Unit, ...], limit: int | None
+    config: IngestConfig,
+    inputs: IngestInputs,
+    draft: Draft,
+    name: str,
+    units: tuple[Unit, ...],
+    limit: int | None,
 ) -> _Job:
     known = {file["name"]: file["bytes"] for file in inputs.files}
     sizes = {unit.name: known[unit.name] for unit in units if unit.name in known}
@@ -178,10 +189,6 @@ def _job(
     if not dropped.exists():  # lost in a crash of the machine: its shard is read again
         shutil.rmtree(draft.path / "documents" / name, ignore_errors=True)
     return _Job(name, config.name, config.text_field, units, sizes, limit, dropped)
-
-
-def _read(draft: Draft, jobs: dict[str, _Job]) -> dict[str, dict[str, Any]]:
-    return draft.shards("documents", jobs, read_shard) if jobs else {}
 
 
 def _merge_dropped(draft: Draft, jobs: dict[str, _Job]) -> pa.Table:
@@ -219,7 +226,9 @@ def _stats(
     return stats
 
 
-def _judge(config: IngestConfig, inputs: IngestInputs, stats: IngestStats, dropped: pa.Table, draft: Draft) -> None:
+def _judge(
+    config: IngestConfig, inputs: IngestInputs, stats: IngestStats, dropped: pa.Table, draft: Draft
+) -> None:
     """Fail where too much of the source so far was set aside; a small last slice is not judged by itself."""
     if not dropped.num_rows:
         return
@@ -229,12 +238,16 @@ def _judge(config: IngestConfig, inputs: IngestInputs, stats: IngestStats, dropp
     first = [
         f"  {reason}: {detail}"
         for reason, detail in zip(
-            dropped["reason"].slice(0, 10).to_pylist(), dropped["detail"].slice(0, 10).to_pylist(), strict=True
+            dropped["reason"].slice(0, 10).to_pylist(),
+            dropped["detail"].slice(0, 10).to_pylist(),
+            strict=True,
         )
     ]
     nothing = rows == bad and dropped["id"].null_count > 0
     if bad <= config.max_bad_fraction * rows and not nothing:
-        draft.warn(f"source {config.name!r}: set aside {stats.documents_dropped:,} ({reasons}); first:{first[0][1:]}")
+        draft.warn(
+            f"source {config.name!r}: set aside {stats.documents_dropped:,} ({reasons}); first:{first[0][1:]}"
+        )
         return
     what = "nothing could be read" if nothing else f"{bad:,} of {rows:,} rows had to be set aside"
     raise StageFailed(
@@ -327,7 +340,8 @@ def _within(batch: Batch, limit: int) -> Batch:
 
 
 def _text_bytes(texts: pa.Array) -> np.ndarray:
-    return pc.binary_length(texts).to_numpy(zero_copy_only=False).astype(np.int64)
+    sizes: np.ndarray = pc.binary_length(texts).to_numpy(zero_copy_only=False).astype(np.int64)
+    return sizes
 
 
 def _check_unchanged(unit: Unit, sizes: dict[str, int]) -> None:

@@ -81,10 +81,14 @@ def _read_group(unit: Unit, file: pq.ParquetFile, text_field: str) -> Iterator[B
                 return
             done = row + batch.num_rows
             skip = max(0, unit.row - row)
-            made = _convert(batch.slice(skip), row + skip, text_field, where) if skip < batch.num_rows else None
+            made = (
+                _convert(batch.slice(skip), row + skip, text_field, where) if skip < batch.num_rows else None
+            )
         except (pa.ArrowException, OSError) as error:
             lost = group.num_rows - max(row, unit.row)
-            detail = f"{where}: damaged from row {max(row, unit.row)} on, {lost} rows lost ({_first_line(error)})"
+            detail = (
+                f"{where}: damaged from row {max(row, unit.row)} on, {lost} rows lost ({_first_line(error)})"
+            )
             yield whole_fault(Fault(None, "unreadable_file", detail, float(lost)), max(row, unit.row))
             return
         if made is not None:
@@ -96,7 +100,10 @@ def _unusable(schema: pa.Schema, text_field: str) -> tuple[str, str] | None:
     """Why no row of such a file can be a document: (reason, message)."""
     index = schema.get_field_index(text_field)
     if index < 0:
-        return "no_text_column", f"no column {text_field!r}; it has {', '.join(schema.names[:12])} (set text_field)"
+        return (
+            "no_text_column",
+            f"no column {text_field!r}; it has {', '.join(schema.names[:12])} (set text_field)",
+        )
     kind = schema.field(index).type
     plain = kind.value_type if pa.types.is_dictionary(kind) else kind
     if _is_text(plain) or _is_binary(plain):
@@ -113,9 +120,7 @@ def _convert(batch: pa.RecordBatch, first: int, text_field: str, where: str) -> 
     except pa.ArrowInvalid:
         good = np.array([_is_valid(table, n, text_field) for n in range(count)])
         message = "bytes that are no UTF-8"
-        faults = [
-            Fault(int(r), "invalid_utf8", f"{where}, row {r}: {message}") for r in rows[~good]
-        ]
+        faults = [Fault(int(r), "invalid_utf8", f"{where}, row {r}: {message}") for r in rows[~good]]
         table, rows = table.filter(pa.array(good)), rows[good]
         texts = _valid_texts(table, text_field)
     metas = _metas(table.drop_columns([text_field]))
@@ -176,11 +181,11 @@ def _holds_binary(kind: pa.DataType) -> bool:
 
 
 def _is_text(kind: pa.DataType) -> bool:
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
 def _is_binary(kind: pa.DataType) -> bool:
-    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind)
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind))
 
 
 def _reason(path: Path) -> str:

@@ -12,7 +12,10 @@ _BRACES = str.maketrans("{}", "()")  # {'auto', 'exact'} of numpydoc; quality ru
 _UNDERLINE = re.compile(r"\s*([=\-~^\"'`*#+.:_])\1{2,}\s*$")
 _DIRECTIVE = re.compile(r"\s*\.\.\s+([\w:-]+)::\s*(.*)$")
 _KEPT_DIRECTIVES = frozenset(
-    "note warning tip important seealso versionadded versionchanged deprecated attention caution hint rubric".split()
+    re.findall(
+        r"\w+",
+        "note warning tip important seealso versionadded versionchanged deprecated attention caution hint rubric",
+    )
 )
 _BULLET = re.compile(r"(?:[-*+•]|\(?\d{1,3}[.)])\s+")
 _ENTRY = re.compile(r"[`*\w.\[\], ]{1,60}?(?:\s?\([^()]*(?:\([^()]*\)[^()]*)*\))?:\s")
@@ -23,7 +26,9 @@ _DEFINITION = re.compile(r"[*`\w., ]{1,60} : \S")
 _WORD = re.compile(r"\S+")
 _NO_LETTER = re.compile(r"[^\w ]|[\d_]")
 _WORDLIKE = re.compile(r"(?<!\S)[(\"']?[^\W\d_]+[.,;:)'\"]*(?!\S)")
-_STOP_WORDS = frozenset("the be to of and that have with is in a for are this as it by or on an".split())
+_STOP_WORDS = frozenset(
+    re.findall(r"\w+", "the be to of and that have with is in a for are this as it by or on an")
+)
 
 
 def word_count(text: str) -> int:
@@ -108,7 +113,7 @@ def _without_code(lines: list[str]) -> list[str]:
             deeper_than = indent
             line = line.rstrip()[:-1]
         following = lines[number + 1] if number + 1 < len(lines) else ""
-        if _UNDERLINE.match(following) and not kept[-1:] == [""]:
+        if _UNDERLINE.match(following) and kept[-1:] != [""]:
             kept.append("")
         kept.append(line)
     return kept
@@ -141,7 +146,7 @@ def _joined(lines: list[str]) -> list[str]:
         starts = any(mark.match(bare) for mark in (_BULLET, _FIELD, _ENTRY, _DEFINITION))
         header = len(current) == 1 and _HEADER.match(current[0])
         if current and (
-            starts and (indent <= depth or header) or indent < depth and not _BULLET.match(current[0])
+            (starts and (indent <= depth or header)) or (indent < depth and not _BULLET.match(current[0]))
         ):
             close()
         if not current:

@@ -28,15 +28,26 @@ from tasks.corpus.prose import is_prose, prose, word_count
 Kind = Literal["domain", "general"]
 
 DOMAIN = frozenset(
-    """accelerate catboost datasets diffusers evaluate flax gensim jax jaxlib joblib keras lightgbm lm-eval matplotlib
-    mpmath networkx nltk numba numpy pandas patsy peft polars pyarrow safetensors scikit-image scikit-learn scipy
-    seaborn sentence-transformers skops spacy statsmodels sympy tensorflow tokenizers torch torchaudio torchvision
-    transformers xarray xgboost""".split()
+    re.findall(
+        r"\S+",
+        """
+        accelerate catboost datasets diffusers evaluate flax gensim jax jaxlib joblib keras lightgbm lm-eval
+        matplotlib mpmath networkx nltk numba numpy pandas patsy peft polars pyarrow safetensors scikit-image
+        scikit-learn scipy seaborn sentence-transformers skops spacy statsmodels sympy tensorflow tokenizers
+        torch torchaudio torchvision transformers xarray xgboost
+        """,
+    )
 )
 _OWN = "onward"
 _NOT_DOCUMENTATION = frozenset(
-    """tests test testing_data _vendor vendor vendored _vendored third_party thirdparty externals extern site-packages
-    dist-packages __pycache__ idlelib lib2to3 turtledemo ensurepip _bundled licenses benchmarks examples""".split()
+    re.findall(
+        r"\S+",
+        """
+        tests test testing_data _vendor vendor vendored _vendored third_party thirdparty externals extern
+        site-packages dist-packages __pycache__ idlelib lib2to3 turtledemo ensurepip _bundled licenses
+        benchmarks examples
+        """,
+    )
 )
 _NOT_A_TEXT = re.compile(
     r"(licen[cs]e|copying|notice|authors|top_level|entry_points|requirements|sources|record|wheel|installer|namespace"

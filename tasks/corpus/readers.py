@@ -26,8 +26,15 @@ from tasks.corpus.streams import Stream, blocks, line_span, opened
 
 _MAX_ARRAY_BYTES = 1_000_000_000
 _BOM = b"\xef\xbb\xbf"
-_JSON_NAMES = {dict: "object", list: "list", str: "string", int: "number", float: "number", bool: "boolean"}
-_JSON_NAMES[type(None)] = "null"
+_JSON_NAMES = {
+    dict: "an object",
+    list: "a list",
+    str: "a string",
+    int: "a number",
+    float: "a number",
+    bool: "a boolean",
+    type(None): "null",
+}
 
 
 def read_unit(unit: Unit, text_field: str) -> Iterator[Batch]:
@@ -50,7 +57,9 @@ def _read_lines(unit: Unit, text_field: str) -> Iterator[Batch]:
             yield whole_fault(Fault(None, "empty_file", f"{unit.name}: the file has no bytes"))
             return
         if stream.utf16:
-            yield whole_fault(Fault(None, "invalid_utf8", f"{unit.name}: UTF-16 (byte order mark), not UTF-8"))
+            yield whole_fault(
+                Fault(None, "invalid_utf8", f"{unit.name}: UTF-16 (byte order mark), not UTF-8")
+            )
             return
         if stream.array and unit.piece == 0:
             items = _array(unit.path)
@@ -91,7 +100,10 @@ class _LineParser:
         """One block's rows; `cut`: the file broke off, so that an unfinished last line is no row of its own."""
         first, faults = self.row, list[Fault]()
         rows, texts, metas = list[int](), list[str | None](), list[str]()
-        marks, offsets = list[int](), list[int]()  # of each row: its line or first byte, and the byte after it
+        marks, offsets = (
+            list[int](),
+            list[int](),
+        )  # of each row: its line or first byte, and the byte after it
         if self.offset == 0 and block.startswith(_BOM):
             block, self.offset = block[3:], 3
         lines = block.split(b"\n")
@@ -178,18 +190,22 @@ def _strict_loads(line: bytes) -> Any:
         return float(digits) if np.isfinite(float(digits)) else digits
 
     value = json.loads(line.decode(), parse_constant=refuse, parse_int=whole, parse_float=real)
-    json.dumps(value, ensure_ascii=False).encode()  # lone surrogates are no text: UnicodeEncodeError is a ValueError
+    json.dumps(
+        value, ensure_ascii=False
+    ).encode()  # lone surrogates are no text: UnicodeEncodeError is a ValueError
     return value
 
 
 def _record(value: Any, text_field: str) -> Record | Refused:
     if type(value) is not dict:
-        return Refused("not_an_object", f"a {_JSON_NAMES.get(type(value), type(value).__name__)}, not an object")
+        return Refused("not_an_object", f"{_JSON_NAMES[type(value)]}, not an object")
     if text_field not in value:
-        return Refused("missing_text", f"no field {text_field!r}; it has {', '.join(list(value)[:8]) or 'none'}")
+        return Refused(
+            "missing_text", f"no field {text_field!r}; it has {', '.join(list(value)[:8]) or 'none'}"
+        )
     text = value.pop(text_field)
     if text is not None and type(text) is not str:
-        return Refused("text_not_string", f"{text_field!r} is a {_JSON_NAMES.get(type(text), type(text).__name__)}")
+        return Refused("text_not_string", f"{text_field!r} is {_JSON_NAMES[type(text)]}")
     try:
         return Record(text, orjson.dumps(value).decode())
     except TypeError:  # deeper than orjson writes, an integer beyond 64 bits

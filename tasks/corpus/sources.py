@@ -48,14 +48,16 @@ class SourceConfig(Settings):
     )
     weight: float = identity(description="Share of the training tokens, relative to the other sources.", gt=0)
     files: tuple[str, ...] | None = execution(
-        None, description="Files or patterns: parquet, jsonl (plain, gz, zst), txt. Content is identity, paths are not."
+        None,
+        description="Files or patterns: parquet, jsonl (plain, gz, zst), txt. Content is identity, paths are not.",
     )
     python_docs: Literal["domain", "general"] | None = identity(
         None, description="The embedded source: documentation of the installed Python, instead of files."
     )
     text_field: str = identity("text", description="The column or field that holds the text.", min_length=1)
     order: Literal["seeded", "as_given"] = identity(
-        "seeded", description="seeded mixes files and row groups; as_given reads them in the order of `files`."
+        "seeded",
+        description="seeded mixes files and row groups; as_given reads them in the order of `files`.",
     )
 
     @field_validator("files", mode="before")
@@ -68,7 +70,9 @@ class SourceConfig(Settings):
         given = [name for name in ("files", "python_docs") if getattr(self, name) is not None]
         if len(given) != 1:
             what = " and ".join(given) or "neither"
-            raise ValueError(f"source {self.name!r}: give exactly one of files and python_docs ({what} given)")
+            raise ValueError(
+                f"source {self.name!r}: give exactly one of files and python_docs ({what} given)"
+            )
         if self.files is not None and not self.files:
             raise ValueError(f"source {self.name!r}: files is empty")
         return self
@@ -111,7 +115,9 @@ class IngestInputs:
     files: tuple[dict[str, Any], ...]  # {name, bytes, sha256}, in the order in which they are first read
     distributions: dict[str, str] | None  # python_docs: distribution to version, Python's among them
     paths: dict[str, str] = field(metadata={"in_key": False})
-    reading: dict[str, Any] = field(metadata={"in_key": False})  # files (frozen), total, begin, units, warnings
+    reading: dict[str, Any] = field(
+        metadata={"in_key": False}
+    )  # files (frozen), total, begin, units, warnings
 
 
 @dataclass(frozen=True)
@@ -141,7 +147,11 @@ class _Origin(Protocol):
 
 
 def plan_slice(
-    config: IngestConfig, source: SourceConfig, cursor: Input | None, base_directory: Path, digests: FileDigests
+    config: IngestConfig,
+    source: SourceConfig,
+    cursor: Input | None,
+    base_directory: Path,
+    digests: FileDigests,
 ) -> SlicePlan | None:
     """What the slice after `cursor` (None: the first) reads; None where the source is used up.
 
@@ -233,9 +243,7 @@ def _taken(
     return units
 
 
-def _survey_again(
-    config: IngestConfig, origin: _Origin, entry: dict[str, Any], present: set[str]
-) -> Member:
+def _survey_again(config: IngestConfig, origin: _Origin, entry: dict[str, Any], present: set[str]) -> Member:
     name = entry["name"]
     if name not in present:
         raise ConfigError(
@@ -372,4 +380,3 @@ def _fixed_prefix(pattern: Path) -> Path:
             break
         parts.append(part)
     return Path(*parts)
-
