@@ -62,7 +62,7 @@ def run(config: TokenizeConfig, inputs: TokenizeInputs, draft: Draft) -> Tokeniz
     """Write part `tokens`. Raises BadInput where the tokenizer cannot be used."""
     directory = tokenizer_directory(inputs.tokenizer.paths)
     load_vocabulary(directory)
-    jobs = {path.parent.name: (path, directory) for path in inputs.documents.paths}
+    jobs = {path.parent.name: (path, directory, inputs.tokenizer.digest) for path in inputs.documents.paths}
     if len(jobs) != len(inputs.documents.files):
         raise BadInput("Two document shards have the same name.")
     shards = draft.shards("tokens", jobs, tokenize_shard)
@@ -80,9 +80,12 @@ def run(config: TokenizeConfig, inputs: TokenizeInputs, draft: Draft) -> Tokeniz
     )
 
 
-def tokenize_shard(job: tuple[Path, Path], directory: Path) -> dict[str, Any]:
-    """Tokenize one document file with the tokenizer in a directory; writes `tokens.arrow`, returns its counts."""
-    documents, tokenizer = job
+def tokenize_shard(job: tuple[Path, Path, str], directory: Path) -> dict[str, Any]:
+    """Tokenize one document file with the tokenizer in a directory and of a digest; writes `tokens.arrow`.
+
+    Returns its counts: rows, tokens, bytes, unknown.
+    """
+    documents, tokenizer, digest = job
     with one_thread():
         vocabulary = load_vocabulary(tokenizer)
         table = read_documents([documents], columns=["id", "text"])
@@ -96,7 +99,7 @@ def tokenize_shard(job: tuple[Path, Path], directory: Path) -> dict[str, Any]:
         lengths,
         eot=vocabulary.eot,
         vocabulary=vocabulary.size,
-        tokenizer=vocabulary.digest,
+        tokenizer=digest,
     )
     unknown = 0 if vocabulary.unknown is None else int(np.count_nonzero(values == vocabulary.unknown))
     return {

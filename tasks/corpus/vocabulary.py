@@ -7,7 +7,6 @@ text `<|endoftext|>` cannot end a document. Nothing is added before or behind (n
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -26,13 +25,12 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """A loaded tokenizer. `size` is one more than its largest id, `digest` that of its two files."""
+    """A loaded tokenizer. `size` is one more than its largest id."""
 
     tokenizer: Tokenizer
     eot: int
     size: int
     unknown: int | None
-    digest: str
 
     def encode(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Ids of the texts one after another, each closed by end-of-text, and the length of each with it.
@@ -78,16 +76,7 @@ def load_vocabulary(directory: Path) -> Vocabulary:
         eot=eot,
         size=1 + max(tokenizer.get_vocab(with_added_tokens=True).values()),
         unknown=None if unknown is None else tokenizer.token_to_id(unknown),
-        digest=tokenizer_digest(directory),
     )
-
-
-def tokenizer_digest(directory: Path) -> str:
-    """sha256 over the names and the sha256 of the tokenizer files: the same wherever the directory lies."""
-    lines = [
-        f"{name}\0{hashlib.sha256((directory / name).read_bytes()).hexdigest()}\n" for name in TOKENIZER_FILES
-    ]
-    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def tokenizer_directory(paths: Iterable[Path]) -> Path:

@@ -22,7 +22,7 @@ from storage.tokens import TokenShard
 from storage.workers import Workers
 from tasks.corpus import tokenize, tokenizer
 from tasks.corpus.documents import document_ids, write_documents
-from tasks.corpus.vocabulary import load_vocabulary, tokenizer_digest
+from tasks.corpus.vocabulary import load_vocabulary
 
 SPELLED = "It ends <|endoftext|> here </s> or <s> there, <|padding|> not."
 
@@ -54,7 +54,9 @@ def tokenizer_input(directory: Path, source: Path, eos: str) -> Input:
     facts = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": eos}
     (directory / "export" / "tokenizer_config.json").write_text(json.dumps(facts))
     files = ("export/tokenizer.json", "export/tokenizer_config.json")
-    return Input("base", "1" * 64, "tokenizer", tokenizer_digest(directory / "export"), directory, files)
+    return Input(
+        "base", "1" * 64, "tokenizer", hashlib.sha256(source.read_bytes()).hexdigest(), directory, files
+    )
 
 
 def tokens_of(
@@ -130,7 +132,7 @@ def test_counts_dtype_and_metadata(tmp_path: Path, small_tokenizer: Input) -> No
         int(shard.lengths.sum()) for shard in shards
     ]
     assert [entry.rows for entry in made.manifest.parts["tokens"].files] == [2, 0, 1]
-    assert {shard.tokenizer for shard in shards} == {tokenizer_digest(small_tokenizer.paths[0].parent)}
+    assert {shard.tokenizer for shard in shards} == {small_tokenizer.digest}
     assert shards[0].tokens.dtype == np.uint16
     assert np.concatenate([shard.docs for shard in shards]).tolist() == document_ids("general", 0, 3).tolist()
 
