@@ -1,0 +1,68 @@
+"""What can be known to be wrong before any work starts. Raises ConfigError naming the field."""
+
+from __future__ import annotations
+
+import glob
+import json
+
+from flows.config import RunConfig, home
+from flows.rounds import rounds_of
+from storage.errors import ConfigError
+from tasks.base import InitConfig
+from tasks.evaluation.catalog import check_benchmarks
+
+_FEW_STEPS = 500
+
+
+def check(run: RunConfig) -> None:
+    """Refuse a configuration that cannot be run: sizes that do not fit, files and benchmarks that are not there."""
+    rounds_of(run)
+    _sources(run)
+    check_benchmarks(run.evaluation, run.benchmark_directory, [source.name for source in run.corpus.sources])
+    if isinstance(run.model.base, InitConfig) and not any(
+        source.role == "replay" for source in run.corpus.sources
+    ):
+        raise ConfigError(
+            "model.base is initialised here and pre-trained on replay text, but no source in corpus.sources "
+            "has the role replay"
+        )
+    positions = _positions(run)
+    if positions is not None and run.packing.sequence_length > positions:
+        raise ConfigError(
+            f"packing.sequence_length {run.packing.sequence_length:,} is longer than the {positions:,} positions "
+            "of model.base"
+        )
+
+
+def _sources(run: RunConfig) -> None:
+    for source in run.corpus.sources:
+        for pattern in source.files or ():
+            if not glob.glob(str(home() / pattern), recursive=True):
+                raise ConfigError(
+                    f"corpus.sources: {source.name}: no file matches {pattern} (looked in {home()})"
+                )
+
+
+def _positions(run: RunConfig) -> int | None:
+    """Positions of a new model, or of one in a local directory; a hub model's are known when it is imported."""
+    if isinstance(run.model.base, InitConfig):
+        return run.model.base.max_positions
+    path = home() / run.model.base / "config.json"
+    if not path.is_file():
+        return None
+    config = json.loads(path.read_bytes())
+    for name in ("max_position_embeddings", "n_positions"):
+        if isinstance(config.get(name), int):
+            return int(config[name])
+    return None
+
+
+def advice(run: RunConfig) -> list[str]:
+    """What is allowed, but probably not meant."""
+    said = []
+    first = rounds_of(run)[0]
+    if first.last_step < _FEW_STEPS:
+        said.append(
+            f"the first budget has only {first.last_step:,} steps; a smaller training.batch_tokens gives more of them"
+        )
+    return said

@@ -1,0 +1,320 @@
+"""The command line. Standard output carries answers alone; what a run tells on the way goes to standard error.
+
+Exit codes: 0 done; 1 failed; 2 wrong usage, a wrong configuration, or, for `plan`, work to do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from storage.errors import ConfigError, OnwardError
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Adapt a small language model to a domain.",
+)
+
+Config = Annotated[Path, typer.Argument(help="YAML file of the run", show_default=False)]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", help="override a key: training.token_budgets='[40M]'")
+]
+
+
+@app.command()
+def run(
+    config: Config,
+    set_: Overrides = None,
+    force: Annotated[list[str] | None, typer.Option(help="make a stage again and compare")] = None,
+    until: Annotated[
+        str, typer.Option(help="last stage: ingest … tokenize, pack, train, evaluate, report")
+    ] = "report",
+    slices: Annotated[
+        int | None, typer.Option(min=1, help="with a corpus stage as the last: so many slices")
+    ] = None,
+    json_: Annotated[bool, typer.Option("--json", help="print one line of JSON and nothing else")] = False,
+) -> None:
+    """Run the flow in this process; what is finished is found, not made again."""
+    _environment()
+    with _clean_stdout() as out:
+        summary, code = _run(config, set_ or [], tuple(force or ()), until, slices)
+        if json_:
+            out.write(json.dumps(summary, ensure_ascii=False) + "\n")
+        elif code == 0:
+            _show_models(summary)
+    raise typer.Exit(code)
+
+
+@app.command()
+def plan(
+    config: Config,
+    set_: Overrides = None,
+    json_: Annotated[bool, typer.Option("--json", help="print the rows as JSON")] = False,
+) -> None:
+    """Say what a run would do: per stage cached, to build (and what made the difference), or open."""
+    from flows.plan import make_plan, render
+
+    rows = make_plan(_load(config, set_ or []))
+    sys.stdout.write(json.dumps([vars(row) for row in rows]) + "\n" if json_ else render(rows))
+    raise typer.Exit(0 if all(row.state == "cached" for row in rows) else 2)
+
+
+@app.command()
+def why(
+    stage: Annotated[str, typer.Argument(help="stage, such as filter")],
+    config: Config,
+    set_: Overrides = None,
+) -> None:
+    """Say why a stage will run again: the fields and inputs that differ from what is in the store."""
+    from flows.plan import make_plan, render
+
+    rows = [row for row in make_plan(_load(config, set_ or [])) if row.stage == stage]
+    if not rows:
+        raise ConfigError(f"this run has no stage {stage!r}")
+    sys.stdout.write(render(rows))
+
+
+@app.command()
+def lineage(
+    artifact: Annotated[str, typer.Argument(help="key, or stage/key, or the beginning of one")],
+    store: Annotated[Path, typer.Option(help="the store")] = Path("store"),
+) -> None:
+    """Say what an artifact is made of, back to the files."""
+    catalog = _catalog(store)
+    for row in catalog.upstream(catalog.find(artifact)["key"]):
+        sys.stdout.write(f"{'  ' * min(row['depth'], 12)}{row['path']}\n")
+
+
+@app.command()
+def explain(
+    document: Annotated[int, typer.Argument(help="document id")],
+    store: Annotated[Path, typer.Option(help="the store")] = Path("store"),
+) -> None:
+    """Say what became of a document, and why."""
+    from flows.explain import fate
+
+    sys.stdout.write(fate(_catalog(store), document))
+
+
+@app.command()
+def verify(
+    store: Annotated[Path, typer.Option(help="the store")] = Path("store"),
+) -> None:
+    """Read every byte of every artifact and compare it with its manifest."""
+    from storage.store import Store
+
+    harmed = count = 0
+    opened = Store(_existing(store))
+    for artifact in opened.artifacts():
+        count += 1
+        for problem in opened.verify(artifact):
+            harmed += 1
+            sys.stdout.write(f"{artifact.path.relative_to(opened.root)}: {problem}\n")
+    sys.stdout.write(f"{count} artifacts read, {harmed} problems\n")
+    raise typer.Exit(1 if harmed else 0)
+
+
+@app.command()
+def gc(
+    store: Annotated[Path, typer.Option(help="the store")] = Path("store"),
+    keep: Annotated[list[str] | None, typer.Option(help="keys to keep, or their beginnings")] = None,
+    work: Annotated[
+        bool, typer.Option(help="half-made artifacts too (a killed run goes on from them)")
+    ] = False,
+    forget: Annotated[list[str] | None, typer.Option(help="forget a run (a name under runs/) first")] = None,
+    dry_run: Annotated[bool, typer.Option(help="only say what would be freed")] = False,
+) -> None:
+    """Free what no run that is remembered needs."""
+    from storage.runs import collect_garbage
+    from storage.store import Store
+
+    opened = Store(_existing(store))
+    for name in forget or ():
+        record = opened.root / "runs" / f"{name}.json"
+        if record.parent != opened.root / "runs" or not record.exists():
+            raise OnwardError(f"there is no run {name!r} in {opened.root / 'runs'}")
+        if not dry_run:
+            record.unlink()
+    collected = collect_garbage(opened, keep or (), work=work, dry_run=dry_run)
+    for path in (*collected.artifacts, *collected.work):
+        sys.stdout.write(f"{path}\n")
+    sys.stdout.write(f"{'would free' if dry_run else 'freed'} {collected.bytes:,} bytes\n")
+
+
+@app.command()
+def export(
+    model: Annotated[str, typer.Argument(help="key of a model (base, decay or train), or its beginning")],
+    directory: Annotated[Path, typer.Argument(help="where to; must not exist")],
+    store: Annotated[Path, typer.Option(help="the store")] = Path("store"),
+) -> None:
+    """Copy a model's files: what `from_pretrained` loads."""
+    import shutil
+
+    catalog = _catalog(store)
+    found = catalog.find(model)
+    source = catalog.store.root / found["path"] / "export"
+    if not source.is_dir():
+        raise OnwardError(f"{found['stage']} {found['key'][:12]} holds no model")
+    if directory.exists():
+        raise OnwardError(f"{directory} exists already")
+    shutil.copytree(source, directory, copy_function=shutil.copyfile)
+    sys.stdout.write(f"{directory}\n")
+
+
+def main() -> None:
+    """Entry point: errors of ours are a message and an exit code, never a traceback."""
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        app(standalone_mode=False)
+    except typer.Exit as error:
+        sys.exit(error.exit_code)
+    except (typer.Abort, KeyboardInterrupt):
+        sys.stderr.write("stopped; what was finished is kept, the same command goes on from there\n")
+        sys.exit(1)
+    except ConfigError as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(2)
+    except OnwardError as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(1)
+    except Exception as error:
+        if hasattr(error, "format_message") and hasattr(
+            error, "exit_code"
+        ):  # a usage error of the command line
+            sys.stderr.write(f"{error.format_message()}\n")
+            sys.exit(2)
+        raise
+
+
+def _run(
+    path: Path, overrides: list[str], force: tuple[str, ...], until: str, slices: int | None
+) -> tuple[dict[str, Any], int]:
+    """(summary, exit code) of one attempt; errors are told on standard error."""
+    empty: dict[str, Any] = {"flow_run": None, "stages": [], "models": [], "report": None, "mlflow_run": None}
+    try:
+        config = _load(path, overrides)
+        _check_options(force, until, slices)
+    except ConfigError as error:
+        sys.stderr.write(f"{error}\n")
+        return {**empty, "state": "failed", "error": str(error)}, 2
+    from flows.server import prefect_server, wait_for
+
+    with prefect_server(Path(os.environ["PREFECT_HOME"])) as address:
+        from flows.run import pretrain, run_name  # while the server starts
+
+        sys.stderr.write(f"{run_name(config)}\n")
+        wait_for(address)
+        try:
+            return pretrain(config, force, until, slices), 0
+        except (OnwardError, OSError) as error:
+            resume = f"onward run {path}" + "".join(f" --set {item!r}" for item in overrides)
+            sys.stderr.write(f"failed: {error}\nWhat was finished is kept; to go on from there: {resume}\n")
+            summary = getattr(error, "summary", None) or {**empty, "state": "failed"}
+            return {**summary, "error": str(error)}, 2 if isinstance(error, ConfigError) else 1
+
+
+def _check_options(force: tuple[str, ...], until: str, slices: int | None) -> None:
+    from flows.pretrain import STAGES
+    from flows.reading import CORPUS_STAGES
+
+    known = (*STAGES, "tokenizer", "base", "questions", "perplexity")
+    for option, name, allowed in (("--until", until, STAGES), *(("--force", name, known) for name in force)):
+        if name not in allowed:
+            raise ConfigError(f"{option} {name}: unknown stage; one of {', '.join(allowed)}")
+    if slices is not None and until not in CORPUS_STAGES:
+        raise ConfigError(f"--slices goes with --until and a corpus stage ({', '.join(CORPUS_STAGES)})")
+
+
+def _load(path: Path, overrides: list[str]) -> Any:
+    from flows.checks import advice, check
+    from flows.config import load_config
+
+    config = load_config(path, overrides)
+    check(config)
+    for line in advice(config):
+        sys.stderr.write(f"! {line}\n")
+    return config
+
+
+def _environment() -> None:
+    """Prefect's home beside the project unless told otherwise; nothing phones home; the console is ours."""
+    from flows.config import home
+
+    os.environ.setdefault("PREFECT_HOME", str(home() / ".onward" / "prefect"))
+    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+    os.environ.setdefault("DO_NOT_TRACK", "true")
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+@contextlib.contextmanager
+def _clean_stdout() -> Iterator[Any]:
+    """Standard output for one line of ours; whatever else writes there, in any library or child, goes to standard error."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    with os.fdopen(kept, "w") as out:
+        try:
+            yield out
+        finally:
+            sys.stdout.flush()
+            out.flush()
+            os.dup2(kept, 1)
+
+
+def _show_models(summary: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    if not summary["models"]:
+        return
+    table = Table(title="models")
+    columns = {f"perplexity/{name}": None for model in summary["models"] for name in model["perplexity"]}
+    columns |= {
+        f"{name}/{m}": None
+        for model in summary["models"]
+        for name, scores in model["scores"].items()
+        for m in scores
+    }
+    for name in ("model", "tokens", *columns):
+        table.add_column(name, justify="left" if name == "model" else "right")
+    for model in summary["models"]:
+        values = {f"perplexity/{name}": f"{value:.2f}" for name, value in model["perplexity"].items()}
+        values |= {
+            f"{name}/{m}": f"{v:.4f}" for name, scores in model["scores"].items() for m, v in scores.items()
+        }
+        table.add_row(model["name"], f"{model['tokens']:,}", *(values.get(name, "") for name in columns))
+    console = Console(stderr=True)
+    console.print(table)
+    console.print(f"report: {summary['report']}/report.html", highlight=False)
+
+
+def _catalog(store: Path) -> Any:
+    from storage.catalog import Catalog
+    from storage.store import Store
+
+    return Catalog(Store(_existing(store)))
+
+
+def _existing(store: Path) -> Path:
+    if not store.is_dir():
+        raise OnwardError(f"there is no store at {store}; name it with --store")
+    return store
+
+
+def _interrupt(number: int, frame: Any) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,215 @@
+"""RunConfig: one YAML file is the whole run, and the same model is the flow's parameter.
+
+It is composed of the sections that stand beside each stage. Every field says whether it is identity (in a key) or
+execution (never). A wrong configuration is refused here, before any work starts.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ValidationError, model_validator
+
+from storage.errors import ConfigError
+from storage.settings import Count, Settings, execution, identity
+from storage.workers import usable_cores
+from tasks.base import ModelConfig
+from tasks.corpus.decontaminate import ContaminationConfig
+from tasks.corpus.dedup import DedupConfig
+from tasks.corpus.filter import FilterConfig
+from tasks.corpus.pack import PackingConfig
+from tasks.corpus.sources import SourceConfig
+from tasks.evaluation.catalog import EvaluationConfig
+from tasks.train import TrainingConfig
+
+
+def _auto_or_count(value: Any) -> Any:
+    return value if value == "auto" else int(value)
+
+
+class CorpusExecution(Settings):
+    """Where the corpus stages' shards run."""
+
+    executor: Literal["processes"] = execution("processes", description="processes on this machine")
+    workers: Annotated[int | Literal["auto"], BeforeValidator(_auto_or_count)] = execution(
+        "auto", description="worker processes; auto: one per usable core"
+    )
+
+    @property
+    def count(self) -> int:
+        """Worker processes."""
+        return usable_cores() if self.workers == "auto" else max(1, self.workers)
+
+
+class CorpusConfig(Settings):
+    """The section `corpus`."""
+
+    sources: tuple[SourceConfig, ...] = identity(min_length=1, description="where the text comes from")
+    slice_bytes: Count = identity(256_000_000, gt=0, description="bytes of text read from a source at a time")
+    holdout_fraction: float = identity(
+        0.005, ge=0, lt=0.5, description="share of each source's first slice that is only ever measured on"
+    )
+    max_bad_fraction: float = identity(
+        0.01, ge=0, le=1, description="unreadable share past which ingest fails"
+    )
+    dedup: DedupConfig = identity(default_factory=DedupConfig, description="exact and near duplicates")
+    filter: FilterConfig = identity(default_factory=FilterConfig, description="quality rules")
+    decontaminate: ContaminationConfig = identity(
+        default_factory=ContaminationConfig, description="benchmark questions in the corpus"
+    )
+    execution: CorpusExecution = execution(default_factory=CorpusExecution, description="where shards run")
+
+    @model_validator(mode="after")
+    def _sources_make_sense(self) -> CorpusConfig:
+        names = [source.name for source in self.sources]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"corpus.sources has the name {twice[0]!r} twice")
+        return self
+
+
+class TrackingConfig(Settings):
+    """Where metrics and lineage are published; never in a key."""
+
+    mlflow_uri: str | None = execution(
+        None, description="MLflow's address; null: a local database beside the store"
+    )
+    registered_model: str | None = execution(None, description="name in MLflow's model registry")
+
+
+class RunConfig(Settings):
+    """A whole run."""
+
+    name: str = execution(
+        description="the run's name in Prefect, MLflow and the report", pattern=r"^[\w.-]+$"
+    )
+    store: str = execution("store", description="directory of the artifact store")
+    seed: int = identity(0, ge=0, description="of every seeded choice")
+    benchmark_files: str | None = execution(
+        None, description="directory of local benchmark files; null: the hub"
+    )
+    corpus: CorpusConfig = identity(description="from text to documents")
+    model: ModelConfig = identity(description="the base model")
+    packing: PackingConfig = identity(description="from tokens to training sequences")
+    training: TrainingConfig = identity(description="from sequences to models")
+    evaluation: EvaluationConfig = identity(default_factory=EvaluationConfig, description="what is measured")
+    tracking: TrackingConfig = execution(default_factory=TrackingConfig, description="MLflow")
+
+    @property
+    def store_path(self) -> Path:
+        """The store's directory, absolute."""
+        return home() / self.store
+
+    @property
+    def benchmark_directory(self) -> Path | None:
+        """The directory of local benchmark files, absolute, or None for the hub."""
+        return home() / self.benchmark_files if self.benchmark_files else None
+
+
+def home() -> Path:
+    """The project directory that relative paths start from: `ONWARD_HOME`, or the working directory."""
+    return Path(os.environ.get("ONWARD_HOME") or Path.cwd()).resolve()
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a YAML file and apply overrides `dotted.key=value` (values as YAML).
+
+    Raises ConfigError naming the file, each wrong key and, for an unknown one, the nearest known.
+    """
+    try:
+        raw = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is no YAML: {error}") from error
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path} holds no mapping of keys to values")
+    for override in overrides:
+        _set(raw, override)
+    return parse_config(raw, str(path))
+
+
+def parse_config(raw: dict[str, Any], where: str = "the configuration") -> RunConfig:
+    """Validate plain data. Raises ConfigError as `load_config` does."""
+    try:
+        return RunConfig.model_validate(raw)
+    except ValidationError as error:
+        lines = [_explained(problem) for problem in error.errors()]
+        raise ConfigError(f"{where}:\n" + "\n".join(f"  {line}" for line in dict.fromkeys(lines))) from error
+
+
+def _set(raw: dict[str, Any], override: str) -> None:
+    key, equals, value = override.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"--set {override!r} is not of the form key=value")
+    *path, last = key.strip().split(".")
+    node = raw
+    for step in path:
+        below = node.setdefault(step, {})
+        if below is None:
+            below = node[step] = {}
+        if not isinstance(below, dict):
+            raise ConfigError(f"--set {key}: {step} holds a value, not a section")
+        node = below
+    node[last] = yaml.safe_load(value)
+
+
+def _explained(problem: Any) -> str:
+    where = _dotted(problem["loc"])
+    if problem["type"] != "extra_forbidden":
+        message = problem["msg"].removeprefix("Value error, ")
+        given = problem.get("input")
+        shown = f" (given: {given!r})" if isinstance(given, str | int | float | bool) or given is None else ""
+        return f"{where}: {message}{shown}" if where else f"{message}"
+    nearest = _nearest(where)
+    return f"{where}: unknown key" + (f"; did you mean {nearest}?" if nearest else "")
+
+
+def _dotted(location: Sequence[str | int]) -> str:
+    text = ""
+    for step in location:
+        if isinstance(step, int):
+            text += f"[{step}]"
+        elif re.fullmatch(r"[a-z_]+", step) and step not in ("str", "int", "float", "bool", "wsd", "rewarm"):
+            text += f".{step}" if text else step
+    return text
+
+
+def _nearest(where: str) -> str | None:
+    plain = re.sub(r"\[\d+\]", "[]", where)
+    known = list(dict.fromkeys(known_keys(RunConfig)))
+    last = plain.rsplit(".", 1)[-1]
+    misplaced = [key for key in known if key.rsplit(".", 1)[-1] == last]
+    if misplaced:
+        return misplaced[0]
+    section = plain.rpartition(".")[0]
+    siblings = {key.rsplit(".", 1)[-1]: key for key in known if key.rpartition(".")[0] == section}
+    close = difflib.get_close_matches(last, siblings, n=1, cutoff=0.5)
+    if close:
+        return siblings[close[0]]
+    names = {key.rsplit(".", 1)[-1]: key for key in known}
+    close = difflib.get_close_matches(last, names, n=1, cutoff=0.6)
+    return names[close[0]] if close else None
+
+
+def known_keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """Dotted names of all configuration keys; `[]` stands for an index."""
+    for name, field in model.model_fields.items():
+        yield prefix + name
+        for below, many in _sections(field.annotation):
+            yield from known_keys(below, f"{prefix}{name}{'[]' if many else ''}.")
+
+
+def _sections(annotation: Any) -> Iterator[tuple[type[BaseModel], bool]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation, False
+    many = getattr(annotation, "__origin__", None) in (tuple, list)
+    for argument in get_args(annotation):
+        for below, nested in _sections(argument):
+            yield below, many or nested

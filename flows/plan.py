@@ -1,0 +1,169 @@
+"""What a run would do, without doing it: the same DAG, asked by a builder that only looks.
+
+A stage whose inputs are all there has a real key: it is cached, or to build, and then the fields and inputs in which its
+key differs from the nearest one in the store are named. A stage that waits for bytes not made yet is open. What comes
+after an unread slice is an estimate and says so.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from flows.config import RunConfig
+from flows.pretrain import adapt
+from flows.requests import Requests
+from storage.artifact import Artifact, Input
+from storage.errors import DamagedArtifact
+from storage.keys import Difference, difference, key_inputs
+from storage.manifest import Manifest
+from storage.store import Request, Store
+
+_PENDING = "pending:"
+_BYTES_PER_TOKEN = 4
+
+
+@dataclass(frozen=True)
+class Row:
+    """One stage of the plan. `why`: the fields that made the difference, or what the stage waits for."""
+
+    stage: str
+    slice: int | None
+    round: int | None
+    item: str | None
+    state: str
+    key: str | None
+    why: tuple[str, ...] = ()
+
+
+class Pending(Artifact):
+    """Stands for an artifact that is not made yet; its statistics are estimates."""
+
+    @property
+    def stats(self) -> dict[str, Any]:
+        """What the DAG asks of an artifact's statistics, estimated."""
+        return dict(self.manifest.stats)
+
+    def has(self, part: str) -> bool:
+        """Whether it will have the part: true but for a holdout, which only a source's first slice has."""
+        return part != "holdout" or bool(self.manifest.stats.get("holdout"))
+
+    def part(self, name: str) -> Input:
+        """A part whose digest is not known."""
+        return Input(
+            self.stage, self.key, name, f"{_PENDING}{self.stage}", self.path, (), self.manifest.stats
+        )
+
+
+@dataclass
+class Planner:
+    """Finds artifacts; never makes one."""
+
+    store: Store
+    slice_bytes: int
+    holdout: bool
+    rows: list[Row] = field(default_factory=list)
+    manifests: dict[str, list[Manifest]] | None = None
+
+    def __call__(
+        self, request: Request, *, slice: int | None = None, round: int | None = None, item: str | None = None
+    ) -> Artifact:
+        """The artifact, or a stand-in; keeps a row of what was found."""
+        waits = _pending_stages(key_inputs(request.inputs))
+        state, why, found = "open", tuple(f"waits for {stage}" for stage in sorted(waits)), None
+        if not waits:
+            try:
+                found = self.store.lookup(request.stage, request.key)
+                state, why = ("cached", ()) if found else ("to build", self._why(request))
+            except DamagedArtifact as error:
+                state, why = "to build", (f"damaged: {error}",)
+        self.rows.append(Row(request.stage, slice, round, item, state, None if waits else request.key, why))
+        return found or self._pending(request)
+
+    def _pending(self, request: Request) -> Pending:
+        first = bool(getattr(request.inputs, "first_of_source", False))
+        stats = {
+            "tokens": self.slice_bytes // _BYTES_PER_TOKEN,
+            "exhausted": True,
+            "holdout": first and self.holdout,
+            "metrics": {},
+            "perplexity": 0.0,
+            "sources": {},
+        }
+        manifest = Manifest(request.stage, request.module.VERSION, "f" * 64, {}, {}, {}, stats=stats)
+        return Pending(Path("/nonexistent") / request.stage / "pending", manifest)
+
+    def _why(self, request: Request) -> tuple[str, ...]:
+        if self.manifests is None:
+            self.manifests = {}
+            for artifact in self.store.artifacts():
+                self.manifests.setdefault(artifact.stage, []).append(artifact.manifest)
+        candidates = self.manifests.get(request.stage, [])
+        if not candidates:
+            return ("never made in this store",)
+        wanted = request.identity
+        differences = [difference(_identity(manifest), wanted) for manifest in candidates]
+        nearest = min(differences, key=lambda found: (len(found), _distance(found)))
+        return tuple(str(one) for one in nearest[:8])
+
+
+def make_plan(run: RunConfig) -> list[Row]:
+    """The rows of a run's plan, in the order in which it would go."""
+    store = Store(run.store_path)
+    planner = Planner(store, run.corpus.slice_bytes, run.corpus.holdout_fraction > 0)
+    adapt(Requests(run, store, warn=lambda message: None), planner)
+    return planner.rows
+
+
+def render(rows: list[Row]) -> str:
+    """The plan as text: stages that are cached in one line a stage, the others each with its reason."""
+    lines: list[str] = []
+    cached: dict[str, int] = {}
+    for row in rows:
+        if row.state == "cached":
+            cached[row.stage] = cached.get(row.stage, 0) + 1
+            continue
+        named = [
+            f"slice {row.slice}" if row.slice else None,
+            f"round {row.round}" if row.round is not None else None,
+        ]
+        label = " · ".join([row.stage, *(name for name in (*named, row.item) if name)])
+        lines.append(f"{row.state:<9} {label}")
+        lines += [f"            {reason}" for reason in row.why]
+    head = [f"cached    {stage} × {count}" for stage, count in cached.items()]
+    last = (
+        "nothing to do"
+        if not lines
+        else f"{len(lines)} lines of work; slices after an unread one are estimates"
+    )
+    return "\n".join([*head, *lines, last]) + "\n"
+
+
+def _identity(manifest: Manifest) -> dict[str, Any]:
+    return {
+        "stage": manifest.stage,
+        "version": manifest.version,
+        "config": manifest.config,
+        "inputs": _bare(manifest.inputs),
+    }
+
+
+def _bare(value: Any) -> Any:
+    if isinstance(value, dict):
+        if {"stage", "key", "part", "digest"} <= value.keys():
+            return value["digest"]
+        return {name: _bare(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_bare(item) for item in value]
+    return value
+
+
+def _distance(found: list[Difference]) -> int:
+    return sum(one.path.startswith("inputs") for one in found)
+
+
+def _pending_stages(value: Any) -> set[str]:
+    text = json.dumps(value)
+    return {piece.split('"', 1)[0] for piece in text.split(_PENDING)[1:]}

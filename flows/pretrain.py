@@ -1,0 +1,215 @@
+"""THE DAG: one flow, a loop over rounds and slices.
+
+    base model (imported, or initialised and pre-trained: round 0) → evaluate
+    for each token budget, a round:
+        read on until the budget is covered, slice by slice:  ingest → dedup → filter → decontaminate → tokenize
+        go on from the round before:                          pack → train → decay → evaluate
+    report
+
+`adapt` is that picture; it only asks for artifacts, and whoever calls it decides how they are found or made (`build`):
+the flow makes them as Prefect tasks, `onward plan` only looks. Each is decided by what came before it alone, so a run
+for one budget and its extension to two share all that the first one made.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from flows.ahead import reading_ahead
+from flows.reading import CORPUS_STAGES, Reading, Slice
+from flows.requests import Requests
+from flows.rounds import Round, round_zero, rounds_of
+from storage.artifact import Artifact, Input
+from tasks.base import InitConfig
+
+ROUND_STAGES = ("pack", "train", "decay", "evaluate", "report")
+STAGES = (*CORPUS_STAGES, *ROUND_STAGES)
+"""What a run can be ended after (`--until`), in order."""
+
+
+@dataclass
+class Model:
+    """A model of the run: the base, or what a budget made of it. `scores` and `perplexity` as they come in."""
+
+    name: str
+    tokens: int
+    export: Artifact
+    round: int
+    scores: dict[str, Artifact] = field(default_factory=dict)
+    perplexity: dict[str, Artifact] = field(default_factory=dict)
+    journals: list[Artifact] = field(default_factory=list)
+    """Of the training segments that made it, oldest first."""
+
+
+@dataclass
+class Outcome:
+    """What a run came to."""
+
+    models: list[Model] = field(default_factory=list)
+    reading: Reading | None = None
+    packed: list[Artifact] = field(default_factory=list)
+    report: Artifact | None = None
+
+
+@dataclass(frozen=True)
+class Line:
+    """Where training stands: the part it goes on from, the manifests so far, the packing's state, tokens taken before."""
+
+    start: Input
+    tokenizer: Input
+    manifests: tuple[Input, ...] = ()
+    state: Input | None = None
+    trunks: tuple[Artifact, ...] = ()
+    taken: Mapping[str, int] = field(default_factory=dict)
+
+
+def adapt(
+    ask: Requests,
+    build: Callable[..., Artifact],
+    *,
+    until: str = "report",
+    slices: int | None = None,
+    overlap: bool = False,
+    stop: threading.Event | None = None,
+) -> Outcome:
+    """Make, or find, everything of a run, in order. `until` names the last stage; `slices` bounds a corpus-only run."""
+    tokenizer = _Tokenizer(ask, build)
+    reading = Reading(ask, build, tokenizer)
+    outcome = Outcome(reading=reading)
+    if until in CORPUS_STAGES:
+        reading.all(until, slices)
+        return outcome
+
+    rounds = rounds_of(ask.run)
+    line, base = _base(ask, build, reading, tokenizer, outcome)
+    for round, following in zip(rounds, [*rounds[1:], None], strict=True):
+        read = reading.until(ask.needed(round, line.taken), round.number)
+        line = _pack(ask, build, outcome, line, round, read)
+        if until == "pack":
+            continue
+        if round.number == 1 and until in ("evaluate", "report"):
+            _evaluate(ask, build, outcome, base, reading.holdouts())
+        ahead = ask.needed(following, line.taken) if following and overlap else None
+        read_on = (
+            (lambda needed=ahead, number=round.number + 1: reading.until(needed, number)) if ahead else None
+        )
+        with reading_ahead(read_on, stop or threading.Event()):
+            line, model = _train(ask, build, line, round, read, until)
+        if model is not None and until in ("evaluate", "report"):
+            _evaluate(ask, build, outcome, model, reading.holdouts())
+    if until == "report":
+        outcome.report = build(ask.report(outcome))
+    return outcome
+
+
+class _Tokenizer:
+    """The run's tokenizer: the base model's, or one made of the first slice of replay text where the base is new."""
+
+    def __init__(self, ask: Requests, build: Callable[..., Artifact]) -> None:
+        self._ask = ask
+        self._build = build
+        self.base: Artifact | None = None
+
+    def __call__(self, read: list[Slice]) -> Input:
+        base = self._ask.run.model.base
+        if self.base is None and isinstance(base, InitConfig):
+            documents = read[0].artifacts["decontaminate"].part("documents")
+            made = self._build(self._ask.tokenizer(documents), round=0)
+            self.base = self._build(self._ask.initial(made.part("tokenizer")), round=0)
+        elif self.base is None:
+            self.base = self._build(self._ask.imported(), round=0)
+        return self.base.part("tokenizer")
+
+
+def _base(
+    ask: Requests, build: Callable[..., Artifact], reading: Reading, tokenizer: _Tokenizer, outcome: Outcome
+) -> tuple[Line, Model]:
+    """The base model; one that is only initialised is pre-trained on replay text, which replay then reads on behind."""
+    config = ask.run.model.base
+    if not isinstance(config, InitConfig):
+        tokens = tokenizer([])
+        assert tokenizer.base is not None
+        model = Model("base", 0, tokenizer.base, 0)
+        outcome.models.append(model)
+        return Line(tokenizer.base.part("export"), tokens), model
+    zero = round_zero(ask.run, config.pretrain_tokens)
+    read = reading.until(ask.needed(zero, {}), 0)
+    packed = build(ask.pack(zero, read, None), round=0)
+    outcome.packed.append(packed)
+    assert tokenizer.base is not None
+    start = Line(tokenizer.base.part("export"), tokenizer(read), (packed.part("manifest"),))
+    trained = build(ask.train(zero, start, read), round=0)
+    model = Model("base", 0, trained, 0)
+    outcome.models.append(model)
+    line = Line(trained.part("export"), start.tokenizer, (), packed.part("state"), (), ask.taken(packed))
+    return line, model
+
+
+def _pack(
+    ask: Requests,
+    build: Callable[..., Artifact],
+    outcome: Outcome,
+    line: Line,
+    round: Round,
+    read: list[Slice],
+) -> Line:
+    packed = build(ask.pack(round, read, line.state), round=round.number)
+    outcome.packed.append(packed)
+    manifests = (*line.manifests, packed.part("manifest"))
+    return Line(line.start, line.tokenizer, manifests, packed.part("state"), line.trunks, line.taken)
+
+
+def _train(
+    ask: Requests, build: Callable[..., Artifact], line: Line, round: Round, read: list[Slice], until: str
+) -> tuple[Line, Model | None]:
+    """The round's trunk, and the branch to its budget (`rewarm` rounds have none)."""
+    trunk = build(ask.train(round, line, read), round=round.number, item=round.name)
+    trunks = (*line.trunks, trunk)
+    after = Line(trunk.part("trunk"), line.tokenizer, line.manifests, line.state, trunks, line.taken)
+    if until == "train":
+        return after, None
+    trained = trunk
+    if ask.branches:
+        trained = build(ask.decay(round, after, read), round=round.number, item=round.name)
+    journals = [*trunks, trained] if ask.branches else list(trunks)
+    return after, Model(round.name, round.budget, trained, round.number, journals=journals)
+
+
+def _evaluate(
+    ask: Requests,
+    build: Callable[..., Artifact],
+    outcome: Outcome,
+    model: Model,
+    holdouts: Mapping[str, Input],
+) -> None:
+    """The model on every benchmark, and on the held-out documents of every source."""
+    if model not in outcome.models:
+        outcome.models.append(model)
+    export = model.export.part("export")
+    for source, holdout in holdouts.items():
+        request = ask.perplexity(export, holdout)
+        model.perplexity[source] = build(request, round=model.round, item=source)
+    for benchmark, request in ask.evaluations(export, holdouts, build):
+        model.scores[benchmark] = build(request, round=model.round, item=benchmark)
+
+
+def describe(outcome: Outcome) -> list[dict[str, Any]]:
+    """The models with their scores, as `onward run --json` prints them; paths are relative to the store."""
+    described = []
+    for model in outcome.models:
+        scores = {name: artifact.stats["metrics"] for name, artifact in model.scores.items()}
+        perplexity = {name: artifact.stats["perplexity"] for name, artifact in model.perplexity.items()}
+        path = f"{model.export.path.parent.name}/{model.export.path.name}/export"
+        described.append(
+            {
+                "name": model.name,
+                "tokens": model.tokens,
+                "path": path,
+                "scores": scores,
+                "perplexity": perplexity,
+            }
+        )
+    return described

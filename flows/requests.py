@@ -1,0 +1,237 @@
+"""From the run's configuration and what was made so far to the request for each stage. No stage is run here.
+
+What a stage's key holds is decided in these few lines: the identity it is given, and the digests of the parts it uses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from flows.config import RunConfig, home
+from flows.rounds import Round, decay_schedule, trunk_schedule
+from storage.artifact import Artifact, Chain, Input
+from storage.errors import StageFailed
+from storage.store import Request, Store
+from tasks import base, decay, train
+from tasks.corpus import decontaminate, dedup, filter, ingest, pack, tokenize, tokenizer
+from tasks.corpus.budgets import needed_tokens, sequences_per_step
+from tasks.corpus.digests import FileDigests
+from tasks.corpus.questions import benchmark_inputs
+from tasks.corpus.sources import IngestConfig, SourceConfig, plan_slice
+from tasks.evaluation import benchmarks, own, perplexity
+from tasks.train import RewarmConfig, SegmentConfig, TrainInputs, resolve_precision
+
+if TYPE_CHECKING:
+    from flows.pretrain import Line, Outcome
+    from flows.reading import Slice
+
+
+class Requests:
+    """Requests of one run."""
+
+    def __init__(self, run: RunConfig, store: Store, warn: Callable[[str], None]) -> None:
+        self.run = run
+        self._warn = warn
+        self._digests = FileDigests(store.root / ".cache" / "digests.sqlite")
+
+    # ---- corpus -----------------------------------------------------------------------------------------------
+
+    def ingest(self, source: SourceConfig, before: Artifact | None) -> Request:
+        """The slice of a source after the one that `before` read."""
+        corpus = self.run.corpus
+        config = IngestConfig.of(
+            source,
+            slice_bytes=corpus.slice_bytes,
+            seed=self.run.seed,
+            max_bad_fraction=corpus.max_bad_fraction,
+        )
+        cursor = before.part("cursor") if before else None
+        plan = plan_slice(config, source, cursor, home(), self._digests)
+        if plan is None:
+            raise StageFailed(f"source {source.name} is used up")
+        return Request(ingest, plan.config, plan.inputs)
+
+    def dedup(self, documents: Input, earlier: Chain | None) -> Request:
+        """A slice against itself and all slices before it."""
+        return Request(dedup, self.run.corpus.dedup, dedup.DedupInputs(documents, earlier))
+
+    def filter(self, documents: Input) -> Request:
+        """Quality rules."""
+        return Request(filter, self.run.corpus.filter, filter.FilterInputs(documents))
+
+    def decontaminate(self, documents: Input, first_of_source: bool) -> Request:
+        """Benchmark questions out of the corpus, and the holdout out of a source's first slice."""
+        section = self.run.corpus.decontaminate
+        known, paths = self._questions
+        config = decontaminate.DecontaminateConfig(
+            ngram=section.ngram,
+            benchmarks=section.benchmarks,
+            holdout_fraction=self.run.corpus.holdout_fraction,
+            seed=self.run.seed,
+        )
+        inputs = decontaminate.DecontaminateInputs(documents, known, first_of_source, paths)
+        return Request(decontaminate, config, inputs)
+
+    def tokenize(self, documents: Input, tokenizer: Input) -> Request:
+        """Documents to token shards."""
+        return Request(tokenize, tokenize.TokenizeConfig(), tokenize.TokenizeInputs(documents, tokenizer))
+
+    @cached_property
+    def _questions(self) -> Any:
+        own_files = {entry.name: home() / entry.file for entry in self.run.evaluation.own if entry.file}
+        wanted = self.run.corpus.decontaminate.benchmarks
+        return benchmark_inputs(self.run.benchmark_directory, wanted, own_files)
+
+    # ---- base model -------------------------------------------------------------------------------------------
+
+    def imported(self) -> Request:
+        """The base model from a directory or the hub."""
+        return Request(base, base.BaseConfig(), base.resolve_base(self.run.model, home()))
+
+    def tokenizer(self, documents: Input) -> Request:
+        """A new model's tokenizer."""
+        config = self.run.model.base
+        assert isinstance(config, base.InitConfig)
+        return Request(tokenizer, config.tokenizer, tokenizer.TokenizerInputs((documents,)))
+
+    def initial(self, tokens: Input) -> Request:
+        """A new model's first weights."""
+        inputs = base.resolve_base(self.run.model, home(), seed=self.run.seed, tokenizer=tokens)
+        return Request(base, base.BaseConfig(), inputs)
+
+    # ---- rounds -----------------------------------------------------------------------------------------------
+
+    def needed(self, round: Round, taken: Mapping[str, int]) -> dict[str, int]:
+        """Tokens that each source must have given by the end of a round: its share, and what round 0 took of it."""
+        sources = self._sources(round)
+        total = round.first_sequence + round.sequences
+        shares = needed_tokens([s.weight for s in sources], total, self.run.packing.sequence_length)
+        return {s.name: share + taken.get(s.name, 0) for s, share in zip(sources, shares, strict=True)}
+
+    def pack(self, round: Round, read: Sequence[Slice], state: Input | None) -> Request:
+        """The round's training sequences, of the slices that it has read."""
+        sources = self._sources(round)
+        config = pack.PackConfig(
+            packing=self.run.packing,
+            seed=self.run.seed,
+            sources=tuple(pack.SourceWeight(name=s.name, weight=s.weight) for s in sources),
+            first_sequence=round.first_sequence,
+            sequences=round.sequences,
+        )
+        shards = {s.name: tuple(one.tokens for one in read if one.source == s.name) for s in sources}
+        return Request(pack, config, pack.PackInputs(shards, state))
+
+    def taken(self, packed: Artifact) -> dict[str, int]:
+        """Tokens that a round took of each source."""
+        return {name: int(entry["tokens"]) for name, entry in packed.stats["sources"].items()}
+
+    def train(self, round: Round, line: Line, read: Sequence[Slice]) -> Request:
+        """The trunk of a round: to its branch point, or, where there are no branches, to its end."""
+        kind = "pretrain" if round.number == 0 else ("trunk" if self.branches else "rewarm")
+        config = self._segment(kind, round.first_step, round.branch_step, trunk_schedule(self.run, round))
+        return Request(train, config, self._training_inputs(line, round.first_step, round.branch_step, read))
+
+    def decay(self, round: Round, line: Line, read: Sequence[Slice]) -> Request:
+        """The branch of a round, from its trunk to its budget."""
+        config = self._segment("decay", round.branch_step, round.last_step, decay_schedule(self.run, round))
+        return Request(decay, config, self._training_inputs(line, round.branch_step, round.last_step, read))
+
+    @property
+    def branches(self) -> bool:
+        """Whether each round has a decay branch (`wsd`), or ends where its one segment does (`rewarm`)."""
+        return not isinstance(self.run.training.schedule, RewarmConfig)
+
+    def _sources(self, round: Round) -> list[SourceConfig]:
+        """Round 0 reads replay sources alone."""
+        return [s for s in self.run.corpus.sources if round.number or s.role == "replay"]
+
+    def _segment(self, kind: Any, first_step: int, last_step: int, schedule: dict[str, Any]) -> SegmentConfig:
+        training, packing = self.run.training, self.run.packing
+        return SegmentConfig(
+            kind=kind,
+            seed=self.run.seed,
+            sequence_length=packing.sequence_length,
+            sequences_per_step=sequences_per_step(training.batch_tokens, packing.sequence_length),
+            first_step=first_step,
+            last_step=last_step,
+            schedule=schedule,
+            optimizer=training.optimizer,
+            precision=self._precision,
+            document_masking=training.document_masking,
+            dropout=self.run.model.dropout,
+            keep_every_tokens=training.keep_every_tokens,
+            execution=training.execution,
+        )
+
+    @cached_property
+    def _precision(self) -> Any:
+        return resolve_precision(self.run.training)
+
+    def _training_inputs(self, line: Line, first: int, last: int, read: Sequence[Slice]) -> TrainInputs:
+        """Only the manifests that hold sequences of these steps, so that a key names nothing it does not use."""
+        per_step = sequences_per_step(self.run.training.batch_tokens, self.run.packing.sequence_length)
+        manifests = []
+        for manifest in line.manifests:
+            begin = int(manifest.stats.get("first_sequence", 0))
+            end = begin + int(manifest.stats.get("sequences", 0))
+            if not end or (begin < last * per_step and end > first * per_step):
+                manifests.append(manifest)
+        return TrainInputs(line.start, tuple(manifests), line.tokenizer, tuple(one.tokens for one in read))
+
+    # ---- measuring --------------------------------------------------------------------------------------------
+
+    def perplexity(self, model: Input, holdout: Input) -> Request:
+        """A model on the held-out documents of one source."""
+        config = perplexity.PerplexityConfig(max_length=self._max_length, device=self._device)
+        return Request(perplexity, config, perplexity.PerplexityInputs(model, holdout))
+
+    def evaluations(
+        self, model: Input, holdouts: Mapping[str, Input], build: Callable[..., Artifact]
+    ) -> Iterator[tuple[str, Request]]:
+        """A model on each benchmark of the configuration; questions made of held-out text are made first."""
+        section = self.run.evaluation
+        for name in (*section.domain, *section.general):
+            yield (
+                name,
+                self._evaluate(name, benchmarks.harness_inputs(model, name, self.run.benchmark_directory)),
+            )
+        for mine in section.own:
+            if mine.file:
+                yield (
+                    mine.name,
+                    self._evaluate(mine.name, benchmarks.own_file_inputs(model, home() / mine.file)),
+                )
+            elif mine.held_out and mine.held_out in holdouts:
+                config = own.QuestionsConfig(questions=mine.questions, seed=self.run.seed)
+                inputs = own.QuestionsInputs(holdouts[mine.held_out])
+                made = build(Request(own, config, inputs), item=mine.name)
+                yield (
+                    mine.name,
+                    self._evaluate(mine.name, benchmarks.own_held_out_inputs(model, made.part("questions"))),
+                )
+            else:
+                self._warn(
+                    f"benchmark {mine.name} is left out: source {mine.held_out} has no held-out documents"
+                )
+
+    def _evaluate(self, name: str, inputs: benchmarks.EvaluateInputs) -> Request:
+        config = benchmarks.evaluate_config(
+            name, self.run.evaluation.limit, self.run.seed, self._max_length, self._device
+        )
+        return Request(benchmarks, config, inputs)
+
+    @property
+    def _max_length(self) -> int:
+        return self.run.packing.sequence_length
+
+    @property
+    def _device(self) -> str:
+        return self.run.training.execution.device
+
+    def report(self, outcome: Outcome) -> Request:
+        """The page that says what came of it."""
+        from tasks import report
+
+        return Request(report, *report.report_request(self.run.name, self.run.evaluation, outcome))

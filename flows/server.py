@@ -1,0 +1,115 @@
+"""A Prefect server for one run, where none is configured: on loopback, gone when the run is.
+
+`python -m flows.server PORT FD` serves until the pipe FD ends, which it does however the run's process dies. The run's
+history stays in Prefect's database under `PREFECT_HOME`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+from storage.errors import OnwardError
+
+_START_SECONDS = 180.0
+
+
+@contextlib.contextmanager
+def prefect_server(home: Path) -> Iterator[str]:
+    """The address of a Prefect API: the configured one (`PREFECT_API_URL`), or one started here for the time of the block.
+
+    The server is only begun when the block is entered; call `wait_for` before it is used.
+    """
+    configured = os.environ.get("PREFECT_API_URL")
+    if configured:
+        yield configured
+        return
+    reader, writer = os.pipe()
+    port = _free_port()
+    environment = {**os.environ, "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT_UI_ENABLED": "0"}
+    log = home / "server.log"
+    home.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "flows.server", str(port), str(reader)],
+            env=environment,
+            cwd=Path(__file__).resolve().parents[1],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            pass_fds=(reader,),
+        )
+    os.close(reader)
+    address = f"http://127.0.0.1:{port}/api"
+    os.environ["PREFECT_API_URL"] = address
+    try:
+        yield address
+    finally:
+        os.environ.pop("PREFECT_API_URL", None)
+        os.close(writer)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(15)
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
+def wait_for(address: str, seconds: float = _START_SECONDS) -> None:
+    """Return when the API answers. Raises OnwardError where it does not in time."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        try:
+            with urllib.request.urlopen(f"{address}/health", timeout=5) as answer:
+                if answer.status == 200:
+                    return
+        except urllib.error.HTTPError as error:
+            if error.code in (401, 403):
+                return  # it is there; the client brings the credentials
+        except OSError:
+            pass
+        time.sleep(0.1)
+    raise OnwardError(f"the Prefect API at {address} did not answer within {seconds:.0f} s")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _serve(port: int, descriptor: int) -> None:
+    import uvicorn
+
+    server = uvicorn.Server(
+        uvicorn.Config(
+            "prefect.server.api.server:create_app",
+            factory=True,
+            host="127.0.0.1",
+            port=port,
+            log_level="error",
+            timeout_graceful_shutdown=3,
+        )
+    )
+
+    def leave_with_parent() -> None:
+        while os.read(descriptor, 1):
+            pass
+        server.should_exit = True
+        time.sleep(10)
+        os._exit(0)
+
+    threading.Thread(target=leave_with_parent, daemon=True).start()
+    server.run()
+
+
+if __name__ == "__main__":
+    _serve(int(sys.argv[1]), int(sys.argv[2]))

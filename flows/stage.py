@@ -1,0 +1,206 @@
+"""How a stage becomes a Prefect task: the only @task. It asks the store, and says `Cached` or `Completed`.
+
+Prefect's own cache is off: the store is the one cache. What a stage made, how long it took and what it dropped is kept in
+`Builder.records`, from which the table, the JSON line and the run record are made.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
+from prefect.context import TaskRunContext
+from prefect.states import Completed
+
+from flows.story import Story
+from storage.artifact import Artifact
+from storage.errors import Interrupted, OnwardError
+from storage.store import Making, Request, Store
+from storage.workers import Workers
+
+
+class Build(Protocol):
+    """What the DAG needs of its surroundings: the artifact of a request, found or made."""
+
+    def __call__(
+        self, request: Request, *, slice: int | None = None, round: int | None = None, item: str | None = None
+    ) -> Artifact:
+        """The artifact; `slice`, `round` and `item` only name it for people."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """What became of one stage in this run. Counts from 1; round 0 is the base."""
+
+    stage: str
+    slice: int | None
+    round: int | None
+    item: str | None
+    key: str
+    state: str
+    path: str | None
+    seconds: float
+    documents_in: int | None = None
+    documents_out: int | None = None
+    tokens: int | None = None
+
+
+@dataclass
+class Call:
+    """One stage of this run. A plain object, so that Prefect does not look through it."""
+
+    request: Request
+    slice: int | None
+    round: int | None
+    item: str | None
+    state: str = "built"
+    seconds: float = 0.0
+
+    @property
+    def label(self) -> str:
+        """`tokenize · slice 7 · 3f9a2c`."""
+        named = [
+            f"slice {self.slice}" if self.slice else None,
+            f"round {self.round}" if self.round is not None else None,
+        ]
+        return " · ".join([self.request.stage, *(n for n in (*named, self.item) if n), self.request.key[:6]])
+
+
+@dataclass
+class Builder:
+    """Makes stages for a flow run, as Prefect tasks, and keeps account of them."""
+
+    store: Store
+    workers: Workers
+    story: Story
+    force: frozenset[str] = frozenset()
+    facts: dict[str, Any] = field(default_factory=dict)
+    stop: threading.Event = field(default_factory=threading.Event)
+    listeners: list[Callable[[str, Call, Artifact | None], None]] = field(default_factory=list)
+    records: list[Record] = field(default_factory=list)
+    artifacts: dict[str, Artifact] = field(default_factory=dict)
+
+    def __call__(
+        self, request: Request, *, slice: int | None = None, round: int | None = None, item: str | None = None
+    ) -> Artifact:
+        """Run the stage as a task of the current flow."""
+        if self.stop.is_set():
+            raise Interrupted("asked to stop")
+        call = Call(request, slice, round, item)
+        known = call.request.stage not in self.force and self._known(request)
+        name = call.label + (" (cached)" if known else "")
+        run: Any = stage.with_options(name=request.stage, task_run_name=name)
+        artifact: Artifact = run(_Opaque(self, call))
+        return artifact
+
+    def make(self, call: Call) -> Artifact:
+        """Find or make the artifact, telling the story and keeping the record."""
+        began = time.monotonic()
+        self._tell("begin", call, None)
+        making = Making(
+            workers=self.workers,
+            progress=lambda done, total, unit: self.story.progress(call.label, done, total, unit),
+            warn=lambda message: self.story.warn(f"{call.label}: {message}"),
+            waiting=lambda path: self.story.warn(f"{call.label}: another process is making it; waiting"),
+            facts=self.facts,
+        )
+        try:
+            outcome = self.store.ensure(call.request, making, force=call.request.stage in self.force)
+        except BaseException as error:
+            call.state, call.seconds = "failed", time.monotonic() - began
+            self.records.append(self._record(call, None))
+            self._tell("failed", call, None)
+            if isinstance(error, OnwardError):
+                self.story.failed(call.label, str(error))
+            raise
+        call.state = "cached" if outcome.state != "built" else "built"
+        call.seconds = time.monotonic() - began
+        self.records.append(self._record(call, outcome.artifact))
+        self.artifacts[outcome.artifact.key] = outcome.artifact
+        self._tell("end", call, outcome.artifact)
+        self.story.done(call.label, outcome.state, call.seconds, outcome.artifact.stats)
+        return outcome.artifact
+
+    def _known(self, request: Request) -> bool:
+        try:
+            return self.store.lookup(request.stage, request.key) is not None
+        except OnwardError:
+            return False
+
+    def _tell(self, event: str, call: Call, artifact: Artifact | None) -> None:
+        for listener in self.listeners:
+            listener(event, call, artifact)
+
+    def _record(self, call: Call, artifact: Artifact | None) -> Record:
+        stats = artifact.stats if artifact else {}
+        path = str(artifact.path.relative_to(self.store.root)) if artifact else None
+        return Record(
+            call.request.stage,
+            call.slice,
+            call.round,
+            call.item,
+            call.request.key,
+            call.state,
+            path,
+            round(call.seconds, 3),
+            stats.get("documents_in"),
+            stats.get("documents_out"),
+            stats.get("tokens"),
+        )
+
+
+class _Opaque:
+    """Holds a task's argument; Prefect neither copies nor walks it."""
+
+    __slots__ = ("builder", "call")
+
+    def __init__(self, builder: Builder, call: Call) -> None:
+        self.builder = builder
+        self.call = call
+
+
+def _worth_another_try(task: Any, run: Any, state: State) -> bool:
+    """Errors of the machine (a lost connection, a file system's hiccup), not those that would only come again."""
+    try:
+        state.result(raise_on_failure=True)
+    except OnwardError:
+        return False
+    except OSError:
+        return True
+    except Exception:
+        return False
+    return False
+
+
+@task(
+    cache_policy=NO_CACHE,
+    persist_result=False,
+    retries=2,
+    retry_delay_seconds=2,
+    retry_condition_fn=_worth_another_try,
+)
+def stage(handle: Any) -> State[Artifact]:
+    """Ask the store for an artifact; make it where it is not there."""
+    artifact = handle.builder.make(handle.call)
+    reference = f"{artifact.path.parent.name}/{artifact.path.name}"
+    if handle.call.state == "cached":
+        return Completed(name="Cached", message=f"found in the store: {reference}", data=artifact)
+    return Completed(message=f"made in {handle.call.seconds:.1f} s: {reference}", data=artifact)
+
+
+def task_run_id() -> str | None:
+    """Id of the Prefect task run that this code is in, if any."""
+    context = TaskRunContext.get()
+    return str(context.task_run.id) if context else None
+
+
+def path_in(store: Store, artifact: Artifact, part: str) -> Path:
+    """A part's directory relative to the store."""
+    return artifact.path.relative_to(store.root) / part
