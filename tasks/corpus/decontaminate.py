@@ -1,0 +1,225 @@
+"""Stage `decontaminate`: drop documents that hold benchmark questions, and hold some of a first slice out of training.
+
+What is found is a document's overlap with a question's own text (see `overlap`); a question that is too short to be
+looked for is counted as unchecked, and a benchmark of which nothing could be indexed is an error. `hits.json` says for
+each benchmark how many questions it has, how many were indexed and found, and in how many documents.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from storage.artifact import Input
+from storage.draft import Draft
+from storage.errors import StageFailed
+from storage.settings import Settings, identity
+from tasks.corpus.documents import dropped_table, read_documents, write_documents, write_dropped
+from tasks.corpus.holdout import held_out, text_hashes
+from tasks.corpus.overlap import Index, build_index, find_matches, load_index, save_index
+from tasks.corpus.shards import Selection, document_shards, judge, texts_of, write_selection
+
+STAGE = "decontaminate"
+VERSION = 1
+REASON = "benchmark_overlap"
+
+
+class ContaminationConfig(Settings):
+    """Which benchmarks' questions are looked for: the section `corpus.decontaminate`."""
+
+    ngram: int = identity(13, ge=1, le=100, description="Consecutive words that a document shares with a question.")
+    benchmarks: tuple[str, ...] = identity(
+        (), description="Benchmarks whose scored split is kept out of the corpus; a list of its own."
+    )
+
+
+class DecontaminateConfig(ContaminationConfig):
+    """What the stage needs: the section, with the corpus's holdout and the run's seed."""
+
+    holdout_fraction: float = identity(
+        0.005, ge=0, le=0.5, description="Share of a source's first slice that is held out; 0 for none."
+    )
+    seed: int = identity(0, description="Of the choice of what is held out.")
+
+
+@dataclass(frozen=True)
+class DecontaminateInputs:
+    """`benchmarks` and `benchmark_paths` are what `questions.benchmark_inputs` gives, one for each benchmark."""
+
+    documents: Input
+    benchmarks: tuple[dict[str, str], ...]
+    first_of_source: bool
+    benchmark_paths: tuple[Path, ...] = field(default=(), metadata={"in_key": False})
+
+
+@dataclass(frozen=True)
+class DecontaminateStats:
+    """Counts of documents and bytes of text. `unchecked` are questions too short to be looked for, by benchmark."""
+
+    documents_in: int
+    documents_out: int
+    documents_dropped: int
+    documents_held_out: int
+    bytes_in: int
+    bytes_out: int
+    bytes_held_out: int
+    dropped_by_reason: dict[str, int]
+    questions_found: dict[str, int]
+    unchecked: dict[str, int]
+
+
+def run(config: DecontaminateConfig, inputs: DecontaminateInputs, draft: Draft) -> DecontaminateStats:
+    """Parts: documents, dropped, hits, and holdout where there is one."""
+    index = _index(config, inputs)
+    directory = draft.path / "scratch" / "index"
+    save_index(index, directory)
+    holding = inputs.first_of_source and config.holdout_fraction > 0
+    shards = document_shards(inputs.documents)
+    jobs = {
+        name: MatchJob(path, directory, index.benchmarks, config.seed if holding else None)
+        for name, path in shards.items()
+    }
+    found = judge(draft, "matches", jobs, match_shard)
+    documents = read_documents(
+        [found[name] / "documents.parquet" for name in shards], None if shards else ["id", "source"]
+    )
+    dropped = documents["matched"].to_numpy() > 0 if shards else np.zeros(0, bool)
+    text_bytes = documents["bytes"].to_numpy() if shards else np.zeros(0, np.int64)
+    held = np.zeros(len(dropped), bool)
+    if holding and shards:
+        clean = np.flatnonzero(~dropped)
+        hashes = documents["hash"].to_numpy()[clean]
+        held[clean[held_out(hashes, text_bytes[clean], config.holdout_fraction)]] = True
+    masks = _by_shard(shards, dropped, held)
+    draft.shards(
+        "documents",
+        {name: Selection.of(path, ~gone & ~out) for (name, path), (gone, out) in zip(shards.items(), masks, strict=True)},
+        write_selection,
+    )
+    if holding:
+        _write_holdout(draft, list(shards.values()), [out for _, out in masks])
+    _write_dropped(draft, documents, dropped)
+    hits = _write_hits(draft, index, [found[name] for name in shards])
+    return DecontaminateStats(
+        documents_in=len(dropped),
+        documents_out=int((~dropped & ~held).sum()),
+        documents_dropped=int(dropped.sum()),
+        documents_held_out=int(held.sum()),
+        bytes_in=int(text_bytes.sum()),
+        bytes_out=int(text_bytes[~dropped & ~held].sum()),
+        bytes_held_out=int(text_bytes[held].sum()),
+        dropped_by_reason={REASON: int(dropped.sum())} if dropped.any() else {},
+        questions_found={name: entry["questions_found"] for name, entry in hits.items()},
+        unchecked={name: entry["unchecked"] for name, entry in hits.items()},
+    )
+
+
+def _index(config: DecontaminateConfig, inputs: DecontaminateInputs) -> Index:
+    names = tuple(entry["benchmark"] for entry in inputs.benchmarks)
+    if names != config.benchmarks or len(inputs.benchmark_paths) != len(names):
+        raise StageFailed(
+            f"decontaminate: the questions given are of {list(names)} ({len(inputs.benchmark_paths)} files), "
+            f"but the configuration lists {list(config.benchmarks)}"
+        )
+    return build_index(tuple(zip(names, inputs.benchmark_paths, strict=True)), config.ngram)
+
+
+@dataclass(frozen=True)
+class MatchJob:
+    """One file of documents to look through; `seed` to also hash its texts for the holdout."""
+
+    path: Path
+    index: Path
+    benchmarks: tuple[str, ...]
+    seed: int | None
+
+
+def match_shard(job: MatchJob, directory: Path) -> dict[str, Any]:
+    """Shard function: `documents.parquet`, a row a document, and `matches.parquet`, a row a document and question."""
+    index = load_index(job.index, job.benchmarks)
+    texts = texts_of(job.path)
+    matched = np.zeros(len(texts), np.int64)
+    details = [""] * len(texts)
+    places: set[tuple[int, int]] = set()
+    pairs: dict[tuple[int, int], None] = {}
+    for match in find_matches(texts, index):
+        details[match.text] = details[match.text] or f"{index.name(match.question)} {match.words}"
+        matched[match.text] += (match.text, match.position) not in places
+        places.add((match.text, match.position))
+        pairs[(match.text, match.question)] = None
+    names = read_documents([job.path], ["id", "source"])
+    columns = {
+        "id": names["id"],
+        "source": names["source"],
+        "bytes": pa.array(texts.str.len_bytes().to_numpy().astype(np.int64)),
+        "matched": pa.array(matched),
+        "detail": pa.array(details, pa.string()),
+    }
+    if job.seed is not None:
+        columns["hash"] = pa.array(text_hashes(texts, job.seed))
+    pq.write_table(pa.table(columns), directory / "documents.parquet")
+    columns = {
+        name: pa.array([pair[i] for pair in pairs], pa.int64()) for i, name in enumerate(("text", "question"))
+    }
+    pq.write_table(pa.table(columns), directory / "matches.parquet")
+    return {}
+
+
+def _by_shard(
+    shards: dict[str, Path], dropped: np.ndarray, held: np.ndarray
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    edges = np.cumsum([pq.read_metadata(path).num_rows for path in shards.values()])
+    if not len(edges):
+        return []
+    return list(zip(np.split(dropped, edges[:-1]), np.split(held, edges[:-1]), strict=True))
+
+
+def _write_holdout(draft: Draft, paths: list[Path], masks: list[np.ndarray]) -> None:
+    tables = [read_documents([])]
+    for path, mask in zip(paths, masks, strict=True):
+        if mask.any():
+            tables.append(read_documents([path]).filter(pa.array(mask)))
+    write_documents(draft.path / "holdout" / "part.parquet", pa.concat_tables(tables))
+    draft.part("holdout", "holdout/part.parquet")
+
+
+def _write_dropped(draft: Draft, documents: pa.Table, dropped: np.ndarray) -> None:
+    gone = documents.filter(pa.array(dropped))
+    if len(gone):
+        table = dropped_table(
+            gone["id"], gone["source"], STAGE, REASON, gone["matched"].to_numpy().astype(float), gone["detail"]
+        )
+    else:
+        table = dropped_table([], "", STAGE, REASON)
+    write_dropped(draft.path / "dropped.parquet", table)
+    draft.part("dropped", "dropped.parquet")
+
+
+def _write_hits(draft: Draft, index: Index, found: Sequence[Path]) -> dict[str, dict[str, int]]:
+    """Per benchmark: questions, indexed, unchecked, and how many questions and documents were found."""
+    pairs = [pq.read_table(path / "matches.parquet", partitioning=None) for path in found]
+    questions = np.concatenate([np.zeros(0, np.int64), *(table["question"].to_numpy() for table in pairs)])
+    in_documents = [
+        np.unique(np.stack([table["text"].to_numpy(), index.benchmark_of[table["question"].to_numpy()]], axis=1), axis=0)
+        for table in pairs
+    ]
+    hits = {}
+    for number, name in enumerate(index.benchmarks):
+        own = index.benchmark_of == number
+        hits[name] = {
+            "questions": int(own.sum()),
+            "indexed": int(index.checked[own].sum()),
+            "unchecked": int((~index.checked[own]).sum()),
+            "questions_found": int(own[np.unique(questions)].sum()),
+            "documents_found": int(sum((some[:, 1] == number).sum() for some in in_documents)),
+        }
+    (draft.path / "hits.json").write_text(json.dumps(hits, indent=1, sort_keys=True) + "\n")
+    draft.part("hits", "hits.json")
+    return hits

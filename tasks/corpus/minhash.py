@@ -1,0 +1,128 @@
+"""MinHash signatures of texts: shingles of words, permutations, bands, and the true Jaccard similarity.
+
+Parameters and normalisation are datatrove's (`pipeline/dedup/minhash.py`, `utils/text.py: simplify_text`), with all of
+Unicode's punctuation, compatibility forms (ligatures, full width) and invisible characters treated alike. Two texts
+that share a band are candidates, with probability 1 − (1 − s^rows)^bands at similarity s (0.924 at 0.8 for 14 × 8).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+import rensa
+
+from storage.errors import StageFailed
+from storage.settings import Settings, identity
+from tasks.corpus.words import PUNCTUATION, Words, batches, inside, ngram_hashes, split_words
+
+SEED = 1
+"""Of the permutations. Fixed: signatures of all slices, runs and configurations compare."""
+
+_ALGORITHM = 2
+
+_NUMBER = r"\p{Nd}+(?:[.,،٫⎖⎗⎘]\p{Nd}+)?"
+_GAP = "[" + PUNCTUATION + r"\p{P}\s]+"
+_MARK = r"[\p{Mn}\p{Cf}]+"
+
+
+class MinHashConfig(Settings):
+    """How near-duplicates are found and verified."""
+
+    ngram: int = identity(5, ge=1, le=50, description="Words in a shingle.")
+    bands: int = identity(14, ge=1, le=64, description="Bands; two documents that agree in one are compared.")
+    rows: int = identity(8, ge=1, le=32, description="Minimum hashes in a band.")
+    jaccard: float = identity(
+        0.7, gt=0, le=1, description="A document is dropped at this true Jaccard similarity of its shingles."
+    )
+
+
+@dataclass(frozen=True)
+class Shingles:
+    """Hashes of all shingles of many texts: values uint64, shape (shingles,); first int64, shape (texts + 1,)."""
+
+    values: np.ndarray
+    first: np.ndarray
+
+    def of(self, text: int) -> np.ndarray:
+        """The set of one text's shingles: sorted, without repeats."""
+        return np.unique(self.values[self.first[text] : self.first[text + 1]])
+
+
+def simplify(texts: pl.Series) -> pl.Series:
+    """Texts as they are compared: lower-case, numbers as 0, punctuation as spaces, accents stripped."""
+    plain = texts.str.to_lowercase().str.replace_all(_NUMBER, "0").str.replace_all(_GAP, " ")
+    accented = plain.str.len_bytes() != plain.str.len_chars()
+    if not accented.any():
+        return plain
+    stripped = plain.filter(accented).str.normalize("NFKD").str.replace_all(_MARK, "")
+    order = np.concatenate([np.flatnonzero(~accented.to_numpy()), np.flatnonzero(accented.to_numpy())])
+    back = np.empty_like(order)
+    back[order] = np.arange(len(order))
+    return pl.concat([plain.filter(~accented), stripped]).gather(back)
+
+
+def shingles(texts: pl.Series, ngram: int) -> Shingles:
+    """Hashes of all runs of `ngram` words; a text of fewer words has none."""
+    return _shingles(split_words(simplify(texts)), ngram)
+
+
+def _shingles(words: Words, ngram: int) -> Shingles:
+    fits = inside(words.first, ngram)
+    per_text = np.maximum(np.diff(words.first) - (ngram - 1), 0)
+    first = np.concatenate([[0], np.cumsum(per_text)])
+    return Shingles(ngram_hashes(words.hashes, ngram)[fits], first)
+
+
+def signatures(given: Shingles, permutations: int) -> np.ndarray:
+    """Signatures that agree in a coordinate with the probability of the texts' similarity.
+
+    uint32, shape (texts, permutations); a text without shingles has the largest value everywhere. They are made by
+    Fast Similarity Sketching (Dahlgaard, Knudsen and Thorup 2017, arXiv:1704.04370): three rounds of one bucket per
+    shingle, then, for coordinates that are still empty, the minimum under a permutation of their own. The tests hold
+    the same in numpy. Raises StageFailed where the library has another algorithm than the signatures stored so far.
+    """
+    if rensa.RMinHash.ALGORITHM_VERSION != _ALGORITHM:
+        raise StageFailed(
+            f"the installed rensa computes other signatures (algorithm {rensa.RMinHash.ALGORITHM_VERSION}, "
+            f"not {_ALGORITHM}) than those in the store; install the version that constraints.txt names"
+        )
+    if len(given.first) == 1:
+        return np.zeros((0, permutations), np.uint32)
+    matrix = rensa.RMinHash.digest_matrix_from_flat_token_hashes(
+        np.ascontiguousarray(given.values), given.first.astype(np.uint64), permutations, SEED
+    )
+    return np.array(matrix.to_rows(), dtype=np.uint32).reshape(len(given.first) - 1, permutations)
+
+
+def band_hashes(signature: np.ndarray, bands: int, rows: int) -> np.ndarray:
+    """One hash for the rows of each band: uint64, shape (texts, bands)."""
+    grouped = signature.reshape(len(signature), bands, rows).astype(np.uint64)
+    hashes = np.zeros((len(signature), bands), np.uint64)
+    for row in range(rows):
+        hashes = (hashes + grouped[:, :, row]) * np.uint64(0xBF58476D1CE4E5B9)
+        hashes ^= hashes >> np.uint64(29)
+    return hashes
+
+
+def sketch(texts: pl.Series, config: MinHashConfig) -> tuple[np.ndarray, np.ndarray]:
+    """Band hashes (uint64, shape (texts, bands)) and the number of shingles of each text (int64, shape (texts,))."""
+    hashes, counts = [np.zeros((0, config.bands), np.uint64)], [np.zeros(0, np.int64)]
+    for _, some in batches(texts):
+        found = shingles(some, config.ngram)
+        signature = signatures(found, config.bands * config.rows)
+        hashes.append(band_hashes(signature, config.bands, config.rows))
+        counts.append(np.diff(found.first))
+    return np.concatenate(hashes), np.concatenate(counts)
+
+
+def jaccard(a: np.ndarray, b: np.ndarray) -> float:
+    """|a ∩ b| / |a ∪ b| of two sets given as sorted arrays without repeats; 0 where both are empty."""
+    together = len(a) + len(b)
+    if not together:
+        return 0.0
+    merged = np.concatenate([a, b])
+    merged.sort()
+    common = int(np.count_nonzero(merged[1:] == merged[:-1]))
+    return common / (together - common)

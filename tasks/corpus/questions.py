@@ -1,0 +1,184 @@
+"""Benchmark questions from local files, in the schemas that lm-evaluation-harness reads from the hub.
+
+A question is known by its benchmark and its row (from 0) in the file. What is compared with documents is the text that
+is peculiar to it: the question, and BoolQ's passage, without which there is none. SciQ's support is left out: it is the
+textbook paragraph that the question was made from, and textbooks are what an educational corpus consists of.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from storage.errors import ConfigError
+
+SPLITS = ("test", "validation")
+"""The split that is scored: the test split where there is one, else validation."""
+
+_VALIDATION_SCORED = frozenset(
+    {"hellaswag", "piqa", "winogrande", "boolq", "social_iqa", "commonsense_qa"}
+)  # the harness scores their validation split: the labels of the test split are not public
+_SUFFIXES = (".jsonl", ".jsonl.gz")
+
+_WORD = re.compile(r"[^\W_]")
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question.
+
+    texts: what is looked for where it is long enough, the question itself first. answered: the question with its correct
+    answer directly after (or in) it, which is looked for instead where the question itself is too short.
+    """
+
+    row: int
+    texts: tuple[str, ...]
+    answered: tuple[str, ...] = ()
+
+
+def benchmark_inputs(
+    benchmark_files: Path | None, benchmarks: Sequence[str], own: Mapping[str, Path] | None = None
+) -> tuple[tuple[dict[str, str], ...], tuple[Path, ...]]:
+    """For a stage's inputs: ({benchmark, file, sha256}, …), which goes into the key, and the paths, which do not.
+
+    `own` names the files of benchmarks of the user's own (JSON lines of question, choices, answer). Raises ConfigError
+    for a benchmark without a file, with the path looked for.
+    """
+    paths = tuple(benchmark_file(benchmark_files, name, own or {}) for name in benchmarks)
+    entries = tuple(
+        {"benchmark": name, "file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+        for name, path in zip(benchmarks, paths, strict=True)
+    )
+    return entries, paths
+
+
+def benchmark_file(benchmark_files: Path | None, name: str, own: Mapping[str, Path]) -> Path:
+    """The file whose questions a benchmark scores. Raises ConfigError where there is none."""
+    if name in own:
+        if own[name].is_file():
+            return own[name]
+        raise ConfigError(f"corpus.decontaminate.benchmarks: the file of {name!r} is not there: {own[name]}")
+    if benchmark_files is None:
+        raise ConfigError(
+            f"corpus.decontaminate.benchmarks: {name!r} needs local questions, and benchmark_files is not set"
+        )
+    splits = SPLITS[1:] if name in _VALIDATION_SCORED else SPLITS
+    candidates = [
+        benchmark_files / name / f"{split}{suffix}" for split in splits for suffix in _SUFFIXES
+    ]
+    for path in candidates:
+        if path.is_file():
+            return path
+    raise ConfigError(
+        f"corpus.decontaminate.benchmarks: {name!r} has no file; looked for "
+        + ", ".join(str(path) for path in candidates)
+    )
+
+
+def read_questions(benchmark: str, path: Path) -> tuple[list[Question], int]:
+    """All questions of a file that can be read, and the number of rows. Raises ConfigError for text that is no JSON."""
+    found, rows = [], 0
+    for row, fields in _rows(benchmark, path):
+        rows += 1
+        for needed, make in _SCHEMAS:
+            if all(name in fields for name in needed):
+                found.append(make(row, fields))
+                break
+    return found, rows
+
+
+def _rows(benchmark: str, path: Path) -> Iterator[tuple[int, Row]]:
+    opened = gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8")
+    row = 0
+    with opened as lines:
+        for line in lines:
+            if not line.strip():
+                continue
+            try:
+                fields = json.loads(line)
+            except ValueError as error:
+                raise ConfigError(f"benchmark {benchmark!r}: row {row} of {path} is no JSON: {error}") from error
+            if isinstance(fields, dict):
+                yield row, fields
+            row += 1
+
+
+def _with_answer(row: int, question: str, answer: str) -> Question:
+    return Question(row, (question,), (f"{question} {answer}",) if _WORD.search(answer) else ())
+
+
+def _hellaswag(row: int, fields: Row) -> Question:
+    return _with_answer(row, fields["ctx"], _pick(fields["endings"], fields.get("label")))
+
+
+def _piqa(row: int, fields: Row) -> Question:
+    return _with_answer(row, fields["goal"], _pick([fields["sol1"], fields["sol2"]], fields.get("label")))
+
+
+def _winogrande(row: int, fields: Row) -> Question:
+    options = [fields["option1"], fields["option2"]]
+    filled = tuple(fields["sentence"].replace("_", option) for option in options)
+    right = {"1": filled[:1], "2": filled[1:]}.get(str(fields.get("answer")), ())
+    return Question(row, (*filled, fields["sentence"]), right)
+
+
+def _social_iqa(row: int, fields: Row) -> Question:
+    answers = [fields["answerA"], fields.get("answerB", ""), fields.get("answerC", "")]
+    label = str(fields.get("label", ""))
+    answer = answers[int(label) - 1] if label in ("1", "2", "3") else ""
+    return _with_answer(row, f"{fields['context']} {fields['question']}", answer)
+
+
+def _sciq(row: int, fields: Row) -> Question:
+    return _with_answer(row, fields["question"], str(fields["correct_answer"]))
+
+
+def _boolq(row: int, fields: Row) -> Question:
+    answer = fields.get("answer", fields.get("label"))
+    asked = _with_answer(row, fields["question"], "" if answer is None else "yes" if answer else "no")
+    return Question(row, (fields["question"], fields["passage"]), asked.answered)
+
+
+def _labelled(row: int, fields: Row) -> Question:
+    question = fields.get("question_stem", fields.get("question", ""))
+    choices = fields["choices"]
+    right = dict(zip(choices["label"], choices["text"], strict=False)).get(fields["answerKey"], "")
+    return _with_answer(row, question, right)
+
+
+def _listed(row: int, fields: Row) -> Question:
+    return _with_answer(row, fields["question"], _pick(fields["choices"], fields["answer"]))
+
+
+def _pick(choices: Sequence[Any], label: Any) -> str:
+    """The choice that a label names: a number from 0, a letter, or the choice itself; "" where it names none."""
+    texts = [str(choice) for choice in choices]
+    if str(label) in texts and not isinstance(label, int):
+        return str(label)
+    text = str(label).strip()
+    if len(text) == 1 and text.isascii() and text.isalpha():
+        text = str(ord(text.upper()) - ord("A"))
+    return texts[int(text)] if text.isdecimal() and int(text) < len(texts) else ""
+
+
+_SCHEMAS: tuple[tuple[tuple[str, ...], Callable[[int, Row], Question]], ...] = (
+    (("ctx", "endings"), _hellaswag),
+    (("goal", "sol1", "sol2"), _piqa),
+    (("sentence", "option1", "option2"), _winogrande),
+    (("context", "question", "answerA"), _social_iqa),
+    (("question", "correct_answer"), _sciq),
+    (("question", "passage"), _boolq),
+    (("question_stem", "choices", "answerKey"), _labelled),
+    (("question", "choices", "answerKey"), _labelled),
+    (("question", "choices", "answer"), _listed),
+    (("text",), lambda row, fields: Question(row, (fields["text"],))),
+)
+"""Fields that a row of a schema has, and how its question is read; the first that fits."""

@@ -1,0 +1,93 @@
+"""How the corpus stages cut their work: one shard of work for each shard of documents that they read.
+
+A stage judges first (scratch shards, which survive a crash and are gone at commit) and then writes what it keeps.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from storage.artifact import Input
+from storage.draft import Draft
+from tasks.corpus.documents import read_documents, write_documents
+
+PART_FILE = "part.parquet"
+J = TypeVar("J")
+
+
+def document_shards(documents: Input) -> dict[str, Path]:
+    """Shard name → file of documents, in the order of the documents."""
+    return {Path(name).parent.name: documents.root / name for name in documents.files}
+
+
+def judge(
+    draft: Draft, name: str, jobs: Mapping[str, J], make: Callable[[J, Path], dict[str, Any]]
+) -> dict[str, Path]:
+    """Run `make` for each job as a shard of `draft`'s scratch space; the shards' directories, in order of jobs.
+
+    Like `Draft.shards`, but what is written belongs to no part and goes at commit.
+    """
+    space = Draft(draft.path / "scratch", workers=draft._workers, progress=draft.progress, warn=draft.warn)
+    space.shards(name, jobs, make)
+    return {job: space.path / name / job for job in jobs}
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which rows of a file of documents to write: `bits` has one bit a row, packed by numpy."""
+
+    path: Path
+    rows: int
+    bits: bytes
+
+    @classmethod
+    def of(cls, path: Path, keep: np.ndarray) -> Selection:
+        """The rows of `path` where `keep` (bool, one a row) is true."""
+        return cls(path, len(keep), np.packbits(keep).tobytes())
+
+    def mask(self) -> np.ndarray:
+        """bool, shape (rows,)."""
+        return np.unpackbits(np.frombuffer(self.bits, np.uint8), count=self.rows).astype(bool)
+
+
+def write_selection(job: Selection, directory: Path) -> dict[str, Any]:
+    """Shard function: the selected documents, as they were. A file that is kept whole is copied."""
+    keep = job.mask()
+    if keep.all():
+        shutil.copyfile(job.path, directory / PART_FILE)
+    else:
+        write_documents(directory / PART_FILE, read_documents([job.path]).filter(pa.array(keep)))
+    return {"rows": int(keep.sum())}
+
+
+def texts_of(path: Path) -> pl.Series:
+    """The texts of a file of documents, without their rows' other columns."""
+    return pl.from_arrow(read_documents([path], ["text"])["text"])  # type: ignore[return-value]
+
+
+def read_rows(path: Path, rows: np.ndarray) -> pl.Series:
+    """Texts of some rows (int64, ascending) of a file of documents, reading only the row groups that hold them."""
+    reader = pq.ParquetFile(path)
+    sizes = [reader.metadata.row_group(i).num_rows for i in range(reader.num_row_groups)]
+    edges = np.concatenate([[0], np.cumsum(sizes)])
+    group_of = np.searchsorted(edges, rows, side="right") - 1
+    pieces = [read_documents([], ["text"])]
+    for group in np.unique(group_of):
+        inner = rows[group_of == group] - edges[group]
+        pieces.append(reader.read_row_group(int(group), columns=["text"]).take(pa.array(inner)))
+    return pl.from_arrow(pa.concat_tables(pieces)["text"])  # type: ignore[return-value]
+
+
+def count_by(values: np.ndarray) -> dict[str, int]:
+    """How often each text occurs, in alphabetical order."""
+    names, counts = np.unique(values.astype(str), return_counts=True)
+    return {str(name): int(count) for name, count in zip(names, counts, strict=True)}
