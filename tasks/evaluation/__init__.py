@@ -1,0 +1,1 @@
+"""Measuring models: benchmarks through lm-evaluation-harness, perplexity on held-out documents, questions made of them."""

@@ -1,0 +1,191 @@
+"""The benchmarks that can be measured: whose task definition, which local files, which score is shown first.
+
+Here stands what the flow asks before any work: is every name known, is every file there (`check_benchmarks`), and which
+files decide the result (`benchmark_files_of`). Nothing here imports the harness; `harness.py` does, when a stage runs.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from storage.errors import ConfigError
+from storage.settings import Count, Settings, execution, identity
+
+Group = Literal["domain", "general"]
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """One benchmark of the harness: `definition` is its YAML below `lm_eval/tasks`, a folder where it has subjects."""
+
+    name: str
+    definition: str
+    split: str
+    main: str
+    dataset: tuple[str, str | None]
+    fewshot_split: str = "train"
+    subject_column: str | None = None
+
+
+def _known(*benchmarks: Benchmark) -> dict[str, Benchmark]:
+    return {benchmark.name: benchmark for benchmark in benchmarks}
+
+
+BENCHMARKS = _known(
+    Benchmark("arc_challenge", "arc/arc_challenge.yaml", "test", "acc_norm", ("allenai/ai2_arc", "ARC-Challenge")),
+    Benchmark("arc_easy", "arc/arc_easy.yaml", "test", "acc_norm", ("allenai/ai2_arc", "ARC-Easy")),
+    Benchmark("boolq", "super_glue/boolq/default.yaml", "validation", "acc", ("aps/super_glue", "boolq")),
+    Benchmark("commonsense_qa", "commonsense_qa/default.yaml", "validation", "acc", ("tau/commonsense_qa", None)),
+    Benchmark("hellaswag", "hellaswag/hellaswag.yaml", "validation", "acc_norm", ("Rowan/hellaswag", None)),
+    Benchmark("lambada_openai", "lambada/lambada_openai.yaml", "test", "acc", ("EleutherAI/lambada_openai", "default")),
+    Benchmark("mmlu", "mmlu/default", "test", "acc", ("cais/mmlu", None), "dev", "subject"),
+    Benchmark("openbookqa", "openbookqa/openbookqa.yaml", "test", "acc_norm", ("allenai/openbookqa", "main")),
+    Benchmark("piqa", "piqa/piqa.yaml", "validation", "acc_norm", ("baber/piqa", None)),
+    Benchmark("sciq", "sciq/sciq.yaml", "test", "acc_norm", ("allenai/sciq", None)),
+    Benchmark("social_iqa", "siqa/siqa.yaml", "validation", "acc", ("lighteval/siqa", None)),
+    Benchmark("winogrande", "winogrande/default.yaml", "validation", "acc", ("allenai/winogrande", "winogrande_xl")),
+)
+"""By name. `main` is the score shown first: length-normalised where the harness offers it, plain accuracy elsewhere."""
+
+OWN_MAIN = "acc_mutual_info"
+"""The score shown first for a user's own benchmark: likelihood gained by the question, against bare answers."""
+
+
+class OwnBenchmark(Settings):
+    """A benchmark of the user's: a JSONL file of {question, choices, answer}, or made from a source's held-out documents."""
+
+    name: str = identity(description="Name of the benchmark in tables and metrics.", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    group: Group = identity("domain", description="Where it is shown and averaged: domain or general.")
+    file: str | None = execution(None, description="JSONL file: question, choices, answer (the index of the right choice).")
+    held_out: str | None = identity(None, description="Source whose held-out documents the questions are made from.")
+    questions: Count = identity(200, description="How many questions to make of held-out documents.", ge=1)
+
+
+class EvaluationConfig(Settings):
+    """What every model is measured on."""
+
+    domain: tuple[str, ...] = identity((), description="Benchmarks of the domain, by the harness's names.")
+    general: tuple[str, ...] = identity((), description="Benchmarks of what should not be forgotten.")
+    own: tuple[OwnBenchmark, ...] = identity((), description="The user's own benchmarks.")
+    limit: Count | None = identity(
+        None, description="At most so many questions of each benchmark, drawn by the seed; null: all.", ge=2
+    )
+
+    def groups(self) -> dict[str, Group]:
+        """Group of every benchmark, by name: the domain's first, then general ones, then own ones, in given order."""
+        named: dict[str, Group] = dict.fromkeys(self.domain, "domain")
+        named.update(dict.fromkeys(self.general, "general"))
+        named.update({own.name: own.group for own in self.own})
+        return named
+
+
+def check_benchmarks(
+    config: EvaluationConfig, benchmark_files: Path | str | None, sources: Sequence[str] | None = None
+) -> None:
+    """Raise ConfigError, naming all that is wrong, unless every benchmark of the configuration can be measured.
+
+    `benchmark_files` is the directory of local copies, or None where the hub is read (what it holds is not asked here).
+    `sources`, where given, are the names that `held_out` may take.
+    """
+    wrong = []
+    names = [*config.domain, *config.general, *(own.name for own in config.own)]
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        wrong.append(f"{name} stands more than once in evaluation")
+    for name in [*config.domain, *config.general]:
+        if name not in BENCHMARKS:
+            near = difflib.get_close_matches(name, BENCHMARKS, 1)
+            wrong.append(f"{name} is not supported" + (f" (nearest: {near[0]})" if near else ""))
+        elif benchmark_files is not None:
+            wrong += _missing(BENCHMARKS[name], Path(benchmark_files))
+    for own in config.own:
+        wrong += _wrong_own(own, sources)
+    if wrong:
+        raise ConfigError(
+            "evaluation cannot run: " + "; ".join(wrong) + f". Supported benchmarks: {', '.join(BENCHMARKS)}; "
+            "any other as evaluation.own with a JSONL file of question, choices and answer."
+        )
+
+
+def _missing(benchmark: Benchmark, directory: Path) -> list[str]:
+    if _split_file(benchmark, directory) is not None:
+        return []
+    wanted = directory / benchmark.name / f"{benchmark.split}.jsonl"
+    return [f"{benchmark.name} has no file: {wanted} (or .gz) is not there"]
+
+
+def _wrong_own(own: OwnBenchmark, sources: Sequence[str] | None) -> list[str]:
+    if own.name in BENCHMARKS:
+        return [f"own benchmark {own.name} has the name of one of the harness's"]
+    if (own.file is None) == (own.held_out is None):
+        return [f"own benchmark {own.name} needs either file or held_out"]
+    if own.file is not None and not Path(own.file).is_file():
+        return [f"own benchmark {own.name}: {own.file} is not a file"]
+    if own.held_out is not None and sources is not None and own.held_out not in sources:
+        return [f"own benchmark {own.name}: no source is named {own.held_out} (there are: {', '.join(sources)})"]
+    return []
+
+
+def supported(name: str) -> Benchmark:
+    """The benchmark of that name. Raises ConfigError where it is unknown, with the names that are known."""
+    if name not in BENCHMARKS:
+        raise ConfigError(f"benchmark {name} is not supported; supported are {', '.join(BENCHMARKS)}")
+    return BENCHMARKS[name]
+
+
+def benchmark_files_of(name: str, directory: Path | str, shots: int | None = None) -> tuple[Path, ...]:
+    """The local files that decide a benchmark's result: the scored split first, then, with shots, the examples' split.
+
+    Raises ConfigError where the benchmark is unknown or a file is missing. The harness scores the test split where a
+    benchmark has one; where only `validation` is there, that is scored (`scores.json` names the split).
+    """
+    benchmark, directory = supported(name), Path(directory)
+    scored = _split_file(benchmark, directory)
+    if scored is None:
+        raise ConfigError(_missing(benchmark, directory)[0])
+    if not shots:
+        return (scored,)
+    examples = _file(directory, name, benchmark.fewshot_split)
+    if examples is None:
+        raise ConfigError(f"{name} with {shots} shots needs {directory / name / benchmark.fewshot_split}.jsonl (or .gz)")
+    return scored, examples
+
+
+def _split_file(benchmark: Benchmark, directory: Path) -> Path | None:
+    return _file(directory, benchmark.name, benchmark.split) or _file(directory, benchmark.name, "validation")
+
+
+def _file(directory: Path, name: str, split: str) -> Path | None:
+    for suffix in (".jsonl", ".jsonl.gz"):
+        path = directory / name / f"{split}{suffix}"
+        if path.is_file():
+            return path
+    return None
+
+
+def file_identity(path: Path) -> dict[str, Any]:
+    """Name, bytes and sha256 of a file: what of it is in a key."""
+    content = path.read_bytes()
+    return {"name": path.name, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+
+def hub_identity(name: str) -> dict[str, Any]:
+    """Dataset, configuration and commit of a benchmark on the hub as it is now: what of it is in a key.
+
+    Raises ConfigError where the hub does not answer.
+    """
+    import huggingface_hub
+
+    dataset, configuration = supported(name).dataset
+    try:
+        revision = huggingface_hub.HfApi().dataset_info(dataset).sha
+    except Exception as error:
+        raise ConfigError(
+            f"benchmark {name}: {dataset} cannot be found on the hub ({type(error).__name__}: {error}); "
+            "set benchmark_files to a directory of local copies"
+        ) from error
+    return {"dataset": dataset, "configuration": configuration, "revision": revision}

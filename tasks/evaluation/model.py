@@ -1,0 +1,104 @@
+"""A model as a stage measures it: loaded from an export, in fp32, on one device. Imports torch; import it inside `run`."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from tokenizers import Tokenizer
+
+from storage.artifact import Input
+from storage.errors import BadInput, ConfigError
+
+
+def device_of(wanted: str) -> torch.device:
+    """The device that `auto`, `cpu` or `cuda` means here. Raises ConfigError where it is not there."""
+    if wanted == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if wanted.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError(f"evaluation on device {wanted}: this machine has no CUDA device; use auto or cpu")
+    return torch.device(wanted)
+
+
+def export_directory(model: Input) -> Path:
+    """The directory of a model's part that `from_pretrained` loads: where its config.json lies."""
+    for path in model.paths:
+        if path.name == "config.json":
+            return path.parent
+    raise BadInput(f"part {model.part} of {model.stage} {model.key[:12]} holds no config.json: it is no model")
+
+
+def load_model(export: Path, device: torch.device, max_length: int) -> Any:
+    """The causal model of an export directory, in fp32 whatever it was saved in, ready to measure.
+
+    Raises ConfigError where `max_length` is longer than the model's positions.
+    """
+    with quiet():
+        model = transformers.AutoModelForCausalLM.from_pretrained(export, dtype=torch.float32, local_files_only=True)
+    positions = getattr(model.config, "max_position_embeddings", None)
+    if positions is not None and max_length > positions:
+        raise ConfigError(f"measuring at {max_length} tokens, but the model has {positions} positions")
+    return model.to(device).eval()
+
+
+def load_text_tokenizer(export: Path) -> Tokenizer:
+    """The tokenizer of an export for plain text: what spells a special token stays text, nothing is added."""
+    path = export / "tokenizer.json"
+    if not path.is_file():
+        raise BadInput(f"{path.name} is missing in the model's export: perplexity needs a fast tokenizer")
+    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer.encode_special_tokens = True
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer
+
+
+def end_of_text(export: Path) -> int:
+    """Id of the token that closes a document: the first end-of-sequence id of the model's configuration."""
+    config = json.loads((export / "config.json").read_text())
+    found = config.get("eos_token_id")
+    found = found[0] if isinstance(found, list) and found else found
+    if not isinstance(found, int):
+        raise BadInput("the model's config.json names no eos_token_id, so a document has no end-of-text token")
+    return found
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Loaders' and the harness's log lines and progress bars off, and as they were after."""
+    import datasets
+
+    loggers = [logging.getLogger(name) for name in ("lm_eval", "lm-eval", "transformers", "datasets")]
+    before = [logger.level for logger in loggers]
+    bars = datasets.are_progress_bars_disabled()
+    transformers_bars = transformers.utils.logging.is_progress_bar_enabled()
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    datasets.disable_progress_bars()
+    transformers.utils.logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
+        if not bars:
+            datasets.enable_progress_bars()
+        if transformers_bars:
+            transformers.utils.logging.enable_progress_bar()
+
+
+def execution_facts(device: torch.device, **more: Any) -> dict[str, Any]:
+    """What of the machine touches the last bits, for a volatile file."""
+    return {
+        "device": str(device),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        **more,
+    }

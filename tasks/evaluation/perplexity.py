@@ -1,0 +1,191 @@
+"""Stage `perplexity`: how well a model predicts the held-out documents of one source.
+
+A document is read by windows of `max_length` tokens that advance by half of it. Each token is scored exactly once, by the
+first window that reaches it, so that after the first window it has at least half a window of context. The first token
+stands after an end-of-text token, which is not scored; bytes are the text's UTF-8. This is not the harness's rolling
+perplexity, whose windows are disjoint.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from storage.artifact import Input
+from storage.draft import Draft
+from storage.errors import BadInput
+from storage.settings import Settings, execution, identity
+from tasks.corpus.documents import read_documents
+
+STAGE = "perplexity"
+VERSION = 1
+_BATCH_LOGITS = {"cpu": 2**26, "cuda": 2**30}  # values of fp32 logits per batch
+_BATCH_TOKENS = {"cpu": 2048, "cuda": 131_072}
+
+
+class PerplexityConfig(Settings):
+    """How held-out documents are read."""
+
+    max_length: int = identity(description="Tokens of a window: the sequence length of training.", ge=2)
+    limit_documents: int | None = identity(None, description="At most so many documents, by id; null: all.", ge=1)
+    device: str = execution("auto", description="auto, cpu or cuda.")
+
+
+@dataclass(frozen=True)
+class PerplexityInputs:
+    """A model (part `export`) and the held-out documents of a source (part `holdout`)."""
+
+    model: Input
+    holdout: Input
+
+
+@dataclass(frozen=True)
+class PerplexityStats:
+    """perplexity = exp(nll / tokens), bits_per_byte = nll / ln 2 / bytes; nll in nats, over all documents."""
+
+    perplexity: float
+    bits_per_byte: float
+    nll: float
+    tokens: int
+    bytes: int
+    documents: int
+
+
+@dataclass(frozen=True)
+class Window:
+    """Inputs tokens[start:end], targets tokens[start+1:end+1], of which the first `skip` were scored before."""
+
+    start: int
+    end: int
+    skip: int
+
+
+def windows(targets: int, length: int) -> Iterator[Window]:
+    """Windows over a document of `targets` tokens after its end-of-text token, each target scored in exactly one."""
+    start, scored = 0, 0
+    while scored < targets:
+        end = min(start + length, targets)
+        yield Window(start, end, scored - start)
+        scored, start = end, start + length // 2
+
+
+def run(config: PerplexityConfig, inputs: PerplexityInputs, draft: Draft) -> PerplexityStats:
+    """Parts `scores` (scores.json) and `documents` (documents.parquet: id, nll in nats, tokens, bytes).
+
+    Raises BadInput where there is no held-out text, ConfigError for a length that the model does not have.
+    """
+    from tasks.evaluation.model import (
+        device_of,
+        end_of_text,
+        execution_facts,
+        export_directory,
+        load_model,
+        load_text_tokenizer,
+    )
+
+    export = export_directory(inputs.model)
+    documents = read_documents(inputs.holdout.paths, columns=["id", "text"]).sort_by("id")
+    texts = documents["text"].to_pylist()[: config.limit_documents]
+    device = device_of(config.device)
+    model = load_model(export, device, config.max_length)
+    encoded = load_text_tokenizer(export).encode_batch_fast(texts, add_special_tokens=False)
+    opened = end_of_text(export)
+    tokens = [np.array([opened, *encoding.ids], dtype=np.int64) for encoding in encoded]
+    nll = document_nll(model, tokens, config.max_length, draft)
+    table = pa.table(
+        {
+            "id": documents["id"].combine_chunks()[: config.limit_documents],
+            "nll": pa.array(nll, pa.float64()),
+            "tokens": pa.array([len(ids) - 1 for ids in tokens], pa.int64()),
+            "bytes": pa.array([len(text.encode()) for text in texts], pa.int64()),
+        }
+    )
+    stats = _stats(table)
+    scores = {**vars(stats), "max_length": config.max_length, "stride": config.max_length // 2}
+    (draft.path / "scores.json").write_text(json.dumps(scores, indent=1, sort_keys=True) + "\n")
+    pq.write_table(table, draft.path / "documents.parquet", compression="zstd")
+    draft.part("scores", "scores.json")
+    draft.part("documents", "documents.parquet")
+    draft.note(**execution_facts(device))
+    return stats
+
+
+def _stats(table: pa.Table) -> PerplexityStats:
+    nll, tokens, size = (table[name].to_numpy().sum() for name in ("nll", "tokens", "bytes"))
+    if not tokens:
+        raise BadInput("no held-out text to measure perplexity on: raise corpus.holdout_fraction")
+    return PerplexityStats(
+        perplexity=math.exp(nll / tokens),
+        bits_per_byte=float(nll / math.log(2) / size),
+        nll=float(nll),
+        tokens=int(tokens),
+        bytes=int(size),
+        documents=len(table),
+    )
+
+
+def document_nll(model: Any, tokens: list[np.ndarray], length: int, draft: Draft) -> np.ndarray:
+    """Negative log-likelihood (nats, float64, shape (documents,)) of each document's tokens after its first one.
+
+    Windows are batched by their length, longest first; which are together follows from the documents alone.
+    """
+    import torch
+
+    jobs = [(document, window) for document, ids in enumerate(tokens) for window in windows(len(ids) - 1, length)]
+    jobs.sort(key=lambda job: (job[1].skip > 0, job[1].start - job[1].end, job[0], job[1].start))
+    total = sum(len(ids) - 1 for ids in tokens)
+    nll, done = np.zeros(len(tokens)), 0
+    with torch.inference_mode():
+        for batch in _batches(jobs, model.config.vocab_size, model.device.type):
+            for (document, window), value in zip(batch, _batch_nll(model, tokens, batch), strict=True):
+                nll[document] += value
+                done += window.end - window.start - window.skip
+            draft.progress(done, total, "tokens")
+    return nll
+
+
+Job = tuple[int, Window]
+
+
+def _batches(jobs: list[Job], vocabulary: int, device: str) -> Iterator[list[Job]]:
+    """Runs of jobs that score alike (whole windows apart from later ones) and together stay below the caps of a batch."""
+    kind = device if device in _BATCH_TOKENS else "cpu"
+    batch: list[Job] = []
+    for job in jobs:
+        if batch:
+            first = batch[0][1]
+            rows = len(batch) + 1
+            kept = first.end - first.start - min(first.skip, job[1].skip)
+            full = rows * (first.end - first.start) > _BATCH_TOKENS[kind] or rows * kept * vocabulary > _BATCH_LOGITS[kind]
+            if full or (job[1].skip > 0) != (first.skip > 0):
+                yield batch
+                batch = []
+        batch.append(job)
+    if batch:
+        yield batch
+
+
+def _batch_nll(model: Any, tokens: list[np.ndarray], batch: list[Job]) -> list[float]:
+    import torch
+
+    longest = max(window.end - window.start for _, window in batch)
+    inputs = np.zeros((len(batch), longest), dtype=np.int64)
+    targets = np.full((len(batch), longest), -100, dtype=np.int64)
+    for row, (document, window) in enumerate(batch):
+        size = window.end - window.start
+        inputs[row, :size] = tokens[document][window.start : window.end]
+        targets[row, window.skip : size] = tokens[document][window.start + 1 + window.skip : window.end + 1]
+    keep = longest - min(window.skip for _, window in batch)
+    # padding stands on the right, so under a causal mask no scored position sees it and no mask is needed
+    ids = torch.from_numpy(inputs).to(model.device)
+    logits = model(input_ids=ids, use_cache=False, logits_to_keep=keep).logits.float()
+    wanted = torch.from_numpy(targets[:, longest - keep :]).to(model.device)
+    losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1), wanted.flatten(), ignore_index=-100, reduction="none")
+    return [float(value) for value in losses.view_as(wanted).double().sum(dim=1)]
