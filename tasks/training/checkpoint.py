@@ -177,7 +177,10 @@ def _complete(root: Path) -> Iterator[Path]:
 
 def _verified_state(path: Path) -> dict[str, Any]:
     try:
-        files = json.loads((path / MANIFEST).read_text(encoding="utf-8"))["files"]
+        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        files = manifest["files"]
+        if manifest != {"format": 1, "files": files} or set(files) != {MODEL, OPTIMIZER, STATE}:
+            raise DamagedArtifact(f"{path / MANIFEST} is not what was written.")
         for name in (MODEL, OPTIMIZER, STATE):
             size = (path / name).stat().st_size
             if size != files[name]["bytes"]:

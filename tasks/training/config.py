@@ -13,7 +13,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from storage.errors import ConfigError
 
@@ -166,7 +166,8 @@ class _Fields:
     def take(self, name: str, kind: type[T], *default: Any) -> T:
         if name not in self.left:
             if default:
-                return default[0]
+                fallback: T = default[0]
+                return fallback
             raise ConfigError(f"{self.where}{name} is missing from the training specification.")
         value: Any = self.left.pop(name)
         if kind is float and isinstance(value, int) and not isinstance(value, bool):
@@ -175,7 +176,8 @@ class _Fields:
             raise ConfigError(f"{self.where}{name} must be a {kind.__name__}, not {value!r}.")
         if isinstance(value, float) and not math.isfinite(value):
             raise ConfigError(f"{self.where}{name} must be finite, not {value!r}.")
-        return cast(T, value)
+        checked: T = value
+        return checked
 
     def optional(self, name: str, kind: type[T]) -> T | None:
         if self.left.get(name) is None:

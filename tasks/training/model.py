@@ -131,12 +131,20 @@ def load_model(start: Path, config: Any, identity: Identity, execution: dict[str
     model = _halves(whole, device, identity.precision)
     check_documents_apart(model)
     if execution["gradient_checkpointing"]:
-        whole.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        _checkpoint_layers(whole)
     whole.train()
     if execution["compile"]:
         compiled: Any = torch.compile(model.body, dynamic=True)
         model = LanguageModel(whole, compiled, model.head, device, model.precision)
     return model
+
+
+def _checkpoint_layers(whole: Any) -> None:
+    options = {"use_reentrant": False}
+    if hasattr(whole, "activation_checkpointing_enable"):
+        whole.activation_checkpointing_enable(activation_checkpointing_kwargs=options)
+    else:  # its name in older versions
+        whole.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
 
 
 def _halves(whole: Any, device: torch.device, precision: str) -> LanguageModel:

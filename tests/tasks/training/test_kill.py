@@ -1,0 +1,193 @@
+"""Real trainer processes, killed with a real SIGKILL at random moments and asked to stop: the same bytes in the end."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.tasks.training.conftest import Start
+from tests.tasks.training.helpers import World, journal_steps, outputs
+
+STEPS = 30
+CHANGES: dict[str, Any] = {
+    "identity__kind": "pretrain",
+    "identity__last_step": STEPS,
+    "identity__keep_every_tokens": 900,
+}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(
+    world: World, start_trainer: Start, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], dict[str, str]]:
+    """By precision: what a process that nobody disturbs leaves; it writes no checkpoint but the last."""
+
+    @functools.cache
+    def ends_with(precision: str) -> dict[str, str]:
+        work = tmp_path_factory.mktemp("undisturbed") / "work"
+        changes = CHANGES | {"identity__precision": precision, "execution__checkpoint_every": 1e9}
+        finish(start_trainer, world.spec(work, **changes))
+        return outputs(work)
+
+    return ends_with
+
+
+def wait_for(condition: Callable[[], Any], process: BaseProcess, seconds: float = 60.0) -> bool:
+    """Poll fast; False when the process ended first."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        if not process.is_alive():
+            return False
+    return True
+
+
+def kill(process: BaseProcess) -> None:
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGKILL)
+    process.join(30)
+
+
+def finish(start: Start, spec: dict[str, Any]) -> None:
+    process = start(spec)
+    process.join(120)
+    assert process.exitcode == 0
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_killed_again_and_again_at_random_moments(
+    world: World,
+    precision: str,
+    undisturbed: Callable[[str], dict[str, str]],
+    start_trainer: Start,
+    tmp_path: Path,
+) -> None:
+    work = tmp_path / "work"
+    spec = world.spec(work, **CHANGES, identity__precision=precision)
+    chance = random.Random(5)
+    killed = 0
+    for _ in range(5):
+        process = start_trainer(spec)
+        target = (journal_steps(work) or [0])[-1] + chance.randint(1, 4)
+        alive = wait_for(lambda target=target: (journal_steps_safely(work) or [0])[-1] >= target, process)
+        time.sleep(chance.random() * 0.03)
+        killed += alive
+        kill(process)
+        assert not (work / "result.json").exists()
+    assert killed >= 3
+    finish(start_trainer, spec)
+    assert outputs(work) == undisturbed(precision)
+    assert journal_steps(work) == list(range(1, STEPS + 1))
+
+
+@pytest.mark.parametrize("moment", ["checkpoints/.tmp-*/state.json", ".tmp-export", "export", "trunk"])
+def test_killed_while_it_writes(
+    world: World,
+    undisturbed: Callable[[str], dict[str, str]],
+    start_trainer: Start,
+    tmp_path: Path,
+    moment: str,
+) -> None:
+    work = tmp_path / "work"
+    spec = world.spec(work, **CHANGES, execution__checkpoint_every=0.05)
+    for _ in range(2):
+        process = start_trainer(spec)
+        wait_for(lambda: list(work.glob(moment)), process)
+        kill(process)
+    finish(start_trainer, spec)
+    assert outputs(work) == undisturbed("fp32")
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+def test_asked_to_stop_it_checkpoints_and_says_resumable(
+    world: World, start_trainer: Start, tmp_path: Path, how: signal.Signals
+) -> None:
+    work = tmp_path / "work"
+    spec = world.spec(work, identity__last_step=STEPS, execution__checkpoint_every=1e9)
+    process = start_trainer(spec)
+    assert wait_for(lambda: journal_steps_safely(work), process)
+    os.kill(process.pid or 0, how)
+    process.join(10)
+    assert process.exitcode == 75
+    steps = journal_steps(work)
+    assert [path.name for path in (work / "checkpoints").iterdir()] == [f"step-{steps[-1]:08d}"]
+    finish(start_trainer, spec)
+    assert journal_steps(work) == list(range(1, STEPS + 1))
+
+
+def test_a_second_trainer_waits_for_the_first_to_leave(
+    world: World, start_trainer: Start, tmp_path: Path
+) -> None:
+    work = tmp_path / "work"
+    spec = world.spec(work, identity__last_step=STEPS)
+    first = start_trainer(spec)
+    assert wait_for(lambda: journal_steps_safely(work), first)
+    second = start_trainer(spec)
+    first.join(60)
+    second.join(60)
+    assert (first.exitcode, second.exitcode) == (0, 0)
+    assert journal_steps(work) == list(range(1, STEPS + 1))
+
+
+@pytest.mark.slow
+def test_the_command_leaves_when_its_parent_dies(world: World, tmp_path: Path) -> None:
+    """`python -m tasks.training` itself, its imports, its words on standard error and the parent's pipe."""
+    reader, writer = os.pipe()
+    work = tmp_path / "work"
+    spec = world.spec(
+        work, identity__last_step=world.sequences // 4, parent_fd=reader, execution__checkpoint_every=1e9
+    )
+    path = tmp_path / "spec.json"
+    path.write_text(json.dumps(spec))
+    command = [sys.executable, "-m", "tasks.training", str(path)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, pass_fds=(reader,))
+    os.close(reader)
+    deadline = time.monotonic() + 120
+    while not journal_steps_safely(work) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    os.close(writer)
+    _, words = process.communicate(timeout=60)
+    assert process.returncode in (75, 0)
+    assert all(line.startswith("trainer: ") for line in words.splitlines()), words
+    if process.returncode == 75:
+        assert "left because of the parent is gone" in words
+    found = "[m for m in ('pydantic', 'prefect', 'mlflow') if m in sys.modules]"
+    code = f"import sys, tasks.training.loop; print({found})"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
+
+
+def test_a_failure_is_exit_code_one_with_its_reason(
+    world: World, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from tasks.training.__main__ import main
+
+    path = tmp_path / "spec.json"
+    path.write_text(json.dumps(world.spec(tmp_path / "work", identity__precision="fp8")))
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    try:
+        assert main([str(path)]) == 1
+        assert main([]) == 2
+    finally:
+        for number, handler in zip((signal.SIGTERM, signal.SIGINT), before, strict=True):
+            signal.signal(number, handler)
+    assert "identity.precision must be bf16 or fp32" in capfd.readouterr().err
+
+
+def journal_steps_safely(work: Path) -> list[int]:
+    """As journal_steps, of whole lines only: the trainer may be writing one."""
+    path = work / "journal.jsonl"
+    if not path.exists():
+        return []
+    return [json.loads(line)["step"] for line in path.read_text().split("\n")[:-1] if line]
