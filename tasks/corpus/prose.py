@@ -18,7 +18,7 @@ _KEPT_DIRECTIVES = frozenset(
     )
 )
 _BULLET = re.compile(r"(?:[-*+•]|\(?\d{1,3}[.)])\s+")
-_ENTRY = re.compile(r"[`*\w.\[\], ]{1,60}?(?:\s?\([^()]*(?:\([^()]*\)[^()]*)*\))?:\s")
+_ENTRY = re.compile(r"\*{0,2}[`\w.\[\]]+(?:, \*{0,2}[`\w.]+){0,4}(?: ?\([^()]*(?:\([^()]*\)[^()]*)*\))?:\s")
 _FIELD = re.compile(r":(\w+)(?:\s+([^:]*))?:\s*")  # :param name: and :returns: of reStructuredText
 _HEADER = re.compile(r"[A-Z][\w ]{1,30}:$")  # Args: and Returns: of Google's style
 _FOOTNOTE = re.compile(r"\s?\[\w+\]_")

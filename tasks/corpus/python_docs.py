@@ -55,7 +55,7 @@ _NOT_A_TEXT = re.compile(
     re.IGNORECASE,
 )
 _SUFFIXES = (".py", ".rst", ".md", ".txt")
-_FILES_PER_GROUP = 40
+_FILES_PER_GROUP = 10
 _MIN_WORDS, _MAX_WORDS = 50, 3000
 _PROSE_SHARE = {".py": 0.15, ".txt": 0.5}  # of a file's bytes, roughly; only plans depend on it
 _DOCSTRING_CALLS = frozenset({"add_newdoc", "add_docstr", "_add_docstr", "add_newdoc_for_scalar_type"})

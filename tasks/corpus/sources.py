@@ -28,9 +28,9 @@ from storage.settings import Count, Settings, execution, identity
 from tasks.corpus import python_docs
 from tasks.corpus.digests import FileDigests
 from tasks.corpus.parquet import read_footer
-from tasks.corpus.streams import opened, spans
+from tasks.corpus.streams import opened, spans, uncompressed_size
 
-_COMPRESSED = {".gz": 3, ".gzip": 3, ".zst": 3, ".zstd": 3}
+_COMPRESSED_SUFFIXES = (".gz", ".gzip", ".zst", ".zstd")
 _TEXT_SUFFIXES = (".txt", ".text", ".md", ".rst")
 _PARQUET_SUFFIXES = (".parquet", ".pq")
 _GLOB_CHARACTERS = frozenset("*?[")
@@ -330,17 +330,16 @@ def survey_file(path: Path, text_field: str) -> Member:
     """Kind, pieces and estimated text bytes of a file. Its first bytes count, where they tell, and then its name."""
     size = path.stat().st_size
     *_, inner, outer = ["", "", *(suffix.lower() for suffix in path.suffixes)]
-    suffix = inner if outer in _COMPRESSED else outer
+    suffix = inner if outer in _COMPRESSED_SUFFIXES else outer
     with opened(path) as stream:
-        factor = 1 if stream.plain else _COMPRESSED[".gz"]
-        magic = stream.magic
-    if magic == b"PAR1" or (suffix in _PARQUET_SUFFIXES and factor == 1):
+        magic, plain = stream.magic, stream.plain
+    if magic == b"PAR1" or (suffix in _PARQUET_SUFFIXES and plain):
         footer = read_footer(path, text_field)
         return Member("parquet", footer.text_bytes if footer and footer.text_bytes else (size,))
-    if suffix in _TEXT_SUFFIXES:
-        return Member("text", (size * factor,))
-    pieces = spans(path)
-    return Member("lines", tuple(size * factor // pieces for _ in range(pieces)))
+    if not plain:
+        return Member("text" if suffix in _TEXT_SUFFIXES else "lines", (uncompressed_size(path),))
+    pieces = 1 if suffix in _TEXT_SUFFIXES else spans(path)
+    return Member("text" if suffix in _TEXT_SUFFIXES else "lines", (size // pieces,) * pieces)
 
 
 def named_files(source: str, patterns: tuple[str, ...], base_directory: Path) -> dict[str, Path]:

@@ -19,6 +19,7 @@ SPAN_BYTES = 16 << 20
 
 _CHUNK = 1 << 20
 _COMPRESSED_CHUNK = 1 << 16
+_SAMPLE = 4 << 16
 _GZIP = b"\x1f\x8b"
 _ZSTD = b"\x28\xb5\x2f\xfd"
 _ZSTD_SKIPPABLE = tuple(bytes([0x50 + n, 0x2A, 0x4D, 0x18]) for n in range(16))
@@ -137,6 +138,17 @@ def spans(path: Path) -> int:
         if stream.divisible:
             return max(1, -(-path.stat().st_size // SPAN_BYTES))
     return 1
+
+
+def uncompressed_size(path: Path) -> int:
+    """About how many bytes a compressed file holds: its size times the ratio of its first 256 KiB."""
+    size, given = path.stat().st_size, 0
+    with opened(path) as stream:
+        for chunk in stream:
+            given += len(chunk)
+            if stream.file.tell() >= _SAMPLE:
+                break
+        return size * given // max(1, min(size, stream.file.tell()))
 
 
 def line_span(path: Path, piece: int) -> tuple[int, int | None]:
