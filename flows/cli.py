@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import sys
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -216,11 +217,15 @@ def _run(
         wait_for(address)
         try:
             return pretrain(config, force, until, slices), 0
-        except (OnwardError, OSError) as error:
+        except Exception as error:
+            if not isinstance(error, OnwardError | OSError):
+                traceback.print_exc()
             resume = f"onward run {path}" + "".join(f" --set {item!r}" for item in overrides)
             sys.stderr.write(f"failed: {error}\nWhat was finished is kept; to go on from there: {resume}\n")
             summary = getattr(error, "summary", None) or {**empty, "state": "failed"}
-            return {**summary, "error": str(error)}, 2 if isinstance(error, ConfigError) else 1
+            return {**summary, "error": str(error) or type(error).__name__}, 2 if isinstance(
+                error, ConfigError
+            ) else 1
 
 
 def _check_options(force: tuple[str, ...], until: str, slices: int | None) -> None:
@@ -251,9 +256,11 @@ def _environment() -> None:
     from flows.config import home
 
     os.environ.setdefault("PREFECT_HOME", str(home() / ".onward" / "prefect"))
+    Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
     os.environ.setdefault("DO_NOT_TRACK", "true")
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 

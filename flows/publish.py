@@ -54,9 +54,7 @@ def report_page(report: Input | None) -> None:
     for path in report.paths:
         if path.suffix == ".md":
             text = path.read_text()
-            _published(
-                lambda text=text: create_markdown_artifact(text, key="report", description="The run's report")
-            )
+            _published(partial(create_markdown_artifact, text, key="report", description="The run's report"))
 
 
 def crash_lost_attempts(before: RunRecord | None, warn: Callable[[str], None]) -> None:

@@ -62,6 +62,7 @@ class Call:
     item: str | None
     state: str = "built"
     seconds: float = 0.0
+    artifact: Artifact | None = None
 
     @property
     def label(self) -> str:
@@ -97,8 +98,9 @@ class Builder:
         known = call.request.stage not in self.force and self._known(request)
         name = call.label + (" (cached)" if known else "")
         run: Any = stage.with_options(name=request.stage, task_run_name=name)
-        artifact: Artifact = run(_Opaque(self, call))
-        return artifact
+        run(_Opaque(self, call))
+        assert call.artifact is not None
+        return call.artifact
 
     def make(self, call: Call) -> Artifact:
         """Find or make the artifact, telling the story and keeping the record."""
@@ -186,13 +188,13 @@ def _worth_another_try(task: Any, run: Any, state: State) -> bool:
     retry_delay_seconds=2,
     retry_condition_fn=_worth_another_try,
 )
-def stage(handle: Any) -> State[Artifact]:
+def stage(handle: Any) -> State[str]:
     """Ask the store for an artifact; make it where it is not there."""
-    artifact = handle.builder.make(handle.call)
+    artifact = handle.call.artifact = handle.builder.make(handle.call)
     reference = f"{artifact.path.parent.name}/{artifact.path.name}"
     if handle.call.state == "cached":
-        return Completed(name="Cached", message=f"found in the store: {reference}", data=artifact)
-    return Completed(message=f"made in {handle.call.seconds:.1f} s: {reference}", data=artifact)
+        return Completed(name="Cached", message=f"found in the store: {reference}", data=reference)
+    return Completed(message=f"made in {handle.call.seconds:.1f} s: {reference}", data=reference)
 
 
 def task_run_id() -> str | None:

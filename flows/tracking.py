@@ -286,7 +286,7 @@ def flat(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
     if isinstance(value, Mapping) and value:
         for name, item in value.items():
             yield from flat(item, f"{prefix}.{name}" if prefix else str(name))
-    else:
+    elif prefix:
         text = value if isinstance(value, str) else json.dumps(value)
         yield prefix, text[:_PARAM_CHARACTERS]
 

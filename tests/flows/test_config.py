@@ -1,0 +1,142 @@
+"""The configuration: a wrong one is refused with the key named; every field is identity or execution."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from pydantic import BaseModel
+
+from flows.config import RunConfig, known_keys, load_config, parse_config
+from storage.errors import ConfigError
+from storage.settings import identity_of, role_of
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+
+
+def sections(model: type[BaseModel], seen: set[type]) -> set[type]:
+    """All configuration sections reachable from a model."""
+    from flows.config import _sections
+
+    if model not in seen:
+        seen.add(model)
+        for field in model.model_fields.values():
+            for below, _ in _sections(field.annotation):
+                sections(below, seen)
+    return seen
+
+
+def test_every_field_of_every_section_is_identity_or_execution():
+    found = sections(RunConfig, set())
+    assert len(found) > 12
+    for model in found:
+        for field in model.model_fields:
+            assert role_of(model, field) in ("identity", "execution")
+            assert model.model_fields[field].description, f"{model.__name__}.{field} has no description"
+
+
+def minimal(**over) -> dict:
+    raw = {
+        "name": "small",
+        "corpus": {"sources": [{"name": "a", "role": "domain", "weight": 1, "python_docs": "domain"}]},
+        "model": {"base": "somewhere/model"},
+        "packing": {"sequence_length": 256},
+        "training": {"token_budgets": ["400K", "1M"], "batch_tokens": "4096", "learning_rate": "5e-4"},
+    }
+    for dotted, value in over.items():
+        *path, last = dotted.split("__")
+        node = raw
+        for step in path:
+            node = node.setdefault(step, {})
+        node[last] = value
+    return raw
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_shipped_configurations_are_valid(path):
+    run = load_config(path)
+    assert run.training.token_budgets
+    assert identity_of(run)
+
+
+def test_numbers_as_people_write_them():
+    run = parse_config(minimal(training__execution={"checkpoint_every": "5min"}))
+    assert run.training.token_budgets == (400_000, 1_000_000)
+    assert run.training.learning_rate == pytest.approx(5e-4)
+    assert run.training.execution.checkpoint_every == 300
+
+
+@pytest.mark.parametrize(
+    ("over", "words"),
+    [
+        ({"training__batch_size": 3}, ["training.batch_size", "training.batch_tokens"]),
+        ({"batch_tokens": 3}, ["batch_tokens", "training.batch_tokens"]),
+        ({"corpus__slice_byte": 3}, ["corpus.slice_byte", "corpus.slice_bytes"]),
+        ({"training__token_budgets": ["1M", "400K"]}, ["token_budgets", "rise"]),
+        ({"training__batch_tokens": "many"}, ["training.batch_tokens", "many"]),
+        (
+            {"training__schedule": {"kind": "wsd", "decay": 0.1}},
+            ["decay", "training.schedule.decay_fraction"],
+        ),
+        ({"corpus__sources": []}, ["corpus.sources"]),
+        (
+            {"corpus__sources": [{"name": "a", "role": "domain", "weight": 1}]},
+            ["'a'", "files", "python_docs"],
+        ),
+        ({"training__precision": "fp8"}, ["training.precision", "bf16"]),
+        ({"name": "a/b"}, ["name"]),
+    ],
+)
+def test_a_wrong_configuration_is_refused_with_the_key_named(over, words):
+    with pytest.raises(ConfigError) as caught:
+        parse_config(minimal(**over))
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_overrides(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump(minimal()))
+    run = load_config(path, ["training.token_budgets=[40M, 100M]", "seed=7", "model.dropout=0.1"])
+    assert (run.training.token_budgets, run.seed, run.model.dropout) == ((40_000_000, 100_000_000), 7, 0.1)
+    with pytest.raises(ConfigError, match="key=value"):
+        load_config(path, ["seed"])
+
+
+@pytest.mark.parametrize("text", ["", "- a\n- b\n", "a: [1\n", "\x00"])
+def test_a_file_that_is_no_configuration_is_refused(tmp_path, text):
+    path = tmp_path / "run.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match="run.yaml"):
+        load_config(path)
+
+
+def test_a_missing_file_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_config(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize(
+    "over",
+    [
+        {"name": "other"},
+        {"store": "elsewhere"},
+        {"corpus__execution": {"workers": 7}},
+        {"training__execution": {"micro_batch": 2, "checkpoint_every": "1s", "device": "cpu"}},
+        {"tracking": {"mlflow_uri": "http://127.0.0.1:1"}},
+        {"benchmark_files": "/nowhere"},
+    ],
+)
+def test_execution_is_not_in_the_identity(over):
+    assert identity_of(parse_config(minimal(**over))) == identity_of(parse_config(minimal()))
+
+
+def test_keys_are_known_by_dotted_name():
+    keys = set(known_keys(RunConfig))
+    assert {
+        "corpus.sources[].weight",
+        "training.schedule.decay_fraction",
+        "corpus.dedup.minhash.ngram",
+    } <= keys
