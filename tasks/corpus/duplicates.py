@@ -266,7 +266,7 @@ def _shingle_sets(
             if not len(wanted):
                 continue
             for offset, texts in batches(read_rows(file, part.rows[wanted - start])):
-                found = shingles(texts, ngram)
+                found = shingles(texts, ngram, numbers=True)
                 for i in range(len(texts)):
                     sets[int(wanted[offset + i])] = found.of(i)
     return sets.__getitem__

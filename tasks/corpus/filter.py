@@ -33,8 +33,8 @@ class FilterConfig(Settings):
     )
 
     def rules(self) -> tuple[Rule, ...]:
-        """The rules in the order in which they are asked: FineWeb's, repetition before quality."""
-        return gopher_repetition.RULES + gopher_quality.RULES if self.gopher else ()
+        """The rules in the order in which they are asked, which decides only what reason is given."""
+        return gopher_quality.RULES + gopher_repetition.RULES if self.gopher else ()
 
 
 @dataclass(frozen=True)

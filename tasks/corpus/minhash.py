@@ -3,6 +3,7 @@
 Parameters and normalisation are datatrove's (`pipeline/dedup/minhash.py`, `utils/text.py: simplify_text`), with all of
 Unicode's punctuation, compatibility forms (ligatures, full width) and invisible characters treated alike. Two texts
 that share a band are candidates, with probability 1 − (1 − s^rows)^bands at similarity s (0.924 at 0.8 for 14 × 8).
+Candidates are then compared with their numbers kept: two tables of other numbers are no copies of each other.
 """
 
 from __future__ import annotations
@@ -50,9 +51,12 @@ class Shingles:
         return np.unique(self.values[self.first[text] : self.first[text + 1]])
 
 
-def simplify(texts: pl.Series) -> pl.Series:
-    """Texts as they are compared: lower-case, numbers as 0, punctuation as spaces, accents stripped."""
-    plain = texts.str.to_lowercase().str.replace_all(_NUMBER, "0").str.replace_all(_GAP, " ")
+def simplify(texts: pl.Series, numbers: bool = False) -> pl.Series:
+    """Texts as they are compared: lower-case, numbers as 0 unless they are kept, punctuation as spaces, no accents."""
+    plain = texts.str.to_lowercase()
+    if not numbers:
+        plain = plain.str.replace_all(_NUMBER, "0")
+    plain = plain.str.replace_all(_GAP, " ")
     accented = plain.str.len_bytes() != plain.str.len_chars()
     if not accented.any():
         return plain
@@ -63,9 +67,9 @@ def simplify(texts: pl.Series) -> pl.Series:
     return pl.concat([plain.filter(~accented), stripped]).gather(back)
 
 
-def shingles(texts: pl.Series, ngram: int) -> Shingles:
-    """Hashes of all runs of `ngram` words; a text of fewer words has none."""
-    return _shingles(split_words(simplify(texts)), ngram)
+def shingles(texts: pl.Series, ngram: int, numbers: bool = False) -> Shingles:
+    """Hashes of all runs of `ngram` words; a text of fewer words has none. `numbers` keeps them as they are."""
+    return _shingles(split_words(simplify(texts, numbers)), ngram)
 
 
 def _shingles(words: Words, ngram: int) -> Shingles:
