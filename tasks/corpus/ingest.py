@@ -278,7 +278,7 @@ def _write_cursor(
         "exhausted": stats.exhausted,
         "files": files,
     }
-    (draft.path / "cursor.json").write_text(json.dumps(cursor, ensure_ascii=False, indent=0))
+    (draft.path / "cursor.json").write_text(json.dumps(cursor, indent=0))
     draft.part("cursor", "cursor.json")
 
 
@@ -345,7 +345,11 @@ def _text_bytes(texts: pa.Array) -> np.ndarray:
 
 
 def _check_unchanged(unit: Unit, sizes: dict[str, int]) -> None:
-    if unit.name in sizes and unit.path.stat().st_size != sizes[unit.name]:
+    try:
+        same = unit.name not in sizes or unit.path.stat().st_size == sizes[unit.name]
+    except FileNotFoundError:
+        same = False
+    if not same:
         raise StageFailed(
             f"ingest: {unit.path} has changed since this slice was planned; shards that were finished are kept, "
             "run the same command again to plan anew"

@@ -155,16 +155,24 @@ def _metas(table: pa.Table) -> pa.Array:
     """Each row's other fields as one JSON object, in the order of the columns; NaN and infinity become null."""
     if not table.num_columns:
         return pa.array(["{}"] * table.num_rows, pa.large_string())
-    if not any(_holds_binary(kind) for kind in table.schema.types):
+    if all(map(_has_json, table.schema.types)):
         try:
-            frame = pl.from_arrow(table)
-            if isinstance(frame, pl.DataFrame):
-                encoded = frame.select(pl.struct(pl.all()).struct.json_encode()).to_series()
-                return encoded.to_arrow().cast(pa.large_string())
-        except (pl.exceptions.PolarsError, pa.ArrowException, ValueError, TypeError):
-            pass  # an unusual type: row by row below
-    records = (orjson.dumps(row, default=_text_of).decode() for row in table.to_pylist())
-    return pa.array(records, pa.large_string())
+            frame = pl.DataFrame(pl.from_arrow(table))
+            encoded = frame.select(pl.struct(pl.all()).struct.json_encode()).to_series()
+            return encoded.to_arrow().cast(pa.large_string())
+        except pl.exceptions.PolarsError:
+            pass  # a rare type or time zone: by the row
+    columns = [_values(column) for column in table.columns]
+    rows = (dict(zip(table.column_names, values, strict=True)) for values in zip(*columns, strict=True))
+    return pa.array((orjson.dumps(row, default=_text_of).decode() for row in rows), pa.large_string())
+
+
+def _values(column: pa.ChunkedArray) -> list[Any]:
+    try:
+        values: list[Any] = column.to_pylist()
+    except (ValueError, OverflowError):  # a time that Python's own types do not reach
+        values = column.cast(pa.string()).to_pylist()
+    return values
 
 
 def _text_of(value: Any) -> Any:
@@ -173,11 +181,20 @@ def _text_of(value: Any) -> Any:
     return list(value) if isinstance(value, set | tuple) else str(value)
 
 
-def _holds_binary(kind: pa.DataType) -> bool:
-    if isinstance(kind, pa.BaseExtensionType):
-        return True
-    inner = [kind.field(index).type for index in range(kind.num_fields)]
-    return _is_binary(kind) or pa.types.is_fixed_size_binary(kind) or any(map(_holds_binary, inner))
+def _has_json(kind: pa.DataType) -> bool:
+    """Whether polars writes values of this type as JSON; on some others it would panic."""
+    types = pa.types
+    if types.is_nested(kind) and not types.is_union(kind):
+        return all(_has_json(kind.field(index).type) for index in range(kind.num_fields))
+    plain = (
+        types.is_integer,
+        types.is_floating,
+        types.is_boolean,
+        types.is_temporal,
+        types.is_decimal128,
+        types.is_null,
+    )
+    return _is_text(kind) or (not types.is_interval(kind) and any(is_kind(kind) for is_kind in plain))
 
 
 def _is_text(kind: pa.DataType) -> bool:

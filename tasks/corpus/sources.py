@@ -316,14 +316,20 @@ class _Files:
     """Files by patterns. A file's name is its path below its pattern's fixed prefix."""
 
     def __init__(self, config: IngestConfig, source: SourceConfig, base_directory: Path) -> None:
-        self.text_field = config.text_field
+        self.source, self.text_field = config.name, config.text_field
         self.paths: dict[str, Path] = named_files(config.name, source.files or (), base_directory)
 
     def names(self) -> list[str]:
         return list(self.paths)
 
     def survey(self, name: str) -> Member:
-        return survey_file(self.paths[name], self.text_field)
+        try:
+            return survey_file(self.paths[name], self.text_field)
+        except OSError as error:
+            raise ConfigError(
+                f"source {self.source!r}: {self.paths[name]} cannot be read ({error.strerror or error}); "
+                "nothing was started. Make it readable, or leave it out of files"
+            ) from error
 
 
 def survey_file(path: Path, text_field: str) -> Member:
@@ -360,9 +366,18 @@ def named_files(source: str, patterns: tuple[str, ...], base_directory: Path) ->
         for path in files:
             if path not in taken:
                 taken.add(path)
-                name = path.relative_to(prefix).as_posix()
+                name = _name_of(source, path.relative_to(prefix))
                 named[f"{index}/{name}" if several else name] = path
     return named
+
+
+def _name_of(source: str, path: Path) -> str:
+    name = path.as_posix()
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        raise ConfigError(f"source {source!r}: the file name {name!r} is no UTF-8; rename the file") from None
+    return name
 
 
 def _glob(pattern: Path) -> list[Path]:

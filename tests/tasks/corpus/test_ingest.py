@@ -276,6 +276,9 @@ def test_names_of_files(corpus: Path, tmp_path: Path) -> None:
         names("nothing/*")
     with pytest.raises(ConfigError, match="is a directory"):
         names("deep")
+    Path(os.fsdecode(os.fsencode(corpus) + b"/\xff.jsonl")).write_text("{}")
+    with pytest.raises(ConfigError, match="is no UTF-8; rename the file"):
+        names("*.jsonl")
 
 
 def test_a_source_has_exactly_one_origin() -> None:
