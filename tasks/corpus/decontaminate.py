@@ -34,7 +34,9 @@ REASON = "benchmark_overlap"
 class ContaminationConfig(Settings):
     """Which benchmarks' questions are looked for: the section `corpus.decontaminate`."""
 
-    ngram: int = identity(13, ge=1, le=100, description="Consecutive words that a document shares with a question.")
+    ngram: int = identity(
+        13, ge=1, le=100, description="Consecutive words that a document shares with a question."
+    )
     benchmarks: tuple[str, ...] = identity(
         (), description="Benchmarks whose scored split is kept out of the corpus; a list of its own."
     )
@@ -100,7 +102,10 @@ def run(config: DecontaminateConfig, inputs: DecontaminateInputs, draft: Draft) 
     masks = _by_shard(shards, dropped, held)
     draft.shards(
         "documents",
-        {name: Selection.of(path, ~gone & ~out) for (name, path), (gone, out) in zip(shards.items(), masks, strict=True)},
+        {
+            name: Selection.of(path, ~gone & ~out)
+            for (name, path), (gone, out) in zip(shards.items(), masks, strict=True)
+        },
         write_selection,
     )
     if holding:
@@ -194,7 +199,12 @@ def _write_dropped(draft: Draft, documents: pa.Table, dropped: np.ndarray) -> No
     gone = documents.filter(pa.array(dropped))
     if len(gone):
         table = dropped_table(
-            gone["id"], gone["source"], STAGE, REASON, gone["matched"].to_numpy().astype(float), gone["detail"]
+            gone["id"],
+            gone["source"],
+            STAGE,
+            REASON,
+            gone["matched"].to_numpy().astype(float),
+            gone["detail"],
         )
     else:
         table = dropped_table([], "", STAGE, REASON)
@@ -207,7 +217,10 @@ def _write_hits(draft: Draft, index: Index, found: Sequence[Path]) -> dict[str, 
     pairs = [pq.read_table(path / "matches.parquet", partitioning=None) for path in found]
     questions = np.concatenate([np.zeros(0, np.int64), *(table["question"].to_numpy() for table in pairs)])
     in_documents = [
-        np.unique(np.stack([table["text"].to_numpy(), index.benchmark_of[table["question"].to_numpy()]], axis=1), axis=0)
+        np.unique(
+            np.stack([table["text"].to_numpy(), index.benchmark_of[table["question"].to_numpy()]], axis=1),
+            axis=0,
+        )
         for table in pairs
     ]
     hits = {}

@@ -39,7 +39,8 @@ class DedupConfig(Settings):
     """Which duplicates are dropped."""
 
     exact: bool = identity(
-        True, description="Drop documents whose text, lower-cased and with whitespace collapsed, was seen before."
+        True,
+        description="Drop documents whose text, lower-cased and with whitespace collapsed, was seen before.",
     )
     minhash: MinHashConfig | None = identity(
         MinHashConfig(), description="How near-duplicates are found; null leaves them in."
@@ -77,9 +78,7 @@ def run(config: DedupConfig, inputs: DedupInputs, draft: Draft) -> DedupStats:
     earlier = [Seen.of_link(link) for link in inputs.earlier.links] if inputs.earlier else []
     fates = decide(current, earlier, config.exact, config.minhash)
     keep = np.split(fates.kinds == KEPT, current.edges[1:-1])
-    jobs = {
-        name: Selection.of(path, mask) for (name, path), mask in zip(shards.items(), keep, strict=True)
-    }
+    jobs = {name: Selection.of(path, mask) for (name, path), mask in zip(shards.items(), keep, strict=True)}
     draft.shards("documents", jobs, write_selection)
     _write_dropped(draft, current, fates)
     _write_signatures(draft, config, inputs.earlier, current, list(shards), keep)
@@ -104,7 +103,9 @@ def sketch_shard(job: SketchJob, directory: Path) -> dict[str, Any]:
     if job.config.minhash is not None:
         bands, counts = sketch(texts, job.config.minhash)
         columns["shingles"] = pa.array(counts)
-        columns |= {f"band_{i:02d}": pa.array(np.ascontiguousarray(bands[:, i])) for i in range(bands.shape[1])}
+        columns |= {
+            f"band_{i:02d}": pa.array(np.ascontiguousarray(bands[:, i])) for i in range(bands.shape[1])
+        }
     pq.write_table(pa.table(columns), directory / "sketch.parquet", compression="none", use_dictionary=False)
     return {"rows": len(texts)}
 
@@ -153,9 +154,7 @@ def _write_signatures(
     ).replace_schema_metadata(None)
     directory = draft.path / "signatures"
     directory.mkdir(exist_ok=True)
-    pq.write_table(
-        table, directory / "part.parquet", compression="zstd", use_dictionary=["source", "file"]
-    )
+    pq.write_table(table, directory / "part.parquet", compression="zstd", use_dictionary=["source", "file"])
     chain = {
         "format": 1,
         "before": earlier.digest if earlier else None,

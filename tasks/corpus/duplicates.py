@@ -216,9 +216,7 @@ def _near_copies(
     return _first_kept(members, sets, base, config.jaccard, fates)
 
 
-def _bands(
-    earlier: Sequence[Seen], starts: np.ndarray, name: str
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+def _bands(earlier: Sequence[Seen], starts: np.ndarray, name: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     for seen, start in zip(earlier, starts, strict=False):
         able = np.flatnonzero(seen.with_shingles)
         yield seen.values(name)[able], able + int(start)

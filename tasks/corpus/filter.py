@@ -29,7 +29,8 @@ class FilterConfig(Settings):
     """Which families of rules are asked, each with its published thresholds."""
 
     gopher: bool = identity(
-        True, description="Gopher's repetition and quality rules (Rae et al. 2021), as datatrove applies them."
+        True,
+        description="Gopher's repetition and quality rules (Rae et al. 2021), as datatrove applies them.",
     )
 
     def rules(self) -> tuple[Rule, ...]:
@@ -73,7 +74,9 @@ def run(config: FilterConfig, inputs: FilterInputs, draft: Draft) -> FilterStats
     dropped = pa.concat_tables([dropped_table([], "", STAGE, ""), *reasons])
     write_dropped(draft.path / "dropped.parquet", dropped)
     draft.part("dropped", "dropped.parquet")
-    sizes = np.concatenate([np.zeros(0, np.int64), *(table["bytes"].to_numpy() for table in verdicts.values())])
+    sizes = np.concatenate(
+        [np.zeros(0, np.int64), *(table["bytes"].to_numpy() for table in verdicts.values())]
+    )
     kept = np.concatenate([np.zeros(0, bool), *(which < 0 for which in failed.values())])
     return FilterStats(
         documents_in=len(kept),

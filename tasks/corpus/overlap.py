@@ -65,9 +65,7 @@ class Entries:
         table[self.heads >> _TABLE_SHIFT] = True
         return table
 
-    def _whole(
-        self, words: Words, position: np.ndarray, entry: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def _whole(self, words: Words, position: np.ndarray, entry: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         good = np.ones(len(position), bool)
         for length in np.unique(self.lengths[entry]):
             if length == self.width:
@@ -168,9 +166,15 @@ def _assemble(
     alone = np.array([kind == "alone" for kind in kinds], bool)
     checked = np.zeros(len(benchmark_of), bool)
     checked[owner[alone & (counts >= ngram)]] = True
-    own_words = counts[np.searchsorted(owner, np.arange(len(checked)))]  # of the question itself, its first wording
-    blanks = np.array([len(re.findall(r"_+", text)) for text in wordings], np.int64)  # a blank is a word left out
-    runs = (own_words[owner] < ngram) & (counts >= head) & (~alone | ((blanks > 0) & (counts + blanks >= ngram)))
+    own_words = counts[
+        np.searchsorted(owner, np.arange(len(checked)))
+    ]  # of the question itself, its first wording
+    blanks = np.array(
+        [len(re.findall(r"_+", text)) for text in wordings], np.int64
+    )  # a blank is a word left out
+    runs = (
+        (own_words[owner] < ngram) & (counts >= head) & (~alone | ((blanks > 0) & (counts + blanks >= ngram)))
+    )
     runs &= ~alone | (counts < ngram)
     checked[owner[runs]] = True
     return Index(
@@ -205,7 +209,8 @@ def _runs(words: Words, chosen: np.ndarray, head: int, ngram: int) -> Entries:
     lengths = np.minimum(words.first[wording + 1] - starts, ngram)
     heads = ngram_hashes(words.hashes, head)[starts] if len(starts) else np.zeros(0, np.uint64)
     whole = np.array(
-        [ngram_hashes(words.hashes[a : a + n], int(n))[0] for a, n in zip(starts, lengths, strict=True)], np.uint64
+        [ngram_hashes(words.hashes[a : a + n], int(n))[0] for a, n in zip(starts, lengths, strict=True)],
+        np.uint64,
     )
     order = np.argsort(heads, kind="stable")
     return Entries(
@@ -246,7 +251,9 @@ def save_index(index: Index, directory: Path) -> None:
             "places": entries.places,
         }
         table = pa.table(columns).replace_schema_metadata({"width": str(entries.width)})
-        pq.write_table(table, directory / f"entries-{number}.parquet", compression="none", use_dictionary=False)
+        pq.write_table(
+            table, directory / f"entries-{number}.parquet", compression="none", use_dictionary=False
+        )
     pq.write_table(
         pa.table({"wording": pa.array(index.wordings, pa.large_string()), "question": index.question_of}),
         directory / "wordings.parquet",

@@ -71,9 +71,7 @@ def benchmark_file(benchmark_files: Path | None, name: str, own: Mapping[str, Pa
             f"corpus.decontaminate.benchmarks: {name!r} needs local questions, and benchmark_files is not set"
         )
     splits = SPLITS[1:] if name in _VALIDATION_SCORED else SPLITS
-    candidates = [
-        benchmark_files / name / f"{split}{suffix}" for split in splits for suffix in _SUFFIXES
-    ]
+    candidates = [benchmark_files / name / f"{split}{suffix}" for split in splits for suffix in _SUFFIXES]
     for path in candidates:
         if path.is_file():
             return path
@@ -96,16 +94,21 @@ def read_questions(benchmark: str, path: Path) -> tuple[list[Question], int]:
 
 
 def _rows(benchmark: str, path: Path) -> Iterator[tuple[int, Row]]:
-    opened = gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8")
     row = 0
-    with opened as lines:
+    with (
+        gzip.open(path, "rt", encoding="utf-8")
+        if path.suffix == ".gz"
+        else path.open(encoding="utf-8") as lines
+    ):
         for line in lines:
             if not line.strip():
                 continue
             try:
                 fields = json.loads(line)
             except ValueError as error:
-                raise ConfigError(f"benchmark {benchmark!r}: row {row} of {path} is no JSON: {error}") from error
+                raise ConfigError(
+                    f"benchmark {benchmark!r}: row {row} of {path} is no JSON: {error}"
+                ) from error
             if isinstance(fields, dict):
                 yield row, fields
             row += 1
@@ -148,7 +151,7 @@ def _boolq(row: int, fields: Row) -> Question:
 
 
 def _labelled(row: int, fields: Row) -> Question:
-    question = fields.get("question_stem", fields.get("question", ""))
+    question = str(fields.get("question_stem", fields.get("question", "")))
     choices = fields["choices"]
     right = dict(zip(choices["label"], choices["text"], strict=False)).get(fields["answerKey"], "")
     return _with_answer(row, question, right)

@@ -27,7 +27,9 @@ PUNCTUATION = "".join(
 _SPACE = 32
 _LONG_WORD_BYTES = 64
 _LENGTH_FACTOR = np.uint64(0x9E3779B97F4A7C15)
-_NGRAM_BASE = 0xD1342543DE82EF95  # odd; the multiplier of a 64-bit linear congruential generator (Steele, Vigna 2021)
+_NGRAM_BASE = (
+    0xD1342543DE82EF95  # odd; the multiplier of a 64-bit linear congruential generator (Steele, Vigna 2021)
+)
 _LOW_BYTES = np.array([(1 << (8 * n)) - 1 for n in range(8)] + [(1 << 64) - 1], dtype=np.uint64)
 
 

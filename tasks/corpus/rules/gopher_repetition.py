@@ -44,7 +44,9 @@ class Repeats:
             places, group = repeated(places[fits[places]], hashes, tokens.text)
             width = ends[places + n] - ends[places]
             if n in MAX_TOP_NGRAM:
-                self.top[n] = _top(places, group, width + n - 1, tokens.text, tokens.first, ends, n) / characters
+                self.top[n] = (
+                    _top(places, group, width + n - 1, tokens.text, tokens.first, ends, n) / characters
+                )
             if n in MAX_DUPLICATE_NGRAMS:
                 bound = _covered(places, n, ends, tokens.text, len(batch)) / characters
                 doubtful = np.flatnonzero(bound > MAX_DUPLICATE_NGRAMS[n])
@@ -59,7 +61,9 @@ def duplicate_pieces(texts: pl.Series, separator: str) -> tuple[np.ndarray, np.n
 
     Two arrays of shape (texts,): float64, int64.
     """
-    lists = texts.str.replace_all(separator, "\n").str.split("\n") if separator == r"\n+" else _paragraphs(texts)
+    lists = (
+        texts.str.replace_all(separator, "\n").str.split("\n") if separator == r"\n+" else _paragraphs(texts)
+    )
     counts = lists.list.len().to_numpy().astype(np.int64)
     pieces = lists.explode()
     buffer, edges = flat_bytes(pieces)

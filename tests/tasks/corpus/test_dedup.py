@@ -174,7 +174,12 @@ def test_a_links_digest_covers_the_links_before(tmp_path: Path) -> None:
     first = run_on(tmp_path / "1", slice_of(tmp_path / "in1", ["some words that are here alone"]))[0]
     other = run_on(tmp_path / "2", slice_of(tmp_path / "in2", ["quite another thing to say"]))[0]
     links = [
-        part_in(run_on(tmp_path / name, slice_of(tmp_path / "in", same), earlier=(part_in(path, "signatures"),))[0], "signatures")
+        part_in(
+            run_on(tmp_path / name, slice_of(tmp_path / "in", same), earlier=(part_in(path, "signatures"),))[
+                0
+            ],
+            "signatures",
+        )
         for name, path in (("3", first), ("4", other))
     ]
     assert links[0].digest != links[1].digest
@@ -201,13 +206,17 @@ def test_an_artifact_holds_its_parts_and_no_scratch(tmp_path: Path) -> None:
     again = artifact_of(
         dedup,
         DedupConfig(),
-        DedupInputs(slice_of(tmp_path / "in2", ["new words of a later slice"]), Chain((artifact.part("signatures"),))),
+        DedupInputs(
+            slice_of(tmp_path / "in2", ["new words of a later slice"]), Chain((artifact.part("signatures"),))
+        ),
         tmp_path / "store",
     )
     assert again.stats["documents_out"] == 1
 
 
-PIECES = st.sampled_from(["a b c d e f g h", "é ß 漢字 💡", "A  B c D e f g", "", "z", "1 2 3 4 5 6", "\n\n", "p q r s t u"])
+PIECES = st.sampled_from(
+    ["a b c d e f g h", "é ß 漢字 💡", "A  B c D e f g", "", "z", "1 2 3 4 5 6", "\n\n", "p q r s t u"]
+)
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -59,14 +59,29 @@ def failing(text: str) -> str | None:
         ("gopher_top_2_gram", GOOD + " wonderful extraordinarily" * 30),
         ("gopher_duplicate_5_grams", " ".join(GOOD.split()[:150] + GOOD.split()[:60])),
         ("gopher_too_few_words", " ".join(GOOD.split()[:49])),
-        ("gopher_short_words", " ".join(f"{a}{b}" for a in "abcdefghijklm" for b in "nopqrstuvwxyz") + " be to"),
-        ("gopher_long_words", "the be " + " ".join(sentences(60).replace("\n", "").replace(" ", "")[i : i + 25] for i in range(0, 2500, 25)).replace(".", "x")),
+        (
+            "gopher_short_words",
+            " ".join(f"{a}{b}" for a in "abcdefghijklm" for b in "nopqrstuvwxyz") + " be to",
+        ),
+        (
+            "gopher_long_words",
+            "the be "
+            + " ".join(
+                sentences(60).replace("\n", "").replace(" ", "")[i : i + 25] for i in range(0, 2500, 25)
+            ).replace(".", "x"),
+        ),
         ("gopher_too_many_hashes", " # ".join(GOOD.split())),
         ("gopher_too_many_ellipses", "... ".join(GOOD.split())),
         ("gopher_too_many_ellipses", "...".join(GOOD.split())),
         ("gopher_too_many_bullets", "\n".join("- " + line for line in GOOD.split("\n"))),
-        ("gopher_too_many_ellipsis_lines", "\n".join(line[:-1] + " …" if i % 3 else line for i, line in enumerate(GOOD.split("\n")))),
-        ("gopher_too_few_alphabetic_words", " ".join(f"{word} {i * 7919}" for i, word in enumerate(GOOD.split()))),
+        (
+            "gopher_too_many_ellipsis_lines",
+            "\n".join(line[:-1] + " …" if i % 3 else line for i, line in enumerate(GOOD.split("\n"))),
+        ),
+        (
+            "gopher_too_few_alphabetic_words",
+            " ".join(f"{word} {i * 7919}" for i, word in enumerate(GOOD.split())),
+        ),
         ("gopher_too_few_stop_words", " ".join(w for w in GOOD.split() if w not in quality.STOP_WORDS)),
     ],
 )
@@ -76,7 +91,9 @@ def test_a_text_fails_the_rule_that_it_is_made_for(rule: str | None, text: str) 
 
 def test_every_rule_has_a_name_of_its_own_and_a_threshold() -> None:
     assert len(RULES) == len(FilterConfig().rules()) == 23
-    assert all(name.startswith("gopher_") and rule.threshold.startswith("at ") for name, rule in RULES.items())
+    assert all(
+        name.startswith("gopher_") and rule.threshold.startswith("at ") for name, rule in RULES.items()
+    )
 
 
 @pytest.mark.parametrize(
@@ -153,7 +170,9 @@ def test_duplicate_pieces_are_those_of_splitting(texts: list[str]) -> None:
 
 def test_dropped_rows_name_the_rule_its_measure_and_its_limit(tmp_path: Path) -> None:
     draft = draft_in(tmp_path)
-    stats = stage.run(FilterConfig(), FilterInputs(slice_of(tmp_path / "in", [GOOD, "too short", GOOD + "x"])), draft)
+    stats = stage.run(
+        FilterConfig(), FilterInputs(slice_of(tmp_path / "in", [GOOD, "too short", GOOD + "x"])), draft
+    )
     assert texts_in(draft.path) == [GOOD, GOOD + "x"]
     (row,) = dropped_in(draft.path)
     assert (row["stage"], row["source"]) == ("filter", "tales")
@@ -163,7 +182,9 @@ def test_dropped_rows_name_the_rule_its_measure_and_its_limit(tmp_path: Path) ->
 
 def test_without_rules_all_is_kept(tmp_path: Path) -> None:
     draft = draft_in(tmp_path)
-    stats = stage.run(FilterConfig(gopher=False), FilterInputs(slice_of(tmp_path / "in", ["a", "", GOOD])), draft)
+    stats = stage.run(
+        FilterConfig(gopher=False), FilterInputs(slice_of(tmp_path / "in", ["a", "", GOOD])), draft
+    )
     assert texts_in(draft.path) == ["a", "", GOOD]
     assert (stats.documents_dropped, stats.dropped_by_reason) == (0, {})
 
@@ -183,7 +204,9 @@ def test_the_bytes_are_the_same_for_any_number_of_workers(tmp_path: Path) -> Non
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(texts=st.lists(st.one_of(st.text(max_size=200), st.just(GOOD)), max_size=8))
-def test_every_document_is_kept_or_dropped(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> None:
+def test_every_document_is_kept_or_dropped(
+    tmp_path_factory: pytest.TempPathFactory, texts: list[str]
+) -> None:
     directory = tmp_path_factory.mktemp("conservation")
     draft = draft_in(directory)
     stats = stage.run(FilterConfig(), FilterInputs(slice_of(directory / "in", texts)), draft)

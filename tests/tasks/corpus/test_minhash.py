@@ -34,7 +34,9 @@ def splitmix64(values: np.ndarray) -> np.ndarray:
 
 def xoshiro(seed: int, count: int) -> list[int]:
     """xoshiro256++ with its state from SplitMix64, as rand_xoshiro seeds it."""
-    state = [int(splitmix64(np.array([(seed + i * 0x9E3779B97F4A7C15) & ALL], np.uint64))[0]) for i in range(4)]
+    state = [
+        int(splitmix64(np.array([(seed + i * 0x9E3779B97F4A7C15) & ALL], np.uint64))[0]) for i in range(4)
+    ]
     out = []
     for _ in range(count):
         total = (state[0] + state[3]) & ALL
@@ -139,6 +141,8 @@ def test_jaccard_is_that_of_the_sets_of_shingles(texts: list[str]) -> None:
 
 
 def test_a_text_shorter_than_a_shingle_has_none() -> None:
-    bands, counts = sketch(pl.Series(["four words are few", "", "but these five words suffice"]), MinHashConfig())
+    bands, counts = sketch(
+        pl.Series(["four words are few", "", "but these five words suffice"]), MinHashConfig()
+    )
     assert counts.tolist() == [0, 0, 1]
     assert bands.shape == (3, 14)

@@ -84,4 +84,3 @@ def test_batches_hold_every_text_once_in_order(texts: list[str], limit: int) -> 
     assert [text for _, part in taken for text in part] == texts
     assert [start for start, _ in taken] == np.cumsum([0, *(len(part) for _, part in taken)])[:-1].tolist()
     assert all(len(part) == 1 or sum(len(t.encode()) for t in part) <= limit for _, part in taken)
-
