@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ast
 import csv
+import functools
 import importlib.metadata
 import inspect
 import re
@@ -72,6 +73,7 @@ class Group:
     estimated_bytes: int
 
 
+@functools.lru_cache(maxsize=2)  # each slice asks; an installation does not change under a running process
 def groups(kind: Kind) -> dict[str, Group]:
     """The units of an embedded source by name, such as `numpy/003`. The same installation gives the same ones."""
     found: dict[str, Group] = {}
