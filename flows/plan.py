@@ -38,13 +38,20 @@ class Row:
     why: tuple[str, ...] = ()
 
 
+class _Estimates(dict[str, Any]):
+    """Statistics that are not known yet: what was not estimated counts as 0."""
+
+    def __missing__(self, name: str) -> int:
+        return 0
+
+
 class Pending(Artifact):
     """Stands for an artifact that is not made yet; its statistics are estimates."""
 
     @property
     def stats(self) -> dict[str, Any]:
         """What the DAG asks of an artifact's statistics, estimated."""
-        return dict(self.manifest.stats)
+        return self.manifest.stats
 
     def has(self, part: str) -> bool:
         """Whether it will have the part: true but for a holdout, which only a source's first slice has."""
@@ -84,14 +91,16 @@ class Planner:
 
     def _pending(self, request: Request) -> Pending:
         first = bool(getattr(request.inputs, "first_of_source", False))
-        stats = {
-            "tokens": self.slice_bytes // _BYTES_PER_TOKEN,
-            "exhausted": True,
-            "holdout": first and self.holdout,
-            "metrics": {},
-            "perplexity": 0.0,
-            "sources": {},
-        }
+        stats = _Estimates(
+            {
+                "tokens": self.slice_bytes // _BYTES_PER_TOKEN,
+                "exhausted": True,
+                "holdout": first and self.holdout,
+                "metrics": {},
+                "perplexity": 0.0,
+                "sources": {},
+            }
+        )
         manifest = Manifest(request.stage, request.module.VERSION, "f" * 64, {}, {}, {}, stats=stats)
         return Pending(Path("/nonexistent") / request.stage / "pending", manifest)
 

@@ -14,7 +14,7 @@ from flows.rounds import Round, decay_schedule, trunk_schedule
 from storage.artifact import Artifact, Chain, Input
 from storage.errors import StageFailed
 from storage.store import Request, Store
-from tasks import base, decay, train
+from tasks import base, decay, report, train
 from tasks.corpus import decontaminate, dedup, filter, ingest, pack, tokenize, tokenizer
 from tasks.corpus.budgets import needed_tokens, sequences_per_step
 from tasks.corpus.digests import FileDigests
@@ -232,6 +232,4 @@ class Requests:
 
     def report(self, outcome: Outcome) -> Request:
         """The page that says what came of it."""
-        from tasks import report
-
-        return Request(report, *report.report_request(self.run.name, self.run.evaluation, outcome))
+        return Request(report, *report.report_request(self.run.evaluation, outcome))
