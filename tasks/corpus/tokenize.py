@@ -23,8 +23,9 @@ from storage.draft import Draft
 from storage.errors import BadInput
 from storage.settings import Settings
 from storage.tokens import write_shard
+from tasks.corpus.chunks import divisible, encode_by_chunks
 from tasks.corpus.documents import read_documents
-from tasks.corpus.vocabulary import load_vocabulary, one_thread, tokenizer_directory
+from tasks.corpus.vocabulary import Vocabulary, load_vocabulary, one_thread, tokenizer_directory
 
 STAGE = "tokenize"
 VERSION = 1
@@ -89,9 +90,7 @@ def tokenize_shard(job: tuple[Path, Path, str], directory: Path) -> dict[str, An
     with one_thread():
         vocabulary = load_vocabulary(tokenizer)
         table = read_documents([documents], columns=["id", "text"])
-        encoded = [vocabulary.encode(texts) for texts in _batches(table["text"])]
-    values = np.concatenate([values for values, _ in encoded] or [np.zeros(0, np.uint32)])
-    lengths = np.concatenate([lengths for _, lengths in encoded] or [np.zeros(0, np.int64)])
+        values, lengths = encode_column(vocabulary, table["text"])
     write_shard(
         directory / "tokens.arrow",
         table["id"].to_numpy(),
@@ -108,6 +107,16 @@ def tokenize_shard(job: tuple[Path, Path, str], directory: Path) -> dict[str, An
         "bytes": int(pc.sum(pc.binary_length(table["text"])).as_py() or 0),
         "unknown": unknown,
     }
+
+
+def encode_column(vocabulary: Vocabulary, texts: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
+    """Ids of all texts (no nulls), each closed by end-of-text: uint32 [tokens], and their lengths, int64 [texts]."""
+    if divisible(vocabulary.tokenizer):
+        return encode_by_chunks(vocabulary, texts)
+    encoded = [vocabulary.encode(some) for some in _batches(texts)]
+    values = np.concatenate([values for values, _ in encoded] or [np.zeros(0, np.uint32)])
+    lengths = np.concatenate([lengths for _, lengths in encoded] or [np.zeros(0, np.int64)])
+    return values, lengths
 
 
 def _batches(texts: pa.ChunkedArray) -> Iterator[list[str]]:

@@ -7,6 +7,7 @@ text `<|endoftext|>` cannot end a document. Nothing is added before or behind (n
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -31,6 +32,22 @@ class Vocabulary:
     eot: int
     size: int
     unknown: int | None
+
+    @functools.cached_property
+    def added(self) -> list[str]:
+        """The added tokens that are found in plain text: those that are not special."""
+        known = self.tokenizer.get_added_tokens_decoder().values()
+        return [token.content for token in known if not token.special]
+
+    @functools.cached_property
+    def token_bytes(self) -> np.ndarray:
+        """[size] int64: bytes of text behind each id of a byte-level vocabulary (one character is one byte)."""
+        sizes = np.zeros(self.size, np.int64)
+        for token, index in self.tokenizer.get_vocab(with_added_tokens=False).items():
+            sizes[index] = len(token)
+        for index, added in self.tokenizer.get_added_tokens_decoder().items():
+            sizes[index] = len(added.content.encode())
+        return sizes
 
     def encode(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """Ids of the texts one after another, each closed by end-of-text, and the length of each with it.

@@ -144,6 +144,7 @@ def test_large_vocabularies_are_stored_in_32_bits(tmp_path: Path, shared_data: P
     assert TokenShard.open(made.part("tokens").only()).tokens.dtype == np.uint32
 
 
+@pytest.mark.slow
 def test_same_bytes_for_any_number_of_workers(tmp_path: Path, small_tokenizer: Input) -> None:
     docs = documents(tmp_path, [["the cat sat on it"] * 50, ["a dog"] * 30])
     environment = dict(os.environ)
