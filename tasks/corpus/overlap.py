@@ -26,6 +26,7 @@ HEAD_WORDS = 8
 
 _TABLE_BITS = 24
 _TABLE_SHIFT = np.uint64(64 - _TABLE_BITS)
+_TABLE_MASK = np.uint64((1 << _TABLE_BITS) - 1)
 
 
 def plain_words(texts: pl.Series) -> pl.Series:
@@ -51,7 +52,9 @@ class Entries:
     def find(self, words: Words) -> tuple[np.ndarray, np.ndarray]:
         """(first word, entry) of every place in `words` where an entry's whole run has the same hash."""
         hashes = ngram_hashes(words.hashes, self.width)
-        places = np.flatnonzero(self._table[hashes >> _TABLE_SHIFT] & inside(words.first, self.width))
+        upper, lower = self._tables
+        places = np.flatnonzero(upper[hashes >> _TABLE_SHIFT] & inside(words.first, self.width))
+        places = places[lower[hashes[places] & _TABLE_MASK]]
         low = np.searchsorted(self.heads, hashes[places], side="left")
         high = np.searchsorted(self.heads, hashes[places], side="right")
         counts = high - low
@@ -60,10 +63,12 @@ class Entries:
         return self._whole(words, position, entry)
 
     @cached_property
-    def _table(self) -> np.ndarray:
-        table = np.zeros(1 << _TABLE_BITS, bool)
-        table[self.heads >> _TABLE_SHIFT] = True
-        return table
+    def _tables(self) -> tuple[np.ndarray, np.ndarray]:
+        """Which upper and lower bits the heads have: most places are ruled out by these."""
+        tables = np.zeros((2, 1 << _TABLE_BITS), bool)
+        tables[0, self.heads >> _TABLE_SHIFT] = True
+        tables[1, self.heads & _TABLE_MASK] = True
+        return tables[0], tables[1]
 
     def _whole(self, words: Words, position: np.ndarray, entry: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         good = np.ones(len(position), bool)

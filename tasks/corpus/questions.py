@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import orjson
 
 from storage.errors import ConfigError
 
@@ -95,16 +96,12 @@ def read_questions(benchmark: str, path: Path) -> tuple[list[Question], int]:
 
 def _rows(benchmark: str, path: Path) -> Iterator[tuple[int, Row]]:
     row = 0
-    with (
-        gzip.open(path, "rt", encoding="utf-8")
-        if path.suffix == ".gz"
-        else path.open(encoding="utf-8") as lines
-    ):
+    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as lines:
         for line in lines:
             if not line.strip():
                 continue
             try:
-                fields = json.loads(line)
+                fields = orjson.loads(line)
             except ValueError as error:
                 raise ConfigError(
                     f"benchmark {benchmark!r}: row {row} of {path} is no JSON: {error}"

@@ -8,6 +8,7 @@ left over: a few percent of the words from n = 4 on.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -20,6 +21,8 @@ MAX_DUPLICATE_PIECES = 0.30
 MAX_DUPLICATE_CHARACTERS = 0.20
 MAX_TOP_NGRAM = {2: 0.20, 3: 0.18, 4: 0.16}
 MAX_DUPLICATE_NGRAMS = {5: 0.15, 6: 0.14, 7: 0.13, 8: 0.12, 9: 0.11, 10: 0.10}
+_PLACE_BITS = 40
+_LAST_PLACE = (1 << _PLACE_BITS) - 1
 _SMALLEST, _LARGEST = min(MAX_TOP_NGRAM), max(MAX_DUPLICATE_NGRAMS)
 
 Measure = Callable[[Batch], np.ndarray]
@@ -41,16 +44,16 @@ class Repeats:
             hashes = join_runs(hashes, tokens.hashes[n - 1 :], 1)
             fits = inside(tokens.first, n)
             places = places[places < len(fits)]
-            places, group = repeated(places[fits[places]], hashes, tokens.text)
-            width = ends[places + n] - ends[places]
+            groups = repeated(places[fits[places]], hashes, tokens.text)
+            places = groups.places
             if n in MAX_TOP_NGRAM:
-                self.top[n] = (
-                    _top(places, group, width + n - 1, tokens.text, tokens.first, ends, n) / characters
-                )
+                self.top[n] = _top(groups, tokens.text, tokens.first, ends, n) / characters
             if n in MAX_DUPLICATE_NGRAMS:
                 bound = _covered(places, n, ends, tokens.text, len(batch)) / characters
                 doubtful = np.flatnonzero(bound > MAX_DUPLICATE_NGRAMS[n])
-                exact = _greedy(places, group, width, tokens.text, doubtful, n)
+                exact = _greedy(
+                    places, groups.group, ends[places + n] - ends[places], tokens.text, doubtful, n
+                )
                 values = np.minimum(bound, MAX_DUPLICATE_NGRAMS[n])
                 values[doubtful] = exact / characters[doubtful]
                 self.duplicate[n] = values
@@ -81,39 +84,49 @@ def _paragraphs(texts: pl.Series) -> pl.Series:
     return texts.str.replace_all(r"\n{2,}", "\n\n").str.split("\n\n")
 
 
-def repeated(places: np.ndarray, hashes: np.ndarray, text: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The places whose hash occurs again in the same text, ascending, and a number for each group of equal ones."""
+@dataclass(frozen=True)
+class Repeated:
+    """N-grams that occur again in their text. places: where, ascending, and group: which one it is there. leaders: the
+    first place of each group, and sizes: how often it occurs. All int64."""
+
+    places: np.ndarray
+    group: np.ndarray
+    leaders: np.ndarray
+    sizes: np.ndarray
+
+
+def repeated(places: np.ndarray, hashes: np.ndarray, text: np.ndarray) -> Repeated:
+    """Of these places (ascending), those whose hash occurs at another one in the same text."""
     keys = ngram_hashes(np.stack([hashes[places], text[places].astype(np.uint64)], axis=1).ravel(), 2)[::2]
-    order = np.argsort(keys, kind="stable")
+    order = np.argsort(keys)
     ordered = keys[order]
     starts = np.flatnonzero(np.concatenate([np.ones(len(ordered[:1]), bool), ordered[1:] != ordered[:-1]]))
     sizes = np.diff(np.concatenate([starts, [len(ordered)]]))
+    several = sizes > 1
     group = np.empty(len(places), np.int64)
-    group[order] = np.repeat(np.arange(len(starts)), sizes)
-    keep = sizes[group] > 1 if len(places) else np.zeros(0, bool)
-    return places[keep], group[keep]
+    group[order] = np.repeat(np.where(several, np.cumsum(several) - 1, -1), sizes)
+    first = np.minimum.reduceat(order, starts) if len(starts) else order
+    keep = group >= 0
+    return Repeated(places[keep], group[keep], places[first[several]], sizes[several])
 
 
-def _top(
-    places: np.ndarray,
-    group: np.ndarray,
-    width: np.ndarray,
-    text: np.ndarray,
-    first: np.ndarray,
-    ends: np.ndarray,
-    n: int,
-) -> np.ndarray:
+def _top(groups: Repeated, text: np.ndarray, first: np.ndarray, ends: np.ndarray, n: int) -> np.ndarray:
     """Characters (spaces between words too) of all occurrences of each text's most frequent n-gram, the first of
     equally frequent ones: int64, shape (texts,). Where none repeats, those of the text's first n-gram."""
     has_any = np.diff(first) >= n
     value = np.zeros(len(first) - 1, np.int64)
     start = first[:-1][has_any]
     value[has_any] = ends[start + n] - ends[start] + n - 1
-    if len(places):
-        _, leader, size = np.unique(group, return_index=True, return_counts=True)
-        order = np.lexsort((places[leader], -size, text[places[leader]]))
-        best = order[np.unique(text[places[leader[order]]], return_index=True)[1]]
-        value[text[places[leader[best]]]] = width[leader[best]] * size[best]
+    if len(groups.leaders):
+        order = np.argsort(groups.leaders)
+        owner = text[groups.leaders[order]]
+        rank = (groups.sizes[order] << _PLACE_BITS) + (
+            _LAST_PLACE - groups.leaders[order]
+        )  # earlier is better
+        starts = np.flatnonzero(np.diff(owner, prepend=-1))
+        best = np.maximum.reduceat(rank, starts)
+        leader = _LAST_PLACE - (best & _LAST_PLACE)
+        value[owner[starts]] = (ends[leader + n] - ends[leader] + n - 1) * (best >> _PLACE_BITS)
     return value
 
 
@@ -150,26 +163,20 @@ def _greedy(
     return totals
 
 
-def _repeats(batch: Batch) -> Repeats:
-    if not hasattr(batch, "_repeats"):
-        batch._repeats = Repeats(batch)  # type: ignore[attr-defined]
-    return batch._repeats  # type: ignore[attr-defined,no-any-return]
-
-
 def _piece_share(batch: Batch, kind: str) -> np.ndarray:
-    return getattr(_repeats(batch), kind)[0]
+    return getattr(batch.once(Repeats), kind)[0]
 
 
 def _piece_characters(batch: Batch, kind: str) -> np.ndarray:
-    return getattr(_repeats(batch), kind)[1] / batch.characters
+    return getattr(batch.once(Repeats), kind)[1] / batch.characters
 
 
 def _top_share(batch: Batch, n: int) -> np.ndarray:
-    return _repeats(batch).top[n]
+    return batch.once(Repeats).top[n]
 
 
 def _duplicate_share(batch: Batch, n: int) -> np.ndarray:
-    return _repeats(batch).duplicate[n]
+    return batch.once(Repeats).duplicate[n]
 
 
 RULES: tuple[Rule, ...] = (

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any, TypeVar
 
 import numpy as np
 import polars as pl
@@ -25,6 +26,7 @@ WORD = (
 cut off at the ends of a word and inside it. It differs in rarer abbreviations and
 in some formulas."""
 
+T = TypeVar("T")
 _LINE_BREAK = r"\r\n|[\r\x0b\x0c\x1c-\x1e\x{85}\x{2028}\x{2029}]"
 _SYMBOLS_ALONE = "^[" + PUNCTUATION + "]+$"
 
@@ -58,6 +60,13 @@ class Batch:
 
     def __init__(self, texts: pl.Series) -> None:
         self.texts = texts
+        self._made: dict[Any, Any] = {}
+
+    def once(self, make: Callable[[Batch], T]) -> T:
+        """What `make` makes of this batch; made at the first call."""
+        if make not in self._made:
+            self._made[make] = make(self)
+        return self._made[make]
 
     def __len__(self) -> int:
         return len(self.texts)
