@@ -42,10 +42,16 @@ class EvaluateConfig(Settings):
     """How one model is measured on one benchmark."""
 
     benchmark: str = identity(description="Name of the benchmark: the harness's, or the user's own.")
-    limit: int | None = identity(None, description="At most so many questions, drawn by the seed; null: all.", ge=2)
+    limit: int | None = identity(
+        None, description="At most so many questions, drawn by the seed; null: all.", ge=2
+    )
     seed: int = identity(0, description="Seed of the draw; has no effect without a limit.", ge=0)
-    max_length: int = identity(description="Tokens that the model is given at most; longer ones are cut on the left.", ge=2)
-    shots: int | None = identity(None, description="Examples before each question; null: the harness's own number.", ge=0)
+    max_length: int = identity(
+        description="Tokens that the model is given at most; longer ones are cut on the left.", ge=2
+    )
+    shots: int | None = identity(
+        None, description="Examples before each question; null: the harness's own number.", ge=0
+    )
     device: str = execution("auto", description="auto, cpu or cuda.")
 
 
@@ -74,10 +80,16 @@ class EvaluateStats:
     stderr: dict[str, float]
 
 
-def evaluate_config(benchmark: str, limit: int | None, seed: int, max_length: int, device: str = "auto") -> EvaluateConfig:
+def evaluate_config(
+    benchmark: str, limit: int | None, seed: int, max_length: int, device: str = "auto"
+) -> EvaluateConfig:
     """The stage's configuration; without a limit the seed is set to 0, since it decides nothing."""
     return EvaluateConfig(
-        benchmark=benchmark, limit=limit, seed=seed if limit is not None else 0, max_length=max_length, device=device
+        benchmark=benchmark,
+        limit=limit,
+        seed=seed if limit is not None else 0,
+        max_length=max_length,
+        device=device,
     )
 
 
@@ -87,7 +99,7 @@ def harness_inputs(
     benchmark_files: Path | str | None,
     identify: Callable[[Path], Mapping[str, Any]] = file_identity,
 ) -> EvaluateInputs:
-    """Inputs for a benchmark of the harness: local copies where `benchmark_files` is a directory, else the hub as it is now.
+    """Inputs for a benchmark of the harness: local copies, or the hub where there are none.
 
     `identify` gives name, bytes and sha256 of a file. Raises ConfigError where a file is missing or the hub is silent.
     """
@@ -126,7 +138,9 @@ def run(config: EvaluateConfig, inputs: EvaluateInputs, draft: Draft) -> Evaluat
         sizes = {subject: len(task.task_docs) for subject, task in tasks.items()}
         chosen = _chosen(config, sizes)
         built = [
-            item for subject, task in tasks.items() for item in harness.requests_of(subject, task, chosen[subject])
+            item
+            for subject, task in tasks.items()
+            for item in harness.requests_of(subject, task, chosen[subject])
         ]
         export = export_directory(inputs.model)
         model = load_model(export, device, config.max_length)
@@ -153,12 +167,16 @@ def run(config: EvaluateConfig, inputs: EvaluateInputs, draft: Draft) -> Evaluat
     draft.part("questions", "questions.parquet")
     draft.note(**execution_facts(device), batch_size=scorer.batch_size)
     if known and split != known.split:
-        draft.warn(f"{config.benchmark}: the harness scores the {known.split} split; here only {split} could be had")
+        draft.warn(
+            f"{config.benchmark}: the harness scores the {known.split} split; here only {split} could be had"
+        )
     names = ("benchmark", "questions", "main", "chance", "metrics", "stderr")
     return EvaluateStats(**{name: scores[name] for name in names})
 
 
-def _tasks(config: EvaluateConfig, inputs: EvaluateInputs, known: Benchmark | None) -> tuple[dict[str | None, Any], str]:
+def _tasks(
+    config: EvaluateConfig, inputs: EvaluateInputs, known: Benchmark | None
+) -> tuple[dict[str | None, Any], str]:
     from tasks.evaluation import harness
     from tasks.evaluation.own import read_questions
 
@@ -166,7 +184,9 @@ def _tasks(config: EvaluateConfig, inputs: EvaluateInputs, known: Benchmark | No
         return harness.own_task(config.benchmark, read_questions(inputs.own.only())), "own"
     for path, facts in zip(inputs.paths, inputs.files, strict=False):
         if file_identity(path)["sha256"] != facts["sha256"]:
-            raise BadInput(f"{path} changed since this run began; start the run again to measure on the new file")
+            raise BadInput(
+                f"{path} changed since this run began; start the run again to measure on the new file"
+            )
     if known is None:
         return harness.own_task(config.benchmark, read_questions(inputs.paths[0])), "own"
     if not inputs.paths:
@@ -181,7 +201,9 @@ def _chosen(config: EvaluateConfig, sizes: Mapping[str | None, int]) -> dict[str
     everything = [(subject, doc_id) for subject, size in sizes.items() for doc_id in range(size)]
     if config.limit is not None and config.limit < len(everything):
         name = int.from_bytes(hashlib.blake2b(config.benchmark.encode(), digest_size=8).digest(), "little")
-        drawn = np.random.default_rng([config.seed, name]).choice(len(everything), config.limit, replace=False)
+        drawn = np.random.default_rng([config.seed, name]).choice(
+            len(everything), config.limit, replace=False
+        )
         everything = [everything[index] for index in sorted(drawn.tolist())]
     chosen: dict[str | None, list[int]] = {subject: [] for subject in sizes}
     for subject, doc_id in everything:

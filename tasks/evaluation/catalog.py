@@ -37,18 +37,30 @@ def _known(*benchmarks: Benchmark) -> dict[str, Benchmark]:
 
 
 BENCHMARKS = _known(
-    Benchmark("arc_challenge", "arc/arc_challenge.yaml", "test", "acc_norm", ("allenai/ai2_arc", "ARC-Challenge")),
+    Benchmark(
+        "arc_challenge", "arc/arc_challenge.yaml", "test", "acc_norm", ("allenai/ai2_arc", "ARC-Challenge")
+    ),
     Benchmark("arc_easy", "arc/arc_easy.yaml", "test", "acc_norm", ("allenai/ai2_arc", "ARC-Easy")),
     Benchmark("boolq", "super_glue/boolq/default.yaml", "validation", "acc", ("aps/super_glue", "boolq")),
-    Benchmark("commonsense_qa", "commonsense_qa/default.yaml", "validation", "acc", ("tau/commonsense_qa", None)),
+    Benchmark(
+        "commonsense_qa", "commonsense_qa/default.yaml", "validation", "acc", ("tau/commonsense_qa", None)
+    ),
     Benchmark("hellaswag", "hellaswag/hellaswag.yaml", "validation", "acc_norm", ("Rowan/hellaswag", None)),
-    Benchmark("lambada_openai", "lambada/lambada_openai.yaml", "test", "acc", ("EleutherAI/lambada_openai", "default")),
+    Benchmark(
+        "lambada_openai",
+        "lambada/lambada_openai.yaml",
+        "test",
+        "acc",
+        ("EleutherAI/lambada_openai", "default"),
+    ),
     Benchmark("mmlu", "mmlu/default", "test", "acc", ("cais/mmlu", None), "dev", "subject"),
     Benchmark("openbookqa", "openbookqa/openbookqa.yaml", "test", "acc_norm", ("allenai/openbookqa", "main")),
     Benchmark("piqa", "piqa/piqa.yaml", "validation", "acc_norm", ("baber/piqa", None)),
     Benchmark("sciq", "sciq/sciq.yaml", "test", "acc_norm", ("allenai/sciq", None)),
     Benchmark("social_iqa", "siqa/siqa.yaml", "validation", "acc", ("lighteval/siqa", None)),
-    Benchmark("winogrande", "winogrande/default.yaml", "validation", "acc", ("allenai/winogrande", "winogrande_xl")),
+    Benchmark(
+        "winogrande", "winogrande/default.yaml", "validation", "acc", ("allenai/winogrande", "winogrande_xl")
+    ),
 )
 """By name. `main` is the score shown first: length-normalised where the harness offers it, plain accuracy elsewhere."""
 
@@ -57,12 +69,14 @@ OWN_MAIN = "acc_mutual_info"
 
 
 class OwnBenchmark(Settings):
-    """A benchmark of the user's: a JSONL file of {question, choices, answer}, or made from a source's held-out documents."""
+    """A benchmark of the user's: a JSONL file, or made from a source's held-out documents."""
 
-    name: str = identity(description="Name of the benchmark in tables and metrics.", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    name: str = identity(description="Name of the benchmark.", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
     group: Group = identity("domain", description="Where it is shown and averaged: domain or general.")
-    file: str | None = execution(None, description="JSONL file: question, choices, answer (the index of the right choice).")
-    held_out: str | None = identity(None, description="Source whose held-out documents the questions are made from.")
+    file: str | None = execution(None, description="JSONL rows: question, choices, answer (index).")
+    held_out: str | None = identity(
+        None, description="Source whose held-out documents the questions are made from."
+    )
     questions: Count = identity(200, description="How many questions to make of held-out documents.", ge=1)
 
 
@@ -106,7 +120,9 @@ def check_benchmarks(
         wrong += _wrong_own(own, sources)
     if wrong:
         raise ConfigError(
-            "evaluation cannot run: " + "; ".join(wrong) + f". Supported benchmarks: {', '.join(BENCHMARKS)}; "
+            "evaluation cannot run: "
+            + "; ".join(wrong)
+            + f". Supported benchmarks: {', '.join(BENCHMARKS)}; "
             "any other as evaluation.own with a JSONL file of question, choices and answer."
         )
 
@@ -126,7 +142,9 @@ def _wrong_own(own: OwnBenchmark, sources: Sequence[str] | None) -> list[str]:
     if own.file is not None and not Path(own.file).is_file():
         return [f"own benchmark {own.name}: {own.file} is not a file"]
     if own.held_out is not None and sources is not None and own.held_out not in sources:
-        return [f"own benchmark {own.name}: no source is named {own.held_out} (there are: {', '.join(sources)})"]
+        return [
+            f"own benchmark {own.name}: no source is named {own.held_out} (there are: {', '.join(sources)})"
+        ]
     return []
 
 
@@ -151,7 +169,9 @@ def benchmark_files_of(name: str, directory: Path | str, shots: int | None = Non
         return (scored,)
     examples = _file(directory, name, benchmark.fewshot_split)
     if examples is None:
-        raise ConfigError(f"{name} with {shots} shots needs {directory / name / benchmark.fewshot_split}.jsonl (or .gz)")
+        raise ConfigError(
+            f"{name} with {shots} shots needs {directory / name / benchmark.fewshot_split}.jsonl (or .gz)"
+        )
     return scored, examples
 
 

@@ -60,12 +60,18 @@ def templates_compiled_once() -> Iterator[None]:
 class Scorer(HFLM):
     """The harness's Hugging Face model with a batch size that follows from the requests alone, and a progress call."""
 
-    def __init__(self, model: Any, export: Path, max_length: int, progress: Callable[[int, int, str], None]) -> None:
+    def __init__(
+        self, model: Any, export: Path, max_length: int, progress: Callable[[int, int, str], None]
+    ) -> None:
         tokenizer = AutoTokenizer.from_pretrained(export, local_files_only=True)
-        super().__init__(pretrained=model, tokenizer=tokenizer, max_length=max_length, batch_size=1, backend="causal")
+        super().__init__(
+            pretrained=model, tokenizer=tokenizer, max_length=max_length, batch_size=1, backend="causal"
+        )
         self._progress, self._done, self._total, self.cut = progress, 0, 0, 0
 
-    def _loglikelihood_tokens(self, requests: Any, disable_tqdm: bool = False, override_bs: Any = None) -> Any:
+    def _loglikelihood_tokens(
+        self, requests: Any, disable_tqdm: bool = False, override_bs: Any = None
+    ) -> Any:
         pieces = [_pieces(request, self.max_length) for request in requests]
         flat = [piece for of_request in pieces for piece in of_request]
         longest = max(min(len(context) + len(answer), self.max_length) for _, context, answer in flat)
@@ -104,7 +110,11 @@ def _pieces(request: Any, length: int) -> list[Any]:
 
 def read_rows(path: Path) -> list[Row]:
     """The rows of a JSONL file, gzip or plain. Raises BadInput with the place of the first line that is no JSON object."""
-    with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as lines:
+    with (
+        gzip.open(path, "rt", encoding="utf-8")
+        if path.suffix == ".gz"
+        else path.open(encoding="utf-8") as lines
+    ):
         rows = []
         for number, line in enumerate(lines, 1):
             if not line.strip():
@@ -114,32 +124,45 @@ def read_rows(path: Path) -> list[Row]:
             except ValueError as error:
                 raise BadInput(f"{path.name}, line {number}: no JSON ({error})") from error
             if not isinstance(row, dict):
-                raise BadInput(f"{path.name}, line {number}: a {type(row).__name__} where a row (an object) should be")
+                raise BadInput(
+                    f"{path.name}, line {number}: a {type(row).__name__} where a row (an object) should be"
+                )
             rows.append(row)
     if not rows:
         raise BadInput(f"{path.name} holds no row")
     return rows
 
 
-def tasks_of_rows(benchmark: Benchmark, rows: list[Row], examples: list[Row], shots: int | None) -> dict[str | None, Any]:
+def tasks_of_rows(
+    benchmark: Benchmark, rows: list[Row], examples: list[Row], shots: int | None
+) -> dict[str | None, Any]:
     """The harness's task over local rows, by subject (None: the benchmark has none). `examples` are shown with `shots`."""
     definition = Path(lm_eval.__file__).parent / "tasks" / benchmark.definition
     if benchmark.subject_column is None:
-        return {None: _task(load_yaml(definition), _adapted(benchmark, rows), _adapted(benchmark, examples), shots)}
+        return {
+            None: _task(
+                load_yaml(definition), _adapted(benchmark, rows), _adapted(benchmark, examples), shots
+            )
+        }
     column, tasks = benchmark.subject_column, {}
     for subject in sorted({row[column] for row in rows}):
         config = load_yaml(definition / f"{benchmark.name}_{subject}.yaml")
-        of_subject = [[row for row in part if row[column] == subject] for part in (rows, examples)]
-        tasks[subject] = _task(config, *of_subject, shots)
+        scored, shown = ([row for row in part if row[column] == subject] for part in (rows, examples))
+        tasks[subject] = _task(config, scored, shown, shots)
     return tasks
 
 
 def tasks_of_hub(benchmark: Benchmark, revision: str, shots: int | None) -> dict[str | None, Any]:
     """The harness's task over its own data set on the hub, at one commit."""
     definition = Path(lm_eval.__file__).parent / "tasks" / benchmark.definition
-    files = {None: definition} if benchmark.subject_column is None else {
-        path.stem.removeprefix(f"{benchmark.name}_"): path for path in sorted(definition.glob(f"{benchmark.name}_*.yaml"))
-    }
+    files = (
+        {None: definition}
+        if benchmark.subject_column is None
+        else {
+            path.stem.removeprefix(f"{benchmark.name}_"): path
+            for path in sorted(definition.glob(f"{benchmark.name}_*.yaml"))
+        }
+    )
     tasks = {}
     for subject, path in files.items():
         config = load_yaml(path)
@@ -150,8 +173,10 @@ def tasks_of_hub(benchmark: Benchmark, revision: str, shots: int | None) -> dict
 
 def own_task(name: str, rows: list[Row]) -> dict[str | None, Any]:
     """A multiple-choice task over a user's rows {question, choices, answer}: choice after question, one space between."""
-    metrics = [{"metric": name, "aggregation": "mean", "higher_is_better": True}
-               for name in ("acc", "acc_norm", "acc_mutual_info")]
+    metrics = [
+        {"metric": name, "aggregation": "mean", "higher_is_better": True}
+        for name in ("acc", "acc_norm", "acc_mutual_info")
+    ]
     config = {
         "task": name,
         "output_type": "multiple_choice",
@@ -170,7 +195,9 @@ def _adapted(benchmark: Benchmark, rows: list[Row]) -> list[Row]:
     return [row if "label" in row else {**row, "label": int(row["answer"])} for row in rows]
 
 
-def _task(config: dict[str, Any], rows: list[Row], examples: list[Row], shots: int | None) -> ConfigurableTask:
+def _task(
+    config: dict[str, Any], rows: list[Row], examples: list[Row], shots: int | None
+) -> ConfigurableTask:
     local = {"scored": datasets.Dataset.from_list(rows)}
     if examples:
         local["examples"] = datasets.Dataset.from_list(examples)
@@ -195,18 +222,24 @@ def _ready(config: dict[str, Any], shots: int | None) -> ConfigurableTask:
     return task
 
 
-def requests_of(subject: str | None, task: Any, ids: Iterable[int]) -> list[tuple[str | None, Any, int, Row, list[Instance]]]:
-    """(subject, task, question, row, requests) of the given question ids, in the harness's own words."""
-    built = []
+Asked = tuple[str | None, Any, int, Row, list[Instance]]
+"""(subject, task, question id, row, requests) of one question."""
+
+
+def requests_of(subject: str | None, task: Any, ids: Iterable[int]) -> list[Asked]:
+    """The requests of the given question ids, in the harness's own words."""
+    built: list[Asked] = []
     for doc_id in ids:
         doc = task.task_docs[doc_id]
-        context = task.fewshot_context(doc, num_fewshot=task.config.num_fewshot, gen_prefix=task.doc_to_prefix(doc))
+        context = task.fewshot_context(
+            doc, num_fewshot=task.config.num_fewshot, gen_prefix=task.doc_to_prefix(doc)
+        )
         made = task.construct_requests(doc=doc, ctx=context, metadata=(task.config.task, doc_id, 1))
         built.append((subject, task, doc_id, doc, made if isinstance(made, list) else [made]))
     return built
 
 
-def answer(scorer: Scorer, built: Sequence[tuple[str | None, Any, int, Row, list[Instance]]]) -> list[Answered]:
+def answer(scorer: Scorer, built: Sequence[Asked]) -> list[Answered]:
     """Likelihoods of all requests in one pass, then the harness's metrics for each question, in the order given."""
     flat = [request for *_, requests in built for request in requests]
     likelihoods = scorer.loglikelihood(flat, disable_tqdm=True)
@@ -221,7 +254,14 @@ def answer(scorer: Scorer, built: Sequence[tuple[str | None, Any, int, Row, list
         if isinstance(gold, str) and choices > 1:
             gold = task.doc_to_choice(doc).index(gold)
         answers.append(
-            Answered(subject, doc_id, metrics, values[:choices], values[choices:] or None, gold if choices > 1 else None)
+            Answered(
+                subject,
+                doc_id,
+                metrics,
+                values[:choices],
+                values[choices:] or None,
+                gold if choices > 1 else None,
+            )
         )
     return answers
 

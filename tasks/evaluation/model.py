@@ -31,7 +31,9 @@ def export_directory(model: Input) -> Path:
     for path in model.paths:
         if path.name == "config.json":
             return path.parent
-    raise BadInput(f"part {model.part} of {model.stage} {model.key[:12]} holds no config.json: it is no model")
+    raise BadInput(
+        f"part {model.part} of {model.stage} {model.key[:12]} holds no config.json: it is no model"
+    )
 
 
 def load_model(export: Path, device: torch.device, max_length: int) -> Any:
@@ -40,11 +42,14 @@ def load_model(export: Path, device: torch.device, max_length: int) -> Any:
     Raises ConfigError where `max_length` is longer than the model's positions.
     """
     with quiet():
-        model = transformers.AutoModelForCausalLM.from_pretrained(export, dtype=torch.float32, local_files_only=True)
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            export, dtype=torch.float32, local_files_only=True
+        )
     positions = getattr(model.config, "max_position_embeddings", None)
     if positions is not None and max_length > positions:
         raise ConfigError(f"measuring at {max_length} tokens, but the model has {positions} positions")
-    return model.to(device).eval()
+    torch.nn.Module.to(model, device)
+    return model.eval()
 
 
 def load_text_tokenizer(export: Path) -> Tokenizer:
@@ -65,7 +70,9 @@ def end_of_text(export: Path) -> int:
     found = config.get("eos_token_id")
     found = found[0] if isinstance(found, list) and found else found
     if not isinstance(found, int):
-        raise BadInput("the model's config.json names no eos_token_id, so a document has no end-of-text token")
+        raise BadInput(
+            "the model's config.json names no eos_token_id, so a document has no end-of-text token"
+        )
     return found
 
 

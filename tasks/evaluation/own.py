@@ -28,9 +28,13 @@ _CHOICES = 4
 class QuestionsConfig(Settings):
     """How questions are made of held-out documents."""
 
-    questions: int = identity(200, description="How many questions; fewer where the documents hold fewer.", ge=1)
+    questions: int = identity(
+        200, description="How many questions; fewer where the documents hold fewer.", ge=1
+    )
     seed: int = identity(0, description="Seed of what is drawn.", ge=0)
-    context_words: tuple[int, int] = identity((60, 100), description="Fewest and most words shown before the choices.")
+    context_words: tuple[int, int] = identity(
+        (60, 100), description="Fewest and most words shown before the choices."
+    )
     continuation_words: tuple[int, int] = identity((15, 25), description="Fewest and most words of a choice.")
 
 
@@ -51,11 +55,13 @@ class QuestionsStats:
 
 
 def run(config: QuestionsConfig, inputs: QuestionsInputs, draft: Draft) -> QuestionsStats:
-    """Part `questions`: questions.jsonl, rows {question, choices, answer, document}. Raises BadInput for too few documents."""
+    """Part `questions`: questions.jsonl, rows {question, choices, answer, document}.
+
+    Raises BadInput where too few documents are long enough.
+    """
     documents = read_documents(inputs.holdout.paths, columns=["id", "text"])
-    words = {
-        int(name): text.split() for name, text in zip(documents["id"].to_pylist(), documents["text"].to_pylist(), strict=True)
-    }
+    names, texts = documents["id"].to_pylist(), documents["text"].to_pylist()
+    words = {int(name): text.split() for name, text in zip(names, texts, strict=True)}
     items = make_questions(words, config)
     with (draft.path / "questions.jsonl").open("w", encoding="utf-8") as lines:
         for item in items:
@@ -82,7 +88,9 @@ def make_questions(words: dict[int, list[str]], config: QuestionsConfig) -> list
     rng = np.random.default_rng(config.seed)
     names = list(fit)
     starts = {name: list(rng.permutation(len(fit[name]) // most) * most) for name in names}
-    turns = [name for turn in range(max(map(len, starts.values()))) for name in names if turn < len(starts[name])]
+    turns = [
+        name for turn in range(max(map(len, starts.values()))) for name in names if turn < len(starts[name])
+    ]
     items = []
     for name in turns[: config.questions]:
         items.append(_item(rng, fit, names, name, int(starts[name].pop()), config))
@@ -90,7 +98,12 @@ def make_questions(words: dict[int, list[str]], config: QuestionsConfig) -> list
 
 
 def _item(
-    rng: np.random.Generator, fit: dict[int, list[str]], names: list[int], name: int, start: int, config: QuestionsConfig
+    rng: np.random.Generator,
+    fit: dict[int, list[str]],
+    names: list[int],
+    name: int,
+    start: int,
+    config: QuestionsConfig,
 ) -> dict[str, Any]:
     context = int(rng.integers(config.context_words[0], config.context_words[1] + 1))
     length = int(rng.integers(config.continuation_words[0], config.continuation_words[1] + 1))
@@ -125,9 +138,15 @@ def read_questions(path: Path) -> list[dict[str, Any]]:
         question, choices, answer = row.get("question"), row.get("choices"), row.get("answer")
         if not isinstance(question, str) or not question.strip():
             raise BadInput(f"{path.name}, row {number}: question is not a text")
-        if not isinstance(choices, list) or len(choices) < 2 or not all(isinstance(c, str) and c.strip() for c in choices):
+        if (
+            not isinstance(choices, list)
+            or len(choices) < 2
+            or not all(isinstance(c, str) and c.strip() for c in choices)
+        ):
             raise BadInput(f"{path.name}, row {number}: choices are not two or more texts")
         if type(answer) is not int or not 0 <= answer < len(choices):
-            raise BadInput(f"{path.name}, row {number}: answer is not the index (from 0) of one of the choices")
+            raise BadInput(
+                f"{path.name}, row {number}: answer is not the index (from 0) of one of the choices"
+            )
         rows.append({"question": question, "choices": choices, "answer": answer})
     return rows

@@ -34,7 +34,9 @@ class PerplexityConfig(Settings):
     """How held-out documents are read."""
 
     max_length: int = identity(description="Tokens of a window: the sequence length of training.", ge=2)
-    limit_documents: int | None = identity(None, description="At most so many documents, by id; null: all.", ge=1)
+    limit_documents: int | None = identity(
+        None, description="At most so many documents, by id; null: all.", ge=1
+    )
     device: str = execution("auto", description="auto, cpu or cuda.")
 
 
@@ -138,7 +140,9 @@ def document_nll(model: Any, tokens: list[np.ndarray], length: int, draft: Draft
     """
     import torch
 
-    jobs = [(document, window) for document, ids in enumerate(tokens) for window in windows(len(ids) - 1, length)]
+    jobs = [
+        (document, window) for document, ids in enumerate(tokens) for window in windows(len(ids) - 1, length)
+    ]
     jobs.sort(key=lambda job: (job[1].skip > 0, job[1].start - job[1].end, job[0], job[1].start))
     total = sum(len(ids) - 1 for ids in tokens)
     nll, done = np.zeros(len(tokens)), 0
@@ -163,7 +167,10 @@ def _batches(jobs: list[Job], vocabulary: int, device: str) -> Iterator[list[Job
             first = batch[0][1]
             rows = len(batch) + 1
             kept = first.end - first.start - min(first.skip, job[1].skip)
-            full = rows * (first.end - first.start) > _BATCH_TOKENS[kind] or rows * kept * vocabulary > _BATCH_LOGITS[kind]
+            full = (
+                rows * (first.end - first.start) > _BATCH_TOKENS[kind]
+                or rows * kept * vocabulary > _BATCH_LOGITS[kind]
+            )
             if full or (job[1].skip > 0) != (first.skip > 0):
                 yield batch
                 batch = []
@@ -187,5 +194,7 @@ def _batch_nll(model: Any, tokens: list[np.ndarray], batch: list[Job]) -> list[f
     ids = torch.from_numpy(inputs).to(model.device)
     logits = model(input_ids=ids, use_cache=False, logits_to_keep=keep).logits.float()
     wanted = torch.from_numpy(targets[:, longest - keep :]).to(model.device)
-    losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1), wanted.flatten(), ignore_index=-100, reduction="none")
+    losses = torch.nn.functional.cross_entropy(
+        logits.flatten(0, 1), wanted.flatten(), ignore_index=-100, reduction="none"
+    )
     return [float(value) for value in losses.view_as(wanted).double().sum(dim=1)]

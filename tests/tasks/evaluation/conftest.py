@@ -1,0 +1,14 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.tasks.evaluation.cases import Case
+
+
+@pytest.fixture(scope="module")
+def case(tmp_path_factory: pytest.TempPathFactory, shared_data: Path) -> Case:
+    torch.set_num_threads(1)  # beside other tests, waiting threads cost more than they give
+    return Case(tmp_path_factory.mktemp("case"), shared_data)
