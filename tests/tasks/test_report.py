@@ -1,0 +1,332 @@
+from __future__ import annotations
+
+import json
+from html.parser import HTMLParser
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from storage.artifact import Artifact
+from storage.testing import artifact_of, draft_in
+from tasks import report
+from tasks.evaluation import benchmarks, perplexity
+from tasks.evaluation.catalog import EvaluationConfig, OwnBenchmark
+from tests.tasks.evaluation.cases import Case, FilesConfig, FilesInputs, stage_of_files
+
+SECTION = EvaluationConfig(
+    domain=("sciq",), own=(OwnBenchmark(name="mine", group="general", file="mine.jsonl"),)
+)
+
+
+@pytest.fixture(scope="module")
+def case(tmp_path_factory: pytest.TempPathFactory, shared_data: Path) -> Case:
+    return Case(tmp_path_factory.mktemp("case"), shared_data)
+
+
+class World:
+    """Artifacts as the stages leave them, with numbers that a reader can check by hand."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.count = root, 0
+
+    def artifact(
+        self, stage: str, stats: dict[str, Any], files: dict[str, dict[str, Any]] | None = None
+    ) -> Artifact:
+        """Parts by name, each with its files: a dict becomes JSON, a table Parquet."""
+        self.count += 1
+        parts = {}
+        for part, contents in (files or {}).items():
+            directory = self.root / "made" / str(self.count) / part
+            directory.mkdir(parents=True)
+            for name, content in contents.items():
+                if isinstance(content, pa.Table):
+                    pq.write_table(content, directory / name)
+                else:
+                    (directory / name).write_text(json.dumps(content))
+            parts[part] = str(directory)
+        inputs = FilesInputs(parts)
+        return artifact_of(
+            stage_of_files(stage), FilesConfig(stats={**stats, "n": self.count}), inputs, self.root / "store"
+        )
+
+    def evaluation(self, name: str, right: list[float]) -> Artifact:
+        mean = sum(right) / len(right)
+        scores = {
+            "benchmark": name,
+            "main": "acc",
+            "metrics": {"acc": mean},
+            "stderr": {"acc": 0.05},
+            "chance": 0.25,
+            "questions": len(right),
+            "available": 100,
+            "limit": len(right),
+            "split": "test",
+            "shots": 0,
+            "max_length": 64,
+        }
+        rows = {"subject": pa.nulls(len(right), pa.string()), "doc": list(range(len(right))), "acc": right}
+        files = {"scores": {"scores.json": scores}, "questions": {"questions.parquet": pa.table(rows)}}
+        return self.artifact("evaluate", {}, files)
+
+    def perplexity(self, nll: list[float]) -> Artifact:
+        tokens = [100] * len(nll)
+        mean = sum(nll) / sum(tokens)
+        scores = {
+            "perplexity": 2.718281828459045**mean,
+            "bits_per_byte": mean / 2,
+            "tokens": sum(tokens),
+            "bytes": 400,
+            "documents": len(nll),
+            "max_length": 64,
+            "stride": 32,
+        }
+        table = pa.table({"id": list(range(len(nll))), "nll": nll, "tokens": tokens, "bytes": tokens})
+        return self.artifact(
+            "perplexity", {}, {"scores": {"scores.json": scores}, "documents": {"documents.parquet": table}}
+        )
+
+    def segment(self, stage: str, first: int, steps: int) -> Artifact:
+        rows = {
+            "tokens": [1000 * (first + step) for step in range(1, steps + 1)],
+            "loss": [4.0 - 0.1 * s for s in range(steps)],
+        }
+        stats = {"tokens": 1000 * steps, "tokens_seen": 1000 * (first + steps)}
+        files: dict[str, dict[str, Any]] = {"journal": {"journal.parquet": pa.table(rows)}}
+        if stage == "decay":
+            files["export"] = {"config.json": {}}
+        return self.artifact(stage, stats, files)
+
+    def slice(self, number: int, source: str, lost: int = 0) -> Any:
+        """100 documents: 10 duplicates, 5 filtered, 5 held out, 80 tokenized; `lost` vanish without a reason."""
+        flow = [
+            ("ingest", 100, 0, 0),
+            ("dedup", 100, 10, 0),
+            ("filter", 90, 5, 0),
+            ("decontaminate", 85, 0, 5),
+            ("tokenize", 80, 0, 0),
+        ]
+        made = {}
+        for stage, came, dropped, held in flow:
+            stats = {
+                "documents_in": came,
+                "documents_out": came - dropped - held - (lost if stage == "filter" else 0),
+                "documents_dropped": dropped,
+                "documents_held_out": held,
+                "bytes_out": 10_000,
+                "dropped_by_reason": {"near_duplicate" if stage == "dedup" else "language": dropped}
+                if dropped
+                else {},
+                **({"tokens": 4000} if stage == "tokenize" else {}),
+            }
+            found = {
+                "questions": 1000,
+                "indexed": 900,
+                "unchecked": 100,
+                "questions_found": 2,
+                "documents_found": 1,
+            }
+            hits = {"hits": {"hits.json": {"sciq": found}}} if stage == "decontaminate" else {}
+            made[stage] = self.artifact(stage, stats, hits)
+        return SimpleNamespace(number=number, source=source, artifacts=made)
+
+    def pack(self, epochs: float) -> Artifact:
+        ledger = {"tokens": 3000, "epochs": epochs, "tokens_available": 4000, "tokens_repeated": 0}
+        stats = {
+            "sequences": 50,
+            "tokens": 3000,
+            "padding": 200,
+            "padding_fraction": 0.0625,
+            "documents_whole": 3,
+        }
+        return self.artifact("pack", {**stats, "documents_cut": 4, "sources": {"edu": ledger}})
+
+    def outcome(self, lost: int = 0, epochs: float = 0.75) -> Any:
+        trunk, more = self.segment("train", 0, 8), self.segment("train", 8, 10)
+        first, second = self.segment("decay", 8, 2), self.segment("decay", 18, 2)
+        right = [[1.0] * 2 + [0.0] * 18, [1.0] * 4 + [0.0] * 16, [1.0] * 16 + [0.0] * 4]
+        nll = [[300.0, 310.0, 290.0], [300.5, 309.0, 290.9], [200.0, 212.0, 188.0]]
+        shown = [("base", 0, self.artifact("base", {}, {"export": {"config.json": {}}}), [])]
+        shown += [("10K", 10_000, first, [trunk, first]), ("20K", 20_000, second, [trunk, more, second])]
+        models = [
+            SimpleNamespace(
+                name=name, tokens=tokens, export=export, journals=journals,
+                scores={"sciq": self.evaluation("sciq", right[place]), "mine": self.evaluation("mine", right[0])},
+                perplexity={"edu": self.perplexity(nll[place])},
+            )
+            for place, (name, tokens, export, journals) in enumerate(shown)
+        ]  # fmt: skip
+        slices = [self.slice(1, "edu"), self.slice(2, "edu", lost)]
+        return SimpleNamespace(
+            models=models, reading=SimpleNamespace(slices=slices), packed=[self.pack(epochs)]
+        )
+
+
+def made(world: World, outcome: Any) -> tuple[Artifact, dict[str, Any]]:
+    artifact = artifact_of(report, *report.report_request(SECTION, outcome), world.root / "store")
+    return artifact, json.loads((artifact.path / "report.json").read_text())
+
+
+def test_the_same_inputs_give_the_same_bytes(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    request = report.report_request(SECTION, world.outcome())
+    artifact = artifact_of(report, *request, tmp_path / "store")
+    draft = draft_in(tmp_path)
+    report.run(*request, draft)
+    names = {str(path.relative_to(artifact.path)) for path in artifact.part("report").paths}
+    assert names == {"report.md", "report.html", "report.json"} | {
+        f"figures/{name}.{kind}" for name in ("loss", "efficiency") for kind in ("svg", "png")
+    }
+    for name in names:
+        assert (draft.path / name).read_bytes() == (artifact.path / name).read_bytes(), name
+
+
+def test_changes_are_against_the_base_with_their_paired_errors(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    artifact, facts = made(world, world.outcome())
+    [edu] = facts["perplexity"]
+    little, much = edu["models"]["10K"]["change"], edu["models"]["20K"]["change"]
+    assert not little["clear"] and much["clear"] and much["value"] == pytest.approx(2.718281828**-1 - 1)
+    sciq = facts["benchmarks"][0]["models"]
+    assert sciq["10K"]["change"]["value"] == pytest.approx(0.1) and not sciq["10K"]["change"]["clear"]
+    assert sciq["20K"]["change"]["value"] == pytest.approx(0.7) and sciq["20K"]["change"]["clear"]
+    assert [row["benchmark"] for row in facts["benchmarks"]] == ["sciq", "mine"]
+    text = (artifact.path / "report.md").read_text()
+    assert "| edu | perplexity | 20.09 | 20.11 | +0.1 ± " in text and "≈" in text
+    assert "−63.2 ± " in text and "+70.0 ± " in text
+
+
+def test_the_findings_say_what_the_numbers_say(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    artifact, facts = made(world, world.outcome())
+    assert facts["findings"][0].startswith("Perplexity on edu fell from 20.09 to 7.389 (−63.2 ± ")
+    assert facts["findings"][1].startswith(
+        "The mean of the domain benchmarks went from 10.0 to 80.0 (+70.0 ± "
+    )
+    assert facts["findings"][2].endswith("(+0.0 ± 0.0 points: no clear change).")
+    assert list(artifact.stats["findings"]) == facts["findings"]
+
+
+def test_documents_are_followed_through_the_stages_and_add_up(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    artifact, facts = made(world, world.outcome())
+    [source] = facts["data"]["sources"]
+    dedup = source["stages"][1]
+    assert (
+        source["slices"] == 2
+        and dedup["documents_in"] == 200
+        and dedup["dropped_by_reason"] == {"near_duplicate": 20}
+    )
+    assert facts["data"]["problems"] == [] and artifact.stats["conserved"]
+    assert facts["contamination"][0]["questions_found"] == 4
+
+
+def test_a_document_that_vanished_is_reported(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    artifact, facts = made(world, world.outcome(lost=1))
+    assert any(
+        problem.startswith("filter, slice 2 (edu): 90 documents in, but 84 out")
+        for problem in facts["data"]["problems"]
+    )
+    assert not artifact.stats["conserved"] and "Does not add up" in (artifact.path / "report.md").read_text()
+    assert artifact.manifest.provenance["warnings"]
+
+
+def test_repeated_text_is_a_warning(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    once, again = (made(world, world.outcome(epochs=epochs))[0] for epochs in (0.75, 2.5))
+    assert "Text is repeated" not in (once.path / "report.md").read_text()
+    assert "edu 2.50 ×" in (again.path / "report.md").read_text()
+
+
+def test_tokens_seen_and_computed_are_told_apart(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    _, facts = made(world, world.outcome())
+    assert [(model["seen"], model["computed"]) for model in facts["models"]] == [
+        (0, 0),
+        (10_000, 10_000),
+        (20_000, 20_000),
+    ]
+    assert facts["computed"] == 22_000  # the first branch's tokens were computed again by the trunk
+
+
+def test_a_base_alone_has_a_report_too(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    outcome = world.outcome()
+    alone = SimpleNamespace(models=outcome.models[:1], reading=None, packed=[])
+    artifact, facts = made(world, alone)
+    assert "nothing to compare" in facts["findings"][0]
+    assert not (artifact.path / "figures").exists()
+
+
+class Page(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.sources: list[str] = []
+        self.rows: list[int] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        self.sources += [value for name, value in attrs if name in ("src", "href") and value]
+        if tag == "tr":
+            self.rows.append(0)
+        if tag in ("td", "th"):
+            self.rows[-1] += int(given.get("colspan") or 1)
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_the_page_is_whole_and_needs_nothing_beside_it(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    artifact, _ = made(world, world.outcome())
+    text = (artifact.path / "report.html").read_text()
+    page = Page()
+    page.feed(text.removeprefix("<!doctype html>\n"))
+    assert page.open == [] and len(page.sources) == 2
+    assert all(source.startswith("data:image/svg+xml;base64,") for source in page.sources)
+    for table in text.split("<table>")[1:]:
+        inner = Page()
+        inner.feed(table.split("</table>")[0])
+        assert len(set(inner.rows)) == 1, "every row of a table is as wide as its head"
+    assert "http" not in text.replace("http://www.w3.org", "")
+
+
+def test_what_the_measuring_stages_leave_is_what_the_report_reads(case: Case, tmp_path: Path) -> None:
+    export = case.base.part("export")
+    inputs = benchmarks.harness_inputs(export, "openbookqa", case.benchmark_files("openbookqa", 12))
+    scored = artifact_of(
+        benchmarks, benchmarks.evaluate_config("openbookqa", None, 0, 128, "cpu"), inputs, case.store
+    )
+    texts = [text[:400] for text in case.texts[:3]]
+    held = perplexity.PerplexityInputs(export, case.holdout(texts).part("holdout"))
+    measured = artifact_of(
+        perplexity, perplexity.PerplexityConfig(max_length=64, device="cpu"), held, case.store
+    )
+    model = SimpleNamespace(
+        name="base",
+        tokens=0,
+        export=case.base,
+        journals=[],
+        scores={"openbookqa": scored},
+        perplexity={"edu": measured},
+    )
+    trained = SimpleNamespace(
+        **{**vars(model), "name": "30K", "tokens": 30_000, "export": case.trained, "journals": [case.trained]}
+    )
+    outcome = SimpleNamespace(models=[model, trained], reading=None, packed=[])
+    request = report.report_request(EvaluationConfig(domain=("openbookqa",)), outcome)
+    facts = json.loads((artifact_of(report, *request, case.store).path / "report.json").read_text())
+    assert facts["perplexity"][0]["models"]["30K"]["change"] == {
+        "value": 0.0,
+        "stderr": 0.0,
+        "clear": False,
+        "count": 3,
+    }
+    assert facts["benchmarks"][0]["models"]["base"]["score"] == scored.stats["metrics"]["acc_norm"]
