@@ -96,6 +96,7 @@ class Planner:
                 "tokens": self.slice_bytes // _BYTES_PER_TOKEN,
                 "exhausted": True,
                 "holdout": first and self.holdout,
+                "documents_held_out": int(first and self.holdout),
                 "metrics": {},
                 "perplexity": 0.0,
                 "sources": {},

@@ -88,8 +88,14 @@ class Reading:
         found: dict[str, Input] = {}
         for one in self.slices:
             artifact = one.artifacts.get("decontaminate")
-            if one.source not in found and artifact is not None and artifact.has("holdout"):
+            if artifact is None or not artifact.has("holdout") or one.source in found:
+                continue
+            if artifact.stats["documents_held_out"]:
                 found[one.source] = artifact.part("holdout")
+            else:
+                self.requests.warn(
+                    f"nothing of source {one.source} is held out: its first slice left no document to spare"
+                )
         return found
 
     def artifacts(self, stage: str) -> list[tuple[Slice, Artifact]]:

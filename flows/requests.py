@@ -33,7 +33,7 @@ class Requests:
 
     def __init__(self, run: RunConfig, store: Store, warn: Callable[[str], None]) -> None:
         self.run = run
-        self._warn = warn
+        self.warn = warn
         self._digests = FileDigests(store.root / ".cache" / "digests.sqlite")
 
     # ---- corpus -----------------------------------------------------------------------------------------------
@@ -212,7 +212,7 @@ class Requests:
                     self._evaluate(mine.name, benchmarks.own_held_out_inputs(model, made.part("questions"))),
                 )
             else:
-                self._warn(
+                self.warn(
                     f"benchmark {mine.name} is left out: source {mine.held_out} has no held-out documents"
                 )
 

@@ -86,7 +86,25 @@ class Draft:
         statistics (`rows` and `tokens` among them go to the file's entry). Returns the statistics by name, in the
         order of `jobs`, whose number and content must depend on data alone.
         """
-        for name in (part, *jobs):
+        records = self._run_shards(part, jobs, make)
+        for name in jobs:
+            self._declare_shard(part, name, records[name])
+        return {name: records[name]["stats"] for name in jobs}
+
+    def scratch(
+        self, name: str, jobs: Mapping[str, J], make: Callable[[J, Path], dict[str, Any]]
+    ) -> dict[str, Path]:
+        """The same for what the stage only needs on its way: it survives a crash, belongs to no part and goes at commit.
+
+        Returns the shards' directories by name, in the order of `jobs`.
+        """
+        self._run_shards(f"scratch/{name}", jobs, make)
+        return {job: self.path / "scratch" / name / job for job in jobs}
+
+    def _run_shards(
+        self, part: str, jobs: Mapping[str, J], make: Callable[[J, Path], dict[str, Any]]
+    ) -> dict[str, dict[str, Any]]:
+        for name in (*part.split("/"), *jobs):
             if not _NAME.fullmatch(name):
                 raise OnwardError(f"{name!r} cannot name a shard: use a-z, 0-9, '.', '_' and '-'")
         done = {name: record for name in jobs if (record := _committed(self.path / part / name)) is not None}
@@ -96,9 +114,7 @@ class Draft:
         for name, record in self._workers.run(calls):
             done[name] = record
             self.progress(len(done), len(jobs), "shards")
-        for name in jobs:
-            self._declare_shard(part, name, done[name])
-        return {name: done[name]["stats"] for name in jobs}
+        return done
 
     def _declare_shard(self, part: str, name: str, record: dict[str, Any]) -> None:
         files = self._parts.setdefault(part, set())
@@ -147,7 +163,7 @@ def _make_shard(
     final = work / part / name
     if final.exists():  # half of a directory that no rename of ours left: a foreign hand, or a damaged disk
         shutil.rmtree(final)
-    temporary = work / ".tmp" / f"{part}-{name}-{os.getpid()}-{secrets.token_hex(4)}"
+    temporary = work / ".tmp" / f"{part.replace('/', '-')}-{name}-{os.getpid()}-{secrets.token_hex(4)}"
     temporary.mkdir(parents=True)
     try:
         stats = make(job, temporary)

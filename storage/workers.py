@@ -64,9 +64,7 @@ class Workers:
         with self._guard:
             if self._pool is None:
                 context = multiprocessing.get_context("spawn")  # a fork of a threaded process may deadlock
-                self._pool = ProcessPoolExecutor(
-                    self.count, mp_context=context, initializer=_leave_with_parent
-                )
+                self._pool = ProcessPoolExecutor(self.count, mp_context=context, initializer=_begin_worker)
             return self._pool
 
     def _discard(self) -> None:
@@ -84,7 +82,10 @@ class Workers:
         self.close()
 
 
-def _leave_with_parent() -> None:
+def _begin_worker() -> None:
+    """In a new worker: one thread for each library (there is a worker for each core), and an eye on the parent."""
+    for name in ("POLARS_MAX_THREADS", "RAYON_NUM_THREADS", "OMP_NUM_THREADS"):
+        os.environ[name] = "1"
     parent = multiprocessing.parent_process()
     if parent is None:
         return

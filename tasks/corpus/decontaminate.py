@@ -24,7 +24,7 @@ from storage.settings import Settings, identity
 from tasks.corpus.documents import dropped_table, read_documents, write_documents, write_dropped
 from tasks.corpus.holdout import held_out, text_hashes
 from tasks.corpus.overlap import Index, build_index, find_matches, load_index, save_index
-from tasks.corpus.shards import Selection, document_shards, judge, texts_of, write_selection
+from tasks.corpus.shards import Selection, document_shards, texts_of, write_selection
 
 STAGE = "decontaminate"
 VERSION = 1
@@ -88,7 +88,7 @@ def run(config: DecontaminateConfig, inputs: DecontaminateInputs, draft: Draft) 
         name: MatchJob(path, directory, index.benchmarks, config.seed if holding else None)
         for name, path in shards.items()
     }
-    found = judge(draft, "matches", jobs, match_shard)
+    found = draft.scratch("matches", jobs, match_shard)
     documents = read_documents(
         [found[name] / "documents.parquet" for name in shards], None if shards else ["id", "source"]
     )

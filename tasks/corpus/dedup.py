@@ -26,7 +26,7 @@ from storage.settings import Settings, identity
 from tasks.corpus.documents import dropped_table, write_dropped
 from tasks.corpus.duplicates import EXACT, KEPT, NEAR, Fates, Seen, decide
 from tasks.corpus.minhash import MinHashConfig, sketch
-from tasks.corpus.shards import Selection, document_shards, judge, texts_of, write_selection
+from tasks.corpus.shards import Selection, document_shards, texts_of, write_selection
 
 STAGE = "dedup"
 VERSION = 1
@@ -71,8 +71,8 @@ class DedupStats:
 def run(config: DedupConfig, inputs: DedupInputs, draft: Draft) -> DedupStats:
     """Parts: documents, dropped, signatures. Value of a dropped row: the similarity; detail: the kept document."""
     shards = document_shards(inputs.documents)
-    sketches = judge(
-        draft, "sketch", {name: SketchJob(path, config) for name, path in shards.items()}, sketch_shard
+    sketches = draft.scratch(
+        "sketch", {name: SketchJob(path, config) for name, path in shards.items()}, sketch_shard
     )
     current = Seen.of_slice(shards, sketches)
     earlier = [Seen.of_link(link) for link in inputs.earlier.links] if inputs.earlier else []

@@ -18,7 +18,7 @@ from storage.settings import Settings, identity
 from tasks.corpus.documents import dropped_table, read_documents, write_dropped
 from tasks.corpus.rules import gopher_quality, gopher_repetition
 from tasks.corpus.rules.rule import Batch, Rule
-from tasks.corpus.shards import Selection, count_by, document_shards, judge, texts_of, write_selection
+from tasks.corpus.shards import Selection, count_by, document_shards, texts_of, write_selection
 from tasks.corpus.words import batches
 
 STAGE = "filter"
@@ -62,7 +62,7 @@ def run(config: FilterConfig, inputs: FilterInputs, draft: Draft) -> FilterStats
     rules = config.rules()
     shards = document_shards(inputs.documents)
     jobs = {name: FilterJob(path, config) for name, path in shards.items()}
-    judged = judge(draft, "verdicts", jobs, judge_shard)
+    judged = draft.scratch("verdicts", jobs, judge_shard)
     verdicts = {name: pq.read_table(judged[name] / "verdicts.parquet", partitioning=None) for name in shards}
     failed = {name: table["failed"].to_numpy() for name, table in verdicts.items()}
     draft.shards(

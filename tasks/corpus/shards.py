@@ -6,10 +6,9 @@ A stage judges first (scratch shards, which survive a crash and are gone at comm
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -17,28 +16,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from storage.artifact import Input
-from storage.draft import Draft
 from tasks.corpus.documents import read_documents, write_documents
 
 PART_FILE = "part.parquet"
-J = TypeVar("J")
 
 
 def document_shards(documents: Input) -> dict[str, Path]:
     """Shard name → file of documents, in the order of the documents."""
     return {Path(name).parent.name: documents.root / name for name in documents.files}
-
-
-def judge(
-    draft: Draft, name: str, jobs: Mapping[str, J], make: Callable[[J, Path], dict[str, Any]]
-) -> dict[str, Path]:
-    """Run `make` for each job as a shard of `draft`'s scratch space; the shards' directories, in order of jobs.
-
-    Like `Draft.shards`, but what is written belongs to no part and goes at commit.
-    """
-    space = Draft(draft.path / "scratch", workers=draft._workers, progress=draft.progress, warn=draft.warn)
-    space.shards(name, jobs, make)
-    return {job: space.path / name / job for job in jobs}
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,37 @@
+"""A run without Prefect: the same DAG, made by the store alone. Prints a line when a stage begins or ends.
+
+Usage: python driver.py CONFIG
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from flows.config import load_config
+from flows.pretrain import adapt
+from flows.requests import Requests
+from storage.artifact import Artifact
+from storage.runs import shared_lock
+from storage.store import Making, Request, Store
+from storage.workers import Workers
+
+
+def main() -> None:
+    run = load_config(Path(sys.argv[1]))
+    store = Store(run.store_path)
+
+    with Workers(run.corpus.execution.count) as workers, shared_lock(store):
+
+        def build(request: Request, **named: object) -> Artifact:
+            print("begin", request.stage, request.key, flush=True)
+            outcome = store.ensure(request, Making(workers=workers))
+            print("end", request.stage, outcome.state, flush=True)
+            return outcome.artifact
+
+        adapt(Requests(run, store, warn=lambda message: None), build)
+    print("done", flush=True)
+
+
+if __name__ == "__main__":
+    main()
