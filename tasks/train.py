@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-import math
 import os
 import signal
 import subprocess
@@ -26,7 +25,7 @@ from pydantic import BeforeValidator, model_validator
 
 from storage.artifact import Input
 from storage.draft import Draft
-from storage.errors import ConfigError, Interrupted, StageFailed
+from storage.errors import Interrupted, StageFailed
 from storage.settings import Count, Seconds, Settings, execution, identity, identity_of
 
 STAGE = "train"
@@ -161,18 +160,6 @@ class TrainStats:
     result: dict[str, Any]
 
 
-def steps_of(tokens: int, batch_tokens: int) -> int:
-    """Steps after which a budget is covered: ⌈tokens / batch_tokens⌉."""
-    return math.ceil(tokens / batch_tokens)
-
-
-def branch_step(last_step: int, schedule: WsdConfig) -> int:
-    """The step at which the decay branch of a budget leaves the trunk; the branch is at least one step long."""
-    if schedule.decay_fraction == 0:
-        return last_step
-    return last_step - max(1, round(schedule.decay_fraction * last_step))
-
-
 def resolve_precision(config: TrainingConfig) -> Literal["bf16", "fp32"]:
     """`auto` becomes what the device has, before any key is made."""
     if config.precision != "auto":
@@ -181,17 +168,6 @@ def resolve_precision(config: TrainingConfig) -> Literal["bf16", "fp32"]:
 
     cuda = config.execution.device != "cpu" and torch.cuda.is_available() and torch.cuda.is_bf16_supported()
     return "bf16" if cuda else "fp32"
-
-
-def sequences_per_step(batch_tokens: int, sequence_length: int) -> int:
-    """Sequences of one step. Raises ConfigError where the batch is no multiple of the sequence length."""
-    if batch_tokens % sequence_length or batch_tokens < sequence_length:
-        nearest = max(1, round(batch_tokens / sequence_length)) * sequence_length
-        raise ConfigError(
-            f"training.batch_tokens {batch_tokens:,} is no multiple of packing.sequence_length "
-            f"{sequence_length:,}; the nearest one is {nearest:,}"
-        )
-    return batch_tokens // sequence_length
 
 
 def run(config: SegmentConfig, inputs: TrainInputs, draft: Draft) -> TrainStats:
