@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import field_validator
 
 from storage.artifact import Input
 from storage.draft import Draft
@@ -24,6 +26,8 @@ from tasks.corpus.words import batches
 STAGE = "filter"
 VERSION = 1
 
+_GOPHER = gopher_quality.RULES + gopher_repetition.RULES
+
 
 class FilterConfig(Settings):
     """Which families of rules are asked, each with its published thresholds."""
@@ -32,10 +36,29 @@ class FilterConfig(Settings):
         True,
         description="Gopher's repetition and quality rules (Rae et al. 2021), as datatrove applies them.",
     )
+    thresholds: dict[str, float | None] = identity(
+        default_factory=dict,
+        description="Other limits than the published ones, by rule as in dropped.parquet; null: the rule is not asked.",
+    )
+
+    @field_validator("thresholds")
+    @classmethod
+    def _known_rules(cls, value: dict[str, float | None]) -> dict[str, float | None]:
+        names = [rule.name for rule in _GOPHER]
+        for name in value:
+            if name not in names:
+                near = difflib.get_close_matches(name, names, 1)
+                raise ValueError(f"no rule is called {name}" + (f"; did you mean {near[0]}?" if near else ""))
+        return value
 
     def rules(self) -> tuple[Rule, ...]:
         """The rules in the order in which they are asked, which decides only what reason is given."""
-        return gopher_quality.RULES + gopher_repetition.RULES if self.gopher else ()
+        asked = []
+        for rule in _GOPHER if self.gopher else ():
+            limit = self.thresholds.get(rule.name, rule.limit)
+            if limit is not None:
+                asked.append(replace(rule, limit=limit))
+        return tuple(asked)
 
 
 @dataclass(frozen=True)

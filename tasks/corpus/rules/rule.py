@@ -102,31 +102,29 @@ class Batch:
 
 @dataclass(frozen=True)
 class Rule:
-    """A rule: `measure` gives each text's value and whether it is kept; `threshold` says in words what is asked.
-
-    Values are float64 and keep is bool, both of shape (texts,).
-    """
+    """A rule: keeps texts whose value is `limit` or more (`least`), or `limit` or less."""
 
     name: str
-    threshold: str
-    measure: Callable[[Batch], tuple[np.ndarray, np.ndarray]]
+    limit: float
+    least: bool
+    value: Callable[[Batch], np.ndarray]
+
+    @property
+    def threshold(self) -> str:
+        """What is asked, in words."""
+        return f"at {'least' if self.least else 'most'} {self.limit:g}"
+
+    def measure(self, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
+        """Each text's value (float64) and whether it is kept (bool), both of shape (texts,)."""
+        values = self.value(batch).astype(np.float64)
+        return values, values >= self.limit if self.least else values <= self.limit
 
 
-def at_least(name: str, least: float, measure: Callable[[Batch], np.ndarray]) -> Rule:
+def at_least(name: str, least: float, value: Callable[[Batch], np.ndarray]) -> Rule:
     """A rule that keeps texts whose value is `least` or more."""
-
-    def judge(batch: Batch) -> tuple[np.ndarray, np.ndarray]:
-        values = measure(batch).astype(np.float64)
-        return values, values >= least
-
-    return Rule(name, f"at least {least:g}", judge)
+    return Rule(name, least, True, value)
 
 
-def at_most(name: str, most: float, measure: Callable[[Batch], np.ndarray]) -> Rule:
+def at_most(name: str, most: float, value: Callable[[Batch], np.ndarray]) -> Rule:
     """A rule that keeps texts whose value is `most` or less."""
-
-    def judge(batch: Batch) -> tuple[np.ndarray, np.ndarray]:
-        values = measure(batch).astype(np.float64)
-        return values, values <= most
-
-    return Rule(name, f"at most {most:g}", judge)
+    return Rule(name, most, False, value)

@@ -217,3 +217,21 @@ def test_every_document_is_kept_or_dropped(
     assert stats.bytes_in == sum(len(text.encode()) for text in texts)
     assert stats.bytes_out == sum(len(text.encode()) for text in kept)
     assert kept.count(GOOD) == texts.count(GOOD)
+
+
+def test_a_threshold_can_be_moved_or_a_rule_left_out(tmp_path: Path) -> None:
+    short = " ".join(GOOD.split()[:40])
+    given_ = slice_of(tmp_path / "in", [GOOD, short])
+    for config, kept in (
+        (FilterConfig(), [GOOD]),
+        (FilterConfig(thresholds={"gopher_too_few_words": 30}), [GOOD, short]),
+        (FilterConfig(thresholds={"gopher_too_few_words": None}), [GOOD, short]),
+        (FilterConfig(thresholds={"gopher_too_few_words": 10_000}), []),
+    ):
+        artifact = artifact_of(stage, config, FilterInputs(given_), tmp_path / "store")
+        assert texts_in(artifact.path) == kept
+
+
+def test_a_threshold_of_no_rule_is_refused_with_the_nearest_one() -> None:
+    with pytest.raises(ValueError, match="gopher_too_few_words"):
+        FilterConfig(thresholds={"gopher_few_words": 3})
