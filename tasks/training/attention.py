@@ -11,6 +11,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -37,17 +38,21 @@ class Packing:
         """The packing of documents of these lengths, with bounds where the device can use them."""
         bounds = None
         if device.type == "cuda":
-            cumulative = torch.zeros(len(lengths) + 1, dtype=torch.int32)
-            torch.cumsum(torch.tensor(lengths), 0, out=cumulative[1:])
+            cumulative = torch.tensor((0, *accumulate(lengths)), dtype=torch.int32)
             bounds = cumulative.to(device, non_blocking=True)
         return cls(lengths, bounds, max(lengths))
 
 
-def register() -> None:
-    """Make `attn_implementation=NAME` known to transformers."""
+def register(compiled: bool) -> None:
+    """Make `attn_implementation=NAME` known to transformers.
+
+    In a compiled model it stays outside the graphs, which otherwise would be made anew for each set of lengths.
+    """
     from transformers import AttentionInterface
 
-    AttentionInterface.register(NAME, packed_attention)
+    AttentionInterface.register(
+        NAME, torch.compiler.disable(packed_attention) if compiled else packed_attention
+    )
 
 
 def packed_attention(

@@ -29,7 +29,7 @@ CUDA_TOKENS = 65536
 """No gain is expected beyond on a GPU."""
 MEMORY_SHARE = 0.85
 """Of the device's memory; the rest is for the allocator and kernels."""
-_LOSS_BYTES = {"cpu": 64 << 20, "cuda": 1 << 30}
+_LOSS_BYTES = {"cpu": 4 << 20, "cuda": 1 << 30}  # of float32 logits at once; on CPU, what a cache holds
 _BITS = ("device", "micro_batch", "threads", "compile", "gradient_checkpointing", "loss_chunk")
 
 
@@ -94,6 +94,9 @@ def apply(execution: dict[str, Any]) -> None:
     torch.set_num_threads(execution["threads"])
     if torch.device(execution["device"]).type == "cpu":
         torch.use_deterministic_algorithms(True)
+        torch.utils.deterministic.fill_uninitialized_memory = (
+            False  # every buffer is written before it is read
+        )
 
 
 def usable_cores() -> int:

@@ -107,7 +107,7 @@ def load_model(start: Path, config: Any, identity: Identity, execution: dict[str
     """
     from transformers import AutoModelForCausalLM
 
-    register()
+    register(execution["compile"])
     loader: Any = AutoModelForCausalLM
     device = torch.device(execution["device"])
     with quiet():

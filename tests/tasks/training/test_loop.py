@@ -307,3 +307,14 @@ def test_finished_work_is_not_done_again(world: World, tmp_path: Path) -> None:
     code, said = run_here(world.spec(tmp_path))
     assert code == loop.DONE and "finished before" in said[0]
     assert (tmp_path / "result.json").stat().st_mtime_ns == before
+
+
+@pytest.mark.slow
+def test_compiled_it_learns_the_same(world: World, tmp_path: Path) -> None:
+    plain = run(world, tmp_path / "plain", identity__last_step=4)
+    spec = world.spec(tmp_path / "compiled", identity__last_step=4, execution__compile=True)
+    assert run_here(spec, after_calls(3))[0] == loop.RESUMABLE
+    torch.compiler.reset()
+    assert run_here(spec)[0] == loop.DONE
+    for name, tensor in weights(tmp_path / "compiled").items():
+        torch.testing.assert_close(tensor, weights(plain)[name], rtol=1e-2, atol=1e-3)
