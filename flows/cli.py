@@ -6,10 +6,12 @@ Exit codes: 0 done; 1 failed; 2 wrong usage, a wrong configuration, or, for `pla
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import os
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +27,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Adapt a small language model to a domain.",
 )
+
+
+class Stopped(BaseException):
+    """SIGINT or SIGTERM while a flow was running."""
+
 
 Config = Annotated[Path, typer.Argument(help="YAML file of the run", show_default=False)]
 Overrides = Annotated[
@@ -179,7 +186,7 @@ def main() -> None:
         app(standalone_mode=False)
     except typer.Exit as error:
         sys.exit(error.exit_code)
-    except (typer.Abort, KeyboardInterrupt):
+    except (typer.Abort, KeyboardInterrupt, Stopped):
         sys.stderr.write("stopped; what was finished is kept, the same command goes on from there\n")
         sys.exit(1)
     except ConfigError as error:
@@ -211,18 +218,31 @@ def _run(
     from flows.server import prefect_server, wait_for
 
     with prefect_server(Path(os.environ["PREFECT_HOME"])) as address:
-        from flows.run import pretrain, run_name  # while the server starts
+        from prefect.exceptions import ExternalSignal  # while the server starts
+
+        from flows.publish import settle
+        from flows.run import pretrain, run_name
+
+        threading.Thread(
+            target=importlib.import_module, args=("mlflow",), daemon=True
+        ).start()  # it takes seconds
 
         sys.stderr.write(f"{run_name(config)}\n")
         wait_for(address)
         try:
-            return pretrain(config, force, until, slices), 0
+            summary = pretrain(config, force, until, slices)
+            settle(summary["flow_run"], len(summary["stages"]))
+            return summary, 0
+        except (KeyboardInterrupt, ExternalSignal) as error:
+            raise Stopped from error
         except Exception as error:
             if not isinstance(error, OnwardError | OSError):
                 traceback.print_exc()
             resume = f"onward run {path}" + "".join(f" --set {item!r}" for item in overrides)
             sys.stderr.write(f"failed: {error}\nWhat was finished is kept; to go on from there: {resume}\n")
-            summary = getattr(error, "summary", None) or {**empty, "state": "failed"}
+            failed = getattr(error, "summary", None)
+            settle(failed and failed["flow_run"], 0)
+            summary = failed or {**empty, "state": "failed"}
             return {**summary, "error": str(error) or type(error).__name__}, 2 if isinstance(
                 error, ConfigError
             ) else 1
@@ -258,6 +278,9 @@ def _environment() -> None:
     os.environ.setdefault("PREFECT_HOME", str(home() / ".onward" / "prefect"))
     Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+    os.environ.setdefault(
+        "PREFECT_SERVER_EPHEMERAL_ENABLED", "false"
+    )  # ours (flows/server.py) leaves with its run
     os.environ.setdefault("DO_NOT_TRACK", "true")
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")

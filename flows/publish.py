@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,10 @@ from uuid import UUID
 
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, TaskRunFilter
 from prefect.context import FlowRunContext
+from prefect.events.worker import EventsWorker
+from prefect.logging.handlers import APILogHandler
 from prefect.states import Crashed
 
 from flows.stage import Record
@@ -57,6 +61,25 @@ def report_page(report: Input | None) -> None:
             _published(partial(create_markdown_artifact, text, key="report", description="The run's report"))
 
 
+def settle(flow_run: str | None, tasks: int, seconds: float = 10.0) -> None:
+    """Return when Prefect has recorded the end of a flow run's tasks, and its logs; it does both a little later."""
+    if flow_run is None:
+        return
+    APILogHandler.flush()
+    EventsWorker.drain_all(timeout=seconds)
+    _published(lambda: _wait_recorded(UUID(flow_run), tasks, time.monotonic() + seconds))
+
+
+def _wait_recorded(flow_run: UUID, tasks: int, until: float) -> None:
+    with get_client(sync_client=True) as client:
+        while time.monotonic() < until:
+            found = client.read_task_runs(flow_run_filter=FlowRunFilter(id={"any_": [flow_run]}), limit=200)
+            ended = sum(run.state is not None and run.state.is_final() for run in found)
+            if ended >= min(tasks, 200):
+                return
+            time.sleep(0.1)
+
+
 def crash_lost_attempts(before: RunRecord | None, warn: Callable[[str], None]) -> None:
     """Set flow and task runs of earlier attempts that were killed from Running to Crashed."""
     if before is None or not before.attempts or _alive(before):
@@ -68,8 +91,6 @@ def crash_lost_attempts(before: RunRecord | None, warn: Callable[[str], None]) -
 
 
 def _crash(attempts: Sequence[str]) -> None:
-    from prefect.client.schemas.filters import FlowRunFilter, TaskRunFilter
-
     with get_client(sync_client=True) as client:
         ids = [UUID(attempt) for attempt in attempts]
         if not ids:

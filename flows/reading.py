@@ -12,14 +12,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flows.requests import Requests
-from flows.stage import Build
 from storage.artifact import Artifact, Chain, Input
 from storage.errors import StageFailed
 from tasks.corpus.interleave import choose
 from tasks.corpus.sources import SourceConfig
+
+if TYPE_CHECKING:
+    from flows.stage import Build
 
 CORPUS_STAGES = ("ingest", "dedup", "filter", "decontaminate", "tokenize")
 _STRETCH = 64
