@@ -34,11 +34,17 @@ def main(arguments: list[str]) -> int:
     except OnwardError as error:
         _say(f"error: {error}")
         return 1
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+    except Exception as error:
+        if not _disk_is_full(error):
             raise
         _say(f"error: the disk is full ({error}). Whole checkpoints are kept: free space, then start again.")
         return 1
+
+
+def _disk_is_full(error: Exception) -> bool:
+    """safetensors reports the system's error number in its text alone."""
+    codes = (errno.ENOSPC, errno.EDQUOT)
+    return getattr(error, "errno", None) in codes or any(f"(os error {code})" in str(error) for code in codes)
 
 
 def _say(line: str) -> None:

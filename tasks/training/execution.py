@@ -94,9 +94,9 @@ def apply(execution: dict[str, Any]) -> None:
     torch.set_num_threads(execution["threads"])
     if torch.device(execution["device"]).type == "cpu":
         torch.use_deterministic_algorithms(True)
-        torch.utils.deterministic.fill_uninitialized_memory = (
-            False  # every buffer is written before it is read
-        )
+        # every buffer is written before it is read
+        deterministic: Any = torch.utils.deterministic
+        deterministic.fill_uninitialized_memory = False
 
 
 def usable_cores() -> int:

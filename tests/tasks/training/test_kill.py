@@ -169,20 +169,37 @@ def test_the_command_leaves_when_its_parent_dies(world: World, tmp_path: Path) -
 
 
 def test_a_failure_is_exit_code_one_with_its_reason(
-    world: World, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    world: World, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from tasks.training.__main__ import main
 
     path = tmp_path / "spec.json"
     path.write_text(json.dumps(world.spec(tmp_path / "work", identity__precision="fp8")))
-    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
-    try:
-        assert main([str(path)]) == 1
-        assert main([]) == 2
-    finally:
-        for number, handler in zip((signal.SIGTERM, signal.SIGINT), before, strict=True):
-            signal.signal(number, handler)
+    monkeypatch.setattr("tasks.training.stop.Stop.on_signals", lambda _: None)
+    assert main([str(path)]) == 1
+    assert main([]) == 2
     assert "identity.precision must be bf16 or fp32" in capfd.readouterr().err
+
+
+def test_a_full_disk_is_said_plainly(
+    world: World, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from safetensors import SafetensorError
+
+    from tasks.training import checkpoint
+    from tasks.training.__main__ import main
+
+    def full(*_: Any) -> None:
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    path = tmp_path / "spec.json"
+    path.write_text(json.dumps(world.spec(tmp_path / "work")))
+    monkeypatch.setattr("tasks.training.stop.Stop.on_signals", lambda _: None)
+    with monkeypatch.context() as context:
+        context.setattr(checkpoint, "save_file", full)
+        assert main([str(path)]) == 1
+    assert "the disk is full" in capfd.readouterr().err
+    assert main([str(path)]) == 0
 
 
 def journal_steps_safely(work: Path) -> list[int]:
