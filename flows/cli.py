@@ -229,9 +229,9 @@ def _run(
 
         sys.stderr.write(f"{run_name(config)}\n")
         wait_for(address)
+        summary: dict[str, Any] = {**empty, "state": "failed"}
         try:
             summary = pretrain(config, force, until, slices)
-            settle(summary["flow_run"], len(summary["stages"]))
             return summary, 0
         except (KeyboardInterrupt, ExternalSignal) as error:
             raise Stopped from error
@@ -240,12 +240,12 @@ def _run(
                 traceback.print_exc()
             resume = f"onward run {path}" + "".join(f" --set {item!r}" for item in overrides)
             sys.stderr.write(f"failed: {error}\nWhat was finished is kept; to go on from there: {resume}\n")
-            failed = getattr(error, "summary", None)
-            settle(failed and failed["flow_run"], 0)
-            summary = failed or {**empty, "state": "failed"}
+            summary = getattr(error, "summary", None) or summary
             return {**summary, "error": str(error) or type(error).__name__}, 2 if isinstance(
                 error, ConfigError
             ) else 1
+        finally:
+            settle(summary["flow_run"], len(summary["stages"]))
 
 
 def _check_options(force: tuple[str, ...], until: str, slices: int | None) -> None:

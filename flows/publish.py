@@ -19,7 +19,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, TaskRunFilter
 from prefect.context import FlowRunContext
 from prefect.events.worker import EventsWorker
-from prefect.logging.handlers import APILogHandler
+from prefect.logging.handlers import APILogWorker
 from prefect.states import Crashed
 
 from flows.stage import Record
@@ -63,11 +63,10 @@ def report_page(report: Input | None) -> None:
 
 def settle(flow_run: str | None, tasks: int, seconds: float = 10.0) -> None:
     """Return when Prefect has recorded the end of a flow run's tasks, and its logs; it does both a little later."""
-    if flow_run is None:
-        return
-    APILogHandler.flush()
+    APILogWorker.drain_all(timeout=seconds)
     EventsWorker.drain_all(timeout=seconds)
-    _published(lambda: _wait_recorded(UUID(flow_run), tasks, time.monotonic() + seconds))
+    if flow_run is not None:
+        _published(lambda: _wait_recorded(UUID(flow_run), tasks, time.monotonic() + seconds))
 
 
 def _wait_recorded(flow_run: UUID, tasks: int, until: float) -> None:

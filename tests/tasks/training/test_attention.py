@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import itertools
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from transformers import (
 )
 
 from storage.errors import ConfigError
+from tasks.training import attention
 from tasks.training.attention import Packing, packed_attention
 from tasks.training.config import Identity, parse_spec
 from tasks.training.model import LanguageModel, load_model, read_config
@@ -161,3 +164,52 @@ def test_too_few_positions_are_refused(world: World, tmp_path: Path) -> None:
     identity = parse_spec(world.spec(tmp_path)).identity
     with pytest.raises(ConfigError, match=r"65, but the model has 64 positions"):
         read_config(world.export, replace(identity, sequence_length=65))
+
+
+def _flash(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bounds: torch.Tensor, scale: float
+) -> torch.Tensor:
+    """What torch's kernel computes, written out: rows [tokens, heads, size], documents by cumulative lengths."""
+    parts = []
+    for begin, end in itertools.pairwise(bounds.tolist()):
+        scores = torch.einsum("qhd,khd->hqk", q[begin:end], k[begin:end]) * scale
+        above = torch.ones(end - begin, end - begin).triu(1).bool()
+        parts.append(
+            torch.einsum("hqk,khd->qhd", scores.masked_fill(above, -torch.inf).softmax(-1), v[begin:end])
+        )
+    return torch.cat(parts)
+
+
+def varlen_now(q, k, v, bounds, same, longest, _, *, scale=None, window_size=(-1, -1), enable_gqa=False):  # type: ignore[no-untyped-def]
+    assert window_size == (-1, 0) and bounds is same and longest == 5 and enable_gqa
+    return _flash(q, k.repeat_interleave(2, 1), v.repeat_interleave(2, 1), bounds, scale)
+
+
+def varlen_of_2_11(q, k, v, bounds, same, longest, _, *, scale=None, window_size=(-1, -1)):  # type: ignore[no-untyped-def]
+    assert window_size == (-1, 0)
+    return _flash(q, k, v, bounds, scale)
+
+
+def varlen_at_first(q, k, v, bounds, same, longest, _, is_causal=False):  # type: ignore[no-untyped-def]
+    assert is_causal
+    return _flash(q, k, v, bounds, q.shape[-1] ** -0.5)
+
+
+@pytest.mark.parametrize("kernel", [varlen_now, varlen_of_2_11, varlen_at_first])
+def test_the_kernel_of_each_version_is_called_as_it_wants(
+    kernel: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The layout and options of the CUDA path, with the kernel written out: it runs on no CPU."""
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(1, heads, 10, 8) for heads in (4, 2, 2))
+    lengths = (5, 2, 3)
+    plain, _ = packed_attention(
+        torch.nn.Module(), query, key, value, None, 0.3, packing=Packing(lengths, None, 5)
+    )
+    monkeypatch.setattr(
+        attention, "varlen", lambda: (kernel, frozenset(inspect.signature(kernel).parameters))
+    )
+    packing = Packing(lengths, torch.tensor([0, 5, 7, 10], dtype=torch.int32), 5)
+    out = attention._by_varlen(query, key, value, packing, 0.3)
+    torch.testing.assert_close(out, plain, rtol=1e-5, atol=1e-5)
+    assert attention._varlen_fits(query.bfloat16(), packing) and not attention._varlen_fits(query, packing)
