@@ -1,0 +1,227 @@
+"""`onward run` as a person uses it: again, extended, changed, stopped, wrong, with bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from small import ONWARD, digests, environment, onward, run_json, write_config
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run with both budgets from the start: its home, configuration and result."""
+    home = tmp_path_factory.mktemp("whole")
+    config = write_config(home)
+    return home, config, run_json(home, config)
+
+
+def prefect_states(home: Path, flow_run: str) -> dict[str, int]:
+    """Names of the states of a flow run's tasks, as Prefect's database has them."""
+    with sqlite3.connect(home / "prefect/prefect.db") as database:
+        rows = database.execute(
+            "select state_name, count(*) from task_run where flow_run_id = ? group by 1", [flow_run]
+        ).fetchall()
+    return dict(rows)
+
+
+def test_the_result_is_one_line_that_describes_all(whole):
+    home, _, result = whole
+    assert result["state"] == "completed"
+    assert [model["name"] for model in result["models"]] == ["base", "8K", "20K"]
+    assert [model["tokens"] for model in result["models"]] == [0, 8000, 20000]
+    for model in result["models"]:
+        assert set(model["perplexity"]) == {"domain", "general"}
+        assert set(model["scores"]) == {"continuation"}
+        assert (home / "store" / model["path"] / "model.safetensors").is_file()
+    assert (home / "store" / result["report"] / "report.html").is_file()
+    assert {stage["stage"] for stage in result["stages"]} >= {"ingest", "pack", "train", "decay", "report"}
+    assert result["mlflow_run"]
+    assert prefect_states(home, result["flow_run"]) == {"Completed": len(result["stages"])} | (
+        {"Cached": n} if (n := sum(s["state"] == "cached" for s in result["stages"])) else {}
+    ) | {"Completed": sum(s["state"] == "built" for s in result["stages"])}
+
+
+def test_a_second_run_builds_nothing(whole):
+    home, config, first = whole
+    again = run_json(home, config)
+    assert {stage["state"] for stage in again["stages"]} == {"cached"}
+    assert again["models"] == first["models"]
+    assert prefect_states(home, again["flow_run"]) == {"Cached": len(again["stages"])}
+    plan = onward(home, "plan", config)
+    assert (plan.returncode, plan.stdout.splitlines()[-1]) == (0, "nothing to do")
+
+
+def test_a_budget_added_later_gives_the_same_bits(whole, tmp_path):
+    home, _, _ = whole
+    one = run_json(tmp_path, write_config(tmp_path, budgets=("8K",)))
+    before = digests(tmp_path / "store")
+    plan = onward(tmp_path, "plan", write_config(tmp_path))
+    assert plan.returncode == 2
+    two = run_json(tmp_path, write_config(tmp_path))
+    state = {stage["key"]: stage["state"] for stage in two["stages"]}
+    made_again = [
+        s["stage"] for s in one["stages"] if s["stage"] != "report" and state.get(s["key"]) != "cached"
+    ]
+    assert made_again == []
+    after = digests(tmp_path / "store")
+    assert {key: after[key] for key in before} == before
+    direct = digests(home / "store")
+    assert {key: after[key] for key in direct} == direct
+
+
+def test_reading_ahead_gives_the_same_bytes(whole, tmp_path):
+    home, _, _ = whole
+    config = write_config(
+        tmp_path,
+        training__execution={"device": "cpu", "threads": 1, "overlap": True},
+        corpus__execution={"workers": 1},
+    )
+    run_json(tmp_path, config)
+    assert digests(tmp_path / "store") == digests(home / "store")
+
+
+def test_a_changed_threshold_runs_again_from_filter_on_and_the_plan_says_so(whole):
+    home, config, _ = whole
+    changed = ("--set", "corpus.filter.thresholds={gopher_too_few_words: 200}")
+    plan = onward(home, "plan", config, *changed, "--json")
+    assert plan.returncode == 2
+    rows = json.loads(plan.stdout)
+    first = next(row for row in rows if row["state"] != "cached")
+    assert first["stage"] == "filter"
+    assert any("config.thresholds.gopher_too_few_words" in why for why in first["why"])
+    assert {row["state"] for row in rows if row["stage"] in ("ingest", "dedup") and row["slice"] == 1} == {
+        "cached"
+    }
+    result = run_json(home, config, *changed, "--until", "decontaminate", "--slices", 1)
+    assert [(s["stage"], s["state"]) for s in result["stages"]] == [
+        ("ingest", "cached"),
+        ("dedup", "cached"),
+        ("filter", "built"),
+        ("decontaminate", "built"),
+    ]
+    assert result["stages"][2]["documents_out"] < result["stages"][2]["documents_in"]
+
+
+def test_a_forced_stage_is_compared_with_what_is_there(whole):
+    home, config, _ = whole
+    before = digests(home / "store")
+    result = run_json(home, config, "--force", "pack")
+    assert {s["state"] for s in result["stages"]} == {"cached"}
+    assert digests(home / "store") | before == digests(home / "store")
+
+
+def test_mlflow_has_the_scores_of_each_model_by_tokens(whole):
+    home, _, result = whole
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{home / 'mlflow.db'}")
+    history = client.get_metric_history(result["mlflow_run"], "perplexity/domain")
+    expected = {model["tokens"]: model["perplexity"]["domain"] for model in result["models"]}
+    assert {point.step: point.value for point in history} == pytest.approx(expected)
+    assert client.get_run(result["mlflow_run"]).info.status == "FINISHED"
+    experiment = client.get_experiment_by_name("small").experiment_id
+    children = client.search_runs([experiment], "tags.stage = 'train'")
+    keys = [run.data.tags["stage_key"] for run in children]
+    assert sorted(keys) == sorted({s["key"] for s in result["stages"] if s["stage"] == "train"})
+    for child in children:
+        steps = [point.step for point in client.get_metric_history(child.info.run_id, "train/loss")]
+        assert steps == sorted(set(steps)) and steps
+
+
+def test_stopped_by_sigterm_it_leaves_a_checkpoint_and_no_process(tmp_path):
+    from test_kill import wait_until_alone
+
+    config = write_config(tmp_path, budgets=("200K",))
+    run = subprocess.Popen(
+        [*ONWARD, "run", str(config)],
+        env=environment(tmp_path),
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    until = time.monotonic() + 300
+    while not list(tmp_path.glob("store/.work/train-*/checkpoints/step-*/manifest.json")):
+        assert run.poll() is None and time.monotonic() < until
+        time.sleep(0.05)
+    run.send_signal(signal.SIGTERM)
+    _, told = run.communicate(timeout=120)
+    assert run.returncode == 1
+    assert "goes on from there" in told
+    wait_until_alone(tmp_path / "store")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--set", "training.batch_token=512"], "training.batch_tokens"),
+        (["--set", "packing.sequence_length=4096"], "positions"),
+        (["--set", "training.batch_tokens=100"], "training.batch_tokens"),
+        (
+            ["--set", "corpus.sources=[{name: a, role: replay, weight: 1, files: [none/*.jsonl]}]"],
+            "none/*.jsonl",
+        ),
+        (["--set", "evaluation.domain=[mmlu_of_the_moon]"], "mmlu_of_the_moon"),
+        (["--until", "baking"], "--until"),
+        (["--force", "baking"], "--force"),
+    ],
+)
+def test_what_is_wrong_is_refused_before_any_work(tmp_path, arguments, words):
+    config = write_config(tmp_path)
+    answer = onward(tmp_path, "run", config, "--json", *arguments)
+    assert answer.returncode == 2
+    assert words in answer.stderr
+    assert "Traceback" not in answer.stderr
+    result = json.loads(answer.stdout)
+    assert result["state"] == "failed" and words in result["error"]
+    assert not (tmp_path / "store").exists()
+
+
+def test_too_much_bad_input_fails_with_the_first_ones_named_and_goes_on_when_it_is_mended(tmp_path):
+    config = write_config(tmp_path)
+    broken = tmp_path / "text/domain-1.jsonl"
+    good = broken.read_text()
+    broken.write_text(good + "not json\n" * 30)
+    answer = onward(tmp_path, "run", config, "--json", "--until", "filter")
+    assert answer.returncode == 1
+    assert "malformed_json" in answer.stderr and "domain-1.jsonl" in answer.stderr
+    assert json.loads(answer.stdout)["stages"][-1]["state"] == "failed"
+    broken.write_text(good)
+    os.utime(broken)
+    assert run_json(tmp_path, config, "--until", "filter")["state"] == "completed"
+
+
+def test_a_document_can_be_explained(whole):
+    home, _, _ = whole
+    import pyarrow.parquet as pq
+
+    dropped = sorted(home.glob("store/filter/*/dropped.parquet"))
+    rows = [row for path in dropped for row in pq.read_table(path).to_pylist()]
+    kept = next(iter(sorted(home.glob("store/decontaminate/*/documents/*/part.parquet"))))
+    answer = onward(home, "explain", pq.read_table(kept)["id"][0].as_py(), "--store", home / "store")
+    assert "decontaminate" in answer.stdout and "kept" in answer.stdout
+    if rows:
+        answer = onward(home, "explain", rows[0]["id"], "--store", home / "store")
+        assert f"dropped: {rows[0]['reason']}" in answer.stdout
+
+
+def test_verify_lineage_export_and_gc(whole, tmp_path):
+    home, _, result = whole
+    assert "0 problems" in onward(home, "verify", "--store", home / "store").stdout
+    key = result["models"][-1]["path"].split("/")[1]
+    lineage = onward(home, "lineage", key, "--store", home / "store").stdout
+    assert "ingest/" in lineage and "train/" in lineage
+    assert onward(home, "export", key, tmp_path / "model", "--store", home / "store").returncode == 0
+    assert (tmp_path / "model/config.json").is_file()
+    kept = digests(home / "store")
+    assert "freed" in onward(home, "gc", "--store", home / "store").stdout
+    still = digests(home / "store")
+    assert {f"{s['stage']}/{s['key']}" for s in result["stages"]} <= set(still) <= set(kept)
