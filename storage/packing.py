@@ -20,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 
 from storage.errors import BadInput, DamagedArtifact
+from storage.views import numpy_view
 
 _METADATA = b"onward"
 _SCHEMA = pa.schema(
@@ -160,7 +161,7 @@ class PackingManifest:
                     f"{path}: a manifest has one record batch, not {reader.num_record_batches}."
                 )
             batch = reader.get_batch(0)
-            pieces = Pieces(*(batch.column(name).to_numpy(zero_copy_only=True) for name in _SCHEMA.names))
+            pieces = Pieces(*(numpy_view(batch.column(name)) for name in _SCHEMA.names))
             return cls(
                 path=path,
                 sequence_length=int(facts["sequence_length"]),

@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from storage.errors import BadInput, DamagedArtifact
+from storage.views import numpy_view
 
 OPENING = 0xFFFF_FFFF_FFFF_FFFF
 """The `doc` of the row that opens a shard."""
@@ -139,10 +140,10 @@ class TokenShard:
                     f"{path}: a token shard has one record batch, not {reader.num_record_batches}."
                 )
             batch = reader.get_batch(0)
-            docs = batch.column("doc").to_numpy(zero_copy_only=True)
+            docs = numpy_view(batch.column("doc"))
             lists = batch.column("tokens")
-            flat = lists.values.to_numpy(zero_copy_only=True)
-            bounds = lists.offsets.to_numpy(zero_copy_only=True).astype(np.int64)
+            flat = numpy_view(lists.values)
+            bounds = numpy_view(lists.offsets).astype(np.int64)
             eot = int(facts["eot"])
         except (pa.ArrowException, KeyError, ValueError) as error:
             raise DamagedArtifact(f"{path}: not a token shard ({error}). Make it again.") from error

@@ -112,9 +112,7 @@ class TrainingConfig(Settings):
     @model_validator(mode="after")
     def _budgets_rise(self) -> TrainingConfig:
         budgets = self.token_budgets
-        if any(budget <= 0 for budget in budgets) or any(
-            a >= b for a, b in itertools.pairwise(budgets)
-        ):
+        if any(budget <= 0 for budget in budgets) or any(a >= b for a, b in itertools.pairwise(budgets)):
             raise ValueError(
                 "training.token_budgets must be positive and rise, each one the total after its round"
             )
@@ -171,15 +169,19 @@ def resolve_precision(config: TrainingConfig) -> Literal["bf16", "fp32"]:
 
 
 def run(config: SegmentConfig, inputs: TrainInputs, draft: Draft) -> TrainStats:
-    """Train the segment. Parts: `trunk` (what training goes on from), `export` (what from_pretrained loads; not of a
-    trunk), `journal`. Raises StageFailed with the trainer's last words, Interrupted where it was asked to stop."""
+    """Train the segment.
+
+    Parts: `trunk` (what training goes on from), `export` (what from_pretrained loads; not of a trunk), `journal`, `kept`
+    (checkpoints on the way, where asked for). Raises StageFailed with the trainer's last words, Interrupted where it was
+    asked to stop.
+    """
     work = draft.path
     result = work / "result.json"
     if not result.exists():
         _write_spec(config, inputs, work)
         _train(work, draft, config.last_step)
     found = json.loads(result.read_bytes())
-    for part in ("export", "trunk", "journal"):
+    for part in ("export", "trunk", "journal", "kept"):
         if (work / part).is_dir():
             draft.part(part, part)
     draft.volatile(
