@@ -59,7 +59,7 @@ def run(
         if json_:
             out.write(json.dumps(summary, ensure_ascii=False) + "\n")
         elif code == 0:
-            _show_models(summary)
+            _show_models(summary, config, set_ or [])
     raise typer.Exit(code)
 
 
@@ -302,31 +302,31 @@ def _clean_stdout() -> Iterator[Any]:
             os.dup2(kept, 1)
 
 
-def _show_models(summary: dict[str, Any]) -> None:
+def _show_models(summary: dict[str, Any], config: Path, overrides: list[str]) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from flows.config import load_config
+
     if not summary["models"]:
         return
-    table = Table(title="models")
-    columns = {f"perplexity/{name}": None for model in summary["models"] for name in model["perplexity"]}
-    columns |= {
-        f"{name}/{m}": None
-        for model in summary["models"]
-        for name, scores in model["scores"].items()
-        for m in scores
-    }
-    for name in ("model", "tokens", *columns):
-        table.add_column(name, justify="left" if name == "model" else "right")
+    table = Table(title="scores")
+    table.add_column("", justify="left")
     for model in summary["models"]:
-        values = {f"perplexity/{name}": f"{value:.2f}" for name, value in model["perplexity"].items()}
-        values |= {
-            f"{name}/{m}": f"{v:.4f}" for name, scores in model["scores"].items() for m, v in scores.items()
-        }
-        table.add_row(model["name"], f"{model['tokens']:,}", *(values.get(name, "") for name in columns))
+        table.add_column(model["name"], justify="right")
+    rows: dict[str, dict[str, str]] = {}
+    for model in summary["models"]:
+        for source, value in model["perplexity"].items():
+            rows.setdefault(f"perplexity · {source}", {})[model["name"]] = f"{value:.2f}"
+        for benchmark, scores in model["scores"].items():
+            for metric, value in scores.items():
+                rows.setdefault(f"{benchmark} · {metric}", {})[model["name"]] = f"{value:.4f}"
+    for name, values in rows.items():
+        table.add_row(name, *(values.get(model["name"], "") for model in summary["models"]))
     console = Console(stderr=True)
+    store = load_config(config, overrides).store_path
     console.print(table)
-    console.print(f"report: {summary['report']}/report.html", highlight=False)
+    console.print(f"report: {store / summary['report'] / 'report.html'}", highlight=False, soft_wrap=True)
 
 
 def _catalog(store: Path) -> Any:
