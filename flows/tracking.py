@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -181,7 +182,7 @@ class Tracker:
         call, artifact = payload
         self._followed.pop(call.request.key, None)
         made = artifact.key not in self._children
-        child = self._child(call)
+        child = self._child(call, artifact)
         if made or call.state == "built":
             stats = {name: value for name, value in _numbers(artifact.stats) if not name.startswith("result")}
             self._log(
@@ -189,13 +190,13 @@ class Tracker:
             )
             if artifact.has("journal"):
                 self._journal(child, artifact.part("journal").only())
-            self._client.set_terminated(child, "FINISHED")
+            self._client.set_terminated(child, "FINISHED", _milliseconds(artifact, "ended"))
         link = ".".join(
             str(part) for part in (call.request.stage, call.slice, call.round, call.item) if part is not None
         )
         self._client.set_tag(self.parent, f"child.{link}", child)
 
-    def _child(self, call: Call) -> str:
+    def _child(self, call: Call, artifact: Artifact | None = None) -> str:
         key = call.request.key
         if key not in self._children:
             tags = {
@@ -204,7 +205,8 @@ class Tracker:
                 "stage_key": key,
                 **_owner(),
             }
-            run = self._client.create_run(self._experiment, run_name=call.label, tags=tags)
+            began = _milliseconds(artifact, "started") if artifact else None
+            run = self._client.create_run(self._experiment, began, run_name=call.label, tags=tags)
             self._children[key] = run.info.run_id
         return self._children[key]
 
@@ -312,6 +314,12 @@ def _journal_rows(journal: Path) -> list[dict[str, Any]]:
         return list(pq.read_table(journal).to_pylist())
     lines = journal.read_bytes().split(b"\n")[:-1]
     return [json.loads(line) for line in lines if line.strip()]
+
+
+def _milliseconds(artifact: Artifact, moment: str) -> int | None:
+    """When the artifact's making `started` or `ended`, since 1970."""
+    text = artifact.manifest.provenance.get(moment)
+    return int(datetime.fromisoformat(text).timestamp() * 1000) if text else None
 
 
 def _metric_name(name: str) -> str:
