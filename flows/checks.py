@@ -9,6 +9,7 @@ from flows.config import RunConfig, home
 from flows.rounds import rounds_of
 from storage.errors import ConfigError
 from tasks.base import InitConfig
+from tasks.corpus.questions import benchmark_file
 from tasks.evaluation.catalog import check_benchmarks
 
 _FEW_STEPS = 500
@@ -18,7 +19,15 @@ def check(run: RunConfig) -> None:
     """Refuse a configuration that cannot be run: sizes that do not fit, files and benchmarks that are not there."""
     rounds_of(run)
     _sources(run)
-    check_benchmarks(run.evaluation, run.benchmark_directory, [source.name for source in run.corpus.sources])
+    own = tuple(
+        mine.model_copy(update={"file": str(home() / mine.file)}) if mine.file else mine
+        for mine in run.evaluation.own
+    )
+    evaluation = run.evaluation.model_copy(update={"own": own})
+    check_benchmarks(evaluation, run.benchmark_directory, [source.name for source in run.corpus.sources])
+    files = {mine.name: home() / mine.file for mine in run.evaluation.own if mine.file}
+    for name in run.corpus.decontaminate.benchmarks:
+        benchmark_file(run.benchmark_directory, name, files)
     if isinstance(run.model.base, InitConfig) and not any(
         source.role == "replay" for source in run.corpus.sources
     ):
@@ -50,7 +59,10 @@ def _positions(run: RunConfig) -> int | None:
     path = home() / run.model.base / "config.json"
     if not path.is_file():
         return None
-    config = json.loads(path.read_bytes())
+    try:
+        config = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ConfigError(f"model.base: {path} is no JSON: {error}") from error
     for name in ("max_position_embeddings", "n_positions"):
         if isinstance(config.get(name), int):
             return int(config[name])

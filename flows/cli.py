@@ -29,6 +29,10 @@ app = typer.Typer(
 )
 
 
+_NOTHING: dict[str, Any] = {"flow_run": None, "stages": [], "models": [], "report": None, "mlflow_run": None}
+_STOPPED = "stopped; what was finished is kept, the same command goes on from there"
+
+
 class Stopped(BaseException):
     """SIGINT or SIGTERM while a flow was running."""
 
@@ -55,7 +59,11 @@ def run(
     """Run the flow in this process; what is finished is found, not made again."""
     _environment()
     with _clean_stdout() as out:
-        summary, code = _run(config, set_ or [], tuple(force or ()), until, slices)
+        try:
+            summary, code = _run(config, set_ or [], tuple(force or ()), until, slices)
+        except (Stopped, KeyboardInterrupt):
+            summary, code = {**_NOTHING, "state": "stopped", "error": _STOPPED}, 1
+            sys.stderr.write(f"{_STOPPED}\n")
         if json_:
             out.write(json.dumps(summary, ensure_ascii=False) + "\n")
         elif code == 0:
@@ -118,18 +126,27 @@ def explain(
 def verify(
     store: Annotated[Path, typer.Option(help="the store")] = Path("store"),
 ) -> None:
-    """Read every byte of every artifact and compare it with its manifest."""
-    from storage.store import Store
+    """Read every byte of every artifact; what is damaged is set aside, and made again by the next run."""
+    from storage.lock import Lock
+    from storage.store import Store, set_aside
 
-    harmed = count = 0
     opened = Store(_existing(store))
+    problems = {path: ["its manifest cannot be read"] for path in opened.unreadable()}
+    count = 0
     for artifact in opened.artifacts():
         count += 1
-        for problem in opened.verify(artifact):
-            harmed += 1
-            sys.stdout.write(f"{artifact.path.relative_to(opened.root)}: {problem}\n")
-    sys.stdout.write(f"{count} artifacts read, {harmed} problems\n")
-    raise typer.Exit(1 if harmed else 0)
+        if found := opened.verify(artifact):
+            problems[artifact.path] = found
+    for path, found in problems.items():
+        with Lock(opened.root / ".work" / f"{path.parent.name}-{path.name}.lock"):
+            aside = set_aside(path)
+        for problem in found:
+            sys.stdout.write(f"{path.relative_to(opened.root)}: {problem}\n")
+        sys.stdout.write(
+            f"{path.relative_to(opened.root)}: set aside as {aside.name}; the next run makes it again\n"
+        )
+    sys.stdout.write(f"{count} artifacts read, {len(problems)} damaged\n")
+    raise typer.Exit(1 if problems else 0)
 
 
 @app.command()
@@ -186,8 +203,8 @@ def main() -> None:
         app(standalone_mode=False)
     except typer.Exit as error:
         sys.exit(error.exit_code)
-    except (typer.Abort, KeyboardInterrupt, Stopped):
-        sys.stderr.write("stopped; what was finished is kept, the same command goes on from there\n")
+    except (typer.Abort, KeyboardInterrupt):
+        sys.stderr.write(f"{_STOPPED}\n")
         sys.exit(1)
     except ConfigError as error:
         sys.stderr.write(f"{error}\n")
@@ -208,16 +225,15 @@ def _run(
     path: Path, overrides: list[str], force: tuple[str, ...], until: str, slices: int | None
 ) -> tuple[dict[str, Any], int]:
     """(summary, exit code) of one attempt; errors are told on standard error."""
-    empty: dict[str, Any] = {"flow_run": None, "stages": [], "models": [], "report": None, "mlflow_run": None}
     try:
         config = _load(path, overrides)
         _check_options(force, until, slices)
     except ConfigError as error:
         sys.stderr.write(f"{error}\n")
-        return {**empty, "state": "failed", "error": str(error)}, 2
-    from flows.server import prefect_server, wait_for
+        return {**_NOTHING, "state": "failed", "error": str(error)}, 2
+    from flows.server import prefect_server
 
-    with prefect_server(Path(os.environ["PREFECT_HOME"])) as address:
+    with prefect_server(Path(os.environ["PREFECT_HOME"])) as ready:
         from prefect.exceptions import ExternalSignal  # while the server starts
 
         from flows.publish import settle
@@ -228,9 +244,9 @@ def _run(
         ).start()  # it takes seconds
 
         sys.stderr.write(f"{run_name(config)}\n")
-        wait_for(address)
-        summary: dict[str, Any] = {**empty, "state": "failed"}
+        summary: dict[str, Any] = {**_NOTHING, "state": "failed"}
         try:
+            ready()
             summary = pretrain(config, force, until, slices)
             return summary, 0
         except (KeyboardInterrupt, ExternalSignal) as error:

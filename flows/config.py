@@ -157,7 +157,10 @@ def _set(raw: dict[str, Any], override: str) -> None:
         if not isinstance(below, dict):
             raise ConfigError(f"--set {key}: {step} holds a value, not a section")
         node = below
-    node[last] = yaml.safe_load(value)
+    try:
+        node[last] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {key}: {value!r} is no YAML: {error}") from error
 
 
 def _explained(problem: Any) -> str:

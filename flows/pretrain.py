@@ -16,6 +16,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from flows.ahead import reading_ahead
@@ -84,22 +85,22 @@ def adapt(
         return outcome
 
     rounds = rounds_of(ask.run)
+    holdouts: Mapping[str, Input] = {}
     line, base = _base(ask, build, reading, tokenizer, outcome)
     for round, following in zip(rounds, [*rounds[1:], None], strict=True):
-        read = reading.until(ask.needed(round, line.taken), round.number)
+        read = reading.until(ask.needed(round, line.taken))
         line = _pack(ask, build, outcome, line, round, read)
         if until == "pack":
             continue
         if round.number == 1 and until in ("evaluate", "report"):
-            _evaluate(ask, build, outcome, base, reading.holdouts())
+            holdouts = reading.holdouts(read)
+            _evaluate(ask, build, outcome, base, holdouts)
         ahead = ask.needed(following, line.taken) if following and overlap else None
-        read_on = (
-            (lambda needed=ahead, number=round.number + 1: reading.until(needed, number)) if ahead else None
-        )
+        read_on = partial(reading.until, ahead) if ahead else None
         with reading_ahead(read_on, stop or threading.Event()):
             line, model = _train(ask, build, line, round, read, until)
         if model is not None and until in ("evaluate", "report"):
-            _evaluate(ask, build, outcome, model, reading.holdouts())
+            _evaluate(ask, build, outcome, model, holdouts)
     if until == "report":
         outcome.report = build(ask.report(outcome))
     return outcome
@@ -136,7 +137,7 @@ def _base(
         outcome.models.append(model)
         return Line(tokenizer.base.part("export"), tokens), model
     zero = round_zero(ask.run, config.pretrain_tokens)
-    read = reading.until(ask.needed(zero, {}), 0)
+    read = reading.until(ask.needed(zero, {}))
     packed = build(ask.pack(zero, read, None), round=0)
     outcome.packed.append(packed)
     assert tokenizer.base is not None

@@ -54,7 +54,7 @@ class Reading:
     _signatures: list[Input] = field(default_factory=list)
     _turns: dict[tuple[str, ...], int] = field(default_factory=dict)
 
-    def until(self, needed: Mapping[str, int], round: int) -> list[Slice]:
+    def until(self, needed: Mapping[str, int]) -> list[Slice]:
         """Read until each source has at least `needed` tokens or is used up; all slices so far.
 
         Raises StageFailed where a source is used up without having given a token.
@@ -62,7 +62,7 @@ class Reading:
         sources = [source for source in self.requests.run.corpus.sources if source.name in needed]
         while any(self._wants(source, needed) for source in sources):
             source = self._next(list(sources), needed)
-            self._read(source, round, "tokenize")
+            self._read(source, "tokenize")
         for source in sources:
             if needed[source.name] and not self.tokens_of(source.name):
                 raise StageFailed(
@@ -74,8 +74,10 @@ class Reading:
     def all(self, until: str, most: int | None) -> None:
         """Read every slice of every source (or the first `most`), up to one corpus stage."""
         sources = list(self.requests.run.corpus.sources)
+        if self.requests.new_base:  # its tokenizer is made of replay text, which a whole run reads first too
+            self._read(self._next([s for s in sources if s.role == "replay"], None), until)
         while (most is None or len(self.slices) < most) and any(not self.used_up(s.name) for s in sources):
-            self._read(self._next(sources, None), 1, until)
+            self._read(self._next(sources, None), until)
 
     def tokens_of(self, source: str) -> int:
         """Tokens that a source has given so far, the holdout aside."""
@@ -85,10 +87,10 @@ class Reading:
         """Whether the source has no text after the slices so far."""
         return source in self.cursors and bool(self.cursors[source].stats["exhausted"])
 
-    def holdouts(self) -> dict[str, Input]:
-        """The held-out documents of each source, by source."""
+    def holdouts(self, read: list[Slice]) -> dict[str, Input]:
+        """The held-out documents of each source among the slices of the first round: all models are measured on them."""
         found: dict[str, Input] = {}
-        for one in self.slices:
+        for one in read:
             artifact = one.artifacts.get("decontaminate")
             if artifact is None or not artifact.has("holdout") or one.source in found:
                 continue
@@ -118,12 +120,12 @@ class Reading:
             if self._wants(chosen, needed) if needed is not None else not self.used_up(chosen.name):
                 return chosen
 
-    def _read(self, source: SourceConfig, round: int, until: str) -> None:
+    def _read(self, source: SourceConfig, until: str) -> None:
         number = len(self.slices) + 1
         made: dict[str, Artifact] = {}
 
         def make(stage: str, request: Any) -> Artifact:
-            made[stage] = self.build(request, slice=number, round=None)
+            made[stage] = self.build(request, slice=number)
             return made[stage]
 
         ask, name = self.requests, source.name

@@ -101,6 +101,11 @@ class Requests:
         inputs = base.resolve_base(self.run.model, home(), seed=self.run.seed, tokenizer=tokens)
         return Request(base, base.BaseConfig(), inputs)
 
+    @property
+    def new_base(self) -> bool:
+        """Whether the base model is made here rather than imported."""
+        return isinstance(self.run.model.base, base.InitConfig)
+
     # ---- rounds -----------------------------------------------------------------------------------------------
 
     def needed(self, round: Round, taken: Mapping[str, int]) -> dict[str, int]:

@@ -24,10 +24,10 @@ from flows.config import RunConfig, parse_config
 from flows.pretrain import Outcome, adapt, describe
 from flows.requests import Requests
 from flows.rounds import short_count
-from flows.stage import Builder, Record
+from flows.stage import Builder, Call, Record
 from flows.story import Story
 from flows.tracking import Tracked, Tracker, flat
-from storage.errors import OnwardError
+from storage.artifact import Artifact
 from storage.keys import canonical_json
 from storage.runs import RunRecord, read_records, shared_lock, write_record
 from storage.settings import identity_of
@@ -94,9 +94,9 @@ def execute(run: RunConfig, options: Options, story: Story) -> dict[str, Any]:
         _tracked(run, store, flow_run, story) as tracker,
     ):
         builder = Builder(store, workers, story, frozenset(options.force), facts={"flow_run": flow_run})
-        builder.listeners.append(tracker.listen)
         attempt = _Attempt(run, store, builder, tracker, flow_run)
         attempt.begin()
+        builder.listeners += [tracker.listen, attempt.remember]
         ask = Requests(run, store, warn=story.warn)
         outcome = None
         try:
@@ -137,6 +137,13 @@ class _Attempt:
         self.record = RunRecord(name, self.run.name, config, artifacts, attempts, "running", facts)
         write_record(self.store, self.record)
 
+    def remember(self, event: str, call: Call, artifact: Artifact | None) -> None:
+        """Keep the record true at each stage, so that a run that is killed keeps what it made from `gc`."""
+        if artifact is None or (artifact.stage, artifact.key) in self.record.artifacts:
+            return
+        self.record = replace(self.record, artifacts=(*self.record.artifacts, (artifact.stage, artifact.key)))
+        write_record(self.store, self.record)
+
     def end(self, state: str, outcome: Outcome | None, error: BaseException | None) -> dict[str, Any]:
         made = {(artifact.stage, artifact.key) for artifact in self.builder.artifacts.values()}
         complete = state == "completed" and outcome is not None and outcome.report is not None
@@ -156,7 +163,7 @@ class _Attempt:
         page = outcome.report.part("report") if outcome and outcome.report else None
         publish.stage_table(self.builder.records)
         publish.report_page(page)
-        if error is not None and isinstance(error, OnwardError):
+        if error is not None:
             error.summary = self.summary  # type: ignore[attr-defined]
         return self.summary
 

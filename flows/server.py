@@ -15,7 +15,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from storage.errors import OnwardError
@@ -24,14 +24,14 @@ _START_SECONDS = 180.0
 
 
 @contextlib.contextmanager
-def prefect_server(home: Path) -> Iterator[str]:
-    """The address of a Prefect API: the configured one (`PREFECT_API_URL`), or one started here for the time of the block.
+def prefect_server(home: Path) -> Iterator[Callable[[], None]]:
+    """A Prefect API: the configured one (`PREFECT_API_URL`), or one started here for the time of the block.
 
-    The server is only begun when the block is entered; call `wait_for` before it is used.
+    The server is only begun when the block is entered; call what is given to wait until it answers.
     """
     configured = os.environ.get("PREFECT_API_URL")
     if configured:
-        yield configured
+        yield lambda: wait_for(configured)
         return
     reader, writer = os.pipe()
     port = _free_port()
@@ -47,12 +47,13 @@ def prefect_server(home: Path) -> Iterator[str]:
             stdout=output,
             stderr=output,
             pass_fds=(reader,),
+            start_new_session=True,  # a Ctrl-C is the run's to answer; the pipe ends the server
         )
     os.close(reader)
     address = f"http://127.0.0.1:{port}/api"
     os.environ["PREFECT_API_URL"] = address
     try:
-        yield address
+        yield lambda: wait_for(address, process)
     finally:
         os.environ.pop("PREFECT_API_URL", None)
         os.close(writer)
@@ -63,10 +64,16 @@ def prefect_server(home: Path) -> Iterator[str]:
             process.wait()
 
 
-def wait_for(address: str, seconds: float = _START_SECONDS) -> None:
-    """Return when the API answers. Raises OnwardError where it does not in time."""
+def wait_for(
+    address: str, process: subprocess.Popen[bytes] | None = None, seconds: float = _START_SECONDS
+) -> None:
+    """Return when the API answers. Raises OnwardError where it does not in time, or its process has ended."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
+        if process is not None and process.poll() is not None:
+            raise OnwardError(
+                f"the Prefect server did not start (exit code {process.returncode}); see server.log"
+            )
         try:
             with urllib.request.urlopen(f"{address}/health", timeout=5) as answer:
                 if answer.status == 200:

@@ -57,6 +57,7 @@ class Tracker:
     _client: Any = None
     _experiment: str = ""
     _children: dict[str, str] = field(default_factory=dict)
+    _complete: set[str] = field(default_factory=set)
     _followed: dict[str, Call] = field(default_factory=dict)
     _sent: dict[str, int] = field(default_factory=dict)
     _error: str | None = None
@@ -161,6 +162,8 @@ class Tracker:
             for run in page:
                 if key := run.data.tags.get("stage_key"):
                     self._children[key] = run.info.run_id
+                    if run.info.status == "FINISHED":
+                        self._complete.add(key)
                 if run.info.status == "RUNNING" and _gone(run.data.tags):
                     client.set_terminated(run.info.run_id, "KILLED")
             token = page.token
@@ -181,9 +184,8 @@ class Tracker:
     def _end(self, payload: Any) -> None:
         call, artifact = payload
         self._followed.pop(call.request.key, None)
-        made = artifact.key not in self._children
         child = self._child(call, artifact)
-        if made or call.state == "built":
+        if artifact.key not in self._complete:
             stats = {name: value for name, value in _numbers(artifact.stats) if not name.startswith("result")}
             self._log(
                 child, metrics=[(name, value, 0) for name, value in stats.items()], params=_params(artifact)
@@ -191,6 +193,7 @@ class Tracker:
             if artifact.has("journal"):
                 self._journal(child, artifact.part("journal").only())
             self._client.set_terminated(child, "FINISHED", _milliseconds(artifact, "ended"))
+            self._complete.add(artifact.key)
         link = ".".join(
             str(part) for part in (call.request.stage, call.slice, call.round, call.item) if part is not None
         )
@@ -223,10 +226,8 @@ class Tracker:
     def _line(self, payload: Any) -> None:
         key, journals = payload
         child = self._children.get(key)
-        if child is None or self._last(child, "line/loss") >= 0:
-            return
-        for journal in journals:
-            self._journal(child, journal, prefix="line")
+        for journal in journals if child is not None else ():
+            self._journal(str(child), journal, prefix="line")
 
     def _files(self, paths: list[Path]) -> None:
         for path in paths:

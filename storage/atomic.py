@@ -63,7 +63,9 @@ def commit_directory(temporary: Path, final: Path) -> None:
     `final` must not exist, or be empty. Raises OSError as the file system does.
     """
     fsync_tree(temporary)
-    final.parent.mkdir(parents=True, exist_ok=True)
+    if not final.parent.exists():
+        final.parent.mkdir(parents=True, exist_ok=True)
+        fsync_directory(final.parent.parent)
     temporary.rename(final)
     fsync_directory(final.parent)
     if temporary.parent != final.parent:

@@ -125,12 +125,11 @@ class Draft:
         self._volatile.add(f"{part}/{name}/{SHARD_RECORD}")
 
     def finish(self) -> tuple[dict[str, Part], tuple[str, ...]]:
-        """Remove what was not declared, flush the rest and give the parts with their digests, and the volatile files."""
-        declared = set().union(*self._parts.values()) | self._volatile if self._parts else set(self._volatile)
-        _remove_undeclared(self.path, declared)
-        for path in sorted(declared - set(self._known)):
+        """Flush what was declared and give the parts with their digests, and the volatile files. Nothing is removed yet."""
+        files = sorted(set().union(*self._parts.values()))
+        for path in sorted({*files, *self._volatile} - set(self._known)):
             fsync_file(self.path / path)
-        digests = {path: self._entry(path) for path in sorted(set().union(*self._parts.values(), set()))}
+        digests = {path: self._entry(path) for path in files}
         parts = {
             name: part_of([digests[path] for path in files]) for name, files in sorted(self._parts.items())
         }
@@ -207,7 +206,8 @@ def _rows(path: Path) -> int | None:
     return None
 
 
-def _remove_undeclared(root: Path, declared: set[str]) -> None:
+def remove_undeclared(root: Path, declared: set[str]) -> None:
+    """Remove every file below `root` that is not named (relative to it), and the directories that this leaves empty."""
     for directory, _, files in os.walk(root, topdown=False):
         for name in files:
             path = Path(directory) / name

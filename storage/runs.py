@@ -118,14 +118,32 @@ def collect_garbage(
         roots += [artifact.key for artifact in store.artifacts() if keep and artifact.key.startswith(keep)]
         needed = reachable(store, roots)
         unneeded = [artifact for artifact in store.artifacts() if artifact.key not in needed]
-        half_made = [path for path in sorted((store.root / ".work").glob("*")) if work and path.is_dir()]
+        half_made = [path for path in sorted((store.root / ".work").glob("*")) if work and _abandoned(path)]
         freed = sum(artifact.manifest.bytes for artifact in unneeded)
         freed += sum(file.stat().st_size for path in half_made for file in path.rglob("*") if file.is_file())
         if not dry_run:
-            for path in (*(artifact.path for artifact in unneeded), *half_made):
-                make_writable(path)
-                shutil.rmtree(path)
+            _remove(store.root / ".trash", [*(artifact.path for artifact in unneeded), *half_made])
         names = tuple(str(artifact.path.relative_to(store.root)) for artifact in unneeded)
         return Collected(names, tuple(path.name for path in half_made), freed)
     finally:
         lock.release()
+
+
+def _abandoned(path: Path) -> bool:
+    """A work directory that no process holds: an orphan of a killed run may still be writing its checkpoint."""
+    if not path.is_dir():
+        return False
+    lock = Lock(path.with_name(path.name.removesuffix(".force") + ".lock"))
+    free = lock.try_acquire()
+    lock.release()
+    return free
+
+
+def _remove(trash: Path, paths: list[Path]) -> None:
+    """Move aside first, then delete: a collection that is killed leaves nothing that looks like an artifact."""
+    trash.mkdir(exist_ok=True)
+    for path in paths:
+        make_writable(path)
+        path.rename(trash / f"{path.parent.name}-{path.name}")
+    make_writable(trash)
+    shutil.rmtree(trash)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import shutil
+import stat
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import Any, Protocol
 
 from storage.artifact import Artifact
 from storage.atomic import commit_directory, fsync_directory, make_read_only, make_writable, write_bytes
-from storage.draft import Draft, Progress
+from storage.draft import Draft, Progress, remove_undeclared
 from storage.errors import DamagedArtifact, OnwardError, StageFailed
 from storage.keys import key_inputs, recorded_inputs, stage_key
 from storage.lock import Lock
@@ -144,6 +145,14 @@ class Store:
             except DamagedArtifact:
                 continue
 
+    def unreadable(self) -> list[Path]:
+        """Directories where an artifact should be, without a manifest that can be read."""
+        known = {artifact.path for artifact in self.artifacts()}
+        places = (
+            path for path in self.root.glob("[!.]*/[!.]*") if path.is_dir() and path.parent.name != "runs"
+        )
+        return sorted(path for path in places if path not in known)
+
     def verify(self, artifact: Artifact) -> list[str]:
         """What is wrong with the artifact's bytes, reading all of them; empty where nothing is."""
         return digest_problems(artifact.path, artifact.manifest)
@@ -151,20 +160,16 @@ class Store:
     def set_aside(self, stage: str, key: str) -> Path | None:
         """Move a damaged artifact out of the way; returns where to, or None where there was nothing."""
         path = self.path_of(stage, key)
-        if not path.exists():
-            return None
-        number = 1
-        while (target := path.with_name(f".damaged-{path.name}-{number}")).exists():
-            number += 1
-        path.rename(target)
-        fsync_directory(path.parent)
-        return target
+        return set_aside(path) if path.exists() else None
 
     def _sound(self, stage: str, key: str) -> Artifact | None:
         try:
-            return self.lookup(stage, key)
+            found = self.lookup(stage, key)
         except DamagedArtifact:
             return None
+        if found is not None and found.path.stat().st_mode & stat.S_IWUSR:
+            make_read_only(found.path)  # killed between the rename and this
+        return found
 
     def _set_aside(self, stage: str, key: str, making: Making) -> None:
         try:
@@ -175,7 +180,7 @@ class Store:
                 making.warn(f"damaged: {error}; set aside as {target.relative_to(self.root)}, made again")
 
     def _make(self, request: Request, key: str, work: Path, making: Making, lock: Lock) -> Artifact:
-        manifest = self._draft(request, key, work, making, lock)
+        manifest = _finished(work, key) or self._draft(request, key, work, making, lock)
         return self._publish(work, manifest)
 
     def _remake(
@@ -228,8 +233,12 @@ class Store:
         )
 
     def _publish(self, work: Path, manifest: Manifest) -> Artifact:
+        """Once the manifest is written the work is finished: a process killed after that only has this to do again."""
         final = self.path_of(manifest.stage, manifest.key)
-        write_bytes(work / NAME, manifest.to_bytes())
+        if not (work / NAME).exists():
+            write_bytes(work / NAME, manifest.to_bytes())
+        files = {entry.path for part in manifest.parts.values() for entry in part.files}
+        remove_undeclared(work, {*files, *manifest.volatile, NAME})
         commit_directory(work, final)
         make_read_only(final)
         return Artifact(final, manifest)
@@ -243,6 +252,27 @@ class Store:
             f"{written:,} bytes and may need about {needed:,} more. Every committed artifact and shard is whole; "
             "make room and run the same command: it goes on from there"
         )
+
+
+def set_aside(path: Path) -> Path:
+    """Rename an artifact's directory to `.damaged-<name>-<number>` beside it."""
+    number = 1
+    while (target := path.with_name(f".damaged-{path.name}-{number}")).exists():
+        number += 1
+    path.rename(target)
+    fsync_directory(path.parent)
+    return target
+
+
+def _finished(work: Path, key: str) -> Manifest | None:
+    """The manifest of a work directory that was killed between its last write and its rename."""
+    if not (work / NAME).exists():
+        return None
+    try:
+        manifest = read_manifest(work)
+    except DamagedArtifact:
+        return None
+    return manifest if manifest.key == key and not size_problems(work, manifest) else None
 
 
 def _plain_stats(stats: Any) -> dict[str, Any]:

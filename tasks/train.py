@@ -185,7 +185,11 @@ def run(config: SegmentConfig, inputs: TrainInputs, draft: Draft) -> TrainStats:
         if (work / part).is_dir():
             draft.part(part, part)
     draft.volatile(
-        *(name for name in ("clock.parquet", "execution.json", "trainer.log") if (work / name).exists())
+        *(
+            name
+            for name in ("clock.parquet", "execution.json", "result.json", "trainer.log")
+            if (work / name).exists()
+        )
     )
     draft.note(**json.loads((work / "execution.json").read_bytes()))
     return TrainStats(

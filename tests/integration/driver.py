@@ -1,4 +1,4 @@
-"""A run without Prefect: the same DAG, made by the store alone. Prints a line when a stage begins or ends.
+"""A run without Prefect: the same DAG, made by the store alone. Prints a line when a stage is found, begins to be made, or ends.
 
 Usage: python driver.py CONFIG
 """
@@ -24,7 +24,8 @@ def main() -> None:
     with Workers(run.corpus.execution.count) as workers, shared_lock(store):
 
         def build(request: Request, **named: object) -> Artifact:
-            print("begin", request.stage, request.key, flush=True)
+            known = store.lookup(request.stage, request.key) is not None
+            print("find" if known else "make", request.stage, request.key, flush=True)
             outcome = store.ensure(request, Making(workers=workers))
             print("end", request.stage, outcome.state, flush=True)
             return outcome.artifact

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -26,10 +27,10 @@ STAGES = (
     "pack",
     "train",
     "train",
+    "train",
     "perplexity",
     "questions",
     "evaluate",
-    "train",
     "decay",
     "report",
 )
@@ -79,14 +80,9 @@ class Attempt:
         self._drain.start()
 
     def _read(self) -> None:
-        self.lines += list(iter(self._next, ""))
-
-    def _next(self) -> str:
         assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if line:
+        for line in self.process.stdout:
             self.lines.append(line)
-        return line
 
     def _read_errors(self) -> None:
         assert self.process.stderr is not None
@@ -99,6 +95,11 @@ class Attempt:
                 return True
             time.sleep(0.005)
         return False
+
+    def last_stage(self) -> str:
+        """The stage that was being made when the process ended; none between two, or while it started."""
+        words = self.lines[-1].split() if self.lines else []
+        return words[1] if words and words[0] == "make" else "none"
 
     def kill(self, whole_group: bool) -> None:
         with contextlib.suppress(ProcessLookupError):
@@ -131,25 +132,29 @@ def test_killed_in_every_stage_it_ends_with_the_same_bytes(tmp_path, calm):
     rng = random.Random(seed)
     store = tmp_path / "store"
     kills = 0
+    hit = Counter[str]()
     for number, stage in enumerate(STAGES):
         attempt = Attempt(command, tmp_path)
-        if attempt.wait_for(f"begin {stage} "):
-            time.sleep(rng.uniform(0, 2.5 if stage in ("train", "decay") else 0.4))
+        if attempt.wait_for(f"make {stage} "):
+            time.sleep(rng.uniform(0, 3.0 if stage in ("train", "decay") else 0.05))
             attempt.kill(whole_group=number % 2 == 0)
             kills += 1
+            hit[attempt.last_stage()] += 1
         wait_until_alone(store)
     while kills < 20:
         attempt = Attempt(command, tmp_path)
         time.sleep(rng.uniform(2, 8))
         attempt.kill(whole_group=kills % 2 == 0)
         kills += 1
+        hit[attempt.last_stage()] += 1
         wait_until_alone(store)
     last = Attempt(command, tmp_path)
     last.process.wait(600)
     assert last.process.returncode == 0, last.errors[-3000:]
     assert digests(store) == undisturbed, f"after {kills} kills, seed {seed}"
     assert not list((store / ".work").glob("*/manifest.json"))
-    print(f"{kills} kills, seed {seed}: {len(undisturbed)} artifacts equal")
+    assert hit["train"] and len(hit) > 5, f"the kills landed in {dict(hit)}"
+    print(f"{kills} kills, seed {seed}, in {dict(hit)}: {len(undisturbed)} artifacts equal")
 
 
 @pytest.mark.slow

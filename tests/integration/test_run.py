@@ -142,9 +142,10 @@ def test_stopped_by_sigterm_it_leaves_a_checkpoint_and_no_process(tmp_path):
 
     config = write_config(tmp_path, budgets=("200K",))
     run = subprocess.Popen(
-        [*ONWARD, "run", str(config)],
+        [*ONWARD, "run", str(config), "--json"],
         env=environment(tmp_path),
         cwd=tmp_path,
+        stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
@@ -153,10 +154,14 @@ def test_stopped_by_sigterm_it_leaves_a_checkpoint_and_no_process(tmp_path):
         assert run.poll() is None and time.monotonic() < until
         time.sleep(0.05)
     run.send_signal(signal.SIGTERM)
-    _, told = run.communicate(timeout=120)
+    printed, told = run.communicate(timeout=120)
     assert run.returncode == 1
     assert "goes on from there" in told
+    assert json.loads(printed)["state"] == "stopped"
     wait_until_alone(tmp_path / "store")
+    assert "freed 0 bytes" in onward(tmp_path, "gc", "--store", tmp_path / "store").stdout, (
+        "what it made is kept"
+    )
 
 
 @pytest.mark.parametrize(
@@ -213,9 +218,46 @@ def test_a_document_can_be_explained(whole):
         assert f"dropped: {rows[0]['reason']}" in answer.stdout
 
 
+def test_rotten_bytes_are_set_aside_by_verify_and_made_again(tmp_path):
+    config = write_config(tmp_path)
+    first = run_json(tmp_path, config, "--until", "filter", "--slices", 1)
+    before = digests(tmp_path / "store")
+    victim = next((tmp_path / "store" / first["stages"][1]["path"]).glob("documents/*/*.parquet"))
+    victim.chmod(0o644)
+    data = bytearray(victim.read_bytes())
+    data[len(data) // 2] ^= 1
+    victim.write_bytes(data)
+    answer = onward(tmp_path, "verify", "--store", tmp_path / "store")
+    assert answer.returncode == 1 and "other bytes" in answer.stdout and "set aside" in answer.stdout
+    again = run_json(tmp_path, config, "--until", "filter", "--slices", 1)
+    assert [stage["state"] for stage in again["stages"]] == ["cached", "built", "cached"]
+    assert digests(tmp_path / "store") == before
+
+
+def test_what_mlflow_missed_while_it_was_away_is_there_after_the_next_run(tmp_path):
+    config = write_config(tmp_path, budgets=("8K",))
+    away = ("--set", "tracking.mlflow_uri=http://127.0.0.1:9")
+    answer = onward(tmp_path, "run", config, "--json", *away)
+    assert answer.returncode == 0, answer.stderr
+    assert "has not got everything" in answer.stderr
+    stages = json.loads(answer.stdout)["stages"]
+    again = run_json(tmp_path, config)
+    assert {stage["state"] for stage in again["stages"]} == {"cached"}
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("small").experiment_id
+    runs = client.search_runs([experiment], max_results=1000)
+    children = {run.data.tags["stage_key"]: run for run in runs if "stage_key" in run.data.tags}
+    assert set(children) == {stage["key"] for stage in stages}
+    assert {run.info.status for run in children.values()} == {"FINISHED"}
+    decay = next(stage["key"] for stage in stages if stage["stage"] == "decay")
+    assert client.get_metric_history(children[decay].info.run_id, "train/loss")
+
+
 def test_verify_lineage_export_and_gc(whole, tmp_path):
     home, _, result = whole
-    assert "0 problems" in onward(home, "verify", "--store", home / "store").stdout
+    assert "0 damaged" in onward(home, "verify", "--store", home / "store").stdout
     key = result["models"][-1]["path"].split("/")[1]
     lineage = onward(home, "lineage", key, "--store", home / "store").stdout
     assert "ingest/" in lineage and "train/" in lineage

@@ -227,6 +227,28 @@ def test_killed_at_every_write_there_is_nothing_or_a_whole_artifact(tmp_path):
     assert killed > 40, "the hook saw the writes"
 
 
+def test_killed_after_its_last_write_a_stage_is_not_run_again(tmp_path, monkeypatch):
+    store = Store(tmp_path)
+    monkeypatch.setattr("storage.store.commit_directory", lambda work, final: os._exit(9))
+    child = os.fork()
+    if child == 0:
+        store.ensure(request_of())
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    monkeypatch.undo()
+    monkeypatch.setattr(stages, "run", lambda *arguments: pytest.fail("paid for twice"))
+    outcome = store.ensure(request_of())
+    assert outcome.state == "built"
+    assert store.verify(outcome.artifact) == []
+
+
+def test_an_artifact_left_writable_by_a_kill_is_made_read_only(tmp_path):
+    store = Store(tmp_path)
+    artifact = store.ensure(request_of()).artifact
+    os.chmod(artifact.path, 0o755)
+    assert store.ensure(request_of()).state == "cached"
+    assert not artifact.path.stat().st_mode & stat.S_IWUSR
+
+
 def test_killed_again_and_again_it_still_ends_whole(tmp_path):
     whole = Store(tmp_path / "calm").ensure(request_of()).artifact.manifest
     root = tmp_path / "store"
