@@ -200,7 +200,7 @@ def main() -> None:
     """Entry point: errors of ours are a message and an exit code, never a traceback."""
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        app(standalone_mode=False)
+        sys.exit(app(standalone_mode=False) or 0)  # an Exit inside comes back as its code
     except typer.Exit as error:
         sys.exit(error.exit_code)
     except (typer.Abort, KeyboardInterrupt):

@@ -1,4 +1,4 @@
-"""A run without Prefect: the same DAG, made by the store alone. Prints a line when a stage is found, begins to be made, or ends.
+"""A run without Prefect: the DAG, made by the store alone. Prints a line when a stage is found, made, or done.
 
 Usage: python driver.py CONFIG
 """
