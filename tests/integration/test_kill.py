@@ -117,15 +117,14 @@ def calm(tmp_path_factory):
     attempt = Attempt(
         [sys.executable, str(ROOT / "tests/integration/driver.py"), str(write_config(home))], home
     )
-    began = time.monotonic()
     attempt.process.wait(600)
     assert attempt.process.returncode == 0, attempt.errors[-3000:]
-    return home, digests(home / "store"), time.monotonic() - began
+    return home, digests(home / "store")
 
 
 @pytest.mark.slow
 def test_killed_in_every_stage_it_ends_with_the_same_bytes(tmp_path, calm):
-    _, undisturbed, _ = calm
+    _, undisturbed = calm
     config = write_config(tmp_path)
     command = [sys.executable, str(ROOT / "tests/integration/driver.py"), str(config)]
     seed = random.randrange(10**6)
@@ -159,7 +158,7 @@ def test_killed_in_every_stage_it_ends_with_the_same_bytes(tmp_path, calm):
 
 @pytest.mark.slow
 def test_onward_run_killed_at_random_moments_ends_with_the_same_bytes(tmp_path, calm):
-    _, undisturbed, length = calm
+    _, undisturbed = calm
     config = write_config(tmp_path)
     seed = random.randrange(10**6)
     rng = random.Random(seed)
@@ -168,7 +167,7 @@ def test_onward_run_killed_at_random_moments_ends_with_the_same_bytes(tmp_path, 
     for number in range(6):
         attempt = Attempt([*ONWARD, "run", str(config), "--json"], tmp_path)
         try:
-            attempt.process.wait(rng.uniform(5, 10 + length * 0.5))
+            attempt.process.wait(rng.uniform(4, 9))
         except subprocess.TimeoutExpired:
             attempt.kill(whole_group=number % 2 == 0)
             kills += 1

@@ -168,7 +168,7 @@ def test_stopped_by_sigterm_it_leaves_a_checkpoint_and_no_process(tmp_path):
     ("arguments", "words"),
     [
         (["--set", "training.batch_token=512"], "training.batch_tokens"),
-        (["--set", "packing.sequence_length=4096"], "positions"),
+        (["--set", "packing.sequence_length=256"], "positions"),
         (["--set", "training.batch_tokens=100"], "training.batch_tokens"),
         (
             ["--set", "corpus.sources=[{name: a, role: replay, weight: 1, files: [none/*.jsonl]}]"],
