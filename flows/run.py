@@ -6,13 +6,10 @@ A run is named by its configuration's name and a digest of its identity; every a
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 from prefect import flow
@@ -24,7 +21,7 @@ from flows.config import RunConfig, parse_config
 from flows.pretrain import Outcome, adapt, describe
 from flows.requests import Requests
 from flows.rounds import short_count
-from flows.stage import Builder, Call, Record
+from flows.stage import Builder, Call
 from flows.story import Story
 from flows.tracking import Tracked, Tracker, flat
 from storage.artifact import Artifact
@@ -221,21 +218,3 @@ def _overlap(run: RunConfig) -> bool:
 def _flow_run_id() -> str | None:
     context = FlowRunContext.get()
     return str(context.flow_run.id) if context and context.flow_run else None
-
-
-def stop_all(event: threading.Event) -> None:
-    """Ask a run to begin nothing more."""
-    event.set()
-
-
-def as_line(summary: dict[str, Any]) -> str:
-    """The one line that `--json` prints."""
-    return json.dumps(summary, ensure_ascii=False)
-
-
-def store_of(run: RunConfig) -> Store:
-    """The run's store."""
-    return Store(Path(run.store_path))
-
-
-__all__ = ["Options", "Record", "as_line", "execute", "pretrain", "run_id", "run_name", "store_of"]

@@ -10,13 +10,11 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Protocol
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
-from prefect.context import TaskRunContext
 from prefect.states import Completed
 
 from flows.story import Story
@@ -195,14 +193,3 @@ def stage(handle: Any) -> State[str]:
     if handle.call.state == "cached":
         return Completed(name="Cached", message=f"found in the store: {reference}", data=reference)
     return Completed(message=f"made in {handle.call.seconds:.1f} s: {reference}", data=reference)
-
-
-def task_run_id() -> str | None:
-    """Id of the Prefect task run that this code is in, if any."""
-    context = TaskRunContext.get()
-    return str(context.task_run.id) if context else None
-
-
-def path_in(store: Store, artifact: Artifact, part: str) -> Path:
-    """A part's directory relative to the store."""
-    return artifact.path.relative_to(store.root) / part
