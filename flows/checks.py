@@ -5,7 +5,8 @@ from __future__ import annotations
 import glob
 import json
 
-from flows.config import RunConfig, home
+from flows.config import RunConfig
+from flows.places import home
 from flows.rounds import rounds_of
 from storage.errors import ConfigError
 from tasks.base import InitConfig

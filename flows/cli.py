@@ -289,9 +289,9 @@ def _load(path: Path, overrides: list[str]) -> Any:
 
 def _environment() -> None:
     """Prefect's home beside the project unless told otherwise; nothing phones home; the console is ours."""
-    from flows.config import home
+    from flows.places import prefect_home
 
-    os.environ.setdefault("PREFECT_HOME", str(home() / ".onward" / "prefect"))
+    os.environ.setdefault("PREFECT_HOME", str(prefect_home()))
     Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
     os.environ.setdefault(

@@ -7,7 +7,6 @@ execution (never). A wrong configuration is refused here, before any work starts
 from __future__ import annotations
 
 import difflib
-import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Annotated, Any, Literal, get_args
 import yaml
 from pydantic import BaseModel, BeforeValidator, ValidationError, model_validator
 
+from flows.places import home
 from storage.errors import ConfigError
 from storage.settings import Count, Settings, execution, identity
 from storage.workers import usable_cores
@@ -78,7 +78,7 @@ class TrackingConfig(Settings):
     """Where metrics and lineage are published; never in a key."""
 
     mlflow_uri: str | None = execution(
-        None, description="MLflow's address; null: a local database beside the store"
+        None, description="MLflow's address; null: MLFLOW_TRACKING_URI, else a local database"
     )
     registered_model: str | None = execution(None, description="name in MLflow's model registry")
 
@@ -110,11 +110,6 @@ class RunConfig(Settings):
     def benchmark_directory(self) -> Path | None:
         """The directory of local benchmark files, absolute, or None for the hub."""
         return home() / self.benchmark_files if self.benchmark_files else None
-
-
-def home() -> Path:
-    """The project directory that relative paths start from: `ONWARD_HOME`, or the working directory."""
-    return Path(os.environ.get("ONWARD_HOME") or Path.cwd()).resolve()
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from flows.config import RunConfig, home
+from flows.config import RunConfig
+from flows.places import home
 from flows.rounds import Round, decay_schedule, trunk_schedule
 from storage.artifact import Artifact, Chain, Input
 from storage.errors import StageFailed

@@ -18,6 +18,7 @@ from prefect.context import FlowRunContext
 from flows import publish
 from flows.checks import check
 from flows.config import RunConfig, parse_config
+from flows.places import mlflow_database, mlflow_files
 from flows.pretrain import Outcome, adapt, describe
 from flows.requests import Requests
 from flows.rounds import short_count
@@ -186,8 +187,9 @@ class _Attempt:
 def _tracked(run: RunConfig, store: Store, flow_run: str | None, story: Story) -> Iterator[Tracker]:
     uri, artifacts = run.tracking.mlflow_uri, None
     if uri is None:
-        uri = f"sqlite:///{store.root.parent / 'mlflow.db'}"
-        artifacts = store.root.parent / "mlartifacts" / run.name
+        uri = mlflow_database()
+        artifacts = mlflow_files(run.name)
+        artifacts.mkdir(parents=True, exist_ok=True)
     params = dict(flat(identity_of(run)))
     tags = {"onward.run": run_id(run), "prefect.flow_run": flow_run or "", "store": str(store.root)}
     tracked = Tracked(run.name, run_id(run), run_name(run), uri, artifacts, params, tags)

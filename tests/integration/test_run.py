@@ -123,7 +123,7 @@ def test_mlflow_has_the_scores_of_each_model_by_tokens(whole):
     home, _, result = whole
     from mlflow import MlflowClient
 
-    client = MlflowClient(f"sqlite:///{home / 'mlflow.db'}")
+    client = MlflowClient(f"sqlite:///{home / '.onward' / 'mlflow' / 'mlflow.db'}")
     history = client.get_metric_history(result["mlflow_run"], "perplexity/domain")
     expected = {model["tokens"]: model["perplexity"]["domain"] for model in result["models"]}
     assert {point.step: point.value for point in history} == pytest.approx(expected)
@@ -245,7 +245,7 @@ def test_what_mlflow_missed_while_it_was_away_is_there_after_the_next_run(tmp_pa
     assert {stage["state"] for stage in again["stages"]} == {"cached"}
     from mlflow import MlflowClient
 
-    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    client = MlflowClient(f"sqlite:///{tmp_path / '.onward' / 'mlflow' / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("small").experiment_id
     runs = client.search_runs([experiment], max_results=1000)
     children = {run.data.tags["stage_key"]: run for run in runs if "stage_key" in run.data.tags}
