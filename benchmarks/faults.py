@@ -1,0 +1,47 @@
+"""Faults under runs that are operated from the UIs: time to a true state, work lost, and the bytes in the end.
+
+    python benchmarks/faults.py [FAULT …]
+
+prints the table that stands in `benchmarks/results.md`. Every fault is a real one: processes are killed, servers hang,
+the disk is full. Takes some minutes; needs no network.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "integration")]
+
+from faults import FAULTS, Row, strike, undisturbed  # noqa: E402
+from operated import Operated  # noqa: E402
+
+
+def main(names: list[str]) -> None:
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory(prefix="onward-faults-") as directory:
+        operated = Operated(Path(directory))
+        reference = undisturbed(operated)
+        operated.up()
+        try:
+            for name in names or list(FAULTS):
+                act, ends_in, state = FAULTS[name]
+                rows.append(strike(operated, name, act, reference, ends_in=ends_in, state=state))
+                print(f"{rows[-1]}", file=sys.stderr, flush=True)
+        finally:
+            operated.down()
+    print(
+        "| fault | true state | after | steps lost | finished stages repeated | end | bytes as undisturbed |"
+    )
+    print("| --- | --- | --- | --- | --- | --- | --- |")
+    for row in rows:
+        print(
+            f"| {row.fault} | {row.state} | {row.seconds:.0f} s | {row.steps_lost} | {row.repeated} "
+            f"| {row.end} | {'yes' if row.same_bytes else 'NO'} |"
+        )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
