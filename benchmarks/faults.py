@@ -3,7 +3,7 @@
     python benchmarks/faults.py [FAULT …]
 
 prints the table that stands in `benchmarks/results.md`. Every fault is a real one: processes are killed, servers hang,
-the disk is full. Takes some minutes; needs no network.
+the disk is full (on a file system mounted for it, by root). Takes some minutes; needs no network.
 """
 
 from __future__ import annotations
@@ -27,8 +27,7 @@ def main(names: list[str]) -> None:
         operated.up()
         try:
             for name in names or list(FAULTS):
-                act, ends_in, state = FAULTS[name]
-                rows.append(strike(operated, name, act, reference, ends_in=ends_in, state=state))
+                rows.append(strike(operated, name, FAULTS[name], reference))
                 print(f"{rows[-1]}", file=sys.stderr, flush=True)
         finally:
             operated.down()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections import Counter
@@ -37,7 +38,18 @@ class Row:
     same_bytes: bool
 
 
-Fault = Callable[[Operated, str], None]
+@dataclass(frozen=True)
+class Fault:
+    """`act` strikes; the run must come to `ends_in` (a state type) and is then retried, or goes on by itself (None).
+
+    `prepare` comes before the run starts, `repair` before the retry, or after the end of a run that went on by itself.
+    """
+
+    act: Callable[[Operated, str], None]
+    ends_in: str | None
+    state: str
+    prepare: Callable[[Operated, str], None] | None = None
+    repair: Callable[[Operated, str], None] | None = None
 
 
 def undisturbed(operated: Operated) -> dict[str, dict[str, str]]:
@@ -84,7 +96,7 @@ def hang_mlflow(operated: Operated, run: str) -> None:
     os.kill(operated.services()["mlflow"], signal.SIGSTOP)
 
 
-def wake_mlflow(operated: Operated) -> None:
+def wake_mlflow(operated: Operated, store: str) -> None:
     """The end of it."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(operated.services()["mlflow"], signal.SIGCONT)
@@ -96,44 +108,66 @@ def power_cut(operated: Operated, run: str) -> None:
     operated.up()
 
 
-def strike(
-    operated: Operated,
-    fault: str,
-    act: Fault,
-    reference: dict[str, dict[str, str]],
-    *,
-    ends_in: str | None,
-    state: str,
-) -> Row:
-    """One fault. `ends_in` is the state type the run must come to, after which it is retried; None: it goes on by itself
-    and completes."""
-    store = "store-" + fault.replace(" ", "-")
+def small_disk(operated: Operated, store: str) -> None:
+    """A file system of its own for the store. Raises PermissionError where this user may mount none."""
+    path = operated.home / store
+    path.mkdir()
+    answer = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", path], capture_output=True, text=True
+    )
+    if answer.returncode != 0:
+        raise PermissionError(answer.stderr.strip())
+
+
+def fill_disk(operated: Operated, run: str) -> None:
+    """Not a byte is left on the store's file system."""
+    with (
+        (_store_of(operated, run) / "filler").open("wb", buffering=0) as filler,
+        contextlib.suppress(OSError),
+    ):
+        while True:
+            filler.write(bytes(1 << 16))
+
+
+def make_room(operated: Operated, store: str) -> None:
+    """Somebody deletes what filled it."""
+    (operated.home / store / "filler").unlink()
+
+
+def _store_of(operated: Operated, run: str) -> Path:
+    return Path(operated.api(f"/flow_runs/{run}", method="GET")["parameters"]["config"]["store"])
+
+
+def strike(operated: Operated, name: str, fault: Fault, reference: dict[str, dict[str, str]]) -> Row:
+    """One fault, from the start of a run to its end. Fails where a state does not come true, or the run not to its end."""
+    store = "store-" + name.replace(" ", "-")
+    if fault.prepare:
+        fault.prepare(operated, store)
     run = operated.start(store)
     operated.wait_training(store)
     step, _ = operated.training(store)
     began = time.monotonic()
-    act(operated, run)
-    lost = 0
-    if ends_in is None:
-        operated.wait(run, "RUNNING", "COMPLETED")
-        seconds = time.monotonic() - began
-    else:
-        operated.wait(run, ends_in)
-        seconds = time.monotonic() - began
+    fault.act(operated, run)
+    lost, left = 0, tuple[str, ...]()
+    operated.wait(run, *((fault.ends_in,) if fault.ends_in else ("RUNNING", "COMPLETED")))
+    seconds = time.monotonic() - began
+    if fault.ends_in:
         lost = max(0, step - _newest_checkpoint_when_quiet(operated, store))
-    left = tuple(operated.left(store)) if ends_in else ()
-    if ends_in:
+        left = tuple(operated.left(store))
+        if fault.repair:
+            fault.repair(operated, store)
         operated.retry(run)
     operated.wait(run, "COMPLETED", seconds=400)
-    if act is hang_mlflow:
-        wake_mlflow(operated)
+    if fault.repair and not fault.ends_in:
+        fault.repair(operated, store)
     tasks = operated.tasks(run)
     unended = [task["name"] for task in tasks if task["state_type"] in ("RUNNING", "PENDING")]
     assert not unended, f"task runs of a run that has ended: {unended}"
     made = Counter(task["name"] for task in tasks if task["state_name"] == "Completed")
-    repeated = sum(count - 1 for name, count in made.items() if count > 1)
+    repeated = sum(count - 1 for count in made.values() if count > 1)
     end = operated.state(run)["name"]
-    return Row(fault, state, seconds, lost, repeated, left, end, digests(operated.home / store) == reference)
+    same = digests(operated.home / store) == reference
+    return Row(name, fault.state, seconds, lost, repeated, left, end, same)
 
 
 def _newest_checkpoint_when_quiet(operated: Operated, store: str, seconds: float = 40) -> int:
@@ -144,13 +178,14 @@ def _newest_checkpoint_when_quiet(operated: Operated, store: str, seconds: float
     return operated.training(store)[1]
 
 
-FAULTS: dict[str, tuple[Fault, str | None, str]] = {
-    "cancelled": (cancel, "CANCELLED", "Cancelled"),
-    "flow killed": (kill_flow, "CRASHED", "Crashed"),
-    "worker killed": (kill_worker, "CRASHED", "Crashed"),
-    "worker alone killed": (kill_worker_alone, None, "Running"),
-    "server restarted": (kill_prefect, None, "Running"),
-    "MLflow hangs": (hang_mlflow, None, "Running"),
-    "power cut": (power_cut, "CRASHED", "Crashed"),
+FAULTS = {
+    "cancelled": Fault(cancel, "CANCELLED", "Cancelled"),
+    "flow killed": Fault(kill_flow, "CRASHED", "Crashed"),
+    "worker killed": Fault(kill_worker, "CRASHED", "Crashed"),
+    "worker alone killed": Fault(kill_worker_alone, None, "Running"),
+    "server restarted": Fault(kill_prefect, None, "Running"),
+    "MLflow hangs": Fault(hang_mlflow, None, "Running", repair=wake_mlflow),
+    "disk full": Fault(fill_disk, "FAILED", "Failed", prepare=small_disk, repair=make_room),
+    "power cut": Fault(power_cut, "CRASHED", "Crashed"),
 }
-"""Name → what is done, the state type it must come to (None: it goes on by itself), the state's name."""
+"""By name. After a power cut the machine is started again, which here is `onward up`."""
