@@ -167,6 +167,8 @@ def strike(operated: Operated, name: str, fault: Fault, reference: dict[str, dic
     repeated = sum(count - 1 for count in made.values() if count > 1)
     end = operated.state(run)["name"]
     same = digests(operated.home / store) == reference
+    if fault.prepare is small_disk:
+        subprocess.run(["umount", "-l", operated.home / store], check=True)
     return Row(name, fault.state, seconds, lost, repeated, left, end, same)
 
 
