@@ -35,7 +35,7 @@ def free_port() -> int:
 class Operated:
     """A project directory with a small configuration whose training lasts long enough to be disturbed."""
 
-    def __init__(self, home: Path, budgets: tuple[str, ...] = ("300K",), **over: Any) -> None:
+    def __init__(self, home: Path, budgets: tuple[str, ...] = ("600K",), **over: Any) -> None:
         self.home = home
         self.ports = (free_port(), free_port())
         self.api_url = f"http://127.0.0.1:{self.ports[0]}/api"
