@@ -236,8 +236,9 @@ def _run(
     with prefect_server(Path(os.environ["PREFECT_HOME"])) as ready:
         from prefect.exceptions import ExternalSignal  # while the server starts
 
+        from flows.entrypoints import pretrain
         from flows.publish import settle
-        from flows.run import pretrain, run_name
+        from flows.run import run_name
 
         threading.Thread(
             target=importlib.import_module, args=("mlflow",), daemon=True
@@ -247,7 +248,8 @@ def _run(
         summary: dict[str, Any] = {**_NOTHING, "state": "failed"}
         try:
             ready()
-            summary = pretrain(config, force, until, slices)
+            start: Any = pretrain  # the options were checked above
+            summary = start(config, force, until, slices)
             return summary, 0
         except (KeyboardInterrupt, ExternalSignal) as error:
             raise Stopped from error

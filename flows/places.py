@@ -14,6 +14,12 @@ def home() -> Path:
     return Path(os.environ.get("ONWARD_HOME") or Path.cwd()).resolve()
 
 
+def from_home(path: str) -> str:
+    """A path or pattern as it reads from the project directory, so that absolute and relative ones compare equal."""
+    plain = Path(os.path.normpath(path))
+    return str(plain.relative_to(home())) if plain.is_relative_to(home()) else str(plain)
+
+
 def state_directory() -> Path:
     """What the servers keep: databases, logs, and which processes run."""
     return home() / ".onward"

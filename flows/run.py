@@ -1,4 +1,4 @@
-"""The flow: a run with its surroundings. It binds the DAG to the store, Prefect, MLflow and the terminal.
+"""A run with its surroundings, as the flow does it. It binds the DAG to the store, Prefect, MLflow and the terminal.
 
 A run is named by its configuration's name and a digest of its identity; every attempt at it is one Prefect flow run.
 """
@@ -12,13 +12,12 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from prefect import flow
 from prefect.context import FlowRunContext
 
 from flows import publish
 from flows.checks import check
-from flows.config import RunConfig, parse_config
-from flows.places import mlflow_database, mlflow_files
+from flows.config import RunConfig
+from flows.places import from_home, mlflow_database, mlflow_files
 from flows.pretrain import Outcome, adapt, describe
 from flows.requests import Requests
 from flows.rounds import short_count
@@ -44,9 +43,12 @@ class Options:
 
 def run_id(run: RunConfig) -> str:
     """Six hex digits that stand for the configuration: its identity, and what its base and sources are called."""
+    model = run.model.model_dump(mode="json")
+    if isinstance(run.model.base, str):
+        model["base"] = from_home(run.model.base)
     named = {
-        "base": run.model.model_dump(mode="json"),
-        "files": [list(source.files or ()) for source in run.corpus.sources],
+        "base": model,
+        "files": [[from_home(pattern) for pattern in source.files or ()] for source in run.corpus.sources],
     }
     return hashlib.sha256(canonical_json({"identity": identity_of(run), **named})).hexdigest()[:6]
 
@@ -55,29 +57,6 @@ def run_name(run: RunConfig) -> str:
     """`edu-125m · 400M→1B · 3f9a2c`."""
     budgets = "→".join(short_count(budget) for budget in run.training.token_budgets)
     return f"{run.name} · {budgets} · {run_id(run)}"
-
-
-def _flow_run_name() -> str:
-    from prefect.runtime import flow_run
-
-    parameters = flow_run.parameters or {}
-    config = parameters.get("config")
-    return run_name(config if isinstance(config, RunConfig) else parse_config(config or {}))
-
-
-@flow(name="pretrain", flow_run_name=_flow_run_name, persist_result=False, log_prints=False)
-def pretrain(
-    config: RunConfig, force: tuple[str, ...] = (), until: str = "report", slices: int | None = None
-) -> dict[str, Any]:
-    """Adapt a small language model to a domain: read, clean and pack text, train for each token budget, and measure.
-
-    Args:
-        config: the whole run, as in its YAML file.
-        force: stages that are made again and compared with what is there.
-        until: the last stage.
-        slices: with a corpus stage as the last one, the number of slices.
-    """
-    return execute(config, Options(tuple(force), until, slices), Story())
 
 
 def execute(run: RunConfig, options: Options, story: Story) -> dict[str, Any]:
