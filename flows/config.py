@@ -17,6 +17,7 @@ from pydantic import BaseModel, BeforeValidator, ValidationError, model_validato
 
 from flows.places import home
 from storage.errors import ConfigError
+from storage.executors import EXECUTOR, PROCESSES, check_executor
 from storage.settings import Count, Settings, execution, identity
 from storage.workers import usable_cores
 from tasks.base import ModelConfig
@@ -33,12 +34,20 @@ def _auto_or_count(value: Any) -> Any:
     return value if value == "auto" else int(value)
 
 
+def _executor(value: Any) -> Any:
+    return check_executor(value) if isinstance(value, str) else value
+
+
 class CorpusExecution(Settings):
     """Where the corpus stages' shards run."""
 
-    executor: Literal["processes"] = execution("processes", description="processes on this machine")
+    executor: Annotated[str, BeforeValidator(_executor)] = execution(
+        PROCESSES,
+        pattern=f"^({EXECUTOR})$",
+        description="processes: on this machine; dask://host:port: on the Dask cluster of that scheduler",
+    )
     workers: Annotated[int | Literal["auto"], BeforeValidator(_auto_or_count)] = execution(
-        "auto", description="worker processes; auto: one per usable core"
+        "auto", description="worker processes on this machine; auto: one per usable core"
     )
 
     @property

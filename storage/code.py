@@ -27,6 +27,15 @@ def stage_code_digest(module: Any) -> str:
     return _digest((_module_name(Path(file).resolve()), *getattr(module, "CODE_ROOTS", ())))
 
 
+def project_digest() -> str:
+    """Hex sha256 over all sources of `tasks/` and `storage/`: what a worker on another machine must have too."""
+    digest = hashlib.sha256()
+    for package in _PACKAGES:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            digest.update(f"{path.relative_to(ROOT)}\0".encode() + path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
 @functools.cache
 def _digest(roots: tuple[str, ...]) -> str:
     waiting, seen = list(roots), set[str]()

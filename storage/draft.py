@@ -2,29 +2,38 @@
 
 <store>/.work/<stage>-<key[:16]>/
     <part>/<shard>/…         a committed shard, with `.shard.json` (its statistics, sizes and sha256)
-    .tmp/…                   shards being written; whatever lies here is from a process that is gone
+    .tmp/<attempt>/…         shards being written by this attempt at the stage
     anything else            the stage's own; in the artifact only if declared by `part` or `volatile`
+
+On a cluster a shard may be made twice at once, and a task may outlive the run that asked for it, which held the lock.
+So a worker writes below `.tmp/<attempt>` alone, makes no directory above its own, and commits by one rename out of it:
+of two that make one shard the first stays; and before an attempt begins, or its files are declared final, `.tmp` is
+renamed away in one go, after which no task of before can commit, nor write, anything here.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import platform
 import re
 import secrets
 import shutil
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from storage.atomic import commit_directory, fsync_file, sha256_file
-from storage.errors import OnwardError
+from storage.atomic import fsync_directory, fsync_file, fsync_tree, sha256_file
+from storage.errors import OnwardError, StageFailed
 from storage.manifest import FileEntry, Part, part_of
 from storage.workers import Workers
 
 J = TypeVar("J")
 SHARD_RECORD = ".shard.json"
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
+_SEEN_WITHIN_SECONDS = 60.0  # a network file system may show another machine's rename late
 
 Progress = Callable[[int, int | None, str], None]
 
@@ -51,8 +60,9 @@ class Draft:
         self._parts: dict[str, set[str]] = {}
         self._volatile: set[str] = set()
         self._known: dict[str, FileEntry] = {}
+        self._making: Path | None = None
         path.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(path / ".tmp", ignore_errors=True)
+        self._shut_out()
 
     def part(self, name: str, *paths: str) -> None:
         """Declare files, or directories with all below them, relative to `path`, as (more of) the part `name`."""
@@ -78,15 +88,20 @@ class Draft:
             self._warn(message)
 
     def shards(
-        self, part: str, jobs: Mapping[str, J], make: Callable[[J, Path], dict[str, Any]]
+        self,
+        part: str,
+        jobs: Mapping[str, J],
+        make: Callable[[J, Path], dict[str, Any]],
+        aside: tuple[str, ...] = (),
     ) -> dict[str, dict[str, Any]]:
         """Make the shards that are not committed yet, and declare all as files of `part`.
 
-        `make(job, directory)` is a module-level function that writes into an empty directory and returns JSON
-        statistics (`rows` and `tokens` among them go to the file's entry). Returns the statistics by name, in the
-        order of `jobs`, whose number and content must depend on data alone.
+        `make(job, directory)` is a module-level function that writes into an empty directory, and nowhere else, and
+        returns JSON statistics (`rows` and `tokens` among them go to the file's entry). Files named in `aside` belong
+        to no part and go at commit. Returns the statistics by name, in the order of `jobs`, whose number and content
+        must depend on data alone.
         """
-        records = self._run_shards(part, jobs, make)
+        records = self._run_shards(part, jobs, make, aside)
         for name in jobs:
             self._declare_shard(part, name, records[name])
         return {name: records[name]["stats"] for name in jobs}
@@ -102,19 +117,52 @@ class Draft:
         return {job: self.path / "scratch" / name / job for job in jobs}
 
     def _run_shards(
-        self, part: str, jobs: Mapping[str, J], make: Callable[[J, Path], dict[str, Any]]
+        self,
+        part: str,
+        jobs: Mapping[str, J],
+        make: Callable[[J, Path], dict[str, Any]],
+        aside: tuple[str, ...] = (),
     ) -> dict[str, dict[str, Any]]:
         for name in (*part.split("/"), *jobs):
             if not _NAME.fullmatch(name):
                 raise OnwardError(f"{name!r} cannot name a shard: use a-z, 0-9, '.', '_' and '-'")
-        done = {name: record for name in jobs if (record := _committed(self.path / part / name)) is not None}
+        root = self.path / part
+        done = {name: record for name in jobs if (record := _committed(root / name, aside)) is not None}
         missing = {name: job for name, job in jobs.items() if name not in done}
         self.progress(len(done), len(jobs), "shards")
-        calls = ((name, _make_shard, (make, job, self.path, part, name)) for name, job in missing.items())
+        if not missing:
+            return done
+        making = self._place_for_shards(root, missing)
+        calls = (
+            (name, _make_shard, (make, job, making, root / name, aside)) for name, job in missing.items()
+        )
         for name, record in self._workers.run(calls):
+            _wait_to_see(root / name / SHARD_RECORD)
             done[name] = record
             self.progress(len(done), len(jobs), "shards")
         return done
+
+    def _place_for_shards(self, root: Path, missing: Mapping[str, Any]) -> Path:
+        """Where workers write; nothing is left in the way of their renames."""
+        if self._making is None:
+            self._making = self.path / ".tmp" / secrets.token_hex(8)
+            self._making.mkdir(parents=True)
+        root.mkdir(parents=True, exist_ok=True)
+        fsync_directory(root.parent)
+        for name in missing:
+            if (
+                root / name
+            ).exists():  # half of a shard that no rename of ours left: a foreign hand, a damaged disk
+                (root / name).rename(self._making / f"damaged-{name}-{secrets.token_hex(4)}")
+        return self._making
+
+    def _shut_out(self) -> None:
+        """From now on no task that was begun before can commit a shard here."""
+        self._making = None
+        if (self.path / ".tmp").exists():
+            (self.path / ".tmp").rename(self.path.with_name(f"{self.path.name}.gone-{secrets.token_hex(4)}"))
+        for gone in self.path.parent.glob(f"{self.path.name}.gone-*"):
+            shutil.rmtree(gone, ignore_errors=True)
 
     def _declare_shard(self, part: str, name: str, record: dict[str, Any]) -> None:
         files = self._parts.setdefault(part, set())
@@ -126,6 +174,7 @@ class Draft:
 
     def finish(self) -> tuple[dict[str, Part], tuple[str, ...]]:
         """Flush what was declared and give the parts with their digests, and the volatile files. Nothing is removed yet."""
+        self._shut_out()
         files = sorted(set().union(*self._parts.values()))
         for path in sorted({*files, *self._volatile} - set(self._known)):
             fsync_file(self.path / path)
@@ -157,23 +206,60 @@ class Draft:
 
 
 def _make_shard(
-    make: Callable[[Any, Path], dict[str, Any]], job: Any, work: Path, part: str, name: str
+    make: Callable[[Any, Path], dict[str, Any]], job: Any, making: Path, final: Path, aside: tuple[str, ...]
 ) -> dict[str, Any]:
-    final = work / part / name
-    if final.exists():  # half of a directory that no rename of ours left: a foreign hand, or a damaged disk
-        shutil.rmtree(final)
-    temporary = work / ".tmp" / f"{part.replace('/', '-')}-{name}-{os.getpid()}-{secrets.token_hex(4)}"
-    temporary.mkdir(parents=True)
+    """In a worker: make one shard in a directory of its own below `making`, and commit it as `final`."""
+    temporary = making / f"{final.parent.name}-{final.name}-{secrets.token_hex(8)}"
+    try:
+        temporary.mkdir()
+    except FileNotFoundError as error:
+        raise StageFailed(
+            f"{platform.node()} does not see {making}: every worker needs the store under the same path as the "
+            "run itself (or the run that asked for this shard is gone)"
+        ) from error
+    own = os.open(temporary, os.O_RDONLY | os.O_DIRECTORY)
     try:
         stats = make(job, temporary)
         names = sorted(str(path.relative_to(temporary)) for path in temporary.rglob("*") if path.is_file())
+        names = [name for name in names if name not in aside]
         files = [_shard_entry(temporary, path, stats, alone=len(names) == 1) for path in names]
-        record = {"stats": stats, "files": files}
+        record = {"stats": stats, "files": files, "host": platform.node()}
         (temporary / SHARD_RECORD).write_text(json.dumps(record, allow_nan=False))
-        commit_directory(temporary, final)
-        return record
+        if not os.path.samestat(os.fstat(own), temporary.stat()):
+            raise StageFailed(
+                f"{temporary} was taken away while its shard was made: the run that asked is gone"
+            )
+        return _commit_shard(temporary, final, record, aside)
     finally:
+        os.close(own)
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _commit_shard(
+    temporary: Path, final: Path, record: dict[str, Any], aside: tuple[str, ...]
+) -> dict[str, Any]:
+    """One rename; where another committed this shard meanwhile, that one stays, and its record is returned."""
+    fsync_tree(temporary)
+    try:
+        temporary.rename(final)
+    except OSError as error:
+        first = _committed(final, aside) if error.errno in (errno.ENOTEMPTY, errno.EEXIST) else None
+        if first is None:
+            raise
+        return first
+    fsync_directory(final.parent)
+    return record
+
+
+def _wait_to_see(path: Path) -> None:
+    deadline = time.monotonic() + _SEEN_WITHIN_SECONDS
+    while not path.exists():
+        if time.monotonic() > deadline:
+            raise StageFailed(
+                f"{path} was committed by a worker, but is not seen here {_SEEN_WITHIN_SECONDS:g} s later: the store "
+                "has to be one file system that shows renames to all machines (NFS: mount with lookupcache=positive)"
+            )
+        time.sleep(0.2)
 
 
 def _shard_entry(root: Path, name: str, stats: dict[str, Any], alone: bool) -> dict[str, Any]:
@@ -189,10 +275,11 @@ def _shard_entry(root: Path, name: str, stats: dict[str, Any], alone: bool) -> d
     }
 
 
-def _committed(directory: Path) -> dict[str, Any] | None:
+def _committed(directory: Path, aside: tuple[str, ...] = ()) -> dict[str, Any] | None:
     try:
         record: dict[str, Any] = json.loads((directory / SHARD_RECORD).read_bytes())
         whole = all((directory / e["path"]).stat().st_size == e["bytes"] for e in record["files"])
+        whole = whole and all((directory / name).is_file() for name in aside)
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return record if whole else None

@@ -1,4 +1,7 @@
-"""Worker processes of this machine that shards run on. A worker leaves when the process that started it is gone."""
+"""Where shards run: processes of this machine, or a Dask cluster (`executors.py`).
+
+A worker process leaves when the process that started it is gone.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from types import TracebackType
 from typing import Any
 
 from storage.errors import StageFailed
+from storage.executors import ONE_THREAD, PROCESSES, cluster_of
 
 
 def usable_cores() -> int:
@@ -20,10 +24,12 @@ def usable_cores() -> int:
 
 
 class Workers:
-    """A pool of processes, started at the first use and started again where one of them died."""
+    """A pool of processes, started at the first use and started again where one of them died; or a Dask cluster."""
 
-    def __init__(self, count: int | None = None) -> None:
+    def __init__(self, count: int | None = None, executor: str = PROCESSES) -> None:
+        """`count` processes, or what `corpus.execution.executor` names. Raises ConfigError where Dask is not installed."""
         self.count = count or usable_cores()
+        self._cluster = cluster_of(executor)
         self._pool: Executor | None = None
         self._guard = threading.Lock()
 
@@ -31,6 +37,9 @@ class Workers:
         self, calls: Iterable[tuple[str, Callable[..., Any], tuple[Any, ...]]]
     ) -> Iterator[tuple[str, Any]]:
         """Run named calls; (name, result) in the order in which they end. The first failure cancels the rest."""
+        if self._cluster is not None:
+            yield from self._cluster.run(calls)
+            return
         if self.count == 1:
             for name, function, arguments in calls:
                 yield name, function(*arguments)
@@ -55,6 +64,8 @@ class Workers:
 
     def close(self) -> None:
         """Let the workers go; what has not begun is cancelled."""
+        if self._cluster is not None:
+            self._cluster.close()
         with self._guard:
             pool, self._pool = self._pool, None
         if pool is not None:
@@ -84,8 +95,7 @@ class Workers:
 
 def _begin_worker() -> None:
     """In a new worker: one thread for each library (there is a worker for each core), and an eye on the parent."""
-    for name in ("POLARS_MAX_THREADS", "RAYON_NUM_THREADS", "OMP_NUM_THREADS"):
-        os.environ[name] = "1"
+    os.environ.update(ONE_THREAD)
     parent = multiprocessing.parent_process()
     if parent is None:
         return

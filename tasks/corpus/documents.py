@@ -67,7 +67,7 @@ def write_dropped(path: Path, table: pa.Table) -> None:
 
 
 def _write(path: Path, table: pa.Table) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(exist_ok=True)  # without parents: a shard whose run is gone must not come back half
     pq.write_table(
         table.combine_chunks().replace_schema_metadata(None),
         path,

@@ -11,7 +11,6 @@ unit), so no shard waits for another to be counted.
 from __future__ import annotations
 
 import json
-import shutil
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -23,7 +22,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from storage.atomic import fsync_file
 from storage.draft import Draft
 from storage.errors import OnwardError, StageFailed
 from tasks.corpus.batches import Batch, Unit
@@ -50,6 +48,8 @@ STAGE = "ingest"
 VERSION = 1
 PIECE_BYTES = 32_000_000
 """Text in one file of documents, about: what the stages after this one work on in one go."""
+DROPPED_FILE = "dropped.parquet"
+"""Of one shard: it waits beside the shard's documents until all are merged into the part."""
 ROWS_PER_UNIT = 1 << 40
 """A row's ordinal is its unit's place times this, plus its row: ids of different units never meet."""
 
@@ -94,7 +94,6 @@ class _Job:
     units: tuple[Unit, ...]
     sizes: dict[str, int]
     limit: int | None
-    dropped: Path
 
 
 def run(config: IngestConfig, inputs: IngestInputs, draft: Draft) -> IngestStats:
@@ -119,15 +118,15 @@ def _read_units(
     *whole, last = _units(inputs)
     jobs = {}
     for number, group in enumerate(_grouped(whole, _estimates(inputs))):
-        jobs[f"{number:05d}"] = _job(config, inputs, draft, f"{number:05d}", tuple(group), None)
-    results = draft.shards("documents", jobs, read_shard) if jobs else {}
+        jobs[f"{number:05d}"] = _job(config, inputs, f"{number:05d}", tuple(group), None)
+    results = draft.shards("documents", jobs, read_shard, aside=(DROPPED_FILE,)) if jobs else {}
     left = config.slice_bytes - sum(result["bytes"] for result in results.values())
     taken = _begin_bytes(inputs, last)
     if left <= 0:  # the estimates were low: the last unit is for the next slice
         return jobs, results, {"unit": last.index, "row": last.row, "offset": last.offset, "bytes": taken}
     name = f"{len(jobs):05d}"
-    jobs[name] = _job(config, inputs, draft, name, (last,), left)
-    results |= draft.shards("documents", {name: jobs[name]}, read_shard)
+    jobs[name] = _job(config, inputs, name, (last,), left)
+    results |= draft.shards("documents", {name: jobs[name]}, read_shard, aside=(DROPPED_FILE,))
     end = results[name]["end"]
     if end is None:
         return jobs, results, {"unit": last.index + 1, "row": 0, "offset": 0, "bytes": 0}
@@ -176,23 +175,18 @@ def _grouped(units: list[Unit], estimates: dict[int, int]) -> Iterator[list[Unit
 
 
 def _job(
-    config: IngestConfig,
-    inputs: IngestInputs,
-    draft: Draft,
-    name: str,
-    units: tuple[Unit, ...],
-    limit: int | None,
+    config: IngestConfig, inputs: IngestInputs, name: str, units: tuple[Unit, ...], limit: int | None
 ) -> _Job:
     known = {file["name"]: file["bytes"] for file in inputs.files}
     sizes = {unit.name: known[unit.name] for unit in units if unit.name in known}
-    dropped = draft.path / "scratch" / f"{name}.parquet"
-    if not dropped.exists():  # lost in a crash of the machine: its shard is read again
-        shutil.rmtree(draft.path / "documents" / name, ignore_errors=True)
-    return _Job(name, config.name, config.text_field, units, sizes, limit, dropped)
+    return _Job(name, config.name, config.text_field, units, sizes, limit)
 
 
 def _merge_dropped(draft: Draft, jobs: dict[str, _Job]) -> pa.Table:
-    table = pa.concat_tables([DROPPED.empty_table(), *(pq.read_table(job.dropped) for job in jobs.values())])
+    shards = (draft.path / "documents" / name / DROPPED_FILE for name in jobs)
+    table = pa.concat_tables(
+        [DROPPED.empty_table(), *(pq.read_table(path, partitioning=None) for path in shards)]
+    )
     write_dropped(draft.path / "dropped.parquet", table)
     draft.part("dropped", "dropped.parquet")
     return table
@@ -286,7 +280,7 @@ def _write_cursor(
 
 
 def read_shard(job: _Job, directory: Path) -> dict[str, Any]:
-    """Read a job's units into files of documents below `directory`; what is set aside goes beside, to `job.dropped`.
+    """Read a job's units into files of documents below `directory`, and what is set aside into `DROPPED_FILE` there.
 
     Returns counts, and as `end` the row at which the last unit was left ({row, offset, bytes}), None where it was read
     to its end. Memory holds about one piece, whatever the size of the unit.
@@ -399,9 +393,7 @@ class _Writer:
     def close(self) -> None:
         if self._tables or not self.pieces:
             self._flush()
-        self.job.dropped.parent.mkdir(parents=True, exist_ok=True)
-        write_dropped(self.job.dropped, pa.concat_tables(self._dropped))
-        fsync_file(self.job.dropped)
+        write_dropped(self.directory / DROPPED_FILE, pa.concat_tables(self._dropped))
 
     def _flush(self) -> None:
         path = self.directory / f"{self.job.name}-{self.pieces:03d}" / "part.parquet"

@@ -1,0 +1,237 @@
+"""Shards on a Dask cluster: the same calls as in `workers.py`, run by other machines over a store that all of them see.
+
+What must stay true: a worker computes what this process would. So each must hold the same sources of `tasks/` and
+`storage/`, the same Python and the same libraries; one that does not is refused by name, before it runs anything.
+A shard may run twice at once (a worker that was believed dead), and a task may outlive its run: see `draft.py` for why
+neither does harm. Calls are pickled, as everything that Dask sends: a cluster belongs in a network that is trusted.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import os
+import pickle
+import platform
+import re
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
+from importlib import metadata
+from typing import Any
+
+from storage.code import project_digest
+from storage.errors import ConfigError, StageFailed
+
+Calls = Iterable[tuple[str, Callable[..., Any], tuple[Any, ...]]]
+
+PROCESSES = "processes"
+EXECUTOR = r"processes|dask(\+tls)?://(\[[0-9a-fA-F:.]+\]|[^\s/:\[\]]+):[0-9]{1,5}"
+"""What `corpus.execution.executor` may be."""
+
+CONNECT_SECONDS = 20.0
+PATIENCE_SECONDS = 60.0
+"""How long a run waits while the cluster has no worker at all."""
+ONE_THREAD = {
+    "POLARS_MAX_THREADS": "1",
+    "RAYON_NUM_THREADS": "1",
+    "OMP_NUM_THREADS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+"""Environment of a worker: there is one, or one thread of one, for each core."""
+
+_POLL_SECONDS = 1.0
+_LIBRARIES = ("numpy", "pyarrow", "polars", "tokenizers", "rensa", "orjson", "zstandard")
+
+
+def check_executor(value: str) -> str:
+    """The value, where it names an executor. Raises ValueError."""
+    if not re.fullmatch(EXECUTOR, value):
+        raise ValueError("must be processes, or a Dask scheduler as dask://host:port (dask+tls://host:port)")
+    return value
+
+
+class Cluster:
+    """A Dask cluster, asked at the first call. Usable by several threads."""
+
+    def __init__(
+        self,
+        executor: str,
+        *,
+        connect_seconds: float = CONNECT_SECONDS,
+        patience_seconds: float = PATIENCE_SECONDS,
+    ) -> None:
+        """Raises ConfigError where `distributed` is not installed."""
+        if importlib.util.find_spec("distributed") is None:
+            raise ConfigError(
+                f"corpus.execution.executor is {executor}, but Dask is not installed here: "
+                "pip install 'onward[dask]'"
+            )
+        self.address = executor.replace("dask+tls://", "tls://").replace("dask://", "tcp://")
+        self._connect_seconds = connect_seconds
+        self._patience_seconds = patience_seconds
+        self._expected = description()
+        self._client: Any = None
+        self._guard = threading.Lock()
+
+    def run(self, calls: Calls) -> Iterator[tuple[str, Any]]:
+        """Run named calls; (name, result) in the order in which they end. The first failure cancels the rest.
+
+        Raises StageFailed where the scheduler or all workers are gone, ConfigError where a worker differs.
+        """
+        waiting = list(calls)
+        if not waiting:
+            return
+        client = self._connected()
+        executor = client.get_executor(pure=False)
+        futures: dict[Future[Any], str] = {}
+        pending: set[Future[Any]] = set()
+        try:
+            for name, function, arguments in waiting:
+                call = pickle.dumps((function, arguments))
+                futures[executor.submit(run_there, self._expected, call)] = name
+            pending = set(futures)
+            alone_since = None
+            while pending:
+                done, pending = wait(pending, timeout=_POLL_SECONDS, return_when=FIRST_COMPLETED)
+                for future in done:
+                    yield futures[future], self._result(future, futures[future])
+                if done or self._has_workers(client):
+                    alone_since = None
+                    continue
+                alone_since = alone_since or time.monotonic()
+                if time.monotonic() - alone_since > self._patience_seconds:
+                    raise self._nobody_works()
+        finally:
+            for future in pending:
+                future.cancel()
+
+    def close(self) -> None:
+        """Leave the cluster: what has not begun there is cancelled."""
+        with self._guard:
+            client, self._client = self._client, None
+        if client is not None:
+            client.close()
+
+    def _connected(self) -> Any:
+        with self._guard:
+            if self._client is None:
+                self._client = self._connect()
+            return self._client
+
+    def _connect(self) -> Any:
+        import distributed
+
+        open_client: Any = distributed.Client
+        try:
+            client: Any = open_client(
+                self.address, timeout=self._connect_seconds, set_as_default=False, name="onward"
+            )
+        except (OSError, TimeoutError, ValueError) as error:
+            raise StageFailed(
+                f"the Dask scheduler {self.address} did not answer within {self._connect_seconds:g} s ({error}). "
+                "Start it, or set corpus.execution.executor: processes; finished shards are kept"
+            ) from error
+        try:
+            _refuse_others(client.run(description, on_error="return"), self._expected)
+            client.run(_one_thread_each, on_error="ignore")
+        except BaseException:
+            client.close()
+            raise
+        return client
+
+    def _result(self, future: Future[Any], name: str) -> Any:
+        from distributed.scheduler import KilledWorker
+
+        try:
+            return future.result()
+        except KilledWorker as error:
+            raise StageFailed(
+                f"shard {name}: {error.allowed_failures + 1} workers of the Dask cluster died one after another while "
+                "they had it (killed, or out of memory); finished shards are kept, the same command goes on from "
+                "them, with more memory for each worker if that was short"
+            ) from error
+        except CancelledError as error:
+            self.close()
+            raise StageFailed(
+                f"the connection to the Dask scheduler {self.address} was lost; finished shards are kept, the same "
+                "command goes on from them once it answers"
+            ) from error
+
+    def _has_workers(self, client: Any) -> bool:
+        try:
+            return bool(client.nthreads(callback_timeout=self._connect_seconds))
+        except (OSError, TimeoutError, RuntimeError):
+            return False
+
+    def _nobody_works(self) -> StageFailed:
+        return StageFailed(
+            f"the Dask cluster at {self.address} has had no worker for {self._patience_seconds:g} s; finished shards "
+            "are kept. Start workers (dask worker ADDRESS) and run the same command, or set "
+            "corpus.execution.executor: processes"
+        )
+
+
+# ── In a worker of the cluster ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def run_there(expected: dict[str, str], call: bytes) -> Any:
+    """Run a pickled (function, arguments) in a worker that computes what the run's own process would.
+
+    Unpickling imports the stage's code, so it comes after the comparison.
+    """
+    from distributed import get_worker
+
+    _one_thread_each()
+    worker = get_worker()
+    _refuse_others({worker.address: description()}, expected)
+    function, arguments = pickle.loads(call)
+    return function(*arguments)
+
+
+@functools.cache
+def description() -> dict[str, str]:
+    """What must be the same everywhere, as this process found it when it was first asked.
+
+    A worker that still runs code which has been changed on the disk since is so told apart.
+    """
+    found = {"code": project_digest(), "Python": platform.python_version(), "machine": platform.machine()}
+    for name in _LIBRARIES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def _one_thread_each() -> None:
+    os.environ.update(ONE_THREAD)
+
+
+def _refuse_others(workers: dict[str, Any], expected: dict[str, str]) -> None:
+    """Raises ConfigError naming the first worker that could not be asked, or is not as this process is."""
+    for address, found in workers.items():
+        if isinstance(found, BaseException):
+            raise ConfigError(
+                f"the Dask worker {address} cannot run this project ({type(found).__name__}: {found}). Install the "
+                "same version of it there, with the same packages, and start the worker again"
+            )
+        odd = [name for name in expected if found.get(name) != expected[name]]
+        if odd:
+            shown = ", ".join(_difference(name, found.get(name), expected[name]) for name in odd)
+            raise ConfigError(
+                f"the Dask worker {address} would not compute the same: {shown}. Install the same there, and start "
+                "the worker again"
+            )
+
+
+def _difference(name: str, there: str | None, here: str) -> str:
+    if name == "code":
+        return "the sources of tasks/ and storage/ differ, or were changed after it started"
+    return f"{name} is {there}, here {here}"
+
+
+def cluster_of(executor: str) -> Cluster | None:
+    """The cluster that an executor names, or None for processes of this machine. Raises ConfigError."""
+    return None if executor == PROCESSES else Cluster(executor)
