@@ -38,6 +38,7 @@ def slice_of(
                 "meta": pa.array([json.dumps({"id": names[i]}) for i in rows], pa.large_string()),
             }
         )
+        (root / files[-1]).parent.mkdir(parents=True, exist_ok=True)
         write_documents(root / files[-1], table)
     digest = hashlib.sha256(b"".join((root / name).read_bytes() for name in files)).hexdigest()
     return Input("ingest", digest, "documents", digest, root, tuple(files), {})

@@ -40,6 +40,7 @@ def documents(root: Path, shards: list[list[str]], name: str = "general") -> Inp
             }
         )
         path = root / "documents" / f"{number:04d}" / "part.parquet"
+        path.parent.mkdir(parents=True, exist_ok=True)
         write_documents(path, table)
         digest.update(path.read_bytes())
         first += len(texts)

@@ -94,6 +94,7 @@ class Case:
         directory = self.root / f"holdout-{source}-{len(texts)}"
         ids = document_ids(source, 0, len(texts))
         table = pa.table({"id": ids, "source": [source] * len(ids), "text": texts, "meta": ["{}"] * len(ids)})
+        (directory / "s0000").mkdir(parents=True, exist_ok=True)
         write_documents(directory / "s0000" / "part.parquet", table)
         return self.artifact("decontaminate", holdout=directory)
 
