@@ -6,9 +6,10 @@ allow is refused before the flow starts, by the server where the schema can say 
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from prefect import flow
+from pydantic import Field
 
 from flows.config import RunConfig, parse_config
 from flows.run import Options, execute, run_name
@@ -48,7 +49,7 @@ def pretrain(
     config: RunConfig,
     force: tuple[Stage, ...] = (),
     until: Until = "report",
-    slices: int | None = None,
+    slices: Annotated[int, Field(ge=1)] | None = None,
 ) -> dict[str, Any]:
     """Adapt a small language model to a domain: read, clean and pack text, train for each token budget, and measure.
 

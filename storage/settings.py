@@ -7,6 +7,8 @@ gives the part that goes into a stage key, and raises on a field that is marked 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
@@ -95,8 +97,35 @@ def parse_seconds(value: Any) -> Any:
     return value
 
 
-Count = Annotated[int, BeforeValidator(parse_count)]
+def count_text(count: int) -> str:
+    """A count as people write it, exactly: `400M`, `1.5B`, `524288`. `parse_count` reads it back."""
+    for unit, scale in (("B", 10**9), ("M", 10**6), ("K", 10**3)):
+        if count >= scale and count % (scale // 100) == 0:
+            return f"{count / scale:.2f}".rstrip("0").rstrip(".") + unit
+    return str(count)
+
+
+def seconds_text(seconds: float) -> str:
+    """A duration as people write it, exactly: `5min`, `20s`, `500ms`. `parse_seconds` reads it back."""
+    for unit in ("h", "min", "s", "ms"):
+        text = f"{seconds / _UNIT_SECONDS[unit]:g}{unit}"
+        if not re.search(r"[.e]", text) and parse_seconds(text) == seconds:
+            return text
+    return f"{seconds!r}s"
+
+
+@dataclass(frozen=True)
+class _Format:
+    """Names in the JSON schema how a number may be written, for what shows it in a form."""
+
+    name: str
+
+    def __get_pydantic_json_schema__(self, core: Any, handler: Callable[[Any], Any]) -> Any:
+        return {**handler(core), "format": self.name}
+
+
+Count = Annotated[int, BeforeValidator(parse_count), _Format("count")]
 """An integer that may be written `400M`, `64K`, `1B` (decimal)."""
 
-Seconds = Annotated[float, BeforeValidator(parse_seconds)]
+Seconds = Annotated[float, BeforeValidator(parse_seconds), _Format("seconds")]
 """A duration in seconds that may be written `5s`, `5min`, `1h`."""

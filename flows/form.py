@@ -1,0 +1,223 @@
+"""The form in the Prefect UI: a flow's parameters as a JSON schema that the UI shows well and the server checks.
+
+The UI draws what a property is (a text input for a string, tabs for a union); the server refuses, with the field named,
+what the same schema does not allow, before anything runs. Where the two want different things of one property (a count
+may be the text `400M` or a number, but one text input is what a person wants) it is a reference that each finds in its
+own place: the UI under `definitions`, by name; the server, as JSON schema has it, by the `$id` of a schema under `$defs`.
+
+`form_schema` gives the schema of a flow, `form_values` its values as the form writes them. What no schema can say is
+checked when the flow starts, before its first stage (`flows.checks`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from prefect import Flow
+from prefect.utilities.callables import parameter_schema
+
+from storage.settings import count_text, seconds_text
+
+Schema = dict[str, Any]
+
+_COUNT = r"^[0-9][0-9_.]*(e[0-9]+)?[KMBGkmbg]?B?$"
+_SECONDS = r"^[0-9][0-9.]* ?(ms|s|min|h|d)?$"
+_POSITIVE = r"(?=.*[1-9])"
+_BOUNDS = ("minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum")
+_NULL = {"type": "null"}
+_ROOT = "parameters"
+_SWITCH = ["auto", "on", "off"]
+
+
+def form_schema(flow: Flow[..., Any]) -> Schema:
+    """The JSON schema of a flow's parameters, for `parameter_openapi_schema` of its deployments."""
+    raw = parameter_schema(flow.fn).model_dump()
+    form = _Form()
+    for name, definition in raw["definitions"].items():
+        form.definitions[name] = form.section(definition)
+    root = form.section({**raw, "definitions": None})
+    return {**root, "$id": _ROOT, "definitions": form.definitions, "$defs": form.checks}
+
+
+def form_values(parameters: Mapping[str, Any], schema: Schema) -> dict[str, Any]:
+    """Parameters (plain JSON) as the form writes them: counts and durations as text, what is empty left out."""
+    written = _written(dict(parameters), schema, schema)
+    assert isinstance(written, dict)
+    return written
+
+
+class _Form:
+    """The schema in the making: `definitions` is what the UI reads, `checks` what only the server reads."""
+
+    def __init__(self) -> None:
+        self.definitions: dict[str, Schema] = {}
+        self.checks: dict[str, Schema] = {}
+
+    def section(self, schema: Schema) -> Schema:
+        """An object: its properties in order, with titles; position, since a database may not keep the order."""
+        shown = {name: value for name, value in schema.items() if name not in ("definitions", "properties")}
+        properties = schema.get("properties", {})
+        order = sorted(properties, key=lambda name: properties[name].get("position", 0))
+        shown["properties"] = {
+            name: {**self._property(name, properties[name]), "position": at} for at, name in enumerate(order)
+        }
+        return shown
+
+    def _property(self, name: str, schema: Schema) -> Schema:
+        shown = dict(schema)
+        shown.pop("role", None)
+        kind = shown.pop("anyOf", None) or shown.pop("oneOf", None)
+        if "discriminator" in shown:
+            mapping = shown.pop("discriminator")
+            cases = {v: k for k, v in mapping["mapping"].items()}
+            named = {cases[one["$ref"]]: one["$ref"] for one in kind or ()}
+            return {**self._cases(shown, mapping["propertyName"], named), "title": _title(name)}
+        nullable = kind is not None and _NULL in kind
+        if kind is not None:
+            kind = [one for one in kind if one != _NULL]
+            shown |= self._union(kind, nullable)
+        if nullable and shown.get("default", ...) is None:
+            del shown["default"]  # a property without a default may be null: so the server has it
+        shown["title"] = _title(name)
+        if "const" in shown:
+            shown["enum"] = [shown.pop("const")]
+        return self._leaf(shown, nullable)
+
+    def _union(self, kind: list[Schema], nullable: bool) -> Schema:
+        """One of several: a list or a text where that is what it comes to, else tabs."""
+        if len(kind) == 1 and "$ref" not in kind[0]:
+            return dict(kind[0])
+        types = {"auto" if one.get("const") == "auto" else one.get("type") for one in kind}
+        if types == {"auto", "boolean"}:
+            return {"format": "switch"}
+        if types == {"auto", "integer"}:
+            return {"format": "auto-or-number"}
+        if nullable:
+            return {"anyOf": [*({**one, "title": "On"} for one in kind), {**_NULL, "title": "Off"}]}
+        return {"anyOf": [one if "$ref" in one else {**one, "title": "Name or path"} for one in kind]}
+
+    def _cases(self, shown: Schema, tag: str, cases: Mapping[str, str]) -> Schema:
+        """A tab for each case (name → reference); the server looks only at the one that the value's tag names."""
+        form = {"format": "case", "anyOf": [{"$ref": ref, "title": case} for case, ref in cases.items()]}
+        check = {
+            "type": "object",
+            "required": [tag],
+            "properties": {tag: {"enum": list(cases)}},
+            "allOf": [
+                {"if": {"properties": {tag: {"const": case}}}, "then": {"$ref": _ROOT + ref}}
+                for case, ref in cases.items()
+            ],
+        }
+        return self._apart(shown, form, check)
+
+    def _leaf(self, shown: Schema, nullable: bool) -> Schema:
+        if "items" in shown:
+            shown["items"] = self._leaf(dict(shown["items"]), False)
+        if nullable and "enum" in shown:
+            choices = {"type": "string", "enum": shown.pop("enum")}
+            return self._apart(shown, choices, {"enum": [*choices["enum"], None]})
+        splits: dict[str, Callable[[Schema, bool], tuple[Schema, Schema]]] = {
+            "count": _count,
+            "seconds": _seconds,
+            "switch": _switch,
+            "auto-or-number": _auto_or_number,
+        }
+        if shown.get("format") in splits:
+            return self._apart(shown, *splits[shown["format"]](shown, nullable))
+        return shown
+
+    def _apart(self, shown: Schema, form: Schema, check: Schema) -> Schema:
+        """The property as a reference that the UI reads as `form` and the server as `check`."""
+        bare = {k: v for k, v in shown.items() if k not in ("type", "format", "items", *_BOUNDS)}
+        name = form.get("format", "choice")
+        known = [
+            key for key, value in self.checks.items() if _without_id(value) == check and key.startswith(name)
+        ]
+        known = [key for key in known if self.definitions[key] == form]
+        if not known:
+            known = [f"{name}-{len(self.checks) + 1}"]
+            self.definitions[known[0]] = form
+            self.checks[known[0]] = {"$id": known[0], **check}
+        if "default" in bare:
+            bare["default"] = _text(bare["default"], name)
+        return {"$ref": known[0], **bare}
+
+
+def _count(shown: Schema, nullable: bool) -> tuple[Schema, Schema]:
+    return _number_as_text("count", _COUNT, "integer", shown, nullable)
+
+
+def _seconds(shown: Schema, nullable: bool) -> tuple[Schema, Schema]:
+    return _number_as_text("seconds", _SECONDS, "number", shown, nullable)
+
+
+def _number_as_text(
+    name: str, pattern: str, type_: str, shown: Schema, nullable: bool
+) -> tuple[Schema, Schema]:
+    positive = shown.get("exclusiveMinimum", -1) >= 0 or shown.get("minimum", 0) > 0
+    pattern = pattern.replace("^", "^" + _POSITIVE, 1) if positive else pattern
+    bounds = {bound: shown[bound] for bound in _BOUNDS if bound in shown}
+    form = {"type": "string", "format": name, "pattern": pattern}
+    return form, {"type": ["string", type_, *(["null"] if nullable else [])], "pattern": pattern, **bounds}
+
+
+def _switch(shown: Schema, nullable: bool) -> tuple[Schema, Schema]:
+    form = {"type": "string", "format": "switch", "enum": _SWITCH}
+    return form, {"enum": [*_SWITCH, True, False]}
+
+
+def _auto_or_number(shown: Schema, nullable: bool) -> tuple[Schema, Schema]:
+    pattern = r"^(auto|[1-9][0-9]*)$"
+    form = {"type": "string", "format": "auto-or-number", "pattern": pattern}
+    return form, {"type": ["string", "integer"], "pattern": pattern, "minimum": 1}
+
+
+def _without_id(schema: Schema) -> Schema:
+    return {name: value for name, value in schema.items() if name != "$id"}
+
+
+def _title(name: str) -> str:
+    return name.replace("_", " ").capitalize()
+
+
+def _text(value: Any, name: str) -> Any:
+    """A value as text, by the name of its definition (`count-3`)."""
+    name = re.sub(r"-\d+$", "", name)
+    if isinstance(value, bool):
+        return {True: "on", False: "off"}[value] if name == "switch" else value
+    if name == "count" and isinstance(value, int):
+        return count_text(value)
+    if name == "seconds" and isinstance(value, int | float):
+        return seconds_text(float(value))
+    return str(value) if name == "auto-or-number" else value
+
+
+def _written(value: Any, shown: Schema, schema: Schema) -> Any:
+    reference = shown.get("$ref", "")
+    if reference and not reference.startswith("#") and not isinstance(value, Mapping):
+        return _text(value, reference)
+    if reference:
+        shown = {**schema["definitions"][reference.rsplit("/", 1)[-1]], **shown}
+    if "anyOf" in shown:
+        return _written(value, _branch(value, shown["anyOf"], schema), schema)
+    if isinstance(value, Mapping) and "properties" in shown:
+        known = shown["properties"]
+        return {
+            name: _written(item, known.get(name, {}), schema)
+            for name, item in value.items()
+            if item is not None or "anyOf" in known.get(name, {})
+        }
+    if isinstance(value, list | tuple):
+        return [_written(item, shown.get("items") or {}, schema) for item in value]
+    return value
+
+
+def _branch(value: Any, branches: list[Schema], schema: Schema) -> Schema:
+    """The branch of a union that a value belongs to: the first object that has all of its properties."""
+    for branch in branches:
+        known = schema["definitions"].get(branch.get("$ref", "").rsplit("/", 1)[-1], {}).get("properties")
+        if known is not None and isinstance(value, Mapping) and set(value) <= set(known):
+            return branch
+    return {}
