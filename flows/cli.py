@@ -57,7 +57,9 @@ def run(
     json_: Annotated[bool, typer.Option("--json", help="print one line of JSON and nothing else")] = False,
 ) -> None:
     """Run the flow in this process; what is finished is found, not made again."""
-    _environment()
+    from flows.environment import prepare
+
+    prepare()
     with _clean_stdout() as out:
         try:
             summary, code = _run(config, set_ or [], tuple(force or ()), until, slices)
@@ -196,6 +198,50 @@ def export(
     sys.stdout.write(f"{directory}\n")
 
 
+@app.command()
+def up(
+    configs: Annotated[
+        list[Path] | None, typer.Argument(help="YAML files to deploy; configs/*.yaml", show_default=False)
+    ] = None,
+    prefect_port: Annotated[int | None, typer.Option(min=1, max=65535, help="4200, or where it runs")] = None,
+    mlflow_port: Annotated[int | None, typer.Option(min=1, max=65535, help="5000, or where it runs")] = None,
+) -> None:
+    """Start Prefect, MLflow, a worker and the deployments on 127.0.0.1; returns when all of them answer."""
+    from flows import services
+
+    services.up(configs or [], prefect_port, mlflow_port, _tell)
+
+
+@app.command()
+def down() -> None:
+    """Stop what `up` started: runs leave a checkpoint, the servers write what they hold."""
+    from flows import services
+
+    services.down(_tell)
+
+
+@app.command()
+def status(
+    store: Annotated[Path | None, typer.Option(help="a store whose runs are listed too")] = None,
+    json_: Annotated[bool, typer.Option("--json", help="print one line of JSON")] = False,
+) -> None:
+    """Say what runs: services, work pools, and the runs under way, waiting and ended."""
+    from flows.status import collect, render
+
+    found = collect(_existing(store) if store else None)
+    sys.stdout.write(json.dumps(found, ensure_ascii=False) + "\n" if json_ else render(found))
+
+
+@app.command()
+def doctor(
+    config: Annotated[Path | None, typer.Argument(help="YAML file of a run", show_default=False)] = None,
+) -> None:
+    """Check that everything is in place; says for each thing that is not what to do. Exit code 1 where a run would fail."""
+    from flows.doctor import run_all
+
+    raise typer.Exit(0 if run_all(config, _write) else 1)
+
+
 def main() -> None:
     """Entry point: errors of ours are a message and an exit code, never a traceback."""
     signal.signal(signal.SIGTERM, _interrupt)
@@ -289,22 +335,6 @@ def _load(path: Path, overrides: list[str]) -> Any:
     return config
 
 
-def _environment() -> None:
-    """Prefect's home beside the project unless told otherwise; nothing phones home; the console is ours."""
-    from flows.places import prefect_home
-
-    os.environ.setdefault("PREFECT_HOME", str(prefect_home()))
-    Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)
-    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
-    os.environ.setdefault(
-        "PREFECT_SERVER_EPHEMERAL_ENABLED", "false"
-    )  # ours (flows/server.py) leaves with its run
-    os.environ.setdefault("DO_NOT_TRACK", "true")
-    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
-    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-
-
 @contextlib.contextmanager
 def _clean_stdout() -> Iterator[Any]:
     """Standard output for one line of ours; whatever else writes there, in any library or child, goes to standard error."""
@@ -358,6 +388,15 @@ def _existing(store: Path) -> Path:
     if not store.is_dir():
         raise OnwardError(f"there is no store at {store}; name it with --store")
     return store
+
+
+def _tell(line: str) -> None:
+    _write(line + "\n")
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
 
 
 def _interrupt(number: int, frame: Any) -> None:

@@ -1,0 +1,79 @@
+"""Prefect's REST API with the standard library alone: for what must start fast, or must not import prefect.
+
+Reads `PREFECT_API_AUTH_STRING` where it is set. Every failure is an ApiError, which names the address.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from typing import Any
+
+from storage.errors import OnwardError
+
+_PAGE = 200
+
+
+class ApiError(OnwardError):
+    """The API did not answer, or refused. `status` is its HTTP status, 0 where there was no answer."""
+
+    def __init__(self, message: str, status: int = 0) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class Api:
+    """One server's API; `url` ends in `/api`."""
+
+    def __init__(self, url: str, seconds: float = 10.0) -> None:
+        self.url = url.rstrip("/")
+        self.seconds = seconds
+        self.date: str | None = None
+        """The server's clock (HTTP `Date`) at the last answer."""
+
+    def get(self, path: str) -> Any:
+        """The JSON at a path."""
+        return self._call("GET", path, None)
+
+    def post(self, path: str, body: Any = None) -> Any:
+        """The JSON answer to a body."""
+        return self._call("POST", path, body if body is not None else {})
+
+    def every(self, path: str, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """All rows of a `/…/filter`, page by page."""
+        offset = 0
+        while rows := self.post(path, {**body, "limit": _PAGE, "offset": offset}):
+            yield from rows
+            if len(rows) < _PAGE:
+                return
+            offset += len(rows)
+
+    def set_state(self, kind: str, run: str, state: dict[str, Any], *, force: bool = False) -> str:
+        """Propose a state of a run (`flow_runs` or `task_runs`); `ACCEPT`, or how the server decided instead."""
+        return str(self.post(f"/{kind}/{run}/set_state", {"state": state, "force": force})["status"])
+
+    def _call(self, method: str, path: str, body: Any) -> Any:
+        headers = {"Content-Type": "application/json", **_credentials()}
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self.url + path, data, headers, method=method)
+        try:
+            with urllib.request.urlopen(request, timeout=self.seconds) as answer:
+                self.date = answer.headers.get("Date")
+                return json.loads(answer.read() or b"null")
+        except urllib.error.HTTPError as error:
+            detail = error.read(500).decode(errors="replace")
+            raise ApiError(f"{self.url}{path} answered {error.code}: {detail}", error.code) from error
+        except (OSError, ValueError) as error:
+            raise ApiError(f"{self.url} does not answer ({getattr(error, 'reason', error)})") from error
+
+
+def _credentials() -> dict[str, str]:
+    secret = os.environ.get("PREFECT_API_AUTH_STRING")
+    if secret:
+        return {"Authorization": "Basic " + base64.b64encode(secret.encode()).decode()}
+    key = os.environ.get("PREFECT_API_KEY")
+    return {"Authorization": f"Bearer {key}"} if key else {}

@@ -1,0 +1,198 @@
+"""`onward status`: what runs, in plain text or JSON. Asks the services and Prefect's API, and changes nothing.
+
+Where nothing runs, the records of a store tell of its runs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from flows.processes import command_of
+from flows.rest import Api, ApiError
+from flows.services import Record, read_record, workers_online
+
+_LAST = 5
+
+
+def collect(store: Path | None) -> dict[str, Any]:
+    """Everything that is shown: `up`, `services`, `pools`, `runs` (under way, waiting, next, last), `records`."""
+    record = read_record()
+    up = record is not None and bool(record.supervised or record.running)
+    found: dict[str, Any] = {"up": up, "services": _services(record) if record and up else []}
+    url = f"{record.prefect}/api" if record and up else os.environ.get("PREFECT_API_URL")
+    if record and up:
+        found |= {"prefect": record.prefect, "mlflow": record.mlflow, "supervised": record.supervised}
+    if url:
+        try:
+            api = Api(url)
+            found["pools"] = _pools(api)
+            found["runs"] = _runs(api)
+        except ApiError as error:
+            found["error"] = str(error)
+    if store is not None:
+        found["records"] = _records(store)
+    return found
+
+
+def _services(record: Record) -> list[dict[str, Any]]:
+    rows = [
+        {
+            "name": name,
+            "pid": service.pid if service.alive else None,
+            "running_since": _iso(service.since) if service.alive else None,
+            "seconds": round(time.time() - service.since) if service.alive else None,
+            "restarts": service.deaths,
+        }
+        for name, service in record.services.items()
+    ]
+    supervisor = {"name": "supervisor", "pid": record.pid if record.supervised else None, "restarts": 0}
+    return [*rows, supervisor]
+
+
+def _pools(api: Api) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": pool["name"],
+            "paused": pool["is_paused"],
+            "limit": pool["concurrency_limit"],
+            "workers": [worker["name"] for worker in workers_online(api, pool["name"])],
+        }
+        for pool in api.every("/work_pools/filter", {})
+    ]
+
+
+def _runs(api: Api) -> dict[str, list[dict[str, Any]]]:
+    def these(types: list[str], sort: str, limit: int, **more: Any) -> list[dict[str, Any]]:
+        flow_runs = {"state": {"type": {"any_": types}}, **more}
+        rows = api.post("/flow_runs/filter", {"flow_runs": flow_runs, "sort": sort, "limit": limit})
+        return [_run(row) for row in rows]
+
+    now = datetime.now(UTC).isoformat()
+    running = these(["RUNNING", "PENDING", "CANCELLING", "PAUSED"], "START_TIME_DESC", 50)
+    for run in running:
+        run["stage"] = _stage(api, run["id"])
+    due = {"next_scheduled_start_time": {"before_": now}}
+    later = {"next_scheduled_start_time": {"after_": now}}
+    return {
+        "running": running,
+        "waiting": these(["SCHEDULED"], "NEXT_SCHEDULED_START_TIME_ASC", 20, **due),
+        "next": these(["SCHEDULED"], "NEXT_SCHEDULED_START_TIME_ASC", 3, **later),
+        "last": these(["COMPLETED", "FAILED", "CRASHED", "CANCELLED"], "END_TIME_DESC", _LAST),
+    }
+
+
+def _run(row: dict[str, Any]) -> dict[str, Any]:
+    state = row["state"] or {}
+    return {
+        "id": row["id"],
+        "name": row["name"],
+        "state": state.get("name"),
+        "message": state.get("message"),
+        "pool": row["work_pool_name"],
+        "start": row["start_time"],
+        "end": row["end_time"],
+        "expected": row["next_scheduled_start_time"],
+        "seconds": round(row["estimated_run_time"] or 0),
+    }
+
+
+def _stage(api: Api, run: str) -> str | None:
+    """The names of the tasks at work."""
+    body = {
+        "flow_runs": {"id": {"any_": [run]}},
+        "task_runs": {"state": {"type": {"any_": ["RUNNING"]}}},
+        "limit": 5,
+    }
+    return ", ".join(task["name"] for task in api.post("/task_runs/filter", body)) or None
+
+
+def _records(store: Path) -> list[dict[str, Any]]:
+    from storage.runs import read_records
+    from storage.store import Store
+
+    return [
+        {
+            "run": record.run,
+            "state": _true_state(record.state, record.facts),
+            "attempts": len(record.attempts),
+            "artifacts": len(record.artifacts),
+        }
+        for record in read_records(Store(store))
+    ]
+
+
+def _true_state(state: str, facts: dict[str, Any]) -> str:
+    """A record says `running` for ever where the process was killed."""
+    here = facts.get("host") == os.uname().nodename
+    if state == "running" and here and "python" not in command_of(int(facts.get("pid") or 0)):
+        return "killed"
+    return state
+
+
+def render(found: dict[str, Any]) -> str:
+    """The same, to read."""
+    lines: list[str] = []
+    if found["up"]:
+        lines += [f"Prefect  {found['prefect']}", f"MLflow   {found['mlflow']}", ""]
+        lines += [_service_line(row) for row in found["services"]]
+        if not found["supervised"]:
+            lines.append("! the supervisor is gone: onward up takes the services over")
+    else:
+        lines.append("nothing runs here; onward up starts the servers, a worker and the deployments")
+    for pool in found.get("pools", ()):
+        state = "paused" if pool["paused"] else ", ".join(pool["workers"]) or "no worker online"
+        limit = f"  ({pool['limit']} at a time)" if pool["limit"] is not None else ""
+        lines.append(f"pool {pool['name']:<12} {state}{limit}")
+    for title, runs in found.get("runs", {}).items():
+        lines += _run_lines(title, runs)
+    if "error" in found:
+        lines.append(f"! {found['error']}")
+    for row in found.get("records", ()):
+        lines.append(
+            f"{row['run']:<28} {row['state']:<10} {row['artifacts']} artifacts, {row['attempts']} attempts"
+            + ("  (the same command goes on)" if row["state"] in ("killed", "failed") else "")
+        )
+    if found.get("records") == []:
+        lines.append("the store has no run yet")
+    return "\n".join(lines) + "\n"
+
+
+def _service_line(row: dict[str, Any]) -> str:
+    if row["pid"] is None:
+        return f"{row['name']:<12} not running"
+    since = f"since {row['running_since'][:19]}  " if row.get("running_since") else ""
+    again = f"  started again {row['restarts']} times" if row["restarts"] else ""
+    return f"{row['name']:<12} {since}process {row['pid']}{again}"
+
+
+def _run_lines(title: str, runs: list[dict[str, Any]]) -> list[str]:
+    lines = [f"\n{title}"] if runs else []
+    for run in runs:
+        facts = [f"  {run['state'] or '':<11} {run['name']}"]
+        if title == "next" and run["expected"]:
+            facts.append(f"at {_local(run['expected'])}")
+        if title == "last" and run["end"]:
+            facts.append(f"ended {_local(run['end'])}, {run['seconds']} s")
+        if run.get("stage"):
+            facts.append(f"at {run['stage']}")
+        lines.append(" · ".join(facts))
+        if run["message"] and title in ("waiting", "last") and run["state"] != "Completed":
+            lines.append(f"              {run['message'].splitlines()[0][:160]}")
+    return lines
+
+
+def _local(moment: str) -> str:
+    with contextlib.suppress(ValueError):
+        return (
+            datetime.fromisoformat(moment.replace("Z", "+00:00")).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+        )
+    return moment
+
+
+def _iso(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds).astimezone().isoformat(timespec="seconds")

@@ -1,0 +1,308 @@
+"""`python -m flows.supervisor PREFECT_PORT MLFLOW_PORT`: keeps the services of one home running; started by `onward up`.
+
+Services whose process lives are adopted, others started; one that ends is started again, after a pause that grows. The
+sweep of lost runs (flows/watch.py) runs beside. SIGTERM stops everything in order. A lock makes it the only one of its
+home; services.json is written by it alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from flows.environment import gpus
+from flows.places import state_directory
+from flows.processes import (
+    boot_id,
+    environment_of,
+    every_pid,
+    parent_of,
+    send,
+    start_ticks,
+    stop_group,
+)
+from flows.rest import Api, ApiError
+from flows.services import Record, Service, command, logs, pools, read_record, record_path, rotate
+from flows.watch import CANCELLED, LOST_TASK, STOPPED, Watch, set_tasks
+from storage.lock import Lock
+
+FLOW_GRACE_SECONDS = 150.0
+"""What flow runs get to end in: a trainer has 120 seconds for its checkpoint."""
+_PAUSES = (1.0, 2.0, 5.0, 10.0, 30.0)
+_STEADY_SECONDS = 60.0
+_LOG_BYTES = 50_000_000
+_SWEEP_SECONDS = 10.0
+
+
+@dataclass
+class Kept:
+    """A service, its process where it is our child, and when it may be started again."""
+
+    service: Service
+    child: subprocess.Popen[bytes] | None = None
+    not_before: float = 0.0
+    quick: int = 0
+    """Ends soon after the start, one after the other."""
+
+
+class Supervisor:
+    """Owns services.json from `begin` on."""
+
+    def __init__(self, prefect_port: int, mlflow_port: int) -> None:
+        known = read_record()
+        self.record = Record(prefect_port, mlflow_port, os.getpid(), start_ticks(os.getpid()))
+        self.kept = {
+            name: Kept(Service()) for name in ("prefect", "mlflow", *(f"worker-{pool}" for pool in pools()))
+        }
+        for name, service in (known.running if known else {}).items():
+            if name in self.kept:
+                self.kept[name] = Kept(Service(service.pid, service.started, service.since))
+                tell(f"{name}: taken over (process {service.pid})")
+        self.record.services = {name: kept.service for name, kept in self.kept.items()}
+        self.stop = threading.Event()
+
+    def run(self) -> None:
+        """Until asked to stop, or until the home is gone."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: self.stop.set())
+        self.record.write()
+        sweeping = threading.Thread(target=self._sweep, name="sweep", daemon=True)
+        sweeping.start()
+        while not self.stop.is_set() and record_path().exists():
+            changed = [self._tend(name, kept) for name, kept in self.kept.items()]
+            if any(changed):
+                self.record.write()
+            self.stop.wait(0.5)
+        self.stop.set()
+        self.record.stopping = True
+        sweeping.join(30)
+        stop_all(self.record, self._say)
+
+    def _say(self, line: str) -> None:
+        tell(line)
+        self.record.story.append(line)
+        if record_path().parent.is_dir():
+            self.record.write()
+
+    def _tend(self, name: str, kept: Kept) -> bool:
+        """Look after one service; True where something changed."""
+        if kept.child is not None:
+            kept.child.poll()  # reaps it
+        if kept.service.alive:
+            _bound(name)
+            return False
+        if kept.service.pid:
+            self._mourn(name, kept)
+            return True
+        if time.monotonic() < kept.not_before or not self._wanted(name):
+            return False
+        self._start(name, kept)
+        return True
+
+    def _wanted(self, name: str) -> bool:
+        """A worker is started once its pool is there: the deployments make the pools as they should be."""
+        if not name.startswith("worker-"):
+            return True
+        with contextlib.suppress(ApiError):
+            self.record.api.get(f"/work_pools/{name.removeprefix('worker-')}")
+            return True
+        self.kept[name].not_before = time.monotonic() + 0.5
+        return False
+
+    def _start(self, name: str, kept: Kept) -> None:
+        log = logs() / f"{name}.log"
+        rotate(log)
+        environment = self.record.environment
+        if name == "mlflow":
+            (state_directory() / "mlflow" / "files").mkdir(parents=True, exist_ok=True)
+            for variable in ("MLFLOW_TRACKING_URI", "MLFLOW_BACKEND_STORE_URI"):
+                environment.pop(variable, None)
+        if name == "worker-cpu" and gpus():
+            environment["CUDA_VISIBLE_DEVICES"] = ""  # the GPU is the other pool's, one run at a time
+        with log.open("ab") as output:
+            kept.child = subprocess.Popen(
+                command(name, self.record),
+                cwd=state_directory(),
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+        kept.service.pid, kept.service.since = kept.child.pid, time.time()
+        kept.service.started = start_ticks(kept.child.pid)
+        tell(f"{name}: started (process {kept.child.pid})")
+
+    def _mourn(self, name: str, kept: Kept) -> None:
+        """It has ended: what is left of its process group goes too, and it is started again after a pause."""
+        service = kept.service
+        service.code = kept.child.returncode if kept.child is not None else None
+        stop_group(service.pid, 5)
+        steady = time.time() - service.since > _STEADY_SECONDS
+        kept.quick = 0 if steady else kept.quick + 1
+        pause = _PAUSES[min(kept.quick, len(_PAUSES) - 1)]
+        kept.not_before = time.monotonic() + pause
+        service.deaths += 1
+        tell(f"{name}: ended (process {service.pid}, exit code {service.code}); again in {pause:.0f} s")
+        service.pid, service.started, kept.child = 0, "", None
+
+    def _sweep(self) -> None:
+        watch = Watch(self.record.api, frozenset(pools()))
+        pause = 2.0  # what was left by the end before is set right at once
+        while not self.stop.wait(pause):
+            try:
+                for line in watch.sweep():
+                    tell(line)
+                pause = 2.0 if watch.sweeps < 3 else _SWEEP_SECONDS
+            except ApiError as error:
+                tell(f"sweep: {error}")
+                pause = 2.0 if error.status == 0 else _SWEEP_SECONDS
+            except Exception as error:  # the sweep must outlive whatever the server answers
+                tell(f"sweep: {type(error).__name__}: {error}")
+                pause = _SWEEP_SECONDS
+
+
+def stop_all(record: Record, say: Callable[[str], None]) -> None:
+    """Stop the workers with their runs, then MLflow, then Prefect; true states are left behind."""
+    workers = {name: s for name, s in record.running.items() if name.startswith("worker-")}
+    frozen = [service.pid for service in workers.values()]
+    send(
+        frozen, signal.SIGSTOP
+    )  # takes no new run; what it started is stopped below, with time for a checkpoint
+    try:
+        _stop_flows(record, say)
+    finally:
+        send(frozen, signal.SIGTERM)
+        send(frozen, signal.SIGCONT)
+    for name, service in workers.items():
+        stop_group(service.pid, 10, asked=True)  # a second SIGTERM would kill it at once
+        say(f"{name} stopped")
+    if "mlflow" in record.running:
+        stop_group(record.services["mlflow"].pid, 20)
+        say("mlflow stopped")
+    if "prefect" in record.running:
+        time.sleep(2)  # it records the ends of tasks a little after they were reported
+        stop_group(record.services["prefect"].pid, 30)
+        say("prefect stopped")
+
+
+def flow_processes(api_url: str) -> list[int]:
+    """Pids of this machine's flow runs that report to an address, and of what they started."""
+    found = []
+    for pid in every_pid():
+        environment = environment_of(pid)
+        own = environment.get("PREFECT_API_URL") == api_url and "PREFECT__FLOW_RUN_ID" in environment
+        if own and start_ticks(pid):
+            found.append(pid)
+    return found
+
+
+def _stop_flows(record: Record, say: Callable[[str], None]) -> None:
+    """End every flow process that a worker of this home started, and leave the runs in true states."""
+    api = record.api
+    runs = _runs_here(record, say)
+    ending = [run["name"] for run in runs if run["state"]["type"] != "PENDING"]
+    if ending:
+        say(f"stopping {', '.join(ending)}: time for a checkpoint, up to {FLOW_GRACE_SECONDS:.0f} s")
+    _end_processes(api.url)
+    for run in runs:
+        try:
+            say(f"{run['name']}: {_leave_true(api, run['id'])}")
+        except ApiError as error:
+            say(f"! {run['name']}: its state could not be set ({error}); the next onward up does it")
+
+
+def _runs_here(record: Record, say: Callable[[str], None]) -> list[dict[str, Any]]:
+    """The runs under way that workers of this home have taken."""
+    own = {environment_of(pid)["PREFECT__FLOW_RUN_ID"] for pid in flow_processes(record.api.url)}
+    here = []
+    with contextlib.suppress(ApiError):
+        unended = {"state": {"type": {"any_": ["RUNNING", "CANCELLING", "PENDING"]}}}
+        for run in record.api.every("/flow_runs/filter", {"flow_runs": unended}):
+            if run["id"] in own or (run["state"]["type"] == "PENDING" and run["work_pool_name"] in pools()):
+                here.append(run)
+            elif run["work_pool_name"] is None:
+                say(f"! {run['name']} was started elsewhere, and goes on without its page in Prefect")
+    return here
+
+
+def _end_processes(api_url: str) -> None:
+    asked: set[int] = set()
+    until = time.monotonic() + FLOW_GRACE_SECONDS
+    while there := flow_processes(api_url):
+        roots = {pid for pid in there if parent_of(pid) not in there}
+        if time.monotonic() > until:
+            send(there, signal.SIGKILL)
+        else:
+            send(roots - asked, signal.SIGTERM)  # once: what it starts to end itself is not disturbed
+            asked |= roots
+        time.sleep(0.2)
+
+
+def _leave_true(api: Api, run: str) -> str:
+    """Give a run that was stopped here its true state; what to tell of it."""
+    now = api.get(f"/flow_runs/{run}")
+    kind = now["state"]["type"]
+    if kind == "PENDING":  # taken, but not begun
+        details = {"scheduled_time": now["expected_start_time"]}
+        state: dict[str, Any] = {"type": "SCHEDULED", "name": "Scheduled", "state_details": details}
+        api.set_state("flow_runs", run, state, force=True)
+        return "Scheduled, and starts with the next onward up"
+    if kind == "CANCELLING":
+        cancelled = {"type": "CANCELLED", "name": "Cancelled", "message": CANCELLED}
+        api.set_state("flow_runs", run, cancelled, force=True)
+    elif kind in ("RUNNING", "CRASHED"):
+        api.set_state(
+            "flow_runs", run, {"type": "CRASHED", "name": "Crashed", "message": STOPPED}, force=True
+        )
+    else:
+        return str(now["state"]["name"])
+    set_tasks(api, run, LOST_TASK)
+    return (
+        "Cancelled" if kind == "CANCELLING" else "Crashed; retry it after the next onward up, and it goes on"
+    )
+
+
+def _bound(name: str) -> None:
+    """A log that grows past all measure is cut, its last part kept beside. The services append, so they write on."""
+    log = logs() / f"{name}.log"
+    with contextlib.suppress(OSError):
+        if log.stat().st_size > _LOG_BYTES:
+            with log.open("r+b") as file:
+                file.seek(-1_000_000, os.SEEK_END)
+                log.with_suffix(".log.1").write_bytes(file.read())
+                file.truncate(0)
+
+
+def tell(line: str) -> None:
+    """A line of the supervisor's log."""
+    sys.stderr.write(f"{datetime.now().astimezone().isoformat(timespec='seconds')} {line}\n")
+    sys.stderr.flush()
+
+
+def main(arguments: list[str]) -> int:
+    """Exit code 0 after a stop, 3 where another supervisor has this home."""
+    lock = Lock(state_directory() / "supervisor.lock")
+    if not lock.try_acquire():
+        tell("another supervisor has this home")
+        return 3
+    tell(f"supervisor of {state_directory().parent} (process {os.getpid()}, boot {boot_id()[:8]})")
+    try:
+        Supervisor(int(arguments[0]), int(arguments[1])).run()
+    finally:
+        lock.release()
+    tell("ended")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
