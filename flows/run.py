@@ -67,7 +67,7 @@ def execute(run: RunConfig, options: Options, story: Story) -> dict[str, Any]:
     flow_run = _flow_run_id()
     with (
         shared_lock(store),
-        Workers(run.corpus.execution.count) as workers,
+        Workers(run.corpus.execution.count, run.corpus.execution.executor) as workers,
         _tracked(run, store, flow_run, story) as tracker,
     ):
         builder = Builder(store, workers, story, frozenset(options.force), facts={"flow_run": flow_run})

@@ -124,6 +124,14 @@ class Cluster:
         import distributed
 
         open_client: Any = distributed.Client
+        security: Any = distributed.Security
+        if self.address.startswith("tls:") and not security().get_connection_args("client").get(
+            "ssl_context"
+        ):
+            raise ConfigError(
+                "corpus.execution.executor is dask+tls://…, but Dask has no certificate here: set "
+                "distributed.comm.tls.ca-file, .client.cert and .client.key in Dask's own configuration"
+            )
         try:
             client: Any = open_client(
                 self.address, timeout=self._connect_seconds, set_as_default=False, name="onward"

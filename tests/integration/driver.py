@@ -21,7 +21,7 @@ def main() -> None:
     run = load_config(Path(sys.argv[1]))
     store = Store(run.store_path)
 
-    with Workers(run.corpus.execution.count) as workers, shared_lock(store):
+    with Workers(run.corpus.execution.count, run.corpus.execution.executor) as workers, shared_lock(store):
 
         def build(request: Request, **named: object) -> Artifact:
             known = store.lookup(request.stage, request.key) is not None
