@@ -21,7 +21,7 @@ from typing import Any
 
 from flows.ahead import reading_ahead
 from flows.reading import CORPUS_STAGES, Reading, Slice
-from flows.requests import Requests
+from flows.requests import Measures, Requests
 from flows.rounds import Round, round_zero, rounds_of
 from storage.artifact import Artifact, Input
 from tasks.base import InitConfig
@@ -94,13 +94,13 @@ def adapt(
             continue
         if round.number == 1 and until in ("evaluate", "report"):
             holdouts = reading.holdouts(read)
-            _evaluate(ask, build, outcome, base, holdouts)
+            measure(ask, build, outcome, base, holdouts)
         ahead = ask.needed(following, line.taken) if following and overlap else None
         read_on = partial(reading.until, ahead) if ahead else None
         with reading_ahead(read_on, stop or threading.Event()):
             line, model = _train(ask, build, line, round, read, until)
         if model is not None and until in ("evaluate", "report"):
-            _evaluate(ask, build, outcome, model, holdouts)
+            measure(ask, build, outcome, model, holdouts)
     if until == "report":
         outcome.report = build(ask.report(outcome))
     return outcome
@@ -179,8 +179,8 @@ def _train(
     return after, Model(round.name, round.budget, trained, round.number, journals=journals)
 
 
-def _evaluate(
-    ask: Requests,
+def measure(
+    ask: Measures,
     build: Callable[..., Artifact],
     outcome: Outcome,
     model: Model,

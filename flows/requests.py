@@ -6,7 +6,9 @@ What a stage's key holds is decided in these few lines: the identity it is given
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.config import RunConfig
@@ -22,6 +24,7 @@ from tasks.corpus.digests import FileDigests
 from tasks.corpus.questions import benchmark_inputs
 from tasks.corpus.sources import IngestConfig, SourceConfig, plan_slice
 from tasks.evaluation import benchmarks, own, perplexity
+from tasks.evaluation.catalog import EvaluationConfig, OwnBenchmark
 from tasks.train import RewarmConfig, SegmentConfig, TrainInputs, resolve_precision
 
 if TYPE_CHECKING:
@@ -29,12 +32,68 @@ if TYPE_CHECKING:
     from flows.reading import Slice
 
 
-class Requests:
+@dataclass(kw_only=True, eq=False)
+class Measures:
+    """Requests for measuring a model: on benchmarks, and on held-out documents."""
+
+    evaluation: EvaluationConfig
+    benchmark_directory: Path | None
+    """Local copies of the benchmarks; None: the hub."""
+    seed: int
+    max_length: int
+    """Tokens that a model is given at most: the sequence length of training."""
+    device: str
+    warn: Callable[[str], None]
+
+    def perplexity(self, model: Input, holdout: Input) -> Request:
+        """A model on the held-out documents of one source."""
+        config = perplexity.PerplexityConfig(max_length=self.max_length, device=self.device)
+        return Request(perplexity, config, perplexity.PerplexityInputs(model, holdout))
+
+    def evaluations(
+        self, model: Input, holdouts: Mapping[str, Input], build: Callable[..., Artifact]
+    ) -> Iterator[tuple[str, Request]]:
+        """A model on each benchmark of the configuration; questions made of held-out text are made first."""
+        for name in (*self.evaluation.domain, *self.evaluation.general):
+            yield name, self._evaluate(name, benchmarks.harness_inputs(model, name, self.benchmark_directory))
+        for mine in self.evaluation.own:
+            if mine.file:
+                inputs = benchmarks.own_file_inputs(model, home() / mine.file)
+            elif mine.held_out and mine.held_out in holdouts:
+                questions = self._questions_of(mine, holdouts[mine.held_out])
+                made = build(questions, item=mine.name).part("questions")
+                inputs = benchmarks.own_held_out_inputs(model, made)
+            else:
+                self.warn(
+                    f"benchmark {mine.name} is left out: source {mine.held_out} has no held-out documents"
+                )
+                continue
+            yield mine.name, self._evaluate(mine.name, inputs)
+
+    def _questions_of(self, mine: OwnBenchmark, holdout: Input) -> Request:
+        config = own.QuestionsConfig(questions=mine.questions, seed=self.seed)
+        return Request(own, config, own.QuestionsInputs(holdout))
+
+    def _evaluate(self, name: str, inputs: benchmarks.EvaluateInputs) -> Request:
+        config = benchmarks.evaluate_config(
+            name, self.evaluation.limit, self.seed, self.max_length, self.device
+        )
+        return Request(benchmarks, config, inputs)
+
+
+class Requests(Measures):
     """Requests of one run."""
 
     def __init__(self, run: RunConfig, store: Store, warn: Callable[[str], None]) -> None:
+        super().__init__(
+            evaluation=run.evaluation,
+            benchmark_directory=run.benchmark_directory,
+            seed=run.seed,
+            max_length=run.packing.sequence_length,
+            device=run.training.execution.device,
+            warn=warn,
+        )
         self.run = run
-        self.warn = warn
         self._digests = FileDigests(store.root / ".cache" / "digests.sqlite")
 
     # ---- corpus -----------------------------------------------------------------------------------------------
@@ -185,56 +244,6 @@ class Requests:
             if not end or (begin < last * per_step and end > first * per_step):
                 manifests.append(manifest)
         return TrainInputs(line.start, tuple(manifests), line.tokenizer, tuple(one.tokens for one in read))
-
-    # ---- measuring --------------------------------------------------------------------------------------------
-
-    def perplexity(self, model: Input, holdout: Input) -> Request:
-        """A model on the held-out documents of one source."""
-        config = perplexity.PerplexityConfig(max_length=self._max_length, device=self._device)
-        return Request(perplexity, config, perplexity.PerplexityInputs(model, holdout))
-
-    def evaluations(
-        self, model: Input, holdouts: Mapping[str, Input], build: Callable[..., Artifact]
-    ) -> Iterator[tuple[str, Request]]:
-        """A model on each benchmark of the configuration; questions made of held-out text are made first."""
-        section = self.run.evaluation
-        for name in (*section.domain, *section.general):
-            yield (
-                name,
-                self._evaluate(name, benchmarks.harness_inputs(model, name, self.run.benchmark_directory)),
-            )
-        for mine in section.own:
-            if mine.file:
-                yield (
-                    mine.name,
-                    self._evaluate(mine.name, benchmarks.own_file_inputs(model, home() / mine.file)),
-                )
-            elif mine.held_out and mine.held_out in holdouts:
-                config = own.QuestionsConfig(questions=mine.questions, seed=self.run.seed)
-                inputs = own.QuestionsInputs(holdouts[mine.held_out])
-                made = build(Request(own, config, inputs), item=mine.name)
-                yield (
-                    mine.name,
-                    self._evaluate(mine.name, benchmarks.own_held_out_inputs(model, made.part("questions"))),
-                )
-            else:
-                self.warn(
-                    f"benchmark {mine.name} is left out: source {mine.held_out} has no held-out documents"
-                )
-
-    def _evaluate(self, name: str, inputs: benchmarks.EvaluateInputs) -> Request:
-        config = benchmarks.evaluate_config(
-            name, self.run.evaluation.limit, self.run.seed, self._max_length, self._device
-        )
-        return Request(benchmarks, config, inputs)
-
-    @property
-    def _max_length(self) -> int:
-        return self.run.packing.sequence_length
-
-    @property
-    def _device(self) -> str:
-        return self.run.training.execution.device
 
     def report(self, outcome: Outcome) -> Request:
         """The page that says what came of it."""

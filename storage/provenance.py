@@ -33,7 +33,7 @@ def provenance(
     ended = time.time()
     return {
         "code": stage_code_digest(module),
-        "git": _git_commit(),
+        "git": git_commit(),
         "python": platform.python_version(),
         "libraries": _versions(),
         "execution": execution,
@@ -62,7 +62,8 @@ def _versions() -> dict[str, str]:
 
 
 @functools.cache
-def _git_commit() -> str | None:
+def git_commit() -> str | None:
+    """The commit of this code, where it lies in a git checkout."""
     here = Path(__file__).resolve().parents[1]
     try:
         answer = subprocess.run(
