@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -179,7 +179,7 @@ def stop_all(record: Record, say: Callable[[str], None]) -> None:
         frozen, signal.SIGSTOP
     )  # takes no new run; what it started is stopped below, with time for a checkpoint
     try:
-        _stop_flows(record, say)
+        stop_flows(record.api, pools(), say)
     finally:
         send(frozen, signal.SIGTERM)
         send(frozen, signal.SIGCONT)
@@ -206,10 +206,9 @@ def flow_processes(api_url: str) -> list[int]:
     return found
 
 
-def _stop_flows(record: Record, say: Callable[[str], None]) -> None:
-    """End every flow process that a worker of this home started, and leave the runs in true states."""
-    api = record.api
-    runs = _runs_here(record, say)
+def stop_flows(api: Api, served: Sequence[str], say: Callable[[str], None]) -> None:
+    """End every flow process that a worker of this home (or container) started, and leave the runs in true states."""
+    runs = _runs_here(api, served, say)
     ending = [run["name"] for run in runs if run["state"]["type"] != "PENDING"]
     if ending:
         say(f"stopping {', '.join(ending)}: time for a checkpoint, up to {FLOW_GRACE_SECONDS:.0f} s")
@@ -221,14 +220,14 @@ def _stop_flows(record: Record, say: Callable[[str], None]) -> None:
             say(f"! {run['name']}: its state could not be set ({error}); the next onward up does it")
 
 
-def _runs_here(record: Record, say: Callable[[str], None]) -> list[dict[str, Any]]:
-    """The runs under way that workers of this home have taken."""
-    own = {environment_of(pid)["PREFECT__FLOW_RUN_ID"] for pid in flow_processes(record.api.url)}
+def _runs_here(api: Api, served: Sequence[str], say: Callable[[str], None]) -> list[dict[str, Any]]:
+    """The runs under way that workers of the pools `served` here have taken."""
+    own = {environment_of(pid)["PREFECT__FLOW_RUN_ID"] for pid in flow_processes(api.url)}
     here = []
     with contextlib.suppress(ApiError):
         unended = {"state": {"type": {"any_": ["RUNNING", "CANCELLING", "PENDING"]}}}
-        for run in record.api.every("/flow_runs/filter", {"flow_runs": unended}):
-            if run["id"] in own or (run["state"]["type"] == "PENDING" and run["work_pool_name"] in pools()):
+        for run in api.every("/flow_runs/filter", {"flow_runs": unended}):
+            if run["id"] in own or (run["state"]["type"] == "PENDING" and run["work_pool_name"] in served):
                 here.append(run)
             elif run["work_pool_name"] is None:
                 say(f"! {run['name']} was started elsewhere, and goes on without its page in Prefect")

@@ -33,7 +33,7 @@ _KEPT = (
     "Every finished stage is kept, training up to its newest checkpoint. Retry this run to go on from there."
 )
 LOST = f"the process of this run is gone: it was killed, or the machine was restarted. {_KEPT}"
-STOPPED = f"stopped by onward down. {_KEPT}"
+STOPPED = f"stopped with its worker (onward down, or the end of its container). {_KEPT}"
 LOST_TASK = "the process that ran it is gone"
 CANCELLED = "cancelled; its process has left"
 _SLACK_SECONDS = 60.0  # between the kernel's account of a start and Prefect's

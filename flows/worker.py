@@ -1,0 +1,87 @@
+"""`python -m flows.worker POOL NAME`: one Prefect worker in a container, with the sweep of lost runs beside it.
+
+It is to a container what flows/supervisor.py is to a home. SIGTERM ends the worker's runs first, each with time for
+its checkpoint and with its true state left behind (a Prefect worker alone would wait for them, and the container's end
+would kill them), then the worker. Where the worker ends by itself, so does this, and the container is started again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+from flows.processes import send, stop_group
+from flows.rest import Api, ApiError
+from flows.supervisor import stop_flows, tell
+from flows.watch import Watch
+
+_SWEEP_SECONDS = 10.0
+_WORKER_GRACE_SECONDS = 20.0
+
+
+def worker_command(pool: str, name: str) -> list[str]:
+    """The Prefect worker's command line; the pool is there already, and nothing is installed."""
+    return [
+        *(
+            sys.executable,
+            "-m",
+            "prefect",
+            "worker",
+            "start",
+            "--type",
+            "process",
+            "--pool",
+            pool,
+            "--name",
+            name,
+        ),
+        *("--install-policy", "never", "--no-create-pool-if-not-found", "--with-healthcheck"),
+    ]
+
+
+def main(arguments: list[str]) -> int:
+    """Exit code 0 after a stop, else the worker's own."""
+    pool, name = arguments
+    api = Api(os.environ["PREFECT_API_URL"])
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    tell(f"worker {name} of the pool {pool} (process {os.getpid()})")
+    process = subprocess.Popen(worker_command(pool, name), stdin=subprocess.DEVNULL, start_new_session=True)
+    sweeping = threading.Thread(target=_sweep, args=(Watch(api, frozenset([pool])), stop), daemon=True)
+    sweeping.start()
+    while process.poll() is None and not stop.wait(0.5):
+        pass
+    asked = stop.is_set()
+    stop.set()
+    if asked and process.poll() is None:
+        send([process.pid], signal.SIGSTOP)  # it takes no new run while its own are ended
+    try:
+        stop_flows(api, [pool], tell)
+    finally:
+        send([process.pid], signal.SIGTERM)
+        send([process.pid], signal.SIGCONT)
+        stop_group(process.pid, _WORKER_GRACE_SECONDS)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(10)
+    tell(f"{name} ended")
+    return 0 if asked else process.returncode or 1
+
+
+def _sweep(watch: Watch, stop: threading.Event) -> None:
+    pause = 2.0  # what was left by the end before is set right at once
+    while not stop.wait(pause):
+        try:
+            for line in watch.sweep():
+                tell(line)
+        except ApiError as error:
+            tell(f"sweep: {error}")
+        pause = 2.0 if watch.sweeps < 3 else _SWEEP_SECONDS
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
