@@ -15,6 +15,7 @@ import csv
 import functools
 import importlib.metadata
 import inspect
+import platform
 import re
 import sys
 import sysconfig
@@ -24,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from storage.errors import StageFailed
 from tasks.corpus.prose import is_prose, prose, word_count
 
 Kind = Literal["domain", "general"]
@@ -147,7 +149,12 @@ def _is_documentation(path: str) -> bool:
 
 
 def documents(root: Path, files: Iterable[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Text and meta (`name`, `file`) of each document in these files, in their order. Skips what does not parse."""
+    """Text and meta (`name`, `file`) of each document in these files, in their order. Skips what does not parse.
+
+    Raises StageFailed where there is no such installation: a worker on another machine would skip everything.
+    """
+    if not root.is_dir():
+        raise StageFailed(f"{root} is not on this machine ({platform.node()}): the embedded source reads it")
     for file in files:
         try:
             source = (root / file).read_text(encoding="utf-8")

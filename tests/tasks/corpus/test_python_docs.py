@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from storage.errors import StageFailed
 from tasks.corpus import ingest, prose, python_docs
 from tasks.corpus.ingest import FileDigests, IngestConfig, SourceConfig, plan_slice
 from tasks.corpus.python_docs import DOMAIN, documents, groups
@@ -195,3 +196,8 @@ def test_slices_of_the_embedded_source_go_on_from_each_other(tmp_path: Path) -> 
     assert len(ids) == len(set(ids)) and len(set(seen)) > 0.95 * len(seen)
     libraries = {text.split(".")[0] for text in itertools.islice(seen, 400)}
     assert len(libraries) >= 2
+
+
+def test_an_installation_that_is_not_on_this_machine_is_no_empty_one(tmp_path):
+    with pytest.raises(StageFailed, match="is not on this machine"):
+        list(documents(tmp_path / "elsewhere", ["a.py"]))
