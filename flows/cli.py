@@ -168,7 +168,7 @@ def gc(
     opened = Store(_existing(store))
     for name in forget or ():
         record = opened.root / "runs" / f"{name}.json"
-        if record.parent != opened.root / "runs" or not record.exists():
+        if record.parent != opened.root / "runs" or record not in opened.root.glob("runs/*.json"):
             raise OnwardError(f"there is no run {name!r} in {opened.root / 'runs'}")
         if not dry_run:
             record.unlink()
@@ -189,12 +189,15 @@ def export(
 
     catalog = _catalog(store)
     found = catalog.find(model)
-    source = catalog.store.root / found["path"] / "export"
-    if not source.is_dir():
+    artifact = catalog.store.lookup(found["stage"], found["key"])  # refuses what leads out of the artifact
+    if artifact is None or not artifact.has("export"):
         raise OnwardError(f"{found['stage']} {found['key'][:12]} holds no model")
     if directory.exists():
         raise OnwardError(f"{directory} exists already")
-    shutil.copytree(source, directory, copy_function=shutil.copyfile)
+    for path in artifact.part("export").paths:
+        target = directory / path.relative_to(artifact.path / "export")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target)
     sys.stdout.write(f"{directory}\n")
 
 
@@ -302,8 +305,7 @@ def _run(
         except Exception as error:
             if not isinstance(error, OnwardError | OSError):
                 traceback.print_exc()
-            resume = f"onward run {path}" + "".join(f" --set {item!r}" for item in overrides)
-            sys.stderr.write(f"failed: {error}\nWhat was finished is kept; to go on from there: {resume}\n")
+            sys.stderr.write(f"failed: {error}\n")
             summary = getattr(error, "summary", None) or summary
             return {**summary, "error": str(error) or type(error).__name__}, 2 if isinstance(
                 error, ConfigError

@@ -29,6 +29,8 @@ from tasks.corpus.sources import SourceConfig
 from tasks.evaluation.catalog import EvaluationConfig
 from tasks.train import TrainingConfig
 
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,59}")
+
 
 def _auto_or_count(value: Any) -> Any:
     return value if value == "auto" else int(value)
@@ -91,12 +93,23 @@ class TrackingConfig(Settings):
     )
     registered_model: str | None = execution(None, description="name in MLflow's model registry")
 
+    @model_validator(mode="after")
+    def _no_password(self) -> TrackingConfig:
+        """A configuration is written into run records, Prefect and MLflow; here its own words are not shown either."""
+        if self.mlflow_uri and "@" in self.mlflow_uri.partition("://")[2].partition("/")[0]:
+            raise ValueError(
+                "mlflow_uri names a user or a password, which would be seen wherever the configuration is; leave it "
+                "out, and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD in the environment "
+                "(for a database: its whole address as MLFLOW_TRACKING_URI, and mlflow_uri: null)"
+            )
+        return self
+
 
 class RunConfig(Settings):
     """A whole run."""
 
     name: str = execution(
-        description="the run's name in Prefect, MLflow and the report", pattern=r"^[\w.-]+$"
+        description="the run's name in Prefect, MLflow and the report", pattern=r"^\w[\w.-]*$", max_length=60
     )
     store: str = execution("store", description="directory of the artifact store")
     seed: int = identity(0, ge=0, description="of every seeded choice")
@@ -109,6 +122,19 @@ class RunConfig(Settings):
     training: TrainingConfig = identity(description="from sequences to models")
     evaluation: EvaluationConfig = identity(default_factory=EvaluationConfig, description="what is measured")
     tracking: TrackingConfig = execution(default_factory=TrackingConfig, description="MLflow")
+
+    @model_validator(mode="after")
+    def _names_are_plain(self) -> RunConfig:
+        """Names become parts of paths: they must never lead out of the directory that they are used in."""
+        named = [("corpus.sources", source.name) for source in self.corpus.sources]
+        named += [("evaluation.own", own.name) for own in self.evaluation.own]
+        named += [("corpus.decontaminate.benchmarks", name) for name in self.corpus.decontaminate.benchmarks]
+        for field, name in named:
+            if not _PLAIN_NAME.fullmatch(name):
+                raise ValueError(
+                    f"{field}: {name[:80]!r} is no name: letters, digits, _, - and ., at most 60"
+                )
+        return self
 
     @property
     def store_path(self) -> Path:

@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import queue
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -28,6 +29,7 @@ _POLL_SECONDS = 3.0
 _FLUSH_SECONDS = 60.0
 _BATCH = 1000
 _PARAM_CHARACTERS = 500
+_NOTE = "mlflow.note.content"
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,8 @@ class Tracked:
     """Where MLflow keeps files, for a local database; None where the server decides."""
     params: dict[str, str]
     tags: dict[str, str]
+    note: str = ""
+    """What the run's page says of it, in Markdown."""
 
 
 @dataclass
@@ -52,6 +56,8 @@ class Tracker:
     work_of: Callable[[str, str], Path]
     warn: Callable[[str], None]
     parent: str | None = None
+    on_parent: Callable[[str, str], None] | None = None
+    """Called once, with (run id, experiment id)."""
     _queue: queue.SimpleQueue[tuple[str, Any] | None] = field(default_factory=queue.SimpleQueue)
     _thread: threading.Thread | None = None
     _client: Any = None
@@ -61,6 +67,7 @@ class Tracker:
     _followed: dict[str, Call] = field(default_factory=dict)
     _sent: dict[str, int] = field(default_factory=dict)
     _error: str | None = None
+    _again: bool = False
 
     def start(self) -> None:
         """Begin publishing."""
@@ -83,17 +90,17 @@ class Tracker:
         """Small files to be looked at in MLflow, on the parent."""
         self._queue.put(("files", paths))
 
-    def close(self, state: str) -> None:
-        """End the parent run (`FINISHED`, `FAILED` or `KILLED`) once all is written, or a minute has passed."""
+    def close(self, state: str, seconds: float = _FLUSH_SECONDS) -> None:
+        """End the parent run (`FINISHED`, `FAILED` or `KILLED`) once all is written, or `seconds` have passed."""
         if self._thread is None:
             return
         self._queue.put(("close", state))
         self._queue.put(None)
-        self._thread.join(_FLUSH_SECONDS)
+        self._thread.join(seconds)
         if self._thread.is_alive() or self._error:
-            why = self._error or f"still writing after {_FLUSH_SECONDS:.0f} s"
+            why = self._error or f"still writing after {seconds:.0f} s"
             self.warn(
-                f"MLflow at {_without_secret(self.tracked.uri)} has not got everything ({why}); the next run adds it"
+                f"MLflow at {_without_passwords(self.tracked.uri)} has not got everything ({why}); the next run adds it"
             )
 
     def _work(self) -> None:
@@ -126,7 +133,7 @@ class Tracker:
                 self._error = None
             except Exception as error:  # whatever the server or its client does, training goes on
                 self._error = (
-                    f"{type(error).__name__}: {str(error).splitlines()[0][:200] if str(error) else ''}"
+                    f"{type(error).__name__}: {_without_passwords(str(error).partition(chr(10))[0])[:200]}"
                 )
 
     def _connect(self) -> None:
@@ -145,18 +152,24 @@ class Tracker:
             known.experiment_id if known else client.create_experiment(self.tracked.experiment, location)
         )
         self._adopt(client)
-        parent = client.create_run(
-            self._experiment,
-            run_name=self.tracked.name,
-            tags={**self.tracked.tags, **_owner(), "kind": "flow run"},
-        )
-        self.parent = parent.info.run_id
+        tags = {**self.tracked.tags, **_owner(), "kind": "flow run", _NOTE: self.tracked.note}
+        if self.parent is None:
+            parent = client.create_run(self._experiment, run_name=self.tracked.name, tags=tags)
+            self.parent = parent.info.run_id
+        else:  # the same flow run, retried
+            self._again = True
+            client.update_run(self.parent, status="RUNNING")
+            for name, value in tags.items():
+                client.set_tag(self.parent, name, value)
         self._client = client
         self._log(self.parent, params=self.tracked.params)
+        if self.on_parent is not None:
+            self.on_parent(self.parent, self._experiment)
 
     def _adopt(self, client: Any) -> None:
-        """Learn the children that are there; end runs whose process is gone."""
+        """Learn the children that are there, and the run of an earlier attempt; end runs whose process is gone."""
         token = None
+        flow_run = self.tracked.tags.get("prefect.flow_run")
         while True:
             page = client.search_runs([self._experiment], "", max_results=1000, page_token=token)
             for run in page:
@@ -164,6 +177,8 @@ class Tracker:
                     self._children[key] = run.info.run_id
                     if run.info.status == "FINISHED":
                         self._complete.add(key)
+                elif flow_run and run.data.tags.get("prefect.flow_run") == flow_run:
+                    self.parent = run.info.run_id
                 if run.info.status == "RUNNING" and _gone(run.data.tags):
                     client.set_terminated(run.info.run_id, "KILLED")
             token = page.token
@@ -206,22 +221,35 @@ class Tracker:
                 "mlflow.parentRunId": self.parent,
                 "stage": call.request.stage,
                 "stage_key": key,
+                _NOTE: self._note(call),
                 **_owner(),
             }
-            began = _milliseconds(artifact, "started") if artifact else None
+            began = _milliseconds(artifact, "started") if artifact else int(call.began * 1000) or None
             run = self._client.create_run(self._experiment, began, run_name=call.label, tags=tags)
             self._children[key] = run.info.run_id
         return self._children[key]
+
+    def _note(self, call: Call) -> str:
+        """What the page of a stage says of it."""
+        key, url = call.request.key, self.tracked.tags.get("prefect.url")
+        lines = [f"**{call.name}**", f"Stage key `{key}`", f"In the store: `{call.request.stage}/{key[:16]}`"]
+        lines += [f"First made by [this flow run in Prefect]({url})"] if url else []
+        return "\n\n".join(lines)
 
     def _score(self, payload: Any) -> None:
         key, tokens, metrics = payload
         rows = [(name, value, tokens) for name, value in metrics.items()]
         if self.parent is not None:
-            self._log(self.parent, metrics=rows)
+            known = {name for name in metrics if self._again and self._has(self.parent, name, tokens)}
+            self._log(self.parent, metrics=[row for row in rows if row[0] not in known])
         if key in self._children:
             child = self._children[key]
             there = self._client.get_run(child).data.metrics
             self._log(child, metrics=[row for row in rows if row[0] not in there])
+
+    def _has(self, run: str, metric: str, step: int) -> bool:
+        history = self._client.get_metric_history(run, _metric_name(metric))
+        return any(point.step == step for point in history)
 
     def _line(self, payload: Any) -> None:
         key, journals = payload
@@ -282,6 +310,25 @@ class Tracker:
         pairs = [Param(name, value) for name, value in (params or {}).items()]
         for start in range(0, len(pairs), 100):
             self._client.log_batch(run, params=pairs[start : start + 100])
+
+
+def tracking_address(configured: str | None) -> str | None:
+    """Where a run is published: what its configuration says, else the environment; None: the local database."""
+    return configured or os.environ.get("MLFLOW_TRACKING_URI") or None
+
+
+def public_address(uri: str) -> str | None:
+    """Where people look at MLflow: `ONWARD_MLFLOW_URL`, else the tracking address where that is a web address."""
+    public = os.environ.get("ONWARD_MLFLOW_URL") or (uri if uri.startswith(("http://", "https://")) else None)
+    return _bare(public).rstrip("/") if public else None
+
+
+def describe_run(name: str, url: str | None, store: Path, summary: Mapping[str, str]) -> str:
+    """The description of a flow run in MLflow: a way back, and its configuration in short."""
+    link = f"[This run in Prefect]({url}): its stages, log and artifacts." if url else ""
+    rows = "\n".join(f"| {name} | {value} |" for name, value in summary.items())
+    table = f"| | |\n| --- | --- |\n{rows}"
+    return "\n\n".join(part for part in (f"**{name}**", link, table, f"Store: `{store}`") if part)
 
 
 def flat(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -349,6 +396,7 @@ def _gone(tags: Mapping[str, str]) -> bool:
     return _started(int(tags["onward.pid"])) != tags.get("onward.started")
 
 
-def _without_secret(uri: str) -> str:
-    scheme, separator, rest = uri.partition("://")
-    return f"{scheme}://{rest.rpartition('@')[2]}" if separator else uri
+def _without_passwords(text: str) -> str:
+    """A text that may hold addresses: without users, passwords and tokens in them."""
+    text = re.sub(r"(?<=//)\S*@", "", text)
+    return re.sub(r"(?i)\b(password|passwd|pwd|token)=[^&\s]*", r"\1=…", text)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+import stat
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from storage.errors import DamagedArtifact
 
 FORMAT = 1
 NAME = "manifest.json"
+_STAGE = re.compile(r"[a-z0-9][a-z0-9_-]*")
 
 
 @dataclass(frozen=True)
@@ -76,24 +79,43 @@ def read_manifest(directory: Path) -> Manifest:
             name: Part(part["digest"], tuple(FileEntry(**entry) for entry in part["files"]))
             for name, part in raw.pop("parts").items()
         }
-        return Manifest(parts=parts, volatile=tuple(raw.pop("volatile")), **raw)
+        manifest = Manifest(parts=parts, volatile=tuple(raw.pop("volatile")), **raw)
+        _check_names(path, manifest)
+        return manifest
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DamagedArtifact(f"{path} cannot be read: {error}") from error
 
 
+def _check_names(path: Path, manifest: Manifest) -> None:
+    """A manifest may come from elsewhere: nothing in it may lead out of the artifact or the store."""
+    names = [entry.path for part in manifest.parts.values() for entry in part.files]
+    for name in (*names, *manifest.volatile):
+        if not name or name.startswith("/") or ".." in name.split("/") or "\0" in name:
+            raise DamagedArtifact(f"{path} names the file {name[:200]!r}, which is not in the artifact")
+    if not _STAGE.fullmatch(manifest.stage):
+        raise DamagedArtifact(f"{path} names the stage {manifest.stage[:80]!r}, which is no name of a stage")
+
+
 def size_problems(directory: Path, manifest: Manifest) -> list[str]:
-    """Files of parts that are missing or whose size is not the recorded one."""
+    """Files of parts that are missing, whose size is not the recorded one, or that are links to somewhere else."""
     problems = []
+    real = directory.resolve()
+    inside: dict[Path, bool] = {}
     for part in manifest.parts.values():
         for entry in part.files:
             path = directory / entry.path
+            folder = Path(entry.path).parent
             try:
-                size = path.stat().st_size
+                found = path.lstat()
             except OSError:
                 problems.append(f"{entry.path} is missing")
                 continue
-            if size != entry.bytes:
-                problems.append(f"{entry.path} has {size:,} bytes, not {entry.bytes:,}")
+            if folder not in inside:
+                inside[folder] = path.parent.resolve() == real / folder
+            if not stat.S_ISREG(found.st_mode) or not inside[folder]:
+                problems.append(f"{entry.path} is a link or no plain file")
+            elif found.st_size != entry.bytes:
+                problems.append(f"{entry.path} has {found.st_size:,} bytes, not {entry.bytes:,}")
     return sorted(set(problems))
 
 
