@@ -124,8 +124,9 @@ def read_record() -> Record | None:
 
 
 def pools() -> list[str]:
-    """The work pools that this machine serves."""
-    return ["cpu", "gpu"] if gpus() else ["cpu"]
+    """The work pools that this machine serves: `gpu` where there is one, and what `ONWARD_POOL` names."""
+    asked = os.environ.get("ONWARD_POOL")
+    return list(dict.fromkeys(["cpu", *(["gpu"] if gpus() else []), *([asked] if asked else [])]))
 
 
 def worker_name(pool: str) -> str:

@@ -158,17 +158,18 @@ class Supervisor:
     def _sweep(self) -> None:
         watch = Watch(self.record.api, frozenset(pools()))
         pause = 2.0  # what was left by the end before is set right at once
+        failed = ""
         while not self.stop.wait(pause):
             try:
                 for line in watch.sweep():
                     tell(line)
-                pause = 2.0 if watch.sweeps < 3 else _SWEEP_SECONDS
-            except ApiError as error:
-                tell(f"sweep: {error}")
-                pause = 2.0 if error.status == 0 else _SWEEP_SECONDS
+                pause, failed = 2.0 if watch.sweeps < 3 else _SWEEP_SECONDS, ""
             except Exception as error:  # the sweep must outlive whatever the server answers
-                tell(f"sweep: {type(error).__name__}: {error}")
-                pause = _SWEEP_SECONDS
+                away = isinstance(error, ApiError) and not error.status
+                pause = 2.0 if away else _SWEEP_SECONDS
+                if str(error) != failed:
+                    failed = str(error)
+                    tell(f"sweep: {type(error).__name__}: {failed}")
 
 
 def stop_all(record: Record, say: Callable[[str], None]) -> None:

@@ -65,6 +65,7 @@ class Watch:
             suspects[run["id"]] = run["state_id"]
             if self._suspects.get(run["id"]) == run["state_id"]:
                 said.append(self._set_right(run))
+        said += self._cancelled_orphans()
         said += self._lost_tasks(suspects)
         said += self._waiting()
         self._suspects = suspects
@@ -100,9 +101,9 @@ class Watch:
 
     def _set_right(self, run: dict[str, Any]) -> str:
         if run["state"]["type"] == "CANCELLING":
-            state = {"type": "CANCELLED", "name": "Cancelled", "message": CANCELLED}
+            state = _cancelled()
         else:
-            state = {"type": "CRASHED", "name": "Crashed", "message": LOST}
+            state = _crashed(LOST)
         answer = self.api.set_state(
             "flow_runs", run["id"], state
         )  # not forced: it may just have ended otherwise
@@ -118,15 +119,28 @@ class Watch:
             return []
         if pid is None or _has_worker(pid):
             return []
-        asked = self._asked.get(run["state_id"])
+        asked = self._asked.get(run["id"])
         if asked is None:
-            self._asked[run["state_id"]] = time.monotonic()
+            self._asked[run["id"]] = time.monotonic()
             send([pid], signal.SIGTERM)
             return [f"{run['name']}: to be cancelled, and without a worker: process {pid} is asked to end"]
         if time.monotonic() - asked < _ORPHAN_GRACE_SECONDS:
             return []
         send([pid], signal.SIGKILL)
         return [f"{run['name']}: to be cancelled, and still there: process {pid} is killed"]
+
+    def _cancelled_orphans(self) -> list[str]:
+        """Those that were asked to end here, and could not know why: what they report as Crashed is Cancelled."""
+        said = []
+        for identifier in list(self._asked):
+            run = self.api.get(f"/flow_runs/{identifier}")
+            if run["state"]["type"] == "CANCELLING":
+                continue
+            del self._asked[identifier]
+            if run["state"]["type"] == "CRASHED":
+                self.api.set_state("flow_runs", identifier, _cancelled(), force=True)
+                said.append(f"{run['name']}: Cancelled")
+        return said
 
     def _lost_tasks(self, suspects: dict[str, str]) -> list[str]:
         """Task runs that run for ever in a flow run that has ended."""
@@ -191,6 +205,10 @@ def _runs(*types: str) -> dict[str, Any]:
 
 def _crashed(message: str) -> dict[str, Any]:
     return {"type": "CRASHED", "name": "Crashed", "message": message}
+
+
+def _cancelled() -> dict[str, Any]:
+    return {"type": "CANCELLED", "name": "Cancelled", "message": CANCELLED}
 
 
 def _pid(run: dict[str, Any]) -> int | None:
