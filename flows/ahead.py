@@ -1,7 +1,7 @@
 """Reading on for the next round while this one trains: one thread, the same tasks of the same flow.
 
 A stop event, made inside the flow, is looked at before each task. A failure in the thread surfaces when the block ends,
-after what ran beside it is kept.
+after what ran beside it is kept. Where the block is asked to stop, the stage under way in the thread is ended, too.
 """
 
 from __future__ import annotations
@@ -17,8 +17,13 @@ from storage.errors import Interrupted
 
 
 @contextlib.contextmanager
-def reading_ahead(read: Callable[[], Any] | None, stop: threading.Event) -> Iterator[None]:
-    """Run `read` beside the block; nothing where it is None. `stop` ends it early when the block fails."""
+def reading_ahead(
+    read: Callable[[], Any] | None, stop: threading.Event, halt: Callable[[], None] = lambda: None
+) -> Iterator[None]:
+    """Run `read` beside the block; nothing where it is None.
+
+    `stop` ends it after its stage when the block fails; `halt` ends that stage where what came is no Exception.
+    """
     if read is None:
         yield
         return
@@ -27,8 +32,10 @@ def reading_ahead(read: Callable[[], Any] | None, stop: threading.Event) -> Iter
     future: Future[Any] = pool.submit(context.run, read)
     try:
         yield
-    except BaseException:
+    except BaseException as error:
         stop.set()
+        if not isinstance(error, Exception):
+            halt()
         with contextlib.suppress(Interrupted, Exception):
             future.result()
         raise

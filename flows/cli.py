@@ -298,7 +298,7 @@ def _run(
         try:
             ready()
             start: Any = pretrain  # the options were checked above
-            summary = start(config, force, until, slices)
+            summary = start(config, until=until, slices=slices, force=force)
             return summary, 0
         except (KeyboardInterrupt, ExternalSignal) as error:
             raise Stopped from error
@@ -318,7 +318,7 @@ def _check_options(force: tuple[str, ...], until: str, slices: int | None) -> No
     from flows.pretrain import STAGES
     from flows.reading import CORPUS_STAGES
 
-    known = (*STAGES, "tokenizer", "base", "questions", "perplexity")
+    known = ("all", *STAGES, "tokenizer", "base", "questions", "perplexity")
     for option, name, allowed in (("--until", until, STAGES), *(("--force", name, known) for name in force)):
         if name not in allowed:
             raise ConfigError(f"{option} {name}: unknown stage; one of {', '.join(allowed)}")

@@ -8,6 +8,7 @@ after an unread slice is an estimate and says so.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 from flows.config import RunConfig
 from flows.pretrain import adapt
 from flows.requests import Requests
+from flows.stage import named
 from storage.artifact import Artifact, Input
 from storage.errors import DamagedArtifact
 from storage.keys import Difference, difference, key_inputs
@@ -23,6 +25,7 @@ from storage.store import Request, Store
 
 _PENDING = "pending:"
 _BYTES_PER_TOKEN = 4
+NEVER = "never made in this store"
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,10 @@ class Planner:
     slice_bytes: int
     holdout: bool
     rows: list[Row] = field(default_factory=list)
-    manifests: dict[str, list[Manifest]] | None = None
+    reasons: Reasons = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.reasons = Reasons(self.store)
 
     def __call__(
         self, request: Request, *, slice: int | None = None, round: int | None = None, item: str | None = None
@@ -83,7 +89,7 @@ class Planner:
         if not waits:
             try:
                 found = self.store.lookup(request.stage, request.key)
-                state, why = ("cached", ()) if found else ("to build", self._why(request))
+                state, why = ("cached", ()) if found else ("to build", self.reasons(request))
             except DamagedArtifact as error:
                 state, why = "to build", (f"damaged: {error}",)
         self.rows.append(Row(request.stage, slice, round, item, state, None if waits else request.key, why))
@@ -105,18 +111,44 @@ class Planner:
         manifest = Manifest(request.stage, request.module.VERSION, "f" * 64, {}, {}, {}, stats=stats)
         return Pending(Path("/nonexistent") / request.stage / "pending", manifest)
 
-    def _why(self, request: Request) -> tuple[str, ...]:
-        if self.manifests is None:
-            self.manifests = {}
-            for artifact in self.store.artifacts():
-                self.manifests.setdefault(artifact.stage, []).append(artifact.manifest)
-        candidates = self.manifests.get(request.stage, [])
-        if not candidates:
-            return ("never made in this store",)
+
+class Reasons:
+    """Says why a stage is made: how its key differs from the nearest one in the store. Each stage is read once.
+
+    `own` tells which artifacts do not count: a run that asks while it runs would compare with what it has just made.
+    """
+
+    def __init__(self, store: Store, own: Callable[[Manifest], bool] = lambda manifest: False) -> None:
+        self._store = store
+        self._own = own
+        self._known: dict[str, list[Manifest]] = {}
+
+    def __call__(self, request: Request) -> tuple[str, ...]:
+        """The fields and inputs that made the difference."""
+        nearest = self._nearest(request)
+        return tuple(str(one) for one in nearest[:8]) if nearest is not None else (NEVER,)
+
+    def brief(self, request: Request) -> str:
+        """The same in a line: changed settings by name and value, changed inputs by name."""
+        nearest = self._nearest(request)
+        if nearest is None:
+            return NEVER
+        settings = [str(one) for one in nearest if not one.path.startswith("inputs")]
+        inputs = sorted(
+            {one.path.removeprefix("inputs.").split(".")[0].split("[")[0] for one in _inputs(nearest)}
+        )
+        return "; ".join([*settings[:3], *([f"input changed: {', '.join(inputs)}"] if inputs else [])])
+
+    def _nearest(self, request: Request) -> list[Difference] | None:
+        if request.stage not in self._known:
+            found = self._store.artifacts(request.stage)
+            self._known[request.stage] = [one.manifest for one in found if not self._own(one.manifest)]
         wanted = request.identity
-        differences = [difference(_identity(manifest), wanted) for manifest in candidates]
-        nearest = min(differences, key=lambda found: (len(found), _distance(found)))
-        return tuple(str(one) for one in nearest[:8])
+        differences = [difference(_identity(manifest), wanted) for manifest in self._known[request.stage]]
+        differences = [found for found in differences if found]
+        if not differences:
+            return None
+        return min(differences, key=lambda found: (len(found), len(_inputs(found))))
 
 
 def make_plan(run: RunConfig) -> list[Row]:
@@ -135,11 +167,7 @@ def render(rows: list[Row]) -> str:
         if row.state == "cached":
             cached[row.stage] = cached.get(row.stage, 0) + 1
             continue
-        named = [
-            f"slice {row.slice}" if row.slice else None,
-            f"round {row.round}" if row.round is not None else None,
-        ]
-        label = " · ".join([row.stage, *(name for name in (*named, row.item) if name)])
+        label = " · ".join([row.stage, *named(row.slice, row.round, row.item)])
         lines.append(f"{row.state:<9} {label}")
         lines += [f"            {reason}" for reason in row.why]
     head = [f"cached    {stage} × {count}" for stage, count in cached.items()]
@@ -170,8 +198,8 @@ def _bare(value: Any) -> Any:
     return value
 
 
-def _distance(found: list[Difference]) -> int:
-    return sum(one.path.startswith("inputs") for one in found)
+def _inputs(found: list[Difference]) -> list[Difference]:
+    return [one for one in found if one.path.startswith("inputs")]
 
 
 def _pending_stages(value: Any) -> set[str]:

@@ -75,8 +75,12 @@ def adapt(
     slices: int | None = None,
     overlap: bool = False,
     stop: threading.Event | None = None,
+    halt: Callable[[], None] = lambda: None,
 ) -> Outcome:
-    """Make, or find, everything of a run, in order. `until` names the last stage; `slices` bounds a corpus-only run."""
+    """Make, or find, everything of a run, in order. `until` names the last stage; `slices` bounds a corpus-only run.
+
+    `stop` and `halt` end what reads ahead, see `reading_ahead`.
+    """
     tokenizer = _Tokenizer(ask, build)
     reading = Reading(ask, build, tokenizer)
     outcome = Outcome(reading=reading)
@@ -97,7 +101,7 @@ def adapt(
             measure(ask, build, outcome, base, holdouts)
         ahead = ask.needed(following, line.taken) if following and overlap else None
         read_on = partial(reading.until, ahead) if ahead else None
-        with reading_ahead(read_on, stop or threading.Event()):
+        with reading_ahead(read_on, stop or threading.Event(), halt):
             line, model = _train(ask, build, line, round, read, until)
         if model is not None and until in ("evaluate", "report"):
             measure(ask, build, outcome, model, holdouts)

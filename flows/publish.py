@@ -1,64 +1,169 @@
-"""What a run shows in the Prefect UI besides its tasks: the table of stages, the report, links; and true states.
+"""What a run leaves in Prefect besides its own tasks and states: artifacts, its log, and states that are true.
 
-Publishing never fails a run: the store and the run record hold everything shown here.
+Publishing never fails a run: the store and the run record hold everything shown here. Prefect hears of task runs a
+little late, and a server that was restarted in between may not have heard of all: before a run ends, it sees to it that
+none of its tasks is left Running.
 """
 
 from __future__ import annotations
 
+import contextlib
+import json
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from prefect.artifacts import create_markdown_artifact, create_table_artifact
-from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import FlowRunFilter, TaskRunFilter
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
+from prefect.client.schemas.filters import ArtifactFilter, FlowRunFilter, TaskRunFilter
 from prefect.context import FlowRunContext
 from prefect.events.worker import EventsWorker
+from prefect.exceptions import ObjectNotFound
+from prefect.logging import get_run_logger
 from prefect.logging.handlers import APILogWorker
-from prefect.states import Crashed
+from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, PREFECT_UI_URL, temporary_settings
+from prefect.states import Completed, Crashed, Failed
 
-from flows.stage import Record
+from flows.plan import Row
+from flows.processes import alive
+from flows.stage import Call, named
+from flows.story import Story, without_secrets
 from storage.artifact import Input
+from storage.errors import OnwardError
 from storage.runs import RunRecord
 
 _LOG = logging.getLogger("onward")
+_PREFECT_LOGS = ("prefect.flow_runs", "prefect.task_runs")
+LOST = "the process was killed; a later attempt goes on from what it finished"
 
 
-def stage_table(records: Sequence[Record]) -> None:
-    """The stages of this attempt, as a table on the flow run's page."""
-    if FlowRunContext.get() is None or not records:
-        return
-    rows = [
-        {
-            "stage": record.stage,
-            "slice": record.slice if record.slice is not None else "",
-            "round": record.round if record.round is not None else "",
-            "item": record.item or "",
-            "state": record.state,
-            "seconds": record.seconds,
-            "documents in": record.documents_in if record.documents_in is not None else "",
-            "documents out": record.documents_out if record.documents_out is not None else "",
-            "tokens": record.tokens if record.tokens is not None else "",
-            "key": record.key[:12],
-        }
-        for record in records
-    ]
-    _published(lambda: create_table_artifact(rows, key="stages", description="Stages of this attempt"))
+class Pages:
+    """The artifacts of one flow run: each is created once and then changed in place, by every attempt at it.
+
+    A call does not wait for a server that is away: it raises.
+    """
+
+    def __init__(self, flow_run: str) -> None:
+        self._flow_run = UUID(flow_run)
+        self._known: dict[str, UUID] | None = None
+
+    def put(
+        self, key: str, kind: str, data: Any, description: str | None = None, task_run: str | None = None
+    ) -> None:
+        """Create the artifact of that key, or change it in place."""
+        text = _as_prefect_wants(kind, data)
+        with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}), get_client(sync_client=True) as client:
+            known = self._ids(client)
+            if key in known:
+                with contextlib.suppress(ObjectNotFound):
+                    client.update_artifact(known[key], ArtifactUpdate(data=text, description=description))
+                    return
+            created = client.create_artifact(
+                ArtifactCreate(
+                    key=key,
+                    type=kind,
+                    data=text,
+                    description=description,
+                    flow_run_id=self._flow_run,
+                    task_run_id=UUID(task_run) if task_run else None,
+                )
+            )
+            known[key] = created.id
+
+    def _ids(self, client: SyncPrefectClient) -> dict[str, UUID]:
+        if self._known is None:
+            chosen = ArtifactFilter.model_validate({"flow_run_id": {"any_": [self._flow_run]}})
+            found = client.read_artifacts(artifact_filter=chosen, limit=200)
+            self._known = {artifact.key: artifact.id for artifact in found if artifact.key}
+        return self._known
 
 
-def report_page(report: Input | None) -> None:
-    """The report, as a Markdown page on the flow run's page."""
-    if FlowRunContext.get() is None or report is None:
+def _as_prefect_wants(kind: str, data: Any) -> Any:
+    return json.dumps(data) if kind == "table" else data
+
+
+def report_page(pages: Pages | None, report: Input | None) -> None:
+    """The report, as a Markdown page of the flow run."""
+    if pages is None or report is None:
         return
     for path in report.paths:
         if path.suffix == ".md":
-            text = path.read_text()
-            _published(partial(create_markdown_artifact, text, key="report", description="The run's report"))
+            _published(partial(pages.put, "report", "markdown", path.read_text(), "The run's report"))
+
+
+def plan_page(pages: Pages, rows: Sequence[Row], text: str) -> None:
+    """What a run would do: a table, and the same as text."""
+    table = [
+        {
+            "stage": row.stage,
+            "of": " · ".join(named(row.slice, row.round, row.item)),
+            "state": row.state,
+            "why": "; ".join(row.why),
+            "key": (row.key or "")[:12],
+        }
+        for row in rows
+    ]
+    _published(lambda: pages.put("plan", "table", table, "What a run would do; nothing was built"))
+    _published(lambda: pages.put("plan-text", "markdown", f"```\n{text}```", "The plan as text"))
+
+
+@contextlib.contextmanager
+def told_in_prefect(story: Story) -> Iterator[None]:
+    """Send the story's lines to the flow run's log, and keep Prefect's own lines for each task, and tracebacks of
+    errors that say themselves what happened, out of it."""
+    if FlowRunContext.get() is None:
+        yield
+        return
+    logger: Any = get_run_logger()
+    before, story.tell = (
+        story.tell,
+        lambda text, warning: logger.log(logging.WARNING if warning else logging.INFO, text),
+    )
+    loggers = [logging.getLogger(name) for name in _PREFECT_LOGS]
+    for one in loggers:
+        one.addFilter(_told_already)
+    try:
+        yield
+    finally:
+        story.flush()
+        story.tell = before
+        for one in loggers:
+            one.removeFilter(_told_already)
+
+
+def _told_already(record: logging.LogRecord) -> bool:
+    if record.name == "prefect.task_runs" and record.levelno < logging.WARNING:
+        return False
+    error = record.exc_info[1] if record.exc_info else None
+    return not isinstance(error, OnwardError)
+
+
+def flow_run_url(flow_run: str | None) -> str | None:
+    """Where people look at the flow run; None where no server shows it (one that is gone with its run)."""
+    base = PREFECT_UI_URL.value()
+    if flow_run is None or not base or os.environ.get("ONWARD_OWN_SERVER"):
+        return None
+    return f"{base.rstrip('/')}/runs/flow-run/{flow_run}"
+
+
+def announce_process(flow_run: str | None) -> None:
+    """Say in Prefect which process this run is, so that it can be told when it is gone. A worker has said so itself."""
+    context = FlowRunContext.get()
+    if flow_run is None or context is None or context.flow_run is None:
+        return
+    if context.flow_run.deployment_id is not None:
+        return
+    pid = f"{os.uname().nodename}:{os.getpid()}"
+
+    def update() -> None:
+        with get_client(sync_client=True) as client:
+            client.update_flow_run(UUID(flow_run), infrastructure_pid=pid)
+
+    _published(update)
 
 
 def settle(flow_run: str | None, tasks: int, seconds: float = 10.0) -> None:
@@ -79,42 +184,69 @@ def _wait_recorded(flow_run: UUID, tasks: int, until: float) -> None:
             time.sleep(0.1)
 
 
-def crash_lost_attempts(before: RunRecord | None, warn: Callable[[str], None]) -> None:
-    """Set flow and task runs of earlier attempts that were killed from Running to Crashed."""
-    if before is None or not before.attempts or _alive(before):
-        return
-    current = FlowRunContext.get()
-    own = str(current.flow_run.id) if current and current.flow_run else None
-    lost = [attempt for attempt in before.attempts[-20:] if attempt != own]
-    _published(lambda: _crash(lost))
+def make_true(flow_run: str | None, calls: Sequence[Call], seconds: float = 10.0) -> None:
+    """Before a run ends: wait until Prefect knows the ends of its tasks, and tell it those that it has not heard."""
+    if flow_run is not None and calls:
+        _published(lambda: _make_true(UUID(flow_run), calls, time.monotonic() + seconds))
 
 
-def _crash(attempts: Sequence[str]) -> None:
+def _make_true(flow_run: UUID, calls: Sequence[Call], until: float) -> None:
+    ended = {call.task_run: call for call in calls if call.task_run and call.state != "running"}
     with get_client(sync_client=True) as client:
-        ids = [UUID(attempt) for attempt in attempts]
-        if not ids:
-            return
-        lost: Any = Crashed(message="the process was killed; a later attempt goes on from what it finished")
-        for run in client.read_flow_runs(flow_run_filter=FlowRunFilter(id={"any_": ids})):
-            if run.state is None or not run.state.is_running():
-                continue
-            client.set_flow_run_state(run.id, lost, force=True)
-            tasks = client.read_task_runs(
-                flow_run_filter=FlowRunFilter(id={"any_": [run.id]}),
-                task_run_filter=TaskRunFilter(state={"type": {"any_": ["RUNNING"]}}),
-            )
-            for task_run in tasks:
-                client.set_task_run_state(task_run.id, lost, force=True)
+        while unheard := [run for run in _open_tasks(client, flow_run) if str(run.id) in ended]:
+            if time.monotonic() > until:
+                break
+            time.sleep(0.1)
+        for run in unheard:
+            client.set_task_run_state(run.id, _state_of(ended[str(run.id)]), force=True)
+
+
+def _state_of(call: Call) -> Any:
+    if call.state == "failed":
+        message = without_secrets(str(call.error))
+        return Failed(message=message) if isinstance(call.error, Exception) else Crashed(message=message)
+    return Completed(name="Cached" if call.state == "cached" else "Completed")
+
+
+def _open_tasks(client: SyncPrefectClient, flow_run: UUID) -> list[Any]:
+    """The flow run's task runs that Prefect takes for running, or about to."""
+    states = TaskRunFilter.model_validate({"state": {"type": {"any_": ["RUNNING", "PENDING", "SCHEDULED"]}}})
+    runs = FlowRunFilter.model_validate({"id": {"any_": [flow_run]}})
+    return list(client.read_task_runs(flow_run_filter=runs, task_run_filter=states, limit=200))
+
+
+def crash_lost_attempts(before: RunRecord | None, flow_run: str | None) -> None:
+    """Set what earlier attempts left Running, since they were killed, to Crashed: their flow runs, and their tasks.
+
+    Tasks of an earlier attempt at this same flow run too; called before this attempt's first task.
+    """
+    lost = [] if before is None or _alive(before) else [UUID(one) for one in before.attempts[-20:]]
+    own = UUID(flow_run) if flow_run else None
+    _published(lambda: _crash([one for one in lost if one != own], own))
+
+
+def _crash(attempts: Sequence[UUID], own: UUID | None) -> None:
+    state: Any = Crashed(message=LOST)
+    context = FlowRunContext.get()
+    again = context is not None and context.flow_run is not None and context.flow_run.run_count > 1
+    if not attempts and not again:
+        return
+    with get_client(sync_client=True) as client:
+        runs = FlowRunFilter.model_validate({"id": {"any_": list(attempts)}})
+        for run in client.read_flow_runs(flow_run_filter=runs) if attempts else ():
+            if run.state is not None and run.state.is_running():
+                client.set_flow_run_state(run.id, state, force=True)
+        for attempt in (*attempts, *([own] if own and again else [])):
+            for task_run in _open_tasks(client, attempt):
+                client.set_task_run_state(task_run.id, state, force=True)
 
 
 def _alive(record: RunRecord) -> bool:
+    """Whether the process of the newest attempt is there; that of another machine is not ours to judge."""
     pid = record.facts.get("pid")
     if record.facts.get("host") != os.uname().nodename or not isinstance(pid, int):
-        return True  # another machine's run is not ours to judge
-    try:
-        return b"onward" in Path(f"/proc/{pid}/cmdline").read_bytes() and pid != os.getpid()
-    except OSError:
-        return False
+        return True
+    return pid != os.getpid() and alive(pid, str(record.facts.get("started", "")))
 
 
 def _published(act: Callable[[], object]) -> None:

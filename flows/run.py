@@ -10,20 +10,26 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
-from prefect.context import FlowRunContext
+from prefect.client.schemas.objects import State
+from prefect.states import Completed
 
 from flows import publish
 from flows.checks import check
 from flows.config import RunConfig
-from flows.places import from_home, mlflow_database, mlflow_files
+from flows.gpu import Gpu
+from flows.places import from_home, mlflow_database, mlflow_files, state_directory
+from flows.plan import make_plan, render
 from flows.pretrain import Outcome, adapt, describe
+from flows.processes import start_ticks
 from flows.requests import Requests
 from flows.rounds import short_count
+from flows.session import LAST_WORD_SECONDS, current_flow_run, in_flow_run, shown, told
 from flows.stage import Builder, Call
 from flows.story import Story
-from flows.tracking import Tracked, Tracker, flat
+from flows.tracking import Tracked, Tracker, describe_run, flat
 from storage.artifact import Artifact
 from storage.keys import canonical_json
 from storage.runs import RunRecord, read_records, shared_lock, write_record
@@ -39,6 +45,8 @@ class Options:
     force: tuple[str, ...] = ()
     until: str = "report"
     slices: int | None = None
+    dry_run: bool = False
+    """Only say what would be done."""
 
 
 def run_id(run: RunConfig) -> str:
@@ -59,36 +67,80 @@ def run_name(run: RunConfig) -> str:
     return f"{run.name} · {budgets} · {run_id(run)}"
 
 
-def execute(run: RunConfig, options: Options, story: Story) -> dict[str, Any]:
-    """One attempt at a run, inside a flow run. Returns what `onward run --json` prints; so does the error raised."""
-    check(run)
+def execute(run: RunConfig, options: Options, story: Story) -> Any:
+    """One attempt at a run, inside a flow run: what `onward run --json` prints, or the state that the flow ends in.
+
+    Outside of a flow run what fails raises RunFailed; in one the state holds it, and its text is the state's message.
+    The error's `summary` is what `--json` prints. Asked to stop (by whatever is no Exception), it is gone in seconds:
+    the trainer leaves a checkpoint, workers end in mid-shard, servers are waited for no longer than that.
+    """
+    return in_flow_run(story, lambda: _execute(run, options, story))
+
+
+def _execute(run: RunConfig, options: Options, story: Story) -> Any:
+    flow_run = current_flow_run()
     store = Store(run.store_path)
-    store.root.mkdir(parents=True, exist_ok=True)
-    flow_run = _flow_run_id()
-    with (
-        shared_lock(store),
-        Workers(run.corpus.execution.count, run.corpus.execution.executor) as workers,
-        _tracked(run, store, flow_run, story) as tracker,
-    ):
-        builder = Builder(store, workers, story, frozenset(options.force), facts={"flow_run": flow_run})
-        attempt = _Attempt(run, store, builder, tracker, flow_run)
-        attempt.begin()
-        builder.listeners += [tracker.listen, attempt.remember]
-        ask = Requests(run, store, warn=story.warn)
-        outcome = None
-        try:
+    builder: Builder | None = None
+    with told(store, lambda: builder.calls if builder else []):
+        check(run)
+        if options.dry_run:
+            return _planned(run)
+        store.root.mkdir(parents=True, exist_ok=True)
+        with (
+            shared_lock(store),
+            Workers(run.corpus.execution.count, run.corpus.execution.executor) as workers,
+            _tracked(run, store, flow_run, story) as tracker,
+        ):
+            gpu = Gpu(state_directory(), run.training.execution.device, run_name(run))
+            facts = {"flow_run": flow_run}
+            builder = Builder(store, workers, story, frozenset(options.force), facts, gpu=gpu)
+            return _attempt(run, options, builder, _Attempt(run, store, builder, tracker, flow_run))
+
+
+def _attempt(run: RunConfig, options: Options, builder: Builder, attempt: _Attempt) -> dict[str, Any]:
+    attempt.begin()
+    try:
+        with shown(builder, attempt.tracker, run.name, attempt.known) as pages:
             outcome = adapt(
-                ask,
+                Requests(run, builder.store, warn=builder.story.warn),
                 builder,
                 until=options.until,
                 slices=options.slices,
                 overlap=_overlap(run),
                 stop=builder.stop,
+                halt=builder.halt,
             )
-        except BaseException as error:
-            attempt.end("failed", None, error)
-            raise
+            publish.report_page(pages, outcome.report.part("report") if outcome.report else None)
         return attempt.end("completed", outcome, None)
+    except Exception as error:
+        attempt.end("failed", None, error)
+        raise
+    except BaseException as error:  # asked to stop
+        attempt.end("stopped", None, error)
+        raise
+
+
+def _planned(run: RunConfig) -> State[Any]:
+    """What a dry run ends in: the plan is on its page, and nothing was made."""
+    rows = make_plan(run)
+    flow_run = current_flow_run()
+    text = render(rows)
+    if flow_run is not None:
+        publish.plan_page(publish.Pages(flow_run), rows, text)
+    summary = {
+        "flow_run": flow_run,
+        "state": "planned",
+        "stages": [],
+        "models": [],
+        "report": None,
+        "mlflow_run": None,
+        "plan": [vars(row) for row in rows],
+    }
+    waits = sum(row.state != "cached" for row in rows)
+    message = (
+        f"planned: {len(rows) - waits} stages are in the store, {waits} are to be made; nothing was built"
+    )
+    return Completed(name="Planned", message=message, data=summary)
 
 
 @dataclass
@@ -101,18 +153,24 @@ class _Attempt:
     tracker: Tracker
     flow_run: str | None
     summary: dict[str, Any] | None = None
+    known: frozenset[str] = frozenset()
+    """Keys that earlier attempts made."""
 
     def begin(self) -> None:
         known = {record.run: record for record in read_records(self.store)}
         name = f"{self.run.name}-{run_id(self.run)}"
         before = known.get(name)
-        attempts = (*(before.attempts if before else ()), *([self.flow_run] if self.flow_run else []))
-        publish.crash_lost_attempts(before, self.builder.story.warn)
+        earlier = [one for one in (before.attempts if before else ()) if one != self.flow_run]
+        attempts = (*earlier, *([self.flow_run] if self.flow_run else []))
+        publish.crash_lost_attempts(before, self.flow_run)
+        publish.announce_process(self.flow_run)
         config = self.run.model_dump(mode="json")
         artifacts = before.artifacts if before else ()
-        facts = {"pid": os.getpid(), "host": os.uname().nodename}
+        facts = {"pid": os.getpid(), "host": os.uname().nodename, "started": start_ticks(os.getpid())}
         self.record = RunRecord(name, self.run.name, config, artifacts, attempts, "running", facts)
         write_record(self.store, self.record)
+        self.builder.listeners += [self.tracker.listen, self.remember]
+        self.known = frozenset(key for _, key in artifacts)
 
     def remember(self, event: str, call: Call, artifact: Artifact | None) -> None:
         """Keep the record true at each stage, so that a run that is killed keeps what it made from `gc`."""
@@ -137,9 +195,6 @@ class _Attempt:
             "mlflow_run": self.tracker.parent,
         }
         write_record(self.store, replace(self.record, artifacts=tuple(sorted(artifacts)), state=state))
-        page = outcome.report.part("report") if outcome and outcome.report else None
-        publish.stage_table(self.builder.records)
-        publish.report_page(page)
         if error is not None:
             error.summary = self.summary  # type: ignore[attr-defined]
         return self.summary
@@ -162,27 +217,56 @@ class _Attempt:
             )
 
 
+def experiment(configured: str | None, name: str) -> tuple[str, Path | None]:
+    """MLflow's address, and where it keeps an experiment's files (None where the server decides).
+
+    Without an address of its own, a run is published to this home's database, which `onward up` serves.
+    """
+    uri = configured or os.environ.get("MLFLOW_TRACKING_URI")
+    if uri and (configured or os.environ.get("ONWARD_MLFLOW_LOCAL") != "1"):
+        return uri, None
+    files = mlflow_files(name)
+    files.mkdir(parents=True, exist_ok=True)
+    return uri or mlflow_database(), files
+
+
 @contextmanager
 def _tracked(run: RunConfig, store: Store, flow_run: str | None, story: Story) -> Iterator[Tracker]:
-    uri, artifacts = run.tracking.mlflow_uri, None
-    if uri is None:
-        uri = mlflow_database()
-        artifacts = mlflow_files(run.name)
-        artifacts.mkdir(parents=True, exist_ok=True)
+    uri, artifacts = experiment(run.tracking.mlflow_uri, run.name)
     params = dict(flat(identity_of(run)))
+    url = publish.flow_run_url(flow_run)
     tags = {"onward.run": run_id(run), "prefect.flow_run": flow_run or "", "store": str(store.root)}
-    tracked = Tracked(run.name, run_id(run), run_name(run), uri, artifacts, params, tags)
+    tags |= {"prefect.url": url} if url else {}
+    note = describe_run(run_name(run), url, run.store_path, summary_of(run))
+    tracked = Tracked(run.name, run_id(run), run_name(run), uri, artifacts, params, tags, note)
     tracker = Tracker(tracked, store.work_of, story.warn)
     tracker.start()
     try:
         yield tracker
-    except KeyboardInterrupt:
-        tracker.close("KILLED")
-        raise
-    except BaseException:
+    except Exception:
         tracker.close("FAILED")
         raise
+    except BaseException:
+        tracker.close("KILLED", seconds=LAST_WORD_SECONDS)
+        raise
     tracker.close("FINISHED")
+
+
+def summary_of(run: RunConfig) -> dict[str, str]:
+    """A configuration in a few words, for people: what is read, which model, how much, and when it is measured."""
+    training = run.training
+    base = run.model.base if isinstance(run.model.base, str) else "a new model"
+    sources = ", ".join(f"{source.name} ({source.role}, {source.weight:g})" for source in run.corpus.sources)
+    budgets = " → ".join(short_count(budget) for budget in training.token_budgets)
+    return {
+        "base": base,
+        "sources": sources,
+        "budgets": f"{budgets} tokens",
+        "batch": f"{training.batch_tokens:,} tokens",
+        "learning rate": f"{training.learning_rate:g}, {training.schedule.kind}",
+        "sequence length": f"{run.packing.sequence_length:,} tokens",
+        "seed": str(run.seed),
+    }
 
 
 def _overlap(run: RunConfig) -> bool:
@@ -194,8 +278,3 @@ def _overlap(run: RunConfig) -> bool:
     import torch
 
     return bool(torch.cuda.is_available())
-
-
-def _flow_run_id() -> str | None:
-    context = FlowRunContext.get()
-    return str(context.flow_run.id) if context and context.flow_run else None

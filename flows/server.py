@@ -52,10 +52,12 @@ def prefect_server(home: Path) -> Iterator[Callable[[], None]]:
     os.close(reader)
     address = f"http://127.0.0.1:{port}/api"
     os.environ["PREFECT_API_URL"] = address
+    os.environ["ONWARD_OWN_SERVER"] = "1"  # no link leads there: it is gone with the run
     try:
         yield lambda: wait_for(address, process)
     finally:
         os.environ.pop("PREFECT_API_URL", None)
+        os.environ.pop("ONWARD_OWN_SERVER", None)
         os.close(writer)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(15)

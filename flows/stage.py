@@ -1,27 +1,32 @@
 """How a stage becomes a Prefect task: the only @task. It asks the store, and says `Cached` or `Completed`.
 
 Prefect's own cache is off: the store is the one cache. What a stage made, how long it took and what it dropped is kept in
-`Builder.records`, from which the table, the JSON line and the run record are made.
+`Builder.records`, from which the table, the JSON line and the run record are made. Listeners are told when a stage
+begins, gets on, waits, ends or fails; they must return at once.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
+from prefect.context import TaskRunContext
 from prefect.states import Completed
 
+from flows.gpu import Gpu
 from flows.story import Story
 from storage.artifact import Artifact
 from storage.errors import Interrupted, OnwardError
-from storage.store import Making, Request, Store
+from storage.store import Making, Outcome, Request, Store
 from storage.workers import Workers
+
+GPU_STAGES = frozenset({"train", "decay", "evaluate", "perplexity"})
+"""Those that compute on the device where there is one."""
 
 
 class Build(Protocol):
@@ -58,18 +63,45 @@ class Call:
     slice: int | None
     round: int | None
     item: str | None
-    state: str = "built"
+    state: str = "running"
     seconds: float = 0.0
     artifact: Artifact | None = None
+    began: float = 0.0
+    """Seconds since 1970."""
+    task_run: str | None = None
+    resumed: bool = False
+    """An earlier attempt had begun it."""
+    error: BaseException | None = None
+
+    @property
+    def name(self) -> str:
+        """`tokenize · slice 7`."""
+        return " · ".join([self.request.stage, *named(self.slice, self.round, self.item)])
 
     @property
     def label(self) -> str:
         """`tokenize · slice 7 · 3f9a2c`."""
-        named = [
-            f"slice {self.slice}" if self.slice else None,
-            f"round {self.round}" if self.round is not None else None,
-        ]
-        return " · ".join([self.request.stage, *(n for n in (*named, self.item) if n), self.request.key[:6]])
+        return f"{self.name} · {self.request.key[:6]}"
+
+
+def named(slice: int | None, round: int | None, item: str | None) -> list[str]:
+    """Which one of a run's stages of one kind: `slice 7`; `round 1`, `400M`."""
+    words = [f"slice {slice}" if slice else None, f"round {round}" if round is not None else None, item]
+    return [word for word in words if word]
+
+
+class Listener(Protocol):
+    """What is told of stages: `begin`, then `end` or `failed`."""
+
+    def __call__(self, event: str, call: Call, artifact: Artifact | None) -> None:
+        """Must return at once."""
+
+
+class Follower(Protocol):
+    """What is told how far a stage is; `note` is what it waits for."""
+
+    def __call__(self, call: Call, done: int, total: int | None, unit: str, note: str = "") -> None:
+        """Must return at once; may be called often."""
 
 
 @dataclass
@@ -82,7 +114,10 @@ class Builder:
     force: frozenset[str] = frozenset()
     facts: dict[str, Any] = field(default_factory=dict)
     stop: threading.Event = field(default_factory=threading.Event)
-    listeners: list[Callable[[str, Call, Artifact | None], None]] = field(default_factory=list)
+    gpu: Gpu | None = None
+    listeners: list[Listener] = field(default_factory=list)
+    followers: list[Follower] = field(default_factory=list)
+    calls: list[Call] = field(default_factory=list)
     records: list[Record] = field(default_factory=list)
     artifacts: dict[str, Artifact] = field(default_factory=dict)
 
@@ -100,21 +135,23 @@ class Builder:
         assert call.artifact is not None
         return call.artifact
 
+    def halt(self) -> None:
+        """Begin nothing more, and end what runs beside the main thread: what is under way goes on from its shards."""
+        self.stop.set()
+        self.workers.abandon()
+
     def make(self, call: Call) -> Artifact:
         """Find or make the artifact, telling the story and keeping the record."""
-        began = time.monotonic()
+        began, call.began = time.monotonic(), time.time()
+        context = TaskRunContext.get()
+        call.task_run = str(context.task_run.id) if context else None
+        call.resumed = self.store.work_of(call.request.stage, call.request.key).exists()
+        self.calls.append(call)
         self._tell("begin", call, None)
-        making = Making(
-            workers=self.workers,
-            progress=lambda done, total, unit: self.story.progress(call.label, done, total, unit),
-            warn=lambda message: self.story.warn(f"{call.label}: {message}"),
-            waiting=lambda path: self.story.warn(f"{call.label}: another process is making it; waiting"),
-            facts=self.facts,
-        )
         try:
-            outcome = self.store.ensure(call.request, making, force=call.request.stage in self.force)
+            outcome = self._ensure(call)
         except BaseException as error:
-            call.state, call.seconds = "failed", time.monotonic() - began
+            call.state, call.seconds, call.error = "failed", time.monotonic() - began, error
             self.records.append(self._record(call, None))
             self._tell("failed", call, None)
             if isinstance(error, OnwardError):
@@ -127,6 +164,31 @@ class Builder:
         self._tell("end", call, outcome.artifact)
         self.story.done(call.label, outcome.state, call.seconds, outcome.artifact.stats)
         return outcome.artifact
+
+    def _ensure(self, call: Call) -> Outcome:
+        """Ask the store; where something has to be computed on a GPU, only once that is ours."""
+        request, force = call.request, call.request.stage in self.force
+        making = Making(
+            workers=self.workers,
+            progress=lambda done, total, unit: self._follow(call, done, total, unit),
+            warn=lambda message: self.story.warn(f"{call.label}: {message}"),
+            waiting=lambda path: self._wait(call, "another process is making it; waiting"),
+            facts=self.facts,
+        )
+        if self.gpu is None or request.stage not in GPU_STAGES or (not force and self._known(request)):
+            return self.store.ensure(request, making, force=force)
+        with self.gpu.held(waiting=lambda who: self._wait(call, f"waiting for the GPU ({who})")) as held:
+            return self.store.ensure(request, replace(making, held=held), force=force)
+
+    def _follow(self, call: Call, done: int, total: int | None, unit: str) -> None:
+        self.story.progress(call.label, done, total, unit)
+        for follower in self.followers:
+            follower(call, done, total, unit)
+
+    def _wait(self, call: Call, what: str) -> None:
+        self.story.warn(f"{call.label}: {what}")
+        for follower in self.followers:
+            follower(call, 0, None, "", note=what)
 
     def _known(self, request: Request) -> bool:
         try:

@@ -1,52 +1,83 @@
-"""What a terminal shows of a run: a line when a stage begins, was found, is finished or failed. Standard error only."""
+"""What is told of a run, a line when something began, was made or failed: to a terminal, and to Prefect's log.
+
+Standard error only. No line holds a password or a token, whoever wrote it. Stages that were found in the store are told
+together, so that the story of a run that goes on is as short as what it does.
+"""
 
 from __future__ import annotations
 
+import re
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TextIO
 
-_MARKS = {"built": "✓", "cached": "·", "reproduced": "="}
+_MARKS = {"built": "✓", "reproduced": "="}
+_SECRETS = (
+    (re.compile(r"(?<=://)[^\s/@]+:[^\s/@]*(?=@)"), "***"),
+    (re.compile(r"\bhf_[A-Za-z0-9]{16,}"), "hf_***"),
+)
+
+
+def without_secrets(text: str) -> str:
+    """The text with credentials in addresses, and Hugging Face tokens, blotted out."""
+    for pattern, blot in _SECRETS:
+        text = pattern.sub(blot, text)
+    return text
 
 
 class Story:
-    """Tells a run in a few lines. `tell` is called with each line too (a logger, say)."""
+    """Tells a run in a few lines. `tell` gets each line too, with whether it is a warning."""
 
     def __init__(self, stream: TextIO | None = None, quiet: bool = False) -> None:
         self._stream = stream or sys.stderr
         self._quiet = quiet
-        self._guard = threading.Lock()
+        self._guard = threading.RLock()
         self._last = 0.0
-        self._cached = 0
+        self._cached: dict[str, int] = {}
+        self.tell: Callable[[str, bool], None] | None = None
         self.warnings: list[str] = []
 
-    def line(self, text: str) -> None:
+    def line(self, text: str, warning: bool = False) -> None:
         """One line."""
-        if self._quiet:
-            return
         with self._guard:
-            self._clear()
-            self._stream.write(text + "\n")
-            self._stream.flush()
+            self.flush()
+            self._write(text, warning)
 
     def warn(self, text: str) -> None:
         """Something the user should know."""
         if text not in self.warnings:
             self.warnings.append(text)
-            self.line(f"! {text}")
+            self.line(f"! {text}", warning=True)
+
+    def begun(self, label: str, why: str = "") -> None:
+        """A stage that takes its time."""
+        self.line(f"▸ {label}{f'  ({why})' if why else ''}")
 
     def failed(self, label: str, message: str) -> None:
         """A stage that could not finish."""
-        self.line(f"✗ {label}: {message}")
+        self.line(f"✗ {label}: {message}", warning=True)
 
     def done(self, label: str, state: str, seconds: float, stats: Mapping[str, Any]) -> None:
-        """A stage that is finished, or was found in the store."""
-        words = {"built": f"{seconds:6.1f} s", "cached": "  cached", "reproduced": "reproduced, same bytes"}[
-            state
-        ]
+        """A stage that is finished, or was found in the store; those are told at the next other line."""
+        if state == "cached":
+            with self._guard:
+                stage = label.split(" · ", 1)[0]
+                self._cached[stage] = self._cached.get(stage, 0) + 1
+            return
+        words = {"built": f"{seconds:6.1f} s", "reproduced": "reproduced, same bytes"}[state]
         self.line(f"{_MARKS[state]} {label:<44} {words}  {_counts(stats)}".rstrip())
+
+    def flush(self) -> None:
+        """Tell of the stages found in the store since the last line."""
+        with self._guard:
+            if self._cached:
+                found, self._cached = self._cached, {}
+                named = ", ".join(
+                    f"{stage} × {count}" if count > 1 else stage for stage, count in found.items()
+                )
+                self._write(f"· {sum(found.values())} found in the store: {named}", warning=False)
 
     def progress(self, label: str, done: int, total: int | None, unit: str) -> None:
         """How far a stage is; on a terminal only, at most four times a second."""
@@ -59,6 +90,15 @@ class Story:
             self._clear()
             self._stream.write(f"● {label}  {share}"[:110])
             self._stream.flush()
+
+    def _write(self, text: str, warning: bool) -> None:
+        text = without_secrets(text)
+        if not self._quiet:
+            self._clear()
+            self._stream.write(text + "\n")
+            self._stream.flush()
+        if self.tell is not None:
+            self.tell(text, warning)
 
     def _clear(self) -> None:
         if self._stream.isatty():

@@ -56,8 +56,6 @@ class Tracker:
     work_of: Callable[[str, str], Path]
     warn: Callable[[str], None]
     parent: str | None = None
-    on_parent: Callable[[str, str], None] | None = None
-    """Called once, with (run id, experiment id)."""
     _queue: queue.SimpleQueue[tuple[str, Any] | None] = field(default_factory=queue.SimpleQueue)
     _thread: threading.Thread | None = None
     _client: Any = None
@@ -68,6 +66,7 @@ class Tracker:
     _sent: dict[str, int] = field(default_factory=dict)
     _error: str | None = None
     _again: bool = False
+    _tell_parent: Callable[[str, str], None] | None = None
 
     def start(self) -> None:
         """Begin publishing."""
@@ -77,6 +76,10 @@ class Tracker:
     def listen(self, event: str, call: Call, artifact: Artifact | None) -> None:
         """A stage began, ended or failed."""
         self._queue.put((event, (call, artifact)))
+
+    def call_with_parent(self, tell: Callable[[str, str], None]) -> None:
+        """Call with (run id, experiment id) of the parent, once the server has it."""
+        self._tell_parent = tell
 
     def score(self, model_key: str | None, tokens: int, metrics: Mapping[str, float]) -> None:
         """Scores of a model at its tokens: on the parent, and on the child of the stage that made the model."""
@@ -130,6 +133,7 @@ class Tracker:
                     handlers[event](payload)
                     waiting.pop(0)
                 self._follow()
+                self._announce()
                 self._error = None
             except Exception as error:  # whatever the server or its client does, training goes on
                 self._error = (
@@ -163,8 +167,12 @@ class Tracker:
                 client.set_tag(self.parent, name, value)
         self._client = client
         self._log(self.parent, params=self.tracked.params)
-        if self.on_parent is not None:
-            self.on_parent(self.parent, self._experiment)
+
+    def _announce(self) -> None:
+        tell, parent = self._tell_parent, self.parent
+        if tell is not None and parent is not None and self._client is not None:
+            self._tell_parent = None
+            tell(parent, self._experiment)
 
     def _adopt(self, client: Any) -> None:
         """Learn the children that are there, and the run of an earlier attempt; end runs whose process is gone."""
@@ -312,15 +320,10 @@ class Tracker:
             self._client.log_batch(run, params=pairs[start : start + 100])
 
 
-def tracking_address(configured: str | None) -> str | None:
-    """Where a run is published: what its configuration says, else the environment; None: the local database."""
-    return configured or os.environ.get("MLFLOW_TRACKING_URI") or None
-
-
 def public_address(uri: str) -> str | None:
     """Where people look at MLflow: `ONWARD_MLFLOW_URL`, else the tracking address where that is a web address."""
     public = os.environ.get("ONWARD_MLFLOW_URL") or (uri if uri.startswith(("http://", "https://")) else None)
-    return _bare(public).rstrip("/") if public else None
+    return _without_passwords(public).rstrip("/") if public else None
 
 
 def describe_run(name: str, url: str | None, store: Path, summary: Mapping[str, str]) -> str:

@@ -39,7 +39,10 @@ Progress = Callable[[int, int | None, str], None]
 
 
 class Draft:
-    """Where a stage writes. `workers` runs its shards; `descriptor` is the lock's, for a child process to hold."""
+    """Where a stage writes. `workers` runs its shards.
+
+    A child process is to hold `descriptor`, the lock's, and those in `held`: of what else is this stage's alone.
+    """
 
     def __init__(
         self,
@@ -49,9 +52,11 @@ class Draft:
         progress: Progress | None = None,
         warn: Callable[[str], None] | None = None,
         descriptor: int | None = None,
+        held: tuple[int, ...] = (),
     ) -> None:
         self.path = path
         self.descriptor = descriptor
+        self.held = held
         self.warnings: list[str] = []
         self.execution: dict[str, Any] = {}
         self._workers = workers or Workers(1)
@@ -129,7 +134,8 @@ class Draft:
         root = self.path / part
         done = {name: record for name in jobs if (record := _committed(root / name, aside)) is not None}
         missing = {name: job for name, job in jobs.items() if name not in done}
-        self.progress(len(done), len(jobs), "shards")
+        unit = f"shards of {part.removeprefix('scratch/')}"
+        self.progress(len(done), len(jobs), unit)
         if not missing:
             return done
         making = self._place_for_shards(root, missing)
@@ -139,7 +145,7 @@ class Draft:
         for name, record in self._workers.run(calls):
             _wait_to_see(root / name / SHARD_RECORD)
             done[name] = record
-            self.progress(len(done), len(jobs), "shards")
+            self.progress(len(done), len(jobs), unit)
         return done
 
     def _place_for_shards(self, root: Path, missing: Mapping[str, Any]) -> Path:

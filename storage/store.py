@@ -80,6 +80,8 @@ class Making:
     waiting: Callable[[Path], None] | None = None
     facts: dict[str, Any] = dataclasses.field(default_factory=dict)
     """Written into the manifest's provenance: flow run id and the like."""
+    held: tuple[int, ...] = ()
+    """Descriptors that child processes hold too: locks on what the stage has for itself, such as a GPU."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,9 +139,9 @@ class Store:
                 return Outcome(found, "cached")
             return self._remake(request, key, work, making, lock, found)
 
-    def artifacts(self) -> Iterator[Artifact]:
-        """All committed artifacts with a readable manifest, by stage and key."""
-        for manifest in sorted(self.root.glob(f"[!.]*/[!.]*/{NAME}")):
+    def artifacts(self, stage: str = "[!.]*") -> Iterator[Artifact]:
+        """All committed artifacts (of a stage) with a readable manifest, by stage and key."""
+        for manifest in sorted(self.root.glob(f"{stage}/[!.]*/{NAME}")):
             try:
                 yield Artifact(manifest.parent, read_manifest(manifest.parent))
             except DamagedArtifact:
@@ -211,6 +213,7 @@ class Store:
             progress=making.progress,
             warn=making.warn,
             descriptor=lock.descriptor,
+            held=making.held,
         )
         (draft.path / NAME).unlink(missing_ok=True)
         try:

@@ -9,12 +9,12 @@ import multiprocessing
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import CancelledError, Executor, Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from types import TracebackType
 from typing import Any
 
-from storage.errors import StageFailed
+from storage.errors import Interrupted, StageFailed
 from storage.executors import ONE_THREAD, PROCESSES, cluster_of
 
 
@@ -32,11 +32,24 @@ class Workers:
         self._cluster = cluster_of(executor)
         self._pool: Executor | None = None
         self._guard = threading.Lock()
+        self._abandoned = threading.Event()
 
     def run(
         self, calls: Iterable[tuple[str, Callable[..., Any], tuple[Any, ...]]]
     ) -> Iterator[tuple[str, Any]]:
         """Run named calls; (name, result) in the order in which they end. The first failure cancels the rest."""
+        try:
+            for named in self._run(calls):
+                self._check()
+                yield named
+        except (StageFailed, CancelledError):
+            self._check()
+            raise
+
+    def _run(
+        self, calls: Iterable[tuple[str, Callable[..., Any], tuple[Any, ...]]]
+    ) -> Iterator[tuple[str, Any]]:
+        self._check()
         if self._cluster is not None:
             yield from self._cluster.run(calls)
             return
@@ -70,6 +83,25 @@ class Workers:
             pool, self._pool = self._pool, None
         if pool is not None:
             pool.shutdown(wait=True, cancel_futures=True)
+
+    def abandon(self) -> None:
+        """End the workers in mid-shard, for a run that has to be gone in seconds: `run` raises Interrupted from now on.
+
+        What was committed stays, so that a later run loses a shard per worker.
+        """
+        self._abandoned.set()
+        if self._cluster is not None:
+            self._cluster.close()
+        with self._guard:
+            pool, self._pool = self._pool, None
+        if isinstance(pool, ProcessPoolExecutor):
+            for process in list((pool._processes or {}).values()):
+                process.terminate()
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def _check(self) -> None:
+        if self._abandoned.is_set():
+            raise Interrupted("asked to stop; finished shards are kept")
 
     def _started(self) -> Executor:
         with self._guard:

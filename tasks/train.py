@@ -179,7 +179,7 @@ def run(config: SegmentConfig, inputs: TrainInputs, draft: Draft) -> TrainStats:
     result = work / "result.json"
     if not result.exists():
         _write_spec(config, inputs, work)
-        _train(work, draft, config.last_step)
+        _train(work, draft, config)
     found = json.loads(result.read_bytes())
     for part in ("export", "trunk", "journal", "kept"):
         if (work / part).is_dir():
@@ -232,12 +232,13 @@ def _directory_of(part: Input) -> Path:
     return part.paths[0].parent
 
 
-def _train(work: Path, draft: Draft, last_step: int) -> None:
+def _train(work: Path, draft: Draft, config: SegmentConfig) -> None:
     reader, writer = os.pipe()
     spec_path = work / "spec.json"
     spec = json.loads(spec_path.read_bytes()) | {"parent_fd": reader}
     spec_path.write_text(json.dumps(spec, indent=1))
-    held = (reader, draft.descriptor) if draft.descriptor is not None else (reader,)
+    lock = () if draft.descriptor is None else (draft.descriptor,)
+    held = (reader, *lock, *draft.held)
     environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
     try:
         with (work / "trainer.log").open("ab") as log:
@@ -253,7 +254,7 @@ def _train(work: Path, draft: Draft, last_step: int) -> None:
             )
             os.close(reader)
             with _stopped_cleanly(process):
-                _follow(process, work / "journal.jsonl", draft, last_step)
+                _follow(process, work / "journal.jsonl", draft, config)
         code = process.returncode
     finally:
         os.close(writer)
@@ -284,24 +285,61 @@ def _stopped_cleanly(process: subprocess.Popen[bytes]) -> Iterator[None]:
                 process.wait()
 
 
-def _follow(process: subprocess.Popen[bytes], journal: Path, draft: Draft, last_step: int) -> None:
+def _follow(process: subprocess.Popen[bytes], journal: Path, draft: Draft, config: SegmentConfig) -> None:
+    """Tell how far the trainer is, in tokens of its batches, padding included, as budgets count them."""
+    step_tokens = config.sequences_per_step * config.sequence_length
+    total = (config.last_step - config.first_step) * step_tokens
     while process.poll() is None:
-        step = _last_step(journal)
-        if step is not None:
-            draft.progress(step, last_step, "steps")
+        row = last_row(journal)
+        if row is not None:
+            draft.progress((int(row["step"]) - config.first_step) * step_tokens, total, "tokens")
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(0.5)
 
 
-def _last_step(journal: Path) -> int | None:
-    """The newest whole line's step: only the file's last bytes are read."""
+@dataclass(frozen=True)
+class Standing:
+    """How far a segment is: the step of its newest checkpoint, and that one's age."""
+
+    step: int
+    age_seconds: float
+
+
+def newest_checkpoint(work: Path) -> Standing | None:
+    """The checkpoint that training in this work directory would go on from, as far as names tell; None without one."""
+    found: list[tuple[int, float]] = []
+    for path in (work / "checkpoints").glob("step-*"):
+        with contextlib.suppress(OSError, ValueError):
+            step = int(path.name.removeprefix("step-"))
+            found.append((step, (path / "manifest.json").stat().st_mtime))
+    if not found:
+        return None
+    step, written = max(found)
+    return Standing(step, max(0.0, time.time() - written))
+
+
+def tokens_at(journal: Path, step: int) -> int | None:
+    """Tokens seen by the model at a step, or at the last one before it that was logged; reads the whole journal."""
+    tokens = None
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        for line in journal.read_bytes().split(b"\n")[:-1]:
+            row = json.loads(line)
+            if int(row["step"]) > step:
+                break
+            tokens = int(row["tokens"])
+    return tokens
+
+
+def last_row(journal: Path) -> dict[str, Any] | None:
+    """The newest whole line; only the file's last bytes are read."""
     try:
         with journal.open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - 8192))
             lines = file.read().split(b"\n")[:-1]
-        return int(json.loads(lines[-1])["step"]) if lines else None
-    except (OSError, ValueError, KeyError):
+        row: dict[str, Any] = json.loads(lines[-1]) if lines else {}
+    except (OSError, ValueError):
         return None
+    return row if "step" in row else None
 
 
 def _last_words(log: Path) -> str:

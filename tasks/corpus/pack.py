@@ -136,7 +136,8 @@ def run(config: PackConfig, inputs: PackInputs, draft: Draft) -> PackStats:
         position = state.positions.get(name, Position())
         carried = state.carried.get(name, no_sequences())
         filled[name] = fill(sources[name].documents, position, carried, need, how)
-        draft.progress(index + 1, len(names), "sources")
+        length = config.packing.sequence_length
+        draft.progress(sum(map(len, numbers.values())) * length, config.sequences * length, "tokens")
 
     pieces, shards = _merge(names, sources, filled, numbers)
     write_manifest(

@@ -1,0 +1,319 @@
+"""What the Prefect UI shows of a run while it runs: a table of its stages, a progress bar for each that takes its time,
+and links. One thread writes all of it, at most every ten seconds, in place.
+
+No stage waits for it, and nothing that happens here fails a run: what it shows is in the store, too. Only the current
+attempt is shown; a retry of a flow run goes on in the same artifacts.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from flows.stage import Call, named
+from flows.story import without_secrets
+from storage.artifact import Artifact
+from storage.manifest import Manifest
+from storage.store import Request
+from tasks.train import last_row, newest_checkpoint
+
+PERIOD_SECONDS = 10.0
+SHOWN_AFTER_SECONDS = 4.0
+"""A stage that is over by then gets no progress bar."""
+_WINDOW_SECONDS = 120.0
+_PASSES = {
+    "dedup": ("sketch", "documents"),
+    "filter": ("verdicts", "documents"),
+    "decontaminate": ("matches", "documents"),
+}
+"""The shards that a stage makes, in order, where it goes over its documents more than once."""
+_LOG = logging.getLogger("onward")
+
+
+class Pages(Protocol):
+    """Where it is shown: `flows.publish.Pages` in the UI."""
+
+    def put(
+        self, key: str, kind: str, data: Any, description: str | None = None, task_run: str | None = None
+    ) -> None:
+        """Create the page of that key, or change it in place."""
+
+
+@dataclass
+class Stage:
+    """What is known of one stage now. `samples` are (time, share done, units done) of the pass under way."""
+
+    call: Call
+    began: float
+    why: str | None = None
+    done: int = 0
+    total: int | None = None
+    unit: str = ""
+    note: str = ""
+    share: float = 0.0
+    samples: deque[tuple[float, float, int]] = field(default_factory=deque)
+    stats: Mapping[str, Any] = field(default_factory=dict)
+    shown: bool = False
+    over: bool = False
+
+
+@dataclass
+class Live:
+    """Publishes what the Builder tells it. `listen` and `follow` return at once."""
+
+    pages: Pages
+    name: str
+    work_of: Callable[[str, str], Path]
+    why: Callable[[Request], str]
+    forced: frozenset[str] = frozenset()
+    period: float = PERIOD_SECONDS
+    shown_after: float = SHOWN_AFTER_SECONDS
+    _stages: list[Stage] = field(default_factory=list)
+    _links: dict[str, tuple[str, str]] = field(default_factory=dict)
+    _guard: threading.Lock = field(default_factory=threading.Lock)
+    _wake: threading.Event = field(default_factory=threading.Event)
+    _closing: threading.Event = field(default_factory=threading.Event)
+    _thread: threading.Thread | None = None
+    _table: Any = None
+    _complained: bool = False
+
+    def start(self) -> None:
+        """Begin publishing."""
+        self._thread = threading.Thread(target=self._work, name="prefect-pages", daemon=True)
+        self._thread.start()
+
+    def close(self, seconds: float) -> None:
+        """Publish the last word, and return when it is out, or `seconds` have passed."""
+        self._closing.set()
+        self._wake.set()
+        if self._thread is not None:
+            self._thread.join(seconds)
+
+    def listen(self, event: str, call: Call, artifact: Artifact | None) -> None:
+        """A stage began, ended or failed."""
+        with self._guard:
+            if event == "begin":
+                self._stages.append(Stage(call, time.monotonic()))
+            elif (stage := self._find(call)) is not None:
+                stage.stats = artifact.stats if artifact else {}
+                stage.over = True
+        self._wake.set()
+
+    def follow(self, call: Call, done: int, total: int | None, unit: str, note: str = "") -> None:
+        """How far a stage is, or what it waits for."""
+        now = time.monotonic()
+        with self._guard:
+            stage = self._find(call)
+            if stage is None:
+                return
+            if unit != stage.unit or done < stage.done:
+                stage.samples.clear()
+            stage.done, stage.total, stage.unit, stage.note = done, total, unit, note
+            stage.share = _share(call.request.stage, done, total, unit)
+            if unit and (not stage.samples or now - stage.samples[-1][0] >= 1):
+                stage.samples.append((now, stage.share, done))
+                while now - stage.samples[0][0] > _WINDOW_SECONDS and len(stage.samples) > 2:
+                    stage.samples.popleft()
+
+    def link(self, key: str, address: str, text: str) -> None:
+        """A link on the flow run's page."""
+        with self._guard:
+            self._links[key] = (address, text)
+        self._wake.set()
+
+    def _find(self, call: Call) -> Stage | None:
+        return next((stage for stage in reversed(self._stages) if stage.call is call), None)
+
+    def _work(self) -> None:
+        last = -self.period
+        while True:
+            self._wake.wait(self.period)
+            self._wake.clear()
+            self._closing.wait(max(0.0, last + self.period - time.monotonic()))
+            closing, last = self._closing.is_set(), time.monotonic()
+            try:
+                self._publish(closing)
+                self._complained = False
+            except Exception as error:  # whatever Prefect's server or client does, the run goes on
+                if not self._complained:
+                    _LOG.warning("Prefect's pages are behind: %s", error)
+                self._complained = True
+            if closing and not self._complained:
+                return
+            if closing:
+                time.sleep(1)  # whoever closes decides for how long
+                self._wake.set()
+
+    def _publish(self, closing: bool) -> None:
+        with self._guard:
+            stages, links = list(self._stages), dict(self._links)
+        for key, (address, text) in links.items():
+            self.pages.put(key, "markdown", f"[{text}]({address})", text)
+            with self._guard:
+                self._links.pop(key, None)
+        rows = [self._row(stage) for stage in stages]
+        if rows and rows != self._table:
+            self.pages.put("stages", "table", rows, "Stages of this attempt")
+            self._table = rows
+        now = time.monotonic()
+        for stage in stages:
+            long = now - stage.began >= self.shown_after and not stage.over and not closing
+            if stage.shown or long:
+                self._bar(stage)
+
+    def _row(self, stage: Stage) -> dict[str, Any]:
+        call = stage.call
+        seconds = call.seconds if stage.over else time.time() - call.began
+        return {
+            "stage": call.request.stage,
+            "of": " · ".join(named(call.slice, call.round, call.item)),
+            "state": "waiting" if stage.note and not stage.over else call.state,
+            "time": duration(seconds),
+            "documents": _documents(stage.stats),
+            "tokens": f"{stage.stats['tokens']:,}" if stage.stats.get("tokens") is not None else "",
+            "why": self._why(stage),
+            "key": call.request.key[:12],
+        }
+
+    def _why(self, stage: Stage) -> str:
+        """Asked once, when it is first shown: while a stage is young it is not in the store yet."""
+        call = stage.call
+        if call.state == "cached":
+            return "reproduced" if call.request.stage in self.forced else ""
+        if stage.why is None:
+            reason = "forced" if call.request.stage in self.forced else self.why(call.request)
+            stage.why = "; ".join(["begun before", reason] if call.resumed else [reason])
+        return stage.why
+
+    def _bar(self, stage: Stage) -> None:
+        key = slug(f"{self.name} {stage.call.name}")
+        percent = round(100 * (1.0 if stage.over and stage.call.state != "failed" else stage.share), 1)
+        self.pages.put(key, "progress", percent, self.description(stage), stage.call.task_run)
+        stage.shown = not stage.over
+
+    def description(self, stage: Stage) -> str:
+        """What stands beside a progress bar, in Markdown."""
+        call = stage.call
+        lines = [f"**{call.label}**"]
+        if stage.over and call.state == "failed":
+            lines.append(_failure(call))
+        elif stage.over:
+            lines.append(f"{call.state} in {duration(call.seconds)}")
+        elif stage.note:
+            lines.append(stage.note)
+        else:
+            lines.append(" · ".join(word for word in (_amount(stage), _rate(stage), _left(stage)) if word))
+        if call.request.stage in ("train", "decay") and not stage.over:
+            lines.append(_training(self.work_of(call.request.stage, call.request.key)))
+        return "  \n".join(line for line in lines if line)
+
+
+def own_artifacts(flow_run: str | None, known: set[str]) -> Callable[[Manifest], bool]:
+    """Whether an artifact was made by this flow run, or by an earlier attempt at the same run."""
+    return lambda manifest: manifest.provenance.get("flow_run") == flow_run or manifest.key in known
+
+
+def slug(text: str) -> str:
+    """An artifact key: `[a-z0-9-]`."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+
+
+def duration(seconds: float) -> str:
+    """`0.4 s`, `12 s`, `3 min 20 s`, `2 h 05 min`."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02} min"
+
+
+def _share(stage: str, done: int, total: int | None, unit: str) -> float:
+    """Share of the whole stage: each pass over the documents counts the same."""
+    share = min(1.0, done / total) if total else 0.0
+    passes = _PASSES.get(stage, ())
+    name = unit.removeprefix("shards of ")
+    return (passes.index(name) + share) / len(passes) if name in passes else share
+
+
+def _amount(stage: Stage) -> str:
+    """`1,200 of 4,000 documents (pass 1 of 2)`; shards become what they hold, where that is known."""
+    if not stage.unit:
+        return ""
+    done, total, unit = _in_units(stage)
+    text = f"{done:,} of {total:,} {unit}" if total else f"{done:,} {unit}"
+    passes = _PASSES.get(stage.call.request.stage, ())
+    name = stage.unit.removeprefix("shards of ")
+    return f"{text} (pass {passes.index(name) + 1} of {len(passes)})" if name in passes else text
+
+
+def _in_units(stage: Stage) -> tuple[int, int | None, str]:
+    """Shards are cut to about one size: so many of them are so many of the documents, or bytes, to be read."""
+    if not stage.unit.startswith("shards") or not stage.total:
+        return stage.done, stage.total, stage.unit
+    whole, unit = _whole(stage.call.request)
+    if not whole:
+        return stage.done, stage.total, "shards"
+    return whole * stage.done // stage.total, whole, unit
+
+
+def _whole(request: Request) -> tuple[int, str]:
+    documents = getattr(request.inputs, "documents", None)
+    if documents is not None and documents.stats.get("documents_out"):
+        return int(documents.stats["documents_out"]), "documents"
+    return int(getattr(request.config, "slice_bytes", 0)), "bytes"
+
+
+def _rate(stage: Stage) -> str:
+    if len(stage.samples) < 2:
+        return ""
+    (began, _, first), (ended, _, last) = stage.samples[0], stage.samples[-1]
+    done, _, unit = _in_units(stage)
+    scale = done / stage.done if stage.done else 0.0
+    rate = scale * (last - first) / max(ended - began, 1e-6)
+    return f"{rate:,.0f} {unit}/s" if rate >= 10 else (f"{rate:,.1f} {unit}/s" if rate > 0 else "")
+
+
+def _left(stage: Stage) -> str:
+    if len(stage.samples) < 2:
+        return ""
+    (began, first, _), (ended, last, _) = stage.samples[0], stage.samples[-1]
+    speed = (last - first) / max(ended - began, 1e-6)
+    if speed <= 0:
+        return ""
+    left = (1 - last) / speed - (time.monotonic() - ended)
+    return f"about {duration(max(left, 0.0))} left"
+
+
+def _training(work: Path) -> str:
+    words = []
+    if (checkpoint := newest_checkpoint(work)) is not None:
+        words.append(f"last checkpoint {duration(checkpoint.age_seconds)} ago, at step {checkpoint.step:,}")
+    if (row := last_row(work / "journal.jsonl")) is not None:
+        words.append(f"step {row['step']:,}, {row.get('tokens', 0):,} tokens seen by the model")
+        if isinstance(row.get("loss"), int | float):
+            words.append(f"loss {row['loss']:.3f}")
+    return " · ".join(words)
+
+
+def _failure(call: Call) -> str:
+    if call.error is None or isinstance(call.error, Exception):
+        reason = without_secrets(str(call.error or "")).splitlines()
+        return f"failed after {duration(call.seconds)}{': ' + reason[0][:500] if reason else ''}"
+    return f"stopped after {duration(call.seconds)}; the next attempt goes on from there"
+
+
+def _documents(stats: Mapping[str, Any]) -> str:
+    came, went = stats.get("documents_in"), stats.get("documents_out")
+    if came is not None and went is not None:
+        return f"{came:,} → {went:,}"
+    return f"{stats['documents']:,}" if stats.get("documents") is not None else ""

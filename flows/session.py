@@ -1,0 +1,119 @@
+"""What every flow of ours has around it: its log, its pages while it runs, its end told in words, and gone in seconds when
+it is asked to stop. `flows.run` and `flows.evaluation` are written with it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from prefect.context import FlowRunContext
+from prefect.states import Failed
+
+from flows import publish
+from flows.failure import RunFailed, how_to_go_on, run_failed, standing
+from flows.live import Live, own_artifacts
+from flows.plan import Reasons
+from flows.stage import Builder, Call
+from flows.story import Story
+from flows.tracking import Tracker, public_address
+from storage.errors import OnwardError
+from storage.store import Store
+
+LAST_WORD_SECONDS = 4.0
+"""For each server, where a run is asked to stop: whoever asked waits half a minute in all."""
+_PATIENCE_SECONDS = 60.0
+"""For a Prefect server that is just being restarted when the run ends."""
+
+
+def current_flow_run() -> str | None:
+    """The id of the flow run that this is, if it is one."""
+    context = FlowRunContext.get()
+    return str(context.flow_run.id) if context and context.flow_run else None
+
+
+def _deployed() -> bool:
+    context = FlowRunContext.get()
+    return bool(context and context.flow_run and context.flow_run.deployment_id)
+
+
+def in_flow_run(story: Story, act: Callable[[], Any]) -> Any:
+    """What `act` returns; or, where it raised RunFailed in a flow run, the state whose message is the error's text."""
+    with publish.told_in_prefect(story):
+        try:
+            return act()
+        except RunFailed as failed:
+            if current_flow_run() is None:
+                raise
+            return Failed(message=str(failed), data=failed)
+
+
+@contextmanager
+def told(store: Store, calls: Callable[[], Sequence[Call]]) -> Iterator[None]:
+    """Turn an error into RunFailed: what is kept, what repeats, how to go on. Its `summary` is handed on."""
+    try:
+        yield
+    except RunFailed:
+        raise
+    except Exception as error:
+        failed = run_failed(error, store, calls(), how_to_go_on(current_flow_run(), _deployed()))
+        failed.summary = getattr(error, "summary", None)  # type: ignore[attr-defined]
+        if not isinstance(error, OnwardError | OSError):
+            logging.getLogger("onward").error("unexpected", exc_info=error)
+        raise failed from error
+
+
+@contextmanager
+def shown(
+    builder: Builder, tracker: Tracker, name: str, known: frozenset[str] = frozenset()
+) -> Iterator[publish.Pages | None]:
+    """Publish a run to Prefect while the block runs, and leave all its tasks in their true states.
+
+    `known` are keys that earlier attempts made. Where the block is asked to stop, so is all that runs beside it.
+    """
+    flow_run = current_flow_run()
+    pages = publish.Pages(flow_run) if flow_run else None
+    live = _begin(builder, tracker, name, flow_run, pages, known) if flow_run and pages else None
+    try:
+        yield pages
+    except Exception:
+        _end(builder, flow_run, live)
+        raise
+    except BaseException:  # asked to stop
+        builder.halt()
+        builder.story.line("\n".join(["stopped", *standing(builder.store, builder.calls)]))
+        if live is not None:
+            live.close(LAST_WORD_SECONDS)
+        raise
+    _end(builder, flow_run, live)
+
+
+def _begin(
+    builder: Builder,
+    tracker: Tracker,
+    name: str,
+    flow_run: str,
+    pages: publish.Pages,
+    known: frozenset[str],
+) -> Live:
+    reasons = Reasons(builder.store, own_artifacts(flow_run, set(known)))
+    live = Live(pages, name, builder.store.work_of, reasons.brief, builder.force)
+
+    def link(run: str, experiment: str) -> None:
+        if (base := public_address(tracker.tracked.uri)) is not None:
+            live.link("mlflow", f"{base}/#/experiments/{experiment}/runs/{run}", "This run in MLflow")
+            live.link("mlflow-runs", f"{base}/#/experiments/{experiment}", "Compare runs in MLflow")
+
+    builder.listeners.append(live.listen)
+    builder.followers.append(live.follow)
+    tracker.call_with_parent(link)
+    live.start()
+    return live
+
+
+def _end(builder: Builder, flow_run: str | None, live: Live | None) -> None:
+    if live is not None:
+        live.close(_PATIENCE_SECONDS)
+    publish.make_true(flow_run, builder.calls)
