@@ -342,7 +342,7 @@ def workers(api: Api, start: str) -> Iterator[Finding]:
         elif pool in used:
             yield Finding(name, "bad", "no worker is online: its runs wait", start)
         else:
-            yield Finding(name, "note", "no worker is online, and no deployment uses it")
+            yield Finding(name, "ok", "no worker is online, and no deployment uses it")
 
 
 def automations(api: Api) -> Finding:

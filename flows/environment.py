@@ -9,8 +9,11 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import shutil
+import stat
 import subprocess
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +109,30 @@ def service_environment(prefect_port: int, mlflow_port: int) -> dict[str, str]:
         **addresses(prefect_port, mlflow_port),
         **public,
     }
+
+
+def outlive_worker() -> None:
+    """Let a flow run live on when the worker dies that reads its output: what it writes then goes to a file.
+
+    Without this the next line that any library writes to standard error would end the run.
+    """
+    if "PREFECT__FLOW_RUN_ID" not in os.environ:
+        return
+    watched = [number for number in (1, 2) if stat.S_ISFIFO(os.fstat(number).st_mode)]
+
+    def redirect_when_broken() -> None:
+        broken = select.poll()
+        for number in watched:
+            broken.register(number, 0)  # errors alone: the reading end was closed
+        broken.poll()
+        logs = state_directory() / "logs"
+        logs.mkdir(parents=True, exist_ok=True)
+        file = os.open(logs / "flows.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        for number in watched:
+            os.dup2(file, number)
+
+    if watched:
+        threading.Thread(target=redirect_when_broken, name="outlive-worker", daemon=True).start()
 
 
 def gpus() -> list[str]:

@@ -179,7 +179,7 @@ def up(configs: Sequence[Path], prefect_port: int | None, mlflow_port: int | Non
                 _wait_taken_over(process)
             _wait(partial(_answers, f"{record.prefect}/api/health"), "prefect", say)
             _wait(partial(_answers, f"{record.mlflow}/health"), "mlflow", say)
-            deployed = _deploy(record, configs)
+            deployed = _deploy(record, configs, say)
             for pool in pools():
                 _wait(partial(_online, record, pool), f"worker-{pool}", say)
         except BaseException:
@@ -379,7 +379,7 @@ def _seconds(moment: str | None) -> float:
     return datetime.fromisoformat(moment.replace("Z", "+00:00")).timestamp() if moment else 0.0
 
 
-def _deploy(record: Record, configs: Sequence[Path]) -> list[str]:
+def _deploy(record: Record, configs: Sequence[Path], say: Say) -> list[str]:
     """Run flows/deploy.py against the servers; what it deployed. It is idempotent."""
     answer = subprocess.run(
         [sys.executable, "-m", "flows.deploy", *map(str, (config.resolve() for config in configs))],
@@ -392,6 +392,9 @@ def _deploy(record: Record, configs: Sequence[Path]) -> list[str]:
     (logs() / "deploy.log").write_text(answer.stdout + answer.stderr)
     if answer.returncode != 0:
         raise OnwardError(f"the deployments could not be made:\n{last_words(logs() / 'deploy.log')}")
+    for line in answer.stderr.splitlines():
+        if line.startswith("passed over"):
+            say(f"! {line}")
     return [line.strip() for line in answer.stdout.splitlines() if line.strip()]
 
 
@@ -418,6 +421,7 @@ def _say_up(record: Record, deployed: Sequence[str], say: Say) -> None:
     say(f"Prefect      {record.prefect}")
     say(f"MLflow       {record.mlflow}")
     say(f"workers      {', '.join(pools())}")
-    say(f"deployments  {', '.join(deployed) or 'none: no configuration in configs/'}")
+    for number, line in enumerate(deployed or ["none: there is no configuration in configs/"]):
+        say(f"{'' if number else 'deployed':<12} {line}")
     say(f"data         {state_directory()} (logs/, prefect/, mlflow/)")
     say(f"next         open {record.prefect}/deployments and start a run; onward status · onward down")

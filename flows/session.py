@@ -13,6 +13,7 @@ from prefect.context import FlowRunContext
 from prefect.states import Failed
 
 from flows import publish
+from flows.environment import outlive_worker
 from flows.failure import RunFailed, how_to_go_on, run_failed, standing
 from flows.live import Live, own_artifacts
 from flows.plan import Reasons
@@ -41,6 +42,7 @@ def _deployed() -> bool:
 
 def in_flow_run(story: Story, act: Callable[[], Any]) -> Any:
     """What `act` returns; or, where it raised RunFailed in a flow run, the state whose message is the error's text."""
+    outlive_worker()
     with publish.told_in_prefect(story):
         try:
             return act()
