@@ -62,19 +62,28 @@ class CorpusConfig(Settings):
     """The section `corpus`."""
 
     sources: tuple[SourceConfig, ...] = identity(min_length=1, description="where the text comes from")
-    slice_bytes: Count = identity(256_000_000, gt=0, description="bytes of text read from a source at a time")
+    slice_bytes: Count = identity(
+        256_000_000, gt=0, description="text read from a source at a time, in bytes of UTF-8"
+    )
     holdout_fraction: float = identity(
-        0.005, ge=0, lt=0.5, description="share of each source's first slice that is only ever measured on"
+        0.005,
+        ge=0,
+        lt=0.5,
+        description="share (0 to 1) of each source's first slice that is only ever measured on",
     )
     max_bad_fraction: float = identity(
-        0.01, ge=0, le=1, description="unreadable share past which ingest fails"
+        0.01, ge=0, le=1, description="share (0 to 1) of unreadable rows past which ingest fails"
     )
-    dedup: DedupConfig = identity(default_factory=DedupConfig, description="exact and near duplicates")
-    filter: FilterConfig = identity(default_factory=FilterConfig, description="quality rules")
+    dedup: DedupConfig = identity(default_factory=DedupConfig, description="which duplicates are dropped")
+    filter: FilterConfig = identity(
+        default_factory=FilterConfig, description="which documents are dropped for their quality"
+    )
     decontaminate: ContaminationConfig = identity(
-        default_factory=ContaminationConfig, description="benchmark questions in the corpus"
+        default_factory=ContaminationConfig, description="documents that hold benchmark questions are dropped"
     )
-    execution: CorpusExecution = execution(default_factory=CorpusExecution, description="where shards run")
+    execution: CorpusExecution = execution(
+        default_factory=CorpusExecution, description="where shards run; never changes what comes out"
+    )
 
     @model_validator(mode="after")
     def _sources_make_sense(self) -> CorpusConfig:
@@ -109,19 +118,29 @@ class RunConfig(Settings):
     """A whole run."""
 
     name: str = execution(
-        description="the run's name in Prefect, MLflow and the report", pattern=r"^\w[\w.-]*$", max_length=60
+        description="the run's name in Prefect, MLflow and the report: letters, digits, _, - and .",
+        pattern=r"^\w[\w.-]*$",
+        max_length=60,
     )
-    store: str = execution("store", description="directory of the artifact store")
-    seed: int = identity(0, ge=0, description="of every seeded choice")
+    store: str = execution(
+        "store", description="directory of the artifact store, absolute or from the project directory"
+    )
+    seed: int = identity(0, ge=0, description="seed of every choice that is drawn")
     benchmark_files: str | None = execution(
-        None, description="directory of local benchmark files; null: the hub"
+        None, description="directory of local benchmark files, <benchmark>/<split>.jsonl[.gz]; null: the hub"
     )
-    corpus: CorpusConfig = identity(description="from text to documents")
-    model: ModelConfig = identity(description="the base model")
+    corpus: CorpusConfig = identity(
+        description="from text to documents: what is read, and what of it is kept"
+    )
+    model: ModelConfig = identity(description="the base model that training begins with")
     packing: PackingConfig = identity(description="from tokens to training sequences")
-    training: TrainingConfig = identity(description="from sequences to models")
-    evaluation: EvaluationConfig = identity(default_factory=EvaluationConfig, description="what is measured")
-    tracking: TrackingConfig = execution(default_factory=TrackingConfig, description="MLflow")
+    training: TrainingConfig = identity(description="from sequences to models: budgets, rates, device")
+    evaluation: EvaluationConfig = identity(
+        default_factory=EvaluationConfig, description="what the base and every model are measured on"
+    )
+    tracking: TrackingConfig = execution(
+        default_factory=TrackingConfig, description="where metrics and lineage are published"
+    )
 
     @model_validator(mode="after")
     def _names_are_plain(self) -> RunConfig:

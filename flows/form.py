@@ -25,9 +25,15 @@ Schema = dict[str, Any]
 _COUNT = r"^[0-9][0-9_.]*(e[0-9]+)?[KMBGkmbg]?B?$"
 _SECONDS = r"^[0-9][0-9.]* ?(ms|s|min|h|d)?$"
 _POSITIVE = r"(?=.*[1-9])"
-_BOUNDS = ("minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum")
+_BOUNDS = {
+    "minimum": "at least",
+    "exclusiveMinimum": "more than",
+    "maximum": "at most",
+    "exclusiveMaximum": "less than",
+}
 _NULL = {"type": "null"}
 _ROOT = "parameters"
+_TITLES = {"config": "Configuration", "until": "Last stage", "force": "Make again", "kv_heads": "KV heads"}
 _SWITCH = ["auto", "on", "off"]
 
 
@@ -59,7 +65,7 @@ class _Form:
         """An object: its properties in order, with titles; position, since a database may not keep the order."""
         shown = {name: value for name, value in schema.items() if name not in ("definitions", "properties")}
         properties = schema.get("properties", {})
-        order = sorted(properties, key=lambda name: properties[name].get("position", 0))
+        order = sorted(properties, key=lambda name: (name == "config", properties[name].get("position", 0)))
         shown["properties"] = {
             name: {**self._property(name, properties[name]), "position": at} for at, name in enumerate(order)
         }
@@ -81,8 +87,11 @@ class _Form:
         if nullable and shown.get("default", ...) is None:
             del shown["default"]  # a property without a default may be null: so the server has it
         shown["title"] = _title(name)
+        shown["description"] = _described(shown, "off" if "anyOf" in shown else "empty")
         if "const" in shown:
             shown["enum"] = [shown.pop("const")]
+        if "choices" in shown:
+            shown["items"] = {**shown["items"], "enum": shown.pop("choices")}
         return self._leaf(shown, nullable)
 
     def _union(self, kind: list[Schema], nullable: bool) -> Schema:
@@ -95,7 +104,8 @@ class _Form:
         if types == {"auto", "integer"}:
             return {"format": "auto-or-number"}
         if nullable:
-            return {"anyOf": [*({**one, "title": "On"} for one in kind), {**_NULL, "title": "Off"}]}
+            on = [{**one, "title": "On", "description": ""} for one in kind]
+            return {"anyOf": [*on, {**_NULL, "title": "Off"}]}
         return {"anyOf": [one if "$ref" in one else {**one, "title": "Name or path"} for one in kind]}
 
     def _cases(self, shown: Schema, tag: str, cases: Mapping[str, str]) -> Schema:
@@ -178,8 +188,27 @@ def _without_id(schema: Schema) -> Schema:
     return {name: value for name, value in schema.items() if name != "$id"}
 
 
+def _described(shown: Schema, empty: str) -> str:
+    """The description as a sentence, with the bounds and the default of a single value. `empty`: what null is here."""
+    text = re.sub(r"\bnull\b", empty, shown.get("description", "")).rstrip(".")
+    words = [
+        f"{word} {_text(shown[bound], shown.get('format', ''))}"
+        for bound, word in _BOUNDS.items()
+        if bound in shown
+    ]
+    default = shown.get("default")
+    if isinstance(default, str | int | float):
+        words.append(f"default {_text(default, shown.get('format', ''))}")
+    said = f"{text}." if text else ""
+    return _capital(said) + (f" {_capital(', '.join(words))}." if words else "")
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
 def _title(name: str) -> str:
-    return name.replace("_", " ").capitalize()
+    return _TITLES.get(name) or _capital(name.replace("_", " "))
 
 
 def _text(value: Any, name: str) -> Any:

@@ -28,7 +28,10 @@ class Settings(BaseModel):
 
 
 def identity(default: Any = ..., *, description: str, **constraints: Any) -> Any:
-    """A field that decides bytes: it is part of the stage key. Constraints are pydantic's (`gt`, `le`, …)."""
+    """A field that decides bytes: it is part of the stage key. Constraints are pydantic's (`gt`, `le`, …).
+
+    `choices` are the texts that a form offers; what else is wrong with a value is the reader's to say.
+    """
     return _marked("identity", default, description, constraints)
 
 
@@ -38,9 +41,12 @@ def execution(default: Any = ..., *, description: str, **constraints: Any) -> An
 
 
 def _marked(role: str, default: Any, description: str, constraints: dict[str, Any]) -> Any:
+    extra: dict[str, Any] = {"role": role}
+    if "choices" in constraints:
+        extra["choices"] = list(constraints.pop("choices"))
     if "default_factory" in constraints:
-        return Field(description=description, json_schema_extra={"role": role}, **constraints)
-    return Field(default, description=description, json_schema_extra={"role": role}, **constraints)
+        return Field(description=description, json_schema_extra=extra, **constraints)
+    return Field(default, description=description, json_schema_extra=extra, **constraints)
 
 
 def role_of(model: type[BaseModel], field: str) -> str:

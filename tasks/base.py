@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import field_validator, model_validator
+from pydantic import ConfigDict, field_validator, model_validator
 
 from storage.artifact import Input
 from storage.draft import Draft
@@ -55,6 +55,8 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 class InitConfig(Settings):
     """A new model of the Llama architecture, pre-trained in round 0 on the replay sources."""
 
+    model_config = ConfigDict(title="New model")
+
     hidden_size: int = identity(ge=8, description="Width of the model")
     layers: int = identity(ge=1, description="Number of layers")
     heads: int = identity(ge=1, description="Attention heads; they share the width")
@@ -66,13 +68,13 @@ class InitConfig(Settings):
         ge=8,
         description="Width of the feed-forward layers; null: 8/3 of hidden_size, up to a multiple of 32",
     )
-    max_positions: Count = identity(1024, ge=2, description="Longest sequence")
+    max_positions: Count = identity(1024, ge=2, description="Longest sequence, in tokens")
     tie_embeddings: bool = identity(True, description="Whether the output head is the embedding")
     rope_theta: float = identity(10_000.0, gt=0, description="Base of the rotary positions")
     tokenizer: TokenizerConfig = identity(
         default_factory=TokenizerConfig, description="Vocabulary that is trained for it"
     )
-    pretrain_tokens: Count = identity(gt=0, description="Token budget of round 0")
+    pretrain_tokens: Count = identity(gt=0, description="Tokens that it is pre-trained on in round 0")
 
     @model_validator(mode="after")
     def _shape_fits(self) -> Self:
@@ -86,11 +88,11 @@ class InitConfig(Settings):
 class ModelConfig(Settings):
     """The section `model`. What the base is enters keys by content (`resolve_base`), not by name or path."""
 
-    base: str | InitConfig = execution(
-        description="Hub name, local directory, or {init: …}: a new model. In keys by its content"
+    base: str | InitConfig = execution(description="Hub name, local directory, or {init: …}: a new model")
+    revision: str = execution("main", description="Branch, tag or commit, of a model on the hub")
+    dropout: float = identity(
+        0.0, ge=0, lt=1, description="Dropout in training (0 to 1), whatever the base's own was"
     )
-    revision: str = execution("main", description="Branch, tag or commit on the hub; in keys as the commit")
-    dropout: float = identity(0.0, ge=0, lt=1, description="Dropout in training, whatever the base's own was")
 
     @field_validator("base", mode="before")
     @classmethod

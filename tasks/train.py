@@ -44,26 +44,28 @@ def _auto_or_count(value: Any) -> Any:
 class WsdConfig(Settings):
     """Warm-up, constant, and for each budget a branch that decays (Hägele et al. 2024, arXiv 2405.18392)."""
 
-    kind: Literal["wsd"] = identity("wsd", description="schedule")
-    warmup_tokens: Count = identity(10_000_000, ge=0, description="tokens of linear warm-up")
+    kind: Literal["wsd"] = identity("wsd", description="the schedule's name")
+    warmup_tokens: Count = identity(10_000_000, ge=0, description="linear warm-up, in tokens")
     decay_fraction: float = identity(
-        0.1, ge=0, lt=1, description="share of a budget's steps in its decay branch"
+        0.1, ge=0, lt=1, description="share (0 to 1) of a budget's steps in its decay branch"
     )
 
 
 class RewarmConfig(Settings):
     """A cosine for each budget, re-warmed from the previous budget's final weights (Faroz 2025, arXiv 2504.09687)."""
 
-    kind: Literal["rewarm"] = identity(description="schedule")
-    warmup_tokens: Count = identity(10_000_000, ge=0, description="tokens of linear warm-up in each round")
-    final_fraction: float = identity(0.1, ge=0, le=1, description="final rate as a share of the peak")
+    kind: Literal["rewarm"] = identity("rewarm", description="the schedule's name")
+    warmup_tokens: Count = identity(10_000_000, ge=0, description="linear warm-up in each round, in tokens")
+    final_fraction: float = identity(
+        0.1, ge=0, le=1, description="final rate as a share (0 to 1) of the peak"
+    )
 
 
 class OptimizerConfig(Settings):
     """AdamW; no decay on embeddings (a tied head is one), norms and biases."""
 
-    betas: tuple[float, float] = identity((0.9, 0.95), description="decay of the two moments")
-    eps: float = identity(1e-8, gt=0, description="added to the denominator")
+    betas: tuple[float, float] = identity((0.9, 0.95), description="decay of the first and the second moment")
+    eps: float = identity(1e-8, gt=0, description="epsilon, added to the denominator")
     weight_decay: float = identity(0.1, ge=0, description="decoupled weight decay")
     clip: float = identity(1.0, gt=0, description="largest global gradient norm")
 
@@ -71,15 +73,21 @@ class OptimizerConfig(Settings):
 class TrainingExecution(Settings):
     """Where and how fast; never in a key. `auto` is resolved by rule, and what came out is recorded."""
 
-    device: Literal["auto", "cpu", "cuda"] = execution("auto", description="device")
-    micro_batch: Annotated[int | Literal["auto"], BeforeValidator(_auto_or_count)] = execution(
-        "auto", description="sequences in one forward pass"
+    device: Literal["auto", "cpu", "cuda"] = execution(
+        "auto", description="where models are trained and measured; auto: on a GPU where there is one"
     )
-    compile: Literal["auto"] | bool = execution("auto", description="torch.compile")
-    gradient_checkpointing: Literal["auto"] | bool = execution("auto", description="recompute activations")
+    micro_batch: Annotated[int | Literal["auto"], BeforeValidator(_auto_or_count)] = execution(
+        "auto", description="sequences in one forward pass; auto: by model shape and memory"
+    )
+    compile: Literal["auto"] | bool = execution("auto", description="torch.compile; auto: where it pays")
+    gradient_checkpointing: Literal["auto"] | bool = execution(
+        "auto", description="recompute activations to save memory; auto: where it is needed"
+    )
     threads: int | None = execution(None, ge=1, description="CPU threads of the trainer; null: all")
-    checkpoint_every: Seconds = execution(300.0, gt=0, description="time between checkpoints (30s, 5min)")
-    keep_last: int = execution(2, ge=1, description="checkpoints kept while training")
+    checkpoint_every: Seconds = execution(
+        300.0, gt=0, description="time between checkpoints, such as 30s or 5min"
+    )
+    keep_last: int = execution(2, ge=1, description="number of checkpoints kept while training")
     overlap: Literal["auto"] | bool = execution(
         "auto", description="read on for the next round while this one trains; auto: on a GPU"
     )
@@ -88,7 +96,9 @@ class TrainingExecution(Settings):
 class TrainingConfig(Settings):
     """The section `training`."""
 
-    token_budgets: tuple[Count, ...] = identity(min_length=1, description="tokens after each round, rising")
+    token_budgets: tuple[Count, ...] = identity(
+        min_length=1, description="tokens seen after each round, rising: one model each"
+    )
     batch_tokens: Count = identity(
         524_288, gt=0, description="tokens of one optimizer step, padding included"
     )
@@ -103,10 +113,10 @@ class TrainingConfig(Settings):
     )
     document_masking: bool = identity(True, description="packed documents do not see each other")
     keep_every_tokens: Count | None = identity(
-        None, description="keep a checkpoint on the way every so many tokens"
+        None, description="keep a checkpoint on the way every so many tokens; null: none"
     )
     execution: TrainingExecution = execution(
-        default_factory=TrainingExecution, description="where and how fast"
+        default_factory=TrainingExecution, description="where and how fast; never a part of a key"
     )
 
     @model_validator(mode="after")

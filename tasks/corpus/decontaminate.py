@@ -35,10 +35,14 @@ class ContaminationConfig(Settings):
     """Which benchmarks' questions are looked for: the section `corpus.decontaminate`."""
 
     ngram: int = identity(
-        13, ge=1, le=100, description="Consecutive words that a document shares with a question."
+        13,
+        ge=1,
+        le=100,
+        description="A document that shares so many consecutive words with a question is dropped.",
     )
     benchmarks: tuple[str, ...] = identity(
-        (), description="Benchmarks whose scored split is kept out of the corpus; a list of its own."
+        (),
+        description="Benchmarks whose scored split is kept out of the corpus; a list of its own, with own ones too.",
     )
 
 

@@ -31,11 +31,14 @@ _MARK = r"[\p{Mn}\p{Cf}]+"
 class MinHashConfig(Settings):
     """How near-duplicates are found and verified."""
 
-    ngram: int = identity(5, ge=1, le=50, description="Words in a shingle.")
+    ngram: int = identity(5, ge=1, le=50, description="Length of a shingle, in words.")
     bands: int = identity(14, ge=1, le=64, description="Bands; two documents that agree in one are compared.")
     rows: int = identity(8, ge=1, le=32, description="Minimum hashes in a band.")
     jaccard: float = identity(
-        0.7, gt=0, le=1, description="A document is dropped at this true Jaccard similarity of its shingles."
+        0.7,
+        gt=0,
+        le=1,
+        description="A document is dropped at this true Jaccard similarity (0 to 1) of its shingles.",
     )
 
 

@@ -42,9 +42,11 @@ _COLUMNS = ("sequence", "shard", "offset", "length")
 class PackingConfig(Settings):
     """How documents become training sequences."""
 
-    sequence_length: Count = identity(1024, ge=2, description="Tokens of a training sequence")
+    sequence_length: Count = identity(1024, ge=2, description="Length of a training sequence, in tokens")
     window_tokens: Count = identity(
-        64_000_000, ge=1, description="Tokens among which best fit chooses, shared by weight"
+        64_000_000,
+        ge=1,
+        description="Window in which documents are fitted together, in tokens of all sources",
     )
 
 

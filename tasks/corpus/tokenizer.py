@@ -35,7 +35,7 @@ class TokenizerConfig(Settings):
         4096,
         ge=_SMALLEST,
         le=1_000_000,
-        description="Words of the vocabulary, with the 256 bytes and end-of-text",
+        description="Number of words of the vocabulary, with the 256 bytes and end-of-text",
     )
 
 

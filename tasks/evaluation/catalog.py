@@ -83,8 +83,12 @@ class OwnBenchmark(Settings):
 class EvaluationConfig(Settings):
     """What every model is measured on."""
 
-    domain: tuple[str, ...] = identity((), description="Benchmarks of the domain, by the harness's names.")
-    general: tuple[str, ...] = identity((), description="Benchmarks of what should not be forgotten.")
+    domain: tuple[str, ...] = identity(
+        (), description="Benchmarks of the domain, by the harness's names.", choices=tuple(BENCHMARKS)
+    )
+    general: tuple[str, ...] = identity(
+        (), description="Benchmarks of what should not be forgotten.", choices=tuple(BENCHMARKS)
+    )
     own: tuple[OwnBenchmark, ...] = identity((), description="The user's own benchmarks.")
     limit: Count | None = identity(
         None, description="At most so many questions of each benchmark, drawn by the seed; null: all.", ge=2
