@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import json
+from pathlib import Path
 
 from flows.config import RunConfig
 from flows.places import home
@@ -36,12 +37,11 @@ def check(run: RunConfig) -> None:
             "model.base is initialised here and pre-trained on replay text, but no source in corpus.sources "
             "has the role replay"
         )
-    positions = _positions(run)
-    if positions is not None and run.packing.sequence_length > positions:
-        raise ConfigError(
-            f"packing.sequence_length {run.packing.sequence_length:,} is longer than the {positions:,} positions "
-            "of model.base"
-        )
+    if isinstance(run.model.base, InitConfig):
+        positions: int | None = run.model.base.max_positions
+    else:
+        positions = positions_of(home() / run.model.base)
+    check_length(run.packing.sequence_length, positions, "packing.sequence_length", "model.base")
 
 
 def _sources(run: RunConfig) -> None:
@@ -53,17 +53,21 @@ def _sources(run: RunConfig) -> None:
                 )
 
 
-def _positions(run: RunConfig) -> int | None:
-    """Positions of a new model, or of one in a local directory; a hub model's are known when it is imported."""
-    if isinstance(run.model.base, InitConfig):
-        return run.model.base.max_positions
-    path = home() / run.model.base / "config.json"
+def check_length(length: int, positions: int | None, field: str, model: str) -> None:
+    """Raise ConfigError where sequences are longer than the model's positions, as far as they are known."""
+    if positions is not None and length > positions:
+        raise ConfigError(f"{field} {length:,} is longer than the {positions:,} positions of {model}")
+
+
+def positions_of(directory: Path) -> int | None:
+    """Positions of a model in a directory; None where it is not there: a hub model's are known once it is imported."""
+    path = directory / "config.json"
     if not path.is_file():
         return None
     try:
         config = json.loads(path.read_bytes())
     except ValueError as error:
-        raise ConfigError(f"model.base: {path} is no JSON: {error}") from error
+        raise ConfigError(f"{path} is no JSON: {error}") from error
     for name in ("max_position_embeddings", "n_positions"):
         if isinstance(config.get(name), int):
             return int(config[name])

@@ -47,7 +47,10 @@ Overrides = Annotated[
 def run(
     config: Config,
     set_: Overrides = None,
-    force: Annotated[list[str] | None, typer.Option(help="make a stage again and compare")] = None,
+    force: Annotated[
+        list[str] | None,
+        typer.Option(help="make a stage again and compare; all: every one, and fail where a byte differs"),
+    ] = None,
     until: Annotated[
         str, typer.Option(help="last stage: ingest … tokenize, pack, train, evaluate, report")
     ] = "report",
@@ -315,10 +318,10 @@ def _run(
 
 
 def _check_options(force: tuple[str, ...], until: str, slices: int | None) -> None:
-    from flows.pretrain import STAGES
+    from flows.pretrain import ALL_STAGES, STAGES
     from flows.reading import CORPUS_STAGES
 
-    known = ("all", *STAGES, "tokenizer", "base", "questions", "perplexity")
+    known = ("all", *ALL_STAGES)
     for option, name, allowed in (("--until", until, STAGES), *(("--force", name, known) for name in force)):
         if name not in allowed:
             raise ConfigError(f"{option} {name}: unknown stage; one of {', '.join(allowed)}")

@@ -11,9 +11,11 @@ from typing import Annotated, Any, Literal
 from prefect import flow
 from pydantic import Field
 
-from flows.config import RunConfig, parse_config
+from flows.config import RunConfig, TrackingConfig, parse_config
 from flows.run import Options, execute, run_name
 from flows.story import Story
+from storage.settings import Count
+from tasks.evaluation.catalog import EvaluationConfig
 
 Stage = Literal[
     "ingest",
@@ -31,32 +33,91 @@ Stage = Literal[
     "evaluate",
     "report",
 ]
+Force = Literal["all"] | Stage
 Until = Literal[
     "ingest", "dedup", "filter", "decontaminate", "tokenize", "pack", "train", "decay", "evaluate", "report"
 ]
 
 
-def _flow_run_name() -> str:
+def _run_name() -> str:
     from prefect.runtime import flow_run
 
-    parameters = flow_run.parameters or {}
-    config = parameters.get("config")
+    config = (flow_run.parameters or {}).get("config")
     return run_name(config if isinstance(config, RunConfig) else parse_config(config or {}))
 
 
-@flow(name="pretrain", flow_run_name=_flow_run_name, persist_result=False, log_prints=False)
+def _evaluation_name() -> str:
+    from prefect.runtime import flow_run
+
+    return _evaluation(**(flow_run.parameters or {})).title
+
+
+@flow(name="pretrain", flow_run_name=_run_name, persist_result=False, log_prints=False)
 def pretrain(
     config: RunConfig,
-    force: tuple[Stage, ...] = (),
     until: Until = "report",
     slices: Annotated[int, Field(ge=1)] | None = None,
-) -> dict[str, Any]:
+    force: tuple[Force, ...] = (),
+    dry_run: bool = False,
+) -> Any:
     """Adapt a small language model to a domain: read, clean and pack text, train for each token budget, and measure.
 
     Args:
-        config: the whole run, as in its YAML file.
-        force: stages that are made again and compared with what is there.
-        until: the last stage.
-        slices: with a corpus stage as the last one, the number of slices.
+        config: The whole run, as in its YAML file. Numbers may be written 400M, 64K or 1B, durations 30s or 5min.
+        until: The last stage. Report is the whole run; a stage of the corpus (ingest to tokenize) reads all text up to it.
+        slices: With a stage of the corpus as the last one, read only so many slices. Empty: all.
+        force: Stages that are made again and compared with what is there. All: every stage, and the run fails where a
+            byte differs.
+        dry_run: Only say what would be done, on the run's page; nothing is made.
     """
-    return execute(config, Options(tuple(force), until, slices), Story())
+    return execute(config, Options(tuple(force), until, slices, dry_run), Story())
+
+
+@flow(name="evaluate", flow_run_name=_evaluation_name, persist_result=False, log_prints=False)
+def evaluate(
+    model: str,
+    benchmarks: EvaluationConfig = EvaluationConfig(),
+    run: str | None = None,
+    sequence_length: Annotated[Count, Field(ge=2)] = 1024,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    seed: Annotated[int, Field(ge=0)] = 0,
+    benchmark_files: str | None = None,
+    store: str = "store",
+    name: str = "evaluation",
+    tracking: TrackingConfig = TrackingConfig(),
+) -> Any:
+    """Measure a given model on benchmarks and on held-out text; what was measured before is found.
+
+    Args:
+        model: A model of the store (the beginning of its key, or stage/key), a local directory, or a name on the hub.
+        benchmarks: What it is measured on.
+        run: The name of a run in the store: the model is measured on that run's held-out text too. Empty: it is not.
+        sequence_length: Tokens that the model is given at most. Compare only scores of the same length.
+        device: Where it is computed. Auto: on a GPU where there is one.
+        seed: Of the questions drawn, where benchmarks has a limit.
+        benchmark_files: Directory of local benchmark files, <benchmark>/<split>.jsonl[.gz]. Empty: from the hub.
+        store: Directory of the artifact store.
+        name: The experiment's name in MLflow.
+        tracking: Where scores are published.
+    """
+    wanted = _evaluation(
+        model=model,
+        benchmarks=benchmarks,
+        run=run,
+        sequence_length=sequence_length,
+        device=device,
+        seed=seed,
+        benchmark_files=benchmark_files,
+        store=store,
+        name=name,
+        tracking=tracking,
+    )
+    from flows.evaluation import execute as measure
+
+    return measure(wanted, Story())
+
+
+def _evaluation(**given: Any) -> Any:
+    from flows.evaluation import Evaluation
+
+    return Evaluation.model_validate(given)

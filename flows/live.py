@@ -174,7 +174,7 @@ class Live:
         return {
             "stage": call.request.stage,
             "of": " · ".join(named(call.slice, call.round, call.item)),
-            "state": "waiting" if stage.note and not stage.over else call.state,
+            "state": _state(stage),
             "time": duration(seconds),
             "documents": _documents(stage.stats),
             "tokens": f"{stage.stats['tokens']:,}" if stage.stats.get("tokens") is not None else "",
@@ -189,6 +189,7 @@ class Live:
             return "reproduced" if call.request.stage in self.forced else ""
         if stage.why is None:
             reason = "forced" if call.request.stage in self.forced else self.why(call.request)
+            reason = "forced: other bytes than before" if call.differs else reason
             stage.why = "; ".join(["begun before", reason] if call.resumed else [reason])
         return stage.why
 
@@ -303,6 +304,13 @@ def _training(work: Path) -> str:
         if isinstance(row.get("loss"), int | float):
             words.append(f"loss {row['loss']:.3f}")
     return " · ".join(words)
+
+
+def _state(stage: Stage) -> str:
+    if stage.over:
+        stopped = stage.call.error is not None and not isinstance(stage.call.error, Exception)
+        return "stopped" if stopped else stage.call.state
+    return "waiting" if stage.note else "running"
 
 
 def _failure(call: Call) -> str:

@@ -29,6 +29,8 @@ from tasks.base import InitConfig
 ROUND_STAGES = ("pack", "train", "decay", "evaluate", "report")
 STAGES = (*CORPUS_STAGES, *ROUND_STAGES)
 """What a run can be ended after (`--until`), in order."""
+ALL_STAGES = (*STAGES, "tokenizer", "base", "questions", "perplexity")
+"""What can be made again (`--force`); `all` stands for all of them."""
 
 
 @dataclass
@@ -218,3 +220,11 @@ def describe(outcome: Outcome) -> list[dict[str, Any]]:
             }
         )
     return described
+
+
+def scores_of(model: Model) -> dict[str, float]:
+    """Every perplexity and score of a model, by the names that MLflow shows."""
+    found = {f"perplexity/{name}": made.stats["perplexity"] for name, made in model.perplexity.items()}
+    for name, made in model.scores.items():
+        found |= {f"eval/{name}/{metric}": value for metric, value in made.stats["metrics"].items()}
+    return found

@@ -22,7 +22,7 @@ from flows.config import RunConfig
 from flows.gpu import Gpu
 from flows.places import from_home, mlflow_database, mlflow_files, state_directory
 from flows.plan import make_plan, render
-from flows.pretrain import Outcome, adapt, describe
+from flows.pretrain import ALL_STAGES, Outcome, adapt, describe, scores_of
 from flows.processes import start_ticks
 from flows.requests import Requests
 from flows.rounds import short_count
@@ -31,6 +31,7 @@ from flows.stage import Builder, Call
 from flows.story import Story
 from flows.tracking import Tracked, Tracker, describe_run, flat
 from storage.artifact import Artifact
+from storage.errors import StageFailed
 from storage.keys import canonical_json
 from storage.runs import RunRecord, read_records, shared_lock, write_record
 from storage.settings import identity_of
@@ -47,6 +48,11 @@ class Options:
     slices: int | None = None
     dry_run: bool = False
     """Only say what would be done."""
+
+    @property
+    def forced(self) -> frozenset[str]:
+        """Names of the stages that are made again; `all` in `force` stands for every one."""
+        return frozenset(ALL_STAGES if "all" in self.force else self.force)
 
 
 def run_id(run: RunConfig) -> str:
@@ -93,7 +99,7 @@ def _execute(run: RunConfig, options: Options, story: Story) -> Any:
         ):
             gpu = Gpu(state_directory(), run.training.execution.device, run_name(run))
             facts = {"flow_run": flow_run}
-            builder = Builder(store, workers, story, frozenset(options.force), facts, gpu=gpu)
+            builder = Builder(store, workers, story, options.forced, facts, gpu=gpu)
             return _attempt(run, options, builder, _Attempt(run, store, builder, tracker, flow_run))
 
 
@@ -111,6 +117,8 @@ def _attempt(run: RunConfig, options: Options, builder: Builder, attempt: _Attem
                 halt=builder.halt,
             )
             publish.report_page(pages, outcome.report.part("report") if outcome.report else None)
+            if "all" in options.force:
+                _same_bytes(builder)
         return attempt.end("completed", outcome, None)
     except Exception as error:
         attempt.end("failed", None, error)
@@ -118,6 +126,21 @@ def _attempt(run: RunConfig, options: Options, builder: Builder, attempt: _Attem
     except BaseException as error:  # asked to stop
         attempt.end("stopped", None, error)
         raise
+
+
+def _same_bytes(builder: Builder) -> None:
+    """Raises StageFailed where a stage that was made again gave other bytes than before."""
+    differing = [
+        f"{call.label} ({call.request.stage}/{call.request.key[:16]})"
+        for call in builder.calls
+        if call.differs
+    ]
+    if differing:
+        raise StageFailed(
+            f"{len(differing)} of {len(builder.calls)} stages gave other bytes than when they were first made: "
+            f"{', '.join(differing)}. The old artifacts are set aside beside the new ones (.damaged-…), to compare. "
+            "The same code, data and machine must give the same bytes: look at memory, disk and what was installed"
+        )
 
 
 def _planned(run: RunConfig) -> State[Any]:
@@ -203,13 +226,7 @@ class _Attempt:
         if outcome is None:
             return
         for model in outcome.models:
-            metrics = {f"perplexity/{name}": a.stats["perplexity"] for name, a in model.perplexity.items()}
-            metrics |= {
-                f"eval/{name}/{metric}": value
-                for name, artifact in model.scores.items()
-                for metric, value in artifact.stats["metrics"].items()
-            }
-            self.tracker.score(model.export.key, model.tokens, metrics)
+            self.tracker.score(model.export.key, model.tokens, scores_of(model))
             self.tracker.line(model.export.key, [a.part("journal").only() for a in model.journals])
         if outcome.report is not None:
             self.tracker.files(
@@ -239,7 +256,13 @@ def _tracked(run: RunConfig, store: Store, flow_run: str | None, story: Story) -
     tags |= {"prefect.url": url} if url else {}
     note = describe_run(run_name(run), url, run.store_path, summary_of(run))
     tracked = Tracked(run.name, run_id(run), run_name(run), uri, artifacts, params, tags, note)
-    tracker = Tracker(tracked, store.work_of, story.warn)
+    with open_tracker(Tracker(tracked, store.work_of, story.warn)) as tracker:
+        yield tracker
+
+
+@contextmanager
+def open_tracker(tracker: Tracker) -> Iterator[Tracker]:
+    """Publish while the block runs; end the run in MLflow as the block ends."""
     tracker.start()
     try:
         yield tracker

@@ -72,6 +72,8 @@ class Call:
     resumed: bool = False
     """An earlier attempt had begun it."""
     error: BaseException | None = None
+    differs: bool = False
+    """It was forced, and gave other bytes than before."""
 
     @property
     def name(self) -> str:
@@ -158,6 +160,7 @@ class Builder:
                 self.story.failed(call.label, str(error))
             raise
         call.state = "cached" if outcome.state != "built" else "built"
+        call.differs = outcome.differs
         call.seconds = time.monotonic() - began
         self.records.append(self._record(call, outcome.artifact))
         self.artifacts[outcome.artifact.key] = outcome.artifact

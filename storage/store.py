@@ -86,10 +86,14 @@ class Making:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What `ensure` did: `state` is built, cached, or reproduced (a forced build gave the same bytes)."""
+    """What `ensure` did: `state` is built, cached, or reproduced (a forced build gave the same bytes).
+
+    `differs`: a forced build gave other bytes than were there.
+    """
 
     artifact: Artifact
     state: str
+    differs: bool = False
 
 
 class Store:
@@ -203,7 +207,7 @@ class Store:
                 f"{request.stage} {key[:16]} made again has other bytes than before; "
                 f"the old one is set aside as {target.relative_to(self.root)}"
             )
-        return Outcome(self._publish(beside, manifest), "built")
+        return Outcome(self._publish(beside, manifest), "built", differs=True)
 
     def _draft(self, request: Request, key: str, work: Path, making: Making, lock: Lock) -> Manifest:
         began = time.time()
