@@ -30,7 +30,7 @@ from tasks.corpus.tokenizer import TokenizerConfig
 from tasks.corpus.vocabulary import TOKENIZER_FILES
 
 STAGE = "base"
-VERSION = 1
+VERSION = 2
 
 _WEIGHTS = "*.safetensors"
 _USED = (

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
 
@@ -31,7 +31,7 @@ from tasks.corpus.vocabulary import (
 )
 
 WEIGHTS = "model.safetensors"
-_VOLATILE_KEYS = ("transformers_version", "_name_or_path")
+_NOT_EXPORTED = ("transformers_version", "_name_or_path", "auto_map")  # volatile, or naming code that is not ours
 _TOKENIZER_SOURCES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 _SPECIAL_NAMES = ("bos_token", "eos_token", "unk_token", "pad_token")
 _PROBES = (
@@ -119,7 +119,7 @@ def import_model(directory: Path, export: Path) -> list[str]:
                 trust_remote_code=False,
                 output_loading_info=True,
             )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise ConfigError(f"model.base: {directory} cannot be loaded as a causal model ({error}).") from error
     lost = sorted(map(str, [*facts["missing_keys"], *facts["mismatched_keys"]]))
     if lost:
@@ -230,7 +230,7 @@ def _write_generation(export: Path, eot: int, bos: int) -> None:
 
 
 def _write_json(path: Path, values: Mapping[str, Any]) -> None:
-    kept = {name: value for name, value in values.items() if name not in _VOLATILE_KEYS}
+    kept = {name: value for name, value in values.items() if name not in _NOT_EXPORTED}
     path.write_text(json.dumps(kept, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
 
 
