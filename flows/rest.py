@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from typing import Any
 from storage.errors import OnwardError
 
 _PAGE = 200
+_PAUSES = (0.3, 1.0, 3.0)  # of a server whose database is busy just now (503)
 
 
 class ApiError(OnwardError):
@@ -57,6 +59,16 @@ class Api:
         return str(self.post(f"/{kind}/{run}/set_state", {"state": state, "force": force})["status"])
 
     def _call(self, method: str, path: str, body: Any) -> Any:
+        for pause in _PAUSES:
+            try:
+                return self._once(method, path, body)
+            except ApiError as error:
+                if error.status != 503:
+                    raise
+                time.sleep(pause)
+        return self._once(method, path, body)
+
+    def _once(self, method: str, path: str, body: Any) -> Any:
         headers = {"Content-Type": "application/json", **_credentials()}
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self.url + path, data, headers, method=method)

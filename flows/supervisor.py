@@ -105,7 +105,13 @@ class Supervisor:
             return True
         if time.monotonic() < kept.not_before or not self._wanted(name):
             return False
-        self._start(name, kept)
+        try:
+            self._start(name, kept)
+        except OSError as error:
+            tell(f"{name}: {error}")
+            with (logs() / f"{name}.log").open("a") as log:
+                log.write(f"it could not be started: {error}\n")
+            self._mourn(name, kept)
         return True
 
     def _wanted(self, name: str) -> bool:
@@ -121,6 +127,7 @@ class Supervisor:
     def _start(self, name: str, kept: Kept) -> None:
         log = logs() / f"{name}.log"
         rotate(log)
+        kept.service.since = time.time()
         environment = self.record.environment
         if name == "mlflow":
             (state_directory() / "mlflow" / "files").mkdir(parents=True, exist_ok=True)
@@ -138,7 +145,7 @@ class Supervisor:
                 stderr=output,
                 start_new_session=True,
             )
-        kept.service.pid, kept.service.since = kept.child.pid, time.time()
+        kept.service.pid = kept.child.pid
         kept.service.started = start_ticks(kept.child.pid)
         tell(f"{name}: started (process {kept.child.pid})")
 
@@ -146,7 +153,8 @@ class Supervisor:
         """It has ended: what is left of its process group goes too, and it is started again after a pause."""
         service = kept.service
         service.code = kept.child.returncode if kept.child is not None else None
-        stop_group(service.pid, 5)
+        if service.pid:
+            stop_group(service.pid, 5)
         steady = time.time() - service.since > _STEADY_SECONDS
         kept.quick = 0 if steady else kept.quick + 1
         pause = _PAUSES[min(kept.quick, len(_PAUSES) - 1)]

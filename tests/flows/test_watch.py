@@ -1,0 +1,239 @@
+"""The sweep of lost runs, against a real Prefect server and real processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from flows.processes import boot_id, start_ticks
+from flows.rest import Api, ApiError
+from flows.watch import LOST, Watch
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def api(tmp_path_factory) -> Iterator[Api]:
+    """A Prefect server of this module's own, gone with it."""
+    from flows.server import prefect_server
+
+    home = tmp_path_factory.mktemp("prefect")
+    kept = {name: value for name, value in os.environ.items() if name.startswith("PREFECT_")}
+    for name in kept:
+        del os.environ[name]
+    os.environ.update(PREFECT_HOME=str(home), PREFECT_SERVER_ANALYTICS_ENABLED="false")
+    try:
+        with prefect_server(home) as ready:
+            address = os.environ["PREFECT_API_URL"]
+            ready()
+            server = Api(address)
+            server.post("/work_pools/", {"name": "free", "type": "process"})
+            server.post("/work_pools/", {"name": "one", "type": "process", "concurrency_limit": 1})
+            yield server
+    finally:
+        for name in [name for name in os.environ if name.startswith("PREFECT_")]:
+            del os.environ[name]
+        os.environ.update(kept)
+
+
+@pytest.fixture
+def watch(api: Api) -> Watch:
+    return Watch(api, frozenset({"free", "one"}))
+
+
+@pytest.fixture
+def process() -> Iterator[Any]:
+    """Starts processes that sleep, with an environment; they are gone in the end."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(**environment: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-c", "import time; print(flush=True); time.sleep(600)"]
+        child = subprocess.Popen(command, env={**os.environ, **environment}, stdout=subprocess.PIPE)
+        assert child.stdout is not None
+        child.stdout.readline()
+        started.append(child)
+        return child
+
+    yield start
+    for child in started:
+        child.kill()
+        child.wait()
+
+
+def make_run(api: Api, pool: str | None, state: str, pid: str | None = None, **details: Any) -> str:
+    """A flow run in a state, as a worker leaves it."""
+    flow = api.post("/flows/", {"name": f"sleeper-{uuid4().hex[:6]}"})
+    wanted = {"type": state, "name": state.title(), "state_details": details}
+    if pool is None:
+        run = api.post("/flow_runs/", {"flow_id": flow["id"], "state": wanted})
+    else:
+        deployment = api.post(
+            "/deployments/", {"flow_id": flow["id"], "name": "d", "work_pool_name": pool, "entrypoint": "a.b"}
+        )
+        run = api.post(f"/deployments/{deployment['id']}/create_flow_run", {"state": {"type": "SCHEDULED"}})
+        api.set_state("flow_runs", run["id"], wanted, force=True)
+    if pid is not None:
+        _patch(api, run["id"], {"infrastructure_pid": pid})
+    return str(run["id"])
+
+
+def make_task(api: Api, run: str) -> str:
+    """A task run of the flow run that is at work."""
+    body = {"flow_run_id": run, "task_key": "t", "dynamic_key": uuid4().hex, "state": {"type": "RUNNING"}}
+    return str(api.post("/task_runs/", body)["id"])
+
+
+def _patch(api: Api, run: str, body: dict[str, Any]) -> None:
+    api._call("PATCH", f"/flow_runs/{run}", body)
+
+
+def state(api: Api, run: str, kind: str = "flow_runs") -> dict[str, Any]:
+    found: dict[str, Any] = api.get(f"/{kind}/{run}")["state"]
+    return found
+
+
+def end(child: subprocess.Popen[bytes]) -> None:
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+
+
+def test_a_run_whose_process_is_gone_in_two_sweeps_is_crashed_and_its_tasks_too(api, watch, process):
+    run = make_run(api, "free", "RUNNING")
+    child = process(PREFECT__FLOW_RUN_ID=run)
+    _patch(api, run, {"infrastructure_pid": f"{os.uname().nodename}:{child.pid}"})
+    task = make_task(api, run)
+    watch.sweep()
+    watch.sweep()
+    assert state(api, run)["type"] == "RUNNING", "its process lives"
+    end(child)
+    watch.sweep()
+    assert state(api, run)["type"] == "RUNNING", "one sweep may have met it as it ended"
+    said = watch.sweep()
+    assert (state(api, run)["type"], state(api, run)["message"]) == ("CRASHED", LOST)
+    assert state(api, task, "task_runs")["type"] == "CRASHED"
+    assert any("is gone" in line for line in said)
+
+
+def test_a_pid_that_another_process_has_now_does_not_keep_a_run_alive(api, watch, process):
+    run = make_run(api, "free", "RUNNING")
+    other = process(PREFECT__FLOW_RUN_ID=str(uuid4()))
+    _patch(api, run, {"infrastructure_pid": str(other.pid)})
+    watch.sweep()
+    watch.sweep()
+    assert state(api, run)["type"] == "CRASHED"
+
+
+def test_a_run_from_a_terminal_lives_as_long_as_its_process(api, watch, process):
+    child = process()
+    run = make_run(api, None, "RUNNING", f"{os.uname().nodename}:{child.pid}")
+    watch.sweep()
+    watch.sweep()
+    assert state(api, run)["type"] == "RUNNING"
+    end(child)
+    watch.sweep()
+    watch.sweep()
+    assert state(api, run)["type"] == "CRASHED"
+
+
+def test_runs_of_other_machines_and_of_nobody_are_left_alone(api, watch):
+    elsewhere = make_run(api, "free", "RUNNING", "another-machine:1")
+    nobodys = make_run(api, None, "RUNNING")
+    for _ in range(3):
+        watch.sweep()
+    assert state(api, elsewhere)["type"] == "RUNNING"
+    assert state(api, nobodys)["type"] == "RUNNING"
+    for run in (elsewhere, nobodys):
+        api.set_state("flow_runs", run, {"type": "COMPLETED"}, force=True)
+
+
+def test_a_run_to_be_cancelled_whose_process_is_gone_is_cancelled(api, watch):
+    run = make_run(api, "free", "CANCELLING", f"{os.uname().nodename}:{_gone()}")
+    watch.sweep()
+    watch.sweep()
+    assert state(api, run)["name"] == "Cancelled"
+
+
+def test_a_retry_that_still_names_the_process_before_is_not_taken_for_lost(api, watch):
+    run = make_run(api, "free", "PENDING", str(_gone()))
+    for _ in range(3):
+        watch.sweep()
+    assert state(api, run)["type"] == "PENDING", "its worker may be about to start it"
+    api.set_state("flow_runs", run, {"type": "COMPLETED"}, force=True)
+
+
+def test_a_run_that_ended_in_time_keeps_its_state(api, watch):
+    run = make_run(api, "free", "RUNNING", str(_gone()))
+    watch.sweep()
+    api.set_state("flow_runs", run, {"type": "COMPLETED"}, force=True)
+    watch.sweep()
+    assert state(api, run)["type"] == "COMPLETED"
+
+
+def test_tasks_that_run_on_in_a_run_that_has_ended_are_crashed(api, watch):
+    run = make_run(api, "free", "RUNNING")
+    task = make_task(api, run)
+    api.set_state("flow_runs", run, {"type": "FAILED"}, force=True)
+    watch.sweep()
+    assert state(api, task, "task_runs")["type"] == "RUNNING", "its end may still be on its way"
+    watch.sweep()
+    assert state(api, task, "task_runs")["type"] == "CRASHED"
+
+
+def test_a_run_that_is_due_in_a_full_pool_says_who_has_it_and_is_taken_when_it_is_free(api, watch, process):
+    first = make_run(api, "one", "RUNNING")
+    child = process(PREFECT__FLOW_RUN_ID=first)
+    _patch(api, first, {"infrastructure_pid": str(child.pid)})
+    due = (datetime.now(UTC) - timedelta(seconds=5)).isoformat()
+    second = make_run(api, "one", "SCHEDULED", scheduled_time=due)
+    planned = api.get(f"/flow_runs/{second}")["next_scheduled_start_time"]
+    watch.sweep()
+    name = api.get(f"/flow_runs/{first}")["name"]
+    assert state(api, second)["name"] == "Waiting"
+    assert state(api, second)["message"].startswith(f"work pool one is taken by {name}")
+    assert api.get(f"/flow_runs/{second}")["next_scheduled_start_time"] == planned
+    before = state(api, second)["id"]
+    watch.sweep()
+    assert state(api, second)["id"] == before, "said once"
+    assert second not in _offered(api)
+    api.set_state("flow_runs", first, {"type": "COMPLETED"}, force=True)
+    assert second in _offered(api)
+
+
+def _offered(api: Api) -> list[str]:
+    """What a worker of the pool would be given now."""
+    rows = api.post("/work_pools/one/get_scheduled_flow_runs", {})
+    return [row["flow_run"]["id"] for row in rows]
+
+
+def _gone() -> int:
+    """The pid of a process that has ended."""
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    return child.pid
+
+
+def test_a_server_that_is_away_is_named():
+    with pytest.raises(ApiError, match=r"127\.0\.0\.1:1/api does not answer"):
+        Watch(Api("http://127.0.0.1:1/api", seconds=2)).sweep()
+
+
+def test_a_process_is_known_by_its_start_and_a_dead_one_has_none(process):
+    child = process()
+    ticks = start_ticks(child.pid)
+    assert ticks.isdigit() and boot_id()
+    child.kill()
+    deadline = time.monotonic() + 10
+    while start_ticks(child.pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert start_ticks(child.pid) == "", "it waits to be reaped, and counts as gone"
+    assert Path(f"/proc/{child.pid}").exists()
