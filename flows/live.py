@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from flows.stage import Call, named
-from flows.story import without_secrets
+from flows.story import counts, without_secrets
 from storage.artifact import Artifact
 from storage.manifest import Manifest
 from storage.store import Request
@@ -45,6 +45,9 @@ class Pages(Protocol):
     ) -> None:
         """Create the page of that key, or change it in place."""
 
+    def has(self, key: str) -> bool:
+        """Whether there is one of that key, of this attempt or of one before."""
+
 
 @dataclass
 class Stage:
@@ -61,7 +64,10 @@ class Stage:
     samples: deque[tuple[float, float, int]] = field(default_factory=deque)
     stats: Mapping[str, Any] = field(default_factory=dict)
     shown: bool = False
+    """Its bar stands there as of a moment when it was not over."""
     over: bool = False
+    settled: bool = False
+    """Its bar stands there, or is not needed, as of its end."""
 
 
 @dataclass
@@ -158,15 +164,23 @@ class Live:
             self.pages.put(key, "markdown", f"[{text}]({address})", text)
             with self._guard:
                 self._links.pop(key, None)
-        rows = [self._row(stage) for stage in stages]
+        under_way = [stage for stage in stages if _state(stage) not in ("built", "cached")]
+        done = [stage for stage in stages if _state(stage) in ("built", "cached")]
+        rows = [self._row(stage) for stage in (*reversed(under_way), *done)]
         if rows and rows != self._table:
-            self.pages.put("stages", "table", rows, "Stages of this attempt")
+            about = "Stages of this attempt: what is under way first, then in order"
+            self.pages.put("stages", "table", rows, about)
             self._table = rows
         now = time.monotonic()
         for stage in stages:
-            long = now - stage.began >= self.shown_after and not stage.over and not closing
-            if stage.shown or long:
-                self._bar(stage)
+            key = slug(f"{self.name} {stage.call.name}")
+            if stage.over and not stage.settled:
+                if stage.shown or self.pages.has(key):
+                    self._bar(key, stage)
+                stage.settled = True
+            elif not stage.over and (stage.shown or now - stage.began >= self.shown_after):
+                self._bar(key, stage)
+                stage.shown = True
 
     def _row(self, stage: Stage) -> dict[str, Any]:
         call = stage.call
@@ -175,11 +189,10 @@ class Live:
             "stage": call.request.stage,
             "of": " · ".join(named(call.slice, call.round, call.item)),
             "state": _state(stage),
-            "time": duration(seconds),
-            "documents": _documents(stage.stats),
-            "tokens": f"{stage.stats['tokens']:,}" if stage.stats.get("tokens") is not None else "",
-            "why": self._why(stage),
+            "time": duration(seconds) if call.state != "cached" else "",
+            "in → out": counts(stage.stats),
             "key": call.request.key[:12],
+            "why": self._why(stage),
         }
 
     def _why(self, stage: Stage) -> str:
@@ -193,11 +206,9 @@ class Live:
             stage.why = "; ".join(["begun before", reason] if call.resumed else [reason])
         return stage.why
 
-    def _bar(self, stage: Stage) -> None:
-        key = slug(f"{self.name} {stage.call.name}")
+    def _bar(self, key: str, stage: Stage) -> None:
         percent = round(100 * (1.0 if stage.over and stage.call.state != "failed" else stage.share), 1)
         self.pages.put(key, "progress", percent, self.description(stage), stage.call.task_run)
-        stage.shown = not stage.over
 
     def description(self, stage: Stage) -> str:
         """What stands beside a progress bar, in Markdown."""
@@ -318,10 +329,3 @@ def _failure(call: Call) -> str:
         reason = without_secrets(str(call.error or "")).splitlines()
         return f"failed after {duration(call.seconds)}{': ' + reason[0][:500] if reason else ''}"
     return f"stopped after {duration(call.seconds)}; the next attempt goes on from there"
-
-
-def _documents(stats: Mapping[str, Any]) -> str:
-    came, went = stats.get("documents_in"), stats.get("documents_out")
-    if came is not None and went is not None:
-        return f"{came:,} → {went:,}"
-    return f"{stats['documents']:,}" if stats.get("documents") is not None else ""

@@ -37,7 +37,8 @@ from storage.errors import OnwardError
 from storage.runs import RunRecord
 
 _LOG = logging.getLogger("onward")
-_PREFECT_LOGS = ("prefect.flow_runs", "prefect.task_runs")
+_PREFECT_LOGS = ("prefect.flow_runs", "prefect.task_runs", "prefect.engine")
+_OF_EACH_TASK = ("Finished in state", "Crash detected", "Created task run")
 LOST = "the process was killed; a later attempt goes on from what it finished"
 
 
@@ -74,6 +75,10 @@ class Pages:
             )
             known[key] = created.id
 
+    def has(self, key: str) -> bool:
+        """Whether there is one of that key: made by this attempt or, once anything was put, by one before."""
+        return self._known is not None and key in self._known
+
     def _ids(self, client: SyncPrefectClient) -> dict[str, UUID]:
         if self._known is None:
             chosen = ArtifactFilter.model_validate({"flow_run_id": {"any_": [self._flow_run]}})
@@ -102,8 +107,8 @@ def plan_page(pages: Pages, rows: Sequence[Row], text: str) -> None:
             "stage": row.stage,
             "of": " · ".join(named(row.slice, row.round, row.item)),
             "state": row.state,
-            "why": "; ".join(row.why),
             "key": (row.key or "")[:12],
+            "why": "; ".join(row.why),
         }
         for row in rows
     ]
@@ -123,20 +128,17 @@ def told_in_prefect(story: Story) -> Iterator[None]:
         story.tell,
         lambda text, warning: logger.log(logging.WARNING if warning else logging.INFO, text),
     )
-    loggers = [logging.getLogger(name) for name in _PREFECT_LOGS]
-    for one in loggers:
-        one.addFilter(_told_already)
+    for name in _PREFECT_LOGS:  # for good: what ends the run is logged after this block
+        logging.getLogger(name).addFilter(_told_already)
     try:
         yield
     finally:
         story.flush()
         story.tell = before
-        for one in loggers:
-            one.removeFilter(_told_already)
 
 
 def _told_already(record: logging.LogRecord) -> bool:
-    if record.name == "prefect.task_runs" and record.levelno < logging.WARNING:
+    if record.name == "prefect.task_runs" and record.getMessage().startswith(_OF_EACH_TASK):
         return False
     error = record.exc_info[1] if record.exc_info else None
     return not isinstance(error, OnwardError)

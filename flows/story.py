@@ -1,7 +1,7 @@
 """What is told of a run, a line when something began, was made or failed: to a terminal, and to Prefect's log.
 
 Standard error only. No line holds a password or a token, whoever wrote it. Stages that were found in the store are told
-together, so that the story of a run that goes on is as short as what it does.
+together, and in Prefect's log those that were made in no time, too: it is to be read in a few lines.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, TextIO
 
 _MARKS = {"built": "✓", "reproduced": "="}
+_SHORT_SECONDS = 3.0
+_TOGETHER_SECONDS = 60.0
 _SECRETS = (
     (re.compile(r"(?<=://)[^\s/@]+:[^\s/@]*(?=@)"), "***"),
     (re.compile(r"\bhf_[A-Za-z0-9]{16,}"), "hf_***"),
@@ -36,6 +38,9 @@ class Story:
         self._guard = threading.RLock()
         self._last = 0.0
         self._cached: dict[str, int] = {}
+        self._short: dict[str, int] = {}
+        self._short_since = 0.0
+        self._short_seconds = 0.0
         self.tell: Callable[[str, bool], None] | None = None
         self.warnings: list[str] = []
 
@@ -43,7 +48,8 @@ class Story:
         """One line."""
         with self._guard:
             self.flush()
-            self._write(text, warning)
+            self._write(text)
+            self._tell(text, warning)
 
     def warn(self, text: str) -> None:
         """Something the user should know."""
@@ -61,23 +67,45 @@ class Story:
 
     def done(self, label: str, state: str, seconds: float, stats: Mapping[str, Any]) -> None:
         """A stage that is finished, or was found in the store; those are told at the next other line."""
-        if state == "cached":
-            with self._guard:
-                stage = label.split(" · ", 1)[0]
+        stage = label.split(" · ", 1)[0]
+        with self._guard:
+            if state == "cached":
+                self._flush_short()
                 self._cached[stage] = self._cached.get(stage, 0) + 1
-            return
-        words = {"built": f"{seconds:6.1f} s", "reproduced": "reproduced, same bytes"}[state]
-        self.line(f"{_MARKS[state]} {label:<44} {words}  {_counts(stats)}".rstrip())
+                return
+            self._flush_cached()
+            words = {"built": f"{seconds:6.1f} s", "reproduced": "reproduced, same bytes"}[state]
+            line = f"{_MARKS[state]} {label:<44} {words}  {counts(stats)}".rstrip()
+            self._write(line)
+            if seconds >= _SHORT_SECONDS or state != "built":
+                self._flush_short()
+                self._tell(line)
+                return
+            now = time.monotonic()
+            self._short_since = self._short_since if self._short else now
+            self._short[stage] = self._short.get(stage, 0) + 1
+            self._short_seconds += seconds
+            if now - self._short_since > _TOGETHER_SECONDS:
+                self._flush_short()
 
     def flush(self) -> None:
-        """Tell of the stages found in the store since the last line."""
+        """Tell what waits to be told together."""
         with self._guard:
-            if self._cached:
-                found, self._cached = self._cached, {}
-                named = ", ".join(
-                    f"{stage} × {count}" if count > 1 else stage for stage, count in found.items()
-                )
-                self._write(f"· {sum(found.values())} found in the store: {named}", warning=False)
+            self._flush_short()
+            self._flush_cached()
+
+    def _flush_cached(self) -> None:
+        if self._cached:
+            found, self._cached = self._cached, {}
+            line = f"· {sum(found.values())} found in the store: {_counted(found)}"
+            self._write(line)
+            self._tell(line)
+
+    def _flush_short(self) -> None:
+        if self._short:
+            made, self._short = self._short, {}
+            self._tell(f"✓ {sum(made.values())} made in {self._short_seconds:.1f} s: {_counted(made)}")
+            self._short_seconds = 0.0
 
     def progress(self, label: str, done: int, total: int | None, unit: str) -> None:
         """How far a stage is; on a terminal only, at most four times a second."""
@@ -91,21 +119,27 @@ class Story:
             self._stream.write(f"● {label}  {share}"[:110])
             self._stream.flush()
 
-    def _write(self, text: str, warning: bool) -> None:
-        text = without_secrets(text)
+    def _write(self, text: str) -> None:
         if not self._quiet:
             self._clear()
-            self._stream.write(text + "\n")
+            self._stream.write(without_secrets(text) + "\n")
             self._stream.flush()
+
+    def _tell(self, text: str, warning: bool = False) -> None:
         if self.tell is not None:
-            self.tell(text, warning)
+            self.tell(without_secrets(text), warning)
 
     def _clear(self) -> None:
         if self._stream.isatty():
             self._stream.write("\r\x1b[K")
 
 
-def _counts(stats: Mapping[str, Any]) -> str:
+def _counted(stages: Mapping[str, int]) -> str:
+    return ", ".join(f"{stage} × {count}" if count > 1 else stage for stage, count in stages.items())
+
+
+def counts(stats: Mapping[str, Any]) -> str:
+    """`1,200 → 1,100 documents, 400,000 tokens`: what came in and went out, as far as a stage counts it."""
     words = []
     if stats.get("documents_in") is not None and stats.get("documents_out") is not None:
         words.append(f"{stats['documents_in']:,} → {stats['documents_out']:,} documents")
