@@ -106,6 +106,7 @@ def service_environment(prefect_port: int, mlflow_port: int) -> dict[str, str]:
         "PREFECT_SERVER_EPHEMERAL_ENABLED": "false",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "PYTHONUNBUFFERED": "1",
+        "PYTHONSAFEPATH": "1",  # Prefect runs a script beside its own storage.py, which would hide our package
         **addresses(prefect_port, mlflow_port),
         **public,
     }
