@@ -285,6 +285,7 @@ def _create(client: SyncPrefectClient, wanted: Wanted, home: Path) -> None:
         work_pool_name=wanted.pool,
         work_queue_name=wanted.queue,
         job_variables={"working_dir": str(home)},
+        pull_steps=_at(home),
     )
 
 
@@ -296,6 +297,7 @@ def _renew(client: SyncPrefectClient, known: DeploymentResponse, wanted: Wanted,
         "entrypoint": _entrypoint(wanted.flow),
         "parameter_openapi_schema": form_schema(wanted.flow),
         "job_variables": {**known.job_variables, "working_dir": str(home)},
+        "pull_steps": _at(home),
     }
     fresh = {"parameters": wanted.parameters, "description": wanted.description}
     try:
@@ -306,6 +308,11 @@ def _renew(client: SyncPrefectClient, known: DeploymentResponse, wanted: Wanted,
         client.update_deployment(known.id, DeploymentUpdate(**update, **fresh))
         return f"its parameters no longer fitted and are as in the file again: {_detail(error)}"
     return "parameters renewed: its file has changed" if changed else "kept"
+
+
+def _at(home: Path) -> list[dict[str, Any]]:
+    """Runs start in the project directory. Without a step of its own, Prefect copies the worker's directory there."""
+    return [{"prefect.deployments.steps.set_working_directory": {"directory": str(home)}}]
 
 
 def _detail(error: PrefectHTTPStatusError) -> str:

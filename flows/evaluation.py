@@ -28,7 +28,7 @@ from flows.story import Story
 from flows.tracking import Tracked, Tracker, describe_run, flat
 from storage.artifact import Artifact, Input
 from storage.catalog import Catalog
-from storage.errors import ConfigError
+from storage.errors import ConfigError, OnwardError
 from storage.keys import canonical_json
 from storage.runs import RunRecord, read_records, shared_lock, write_record
 from storage.settings import Settings, execution, identity, identity_of
@@ -38,7 +38,7 @@ from tasks import base
 from tasks.base import ModelConfig
 from tasks.evaluation.catalog import EvaluationConfig, check_benchmarks
 
-_KEY = re.compile(r"((base|train|decay)/)?[0-9a-f]{6,64}")
+_KEY = re.compile(r"(base|train|decay)/[0-9a-f]+|[0-9a-f]{6,64}")
 
 
 class Evaluation(Settings):
@@ -173,7 +173,10 @@ def _model(wanted: Evaluation, store: Store, builder: Builder) -> Model:
     """The model: found by its key, or imported as the stage `base` of a run imports it."""
     given = wanted.model
     if not (home() / given).is_dir() and _KEY.fullmatch(given):
-        found = Catalog(store).find(given)
+        try:
+            found = Catalog(store).find(given)
+        except OnwardError as error:
+            raise ConfigError(f"model: {error}") from error
         artifact = store.lookup(found["stage"], found["key"])
         if artifact is None or not artifact.has("export"):
             raise ConfigError(

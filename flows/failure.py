@@ -32,6 +32,8 @@ def run_failed(error: Exception, store: Store, calls: Sequence[Call], to_go_on: 
     text = str(error) if isinstance(error, OnwardError) else f"{type(error).__name__}: {error}"
     failed = next((call for call in reversed(calls) if call.error is error), None)
     head = f"{failed.label} failed: {text}" if failed else text
+    if kind is RunRefused and not calls:
+        return kind(f"{without_secrets(head)}\nNothing was begun. Put it right, and start the run again.")
     return kind("\n".join([without_secrets(head), *standing(store, calls), f"To go on: {to_go_on}"]))
 
 
