@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -75,8 +76,14 @@ class Operated:
         request = urllib.request.Request(
             self.api_url + path, data, {"Content-Type": "application/json"}, method=method
         )
-        with urllib.request.urlopen(request, timeout=20) as answer:
-            return json.loads(answer.read() or b"null")
+        for pause in (0.5, 1, 2, 4, 8, None):
+            try:
+                with urllib.request.urlopen(request, timeout=60) as answer:
+                    return json.loads(answer.read() or b"null")
+            except urllib.error.HTTPError as error:
+                if error.code != 503 or pause is None:  # SQLite is locked: ask again, as Prefect's client does
+                    raise
+                time.sleep(pause)
 
     def start(self, store: str, deployment: str = "pretrain/small", **over: Any) -> str:
         """Start a run of the deployment in a store of its own; returns the flow run's id."""
