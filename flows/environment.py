@@ -24,6 +24,7 @@ _QUIET = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "true",  # serves both; MLflow takes no other word than this
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "TOKENIZERS_PARALLELISM": "false",
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",  # the least there is; the crash automation counts on it
 }
