@@ -33,7 +33,7 @@ Stage = Literal[
     "evaluate",
     "report",
 ]
-Force = Literal["all"] | Stage
+Force = Literal["all", Stage]
 Until = Literal[
     "ingest", "dedup", "filter", "decontaminate", "tokenize", "pack", "train", "decay", "evaluate", "report"
 ]

@@ -31,6 +31,8 @@ _BOUNDS = {
     "maximum": "at most",
     "exclusiveMaximum": "less than",
 }
+_SPELLED = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum"}
+"""Bounds that pydantic leaves in its own words, where a type has its own reader."""
 _NULL = {"type": "null"}
 _ROOT = "parameters"
 _TITLES = {"config": "Configuration", "until": "Last stage", "force": "Make again", "kv_heads": "KV heads"}
@@ -72,14 +74,15 @@ class _Form:
         return shown
 
     def _property(self, name: str, schema: Schema) -> Schema:
-        shown = dict(schema)
+        shown = _spelled(schema)
         shown.pop("role", None)
         kind = shown.pop("anyOf", None) or shown.pop("oneOf", None)
         if "discriminator" in shown:
             mapping = shown.pop("discriminator")
             cases = {v: k for k, v in mapping["mapping"].items()}
             named = {cases[one["$ref"]]: one["$ref"] for one in kind or ()}
-            return {**self._cases(shown, mapping["propertyName"], named), "title": _title(name)}
+            shown |= {"title": _title(name), "description": _described(shown, "empty")}
+            return self._cases(shown, mapping["propertyName"], named)
         nullable = kind is not None and _NULL in kind
         if kind is not None:
             kind = [one for one in kind if one != _NULL]
@@ -97,7 +100,7 @@ class _Form:
     def _union(self, kind: list[Schema], nullable: bool) -> Schema:
         """One of several: a list or a text where that is what it comes to, else tabs."""
         if len(kind) == 1 and "$ref" not in kind[0]:
-            return dict(kind[0])
+            return _spelled(kind[0])
         types = {"auto" if one.get("const") == "auto" else one.get("type") for one in kind}
         if types == {"auto", "boolean"}:
             return {"format": "switch"}
@@ -184,27 +187,35 @@ def _auto_or_number(shown: Schema, nullable: bool) -> tuple[Schema, Schema]:
     return form, {"type": ["string", "integer"], "pattern": pattern, "minimum": 1}
 
 
+def _spelled(schema: Schema) -> Schema:
+    return {_SPELLED.get(word, word): value for word, value in schema.items()}
+
+
 def _without_id(schema: Schema) -> Schema:
     return {name: value for name, value in schema.items() if name != "$id"}
 
 
 def _described(shown: Schema, empty: str) -> str:
     """The description as a sentence, with the bounds and the default of a single value. `empty`: what null is here."""
-    text = re.sub(r"\bnull\b", empty, shown.get("description", "")).rstrip(".")
-    words = [
-        f"{word} {_text(shown[bound], shown.get('format', ''))}"
-        for bound, word in _BOUNDS.items()
-        if bound in shown
-    ]
+    text = " ".join(shown.get("description", "").split()).rstrip(".")
+    text = re.sub(r"\bnull\b", empty, text)
+    words = [f"{word} {_said(shown[bound], shown)}" for bound, word in _BOUNDS.items() if bound in shown]
     default = shown.get("default")
     if isinstance(default, str | int | float):
-        words.append(f"default {_text(default, shown.get('format', ''))}")
-    said = f"{text}." if text else ""
-    return _capital(said) + (f" {_capital(', '.join(words))}." if words else "")
+        words.append(f"default {_said(default, shown)}")
+    return " ".join(_capital(part) + "." for part in (text, ", ".join(words)) if part)
+
+
+def _said(value: Any, shown: Schema) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    written = _text(value, shown.get("format", "")) if value else value
+    return f"{written:g}" if isinstance(written, float) else str(written)
 
 
 def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
+    """A sentence's first letter; a name that has to be written as it is stays so."""
+    return text[:1].upper() + text[1:] if re.match(r"[a-z]+[ ,;]|[a-z]+$", text) else text
 
 
 def _title(name: str) -> str:

@@ -107,7 +107,10 @@ def count_text(count: int) -> str:
     """A count as people write it, exactly: `400M`, `1.5B`, `524288`. `parse_count` reads it back."""
     for unit, scale in (("B", 10**9), ("M", 10**6), ("K", 10**3)):
         if count >= scale and count % (scale // 100) == 0:
-            return f"{count / scale:.2f}".rstrip("0").rstrip(".") + unit
+            whole, hundredths = divmod(count // (scale // 100), 100)
+            text = f"{whole}.{hundredths:02}".rstrip("0").rstrip(".") + unit
+            if float(text[:-1]) * scale == count:  # as it will be read
+                return text
     return str(count)
 
 
