@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 TEST_WORKERS ?= 2
 
-.PHONY: demo test install check accept-stages constraints clean-demo
+.PHONY: demo test install check accept-stages constraints image image-check clean-demo
 .DEFAULT_GOAL := demo
 
 demo: $(STAMP)  ## the whole DAG on the embedded corpus, on the CPU
@@ -35,6 +35,12 @@ accept-stages: $(STAMP)  ## "same output, by my word": renew stages.lock after a
 
 constraints: $(STAMP)  ## pin what is installed now
 	$(BIN)/uv pip freeze -q --python $(BIN)/python --exclude-editable | sed 's/+cpu//' > constraints.txt
+
+image:  ## the container image for the CPU; TORCH_INDEX=https://pypi.org/simple for CUDA (docs/containers.md)
+	docker build -f docker/Dockerfile -t onward:cpu $(if $(TORCH_INDEX),--build-arg TORCH_INDEX=$(TORCH_INDEX)) .
+
+image-check:  ## build the image as root over a Debian root made here, without an engine, and look at what came out
+	bash docker/check_image.sh
 
 clean-demo:
 	chmod -R u+w stores/demo 2>/dev/null || true

@@ -43,9 +43,14 @@ for place in $(pip config list 2>/dev/null | grep -oE "(file://)?/[A-Za-z0-9._/-
   case $place in file://*) place=$(dirname "${place#file://}") ;; esac
   if [ -d "$place" ]; then links+=(--volume "$place:$place:ro"); fi
 done
+context=$PWD
+if [ -d .git ]; then           # what is committed, as a clean checkout has it
+  context=$WORK/context
+  rm -rf "$context" && mkdir "$context" && git archive HEAD | tar -x -C "$context"
+fi
 say "docker/Dockerfile"
-buildah "${storage[@]}" build --layers --file docker/Dockerfile --ignorefile .dockerignore "${links[@]}" \
-  --build-arg BASE=localhost/onward-base --build-arg "TORCH_INDEX=$TORCH_INDEX" --tag onward:check . 2>&1 | tail -n 40
+buildah "${storage[@]}" build --layers --file "$context/docker/Dockerfile" --ignorefile "$context/.dockerignore" "${links[@]}" \
+  --build-arg BASE=localhost/onward-base --build-arg "TORCH_INDEX=$TORCH_INDEX" --tag onward:check "$context" 2>&1 | tail -n 40
 
 say "what came out"
 image=$(buildah "${storage[@]}" from onward:check)
@@ -61,6 +66,6 @@ run sh -c 'prefect version --omit-integrations 2>/dev/null | head -n 1; mlflow -
 found=$(run sh -c 'find / -xdev \( -name .env -o -name .git -o -name "*.pem" -path "/app/*" -o -name store -path "/app/*" \) -not -path "/proc/*" 2>/dev/null || true')
 [ -z "$found" ] || { echo "it holds what it should not: $found" >&2; exit 1; }
 say "a run of the corpus stages inside"
-buildah "${storage[@]}" copy -q --chown 10001:10001 "$image" configs /onward/configs >/dev/null
+buildah "${storage[@]}" copy -q --chown 10001:10001 "$image" "$context/configs" /onward/configs >/dev/null
 run onward run configs/demo.yaml --until tokenize --slices 1 --json
 say "done: user $user, $(buildah "${storage[@]}" images --format '{{.Size}}' onward:check)"
