@@ -424,4 +424,6 @@ def _say_up(record: Record, deployed: Sequence[str], say: Say) -> None:
     for number, line in enumerate(deployed or ["none: there is no configuration in configs/"]):
         say(f"{'' if number else 'deployed':<12} {line}")
     say(f"data         {state_directory()} (logs/, prefect/, mlflow/)")
-    say(f"next         open {record.prefect}/deployments and start a run; onward status · onward down")
+    say(
+        f"next         open {record.prefect}, Deployments, Run; or onward status · onward doctor · onward down"
+    )

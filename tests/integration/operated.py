@@ -81,7 +81,9 @@ class Operated:
                 with urllib.request.urlopen(request, timeout=60) as answer:
                     return json.loads(answer.read() or b"null")
             except urllib.error.HTTPError as error:
-                if error.code != 503 or pause is None:  # SQLite is locked: ask again, as Prefect's client does
+                if (
+                    error.code != 503 or pause is None
+                ):  # SQLite is locked: ask again, as Prefect's client does
                     raise
                 time.sleep(pause)
 
