@@ -168,6 +168,15 @@ def test_workers_are_online_in_their_pools(stack):
     assert gpu["concurrency_limit"] == 1
 
 
+@pytest.mark.parametrize("name", ["../x", "..", "/etc", "a/b", "a\0b"])
+def test_a_run_whose_name_is_a_path_is_refused_with_the_field_named(stack, name):
+    found = prefect(stack, "/deployments/name/pretrain/small")
+    parameters = {**found["parameters"], "config": {**found["parameters"]["config"], "name": name}}
+    url = f"{stack.prefect}/deployments/{found['id']}/create_flow_run"
+    status, answer = ask(url, {"parameters": parameters}, user="admin", password=PASSWORD)
+    assert status in (409, 422) and "name" in str(answer)
+
+
 def test_everything_listens_on_loopback_where_it_is_told_to(stack):
     """The containers' 0.0.0.0 is the only address that the test replaces; nothing else listens anywhere."""
     seen = set()
