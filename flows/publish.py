@@ -23,11 +23,11 @@ from prefect.client.schemas.filters import ArtifactFilter, FlowRunFilter, TaskRu
 from prefect.context import FlowRunContext
 from prefect.events.worker import EventsWorker
 from prefect.exceptions import ObjectNotFound
-from prefect.logging import get_run_logger
 from prefect.logging.handlers import APILogWorker
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, PREFECT_UI_URL, temporary_settings
 from prefect.states import Completed, Crashed, Failed
 
+from flows.logbook import Logbook
 from flows.plan import Row
 from flows.processes import alive
 from flows.stage import Call, named
@@ -36,6 +36,10 @@ from storage.artifact import Input
 from storage.errors import OnwardError
 from storage.runs import RunRecord
 
+LAST_WORD_SECONDS = 4.0
+"""For each server, where a run is asked to stop: whoever asked waits half a minute in all."""
+PATIENCE_SECONDS = 60.0
+"""For a Prefect server that is just being restarted when the run ends."""
 _LOG = logging.getLogger("onward")
 _PREFECT_LOGS = ("prefect.flow_runs", "prefect.task_runs", "prefect.engine")
 _OF_EACH_TASK = ("Finished in state", "Crash detected", "Created task run")
@@ -120,21 +124,26 @@ def plan_page(pages: Pages, rows: Sequence[Row], text: str) -> None:
 def told_in_prefect(story: Story) -> Iterator[None]:
     """Send the story's lines to the flow run's log, and keep Prefect's own lines for each task, and tracebacks of
     errors that say themselves what happened, out of it."""
-    if FlowRunContext.get() is None:
+    context = FlowRunContext.get()
+    if context is None or context.flow_run is None:
         yield
         return
-    logger: Any = get_run_logger()
-    before, story.tell = (
-        story.tell,
-        lambda text, warning: logger.log(logging.WARNING if warning else logging.INFO, text),
-    )
+    book = Logbook(str(context.flow_run.id))
+    book.start()
+    before, story.tell = story.tell, book.write
     for name in _PREFECT_LOGS:  # for good: what ends the run is logged after this block
         logging.getLogger(name).addFilter(_told_already)
+    patience = LAST_WORD_SECONDS
     try:
         yield
+        patience = PATIENCE_SECONDS
+    except Exception:
+        patience = PATIENCE_SECONDS
+        raise
     finally:
         story.flush()
         story.tell = before
+        book.close(patience)
 
 
 def _told_already(record: logging.LogRecord) -> bool:

@@ -26,7 +26,7 @@ from flows.pretrain import ALL_STAGES, Outcome, adapt, describe, scores_of
 from flows.processes import start_ticks
 from flows.requests import Requests
 from flows.rounds import short_count
-from flows.session import LAST_WORD_SECONDS, current_flow_run, in_flow_run, shown, told
+from flows.session import current_flow_run, in_flow_run, shown, told
 from flows.stage import Builder, Call
 from flows.story import Story
 from flows.tracking import Tracked, Tracker, describe_run, flat
@@ -270,7 +270,7 @@ def open_tracker(tracker: Tracker) -> Iterator[Tracker]:
         tracker.close("FAILED")
         raise
     except BaseException:
-        tracker.close("KILLED", seconds=LAST_WORD_SECONDS)
+        tracker.close("KILLED", seconds=publish.LAST_WORD_SECONDS)
         raise
     tracker.close("FINISHED")
 

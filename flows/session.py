@@ -23,11 +23,6 @@ from flows.tracking import Tracker, public_address
 from storage.errors import OnwardError
 from storage.store import Store
 
-LAST_WORD_SECONDS = 4.0
-"""For each server, where a run is asked to stop: whoever asked waits half a minute in all."""
-_PATIENCE_SECONDS = 60.0
-"""For a Prefect server that is just being restarted when the run ends."""
-
 
 def current_flow_run() -> str | None:
     """The id of the flow run that this is, if it is one."""
@@ -87,7 +82,7 @@ def shown(
         builder.halt()
         builder.story.line("\n".join(["stopped", *standing(builder.store, builder.calls)]))
         if live is not None:
-            live.close(LAST_WORD_SECONDS)
+            live.close(publish.LAST_WORD_SECONDS)
         raise
     _end(builder, flow_run, live)
 
@@ -117,5 +112,5 @@ def _begin(
 
 def _end(builder: Builder, flow_run: str | None, live: Live | None) -> None:
     if live is not None:
-        live.close(_PATIENCE_SECONDS)
+        live.close(publish.PATIENCE_SECONDS)
     publish.make_true(flow_run, builder.calls)

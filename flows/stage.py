@@ -24,8 +24,10 @@ from storage.artifact import Artifact
 from storage.errors import Interrupted, OnwardError
 from storage.store import Making, Outcome, Request, Store
 from storage.workers import Workers
+from tasks.train import newest_checkpoint
 
-GPU_STAGES = frozenset({"train", "decay", "evaluate", "perplexity"})
+TRAINING_STAGES = frozenset({"train", "decay"})
+GPU_STAGES = TRAINING_STAGES | {"evaluate", "perplexity"}
 """Those that compute on the device where there is one."""
 
 
@@ -178,7 +180,12 @@ class Builder:
             waiting=lambda path: self._wait(call, "another process is making it; waiting"),
             facts=self.facts,
         )
-        if self.gpu is None or request.stage not in GPU_STAGES or (not force and self._known(request)):
+        if not force and self._known(request):
+            return self.store.ensure(request, making)
+        if request.stage in TRAINING_STAGES:
+            before = newest_checkpoint(self.store.work_of(request.stage, request.key))
+            self.story.begun(call.label, f"goes on from step {before.step:,}" if before else "")
+        if self.gpu is None or request.stage not in GPU_STAGES:
             return self.store.ensure(request, making, force=force)
         with self.gpu.held(waiting=lambda who: self._wait(call, f"waiting for the GPU ({who})")) as held:
             return self.store.ensure(request, replace(making, held=held), force=force)

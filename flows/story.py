@@ -57,9 +57,9 @@ class Story:
             self.warnings.append(text)
             self.line(f"! {text}", warning=True)
 
-    def begun(self, label: str, why: str = "") -> None:
+    def begun(self, label: str, how: str = "") -> None:
         """A stage that takes its time."""
-        self.line(f"▸ {label}{f'  ({why})' if why else ''}")
+        self.line(f"▸ {label}{f', {how}' if how else ''}")
 
     def failed(self, label: str, message: str) -> None:
         """A stage that could not finish."""
