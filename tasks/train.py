@@ -1,9 +1,9 @@
 """The training stages as seen from outside the trainer: one segment of a training line, made by a process of its own.
 
 A line of rounds is cut into segments: `train` (the trunk from one branch point to the next; round 0 and `rewarm`
-rounds are one such segment each) and `decay` (the branch from a trunk to a budget). This module starts
-`python -m tasks.training`, lends it the work directory's lock, and stops it cleanly. It must stay true that a segment's
-bytes depend on its configuration and inputs alone, however often the process was killed on the way.
+rounds are one such segment each) and `decay` (the branch from a trunk to a budget). This module writes what the trainer
+is to do and takes what it leaves; trainer.py starts and stops it. It must stay true that a segment's bytes depend on
+its configuration and inputs alone, however often the process was killed on the way.
 """
 
 from __future__ import annotations
@@ -12,11 +12,8 @@ import contextlib
 import itertools
 import json
 import os
-import signal
 import subprocess
-import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -25,16 +22,12 @@ from pydantic import BeforeValidator, model_validator
 
 from storage.artifact import Input
 from storage.draft import Draft
-from storage.errors import Interrupted, StageFailed
 from storage.settings import Count, Seconds, Settings, execution, identity, identity_of
+from tasks.trainer import RESULT, run_trainer
 
 STAGE = "train"
 VERSION = 1
 CODE_ROOTS = ("tasks.training.__main__",)
-
-RESUMABLE = 75  # the trainer stopped on request, with a checkpoint
-_GRACE_SECONDS = 120.0
-_ROOT = Path(__file__).resolve().parents[1]
 
 
 def _auto_or_count(value: Any) -> Any:
@@ -83,7 +76,20 @@ class TrainingExecution(Settings):
     gradient_checkpointing: Literal["auto"] | bool = execution(
         "auto", description="recompute activations to save memory; auto: where it is needed"
     )
-    threads: int | None = execution(None, ge=1, description="CPU threads of the trainer; null: all")
+    processes: int = execution(
+        1, ge=1, le=1024, description="trainer processes on each machine (one for each GPU), under torchrun"
+    )
+    nodes: int = execution(
+        1, ge=1, le=1024, description="machines that train together; the others join by tasks.training.join"
+    )
+    rendezvous: str | None = execution(
+        None,
+        pattern=r"^(\[[0-9a-fA-F:.]+\]|[^\s/:\[\]]+):[0-9]{1,5}$",
+        description="with nodes: host:port of this machine, as the others see it",
+    )
+    threads: int | None = execution(
+        None, ge=1, description="CPU threads of each trainer process; null: all, divided among them"
+    )
     checkpoint_every: Seconds = execution(
         300.0, gt=0, description="time between checkpoints, such as 30s or 5min"
     )
@@ -91,6 +97,14 @@ class TrainingExecution(Settings):
     overlap: Literal["auto"] | bool = execution(
         "auto", description="read on for the next round while this one trains; auto: on a GPU"
     )
+
+    @model_validator(mode="after")
+    def _machines_meet(self) -> TrainingExecution:
+        if self.nodes > 1 and self.rendezvous is None:
+            raise ValueError(
+                "with nodes: 2 or more, rendezvous must be host:port of the machine that the run is on"
+            )
+        return self
 
 
 class TrainingConfig(Settings):
@@ -186,10 +200,19 @@ def run(config: SegmentConfig, inputs: TrainInputs, draft: Draft) -> TrainStats:
     asked to stop.
     """
     work = draft.path
-    result = work / "result.json"
+    result = work / RESULT
     if not result.exists():
         _write_spec(config, inputs, work)
-        _train(work, draft, config)
+        execution = config.execution
+        run_trainer(
+            work,
+            processes=execution.processes,
+            nodes=execution.nodes,
+            rendezvous=execution.rendezvous,
+            held=(*(() if draft.descriptor is None else (draft.descriptor,)), *draft.held),
+            follow=lambda process: _follow(process, work / "journal.jsonl", draft, config),
+            warn=draft.warn,
+        )
     found = json.loads(result.read_bytes())
     for part in ("export", "trunk", "journal", "kept"):
         if (work / part).is_dir():
@@ -201,7 +224,13 @@ def run(config: SegmentConfig, inputs: TrainInputs, draft: Draft) -> TrainStats:
             if (work / name).exists()
         )
     )
-    draft.note(**json.loads((work / "execution.json").read_bytes()))
+    facts = json.loads((work / "execution.json").read_bytes())
+    draft.note(**facts)
+    if "before" in facts:
+        counts = [str(entry["processes"]) for entry in (*facts["before"], facts)]
+        draft.warn(
+            f"trained by {', then '.join(counts)} processes: to rounding, not to the bit, what one number gives"
+        )
     return TrainStats(
         steps=config.last_step - config.first_step,
         tokens=int(found["tokens"]),
@@ -232,7 +261,7 @@ def _write_spec(config: SegmentConfig, inputs: TrainInputs, work: Path) -> None:
             "shards": shards,
             "work": str(work),
         },
-        "execution": config.execution.model_dump(exclude={"overlap"}),
+        "execution": config.execution.model_dump(exclude={"overlap", "nodes", "rendezvous"}),
         "parent_fd": None,
     }
     (work / "spec.json").write_text(json.dumps(spec, indent=1))
@@ -240,59 +269,6 @@ def _write_spec(config: SegmentConfig, inputs: TrainInputs, work: Path) -> None:
 
 def _directory_of(part: Input) -> Path:
     return part.paths[0].parent
-
-
-def _train(work: Path, draft: Draft, config: SegmentConfig) -> None:
-    reader, writer = os.pipe()
-    spec_path = work / "spec.json"
-    spec = json.loads(spec_path.read_bytes()) | {"parent_fd": reader}
-    spec_path.write_text(json.dumps(spec, indent=1))
-    lock = () if draft.descriptor is None else (draft.descriptor,)
-    held = (reader, *lock, *draft.held)
-    environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
-    try:
-        with (work / "trainer.log").open("ab") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "tasks.training", str(spec_path)],
-                cwd=_ROOT,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                pass_fds=held,
-                start_new_session=True,
-            )
-            os.close(reader)
-            with _stopped_cleanly(process):
-                _follow(process, work / "journal.jsonl", draft, config)
-        code = process.returncode
-    finally:
-        os.close(writer)
-    if code == RESUMABLE:
-        raise Interrupted(
-            "the trainer was asked to stop; it left a checkpoint, the same command goes on from it"
-        )
-    if code != 0:
-        raise StageFailed(
-            f"the trainer ended with exit code {code}: {_last_words(work / 'trainer.log')} "
-            "Its checkpoints are kept; the same command goes on from the newest"
-        )
-
-
-@contextlib.contextmanager
-def _stopped_cleanly(process: subprocess.Popen[bytes]) -> Iterator[None]:
-    """On any exception: SIGTERM to the trainer's group, time for its checkpoint, then SIGKILL."""
-    try:
-        yield
-    finally:
-        if process.poll() is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGTERM)
-            try:
-                process.wait(_GRACE_SECONDS)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
 
 
 def _follow(process: subprocess.Popen[bytes], journal: Path, draft: Draft, config: SegmentConfig) -> None:
@@ -350,9 +326,3 @@ def last_row(journal: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return row if "step" in row else None
-
-
-def _last_words(log: Path) -> str:
-    time.sleep(0.05)
-    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    return " / ".join(lines[-3:])[-1500:]

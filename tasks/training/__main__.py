@@ -1,4 +1,7 @@
-"""`python -m tasks.training SPEC.json`. Exit codes: 0 done, 75 resumable (asked to stop), 1 failed, 2 wrong usage."""
+"""`python -m tasks.training SPEC.json`. Exit codes: 0 done, 75 resumable (asked to stop), 1 failed, 2 wrong usage.
+
+Under torchrun, which takes every other code for a failure, 0 is also "asked to stop": then there is no result.json.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from pathlib import Path
 
 from storage.errors import OnwardError
 from tasks.training.config import read_spec
+from tasks.training.launch import PARENT
 from tasks.training.stop import Stop
 
 
@@ -17,20 +21,27 @@ def main(arguments: list[str]) -> int:
     if len(arguments) != 1:
         _say("usage: python -m tasks.training SPEC.json")
         return 2
+    launched = "TORCHELASTIC_RUN_ID" in os.environ
     stop = Stop()
     stop.on_signals()
     try:
         spec = read_spec(Path(arguments[0]))
-        if spec.parent_fd is not None:
+        if launched:
+            pipe = os.environ.get(PARENT)
+            stop.on_end_of_launcher(int(pipe) if pipe else None)
+        elif spec.parent_fd is not None:
             stop.on_end_of(spec.parent_fd)
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
         os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
         from tasks.training.loop import RESUMABLE, train  # torch and transformers load here
+        from tasks.training.processes import join_processes
 
-        code = train(spec, stop, _say)
-        if code == RESUMABLE:
-            _say(f"left because of {stop.reason}")
-        return code
+        processes = join_processes()
+        code = train(spec, stop, _say if processes.first else _say_nothing, processes)
+        processes.leave()
+        if code == RESUMABLE and (processes.first or stop.reason):
+            _say(f"left because of {stop.reason or 'another process'}")
+        return 0 if launched and code == RESUMABLE else code
     except OnwardError as error:
         _say(f"error: {error}")
         return 1
@@ -47,8 +58,13 @@ def _disk_is_full(error: Exception) -> bool:
     return getattr(error, "errno", None) in codes or any(f"(os error {code})" in str(error) for code in codes)
 
 
+def _say_nothing(_: str) -> None:
+    pass
+
+
 def _say(line: str) -> None:
-    sys.stderr.write(f"trainer: {line}\n")
+    rank = os.environ.get("RANK", "0")
+    sys.stderr.write(f"trainer{'' if rank == '0' else ' ' + rank}: {line}\n")
     sys.stderr.flush()
 
 

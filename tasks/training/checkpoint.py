@@ -127,6 +127,12 @@ def newest_checkpoint(
     return None
 
 
+def checkpoint_at(root: Path, step: int) -> Checkpoint:
+    """The one of this step, which another process has verified."""
+    path = root / f"step-{step:08d}"
+    return Checkpoint(path, json.loads((path / STATE).read_text(encoding="utf-8")))
+
+
 def prune(root: Path, keep_last: int) -> None:
     """Keep the newest `keep_last` checkpoints. What is removed is renamed first: never half a checkpoint."""
     for path in sorted(_complete(root))[:-keep_last]:

@@ -109,7 +109,7 @@ class Paths:
 
 @dataclass(frozen=True)
 class Execution:
-    """As asked for; `auto` is resolved by rule in execution.py."""
+    """As asked for; `auto` is resolved by rule in execution.py. How many processes there are, torchrun says."""
 
     device: str = AUTO
     micro_batch: int | str = AUTO
@@ -323,7 +323,7 @@ def _execution(fields: _Fields) -> Execution:
         execution.threads is None or _count(execution.threads),
         "execution.threads must be null or at least 1.",
     )
-    _require(execution.processes == 1, "execution.processes must be 1: this trainer runs as one process.")
+    _require(_count(execution.processes), "execution.processes must be at least 1.")
     _require(_count(execution.keep_last), "execution.keep_last must be at least 1.")
     _require(_count(execution.log_every), "execution.log_every must be at least 1.")
     every = execution.checkpoint_every

@@ -113,9 +113,12 @@ class Corpus:
             for _, rows in self._rows((step - 1) * self._per_step, step * self._per_step)
         )
 
-    def micro_batches(self, step: int, sequences: int) -> Iterator[MicroBatch]:
-        """The global batch of `step`, `sequences` sequences at a time, in order."""
-        first, end = (step - 1) * self._per_step, step * self._per_step
+    def micro_batches(
+        self, step: int, sequences: int, share: tuple[int, int] | None = None
+    ) -> Iterator[MicroBatch]:
+        """The global batch of `step`, or its sequences [share), `sequences` sequences at a time, in order."""
+        first, end = share or (0, self._per_step)
+        first, end = first + (step - 1) * self._per_step, end + (step - 1) * self._per_step
         for start in range(first, end, sequences):
             yield self._micro_batch(start, min(start + sequences, end))
 

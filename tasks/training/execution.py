@@ -2,7 +2,7 @@
 
 Threads, micro-batch, device and the like change the last bits of a sum. So they are resolved once, written to
 execution.json before the first step and reused by every restart; what a changed specification asks for then is
-named in a warning and left alone.
+named in a warning and left alone. Only the number of processes may change on the way: what was is kept beside.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from tasks.training.attention import varlen
 from tasks.training.checkpoint import write_json
 from tasks.training.config import AUTO, Execution, Identity
 from tasks.training.model import Shape
+from tasks.training.processes import ALONE, Processes
 
 CPU_TOKENS = 4096
 """Tokens of a micro-batch on CPU: enough for the products, little enough for the caches."""
@@ -33,9 +34,13 @@ _LOSS_BYTES = {"cpu": 4 << 20, "cuda": 1 << 30}  # of float32 logits at once; on
 _BITS = ("device", "micro_batch", "threads", "compile", "gradient_checkpointing", "loss_chunk")
 
 
-def resolve(asked: Execution, shape: Shape, identity: Identity) -> dict[str, Any]:
+def resolve(
+    asked: Execution, shape: Shape, identity: Identity, processes: Processes = ALONE
+) -> dict[str, Any]:
     """The execution by rule, as plain JSON. Raises ConfigError for a device that is not here."""
     device = _device(asked.device)
+    _check_processes(device, identity, processes)
+    share = math.ceil(identity.sequences_per_step / processes.count)
     kind = torch.device(device).type
     memory = torch.cuda.get_device_properties(device).total_memory if kind == "cuda" else None
     checkpointing = asked.gradient_checkpointing
@@ -49,18 +54,19 @@ def resolve(asked: Execution, shape: Shape, identity: Identity) -> dict[str, Any
         if memory is not None:
             most = max(1, min(most, _sequences_that_fit(shape, identity, memory, checkpointed=checkpointing)))
         # as few micro-batches as `most` allows, of nearly one size
-        parts = math.ceil(identity.sequences_per_step / most)
-        micro = math.ceil(identity.sequences_per_step / parts)
+        parts = math.ceil(share / most)
+        micro = math.ceil(share / parts)
     return {
         "device": device,
-        "micro_batch": min(int(micro), identity.sequences_per_step),
-        "threads": asked.threads or usable_cores(),
+        "micro_batch": min(int(micro), share),
+        "processes": processes.count,
+        "threads": asked.threads or max(1, usable_cores() // processes.local_count),
         "compile": bool(asked.compile) if asked.compile != AUTO else False,
         "gradient_checkpointing": checkpointing,
         "precision": identity.precision,
         "loss_chunk": _loss_chunk(kind, shape.vocabulary),
         "attention": "varlen" if kind == "cuda" and identity.precision == "bf16" and varlen() else "sdpa",
-        "versions": _versions(),
+        "versions": versions(),
     }
 
 
@@ -69,7 +75,8 @@ def settle(
 ) -> dict[str, Any]:
     """Write the resolved execution, or take the one that an earlier attempt wrote.
 
-    Raises ConfigError when the earlier attempt's device is not here.
+    Begun by another number of processes, it goes on with this one: the batches stay, the last bits do not. Raises
+    ConfigError when the earlier attempt's device is not here.
     """
     try:
         earlier: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -77,6 +84,8 @@ def settle(
         write_json(path, resolved)
         return resolved
     _device(earlier["device"])
+    if earlier.get("processes", 1) != resolved["processes"]:
+        earlier = _go_on_by_others(path, earlier, resolved, say)
     for name in _BITS:
         if earlier[name] != resolved[name] and getattr(asked, name, AUTO) not in (AUTO, None):
             say(
@@ -87,6 +96,20 @@ def settle(
             f"warning: begun with {earlier['versions']}, now {resolved['versions']}: the last bits may differ."
         )
     return earlier
+
+
+def _go_on_by_others(
+    path: Path, earlier: dict[str, Any], resolved: dict[str, Any], say: Callable[[str], None]
+) -> dict[str, Any]:
+    before = {name: earlier.get(name, 1) for name in ("processes", "threads")}
+    say(
+        f"warning: begun by {before['processes']} processes, goes on with {resolved['processes']}: the same batches in "
+        "the same order, but the last bits will differ from a run that never changed."
+    )
+    now = {name: resolved[name] for name in ("processes", "threads")}
+    changed = {**earlier, **now, "before": [*earlier.get("before", []), before]}
+    write_json(path, changed)
+    return changed
 
 
 def apply(execution: dict[str, Any]) -> None:
@@ -155,7 +178,23 @@ def _device(asked: str) -> str:
     return asked
 
 
-def _versions() -> dict[str, str]:
+def _check_processes(device: str, identity: Identity, processes: Processes) -> None:
+    if processes.count > identity.sequences_per_step:
+        raise ConfigError(
+            f"{processes.count} processes for {identity.sequences_per_step} sequences a step: each needs one at least. "
+            "Lower training.execution.processes, or raise training.batch_tokens."
+        )
+    if torch.device(device).type == "cuda" and processes.count > 1:
+        here = torch.cuda.device_count()
+        if processes.local_count > here or torch.device(device).index is not None:
+            raise ConfigError(
+                f"{processes.local_count} processes on this machine need a GPU each, and execution.device: cuda; "
+                f"it has {here} (device: {device}). Lower training.execution.processes."
+            )
+
+
+def versions() -> dict[str, str]:
+    """What computes: Python, torch, transformers."""
     import transformers
 
     return {

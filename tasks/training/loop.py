@@ -3,7 +3,8 @@
 What must stay true: the state after step s is a function of the specification and the resolved execution alone.
 The rate is a function of the step, the random state of seed and step, the batch of the step; weights and optimizer
 come exactly from the checkpoint. So nothing else needs saving, and nothing here looks at the clock but to decide
-when to checkpoint and what to write into the clock columns.
+when to checkpoint and what to write into the clock columns. Of several processes (processes.py) each steps through
+this with its share of every batch; the first alone writes.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import math
 import resource
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
+from storage.code import project_digest
 from storage.errors import ConfigError, StageFailed
 from tasks.training import checkpoint as checkpoints
 from tasks.training import execution as executions
@@ -41,6 +43,7 @@ from tasks.training.optimizer import (
     optimizer_tensors,
     set_learning_rate,
 )
+from tasks.training.processes import ALONE, Processes, mark_of
 from tasks.training.schedule import learning_rate
 
 DONE, RESUMABLE = 0, 75
@@ -66,75 +69,98 @@ class Progress:
 
 @dataclass
 class Segment:
-    """Everything that a step needs."""
+    """Everything that a step needs. The journal is the first process's."""
 
     spec: Spec
+    processes: Processes
     execution: dict[str, Any]
     shape: Shape
     model: LanguageModel
     optimizer: torch.optim.AdamW
     corpus: Corpus
-    journal: Journal
+    journal: Journal | None
     progress: Progress
     saved_step: int | None
     peak_flops: float | None
 
 
-def train(spec: Spec, stop: Callable[[], bool], say: Say) -> int:
+def train(spec: Spec, stop: Callable[[], bool], say: Say, processes: Processes = ALONE) -> int:
     """Run the segment to its end (DONE), or until `stop` is true after a step (RESUMABLE).
 
     May be called again in the same work directory whatever happened to the call before. Raises OnwardError.
     """
     work = spec.paths.work
-    work.mkdir(parents=True, exist_ok=True)
-    with _alone(work, stop, say) as alone:
-        if not alone:
-            return RESUMABLE
-        _check_earlier_work(work, spec.identity)
-        if (work / "result.json").exists():
-            say(f"finished before: {work / 'result.json'}")
-            return DONE
-        segment = _open(spec, say)
+    with _alone(work, stop, say) if processes.first else nullcontext(True) as alone:
+        code = processes.tell(_what_is_left(spec, alone, say) if processes.first else None)
+        if code is not None:
+            return int(code)
+        segment = _open(spec, say, processes)
         try:
             if not _steps(segment, stop, say):
+                processes.wait()
                 return RESUMABLE
         finally:
-            segment.journal.close()
-        _finish(segment)
+            if segment.journal:
+                segment.journal.close()
+        _same_weights(segment)
+        if processes.first:
+            _finish(segment)
+        processes.wait()
         say(f"done at step {segment.progress.step}, {segment.progress.tokens} tokens seen")
         return DONE
 
 
-def _open(spec: Spec, say: Say) -> Segment:
+def _what_is_left(spec: Spec, alone: bool, say: Say) -> int | None:
+    """The code to leave with at once, or None where there is work to do."""
+    work = spec.paths.work
+    if not alone:
+        return RESUMABLE
+    _check_earlier_work(work, spec.identity)
+    if (work / "result.json").exists():
+        say(f"finished before: {work / 'result.json'}")
+        return DONE
+    checkpoints.clean(work / "checkpoints")
+    checkpoints.clean(work)
+    return None
+
+
+def _open(spec: Spec, say: Say, processes: Processes) -> Segment:
     """Load everything, checked before the first step, at the newest whole checkpoint or at the start."""
     started = time.perf_counter()
     identity, paths, work = spec.identity, spec.paths, spec.paths.work
+    if processes.count > 1:
+        processes.same(f"{executions.versions()}, code {project_digest()[:12]}", "Versions or sources")
     exports.tokenizer_files(paths.tokenizer)
     config = read_config(paths.start, identity)
     shape = shape_of(config)
-    resolved = executions.resolve(spec.execution, shape, identity)
-    resolved = executions.settle(work / "execution.json", resolved, spec.execution, say)
+    resolved = executions.resolve(spec.execution, shape, identity, processes)
+    if processes.first:
+        resolved = executions.settle(work / "execution.json", resolved, spec.execution, say)
+    resolved = processes.tell(resolved)
     executions.apply(resolved)
-    model = load_model(paths.start, config, identity, resolved)
-    corpus = Corpus.open(identity, paths, model.vocabulary)
+    own_device = {**resolved, "device": processes.device(resolved["device"])}
+    model = load_model(paths.start, config, identity, own_device)
+    corpus = _open_corpus(spec, model, processes)
     optimizer = make_optimizer(model.whole, identity.optimizer)
-    root, lines = work / "checkpoints", work / "journal.jsonl"
-    checkpoints.clean(root)
-    checkpoints.clean(work)
-    found = checkpoints.newest_checkpoint(root, say, lambda mark: journal_holds(lines, mark))
+    lines = work / "journal.jsonl"
+    found = _found(spec, say, processes)
     if found is None:
         progress = _begin(spec, model, optimizer)
     else:
         progress = _resume(found, identity, model, optimizer)
-    journal = Journal(lines, found.state["journal"] if found else None, spec.execution.log_every)
+    journal = None
+    if processes.first:
+        journal = Journal(lines, found.state["journal"] if found else None, spec.execution.log_every)
     where = f"resumed from step {found.step}" if found else "fresh"
+    several = f"{processes.count} processes, " if processes.count > 1 else ""
     say(
         f"{identity.kind}: {where}, steps {progress.step + 1} to {identity.last_step}, {shape.parameters} parameters, "
-        f"{resolved['device']}, micro-batch {resolved['micro_batch']}, {resolved['threads']} threads, "
+        f"{resolved['device']}, {several}micro-batch {resolved['micro_batch']}, {resolved['threads']} threads, "
         f"{identity.precision}; ready in {time.perf_counter() - started:.1f} s"
     )
-    return Segment(
+    segment = Segment(
         spec=spec,
+        processes=processes,
         execution=resolved,
         shape=shape,
         model=model,
@@ -145,6 +171,36 @@ def _open(spec: Spec, say: Say) -> Segment:
         saved_step=found.step if found else None,
         peak_flops=executions.peak_flops(model.device),
     )
+    _same_weights(segment)
+    return segment
+
+
+def _open_corpus(spec: Spec, model: LanguageModel, processes: Processes) -> Corpus:
+    """The first process compares the shards' bytes and remembers it; the others then need not."""
+    if processes.first:
+        corpus = Corpus.open(spec.identity, spec.paths, model.vocabulary)
+    processes.wait()
+    if not processes.first:
+        corpus = Corpus.open(spec.identity, spec.paths, model.vocabulary)
+    return corpus
+
+
+def _found(spec: Spec, say: Say, processes: Processes) -> Checkpoint | None:
+    """The newest whole checkpoint, which the first process verifies for all."""
+    root, lines = spec.paths.work / "checkpoints", spec.paths.work / "journal.jsonl"
+    found = None
+    if processes.first:
+        found = checkpoints.newest_checkpoint(root, say, lambda mark: journal_holds(lines, mark))
+    step = processes.tell(found.step if found else None)
+    return found if processes.first or step is None else checkpoints.checkpoint_at(root, step)
+
+
+def _same_weights(segment: Segment) -> None:
+    """Raises ConfigError unless all processes hold the same weights and moments."""
+    if segment.processes.count > 1:
+        moments = optimizer_tensors(segment.model.whole, segment.optimizer)
+        tensors = [*segment.model.whole.parameters(), *moments.values()]
+        segment.processes.same(mark_of(tensors), f"At step {segment.progress.step} the weights")
 
 
 def _begin(spec: Spec, model: LanguageModel, optimizer: torch.optim.AdamW) -> Progress:
@@ -180,7 +236,7 @@ def _steps(segment: Segment, stop: Callable[[], bool], say: Say) -> bool:
     execution, last = segment.spec.execution, segment.spec.identity.last_step
     saved_at = time.monotonic()
     while segment.progress.step < last:
-        if stop():
+        if segment.processes.any(stop()):
             _save(segment, say)
             say(f"stopping after step {segment.progress.step}; the same command goes on from there")
             return False
@@ -197,12 +253,15 @@ def _step(segment: Segment) -> None:
     started = time.perf_counter()
     identity, progress, optimizer = segment.spec.identity, segment.progress, segment.optimizer
     step = progress.step + 1
-    torch.manual_seed(_seed(identity.seed, step))
+    processes = segment.processes
+    torch.manual_seed(_seed(identity.seed, step, processes.rank))
     targets = segment.corpus.targets(step)
     losses: list[tuple[MicroBatch, Tensor]] = []
-    for batch in segment.corpus.micro_batches(step, segment.execution["micro_batch"]):
+    share = processes.share(identity.sequences_per_step)
+    for batch in segment.corpus.micro_batches(step, segment.execution["micro_batch"], share):
         losses.append((batch, _forward_backward(segment, batch, targets)))
-    sums, counts = _by_source(losses, len(segment.corpus.sources))
+    processes.add_up(segment.model.whole.parameters())
+    squared, sums, counts = _of_the_batch(losses, len(segment.corpus.sources), processes)
     loss = float(sums.sum() / targets)
     clip = identity.optimizer.clip or math.inf
     norm = float(torch.nn.utils.clip_grad_norm_(segment.model.whole.parameters(), clip))
@@ -223,8 +282,8 @@ def _step(segment: Segment) -> None:
     for source, total, count in zip(segment.corpus.sources, sums, counts, strict=True):
         row[f"loss/{source}"] = float(total / count) if count else None
     row |= {"lr": rate, "grad_norm": norm, "skipped": skipped}
-    squared = sum(length * length for batch, _ in losses for length in batch.documents)
-    segment.journal.append(row | _clock(segment, targets, squared, time.perf_counter() - started))
+    if segment.journal:
+        segment.journal.append(row | _clock(segment, targets, squared, time.perf_counter() - started))
     if progress.skipped_in_a_row >= BAD_STEPS_IN_A_ROW:
         _give_up(segment)
     _keep(segment, before)
@@ -260,6 +319,18 @@ def _forward_backward(segment: Segment, batch: MicroBatch, targets: int) -> Tens
     return torch.cat(losses)
 
 
+def _of_the_batch(
+    losses: list[tuple[MicroBatch, Tensor]], sources: int, processes: Processes
+) -> tuple[int, np.ndarray, np.ndarray]:
+    """Of all processes' micro-batches: squared lengths of documents, and by source the losses and the targets."""
+    sums, counts = _by_source(losses, sources)
+    squared = sum(length * length for batch, _ in losses for length in batch.documents)
+    if processes.count > 1:
+        squared, *both = processes.total(np.concatenate([[squared], sums, counts])).tolist()
+        sums, counts = np.array(both[:sources]), np.array(both[sources:], dtype=np.int64)
+    return int(squared), sums, counts
+
+
 def _by_source(losses: list[tuple[MicroBatch, Tensor]], sources: int) -> tuple[np.ndarray, np.ndarray]:
     """(sum of losses, number of targets), both [sources], summed in float64 on the host."""
     sums, counts = np.zeros(sources), np.zeros(sources, dtype=np.int64)
@@ -274,7 +345,7 @@ def _clock(segment: Segment, targets: int, squared: int, seconds: float) -> dict
     flops = segment.shape.flops(targets, squared)
     device = segment.model.device
     cuda = device.type == "cuda"
-    peak = segment.peak_flops
+    peak = segment.peak_flops * segment.processes.count if segment.peak_flops else None
     return {
         "seconds": seconds,
         "tokens_per_second": targets / seconds,
@@ -286,10 +357,12 @@ def _clock(segment: Segment, targets: int, squared: int, seconds: float) -> dict
 
 
 def _save(segment: Segment, say: Say) -> None:
-    """Commit a checkpoint of the current step, unless the newest is of it."""
+    """Commit a checkpoint of the current step, unless the newest is of it. In the first process."""
     step = segment.progress.step
-    if segment.saved_step == step or (
-        segment.saved_step is None and step == segment.spec.identity.first_step
+    if (
+        segment.journal is None
+        or segment.saved_step == step
+        or (segment.saved_step is None and step == segment.spec.identity.first_step)
     ):
         return
     started = time.perf_counter()
@@ -347,7 +420,11 @@ def _finish(segment: Segment) -> None:
 def _keep(segment: Segment, tokens_before: int) -> None:
     """`kept/tokens-…/` where the step passed a multiple of keep_every_tokens: a trunk with the tokenizer beside."""
     every = segment.spec.identity.keep_every_tokens
-    if every is None or segment.progress.tokens // every == tokens_before // every:
+    if (
+        not segment.processes.first
+        or every is None
+        or segment.progress.tokens // every == tokens_before // every
+    ):
         return
     name = f"kept/tokens-{segment.progress.tokens // every * every:015d}"
 
@@ -365,7 +442,8 @@ def _write_trunk(segment: Segment, directory: Path) -> None:
 
 
 def _give_up(segment: Segment) -> None:
-    segment.journal.mark()
+    if segment.journal:
+        segment.journal.mark()
     step, rate = segment.progress.step, learning_rate(segment.spec.identity.schedule, segment.progress.step)
     raise StageFailed(
         f"The loss or its gradient was not finite in {BAD_STEPS_IN_A_ROW} steps in a row, the last one {step} at the "
@@ -375,9 +453,10 @@ def _give_up(segment: Segment) -> None:
     )
 
 
-def _seed(seed: int, step: int) -> int:
+def _seed(seed: int, step: int, rank: int = 0) -> int:
     """The seed of a step's random draws (dropout): so no random state outlives a step."""
-    return int.from_bytes(hashlib.sha256(f"{seed}:{step}".encode()).digest()[:8], "big") >> 1
+    named = f"{seed}:{step}:{rank}" if rank else f"{seed}:{step}"
+    return int.from_bytes(hashlib.sha256(named.encode()).digest()[:8], "big") >> 1
 
 
 def _check_earlier_work(work: Path, identity: Identity) -> None:
@@ -394,6 +473,7 @@ def _check_earlier_work(work: Path, identity: Identity) -> None:
 @contextmanager
 def _alone(work: Path, stop: Callable[[], bool], say: Say) -> Iterator[bool]:
     """Hold the work directory: waits for a trainer that is still leaving it. False: asked to stop meanwhile."""
+    work.mkdir(parents=True, exist_ok=True)
     with (work / "trainer.lock").open("w") as file:
         deadline = time.monotonic() + _LOCK_SECONDS
         said = False

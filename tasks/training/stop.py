@@ -1,12 +1,16 @@
-"""When to leave: SIGTERM, SIGINT, or the end of the parent's pipe. Standard library only, set up before torch loads."""
+"""When to leave: SIGTERM, SIGINT, the end of the parent's pipe, or of torchrun. Standard library only, set up before
+torch loads."""
 
 from __future__ import annotations
 
 import os
 import signal
 import threading
+import time
 
 from storage.errors import ConfigError
+
+_LAST_WORDS_SECONDS = 120.0
 
 
 class Stop:
@@ -36,6 +40,29 @@ class Stop:
         except OSError as error:
             raise ConfigError(f"parent_fd {descriptor} is not open in the trainer's process.") from error
         threading.Thread(target=self._watch, args=(descriptor,), daemon=True, name="parent").start()
+
+    def on_end_of_launcher(self, pipe: int | None) -> None:
+        """From now on the end of torchrun, this process's parent, asks; and that of a pipe that torchrun inherited.
+
+        torchrun closes descriptors, so the pipe is opened again by its number there. A process that is left without
+        torchrun, and waits for others that are gone, ends by force after two minutes.
+        """
+        launcher = os.getppid()
+        if pipe is not None:
+            try:
+                self.on_end_of(os.open(f"/proc/{launcher}/fd/{pipe}", os.O_RDONLY))
+            except OSError as error:
+                raise ConfigError(
+                    f"the pipe {pipe} of the launching process cannot be read ({error})."
+                ) from error
+        threading.Thread(target=self._watch_launcher, args=(launcher,), daemon=True, name="launcher").start()
+
+    def _watch_launcher(self, launcher: int) -> None:
+        while os.getppid() == launcher:
+            time.sleep(0.5)
+        self.ask("torchrun is gone")
+        time.sleep(_LAST_WORDS_SECONDS)
+        os._exit(1)
 
     def _watch(self, descriptor: int) -> None:
         try:

@@ -29,7 +29,7 @@ from tests.tasks.training.helpers import World
         ("identity__manifest", [], "identity.manifest"),
         ("paths__start_kind", "checkpoint", "paths.start_kind"),
         ("execution__micro_batch", 0, "execution.micro_batch"),
-        ("execution__processes", 2, "execution.processes"),
+        ("execution__processes", 0, "execution.processes"),
         ("execution__checkpoint_every", -1, "execution.checkpoint_every"),
         ("execution__microbatch", 2, "execution.microbatch"),
         ("parent_fd", "3", "parent_fd"),

@@ -1,0 +1,174 @@
+"""The processes of one trainer, as torchrun starts them: who is first, which sequences are whose, what they agree on.
+
+What must stay true: all of them call the same methods in the same order, and hold the same weights to the bit. Each
+takes its share of a step's sequences, gradients are of losses divided by the targets of the whole batch, so their sum
+over processes is the gradient of the batch, whatever the number of processes. The first alone writes.
+
+One process by itself (`ALONE`) never loads torch.distributed: every method gives back what it was given.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from storage.errors import ConfigError, StageFailed
+
+_PATIENCE = datetime.timedelta(minutes=30)
+"""Longest wait of one for another: while the first reads all shards, or writes what the segment leaves."""
+_BUCKET_BYTES = 64 << 20
+"""Of gradients that are added up in one go; so much memory beside them is enough."""
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process among `count`; `local` ones share its machine."""
+
+    rank: int = 0
+    count: int = 1
+    local_rank: int = 0
+    local_count: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this one writes and speaks."""
+        return self.rank == 0
+
+    def share(self, sequences: int) -> tuple[int, int]:
+        """The first of a step's sequences that is this process's, and the end: neighbours, as even as can be."""
+        return self.rank * sequences // self.count, (self.rank + 1) * sequences // self.count
+
+    def device(self, kind: str) -> str:
+        """This process's own device where all of them run on one kind."""
+        return f"cuda:{self.local_rank}" if kind == "cuda" and self.count > 1 else kind
+
+    def any(self, flag: bool) -> bool:
+        """Whether it is true in any of them."""
+        return flag if self.count == 1 else bool(self.total(np.array([float(flag)]))[0])
+
+    def total(self, values: np.ndarray) -> np.ndarray:
+        """The sum over all, element by element, in float64."""
+        if self.count == 1:
+            return values
+        tensor = torch.from_numpy(values.astype(np.float64))
+        with _together():
+            _distributed().all_reduce(tensor)
+        return tensor.numpy()
+
+    def tell(self, value: Any) -> Any:
+        """What the first one has (plain JSON); the others' own is ignored."""
+        if self.count == 1:
+            return value
+        held = [value if self.first else None]
+        with _together():
+            _distributed().broadcast_object_list(held, src=0)
+        return held[0]
+
+    def same(self, value: str, what: str) -> None:
+        """Raises ConfigError in all of them, naming the first that differs, unless all have this value."""
+        if self.count == 1:
+            return
+        found: list[Any] = [None] * self.count
+        with _together():
+            _distributed().all_gather_object(found, (platform.node(), value))
+        for rank, (host, its) in enumerate(found):
+            if its != found[0][1]:
+                raise ConfigError(
+                    f"{what} of process {rank} ({host}) differ from those of process 0 ({found[0][0]}): {its}, not "
+                    f"{found[0][1]}. Checkpoints are kept; let all machines have the same, and start again."
+                )
+
+    def add_up(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Make every gradient the sum over all processes; one that none of them has stays away."""
+        if self.count == 1:
+            return
+        own = list(parameters)
+        anywhere = self.total(np.array([float(parameter.grad is not None) for parameter in own]))
+        gradients = []
+        for parameter, there in zip(own, anywhere, strict=True):
+            if there and parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            if parameter.grad is not None:
+                gradients.append(parameter.grad)
+        for bucket in _buckets(gradients):
+            flat = torch.cat([gradient.reshape(-1) for gradient in bucket])
+            with _together():
+                _distributed().all_reduce(flat)
+            sizes = [gradient.numel() for gradient in bucket]
+            for gradient, part in zip(bucket, torch.split(flat, sizes), strict=True):
+                gradient.copy_(part.view_as(gradient))
+
+    def wait(self) -> None:
+        """Until all are here."""
+        self.total(np.zeros(1))
+
+    def leave(self) -> None:
+        """At the end, in all of them."""
+        if self.count > 1:
+            _distributed().destroy_process_group()
+
+
+ALONE = Processes()
+
+
+def join_processes() -> Processes:
+    """This process as torchrun's environment names it; meets the others where there are any. Raises StageFailed."""
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    if count == 1:
+        return ALONE
+    if not torch.distributed.is_available():
+        raise ConfigError("This build of torch cannot train by several processes; set processes to 1.")
+    cuda = torch.cuda.is_available() and _distributed().is_nccl_available()
+    with _together():
+        _distributed().init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=_PATIENCE)
+    return Processes(
+        rank=int(os.environ["RANK"]),
+        count=count,
+        local_rank=int(os.environ["LOCAL_RANK"]),
+        local_count=int(os.environ["LOCAL_WORLD_SIZE"]),
+    )
+
+
+def mark_of(tensors: Sequence[Tensor]) -> str:
+    """A short text that changes with any bit of these float32 tensors, but for rare sums."""
+    sums = [int(tensor.detach().float().view(torch.int32).sum(dtype=torch.int64)) for tensor in tensors]
+    return f"{sum((place + 1) * one for place, one in enumerate(sums)) & (1 << 64) - 1:016x}"
+
+
+def _distributed() -> Any:
+    import torch.distributed
+
+    return torch.distributed
+
+
+@contextmanager
+def _together() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:  # of every backend, for a peer that is gone as for one that does not answer
+        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+        raise StageFailed(
+            f"This process lost the others ({reason}). One of them died or its machine is gone; checkpoints are kept."
+        ) from error
+
+
+def _buckets(gradients: list[Tensor]) -> Iterator[list[Tensor]]:
+    bucket: list[Tensor] = []
+    size = 0
+    for gradient in gradients:
+        if bucket and (size + gradient.nbytes > _BUCKET_BYTES or gradient.dtype != bucket[0].dtype):
+            yield bucket
+            bucket, size = [], 0
+        bucket.append(gradient)
+        size += gradient.nbytes
+    if bucket:
+        yield bucket

@@ -1,0 +1,338 @@
+"""Training by several processes: the batches of one, the same bits whatever is killed, all of them gone in the end."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from storage.errors import ConfigError, Interrupted, StageFailed
+from tasks import trainer
+from tasks.training import execution, launch
+from tasks.training.config import Execution, parse_spec
+from tasks.training.processes import ALONE, Processes, mark_of
+from tests.tasks.training.helpers import World, journal_steps, llama_config, outputs, run_here, save_model
+from tests.tasks.training.test_execution import SMOLLM
+
+ROOT = Path(__file__).resolve().parents[3]
+STEPS = 70
+CHANGES: dict[str, Any] = {
+    "identity__kind": "pretrain",
+    "identity__last_step": STEPS,
+    "identity__sequences_per_step": 2,
+    "identity__schedule__peak": 1e-3,  # higher, and rounding grows from step to step
+    "execution__micro_batch": 1,
+    "identity__keep_every_tokens": 2000,
+    "execution__checkpoint_every": 0.1,
+}
+
+
+@pytest.fixture(scope="module")
+def world(world: World) -> World:
+    """The same text for a model whose steps take long enough to be killed in."""
+    wide = llama_config(hidden_size=128, intermediate_size=256, num_hidden_layers=4)
+    return replace(world, export=save_model(wide, world.root / "wide"))
+
+
+def started(world: World, work: Path, **changes: Any) -> Path:
+    work.mkdir(parents=True, exist_ok=True)
+    (work / trainer.SPEC).write_text(json.dumps(world.spec(work, **(CHANGES | changes))))
+    return work
+
+
+def train(
+    work: Path, processes: int = 2, follow: Callable[[trainer.Process], Any] | None = None, **how: Any
+) -> None:
+    trainer.run_trainer(
+        work,
+        processes=processes,
+        follow=follow or (lambda process: process.wait()),
+        warn=lambda _: None,
+        **how,
+    )
+
+
+def losses(work: Path) -> np.ndarray:
+    lines = (work / "journal.jsonl").read_text().splitlines()
+    return np.array([json.loads(line)["loss"] for line in lines])
+
+
+def wait_until(true: Callable[[], Any], seconds: float = 120.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def at_work(work: Path) -> list[int]:
+    """Processes whose command names this directory."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if str(work) in (entry / "cmdline").read_bytes().decode(errors="replace").replace("\0", " "):
+                found.append(int(entry.name))
+    return found
+
+
+def ranks_of(torchrun: int) -> list[int]:
+    listed = Path(f"/proc/{torchrun}/task/{torchrun}/children")
+    return [int(child) for child in listed.read_text().split()] if listed.exists() else []
+
+
+@pytest.fixture(scope="module")
+def by_two(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The work directory of two processes that nobody disturbs."""
+    work = started(world, tmp_path_factory.mktemp("two") / "work")
+    train(work)
+    return work
+
+
+def test_shares_are_neighbours_and_cover_a_step() -> None:
+    for count in (1, 2, 3, 8):
+        for sequences in (8, 11, 64):
+            shares = [Processes(rank, count).share(sequences) for rank in range(count)]
+            assert [number for first, end in shares for number in range(first, end)] == list(range(sequences))
+            sizes = [end - first for first, end in shares]
+            assert max(sizes) - min(sizes) <= 1
+
+
+def test_one_process_changes_nothing() -> None:
+    values = np.arange(3.0)
+    assert ALONE.total(values) is values
+    assert ALONE.share(7) == (0, 7)
+    assert ALONE.tell("mine") == "mine" and ALONE.any(True) and not ALONE.any(False)
+    assert ALONE.device("cuda") == "cuda" and Processes(3, 8, 3, 4).device("cuda") == "cuda:3"
+
+
+def test_a_mark_sees_one_bit() -> None:
+    weights = [torch.arange(6.0), torch.ones(2)]
+    changed = [weights[0].clone(), weights[1]]
+    changed[0][3] = torch.nextafter(changed[0][3], torch.tensor(10.0))
+    assert mark_of(weights) == mark_of([tensor.clone() for tensor in weights])
+    assert mark_of(weights) != mark_of(changed) != mark_of(weights[::-1])
+
+
+def test_micro_batches_and_threads_are_of_a_share(world: World, tmp_path: Path) -> None:
+    identity = parse_spec(world.spec(tmp_path, identity__sequences_per_step=20)).identity
+    asked = Execution(device="cpu", micro_batch=16)
+    resolved = execution.resolve(asked, SMOLLM, identity, Processes(0, 3, 0, 3))
+    assert (resolved["micro_batch"], resolved["processes"]) == (7, 3)
+    assert resolved["threads"] == max(1, execution.usable_cores() // 3)
+    with pytest.raises(ConfigError, match="21 processes for 20 sequences"):
+        execution.resolve(asked, SMOLLM, identity, Processes(0, 21, 0, 21))
+
+
+def test_the_number_of_processes_may_change_and_is_kept(world: World, tmp_path: Path) -> None:
+    identity = parse_spec(world.spec(tmp_path)).identity
+    asked = Execution(device="cpu")
+    said: list[str] = []
+    path = tmp_path / "execution.json"
+    two = execution.settle(
+        path, execution.resolve(asked, SMOLLM, identity, Processes(0, 2, 0, 2)), asked, said.append
+    )
+    assert said == []
+    one = execution.settle(path, execution.resolve(asked, SMOLLM, identity), asked, said.append)
+    assert one["micro_batch"] == two["micro_batch"] and one["processes"] == 1
+    assert one["before"] == [{"processes": 2, "threads": two["threads"]}]
+    assert "begun by 2 processes, goes on with 1" in said[0]
+    assert json.loads(path.read_text()) == one
+
+
+@pytest.mark.slow
+def test_a_group_agrees_and_adds_up(tmp_path: Path) -> None:
+    command = launch.torchrun(tmp_path / "spec.json", 2)
+    reader, writer = os.pipe()
+    environment = launch.environment(reader) | {"PYTHONPATH": str(ROOT)}
+    module = command.index("-m", command.index("torch.distributed.run"))
+    answer = subprocess.run(
+        [*command[:module], "-m", "tests.tasks.training.ranks"],
+        env=environment,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    os.close(reader)
+    os.close(writer)
+    assert answer.returncode == 0, answer.stderr[-3000:]
+
+
+@pytest.mark.slow
+def test_two_processes_take_the_steps_of_one(world: World, by_two: Path, tmp_path: Path) -> None:
+    alone = tmp_path / "work"
+    assert run_here(world.spec(alone, **CHANGES))[0] == 0
+    assert journal_steps(by_two) == list(range(1, STEPS + 1))
+    np.testing.assert_allclose(losses(by_two), losses(alone), rtol=1e-5)
+    assert set(outputs(by_two)) == set(outputs(alone))
+    columns = ("tokens", "lr", "skipped")
+    rows = [
+        [
+            [json.loads(line)[name] for name in columns]
+            for line in (work / "journal.jsonl").read_text().splitlines()
+        ]
+        for work in (by_two, alone)
+    ]
+    assert rows[0] == rows[1]
+    found = json.loads((by_two / "execution.json").read_text())
+    assert found["processes"] == 2 and "before" not in found
+
+
+@pytest.mark.slow
+def test_whatever_is_killed_the_bits_are_those_of_two_undisturbed(
+    world: World, by_two: Path, tmp_path: Path
+) -> None:
+    work = started(world, tmp_path / "work")
+
+    def kill_a_rank(process: trainer.Process) -> None:
+        wait_until(lambda: (journal_steps(work) or [0])[-1] >= 8)
+        os.kill(ranks_of(process.pid)[1], signal.SIGKILL)
+        process.wait()
+
+    with pytest.raises(StageFailed, match=r"\(SIGKILL ended one of its processes\) Its checkpoints are kept"):
+        train(work, follow=kill_a_rank)
+    assert at_work(work) == []
+
+    def kill_torchrun(process: trainer.Process) -> None:
+        before = journal_steps(work)[-1]
+        wait_until(lambda: journal_steps(work)[-1] >= before + 8)
+        process.kill()
+        process.wait()
+
+    with pytest.raises(StageFailed):
+        train(work, follow=kill_torchrun)
+    wait_until(lambda: at_work(work) == [], 60)
+
+    before = journal_steps(work)[-1]
+    assert before < STEPS
+    script = (
+        "import sys; from pathlib import Path; from tasks.trainer import run_trainer\n"
+        "run_trainer(Path(sys.argv[1]), processes=2, follow=lambda p: p.wait(), warn=print)"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", script, str(work)], cwd=ROOT)
+    wait_until(lambda: journal_steps(work)[-1] >= min(before + 8, STEPS) or parent.poll() is not None)
+    parent.kill()
+    parent.wait()
+    wait_until(lambda: at_work(work) == [], 60)
+    train(work)
+    assert outputs(work) == outputs(by_two)
+    assert journal_steps(work) == list(range(1, STEPS + 1))
+
+
+@pytest.mark.slow
+def test_begun_by_two_it_goes_on_with_one(world: World, by_two: Path, tmp_path: Path) -> None:
+    work = started(world, tmp_path / "work", execution__checkpoint_every=1e9)
+
+    def ask(process: trainer.Process) -> None:
+        wait_until(lambda: (journal_steps(work) or [0])[-1] >= 8)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(work, follow=ask)
+    assert at_work(work) == []
+    stopped_at = journal_steps(work)[-1]
+    assert [path.name for path in (work / "checkpoints").iterdir()] == [f"step-{stopped_at:08d}"]
+    assert 8 <= stopped_at < STEPS
+    train(work, processes=1)
+    np.testing.assert_allclose(losses(work), losses(by_two), rtol=1e-5)
+    found = json.loads((work / "execution.json").read_text())
+    assert (found["processes"], found["before"]) == (1, [{"processes": 2, "threads": 1}])
+    assert "begun by 2 processes, goes on with 1" in (work / trainer.LOG).read_text()
+
+
+@pytest.mark.slow
+def test_asked_by_a_signal_all_stop_after_one_step(world: World, tmp_path: Path) -> None:
+    work = started(world, tmp_path / "work", execution__checkpoint_every=1e9)
+
+    def terminate(process: trainer.Process) -> None:
+        wait_until(lambda: (journal_steps(work) or [0])[-1] >= 5)
+        for rank in ranks_of(process.pid)[1:]:  # one alone: the others hear of it
+            os.kill(rank, signal.SIGTERM)
+        process.wait()
+
+    with pytest.raises(Interrupted, match="left a checkpoint"):
+        train(work, follow=terminate)
+    last = journal_steps(work)[-1]
+    assert [path.name for path in (work / "checkpoints").iterdir()] == [f"step-{last:08d}"]
+
+
+@pytest.mark.slow
+def test_what_is_wrong_is_said_by_the_first_process(world: World, tmp_path: Path) -> None:
+    work = started(world, tmp_path / "work")
+    with pytest.raises(StageFailed, match=r"trainer: error: 3 processes for 2 sequences a step"):
+        train(work, processes=3)
+    assert at_work(work) == []
+
+
+@contextlib.contextmanager
+def another_machine(store: Path) -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen([sys.executable, "-m", "tasks.training.join", str(store), "1"], cwd=ROOT)
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.wait(200)
+
+
+@pytest.mark.slow
+def test_two_machines_train_together_and_a_lost_one_can_come_back(
+    world: World, by_two: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    store = tmp_path / "store"
+    work = started(world, store / ".work" / "train-0123456789abcdef")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    how: dict[str, Any] = {"processes": 1, "nodes": 2, "rendezvous": address}
+    with another_machine(store) as other:
+
+        def lose(process: trainer.Process) -> None:
+            wait_until(lambda: (journal_steps(work) or [0])[-1] >= 8)
+            other.kill()
+            process.wait()
+
+        with pytest.raises(Interrupted, match="left a checkpoint"):
+            train(work, follow=lose, **how)
+    wait_until(lambda: at_work(work) == [], 60)
+    assert 8 <= journal_steps(work)[-1] < STEPS
+    assert not list(work.glob("joined-*")) and not (work / launch.RENDEZVOUS).exists()
+
+    ended: list[BaseException | None] = []
+
+    def again() -> None:
+        try:
+            train(work, **how)
+            ended.append(None)
+        except BaseException as error:
+            ended.append(error)
+
+    thread = threading.Thread(target=again)
+    thread.start()
+    wait_until((work / launch.RENDEZVOUS).exists)
+    with another_machine(store):
+        thread.join(200)
+    assert ended == [None]
+    assert outputs(work) == outputs(by_two)
+
+
+def test_join_says_how_it_is_used(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    from tasks.training import join
+
+    assert join.main([]) == join.main([str(tmp_path), "0"]) == 2
+    assert "usage: python -m tasks.training.join STORE N" in capfd.readouterr().err
+    assert join.main([str(tmp_path), "1"]) == 2
+    assert "there is no store" in capfd.readouterr().err
