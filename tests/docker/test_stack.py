@@ -278,6 +278,15 @@ def _of_run(run: str) -> list[str]:
     return [line for line in found if line]
 
 
+def test_a_worker_that_dies_ends_its_container_which_is_started_again(stack):
+    first = stack.processes["worker-gpu"]
+    (prefect_worker,) = psutil.Process(first.pid).children()
+    prefect_worker.kill()
+    assert first.wait(60) != 0, "`restart: unless-stopped` starts it anew"
+    stack.start("worker-gpu")
+    stack.wait("worker-gpu")
+
+
 def test_no_password_was_written_down_anywhere(stack):
     """After all of the above: databases dumped as text, and every file of the home, logs included."""
     for name in ("prefect", "mlflow"):
