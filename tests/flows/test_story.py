@@ -1,0 +1,63 @@
+"""What is told of a run."""
+
+from __future__ import annotations
+
+import io
+
+from flows.story import Story, without_secrets
+
+
+def told(story: Story) -> list[str]:
+    lines: list[str] = []
+    story.tell = lambda text, warning: lines.append(text)
+    return lines
+
+
+def test_a_run_that_goes_on_is_told_in_a_few_lines():
+    terminal = io.StringIO()
+    story = Story(terminal)
+    log = told(story)
+    for number in range(1, 31):
+        for stage in ("ingest", "dedup"):
+            story.done(f"{stage} · slice {number} · c03dd0", "cached", 0.0, {})
+    for number in range(31, 41):
+        story.done(f"ingest · slice {number} · c03dd0", "built", 0.2, {})
+    story.done("train · round 1 · 8K · b92ee0", "built", 60.0, {"tokens": 8000})
+    assert log == [
+        "· 60 found in the store: ingest × 30, dedup × 30",
+        "✓ 10 made in 2.0 s: ingest × 10",
+        "✓ train · round 1 · 8K · b92ee0                  60.0 s  8,000 tokens",
+    ]
+    shown = terminal.getvalue().splitlines()
+    assert shown[0] == log[0] and shown[-1] == log[-1]
+    assert sum("ingest · slice" in line for line in shown) == 10, "a terminal shows each as it is made"
+
+
+def test_what_waits_to_be_told_is_told_before_what_comes_after():
+    story = Story(io.StringIO())
+    log = told(story)
+    story.done("ingest · slice 1 · c03dd0", "cached", 0.0, {})
+    story.warn("the disk is nearly full")
+    story.warn("the disk is nearly full")
+    story.done("dedup · slice 1 · 52d679", "cached", 0.0, {})
+    story.flush()
+    assert log == [
+        "· 1 found in the store: ingest",
+        "! the disk is nearly full",
+        "· 1 found in the store: dedup",
+    ]
+
+
+def test_no_line_holds_a_secret_wherever_it_goes():
+    terminal = io.StringIO()
+    story = Story(terminal)
+    log = told(story)
+    story.failed("base · a28d66", "https://me:hunter2@hub/x refused hf_abcdefghijklmnopqrst")
+    for text in (terminal.getvalue(), log[0]):
+        assert "hunter2" not in text and "hf_abc" not in text and "hub/x refused" in text
+
+
+def test_an_address_without_a_password_stays_as_it_is():
+    assert without_secrets("postgresql://host:5432/db, s3://bucket@eu/x") == (
+        "postgresql://host:5432/db, s3://bucket@eu/x"
+    )
