@@ -286,8 +286,8 @@ def prefect(api: Api | None, record: Record | None) -> Iterator[Finding]:
 
 
 def _expected(record: Record | None) -> bool:
-    """Whether a server should be there: one is configured, or `up` has not been ended by `down`."""
-    return bool(os.environ.get("PREFECT_API_URL")) or (record is not None and not record.stopping)
+    """Whether a server should answer: one is configured, or its process is there."""
+    return bool(os.environ.get("PREFECT_API_URL")) or (record is not None and "prefect" in record.running)
 
 
 def _refusal(error: ApiError) -> str:

@@ -36,6 +36,7 @@ def prefect_server(home: Path) -> Iterator[Callable[[], None]]:
     reader, writer = os.pipe()
     port = _free_port()
     environment = {**os.environ, "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT_UI_ENABLED": "0"}
+    environment.pop("PREFECT_SERVER_API_AUTH_STRING", None)  # of another server: this one is the run's alone
     log = home / "server.log"
     home.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
