@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -202,7 +204,7 @@ def test_nothing_is_published_more_often_than_it_may_be(tmp_path):
     time.sleep(2.2)
     times = [at for at, _, _ in run.pages.pages["stages"]]
     assert 2 <= len(times) <= 6
-    assert min(later - before for before, later in zip(times, times[1:], strict=False)) > 0.4
+    assert min(later - before for before, later in itertools.pairwise(times)) > 0.4
     run.go.touch()
     thread.join(10)
     run.live.close(10)
@@ -239,11 +241,9 @@ def test_training_tells_its_rate_the_time_left_and_how_old_its_checkpoint_is(tmp
 
 
 def test_shards_are_shown_as_the_documents_in_them(run):
-    class Documents:
-        stats = {"documents_out": 8000}
-
     call = call_of("filter")
-    object.__setattr__(call.request, "inputs", type("Inputs", (), {"documents": Documents()})())
+    documents = SimpleNamespace(stats={"documents_out": 8000})
+    object.__setattr__(call.request, "inputs", SimpleNamespace(documents=documents))
     with run.live._guard:
         run.live._stages.append(Stage(call, time.monotonic()))
     run.live.follow(call, 3, 8, "shards of verdicts")
