@@ -20,6 +20,7 @@ _FEW_STEPS = 500
 def check(run: RunConfig) -> None:
     """Refuse a configuration that cannot be run: sizes that do not fit, files and benchmarks that are not there."""
     rounds_of(run)
+    _processes(run)
     _sources(run)
     own = tuple(
         mine.model_copy(update={"file": str(home() / mine.file)}) if mine.file else mine
@@ -42,6 +43,16 @@ def check(run: RunConfig) -> None:
     else:
         positions = positions_of(home() / run.model.base)
     check_length(run.packing.sequence_length, positions, "packing.sequence_length", "model.base")
+
+
+def _processes(run: RunConfig) -> None:
+    execution = run.training.execution
+    sequences = run.training.batch_tokens // run.packing.sequence_length
+    if execution.processes * execution.nodes > sequences:
+        raise ConfigError(
+            f"training.execution: {execution.nodes} x {execution.processes} processes (nodes x processes), but a step "
+            f"has only {sequences} sequences; each process needs one at least"
+        )
 
 
 def _sources(run: RunConfig) -> None:

@@ -113,9 +113,12 @@ def _go_on_by_others(
 
 
 def apply(execution: dict[str, Any]) -> None:
-    """Set threads and, on CPU, deterministic algorithms for this process."""
+    """Set threads, and for this process's own device: which GPU of several, deterministic algorithms on CPU."""
     torch.set_num_threads(execution["threads"])
-    if torch.device(execution["device"]).type == "cpu":
+    device = torch.device(execution["device"])
+    if device.index is not None:
+        torch.cuda.set_device(device)
+    if device.type == "cpu":
         torch.use_deterministic_algorithms(True)
         # every buffer is written before it is read
         deterministic: Any = torch.utils.deterministic

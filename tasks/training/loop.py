@@ -137,9 +137,9 @@ def _open(spec: Spec, say: Say, processes: Processes) -> Segment:
     if processes.first:
         resolved = executions.settle(work / "execution.json", resolved, spec.execution, say)
     resolved = processes.tell(resolved)
-    executions.apply(resolved)
-    own_device = {**resolved, "device": processes.device(resolved["device"])}
-    model = load_model(paths.start, config, identity, own_device)
+    own = {**resolved, "device": processes.device(resolved["device"])}
+    executions.apply(own)
+    model = load_model(paths.start, config, identity, own)
     corpus = _open_corpus(spec, model, processes)
     optimizer = make_optimizer(model.whole, identity.optimizer)
     lines = work / "journal.jsonl"
