@@ -148,8 +148,8 @@ def _met(
     try:
         write_bytes(work / launch.RENDEZVOUS, json.dumps(call).encode())
         warn(
-            f"waiting for {nodes - 1} other machine(s); on each, N being 1 to {nodes - 1}: "
-            f"python -m tasks.training.join {work.parents[1]} N"
+            f"waiting for {nodes - 1} other machine(s); on each, with this run's store as STORE and N from 1 to "
+            f"{nodes - 1}: python -m tasks.training.join STORE N"
         )
         while not all(launch.joined(work, run, node).exists() for node in range(1, nodes)):
             time.sleep(0.2)

@@ -21,7 +21,7 @@ from cluster import ROOT, DaskCluster
 from small import ONWARD, digests, environment, run_json, write_config, write_text
 
 from storage.draft import Draft
-from storage.errors import ConfigError, StageFailed
+from storage.errors import ConfigError, Interrupted, StageFailed
 from storage.executors import Cluster
 from storage.workers import Workers
 
@@ -231,6 +231,34 @@ def test_no_worker_left_ends_in_words_and_the_next_run_goes_on(tmp_path: Path, c
     with Workers(executor=cluster.executor) as again:
         Draft(work, workers=again).shards("letters", held.jobs(gates, ("a", "b")), held.make)
     assert (work / "letters" / "a" / ".shard.json").read_text() == kept
+
+
+def test_a_run_that_has_to_be_gone_leaves_the_cluster_in_seconds(
+    tmp_path: Path, cluster: DaskCluster
+) -> None:
+    gates, work = tmp_path / "gates", tmp_path / "work"
+    gates.mkdir()
+    cluster.worker(PYTHONPATH=BOTH)
+    workers = Workers(executor=cluster.executor)
+    failures: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            Draft(work, workers=workers).shards("letters", held.jobs(gates, ("a", "b")), held.make)
+        except Interrupted as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    wait_until((gates / "a.begun").exists)
+    began = time.monotonic()
+    workers.abandon()
+    thread.join(30)
+    assert time.monotonic() - began < 10
+    assert "asked to stop" in str(failures[0])
+    with a_client(cluster) as client:
+        wait_until(lambda: not client.run_on_scheduler(lambda dask_scheduler: len(dask_scheduler.tasks)))
+    (gates / "a.go").touch()
 
 
 def test_a_shard_that_kills_its_workers_and_a_scheduler_that_is_gone(
