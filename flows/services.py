@@ -24,7 +24,7 @@ from typing import Any
 
 from flows.environment import gpus, service_environment
 from flows.places import home, mlflow_database, state_directory
-from flows.processes import alive, boot_id, command_of
+from flows.processes import alive, boot_id, command_of, start_ticks, stop_group
 from flows.rest import Api, ApiError
 from storage.atomic import write_bytes
 from storage.errors import ConfigError, OnwardError
@@ -78,6 +78,16 @@ class Record:
         if self.boot != boot_id():
             return {}
         return {name: service for name, service in self.services.items() if service.alive}
+
+    def stop_left(self) -> None:
+        """End what a service that was killed left behind: processes of its group, which has the service's pid.
+
+        That pid is given to no other process as long as one of the group is there.
+        """
+        if self.boot == boot_id() and not self.supervised:
+            for service in self.services.values():
+                if service.pid and not start_ticks(service.pid):
+                    stop_group(service.pid, 10)
 
     @property
     def prefect(self) -> str:
@@ -169,6 +179,8 @@ def up(configs: Sequence[Path], prefect_port: int | None, mlflow_port: int | Non
         began = record is None or not record.supervised
         if record is not None and found:
             _say_found(record, found, (prefect_port, mlflow_port), say)
+        if record is not None:
+            record.stop_left()
         if record is None or not found:
             record = Record(prefect_port or PREFECT_PORT, mlflow_port or MLFLOW_PORT)
         if began:
@@ -183,7 +195,7 @@ def up(configs: Sequence[Path], prefect_port: int | None, mlflow_port: int | Non
             for pool in pools():
                 _wait(partial(_online, record, pool), f"worker-{pool}", say)
         except BaseException:
-            if began:
+            if began and not found:  # what was taken over, and its runs, is not this call's to stop
                 stop_supervisor(process, say=lambda line: None)
                 record_path().unlink(missing_ok=True)
             raise
@@ -194,19 +206,23 @@ def up(configs: Sequence[Path], prefect_port: int | None, mlflow_port: int | Non
 
 def down(say: Say) -> None:
     """Stop everything: workers and their runs first, Prefect last, once it has written what it holds."""
+    from flows.supervisor import flow_processes, stop_all
+
     with _turn(say):
         record = read_record()
-        if record is None or not (record.supervised or record.running):
+        if record is not None:
+            record.stop_left()
+        runs = bool(record and flow_processes(record.api.url))
+        if record is None or not (record.supervised or record.running or runs):
             record_path().unlink(missing_ok=True)
             say("nothing runs")
             return
         if record.supervised:
             stop_supervisor(record.pid, say)
         left = read_record()
-        if left is not None and left.running:  # the supervisor was killed: its work is done here
-            from flows.supervisor import stop_all
-
-            stop_all(left, say)
+        if left is not None and (left.running or flow_processes(left.api.url)):
+            stop_all(left, say)  # the supervisor was killed: its work is done here
+            left.stop_left()
         record_path().unlink(missing_ok=True)
 
 

@@ -219,8 +219,9 @@ def stop_flows(api: Api, served: Sequence[str], say: Callable[[str], None]) -> N
     """End every flow process that a worker of this home (or container) started, and leave the runs in true states."""
     runs = _runs_here(api, served, say)
     ending = [run["name"] for run in runs if run["state"]["type"] != "PENDING"]
-    if ending:
-        say(f"stopping {', '.join(ending)}: time for a checkpoint, up to {FLOW_GRACE_SECONDS:.0f} s")
+    if ending or flow_processes(api.url):
+        names = ", ".join(ending) or "runs that Prefect does not answer for"
+        say(f"stopping {names}: time for a checkpoint, up to {FLOW_GRACE_SECONDS:.0f} s")
     _end_processes(api.url)
     for run in runs:
         try:
