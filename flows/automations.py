@@ -26,7 +26,13 @@ PLACEHOLDER = "https://example.invalid/put-your-webhook-here"
 SILENCE = timedelta(seconds=90)
 
 _HEARTBEAT = "prefect.flow-run.heartbeat"
-_ENDS = {f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Cancelled", "Crashed", "Paused")}
+_OTHER_SIGNS = {
+    f"prefect.flow-run.{state}"
+    for state in (
+        *("Completed", "Failed", "Cancelled", "Crashed", "Paused", "Planned"),
+        *("Scheduled", "AwaitingRetry", "Late", "Pending"),  # a retry that waits for its turn is silent
+    )
+}
 _FLOWS = ["pretrain", "evaluate"]
 _CRASHED_MESSAGE = (
     "No sign of life for 90 seconds: its process was killed, or its machine is down. What it finished is kept, and "
@@ -57,7 +63,7 @@ def _crash() -> AutomationCore:
         trigger=EventTrigger(
             posture=Posture.Proactive,
             after={_HEARTBEAT},
-            expect={_HEARTBEAT, *_ENDS},
+            expect={_HEARTBEAT, *_OTHER_SIGNS},
             for_each={"prefect.resource.id"},
             threshold=1,
             within=SILENCE,
