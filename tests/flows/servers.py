@@ -48,7 +48,7 @@ class PrefectServer:
         self.api_url = f"{self.ui}/api"
 
     def __enter__(self) -> PrefectServer:
-        self.home.mkdir(parents=True, exist_ok=True)
+        (self.home / ".onward" / "prefect").mkdir(parents=True, exist_ok=True)
         command = ["prefect", "server", "start", "--host", "127.0.0.1", "--port", str(self.port)]
         self._process = self.popen([sys.executable, "-m", *command], "server.log")
         try:
@@ -61,6 +61,11 @@ class PrefectServer:
     def __exit__(self, *_: object) -> None:
         stop(self._process)
 
+    def kill(self) -> None:
+        """What a crash of the server does; `with` on this server again starts it on the same port and database."""
+        os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
     def environment(self) -> dict[str, str]:
         """Of a process that works with this server, in this home."""
         foreign = ("PREFECT_", "MLFLOW_", "ONWARD_")
@@ -72,9 +77,11 @@ class PrefectServer:
             "PREFECT_UI_API_URL": self.api_url,
             "PREFECT_UI_URL": self.ui,
             "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "5",
             "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",
             "PREFECT_WORKER_QUERY_SECONDS": "2",
             "PYTHONPATH": str(ROOT),
+            "PYTHONSAFEPATH": "1",
             "DO_NOT_TRACK": "true",
             "HF_HUB_OFFLINE": "1",
         }
@@ -130,13 +137,23 @@ class PrefectServer:
             stop(process)
 
     def api(self, path: str, body: Any = None, method: str = "POST") -> Any:
-        """Prefect's REST API; raises Refused."""
+        """Prefect's REST API; raises Refused. A database that is busy for a moment is asked again."""
+        for pause in (0.2, 0.5, 1, 2, 4):
+            try:
+                return self._call(path, body, method)
+            except Refused as refused:
+                if refused.status != 503:
+                    raise
+            time.sleep(pause)
+        return self._call(path, body, method)
+
+    def _call(self, path: str, body: Any, method: str) -> Any:
         data = None if method == "GET" else json.dumps({} if body is None else body).encode()
         request = urllib.request.Request(
             self.api_url + path, data, {"Content-Type": "application/json"}, method=method
         )
         try:
-            with urllib.request.urlopen(request, timeout=30) as answer:
+            with urllib.request.urlopen(request, timeout=120) as answer:
                 return json.loads(answer.read() or b"null")
         except urllib.error.HTTPError as error:
             raise Refused(error.code, error.read().decode(errors="replace")) from error
