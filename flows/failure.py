@@ -13,7 +13,7 @@ from pathlib import Path
 
 from flows.stage import Call
 from flows.story import without_secrets
-from storage.errors import ConfigError, OnwardError
+from storage.errors import ConfigError, OnwardError, said
 from storage.store import Store
 from tasks.train import newest_checkpoint, tokens_at
 
@@ -29,9 +29,8 @@ class RunRefused(RunFailed, ConfigError):
 def run_failed(error: Exception, store: Store, calls: Sequence[Call], to_go_on: str) -> RunFailed:
     """The account of an error that ends a run. `calls` are the attempt's stages."""
     kind = RunRefused if isinstance(error, ConfigError) else RunFailed
-    text = str(error) if isinstance(error, OnwardError) else f"{type(error).__name__}: {error}"
     failed = next((call for call in reversed(calls) if call.error is error), None)
-    head = f"{failed.label} failed: {text}" if failed else text
+    head = f"{failed.label} failed: {said(error)}" if failed else said(error)
     if kind is RunRefused and not calls:
         return kind(f"{without_secrets(head)}\nNothing was begun. Put it right, and start the run again.")
     return kind("\n".join([without_secrets(head), *standing(store, calls), f"To go on: {to_go_on}"]))

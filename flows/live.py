@@ -20,6 +20,7 @@ from typing import Any, Protocol
 from flows.stage import Call, named
 from flows.story import counts, without_secrets
 from storage.artifact import Artifact
+from storage.errors import said
 from storage.manifest import Manifest
 from storage.store import Request
 from tasks.train import last_row, newest_checkpoint
@@ -105,7 +106,8 @@ class Live:
     def listen(self, event: str, call: Call, artifact: Artifact | None) -> None:
         """A stage began, ended or failed."""
         with self._guard:
-            if event == "begin":
+            if event == "begin":  # or is tried again
+                self._stages = [stage for stage in self._stages if stage.call is not call]
                 self._stages.append(Stage(call, time.monotonic()))
             elif (stage := self._find(call)) is not None:
                 stage.stats = artifact.stats if artifact else {}
@@ -326,6 +328,6 @@ def _state(stage: Stage) -> str:
 
 def _failure(call: Call) -> str:
     if call.error is None or isinstance(call.error, Exception):
-        reason = without_secrets(str(call.error or "")).splitlines()
+        reason = without_secrets(said(call.error) if call.error else "").splitlines()
         return f"failed after {duration(call.seconds)}{': ' + reason[0][:500] if reason else ''}"
     return f"stopped after {duration(call.seconds)}; the next attempt goes on from there"

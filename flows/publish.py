@@ -150,7 +150,7 @@ def _told_already(record: logging.LogRecord) -> bool:
     if record.name == "prefect.task_runs" and record.getMessage().startswith(_OF_EACH_TASK):
         return False
     error = record.exc_info[1] if record.exc_info else None
-    return not isinstance(error, OnwardError)
+    return not isinstance(error, OnwardError | OSError)
 
 
 def flow_run_url(flow_run: str | None) -> str | None:

@@ -21,7 +21,7 @@ from prefect.states import Completed
 from flows.gpu import Gpu
 from flows.story import Story
 from storage.artifact import Artifact
-from storage.errors import Interrupted, OnwardError
+from storage.errors import Interrupted, OnwardError, said
 from storage.store import Making, Outcome, Request, Store
 from storage.workers import Workers
 from tasks.train import newest_checkpoint
@@ -150,16 +150,15 @@ class Builder:
         context = TaskRunContext.get()
         call.task_run = str(context.task_run.id) if context else None
         call.resumed = self.store.work_of(call.request.stage, call.request.key).exists()
-        self.calls.append(call)
-        self._tell("begin", call, None)
+        self._begin(call)
         try:
             outcome = self._ensure(call)
         except BaseException as error:
             call.state, call.seconds, call.error = "failed", time.monotonic() - began, error
             self.records.append(self._record(call, None))
             self._tell("failed", call, None)
-            if isinstance(error, OnwardError):
-                self.story.failed(call.label, str(error))
+            if isinstance(error, Exception):
+                self.story.failed(call.label, said(error))
             raise
         call.state = "cached" if outcome.state != "built" else "built"
         call.differs = outcome.differs
@@ -169,6 +168,15 @@ class Builder:
         self._tell("end", call, outcome.artifact)
         self.story.done(call.label, outcome.state, call.seconds, outcome.artifact.stats)
         return outcome.artifact
+
+    def _begin(self, call: Call) -> None:
+        """Keep account of it; a task that Prefect tries again is one stage still, and its last try counts."""
+        if any(one is call for one in self.calls):
+            self.records.remove(self._record(call, None))
+            call.state, call.error = "running", None
+        else:
+            self.calls.append(call)
+        self._tell("begin", call, None)
 
     def _ensure(self, call: Call) -> Outcome:
         """Ask the store; where something has to be computed on a GPU, only once that is ours."""

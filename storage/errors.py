@@ -23,3 +23,8 @@ class StageFailed(OnwardError):
 
 class Interrupted(OnwardError):
     """Asked to stop; everything durable so far is kept and the same command goes on from there."""
+
+
+def said(error: BaseException) -> str:
+    """An error's text for people: ours say all themselves, of others the kind says half."""
+    return str(error) if isinstance(error, OnwardError) else f"{type(error).__name__}: {error}"

@@ -1,16 +1,19 @@
-"""The report's figures, drawn with matplotlib's Agg: the same facts give the same bytes (no date, a fixed salt of ids)."""
+"""The report's figures, drawn with matplotlib's Agg: the same facts give the same bytes (no date, a fixed salt of ids).
+
+Matplotlib is imported when something is drawn: every flow imports this module, and few processes draw.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import matplotlib
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 Json = dict[str, Any]
 _COLOURS = ("#1f5a99", "#c2571a", "#3d7f3d", "#8a4f9e", "#8c6d1f", "#a03050")
@@ -58,6 +61,8 @@ def draw(facts: Json, directory: Path) -> list[Json]:
 
 
 def _save(build: Any, directory: Path, name: str) -> None:
+    import matplotlib
+
     with matplotlib.rc_context({**_STYLE, "svg.hashsalt": f"onward-{name}"}):
         figure = build()
         figure.savefig(directory / f"{name}.svg", format="svg", metadata={"Date": None, "Creator": None})
@@ -74,6 +79,9 @@ def count_text(value: float) -> str:
 
 def _loss(curves: Sequence[Json]) -> Any:
     def build() -> Figure:
+        from matplotlib.figure import Figure
+        from matplotlib.ticker import FuncFormatter
+
         figure = Figure(figsize=(8.4, 3.6), layout="constrained")
         axes = figure.add_subplot()
         branches = [curve for curve in curves if curve["kind"] == "branch"]
@@ -112,6 +120,9 @@ def _curve(
 
 def _efficiency(facts: Json) -> Any:
     def build() -> Figure:
+        from matplotlib.figure import Figure
+        from matplotlib.ticker import FuncFormatter
+
         panels = [
             panel
             for panel, rows in ((_perplexities, facts["perplexity"]), (_groups, facts["groups"]))
