@@ -83,7 +83,7 @@ def evaluate(
     seed: Annotated[int, Field(ge=0)] = 0,
     benchmark_files: str | None = None,
     store: str = "store",
-    name: str = "evaluation",
+    name: Annotated[str, Field(pattern=r"^\w[\w.-]*$", max_length=60)] = "evaluation",
     tracking: TrackingConfig = TrackingConfig(),
 ) -> Any:
     """Measure a given model on benchmarks and on held-out text; what was measured before is found.

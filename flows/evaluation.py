@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -38,6 +38,8 @@ from tasks import base
 from tasks.base import ModelConfig
 from tasks.evaluation.catalog import EvaluationConfig, check_benchmarks
 
+PLAIN_NAME = r"^\w[\w.-]*$"
+"""It becomes part of paths: it must not lead out of the directory that it is used in."""
 _KEY = re.compile(r"(base|train|decay)/[0-9a-f]+|[0-9a-f]{6,64}")
 
 
@@ -54,7 +56,7 @@ class Evaluation(Settings):
     device: str = execution(description="auto, cpu or cuda")
     benchmark_files: str | None = execution(description="directory of local copies; null: the hub")
     store: str = execution(description="directory of the store")
-    name: str = execution(description="experiment in MLflow")
+    name: str = execution(description="experiment in MLflow", pattern=PLAIN_NAME, max_length=60)
     tracking: TrackingConfig = execution(description="where scores are published")
 
     @property
@@ -85,7 +87,7 @@ def _execute(wanted: Evaluation, story: Story) -> dict[str, Any]:
     builder: Builder | None = None
     with told(store, lambda: builder.calls if builder else []), shared_lock(store), Workers(1) as workers:
         holdouts = held_out_of(store, wanted.run) if wanted.run else {}
-        measures = _measures(wanted, holdouts, story)
+        measures = measures_of(wanted, holdouts, story.warn)
         with _tracked(wanted, store, flow_run, story) as tracker:
             publish.announce_process(flow_run)
             gpu = Gpu(state_directory(), wanted.device, wanted.title)
@@ -94,7 +96,7 @@ def _execute(wanted: Evaluation, story: Story) -> dict[str, Any]:
             outcome = Outcome()
             with shown(builder, tracker, wanted.name):
                 try:
-                    model = _model(wanted, store, builder)
+                    model = model_of(wanted, store, builder)
                     measure(measures, builder, outcome, model, holdouts)
                 finally:
                     _remember(wanted, store, builder, flow_run)
@@ -141,7 +143,7 @@ def _source_of(store: Store, artifact: Artifact) -> str:
     return str(artifact.manifest.config["name"])
 
 
-def _measures(wanted: Evaluation, holdouts: dict[str, Input], story: Story) -> Measures:
+def measures_of(wanted: Evaluation, holdouts: Mapping[str, Input], warn: Callable[[str], None]) -> Measures:
     """What is asked for; raises ConfigError where it is nothing, or a benchmark cannot be measured."""
     section = wanted.benchmarks
     directory = home() / wanted.benchmark_files if wanted.benchmark_files else None
@@ -152,7 +154,7 @@ def _measures(wanted: Evaluation, holdouts: dict[str, Input], story: Story) -> M
     )
     for mine in section.own:
         if mine.held_out and mine.held_out not in holdouts:
-            story.warn(
+            warn(
                 f"benchmark {mine.name} is left out: it is made of the held-out text of a run (parameter run)"
             )
     section = section.model_copy(update={"own": own})
@@ -165,11 +167,11 @@ def _measures(wanted: Evaluation, holdouts: dict[str, Input], story: Story) -> M
         seed=wanted.seed,
         max_length=wanted.sequence_length,
         device=wanted.device,
-        warn=story.warn,
+        warn=warn,
     )
 
 
-def _model(wanted: Evaluation, store: Store, builder: Builder) -> Model:
+def model_of(wanted: Evaluation, store: Store, build: Callable[..., Artifact]) -> Model:
     """The model: found by its key, or imported as the stage `base` of a run imports it."""
     given = wanted.model
     if not (home() / given).is_dir() and _KEY.fullmatch(given):
@@ -184,7 +186,7 @@ def _model(wanted: Evaluation, store: Store, builder: Builder) -> Model:
             )
     else:
         config = ModelConfig(base=given)
-        artifact = builder(Request(base, base.BaseConfig(), base.resolve_base(config, home())))
+        artifact = build(Request(base, base.BaseConfig(), base.resolve_base(config, home())))
     positions = positions_of(artifact.path / "export")
     check_length(wanted.sequence_length, positions, "sequence_length", given)
     tokens = int(artifact.stats.get("tokens_seen", 0))
