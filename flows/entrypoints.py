@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 from prefect import flow
 from pydantic import Field
 
-from flows.config import RunConfig, TrackingConfig, parse_config
+from flows.config import RunConfig, parse_config
 from flows.run import Options, execute, run_name
 from flows.story import Story
 from storage.settings import Count
@@ -84,7 +84,7 @@ def evaluate(
     benchmark_files: str | None = None,
     store: str = "store",
     name: Annotated[str, Field(pattern=r"^\w[\w.-]*$", max_length=60)] = "evaluation",
-    tracking: TrackingConfig = TrackingConfig(),
+    mlflow_uri: str | None = None,
 ) -> Any:
     """Measure a given model on benchmarks and on held-out text; what was measured before is found.
 
@@ -98,7 +98,7 @@ def evaluate(
         benchmark_files: Directory of local benchmark files, <benchmark>/<split>.jsonl[.gz]. Empty: from the hub.
         store: Directory of the artifact store.
         name: The experiment's name in MLflow.
-        tracking: Where scores are published.
+        mlflow_uri: MLflow's address. Empty: MLFLOW_TRACKING_URI, else a local database.
     """
     wanted = _evaluation(
         model=model,
@@ -110,14 +110,14 @@ def evaluate(
         benchmark_files=benchmark_files,
         store=store,
         name=name,
-        tracking=tracking,
+        mlflow_uri=mlflow_uri,
     )
     from flows.evaluation import execute as measure
 
     return measure(wanted, Story())
 
 
-def _evaluation(**given: Any) -> Any:
+def _evaluation(mlflow_uri: str | None = None, **given: Any) -> Any:
     from flows.evaluation import Evaluation
 
-    return Evaluation.model_validate(given)
+    return Evaluation.model_validate({**given, "tracking": {"mlflow_uri": mlflow_uri}})

@@ -3,7 +3,8 @@
 The UI draws what a property is (a text input for a string, tabs for a union); the server refuses, with the field named,
 what the same schema does not allow, before anything runs. Where the two want different things of one property (a count
 may be the text `400M` or a number, but one text input is what a person wants) it is a reference that each finds in its
-own place: the UI under `definitions`, by name; the server, as JSON schema has it, by the `$id` of a schema under `$defs`.
+own place: the UI under the schema's `definitions`; the server, as JSON schema has it, under those of the section that it
+stands in, since every section has an `$id`. What the UI asks to be checked before it submits is what it draws.
 
 `form_schema` gives the schema of a flow, `form_values` its values as the form writes them. What no schema can say is
 checked when the flow starts, before its first stage (`flows.checks`).
@@ -22,8 +23,8 @@ from storage.settings import count_text, seconds_text
 
 Schema = dict[str, Any]
 
-_COUNT = r"^[0-9][0-9_.]*(e[0-9]+)?[KMBGkmbg]?B?$"
-_SECONDS = r"^[0-9][0-9.]* ?(ms|s|min|h|d)?$"
+_COUNT = r"^[0-9][0-9_.e]*[KMBGkmbg]?B?$"
+_SECONDS = r"^[0-9][0-9.]*(ms|s|min|h|d)?$"
 _POSITIVE = r"(?=.*[1-9])"
 _BOUNDS = {
     "minimum": "at least",
@@ -34,7 +35,7 @@ _BOUNDS = {
 _SPELLED = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum"}
 """Bounds that pydantic leaves in its own words, where a type has its own reader."""
 _NULL = {"type": "null"}
-_ROOT = "parameters"
+_DEFINITIONS = "#/definitions/"
 _TITLES = {"config": "Configuration", "until": "Last stage", "force": "Make again", "kv_heads": "KV heads"}
 _SWITCH = ["auto", "on", "off"]
 
@@ -46,7 +47,21 @@ def form_schema(flow: Flow[..., Any]) -> Schema:
     for name, definition in raw["definitions"].items():
         form.definitions[name] = form.section(definition)
     root = form.section({**raw, "definitions": None})
-    return {**root, "$id": _ROOT, "definitions": form.definitions, "$defs": form.checks}
+    for name, section in form.definitions.items():
+        if "properties" in section:
+            known = {used: form.checks.get(used, {"$ref": used}) for used in sorted(_used(section))}
+            section |= {"$id": name, "definitions": known}
+    return {**root, "definitions": form.definitions}
+
+
+def _used(schema: Any) -> set[str]:
+    """Names of the definitions that a schema refers to, those named by the checks of its cases too."""
+    if isinstance(schema, Mapping):
+        own = {schema["$ref"].rsplit("/", 1)[-1]} if "$ref" in schema else set()
+        return own.union(*(_used(value) for value in schema.values()))
+    if isinstance(schema, list):
+        return set().union(*(_used(value) for value in schema))
+    return set()
 
 
 def form_values(parameters: Mapping[str, Any], schema: Schema) -> dict[str, Any]:
@@ -113,17 +128,14 @@ class _Form:
 
     def _cases(self, shown: Schema, tag: str, cases: Mapping[str, str]) -> Schema:
         """A tab for each case (name → reference); the server looks only at the one that the value's tag names."""
-        form = {"format": "case", "anyOf": [{"$ref": ref, "title": case} for case, ref in cases.items()]}
-        check = {
-            "type": "object",
-            "required": [tag],
-            "properties": {tag: {"enum": list(cases)}},
-            "allOf": [
-                {"if": {"properties": {tag: {"const": case}}}, "then": {"$ref": _ROOT + ref}}
-                for case, ref in cases.items()
-            ],
-        }
-        return self._apart(shown, form, check)
+        names = {case: ref.rsplit("/", 1)[-1] for case, ref in cases.items()}
+        check: Schema = {"type": "object", "required": [tag], "properties": {tag: {"enum": list(cases)}}}
+        for case, name in names.items():
+            of_case = {"type": "object", "required": [tag], "properties": {tag: {"const": case}}}
+            check = {"if": of_case, "then": {"$ref": name}, "else": check}
+        self.checks |= {name: {} for name in names.values()}  # as a tab: it is `check` that refuses
+        tabs = [{"$ref": ref, "title": case} for case, ref in cases.items()]
+        return {**shown, "anyOf": tabs, **check}
 
     def _leaf(self, shown: Schema, nullable: bool) -> Schema:
         if "items" in shown:
@@ -145,17 +157,15 @@ class _Form:
         """The property as a reference that the UI reads as `form` and the server as `check`."""
         bare = {k: v for k, v in shown.items() if k not in ("type", "format", "items", *_BOUNDS)}
         name = form.get("format", "choice")
-        known = [
-            key for key, value in self.checks.items() if _without_id(value) == check and key.startswith(name)
-        ]
+        known = [key for key, value in self.checks.items() if value == check and key.startswith(name)]
         known = [key for key in known if self.definitions[key] == form]
         if not known:
             known = [f"{name}-{len(self.checks) + 1}"]
             self.definitions[known[0]] = form
-            self.checks[known[0]] = {"$id": known[0], **check}
+            self.checks[known[0]] = check
         if "default" in bare:
             bare["default"] = _text(bare["default"], name)
-        return {"$ref": known[0], **bare}
+        return {"$ref": f"{_DEFINITIONS}{known[0]}", **bare}
 
 
 def _count(shown: Schema, nullable: bool) -> tuple[Schema, Schema]:
@@ -191,10 +201,6 @@ def _spelled(schema: Schema) -> Schema:
     return {_SPELLED.get(word, word): value for word, value in schema.items()}
 
 
-def _without_id(schema: Schema) -> Schema:
-    return {name: value for name, value in schema.items() if name != "$id"}
-
-
 def _described(shown: Schema, empty: str) -> str:
     """The description as a sentence, with the bounds and the default of a single value. `empty`: what null is here."""
     text = " ".join(shown.get("description", "").split()).rstrip(".")
@@ -215,7 +221,7 @@ def _said(value: Any, shown: Schema) -> str:
 
 def _capital(text: str) -> str:
     """A sentence's first letter; a name that has to be written as it is stays so."""
-    return text[:1].upper() + text[1:] if re.match(r"[a-z]+[ ,;]|[a-z]+$", text) else text
+    return text[:1].upper() + text[1:] if re.match(r"[a-z-]+([ ,;]|$)", text) else text
 
 
 def _title(name: str) -> str:
@@ -235,11 +241,11 @@ def _text(value: Any, name: str) -> Any:
 
 
 def _written(value: Any, shown: Schema, schema: Schema) -> Any:
-    reference = shown.get("$ref", "")
-    if reference and not reference.startswith("#") and not isinstance(value, Mapping):
-        return _text(value, reference)
-    if reference:
-        shown = {**schema["definitions"][reference.rsplit("/", 1)[-1]], **shown}
+    name = shown.get("$ref", "").rsplit("/", 1)[-1]
+    if name and "properties" not in schema["definitions"][name] and not isinstance(value, Mapping):
+        return _text(value, name)
+    if name:
+        shown = {**schema["definitions"][name], **shown}
     if "anyOf" in shown:
         return _written(value, _branch(value, shown["anyOf"], schema), schema)
     if isinstance(value, Mapping) and "properties" in shown:

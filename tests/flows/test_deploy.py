@@ -18,7 +18,7 @@ import pytest
 from servers import Refused
 from small import write_config
 
-from flows import automations, deploy
+from flows import automations, deployments
 from storage.manifest import read_manifest
 
 pytestmark = pytest.mark.slow
@@ -70,7 +70,7 @@ def test_the_nightly_run_makes_everything_again_and_waits_for_its_turn(deployed)
     assert night["parameters"]["force"] == ["all"]
     assert night["parameters"]["config"]["store"] == str(server.home / "stores/nightly-demo")
     schedule = night["schedules"][0]["schedule"]
-    assert (schedule["cron"], schedule["timezone"]) == ("0 3 * * *", deploy.timezone())
+    assert (schedule["cron"], schedule["timezone"]) == ("0 3 * * *", deployments.timezone())
     queue = server.api("/work_pools/cpu/queues/nightly", method="GET")
     assert queue["concurrency_limit"] == 1
 
@@ -111,6 +111,16 @@ def test_what_a_person_changed_stays(deployed):
     server.api(f"/automations/{crash['id']}", {"enabled": True}, "PATCH")
     config.write_text(json.dumps(raw))
     server.deploy(config)
+
+
+def test_parameters_that_no_longer_fit_the_form_are_as_in_the_file_again(deployed):
+    server, config, _ = deployed
+    made = server.deployment("pretrain/corpus-only")
+    old = {"parameter_openapi_schema": {"type": "object", "properties": {}}, "parameters": {"until": "gone"}}
+    server.api(f"/deployments/{made['id']}", old, "PATCH")
+    told = next(line for line in server.deploy(config) if line.startswith("pretrain/corpus-only"))
+    assert "no longer fitted" in told and "'gone' is not one of" in told
+    assert server.deployment("pretrain/corpus-only")["parameters"] == made["parameters"]
 
 
 def test_a_configuration_that_cannot_be_read_is_passed_over_and_absent_files_are_not_asked_for(deployed):
@@ -328,6 +338,6 @@ def test_paths_of_a_deployment_do_not_change_which_run_it_is(tmp_path, monkeypat
 
     monkeypatch.setenv("ONWARD_HOME", str(tmp_path))
     run = load_config(write_config(tmp_path))
-    absolute = deploy._plain(run, Path(tmp_path))
+    absolute = deployments.plain(run, Path(tmp_path))
     assert absolute["corpus"]["sources"][0]["files"] == [str(tmp_path / "text/domain-*.jsonl")]
     assert run_id(parse_config(absolute)) == run_id(run)

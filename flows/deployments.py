@@ -1,0 +1,186 @@
+"""What is to be deployed: which flows, with which parameters, from which configuration files, on which pool.
+
+A deployment holds the whole configuration, with absolute paths, so that the form shows all of it and a worker may be
+started anywhere. Nothing here talks to Prefect; `flows.deploy` does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from prefect import Flow
+from prefect.client.schemas.actions import DeploymentScheduleCreate
+from prefect.client.schemas.schedules import CronSchedule
+
+from flows.config import RunConfig, load_config
+from flows.entrypoints import evaluate, pretrain
+from flows.environment import gpus
+from flows.form import form_schema, form_values
+from storage.code import ROOT
+from storage.errors import ConfigError
+
+NIGHTLY = "nightly-demo"
+NIGHT_QUEUE = "nightly"
+_NIGHT = "0 3 * * *"
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A deployment as this code and a configuration file want it."""
+
+    flow: Flow[..., Any]
+    name: str
+    description: str
+    parameters: dict[str, Any]
+    digest: str
+    """Of the file that the parameters come from."""
+    pool: str
+    tags: tuple[str, ...]
+    queue: str | None = None
+    schedules: list[DeploymentScheduleCreate] = field(default_factory=list)
+
+    @property
+    def title(self) -> str:
+        """`pretrain/demo`."""
+        return f"{self.flow.name}/{self.name}"
+
+
+@dataclass(frozen=True)
+class Given:
+    """A configuration file that was read."""
+
+    run: RunConfig
+    path: Path
+    digest: str
+    about: str
+
+
+def read(configs: Sequence[Path], say: Callable[[str], object]) -> Iterator[Given]:
+    names: set[str] = set()
+    for path in configs:
+        try:
+            run = load_config(path)
+        except ConfigError as error:
+            say(f"passed over: {error}")
+            continue
+        if run.name in names or run.name in ("corpus-only", NIGHTLY):
+            say(f"passed over: {path}: another deployment has the name {run.name} already")
+            continue
+        names.add(run.name)
+        yield _given(run, path)
+
+
+def _given(run: RunConfig, path: Path) -> Given:
+    text = path.read_text()
+    lines = text.splitlines()
+    head = [line.removeprefix("#").strip() for line in lines[: next(_code(lines), 0)]]
+    return Given(run, path, hashlib.sha256(text.encode()).hexdigest()[:12], " ".join(head).strip())
+
+
+def _code(lines: Sequence[str]) -> Iterator[int]:
+    return (at for at, line in enumerate(lines) if not line.startswith("#"))
+
+
+def wanted(home: Path, given: Sequence[Given], say: Callable[[str], object]) -> Iterator[Wanted]:
+    schema = form_schema(pretrain)
+
+    def of(run: RunConfig, **options: Any) -> dict[str, Any]:
+        return form_values({"config": plain(run, home), **options}, schema)
+
+    for one in given:
+        about = f"{one.about}\n\nFrom {one.path.name}: the whole run, from text to report.".strip()
+        yield Wanted(pretrain, one.run.name, about, of(one.run), one.digest, pool(), ("onward", "training"))
+    real = next((one for one in given if one.run.name != "demo"), next(iter(given), None))
+    if real is not None:
+        about = (
+            f"From {real.path.name}: reads, cleans and tokenizes all text, and trains nothing. A whole run of the "
+            "same configuration finds what this made."
+        )
+        parameters = of(real.run, until="tokenize")
+        yield Wanted(pretrain, "corpus-only", about, parameters, real.digest, "cpu", ("onward", "corpus"))
+    yield _evaluation(home, real)
+    night = _nightly(home, given, of)
+    if night is None:
+        say(f"passed over: pretrain/{NIGHTLY}: there is no configuration demo")
+    else:
+        yield night
+
+
+def _evaluation(home: Path, real: Given | None) -> Wanted:
+    parameters: dict[str, Any] = {"store": str(home / "store")}
+    digest = "none"
+    if real is not None:
+        run = plain(real.run, home)
+        digest = real.digest
+        parameters = {
+            "store": run["store"],
+            "benchmark_files": run["benchmark_files"],
+            "benchmarks": run["evaluation"],
+            "sequence_length": run["packing"]["sequence_length"],
+            "seed": run["seed"],
+        }
+    about = (
+        "A given model on the benchmarks: one of the store (the beginning of its key), a local directory, or one of "
+        "the hub; with the name of a run, on that run's held-out text too. What was measured before is found."
+    )
+    values = form_values(parameters, form_schema(evaluate))
+    return Wanted(evaluate, "model", about, values, digest, pool(), ("onward", "evaluation"))
+
+
+def _nightly(home: Path, given: Sequence[Given], of: Callable[..., dict[str, Any]]) -> Wanted | None:
+    shipped = ROOT / "configs" / "demo.yaml"
+    demo = next((one for one in given if one.run.name == "demo"), None)
+    if demo is None and not shipped.is_file():
+        return None
+    demo = demo or _given(load_config(shipped), shipped)
+    run = demo.run.model_copy(update={"name": NIGHTLY, "store": f"stores/{NIGHTLY}"})
+    zone = timezone()
+    about = (
+        f"Is this machine still sound: each night at 03:00 ({zone}) the demo, every stage made again in a store of its "
+        "own and compared with what it gave before. It fails where a byte differs, and names the stage."
+    )
+    night = DeploymentScheduleCreate(schedule=CronSchedule(cron=_NIGHT, timezone=zone), active=True)
+    parameters = of(run, force=["all"])
+    tags = ("onward", "health")
+    return Wanted(pretrain, NIGHTLY, about, parameters, demo.digest, "cpu", tags, NIGHT_QUEUE, [night])
+
+
+def pool() -> str:
+    """The work pool of runs that train: `ONWARD_POOL`, else `gpu` where this machine has an NVIDIA GPU, else `cpu`."""
+    return os.environ.get("ONWARD_POOL") or ("gpu" if gpus() else "cpu")
+
+
+def timezone() -> str:
+    """The machine's time zone by its IANA name (`TZ`, or where /etc/localtime points), or UTC."""
+    localtime = Path("/etc/localtime")
+    linked = str(localtime.resolve()).partition("zoneinfo/")[2] if localtime.exists() else ""
+    for name in (os.environ.get("TZ", "").removeprefix(":"), linked):
+        try:
+            if name and ZoneInfo(name):
+                return name
+        except (ValueError, OSError):  # no such zone
+            continue
+    return "UTC"
+
+
+def plain(run: RunConfig, home: Path) -> dict[str, Any]:
+    """The configuration as plain JSON with absolute paths: a worker may be started anywhere."""
+    raw: dict[str, Any] = run.model_dump(mode="json")
+    raw["store"] = str(home / run.store)
+    if run.benchmark_files is not None:
+        raw["benchmark_files"] = str(home / run.benchmark_files)
+    for source in raw["corpus"]["sources"]:
+        if source["files"] is not None:
+            source["files"] = [str(home / pattern) for pattern in source["files"]]
+    for own in raw["evaluation"]["own"]:
+        if own["file"] is not None:
+            own["file"] = str(home / own["file"])
+    if isinstance(run.model.base, str) and (home / run.model.base).is_dir():
+        raw["model"]["base"] = str(home / run.model.base)
+    return raw
