@@ -1,0 +1,74 @@
+"""What a run leaves in Prefect, on a real server."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+
+def published(server: Any, *arguments: str) -> tuple[dict[str, Any], str]:
+    """(the flow run, what the process wrote on standard error) of `publishing.py`."""
+    answer = subprocess.run(
+        [sys.executable, str(Path(__file__).with_name("publishing.py")), *arguments],
+        env=server.environment(),
+        cwd=server.home,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert answer.returncode == 0, answer.stderr
+    found: dict[str, Any] = server.api(f"/flow_runs/{answer.stdout.split()[-1]}", method="GET")
+    return found, answer.stderr
+
+
+@pytest.fixture(scope="module")
+def run(prefect_server):
+    return prefect_server, *published(prefect_server)
+
+
+def test_each_page_is_there_once_as_it_was_last(run):
+    server, found, _ = run
+    pages = server.api("/artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [found["id"]]}}})
+    shown = {page["key"]: (page["data"], page["description"]) for page in pages}
+    assert len(pages) == 2
+    assert json.loads(shown["stages"][0]) == [{"stage": "ingest", "attempt": 2}]
+    assert shown["bar"] == (100, "attempt 2")
+
+
+def test_the_log_holds_the_story_and_no_secret(run):
+    server, found, told = run
+    until = time.monotonic() + 20
+    while "a warning" not in (log := server.logs(found["id"])) and time.monotonic() < until:
+        time.sleep(0.2)
+    assert "a line with http://***@host in it" in log
+    assert "hunter2" not in log + told
+
+
+def test_no_task_of_a_run_that_ends_is_left_running(run):
+    server, found, _ = run
+    tasks = server.api("/task_runs/filter", {"flow_runs": {"id": {"any_": [found["id"]]}}})
+    assert [task["state_name"] for task in tasks] == ["Cached"]
+
+
+def test_a_run_of_a_terminal_says_which_process_it_is(run):
+    _, found, _ = run
+    host, _, pid = found["infrastructure_pid"].rpartition(":")
+    assert host and pid.isdigit()
+
+
+def test_a_failure_is_the_message_of_the_state_word_for_word(run):
+    server, _, _ = run
+    found, told = published(server, "fails")
+    assert (found["state_type"], found["state"]["message"]) == (
+        "FAILED",
+        "ingest failed: no text\nKept: nothing.\nTo go on: try again",
+    )
+    assert "Traceback" not in server.logs(found["id"]) + told
