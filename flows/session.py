@@ -23,6 +23,9 @@ from flows.tracking import Tracker, public_address
 from storage.errors import OnwardError
 from storage.store import Store
 
+_AS_TRAINING = "workflowType=machine_learning"  # MLflow's pages for applications have no charts to compare
+_FLOW_RUNS = "compareRunsMode=CHART&searchFilter=tags.kind%20%3D%20%22flow%20run%22"
+
 
 def current_flow_run() -> str | None:
     """The id of the flow run that this is, if it is one."""
@@ -100,8 +103,9 @@ def _begin(
 
     def link(run: str, experiment: str) -> None:
         if (base := public_address(tracker.tracked.uri)) is not None:
-            live.link("mlflow", f"{base}/#/experiments/{experiment}/runs/{run}", "This run in MLflow")
-            live.link("mlflow-runs", f"{base}/#/experiments/{experiment}", "Compare runs in MLflow")
+            runs = f"{base}/#/experiments/{experiment}/runs"
+            live.link("mlflow", f"{runs}/{run}?{_AS_TRAINING}", "This run in MLflow")
+            live.link("mlflow-runs", f"{runs}?{_AS_TRAINING}&{_FLOW_RUNS}", "Compare runs in MLflow")
 
     builder.listeners.append(live.listen)
     builder.followers.append(live.follow)
