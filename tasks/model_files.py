@@ -31,7 +31,11 @@ from tasks.corpus.vocabulary import (
 )
 
 WEIGHTS = "model.safetensors"
-_NOT_EXPORTED = ("transformers_version", "_name_or_path", "auto_map")  # volatile, or naming code that is not ours
+_NOT_EXPORTED = (
+    "transformers_version",
+    "_name_or_path",
+    "auto_map",
+)  # volatile, or naming code that is not ours
 _TOKENIZER_SOURCES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 _SPECIAL_NAMES = ("bos_token", "eos_token", "unk_token", "pad_token")
 _PROBES = (
