@@ -30,7 +30,13 @@ _OTHER_SIGNS = {
     f"prefect.flow-run.{state}"
     for state in (
         *("Completed", "Failed", "Cancelled", "Crashed", "Paused", "Planned"),
-        *("Scheduled", "AwaitingRetry", "Late", "Waiting", "Pending"),  # a retry that waits for its turn is silent
+        *(
+            "Scheduled",
+            "AwaitingRetry",
+            "Late",
+            "Waiting",
+            "Pending",
+        ),  # a retry that waits for its turn is silent
     )
 }
 _FLOWS = ["pretrain", "evaluate"]
