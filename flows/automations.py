@@ -26,19 +26,9 @@ PLACEHOLDER = "https://example.invalid/put-your-webhook-here"
 SILENCE = timedelta(seconds=90)
 
 _HEARTBEAT = "prefect.flow-run.heartbeat"
-_OTHER_SIGNS = {
-    f"prefect.flow-run.{state}"
-    for state in (
-        *("Completed", "Failed", "Cancelled", "Crashed", "Paused", "Planned"),
-        *(
-            "Scheduled",
-            "AwaitingRetry",
-            "Late",
-            "Waiting",
-            "Pending",
-        ),  # a retry that waits for its turn is silent
-    )
-}
+_ENDED = ("Completed", "Failed", "Cancelled", "Crashed", "Paused", "Planned")
+_QUEUED = ("Scheduled", "AwaitingRetry", "Late", "Waiting", "Pending")  # a retry that waits for its turn is silent
+_OTHER_SIGNS = {f"prefect.flow-run.{state}" for state in (*_ENDED, *_QUEUED)}
 _FLOWS = ["pretrain", "evaluate"]
 _CRASHED_MESSAGE = (
     "No sign of life for 90 seconds: its process was killed, or its machine is down. What it finished is kept, and "
