@@ -198,6 +198,9 @@ def test_too_much_bad_input_fails_with_the_first_ones_named_and_goes_on_when_it_
     answer = onward(tmp_path, "run", config, "--json", "--until", "filter")
     assert answer.returncode == 1
     assert "malformed_json" in answer.stderr and "domain-1.jsonl" in answer.stderr
+    assert "\nKept: " in answer.stderr and "\nRepeats: ingest · slice " in answer.stderr
+    assert f"To go on: onward run {config} --json --until filter\n" in answer.stderr
+    assert "Traceback" not in answer.stderr
     assert json.loads(answer.stdout)["stages"][-1]["state"] == "failed"
     broken.write_text(good)
     os.utime(broken)
