@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from flows.stage import Call, named
-from flows.story import counts, without_secrets
+from flows.story import without_secrets
 from storage.artifact import Artifact
 from storage.errors import said
 from storage.manifest import Manifest
@@ -192,9 +192,10 @@ class Live:
             "of": " · ".join(named(call.slice, call.round, call.item)),
             "state": _state(stage),
             "time": duration(seconds) if call.state != "cached" else "",
-            "in → out": counts(stage.stats),
-            "key": call.request.key[:12],
+            "documents": _documents(stage.stats),
+            "tokens": f"{stage.stats['tokens']:,}" if stage.stats.get("tokens") is not None else "",
             "why": self._why(stage),
+            "key": call.request.key[:12],
         }
 
     def _why(self, stage: Stage) -> str:
@@ -331,3 +332,11 @@ def _failure(call: Call) -> str:
         reason = without_secrets(said(call.error) if call.error else "").splitlines()
         return f"failed after {duration(call.seconds)}{': ' + reason[0][:500] if reason else ''}"
     return f"stopped after {duration(call.seconds)}; the next attempt goes on from there"
+
+
+def _documents(stats: Mapping[str, Any]) -> str:
+    """In → out."""
+    came, went = stats.get("documents_in"), stats.get("documents_out")
+    if came is not None and went is not None:
+        return f"{came:,} → {went:,}"
+    return f"{stats['documents']:,}" if stats.get("documents") is not None else ""

@@ -110,11 +110,11 @@ def test_a_stage_that_is_over_at_once_has_a_row_and_no_bar(run):
     run.live.close(10)
     assert set(run.pages.pages) == {"stages"}
     (row,) = run.pages.newest("stages")[0]
-    assert (row["stage"], row["of"], row["state"], row["in → out"], row["why"]) == (
+    assert (row["stage"], row["of"], row["state"], row["documents"], row["why"]) == (
         "slow",
         "slice 1",
         "built",
-        "3 → 2 documents",
+        "3 → 2",
         "never made in this store",
     )
 
