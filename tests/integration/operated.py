@@ -152,7 +152,7 @@ class Operated:
     def flow_process(self, run: str) -> int:
         """The process that executes the flow run."""
         found = self.api(f"/flow_runs/{run}", method="GET")["infrastructure_pid"]
-        return int(str(found).rsplit(":", 1)[1])
+        return int(str(found).rsplit(":", 1)[-1])
 
     def processes(self) -> Iterator[tuple[int, str]]:
         """(pid, command line) of every process that belongs to this home."""
