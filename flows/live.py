@@ -192,9 +192,9 @@ class Live:
             "of": " · ".join(named(call.slice, call.round, call.item)),
             "state": _state(stage),
             "time": duration(seconds) if call.state != "cached" else "",
+            "why": self._why(stage),
             "documents": _documents(stage.stats),
             "tokens": f"{stage.stats['tokens']:,}" if stage.stats.get("tokens") is not None else "",
-            "why": self._why(stage),
             "key": call.request.key[:12],
         }
 
