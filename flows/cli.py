@@ -379,7 +379,8 @@ def _show_models(summary: dict[str, Any], config: Path, overrides: list[str]) ->
     console = Console(stderr=True)
     store = load_config(config, overrides).store_path
     console.print(table)
-    console.print(f"report: {store / summary['report'] / 'report.html'}", highlight=False, soft_wrap=True)
+    if summary["report"]:
+        console.print(f"report: {store / summary['report'] / 'report.html'}", highlight=False, soft_wrap=True)
 
 
 def _catalog(store: Path) -> Any:

@@ -411,7 +411,8 @@ def mlflow(run: Any, record: Record | None) -> Finding:
 
 
 def _database(address: str) -> Finding:
-    scheme, _, path = address.partition(":///")
+    scheme, _, rest = address.partition(":")
+    path = rest.removeprefix("//").removeprefix("/")
     if scheme != "sqlite":
         return Finding("mlflow", "note", f"{scheme}: not looked at")
     there = next(parent for parent in Path(path).parents if parent.exists())

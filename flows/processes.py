@@ -9,8 +9,9 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 
 def start_ticks(pid: int) -> str:
@@ -113,3 +114,13 @@ def send(pids: Iterable[int], number: int) -> None:
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)
+
+
+def at_work(processes: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Of a run record's attempts (→ host, pid, start) those whose process is there, or of another machine."""
+    here = os.uname().nodename
+    return {
+        attempt: process
+        for attempt, process in processes.items()
+        if process["host"] != here or alive(int(process["pid"]), str(process["started"]))
+    }

@@ -29,7 +29,7 @@ from prefect.states import Completed, Crashed, Failed
 
 from flows.logbook import Logbook
 from flows.plan import Row
-from flows.processes import alive
+from flows.processes import at_work
 from flows.stage import Call, named
 from flows.story import Story, without_secrets
 from storage.artifact import Input
@@ -231,7 +231,9 @@ def crash_lost_attempts(before: RunRecord | None, flow_run: str | None) -> None:
 
     Tasks of an earlier attempt at this same flow run too; called before this attempt's first task.
     """
-    lost = [] if before is None or _alive(before) else [UUID(one) for one in before.attempts[-20:]]
+    begun = before.processes if before else {}
+    there = at_work(begun)
+    lost = [UUID(one) for one in (before.attempts if before else ()) if one in begun and one not in there]
     own = UUID(flow_run) if flow_run else None
     _published(lambda: _crash([one for one in lost if one != own], own))
 
@@ -250,14 +252,6 @@ def _crash(attempts: Sequence[UUID], own: UUID | None) -> None:
         for attempt in (*attempts, *([own] if own and again else [])):
             for task_run in _open_tasks(client, attempt):
                 client.set_task_run_state(task_run.id, state, force=True)
-
-
-def _alive(record: RunRecord) -> bool:
-    """Whether the process of the newest attempt is there; that of another machine is not ours to judge."""
-    pid = record.facts.get("pid")
-    if record.facts.get("host") != os.uname().nodename or not isinstance(pid, int):
-        return True
-    return pid != os.getpid() and alive(pid, str(record.facts.get("started", "")))
 
 
 def _published(act: Callable[[], object]) -> None:

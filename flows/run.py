@@ -9,7 +9,7 @@ import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,8 @@ from flows.gpu import Gpu
 from flows.places import from_home, mlflow_database, mlflow_files, state_directory
 from flows.plan import make_plan, render
 from flows.pretrain import ALL_STAGES, Outcome, adapt, describe, scores_of
-from flows.processes import start_ticks
+from flows.processes import at_work, start_ticks
+from flows.reading import CORPUS_STAGES
 from flows.requests import Requests
 from flows.rounds import short_count
 from flows.session import current_flow_run, in_flow_run, shown, told
@@ -31,9 +32,9 @@ from flows.stage import Builder, Call
 from flows.story import Story
 from flows.tracking import Tracked, Tracker, describe_run, flat
 from storage.artifact import Artifact
-from storage.errors import StageFailed
+from storage.errors import ConfigError, StageFailed
 from storage.keys import canonical_json
-from storage.runs import RunRecord, read_records, shared_lock, write_record
+from storage.runs import RunRecord, amend_record, read_records, shared_lock
 from storage.settings import identity_of
 from storage.store import Store
 from storage.workers import Workers
@@ -89,6 +90,10 @@ def _execute(run: RunConfig, options: Options, story: Story) -> Any:
     builder: Builder | None = None
     with told(store, lambda: builder.calls if builder else []):
         check(run)
+        if options.slices is not None and options.until not in CORPUS_STAGES:
+            raise ConfigError(
+                f"slices: goes with a corpus stage as the last one ({', '.join(CORPUS_STAGES)})"
+            )
         if options.dry_run:
             return _planned(run)
         store.root.mkdir(parents=True, exist_ok=True)
@@ -178,34 +183,62 @@ class _Attempt:
     summary: dict[str, Any] | None = None
     known: frozenset[str] = frozenset()
     """Keys that earlier attempts made."""
+    name: str = ""
+    _noted: set[str] = field(default_factory=set)
 
     def begin(self) -> None:
+        self.name = f"{self.run.name}-{run_id(self.run)}"
         known = {record.run: record for record in read_records(self.store)}
-        name = f"{self.run.name}-{run_id(self.run)}"
-        before = known.get(name)
+        publish.crash_lost_attempts(known.get(self.name), self.flow_run)
+        publish.announce_process(self.flow_run)
+        before = amend_record(self.store, self.name, self._begun)
+        self.builder.listeners += [self.tracker.listen, self.remember]
+        self.known = frozenset(key for _, key in before.artifacts)
+
+    @property
+    def own(self) -> str:
+        """What this attempt is called in the record."""
+        return self.flow_run or f"{os.uname().nodename}:{os.getpid()}"
+
+    def _begun(self, before: RunRecord | None) -> RunRecord:
+        config = self.run.model_dump(mode="json")
+        process = {"pid": os.getpid(), "host": os.uname().nodename, "started": start_ticks(os.getpid())}
+        processes = at_work(before.processes if before else {}) | {self.own: process}
         earlier = [one for one in (before.attempts if before else ()) if one != self.flow_run]
         attempts = (*earlier, *([self.flow_run] if self.flow_run else []))
-        publish.crash_lost_attempts(before, self.flow_run)
-        publish.announce_process(self.flow_run)
-        config = self.run.model_dump(mode="json")
         artifacts = before.artifacts if before else ()
-        facts = {"pid": os.getpid(), "host": os.uname().nodename, "started": start_ticks(os.getpid())}
-        self.record = RunRecord(name, self.run.name, config, artifacts, attempts, "running", facts)
-        write_record(self.store, self.record)
-        self.builder.listeners += [self.tracker.listen, self.remember]
-        self.known = frozenset(key for _, key in artifacts)
+        facts = {"processes": processes}
+        return RunRecord(self.name, self.run.name, config, artifacts, attempts, "running", facts)
 
     def remember(self, event: str, call: Call, artifact: Artifact | None) -> None:
         """Keep the record true at each stage, so that a run that is killed keeps what it made from `gc`."""
-        if artifact is None or (artifact.stage, artifact.key) in self.record.artifacts:
+        if artifact is None or artifact.key in self._noted:
             return
-        self.record = replace(self.record, artifacts=(*self.record.artifacts, (artifact.stage, artifact.key)))
-        write_record(self.store, self.record)
+        self._noted.add(artifact.key)
+        made = (artifact.stage, artifact.key)
+
+        def with_it(record: RunRecord | None) -> RunRecord:
+            record = record or self._begun(None)
+            return replace(record, artifacts=tuple(dict.fromkeys((*record.artifacts, made))))
+
+        amend_record(self.store, self.name, with_it)
+
+    def _ended(self, record: RunRecord | None, state: str, complete: bool) -> RunRecord:
+        """Without what no longer belongs to the run, where this attempt was complete and none other is at work."""
+        record = record or self._begun(None)
+        made = {(artifact.stage, artifact.key) for artifact in self.builder.artifacts.values()}
+        others = {name: one for name, one in at_work(record.processes).items() if name != self.own}
+        artifacts = made if complete and not others else {*record.artifacts, *made}
+        facts = {"processes": others}
+        return replace(
+            record,
+            artifacts=tuple(sorted(artifacts)),
+            state="running" if others else state,
+            facts=facts,
+        )
 
     def end(self, state: str, outcome: Outcome | None, error: BaseException | None) -> dict[str, Any]:
-        made = {(artifact.stage, artifact.key) for artifact in self.builder.artifacts.values()}
         complete = state == "completed" and outcome is not None and outcome.report is not None
-        artifacts = made if complete else {*self.record.artifacts, *made}
         models = describe(outcome) if outcome else []
         self._publish_scores(outcome)
         report = str(outcome.report.path.relative_to(self.store.root)) if outcome and outcome.report else None
@@ -217,7 +250,7 @@ class _Attempt:
             "report": report,
             "mlflow_run": self.tracker.parent,
         }
-        write_record(self.store, replace(self.record, artifacts=tuple(sorted(artifacts)), state=state))
+        amend_record(self.store, self.name, lambda record: self._ended(record, state, complete))
         if error is not None:
             error.summary = self.summary  # type: ignore[attr-defined]
         return self.summary

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from flows.processes import command_of
+from flows.processes import at_work
 from flows.rest import Api, ApiError
 from flows.services import Record, read_record, workers_online
 
@@ -118,7 +118,7 @@ def _records(store: Path) -> list[dict[str, Any]]:
     return [
         {
             "run": record.run,
-            "state": _true_state(record.state, record.facts),
+            "state": _true_state(record),
             "attempts": len(record.attempts),
             "artifacts": len(record.artifacts),
         }
@@ -126,12 +126,9 @@ def _records(store: Path) -> list[dict[str, Any]]:
     ]
 
 
-def _true_state(state: str, facts: dict[str, Any]) -> str:
+def _true_state(record: Any) -> str:
     """A record says `running` for ever where the process was killed."""
-    here = facts.get("host") == os.uname().nodename
-    if state == "running" and here and "python" not in command_of(int(facts.get("pid") or 0)):
-        return "killed"
-    return state
+    return "killed" if record.state == "running" and not at_work(record.processes) else record.state
 
 
 def render(found: dict[str, Any]) -> str:

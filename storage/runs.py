@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,12 @@ class RunRecord:
     attempts: tuple[str, ...] = ()
     state: str = "running"
     facts: dict[str, Any] = field(default_factory=dict)
+    """`processes`: attempt → host, pid and start time of the process that is, or was when it was killed, at work."""
+
+    @property
+    def processes(self) -> dict[str, dict[str, Any]]:
+        """The processes of the attempts that have not ended by themselves."""
+        return dict(self.facts.get("processes", {}))
 
 
 def write_record(store: Store, record: RunRecord) -> Path:
@@ -40,6 +46,18 @@ def write_record(store: Store, record: RunRecord) -> Path:
     path = directory / f"{record.run}.json"
     write_bytes(path, (json.dumps(asdict(record), indent=1, ensure_ascii=False) + "\n").encode())
     return path
+
+
+def amend_record(store: Store, run: str, change: Callable[[RunRecord | None], RunRecord]) -> RunRecord:
+    """Replace a run's record by what `change` makes of the newest one (None: there is none), one process at a time.
+
+    Attempts at one configuration may run beside each other: what another has noted since must not be lost.
+    """
+    with Lock(store.root / "runs" / f".{run}.lock"):
+        known = {record.run: record for record in read_records(store)}
+        record = change(known.get(run))
+        write_record(store, record)
+    return record
 
 
 def read_records(store: Store) -> Iterator[RunRecord]:

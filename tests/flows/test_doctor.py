@@ -237,3 +237,6 @@ def test_an_address_with_a_password_is_shown_without_it(monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", closed_address().replace("//", "//me:secret@"))
     found = doctor.mlflow(None, None)
     assert found.state == "bad" and "secret" not in found.what + found.do
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql+psycopg://me:secret@127.0.0.1/mlflow")
+    found = doctor.mlflow(None, None)
+    assert found.what.startswith("postgresql+psycopg") and "secret" not in found.what + found.do

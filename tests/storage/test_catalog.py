@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
 import pyarrow.parquet as pq
 import pytest
 import stages
 
 from storage.catalog import Catalog
 from storage.errors import OnwardError
-from storage.runs import RunRecord, collect_garbage, read_records, shared_lock, write_record
+from storage.runs import RunRecord, amend_record, collect_garbage, read_records, shared_lock, write_record
 from storage.store import Request, Store
 from tasks.corpus.documents import dropped_table, write_dropped
 
@@ -110,3 +113,20 @@ def test_a_record_reads_back(tmp_path):
     (tmp_path / "runs/torn.json").write_text('{"run": ')
     with pytest.raises(OnwardError, match=r"torn\.json"):
         list(read_records(store))
+
+
+def test_attempts_beside_each_other_lose_nothing_of_a_record(tmp_path):
+    store = Store(tmp_path)
+    write_record(store, RunRecord("one", "name", {}))
+
+    def note(number: int) -> None:
+        def with_it(record: RunRecord | None) -> RunRecord:
+            assert record is not None
+            return replace(record, artifacts=(*record.artifacts, ("s", str(number))))
+
+        amend_record(store, "one", with_it)
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(note, range(40)))
+    (record,) = read_records(store)
+    assert sorted(int(key) for _, key in record.artifacts) == list(range(40))
