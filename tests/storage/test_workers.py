@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from storage.draft import Draft
-from storage.errors import ConfigError
+from storage.errors import ConfigError, Interrupted
 from storage.executors import check_executor, description
 from storage.workers import Workers
 
@@ -192,3 +193,44 @@ def with_notes(job: int, directory: Path) -> dict[str, Any]:
     (directory / "letters.txt").write_text("x" * job)
     (directory / "notes.txt").write_text("aside")
     return {"rows": job, "made": os.urandom(4).hex()}
+
+
+def _sleep(directory: str) -> None:
+    (Path(directory) / str(os.getpid())).touch()
+    time.sleep(300)
+
+
+@pytest.mark.slow
+def test_abandoned_workers_are_gone_in_seconds_and_whoever_waits_for_them_is_told(tmp_path):
+    told: list[BaseException] = []
+    workers = Workers(2)
+
+    def wait() -> None:
+        try:
+            list(workers.run((str(number), _sleep, (str(tmp_path),)) for number in range(4)))
+        except Interrupted as error:
+            told.append(error)
+
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    until = time.monotonic() + 60
+    while len(list(tmp_path.iterdir())) < 2:
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    workers.abandon()
+    thread.join(10)
+    assert len(told) == 1
+    with pytest.raises(Interrupted):
+        list(workers.run([("late", _sleep, (str(tmp_path),))]))
+    workers.close()
+    until = time.monotonic() + 10
+    while any(_running(path.name) for path in tmp_path.iterdir()):
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+def _running(pid: str) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
+    except OSError:
+        return False
