@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -32,7 +32,7 @@ from flows.processes import (
 )
 from flows.rest import Api, ApiError
 from flows.services import Record, Service, command, logs, pools, read_record, record_path, rotate
-from flows.watch import CANCELLED, LOST_TASK, STOPPED, Watch, set_tasks
+from flows.watch import CANCELLED, LOST_TASK, STOPPED, Watch, pools_alone, set_tasks
 from storage.lock import Lock
 
 FLOW_GRACE_SECONDS = 150.0
@@ -215,9 +215,14 @@ def flow_processes(api_url: str) -> list[int]:
     return found
 
 
-def stop_flows(api: Api, served: Sequence[str], say: Callable[[str], None]) -> None:
+def stop_flows(
+    api: Api, served: Sequence[str], say: Callable[[str], None], workers: Sequence[str] = ()
+) -> None:
     """End every flow process that a worker of this home (or container) started, and leave the runs in true states."""
-    runs = _runs_here(api, served, say)
+    alone: Collection[str] = ()
+    with contextlib.suppress(ApiError):
+        alone = pools_alone(api, served, workers)
+    runs = _runs_here(api, alone, say)
     ending = [run["name"] for run in runs if run["state"]["type"] != "PENDING"]
     if ending or flow_processes(api.url):
         names = ", ".join(ending) or "runs that Prefect does not answer for"
@@ -230,14 +235,14 @@ def stop_flows(api: Api, served: Sequence[str], say: Callable[[str], None]) -> N
             say(f"! {run['name']}: its state could not be set ({error}); the next onward up does it")
 
 
-def _runs_here(api: Api, served: Sequence[str], say: Callable[[str], None]) -> list[dict[str, Any]]:
-    """The runs under way that workers of the pools `served` here have taken."""
+def _runs_here(api: Api, alone: Collection[str], say: Callable[[str], None]) -> list[dict[str, Any]]:
+    """The runs under way here; `alone`: the pools that this machine alone serves."""
     own = {environment_of(pid)["PREFECT__FLOW_RUN_ID"] for pid in flow_processes(api.url)}
     here = []
     with contextlib.suppress(ApiError):
         unended = {"state": {"type": {"any_": ["RUNNING", "CANCELLING", "PENDING"]}}}
         for run in api.every("/flow_runs/filter", {"flow_runs": unended}):
-            if run["id"] in own or (run["state"]["type"] == "PENDING" and run["work_pool_name"] in served):
+            if run["id"] in own or (run["state"]["type"] == "PENDING" and run["work_pool_name"] in alone):
                 here.append(run)
             elif run["work_pool_name"] is None:
                 say(f"! {run['name']} was started elsewhere, and goes on without its page in Prefect")

@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -45,17 +45,22 @@ _ORPHAN_GRACE_SECONDS = 150.0
 class Watch:
     """Sweeps over one server's runs, for the processes of this machine and the pools that its workers serve."""
 
-    def __init__(self, api: Api, pools: frozenset[str] = frozenset()) -> None:
+    def __init__(
+        self, api: Api, pools: frozenset[str] = frozenset(), names: frozenset[str] = frozenset()
+    ) -> None:
         self.api = api
         self.pools = pools
+        self.names = names
         self.host = os.uname().nodename
         self.sweeps = 0
+        self._alone = frozenset[str]()
         self._suspects: dict[str, str] = {}
         self._asked: dict[str, float] = {}
 
     def sweep(self) -> list[str]:
         """Set right what is to be; a line for each change. Raises ApiError where the server does not answer."""
         said, suspects = [], dict[str, str]()
+        self._alone = pools_alone(self.api, self.pools, self.names)
         for run in self.api.every("/flow_runs/filter", _runs("RUNNING", "CANCELLING", "PENDING")):
             if not self._ours(run):
                 continue
@@ -73,11 +78,11 @@ class Watch:
         return said
 
     def _ours(self, run: dict[str, Any]) -> bool:
-        """A worker names the pid alone, a flow its machine too; a run not of our pools without a pid is not ours."""
+        """A worker names the pid alone, a flow its machine too; in a pool that others serve too it says nothing."""
         host, _, pid = str(run.get("infrastructure_pid") or "").rpartition(":")
         if host:
             return host == self.host and pid.isdigit()
-        return run.get("work_pool_name") in self.pools
+        return run.get("work_pool_name") in self._alone
 
     def _lives(self, run: dict[str, Any]) -> bool:
         state = run["state"]
@@ -226,6 +231,26 @@ def _is_of(pid: int, run: str, since: float) -> bool:
     return False
 
 
+def pools_alone(api: Api, pools: Iterable[str], names: Iterable[str] = ()) -> frozenset[str]:
+    """Of the pools those that no worker of another machine serves: a run of theirs, where it runs at all, runs here.
+
+    A worker is ours by its name: one of `names`, or one that ends in this machine's.
+    """
+    mine, host = frozenset(names), f"-{os.uname().nodename}"
+    alone = set()
+    for pool in pools:
+        try:
+            workers = list(api.every(f"/work_pools/{pool}/workers/filter", {}))
+        except ApiError as error:
+            if error.status != 404:
+                raise
+            workers = []  # no pool yet
+        online = [worker["name"] for worker in workers if worker["status"] == "ONLINE"]
+        if all(name in mine or name.endswith(host) for name in online):
+            alone.add(pool)
+    return frozenset(alone)
+
+
 def _moment(text: str) -> float:
     return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
 
@@ -246,8 +271,8 @@ def main() -> int:
         try:
             for line in watch.sweep():
                 sys.stderr.write(f"{line}\n")
-        except ApiError as error:
-            sys.stderr.write(f"{error}\n")
+        except Exception as error:  # the sweep must outlive whatever the server answers
+            sys.stderr.write(f"{type(error).__name__}: {error}\n")
         time.sleep(10)
 
 

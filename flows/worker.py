@@ -15,7 +15,7 @@ import sys
 import threading
 
 from flows.processes import send, stop_group
-from flows.rest import Api, ApiError
+from flows.rest import Api
 from flows.supervisor import stop_flows, tell
 from flows.watch import Watch
 
@@ -52,7 +52,9 @@ def main(arguments: list[str]) -> int:
         signal.signal(number, lambda *_: stop.set())
     tell(f"worker {name} of the pool {pool} (process {os.getpid()})")
     process = subprocess.Popen(worker_command(pool, name), stdin=subprocess.DEVNULL, start_new_session=True)
-    sweeping = threading.Thread(target=_sweep, args=(Watch(api, frozenset([pool])), stop), daemon=True)
+    sweeping = threading.Thread(
+        target=_sweep, args=(Watch(api, frozenset([pool]), frozenset([name])), stop), daemon=True
+    )
     sweeping.start()
     while process.poll() is None and not stop.wait(0.5):
         pass
@@ -61,7 +63,7 @@ def main(arguments: list[str]) -> int:
     if asked and process.poll() is None:
         send([process.pid], signal.SIGSTOP)  # it takes no new run while its own are ended
     try:
-        stop_flows(api, [pool], tell)
+        stop_flows(api, [pool], tell, [name])
     finally:
         send([process.pid], signal.SIGTERM)
         send([process.pid], signal.SIGCONT)
@@ -78,8 +80,8 @@ def _sweep(watch: Watch, stop: threading.Event) -> None:
         try:
             for line in watch.sweep():
                 tell(line)
-        except ApiError as error:
-            tell(f"sweep: {error}")
+        except Exception as error:  # the sweep must outlive whatever the server answers
+            tell(f"sweep: {type(error).__name__}: {error}")
         pause = 2.0 if watch.sweeps < 3 else _SWEEP_SECONDS
 
 

@@ -145,6 +145,19 @@ def test_a_run_from_a_terminal_lives_as_long_as_its_process(api, watch, process)
     assert state(api, run)["type"] == "CRASHED"
 
 
+def test_a_pid_alone_says_nothing_in_a_pool_that_another_machine_serves_too(api):
+    api.post("/work_pools/", {"name": "shared", "type": "process"})
+    api.post("/work_pools/shared/workers/heartbeat", {"name": "onward-shared-elsewhere"})
+    run = make_run(api, "shared", "RUNNING", "1999999")
+    for watch, expected in (
+        (Watch(api, frozenset({"shared"})), "RUNNING"),
+        (Watch(api, frozenset({"shared"}), frozenset({"onward-shared-elsewhere"})), "CRASHED"),
+    ):
+        watch.sweep()
+        watch.sweep()
+        assert state(api, run)["type"] == expected
+
+
 def test_runs_of_other_machines_and_of_nobody_are_left_alone(api, watch):
     elsewhere = make_run(api, "free", "RUNNING", "another-machine:1")
     nobodys = make_run(api, None, "RUNNING")
