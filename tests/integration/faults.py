@@ -22,6 +22,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 from operated import Operated
 from small import digests, run_json
 
+_SECOND_REPORT_SECONDS = 15.0
+"""Prefect's worker reports a killed process twice; a retry in between would be set Crashed by the second."""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -156,6 +159,7 @@ def strike(operated: Operated, name: str, fault: Fault, reference: dict[str, dic
         left = tuple(operated.left(store))
         if fault.repair:
             fault.repair(operated, store)
+        time.sleep(_SECOND_REPORT_SECONDS if fault.act is kill_flow else 0)
         operated.retry(run)
     operated.wait(run, "COMPLETED", seconds=400)
     if fault.repair and not fault.ends_in:
