@@ -169,8 +169,8 @@ def _drop_missed_nights(client: SyncPrefectClient) -> None:
         limit=200,
     )
     for run in missed:
-        if run.auto_scheduled:
-            client.delete_flow_run(run.id)
+        if run.auto_scheduled and run.run_count == 0 and run.state_name in ("Scheduled", "Late"):
+            client.delete_flow_run(run.id)  # one that somebody retries stays
 
 
 def main() -> None:

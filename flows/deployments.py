@@ -62,6 +62,7 @@ class Given:
 
 
 def read(configs: Sequence[Path], say: Callable[[str], object]) -> Iterator[Given]:
+    """The configurations that can be deployed; `say` is told of those passed over, and why."""
     names: set[str] = set()
     for path in configs:
         try:
@@ -88,6 +89,7 @@ def _code(lines: Sequence[str]) -> Iterator[int]:
 
 
 def wanted(home: Path, given: Sequence[Given], say: Callable[[str], object]) -> Iterator[Wanted]:
+    """The deployments that are to be there: one for each configuration, and those that every home has."""
     schema = form_schema(pretrain)
 
     def of(run: RunConfig, **options: Any) -> dict[str, Any]:

@@ -89,6 +89,7 @@ def _execute(wanted: Evaluation, story: Story) -> dict[str, Any]:
         holdouts = held_out_of(store, wanted.run) if wanted.run else {}
         measures = measures_of(wanted, holdouts, story.warn)
         with _tracked(wanted, store, flow_run, story) as tracker:
+            publish.crash_lost_attempts(None, flow_run)
             publish.announce_process(flow_run)
             gpu = Gpu(state_directory(), wanted.device, wanted.title)
             builder = Builder(store, workers, story, facts={"flow_run": flow_run}, gpu=gpu)

@@ -192,8 +192,13 @@ def up(configs: Sequence[Path], prefect_port: int | None, mlflow_port: int | Non
             _wait(partial(_answers, f"{record.prefect}/api/health"), "prefect", say)
             _wait(partial(_answers, f"{record.mlflow}/health"), "mlflow", say)
             deployed = _deploy(record, configs, say)
-            for pool in pools():
-                _wait(partial(_online, record, pool), f"worker-{pool}", say)
+            served = [name for name in (read_record() or record).services if name.startswith("worker-")]
+            for worker in served:
+                _wait(partial(_online, record, worker.removeprefix("worker-")), worker, say)
+            if {f"worker-{pool}" for pool in pools()} - set(served):
+                say(
+                    "! the work pools to serve have changed since: onward down, then onward up, to serve them"
+                )
         except BaseException:
             if began and not found:  # what was taken over, and its runs, is not this call's to stop
                 stop_supervisor(process, say=lambda line: None)
