@@ -124,14 +124,16 @@ class Watch:
             return []
         if pid is None or _has_worker(pid):
             return []
+        own = _is_of(pid, run["id"], _moment(state["timestamp"]))
+        there = [pid] if own else list(self._processes(run["id"]))  # what it started may outlive it
         asked = self._asked.get(run["id"])
         if asked is None:
             self._asked[run["id"]] = time.monotonic()
-            send([pid], signal.SIGTERM)
+            send(there, signal.SIGTERM)
             return [f"{run['name']}: to be cancelled, and without a worker: process {pid} is asked to end"]
         if time.monotonic() - asked < _ORPHAN_GRACE_SECONDS:
             return []
-        send([pid], signal.SIGKILL)
+        send(there, signal.SIGKILL)
         return [f"{run['name']}: to be cancelled, and still there: process {pid} is killed"]
 
     def _cancelled_orphans(self) -> list[str]:
