@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from storage.errors import ConfigError, StageFailed
 from tasks.training import loop
+from tasks.training import step as steps
 from tasks.training.config import parse_spec
 from tasks.training.data import Corpus
 from tasks.training.optimizer import split_parameters
@@ -232,23 +233,23 @@ def test_the_end_of_text_learns_also_where_it_is_the_padding(world: World, tmp_p
 def test_a_step_that_is_not_finite_is_skipped_and_recorded(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plain = loop._forward_backward
+    plain = steps._forward_backward
 
     def poisoned(segment: loop.Segment, *rest: Any) -> torch.Tensor:
         losses = plain(segment, *rest)
         return losses * float("nan") if segment.progress.step == 2 else losses
 
-    monkeypatch.setattr(loop, "_forward_backward", poisoned)
+    monkeypatch.setattr(steps, "_forward_backward", poisoned)
     work = run(world, tmp_path / "w", identity__last_step=4)
     table = pq.read_table(work / "journal" / "journal.parquet").to_pydict()
     assert table["skipped"] == [False, False, True, False]
     assert table["loss"][2] is None and None not in (table["loss"][0], table["loss"][3])
-    steps = {
+    counts = {
         float(t)
         for n, t in load_file(work / "trunk" / "optimizer.safetensors").items()
         if n.endswith(".step")
     }
-    assert steps == {3.0}
+    assert counts == {3.0}
     assert json.loads((work / "result.json").read_text())["skipped_steps"] == 1
 
 
