@@ -19,7 +19,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from operated import Operated
+from cluster import DaskCluster
+from operated import ROOT, Operated
 from small import digests, run_json
 
 _SECOND_REPORT_SECONDS = 15.0
@@ -46,6 +47,7 @@ class Fault:
     """`act` strikes; the run must come to `ends_in` (a state type) and is then retried, or goes on by itself (None).
 
     `prepare` comes before the run starts, `repair` before the retry, or after the end of a run that went on by itself.
+    `moment` waits for when to strike: without one, the long training. `executor`: where the corpus stages run.
     """
 
     act: Callable[[Operated, str], None]
@@ -53,6 +55,8 @@ class Fault:
     state: str
     prepare: Callable[[Operated, str], None] | None = None
     repair: Callable[[Operated, str], None] | None = None
+    moment: Callable[[Operated, str], object] = Operated.wait_training
+    executor: Callable[[], str] | None = None
 
 
 def undisturbed(operated: Operated) -> dict[str, dict[str, str]]:
@@ -137,6 +141,50 @@ def make_room(operated: Operated, store: str) -> None:
     (operated.home / store / "filler").unlink()
 
 
+class LosingDask:
+    """A Dask cluster of two workers that loses one of them in the middle of a shard."""
+
+    def __init__(self) -> None:
+        self._cluster: DaskCluster | None = None
+        self._doomed: subprocess.Popen[bytes] | None = None
+
+    @property
+    def cluster(self) -> DaskCluster:
+        """Once started."""
+        assert self._cluster is not None
+        return self._cluster
+
+    def start(self, operated: Operated, store: str) -> None:
+        """Scheduler and workers, on 127.0.0.1."""
+        self._cluster = DaskCluster(operated.home / "dask", PYTHONPATH=str(ROOT))
+        self._doomed = self._cluster.worker("--name", "doomed")
+        self._cluster.worker("--name", "spared")
+
+    def executor(self) -> str:
+        """Its address as a configuration names it."""
+        return self.cluster.executor
+
+    def wait_shard(self, operated: Operated, store: str) -> None:
+        """Until the worker to be killed has a shard in the making."""
+        from distributed import Client
+
+        began = time.monotonic()
+        with Client(self.cluster.address, set_as_default=False) as client:
+            workers = client.scheduler_info(-1)["workers"]
+            address = next(a for a, worker in workers.items() if worker["name"] == "doomed")
+            while not client.processing([address])[address]:
+                assert time.monotonic() - began < 240, "the worker never had a shard to make"
+
+    def kill(self, operated: Operated, run: str) -> None:
+        """The worker is killed with what it makes."""
+        assert self._doomed is not None
+        self.cluster.kill(self._doomed)
+
+    def end(self, operated: Operated, store: str) -> None:
+        """Nothing of the cluster is left."""
+        self.cluster.__exit__(None, None, None)
+
+
 def _store_of(operated: Operated, run: str) -> Path:
     return Path(operated.api(f"/flow_runs/{run}", method="GET")["parameters"]["config"]["store"])
 
@@ -146,8 +194,8 @@ def strike(operated: Operated, name: str, fault: Fault, reference: dict[str, dic
     store = "store-" + name.replace(" ", "-")
     if fault.prepare:
         fault.prepare(operated, store)
-    run = operated.start(store)
-    operated.wait_training(store)
+    run = operated.start(store, executor=fault.executor() if fault.executor else None)
+    fault.moment(operated, store)
     step, _ = operated.training(store)
     began = time.monotonic()
     fault.act(operated, run)
@@ -184,6 +232,7 @@ def _newest_checkpoint_when_quiet(operated: Operated, store: str, seconds: float
     return operated.training(store)[1]
 
 
+_DASK = LosingDask()
 FAULTS = {
     "cancelled": Fault(cancel, "CANCELLED", "Cancelled"),
     "flow killed": Fault(kill_flow, "CRASHED", "Crashed"),
@@ -192,6 +241,15 @@ FAULTS = {
     "server restarted": Fault(kill_prefect, None, "Running"),
     "MLflow hangs": Fault(hang_mlflow, None, "Running", repair=wake_mlflow),
     "disk full": Fault(fill_disk, "FAILED", "Failed", prepare=small_disk, repair=make_room),
+    "Dask worker killed": Fault(
+        _DASK.kill,
+        None,
+        "Running",
+        prepare=_DASK.start,
+        repair=_DASK.end,
+        moment=_DASK.wait_shard,
+        executor=_DASK.executor,
+    ),
     "power cut": Fault(power_cut, "CRASHED", "Crashed"),
 }
 """By name. After a power cut the machine is started again, which here is `onward up`."""

@@ -87,11 +87,15 @@ class Operated:
                     raise
                 time.sleep(pause)
 
-    def start(self, store: str, deployment: str = "pretrain/small", **over: Any) -> str:
-        """Start a run of the deployment in a store of its own; returns the flow run's id."""
+    def start(
+        self, store: str, deployment: str = "pretrain/small", executor: str | None = None, **over: Any
+    ) -> str:
+        """Start a run of the deployment in a store of its own, its corpus stages at `executor`; returns its id."""
         found = self.api(f"/deployments/name/{deployment}", method="GET")
         parameters = json.loads(json.dumps(found["parameters"]))
         parameters["config"]["store"] = str(self.home / store)
+        if executor:
+            parameters["config"]["corpus"]["execution"] |= {"executor": executor}
         parameters |= over
         created = self.api(f"/deployments/{found['id']}/create_flow_run", {"parameters": parameters})
         return str(created["id"])
