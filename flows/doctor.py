@@ -27,6 +27,7 @@ from typing import Any, Literal
 from flows.environment import gpus
 from flows.places import home, mlflow_database, state_directory
 from flows.rest import Api, ApiError
+from flows.secrets import without_secrets
 from flows.services import Record, read_record, workers_online
 from storage.errors import ConfigError
 from storage.lock import Lock
@@ -70,9 +71,9 @@ def examine(config: Path | None = None, constraints: Path | None = None) -> Iter
 
 
 def render(finding: Finding) -> str:
-    """One line, or two where there is something to do."""
-    line = f"{_MARKS[finding.state]} {finding.name:<12} {finding.what}"
-    return f"{line}\n  {'':<12} → {finding.do}\n" if finding.do else f"{line}\n"
+    """One line, or two where there is something to do; no password in them."""
+    line = without_secrets(f"{_MARKS[finding.state]} {finding.name:<12} {finding.what}")
+    return f"{line}\n  {'':<12} → {without_secrets(finding.do)}\n" if finding.do else f"{line}\n"
 
 
 def _load(config: Path | None) -> tuple[Any, Finding | None]:
@@ -389,7 +390,7 @@ def mlflow(run: Any, record: Record | None) -> Finding:
     address = configured or up
     if address is None or not address.startswith("http"):
         return _database(address or mlflow_database())
-    name = re.sub(r"//[^/@]*@", "//", address)
+    name = without_secrets(address)
     act = (
         "onward up"
         if not configured

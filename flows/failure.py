@@ -11,8 +11,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from flows.secrets import without_secrets
 from flows.stage import Call
-from flows.story import without_secrets
 from storage.errors import ConfigError, OnwardError, said
 from storage.store import Store
 from tasks.train import newest_checkpoint, tokens_at

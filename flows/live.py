@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from flows.secrets import without_secrets
 from flows.stage import Call, named
-from flows.story import without_secrets
 from storage.artifact import Artifact
 from storage.errors import said
 from storage.manifest import Manifest

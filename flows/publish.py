@@ -30,8 +30,9 @@ from prefect.states import Completed, Crashed, Failed
 from flows.logbook import Logbook
 from flows.plan import Row
 from flows.processes import at_work
+from flows.secrets import without_secrets
 from flows.stage import Call, named
-from flows.story import Story, without_secrets
+from flows.story import Story
 from storage.artifact import Input
 from storage.errors import OnwardError
 from storage.runs import RunRecord

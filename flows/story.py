@@ -6,27 +6,17 @@ together, and in Prefect's log those that were made in no time, too: it is to be
 
 from __future__ import annotations
 
-import re
 import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, TextIO
 
+from flows.secrets import without_secrets
+
 _MARKS = {"built": "✓", "reproduced": "="}
 _SHORT_SECONDS = 3.0
 _TOGETHER_SECONDS = 60.0
-_SECRETS = (
-    (re.compile(r"(?<=://)[^\s/@]+:[^\s/@]*(?=@)"), "***"),
-    (re.compile(r"\bhf_[A-Za-z0-9]{16,}"), "hf_***"),
-)
-
-
-def without_secrets(text: str) -> str:
-    """The text with credentials in addresses, and Hugging Face tokens, blotted out."""
-    for pattern, blot in _SECRETS:
-        text = pattern.sub(blot, text)
-    return text
 
 
 class Story:

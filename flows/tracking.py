@@ -12,7 +12,6 @@ import json
 import logging
 import os
 import queue
-import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -21,6 +20,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from flows.secrets import without_secrets
 from flows.stage import Call
 from storage.artifact import Artifact
 
@@ -103,7 +103,7 @@ class Tracker:
         if self._thread.is_alive() or self._error:
             why = self._error or f"still writing after {seconds:.0f} s"
             self.warn(
-                f"MLflow at {_without_passwords(self.tracked.uri)} has not got everything ({why}); the next run adds it"
+                f"MLflow at {without_secrets(self.tracked.uri)} has not got everything ({why}); the next run adds it"
             )
 
     def _work(self) -> None:
@@ -137,7 +137,7 @@ class Tracker:
                 self._error = None
             except Exception as error:  # whatever the server or its client does, training goes on
                 self._error = (
-                    f"{type(error).__name__}: {_without_passwords(str(error).partition(chr(10))[0])[:200]}"
+                    f"{type(error).__name__}: {without_secrets(str(error).partition(chr(10))[0])[:200]}"
                 )
 
     def _connect(self) -> None:
@@ -323,7 +323,7 @@ class Tracker:
 def public_address(uri: str) -> str | None:
     """Where people look at MLflow: `ONWARD_MLFLOW_URL`, else the tracking address where that is a web address."""
     public = os.environ.get("ONWARD_MLFLOW_URL") or (uri if uri.startswith(("http://", "https://")) else None)
-    return _without_passwords(public).rstrip("/") if public else None
+    return without_secrets(public).rstrip("/") if public else None
 
 
 def describe_run(name: str, url: str | None, store: Path, summary: Mapping[str, str]) -> str:
@@ -397,9 +397,3 @@ def _gone(tags: Mapping[str, str]) -> bool:
     if tags.get("onward.host") != os.uname().nodename or "onward.pid" not in tags:
         return False
     return _started(int(tags["onward.pid"])) != tags.get("onward.started")
-
-
-def _without_passwords(text: str) -> str:
-    """A text that may hold addresses: without users, passwords and tokens in them."""
-    text = re.sub(r"(?<=//)\S*@", "", text)
-    return re.sub(r"(?i)\b(password|passwd|pwd|token)=[^&\s]*", r"\1=…", text)

@@ -31,7 +31,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from flows.config import parse_config
 from flows.places import mlflow_files
-from flows.tracking import _without_passwords
+from flows.secrets import without_secrets
 from storage.atomic import make_writable
 from storage.draft import Draft
 from storage.errors import ConfigError, DamagedArtifact, OnwardError
@@ -454,7 +454,7 @@ def test_an_address_without_one_is_taken(address):
     ],
 )
 def test_what_is_told_of_an_address_holds_no_password(text):
-    told = _without_passwords(text)
+    told = without_secrets(text)
     assert "hunter2" not in told and "host" in told
 
 

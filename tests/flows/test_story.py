@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 
-from flows.story import Story, without_secrets
+from flows.secrets import without_secrets
+from flows.story import Story
 
 
 def told(story: Story) -> list[str]:
@@ -58,6 +59,18 @@ def test_no_line_holds_a_secret_wherever_it_goes():
 
 
 def test_an_address_without_a_password_stays_as_it_is():
-    assert without_secrets("postgresql://host:5432/db, s3://bucket@eu/x") == (
-        "postgresql://host:5432/db, s3://bucket@eu/x"
+    plain = "postgresql://host:5432/db, sqlite:////home/me@work/mlflow.db, write to me@host"
+    assert without_secrets(plain) == plain
+
+
+def test_one_rule_blots_out_secrets_wherever_they_are_told():
+    """Story, pages and failures, MLflow and the doctor: each has the rule of flows/secrets.py, and none its own."""
+    from flows import doctor, failure, live, publish, story, tracking
+
+    for module in (doctor, failure, live, publish, story, tracking):
+        assert module.without_secrets is without_secrets
+    told = doctor.Finding("x", "bad", "http://me:hunter2@host does not answer", "ask https://hunter2@host")
+    assert (
+        doctor.render(told)
+        == "✗ x            http://host does not answer\n               → ask https://host\n"
     )
