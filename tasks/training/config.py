@@ -16,11 +16,14 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from storage.errors import ConfigError
+from tasks.training.combinations import check_average, check_update
 
 T = TypeVar("T")
 
 KINDS = ("trunk", "decay", "rewarm", "pretrain")
 AUTO = "auto"
+FP32, BF16, BF16_WEIGHTS, EIGHT_BIT = "fp32", "bf16", "bf16_weights", "8bit"
+PRECISIONS, STATES = (FP32, BF16, BF16_WEIGHTS), (FP32, EIGHT_BIT)
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,20 @@ class OptimizerSettings:
     eps: float
     weight_decay: float
     clip: float
+    states: str = FP32
+    """How moments are kept: fp32, or 8bit (moments.py)."""
+    stochastic_rounding: bool = False
+    """With weights in bf16, and only there (rounding.py)."""
+    pull_to_base: float = 0.0
+    """After each update weights move by this times the rate of their way to the base model's (adamw.py)."""
+
+
+@dataclass(frozen=True)
+class Averaging:
+    """The export is the mean of the last weights and of the `checkpoints` - 1 before, `every_steps` apart."""
+
+    checkpoints: int
+    every_steps: int
 
 
 @dataclass(frozen=True)
@@ -73,6 +90,9 @@ class Identity:
     document_masking: bool
     dropout: float
     keep_every_tokens: int | None
+    average: Averaging | None
+    base: str | None
+    """Digest of the base model, where weights are pulled to it."""
     start: str
     manifests: tuple[str, ...]
     tokenizer: str
@@ -101,6 +121,7 @@ class Paths:
 
     start: Path
     start_kind: str
+    base: Path | None
     tokenizer: Path
     manifests: tuple[Path, ...]
     shards: Mapping[str, Path]
@@ -151,6 +172,10 @@ def parse_spec(data: Any) -> Spec:
         parent_fd=top.optional("parent_fd", int),
     )
     top.done()
+    _require(
+        (spec.paths.base is None) == (spec.identity.base is None),
+        "paths.base lies where identity.base does: both, or neither.",
+    )
     return spec
 
 
@@ -213,7 +238,9 @@ def _identity(data: dict[str, Any]) -> Identity:
         document_masking=fields.take("document_masking", bool),
         dropout=fields.take("dropout", float),
         keep_every_tokens=fields.optional("keep_every_tokens", int),
-        start=_digest(fields.take("start", dict)),
+        average=_average(fields.optional("average", dict)),
+        base=_digest(fields.optional("base", dict), "identity.base"),
+        start=_digest(fields.take("start", dict), "identity.start") or "",
         manifests=_texts(fields.take("manifests", list), "identity.manifests"),
         tokenizer=fields.take("tokenizer", str),
         canonical=canonical,
@@ -222,7 +249,8 @@ def _identity(data: dict[str, Any]) -> Identity:
     _require(
         identity.kind in KINDS, f"identity.kind must be one of {', '.join(KINDS)}, not {identity.kind!r}."
     )
-    _require(identity.precision in ("bf16", "fp32"), "identity.precision must be bf16 or fp32.")
+    known = identity.precision in PRECISIONS
+    _require(known, "identity.precision must be bf16 or fp32, or bf16_weights.")
     _require(identity.sequence_length >= 1, "identity.sequence_length must be at least 1.")
     _require(identity.sequences_per_step >= 1, "identity.sequences_per_step must be at least 1.")
     _require(
@@ -232,6 +260,8 @@ def _identity(data: dict[str, Any]) -> Identity:
     _require(0.0 <= identity.dropout < 1.0, "identity.dropout must lie in [0, 1).")
     keep = identity.keep_every_tokens
     _require(keep is None or keep >= 1, "identity.keep_every_tokens must be null or at least 1.")
+    check_update(identity)
+    check_average(identity)
     return identity
 
 
@@ -269,16 +299,34 @@ def _optimizer(fields: _Fields) -> OptimizerSettings:
         eps=fields.take("eps", float),
         weight_decay=fields.take("weight_decay", float),
         clip=fields.take("clip", float),
+        states=fields.take("states", str, FP32),
+        stochastic_rounding=fields.take("stochastic_rounding", bool, False),
+        pull_to_base=fields.take("pull_to_base", float, 0.0),
     )
     fields.done()
+    _require(settings.states in STATES, "identity.optimizer.states must be fp32 or 8bit.")
+    _require(settings.pull_to_base >= 0, "identity.optimizer.pull_to_base must not be negative (0: no pull).")
     _require(settings.eps > 0, "identity.optimizer.eps must be above 0.")
     _require(settings.weight_decay >= 0, "identity.optimizer.weight_decay must not be negative.")
     _require(settings.clip >= 0, "identity.optimizer.clip must not be negative (0: no clipping).")
     return settings
 
 
-def _digest(data: dict[str, Any]) -> str:
-    fields = _Fields(data, "identity.start")
+def _average(data: dict[str, Any] | None) -> Averaging | None:
+    if data is None:
+        return None
+    fields = _Fields(data, "identity.average")
+    average = Averaging(fields.take("checkpoints", int), fields.take("every_steps", int))
+    fields.done()
+    _require(average.checkpoints >= 2, "identity.average.checkpoints must be at least 2.")
+    _require(average.every_steps >= 1, "identity.average.every_steps must be at least 1.")
+    return average
+
+
+def _digest(data: dict[str, Any] | None, where: str) -> str | None:
+    if data is None:
+        return None
+    fields = _Fields(data, where)
     digest = fields.take("digest", str)
     fields.done()
     return digest
@@ -291,9 +339,11 @@ def _texts(values: list[Any], where: str) -> tuple[str, ...]:
 
 def _paths(fields: _Fields) -> Paths:
     shards = fields.take("shards", dict)
+    base = fields.optional("base", str)
     paths = Paths(
         start=Path(fields.take("start", str)),
         start_kind=fields.take("start_kind", str),
+        base=None if base is None else Path(base),
         tokenizer=Path(fields.take("tokenizer", str)),
         manifests=tuple(Path(text) for text in _texts(fields.take("manifests", list), "paths.manifests")),
         shards=dict(zip(shards, map(Path, _texts(list(shards.values()), "paths.shards")), strict=True)),

@@ -12,9 +12,26 @@ import torch
 from torch import Tensor, nn
 
 from storage.errors import DamagedArtifact
-from tasks.training.config import OptimizerSettings
+from tasks.training.config import BF16, BF16_WEIGHTS, EIGHT_BIT, Identity, OptimizerSettings
+from tasks.training.moments import BLOCK
 
 _STATE = ("exp_avg", "exp_avg_sq", "step")
+
+
+def bytes_per_parameter(identity: Identity, embeddings: float = 0.0) -> float:
+    """Device bytes that weights, gradients, moments and a copy of the base's weights take, for each parameter.
+
+    `embeddings`: their share of the parameters, in [0, 1]; their moments stay in float32 whatever `states` says.
+    bf16: 4 + 4 + 8, and 2 for the copies that autocast makes of the weights. bf16_weights: 2 + 4 + 8 (gradients are
+    summed in float32). 8bit: 2 bytes and 2 scales a block instead of 8. A mean of weights is summed on the host.
+    """
+    weights = 2.0 if identity.precision == BF16_WEIGHTS else 4.0
+    copies = 2.0 if identity.precision == BF16 else 0.0
+    moments = 8.0
+    if identity.optimizer.states == EIGHT_BIT:
+        moments = 8.0 * embeddings + (2.0 + 8.0 / BLOCK) * (1.0 - embeddings)
+    base = weights if identity.optimizer.pull_to_base else 0.0
+    return weights + copies + 4.0 + moments + base
 
 
 def make_optimizer(model: nn.Module, settings: OptimizerSettings) -> torch.optim.AdamW:

@@ -1,0 +1,87 @@
+"""AdamW's moments in 8 bits: block-wise dynamic quantisation (Dettmers et al. 2021, arXiv:2110.02861).
+
+A block of 256 neighbours (the paper: 2,048; smaller ones follow the values closer for 1.6 % more memory) is divided by
+its largest magnitude, and each quotient is replaced by the nearest of 256 fixed values, which lie dense near zero over
+seven decimal orders. A positive second moment is never rounded to zero, but to the smallest value above: divided by
+its root, an update would explode.
+
+As in the paper, embeddings stay in float32, and so do tensors of fewer than 4,096 elements. So little is saved where
+models are small: of the moments' 1.0 GiB of SmolLM2-135M 0.6 GiB, of GPT-2-124M's 0.9 GiB 0.5; it pays from about a
+billion parameters on (6 GB each).
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+
+import torch
+import torch.nn.functional as functional
+from torch import Tensor
+
+BLOCK = 256
+"""Neighbours with one scale."""
+SMALLEST = 4096
+"""Elements of a tensor that is quantised; as published."""
+_ORDERS = 7
+_TINY = torch.finfo(torch.float32).tiny
+
+
+@functools.cache
+def values_of(signed: bool) -> Tensor:
+    """The 256 values that a byte stands for, rising, float32: dynamic tree quantisation (section 1.3 of the paper).
+
+    Of a byte's bits the first is the sign (unsigned: one more of the fraction), z zeros are the order 10^-z, a one
+    ends them, and the others are the fraction: evenly spaced between 0.1 and 1. To them come 0 and 1.
+    """
+    found = [0.0, 1.0]
+    for zeros in range(_ORDERS):
+        count = 2 ** (_ORDERS - 1 - zeros) * (1 if signed else 2)
+        edges = [0.1 + 0.9 * place / count for place in range(count + 1)]
+        middles = [(a + b) / 2 * 10.0**-zeros for a, b in itertools.pairwise(edges)]
+        found += middles
+        if signed:
+            found += [-middle for middle in middles]
+    return torch.tensor(sorted(found), dtype=torch.float64).float()
+
+
+def is_quantised(tensor: Tensor, embedding: bool) -> bool:
+    """Whether this parameter's moments are kept in 8 bits, where `states` is 8bit."""
+    return not embedding and tensor.numel() >= SMALLEST
+
+
+def blocks(elements: int) -> int:
+    """Scales that so many elements have."""
+    return -(-elements // BLOCK)
+
+
+def quantise(moment: Tensor, signed: bool) -> tuple[Tensor, Tensor]:
+    """(codes [n] uint8, scales [blocks(n)] float32) of a flat float32 moment [n]."""
+    count = moment.numel()
+    padded = functional.pad(moment, (0, -count % BLOCK)).view(-1, BLOCK)
+    scales = padded.abs().amax(dim=1).clamp_min_(_TINY)
+    codes = torch.bucketize(padded / scales.unsqueeze(1), _limits(signed, moment.device), out_int32=True)
+    if not signed:
+        codes = torch.where(padded > 0, codes.clamp_min_(1), codes)
+    return codes.to(torch.uint8).view(-1)[:count], scales
+
+
+def dequantise(codes: Tensor, scales: Tensor, signed: bool) -> Tensor:
+    """The flat float32 moment [n] of its codes [n] and scales."""
+    values = _values(signed, codes.device)
+    found = values[codes.to(torch.int32)]
+    count = found.numel()
+    padded = functional.pad(found, (0, -count % BLOCK)).view(-1, BLOCK)
+    return padded.mul_(scales.unsqueeze(1)).view(-1)[:count]
+
+
+@functools.cache
+def _values(signed: bool, device: torch.device) -> Tensor:
+    return values_of(signed).to(device)
+
+
+@functools.cache
+def _limits(signed: bool, device: torch.device) -> Tensor:
+    """Between neighbours, half way: [255]."""
+    values = values_of(signed).double()
+    return ((values[1:] + values[:-1]) / 2).float().to(device)
