@@ -102,7 +102,8 @@ def _execute(run: RunConfig, options: Options, story: Story) -> Any:
             Workers(run.corpus.execution.count, run.corpus.execution.executor) as workers,
             _tracked(run, store, flow_run, story) as tracker,
         ):
-            gpu = Gpu(state_directory(), run.training.execution.device, run_name(run))
+            asked = run.training.execution
+            gpu = Gpu(state_directory(), asked.device, run_name(run), asked.processes)
             facts = {"flow_run": flow_run}
             builder = Builder(store, workers, story, options.forced, facts, gpu=gpu)
             return _attempt(run, options, builder, _Attempt(run, store, builder, tracker, flow_run))

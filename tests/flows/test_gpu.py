@@ -75,3 +75,63 @@ def test_on_the_cpu_nothing_is_locked(tmp_path):
     with Gpu(tmp_path, "cpu", "a run").held(lambda who: None) as held:
         assert held == ()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("device", "visible", "count", "names"),
+    [
+        ("auto", None, 1, ("0",)),
+        ("cuda", None, 3, ("0", "1", "2")),
+        ("auto", "3,1,2", 2, ("3", "1")),
+        ("auto", "GPU-5a/1, GPU-6b", 2, ("GPU-5a-1", "GPU-6b")),
+        ("cuda:1", "3,1", 1, ("1",)),
+        ("cuda:2", None, 1, ("2",)),
+        ("cpu", "3,1", 2, ()),
+    ],
+)
+def test_a_run_takes_every_device_that_it_computes_on(tmp_path, monkeypatch, device, visible, count, names):
+    import torch
+
+    from storage.lock import Lock
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    gpu = Gpu(tmp_path, device, "a run", count)
+    assert gpu.names() == names
+    with gpu.held(lambda who: None) as held:
+        assert len(held) == len(names)
+        assert {path.name for path in tmp_path.iterdir()} == {f"gpu-{name}.lock" for name in names}
+        assert not any(Lock(tmp_path / f"gpu-{name}.lock").try_acquire() for name in names)
+    for name in names:
+        lock = Lock(tmp_path / f"gpu-{name}.lock")
+        assert lock.try_acquire()
+        lock.release()
+
+
+@pytest.mark.parametrize("visible", ["0,1", "1,0"])
+def test_devices_are_taken_in_one_order_so_that_no_two_runs_wait_for_each_other(
+    tmp_path, monkeypatch, visible
+):
+    import torch
+
+    from storage.lock import Lock
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    second = Lock(tmp_path / "gpu-1.lock")
+    assert second.try_acquire()
+    waits, entered = threading.Event(), threading.Event()
+
+    def take() -> None:
+        with Gpu(tmp_path, "auto", "a run", 2).held(lambda who: waits.set()):
+            entered.set()
+
+    thread = threading.Thread(target=take, daemon=True)
+    thread.start()
+    assert waits.wait(5), "for the second device"
+    assert not Lock(tmp_path / "gpu-0.lock").try_acquire(), "and has the first by then, however it sees them"
+    second.release()
+    assert entered.wait(5)
+    thread.join(5)
