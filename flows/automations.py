@@ -27,7 +27,7 @@ SILENCE = timedelta(seconds=90)
 
 _HEARTBEAT = "prefect.flow-run.heartbeat"
 _ENDED = ("Completed", "Failed", "Cancelled", "Crashed", "Paused", "Planned")
-_QUEUED = ("Scheduled", "AwaitingRetry", "Late", "Waiting", "Pending")
+_QUEUED = ("Scheduled", "AwaitingRetry", "Late", "Waiting", "Rescheduled", "Pending")
 """A retry that waits for its turn is silent, and not lost."""
 _OTHER_SIGNS = {f"prefect.flow-run.{state}" for state in (*_ENDED, *_QUEUED)}
 _FLOWS = ["pretrain", "evaluate"]

@@ -8,10 +8,14 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+KILLED_SECONDS = 10.0
+"""What the kernel gets for ending a process after SIGKILL."""
 
 
 def start_ticks(pid: int) -> str:
@@ -91,7 +95,10 @@ def group_alive(group: int) -> bool:
 
 
 def stop_group(group: int, seconds: float, *, asked: bool = False) -> bool:
-    """SIGTERM to a process group, unless it was `asked` before; SIGKILL after `seconds`. True where it left by itself."""
+    """SIGTERM to a process group, unless it was `asked` before; SIGKILL after `seconds`. True where it left by itself.
+
+    One that is there `KILLED_SECONDS` after that is told of on standard error, and left.
+    """
     if not group_alive(group):
         return True
     if not asked:
@@ -104,9 +111,21 @@ def stop_group(group: int, seconds: float, *, asked: bool = False) -> bool:
         time.sleep(0.1)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(group, signal.SIGKILL)
+    until = time.monotonic() + KILLED_SECONDS
     while group_alive(group):
+        if time.monotonic() > until:
+            sys.stderr.write(f"! {still_there(f'process group {group}')}\n")
+            break
         time.sleep(0.05)
     return False
+
+
+def still_there(what: str) -> str:
+    """What is told of processes that SIGKILL did not end."""
+    return (
+        f"{what} is still there {KILLED_SECONDS:.0f} s after SIGKILL, and is left: a device or a file system "
+        "does not let go of it (state D in ps)"
+    )
 
 
 def send(pids: Iterable[int], number: int) -> None:

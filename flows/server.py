@@ -18,6 +18,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from flows.processes import KILLED_SECONDS, still_there
 from storage.errors import OnwardError
 
 _START_SECONDS = 180.0
@@ -64,7 +65,12 @@ def prefect_server(home: Path) -> Iterator[Callable[[], None]]:
             process.wait(15)
         if process.poll() is None:
             process.kill()
-            process.wait()
+            try:
+                process.wait(KILLED_SECONDS)
+            except subprocess.TimeoutExpired:
+                sys.stderr.write(
+                    f"! {still_there(f'the Prefect server of this run (process {process.pid})')}\n"
+                )
 
 
 def wait_for(

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -22,17 +22,28 @@ from typing import Any
 from flows.environment import gpus
 from flows.places import state_directory
 from flows.processes import (
+    KILLED_SECONDS,
     boot_id,
     environment_of,
     every_pid,
     parent_of,
     send,
     start_ticks,
+    still_there,
     stop_group,
 )
 from flows.rest import Api, ApiError
 from flows.services import Record, Service, command, logs, pools, read_record, record_path, rotate
-from flows.watch import CANCELLED, LOST_TASK, STOPPED, Watch, pools_alone, set_tasks
+from flows.watch import (
+    CANCELLED,
+    LOST_TASK,
+    STOPPED,
+    Watch,
+    here_alone,
+    others_heard,
+    set_tasks,
+    sweep_until,
+)
 from storage.lock import Lock
 
 FLOW_GRACE_SECONDS = 150.0
@@ -40,7 +51,8 @@ FLOW_GRACE_SECONDS = 150.0
 _PAUSES = (1.0, 2.0, 5.0, 10.0, 30.0)
 _STEADY_SECONDS = 60.0
 _LOG_BYTES = 50_000_000
-_SWEEP_SECONDS = 10.0
+PUT_BACK = "Rescheduled"
+"""The name of the state of a run that was taken, but not begun, when its worker was stopped."""
 
 
 @dataclass
@@ -75,7 +87,8 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self.stop.set())
         self.record.write()
-        sweeping = threading.Thread(target=self._sweep, name="sweep", daemon=True)
+        watch = Watch(self.record.api, frozenset(pools()))
+        sweeping = threading.Thread(target=sweep_until, args=(watch, self.stop, tell), daemon=True)
         sweeping.start()
         while not self.stop.is_set() and record_path().exists():
             changed = [self._tend(name, kept) for name, kept in self.kept.items()]
@@ -163,22 +176,6 @@ class Supervisor:
         tell(f"{name}: ended (process {service.pid}, exit code {service.code}); again in {pause:.0f} s")
         service.pid, service.started, kept.child = 0, "", None
 
-    def _sweep(self) -> None:
-        watch = Watch(self.record.api, frozenset(pools()))
-        pause = 2.0  # what was left by the end before is set right at once
-        failed = ""
-        while not self.stop.wait(pause):
-            try:
-                for line in watch.sweep():
-                    tell(line)
-                pause, failed = 2.0 if watch.sweeps < 3 else _SWEEP_SECONDS, ""
-            except Exception as error:  # the sweep must outlive whatever the server answers
-                away = isinstance(error, ApiError) and not error.status
-                pause = 2.0 if away else _SWEEP_SECONDS
-                if str(error) != failed:
-                    failed = str(error)
-                    tell(f"sweep: {type(error).__name__}: {failed}")
-
 
 def stop_all(record: Record, say: Callable[[str], None]) -> None:
     """Stop the workers with their runs, then MLflow, then Prefect; true states are left behind."""
@@ -219,15 +216,15 @@ def stop_flows(
     api: Api, served: Sequence[str], say: Callable[[str], None], workers: Sequence[str] = ()
 ) -> None:
     """End every flow process that a worker of this home (or container) started, and leave the runs in true states."""
-    alone: Collection[str] = ()
+    heard: Mapping[str, float] = {}
     with contextlib.suppress(ApiError):
-        alone = pools_alone(api, served, workers)
-    runs = _runs_here(api, alone, say)
+        heard = others_heard(api, served, workers)
+    runs = _runs_here(api, heard, say)
     ending = [run["name"] for run in runs if run["state"]["type"] != "PENDING"]
     if ending or flow_processes(api.url):
         names = ", ".join(ending) or "runs that Prefect does not answer for"
         say(f"stopping {names}: time for a checkpoint, up to {FLOW_GRACE_SECONDS:.0f} s")
-    _end_processes(api.url)
+    _end_processes(api.url, say)
     for run in runs:
         try:
             say(f"{run['name']}: {_leave_true(api, run['id'])}")
@@ -235,25 +232,28 @@ def stop_flows(
             say(f"! {run['name']}: its state could not be set ({error}); the next onward up does it")
 
 
-def _runs_here(api: Api, alone: Collection[str], say: Callable[[str], None]) -> list[dict[str, Any]]:
-    """The runs under way here; `alone`: the pools that this machine alone serves."""
+def _runs_here(api: Api, heard: Mapping[str, float], say: Callable[[str], None]) -> list[dict[str, Any]]:
+    """The runs under way here; `heard`: the pools served, and when another machine's worker of each was heard of."""
     own = {environment_of(pid)["PREFECT__FLOW_RUN_ID"] for pid in flow_processes(api.url)}
     here = []
     with contextlib.suppress(ApiError):
         unended = {"state": {"type": {"any_": ["RUNNING", "CANCELLING", "PENDING"]}}}
         for run in api.every("/flow_runs/filter", {"flow_runs": unended}):
-            if run["id"] in own or (run["state"]["type"] == "PENDING" and run["work_pool_name"] in alone):
+            if run["id"] in own or (run["state"]["type"] == "PENDING" and here_alone(run, heard)):
                 here.append(run)
             elif run["work_pool_name"] is None:
                 say(f"! {run['name']} was started elsewhere, and goes on without its page in Prefect")
     return here
 
 
-def _end_processes(api_url: str) -> None:
+def _end_processes(api_url: str, say: Callable[[str], None]) -> None:
     asked: set[int] = set()
     until = time.monotonic() + FLOW_GRACE_SECONDS
     while there := flow_processes(api_url):
         roots = {pid for pid in there if parent_of(pid) not in there}
+        if time.monotonic() > until + KILLED_SECONDS:
+            say(f"! {still_there(f'process {min(there)}')}")
+            return
         if time.monotonic() > until:
             send(there, signal.SIGKILL)
         else:
@@ -268,9 +268,9 @@ def _leave_true(api: Api, run: str) -> str:
     kind = now["state"]["type"]
     if kind == "PENDING":  # taken, but not begun
         details = {"scheduled_time": now["expected_start_time"]}
-        state: dict[str, Any] = {"type": "SCHEDULED", "name": "Scheduled", "state_details": details}
+        state: dict[str, Any] = {"type": "SCHEDULED", "name": PUT_BACK, "state_details": details}
         api.set_state("flow_runs", run, state, force=True)
-        return "Scheduled, and starts with the next onward up"
+        return f"{PUT_BACK}, and starts with the next onward up"
     if kind == "CANCELLING":
         cancelled = {"type": "CANCELLED", "name": "Cancelled", "message": CANCELLED}
         api.set_state("flow_runs", run, cancelled, force=True)

@@ -1,8 +1,10 @@
-"""True states: runs whose process is gone are set Crashed (or Cancelled), and a run that waits for its pool says so.
+"""True states: runs whose process is gone are set Crashed (or Cancelled), processes whose run has ended are ended, and a
+run that waits for its pool says so.
 
 Prefect cannot know that a process died together with the worker that watched it. `Watch.sweep` looks at the processes of
 this machine; what is gone in two sweeps, one after the other, is really gone, and not just ending. It must never touch
-a run of another machine, or one whose process lives.
+a run of another machine, or one whose process lives; nor, of a run that has ended, a process that is not known for its
+own: by the run's id in its environment, or by its pid and start time in the run's record.
 
 `python -m flows.watch` sweeps for ever: for a worker's machine where no `onward up` runs.
 """
@@ -10,15 +12,20 @@ a run of another machine, or one whose process lives.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import sys
+import threading
 import time
-from collections.abc import Iterable, Iterator
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from flows.places import home
 from flows.processes import (
+    alive,
     command_of,
     environment_of,
     every_pid,
@@ -28,6 +35,9 @@ from flows.processes import (
     started_at,
 )
 from flows.rest import Api, ApiError
+from storage.errors import OnwardError
+from storage.runs import read_records
+from storage.store import Store
 
 _KEPT = (
     "Every finished stage is kept, training up to its newest checkpoint. Retry this run to go on from there."
@@ -36,10 +46,25 @@ LOST = f"the process of this run is gone: it was killed, or the machine was rest
 STOPPED = f"stopped with its worker (onward down, or the end of its container). {_KEPT}"
 LOST_TASK = "the process that ran it is gone"
 CANCELLED = "cancelled; its process has left"
+_SWEEP_SECONDS = 10.0
+_FIRST_SECONDS = 2.0  # what was left by the end before is set right at once
 _SLACK_SECONDS = 60.0  # between the kernel's account of a start and Prefect's
+_HEARTBEAT_SECONDS = 60.0  # a worker that is gone may have taken a run so long after it was last heard of
 _SUBMITTING_SECONDS = 60.0  # a worker may take so long from Pending to a process
 _ORPHAN_SECONDS = 15.0  # a worker that lives has answered a cancellation by then
 _ORPHAN_GRACE_SECONDS = 150.0
+_OUTLIVED_SECONDS = 30.0  # a run that has ended by itself, or by its worker, has left by then
+_RECENT = timedelta(days=1)
+_ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A run whose process was asked to end: when, in which attempt, and what it is to be in the end."""
+
+    since: float
+    attempt: int
+    state: dict[str, Any]
 
 
 class Watch:
@@ -53,14 +78,14 @@ class Watch:
         self.names = names
         self.host = os.uname().nodename
         self.sweeps = 0
-        self._alone = frozenset[str]()
+        self._heard: dict[str, float] = {}
         self._suspects: dict[str, str] = {}
-        self._asked: dict[str, float] = {}
+        self._asked: dict[str, _Asked] = {}
 
     def sweep(self) -> list[str]:
         """Set right what is to be; a line for each change. Raises ApiError where the server does not answer."""
         said, suspects = [], dict[str, str]()
-        self._alone = pools_alone(self.api, self.pools, self.names)
+        self._heard = others_heard(self.api, self.pools, self.names)
         for run in self.api.every("/flow_runs/filter", _runs("RUNNING", "CANCELLING", "PENDING")):
             if not self._ours(run):
                 continue
@@ -70,7 +95,8 @@ class Watch:
             suspects[run["id"]] = run["state_id"]
             if self._suspects.get(run["id"]) == run["state_id"]:
                 said.append(self._set_right(run))
-        said += self._cancelled_orphans()
+        said += self._outlived()
+        said += self._reported()
         said += self._lost_tasks(suspects)
         said += self._waiting()
         self._suspects = suspects
@@ -78,11 +104,11 @@ class Watch:
         return said
 
     def _ours(self, run: dict[str, Any]) -> bool:
-        """A worker names the pid alone, a flow its machine too; in a pool that others serve too it says nothing."""
+        """A worker names the pid alone, a flow its machine too; where another's worker may have it, a pid says nothing."""
         host, _, pid = str(run.get("infrastructure_pid") or "").rpartition(":")
         if host:
             return host == self.host and pid.isdigit()
-        return run.get("work_pool_name") in self._alone
+        return here_alone(run, self._heard)
 
     def _lives(self, run: dict[str, Any]) -> bool:
         state = run["state"]
@@ -90,7 +116,7 @@ class Watch:
         pid = _pid(run)
         if state["type"] == "PENDING" and time.time() - since < _SUBMITTING_SECONDS:
             return True  # a retry still names the process of the attempt before
-        if pid is not None and state["type"] != "PENDING" and _is_of(pid, run["id"], since):
+        if pid is not None and state["type"] != "PENDING" and _is_of(pid, run, since):
             return True
         return any(True for _ in self._processes(run["id"]))
 
@@ -119,39 +145,115 @@ class Watch:
     def _cancel_orphan(self, run: dict[str, Any]) -> list[str]:
         """A run that is to be cancelled, but whose worker died: nobody else would end its process."""
         state = run["state"]
+        since = _moment(state["timestamp"])
+        if state["type"] != "CANCELLING" or time.time() - since < _ORPHAN_SECONDS:
+            return []
         pid = _pid(run)
-        if state["type"] != "CANCELLING" or time.time() - _moment(state["timestamp"]) < _ORPHAN_SECONDS:
+        own = pid is not None and _is_of(pid, run, since)
+        there = [pid or 0] if own else list(self._processes(run["id"]))  # what it started may outlive it
+        if not there or any(_has_worker(one) for one in there):
             return []
-        if pid is None or _has_worker(pid):
-            return []
-        own = _is_of(pid, run["id"], _moment(state["timestamp"]))
-        there = [pid] if own else list(self._processes(run["id"]))  # what it started may outlive it
-        asked = self._asked.get(run["id"])
-        if asked is None:
-            self._asked[run["id"]] = time.monotonic()
-            send(there, signal.SIGTERM)
-            return [f"{run['name']}: to be cancelled, and without a worker: process {pid} is asked to end"]
-        if time.monotonic() - asked < _ORPHAN_GRACE_SECONDS:
-            return []
-        send(there, signal.SIGKILL)
-        return [f"{run['name']}: to be cancelled, and still there: process {pid} is killed"]
+        return self._ask(run, there, there, _cancelled(), "to be cancelled, and without a worker")
 
-    def _cancelled_orphans(self) -> list[str]:
-        """Those that were asked to end here, and could not know why: what they report as Crashed is Cancelled."""
+    def _outlived(self) -> list[str]:
+        """Runs that have ended (by a click, or since they were not heard of) while their process lives on."""
         said = []
-        for identifier in list(self._asked):
-            run = self.api.get(f"/flow_runs/{identifier}")
-            if run["state"]["type"] == "CANCELLING":
+        there: dict[str, list[int]] = {}
+        for pid in every_pid():
+            own = environment_of(pid).get("PREFECT__FLOW_RUN_ID")
+            if own and not _trainer(pid) and start_ticks(pid):
+                there.setdefault(own, []).append(pid)
+        for identifier, pids in there.items():
+            try:
+                run = self.api.get(f"/flow_runs/{identifier}")
+            except ApiError as error:
+                if error.status not in (404, 422):  # of another server, or of none
+                    raise
                 continue
-            del self._asked[identifier]
-            if run["state"]["type"] == "CRASHED":
-                self.api.set_state("flow_runs", identifier, _cancelled(), force=True)
-                said.append(f"{run['name']}: Cancelled")
+            said += self._end_outliving(run, pids)
+        for run in self._ended_here():
+            if recorded := self._recorded(run):
+                said += self._end_outliving(run, [recorded])
+        return said
+
+    def _end_outliving(self, run: dict[str, Any], pids: list[int]) -> list[str]:
+        state = run["state"] or {}
+        if state.get("type") not in _ENDED:
+            return []
+        ended = _moment(state["timestamp"])
+        before = [pid for pid in pids if _began_before(pid, ended)]  # those of a retry began later
+        asked = run["id"] in self._asked
+        if not before or (time.time() - ended < _OUTLIVED_SECONDS and not asked):
+            return []
+        roots = [pid for pid in before if parent_of(pid) not in before]
+        kept = {name: state.get(name) for name in ("type", "name", "message")}
+        return self._ask(run, roots, before, kept, f"{state['name']}, but its process lives")
+
+    def _ended_here(self) -> Iterator[dict[str, Any]]:
+        """Runs without a worker that have ended of late, and whose process on this machine may be there."""
+        wanted = _runs(*_ENDED)
+        after = (datetime.now(UTC) - _RECENT).isoformat()
+        wanted["flow_runs"] |= {"deployment_id": {"is_null_": True}, "end_time": {"after_": after}}
+        for run in self.api.every("/flow_runs/filter", wanted):
+            host = str(run.get("infrastructure_pid") or "").rpartition(":")[0]
+            if host == self.host and start_ticks(_pid(run) or 0):
+                yield run
+
+    def _recorded(self, run: dict[str, Any]) -> int | None:
+        """The process that the run's record, in its store, has at work for this attempt."""
+        store = ((run.get("parameters") or {}).get("config") or {}).get("store")
+        if not isinstance(store, str):
+            return None
+        with contextlib.suppress(OnwardError):
+            for record in read_records(Store(home() / store)):
+                process = record.processes.get(run["id"])
+                if process and process["host"] == self.host:
+                    pid = int(process["pid"])
+                    return pid if alive(pid, str(process["started"])) else None
+        return None
+
+    def _ask(
+        self, run: dict[str, Any], first: list[int], every: list[int], state: dict[str, Any], why: str
+    ) -> list[str]:
+        """SIGTERM to the `first` processes of a run, once, with time for a checkpoint; then SIGKILL to all."""
+        asked = self._asked.get(run["id"])
+        names = f"process {', '.join(map(str, every))}"
+        if asked is None or asked.attempt != run["run_count"]:
+            self._asked[run["id"]] = _Asked(time.monotonic(), run["run_count"], state)
+            send(first, signal.SIGTERM)
+            return [f"{run['name']}: {why}: {names} is asked to end"]
+        if time.monotonic() - asked.since < _ORPHAN_GRACE_SECONDS:
+            return []
+        send(every, signal.SIGKILL)
+        return [f"{run['name']}: {why}, and still there: {names} is killed"]
+
+    def _reported(self) -> list[str]:
+        """Those that were asked to end here, and could not know why: what they report as Crashed is as it was to be.
+
+        Where a worker watched, it reports the same again, seconds later.
+        """
+        said = []
+        for identifier, asked in list(self._asked.items()):
+            try:
+                run = self.api.get(f"/flow_runs/{identifier}")
+            except ApiError as error:
+                if error.status != 404:
+                    raise
+                del self._asked[identifier]  # somebody deleted it
+                continue
+            kind, over = run["state"]["type"], asked.since + _ORPHAN_GRACE_SECONDS + _SLACK_SECONDS
+            if run["run_count"] != asked.attempt or kind in ("SCHEDULED", "PENDING"):
+                del self._asked[identifier]  # retried
+            elif kind == "CRASHED" and asked.state["type"] != "CRASHED":
+                self.api.set_state("flow_runs", identifier, asked.state, force=True)
+                said.append(f"{run['name']}: {asked.state['name']}")
+            elif kind != "CANCELLING" and time.monotonic() > over and not any(self._processes(identifier)):
+                del self._asked[identifier]
         return said
 
     def _lost_tasks(self, suspects: dict[str, str]) -> list[str]:
         """Task runs that run for ever in a flow run that has ended."""
-        ended = {"state": {"type": {"any_": ["CRASHED", "CANCELLED", "FAILED", "COMPLETED"]}}}
+        ended = {"state": {"type": {"any_": list(_ENDED)}}}
         body = {"flow_runs": ended, "task_runs": {"state": {"type": {"any_": ["RUNNING"]}}}}
         changed = 0
         for task in self.api.every("/task_runs/filter", body):
@@ -223,23 +325,26 @@ def _pid(run: dict[str, Any]) -> int | None:
     return int(pid) if pid.isdigit() else None
 
 
-def _is_of(pid: int, run: str, since: float) -> bool:
+def _is_of(pid: int, run: Mapping[str, Any], since: float) -> bool:
     """Whether the process is the run's, and not another one with its pid."""
-    own = environment_of(pid).get("PREFECT__FLOW_RUN_ID")
+    environment = environment_of(pid)
+    own = environment.get("PREFECT__FLOW_RUN_ID")
     if own is not None:
-        return own == run and bool(start_ticks(pid))
+        return own == run["id"] and bool(start_ticks(pid))
+    if environment and ":" not in str(run["infrastructure_pid"]):
+        return False  # what a worker starts has its run's id
     with contextlib.suppress(OSError):  # run directly: a process that began after the run did is another one
         return started_at(pid) < since + _SLACK_SECONDS
     return False
 
 
-def pools_alone(api: Api, pools: Iterable[str], names: Iterable[str] = ()) -> frozenset[str]:
-    """Of the pools those that no worker of another machine serves: a run of theirs, where it runs at all, runs here.
+def others_heard(api: Api, pools: Iterable[str], names: Iterable[str] = ()) -> dict[str, float]:
+    """Each pool with the moment at which a worker of another machine was last heard of: 0 never, ∞ is heard now.
 
     A worker is ours by its name: one of `names`, or one that ends in this machine's.
     """
     mine, host = frozenset(names), f"-{os.uname().nodename}"
-    alone = set()
+    heard = {}
     for pool in pools:
         try:
             workers = list(api.every(f"/work_pools/{pool}/workers/filter", {}))
@@ -247,14 +352,48 @@ def pools_alone(api: Api, pools: Iterable[str], names: Iterable[str] = ()) -> fr
             if error.status != 404:
                 raise
             workers = []  # no pool yet
-        online = [worker["name"] for worker in workers if worker["status"] == "ONLINE"]
-        if all(name in mine or name.endswith(host) for name in online):
-            alone.add(pool)
-    return frozenset(alone)
+        others = [one for one in workers if one["name"] not in mine and not one["name"].endswith(host)]
+        heard[pool] = max((_heard(worker) for worker in others), default=0.0)
+    return heard
+
+
+def _heard(worker: Mapping[str, Any]) -> float:
+    if worker["status"] == "ONLINE":
+        return math.inf
+    return _moment(worker["last_heartbeat_time"]) if worker["last_heartbeat_time"] else 0.0
+
+
+def here_alone(run: Mapping[str, Any], heard: Mapping[str, float]) -> bool:
+    """Whether no worker of another machine can have taken the run: where it runs at all, it runs here."""
+    heard_until = heard.get(str(run.get("work_pool_name")), math.inf)  # ∞: no pool that is served here
+    began = run.get("start_time") or run["state"]["timestamp"]
+    return _moment(began) > heard_until + _HEARTBEAT_SECONDS
+
+
+def sweep_until(watch: Watch, stop: threading.Event, say: Callable[[str], object]) -> None:
+    """Sweep until asked to stop. Nothing that a server answers, or does not, ends it; an error is told once."""
+    pause, failed = _FIRST_SECONDS, ""
+    while not stop.wait(pause):
+        try:
+            for line in watch.sweep():
+                say(line)
+            pause, failed = _FIRST_SECONDS if watch.sweeps < 3 else _SWEEP_SECONDS, ""
+        except Exception as error:  # the sweep must outlive whatever the server answers
+            away = isinstance(error, ApiError) and not error.status
+            pause = _FIRST_SECONDS if away else _SWEEP_SECONDS
+            if str(error) != failed:
+                failed = str(error)
+                say(f"sweep: {type(error).__name__}: {failed}")
 
 
 def _moment(text: str) -> float:
     return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
+
+
+def _began_before(pid: int, moment: float) -> bool:
+    with contextlib.suppress(OSError):
+        return started_at(pid) < moment
+    return False
 
 
 def _trainer(pid: int) -> bool:
@@ -267,15 +406,10 @@ def _has_worker(pid: int) -> bool:
 
 
 def main() -> int:
-    """Sweep every ten seconds."""
+    """Sweep for ever."""
     watch = Watch(Api(os.environ["PREFECT_API_URL"]), frozenset(sys.argv[1:]))
-    while True:
-        try:
-            for line in watch.sweep():
-                sys.stderr.write(f"{line}\n")
-        except Exception as error:  # the sweep must outlive whatever the server answers
-            sys.stderr.write(f"{type(error).__name__}: {error}\n")
-        time.sleep(10)
+    sweep_until(watch, threading.Event(), lambda line: sys.stderr.write(f"{line}\n"))
+    return 0
 
 
 if __name__ == "__main__":

@@ -17,9 +17,8 @@ import threading
 from flows.processes import send, stop_group
 from flows.rest import Api
 from flows.supervisor import stop_flows, tell
-from flows.watch import Watch
+from flows.watch import Watch, sweep_until
 
-_SWEEP_SECONDS = 10.0
 _WORKER_GRACE_SECONDS = 20.0
 
 
@@ -52,10 +51,8 @@ def main(arguments: list[str]) -> int:
         signal.signal(number, lambda *_: stop.set())
     tell(f"worker {name} of the pool {pool} (process {os.getpid()})")
     process = subprocess.Popen(worker_command(pool, name), stdin=subprocess.DEVNULL, start_new_session=True)
-    sweeping = threading.Thread(
-        target=_sweep, args=(Watch(api, frozenset([pool]), frozenset([name])), stop), daemon=True
-    )
-    sweeping.start()
+    watch = Watch(api, frozenset([pool]), frozenset([name]))
+    threading.Thread(target=sweep_until, args=(watch, stop, tell), daemon=True).start()
     while process.poll() is None and not stop.wait(0.5):
         pass
     asked = stop.is_set()
@@ -72,17 +69,6 @@ def main(arguments: list[str]) -> int:
         process.wait(10)
     tell(f"{name} ended")
     return 0 if asked else process.returncode or 1
-
-
-def _sweep(watch: Watch, stop: threading.Event) -> None:
-    pause = 2.0  # what was left by the end before is set right at once
-    while not stop.wait(pause):
-        try:
-            for line in watch.sweep():
-                tell(line)
-        except Exception as error:  # the sweep must outlive whatever the server answers
-            tell(f"sweep: {type(error).__name__}: {error}")
-        pause = 2.0 if watch.sweeps < 3 else _SWEEP_SECONDS
 
 
 if __name__ == "__main__":

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -15,9 +17,12 @@ from uuid import uuid4
 
 import pytest
 
+from flows import watch as watching
 from flows.processes import boot_id, start_ticks
 from flows.rest import Api, ApiError
-from flows.watch import LOST, Watch
+from flows.watch import LOST, Watch, sweep_until
+from storage.runs import RunRecord, write_record
+from storage.store import Store
 
 pytestmark = pytest.mark.slow
 
@@ -56,8 +61,9 @@ def process() -> Iterator[Any]:
     """Starts processes that sleep, with an environment; they are gone in the end."""
     started: list[subprocess.Popen[bytes]] = []
 
-    def start(**environment: str) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-c", "import time; print(flush=True); time.sleep(600)"]
+    def start(deaf: bool = False, **environment: str) -> subprocess.Popen[bytes]:
+        ears = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); " if deaf else ""
+        command = [sys.executable, "-c", f"{ears}import time; print(flush=True); time.sleep(600)"]
         child = subprocess.Popen(command, env={**os.environ, **environment}, stdout=subprocess.PIPE)
         assert child.stdout is not None
         child.stdout.readline()
@@ -70,12 +76,20 @@ def process() -> Iterator[Any]:
         child.wait()
 
 
-def make_run(api: Api, pool: str | None, state: str, pid: str | None = None, **details: Any) -> str:
+def make_run(
+    api: Api,
+    pool: str | None,
+    state: str,
+    pid: str | None = None,
+    parameters: dict[str, Any] | None = None,
+    **details: Any,
+) -> str:
     """A flow run in a state, as a worker leaves it."""
     flow = api.post("/flows/", {"name": f"sleeper-{uuid4().hex[:6]}"})
     wanted = {"type": state, "name": state.title(), "state_details": details}
     if pool is None:
-        run = api.post("/flow_runs/", {"flow_id": flow["id"], "state": wanted})
+        body = {"flow_id": flow["id"], "state": wanted, "parameters": parameters or {}}
+        run = api.post("/flow_runs/", body)
     else:
         deployment = api.post(
             "/deployments/", {"flow_id": flow["id"], "name": "d", "work_pool_name": pool, "entrypoint": "a.b"}
@@ -156,6 +170,166 @@ def test_a_pid_alone_says_nothing_in_a_pool_that_another_machine_serves_too(api)
         watch.sweep()
         watch.sweep()
         assert state(api, run)["type"] == expected
+
+
+def test_nor_in_one_that_another_machine_served_when_the_run_began(api, monkeypatch):
+    """Its worker is silent now, and its run may go on there all the same."""
+    monkeypatch.setattr(watching, "_HEARTBEAT_SECONDS", 0.0)
+    api.post("/work_pools/", {"name": "shared-once", "type": "process"})
+    before = make_run(api, "shared-once", "RUNNING", "1999999")
+    api.post("/work_pools/shared-once/workers/heartbeat", {"name": "onward-shared-once-elsewhere"})
+    with sqlite3.connect(Path(os.environ["PREFECT_HOME"]) / "prefect.db", timeout=30) as database:
+        silent = "update worker set status = 'OFFLINE' where name = 'onward-shared-once-elsewhere'"
+        assert database.execute(silent).rowcount == 1  # as the server says after a while
+    after = make_run(api, "shared-once", "RUNNING", "1999999")
+    watch = Watch(api, frozenset({"shared-once"}))
+    watch.sweep()
+    watch.sweep()
+    assert state(api, after)["type"] == "CRASHED"
+    assert state(api, before)["type"] == "RUNNING"
+    api.set_state("flow_runs", before, {"type": "COMPLETED"}, force=True)
+
+
+def eventually(holds: Any, seconds: float = 60) -> None:
+    until = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < until
+        time.sleep(0.2)
+
+
+def test_a_pid_alone_is_the_runs_only_where_the_process_names_the_run(api, watch, process):
+    """A worker's process does; one without a run that has the pid now is another, however old it is."""
+    child = process()
+    run = make_run(api, "free", "RUNNING", str(child.pid))
+    watch.sweep()
+    watch.sweep()
+    assert state(api, run)["type"] == "CRASHED"
+    assert child.poll() is None
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """Nobody waits long."""
+    for name in ("_OUTLIVED_SECONDS", "_ORPHAN_SECONDS", "_ORPHAN_GRACE_SECONDS"):
+        monkeypatch.setattr(watching, name, 0.3)
+
+
+@pytest.mark.parametrize("ended", ["CANCELLED", "FAILED", "COMPLETED", "CRASHED"])
+def test_the_process_of_a_run_that_was_set_to_an_end_is_ended_and_the_end_stays(
+    api, watch, process, monkeypatch, ended
+):
+    monkeypatch.setattr(watching, "_OUTLIVED_SECONDS", 1.0)
+    run = make_run(api, "free", "RUNNING")
+    child = process(PREFECT__FLOW_RUN_ID=run)
+    other = process(PREFECT__FLOW_RUN_ID=str(uuid4()))
+    _patch(api, run, {"infrastructure_pid": str(child.pid)})
+    watch.sweep()
+    by_hand = {"type": ended, "name": "By hand", "message": "somebody's click"}
+    api.set_state("flow_runs", run, by_hand, force=True)
+    assert not [line for line in watch.sweep() if "asked to end" in line], "it may be about to leave"
+    time.sleep(1.2)
+    said = watch.sweep()
+    assert any(f"process {child.pid} is asked to end" in line for line in said)
+    assert child.wait(10) == -signal.SIGTERM
+    if ended != "CRASHED":  # what a flow does when it is ended, and its worker after it
+        for _ in range(2):
+            crashed = {"type": "CRASHED", "name": "Crashed", "message": "exit code -15"}
+            api.set_state("flow_runs", run, crashed, force=True)
+            watch.sweep()
+    found = state(api, run)
+    assert (found["type"], found["name"], found["message"]) == (ended, "By hand", "somebody's click")
+    assert other.poll() is None
+
+
+def test_one_that_does_not_leave_is_killed_with_what_it_started(api, watch, process, impatient):
+    run = make_run(api, "free", "RUNNING")
+    both = [process(deaf=True, PREFECT__FLOW_RUN_ID=run) for _ in range(2)]
+    api.set_state("flow_runs", run, {"type": "CANCELLED"}, force=True)
+    time.sleep(0.5)
+    watch.sweep()
+    time.sleep(0.5)
+    assert [child.poll() for child in both] == [None, None]
+    assert any("is killed" in line for line in watch.sweep())
+    assert [child.wait(10) for child in both] == [-signal.SIGKILL] * 2
+
+
+def test_a_retry_of_a_run_that_had_ended_is_not_touched(api, watch, process, impatient):
+    run = make_run(api, "free", "RUNNING")
+    api.set_state("flow_runs", run, {"type": "CRASHED"}, force=True)
+    time.sleep(1.5)
+    child = process(PREFECT__FLOW_RUN_ID=run)
+    watch.sweep()
+    assert child.poll() is None, "it began after the end, so it is about to be the next attempt"
+    api.set_state("flow_runs", run, {"type": "RUNNING"}, force=True)
+    time.sleep(0.5)
+    watch.sweep()
+    watch.sweep()
+    assert child.poll() is None
+    api.set_state("flow_runs", run, {"type": "COMPLETED"}, force=True)
+    end(child)
+
+
+def test_a_run_from_a_terminal_is_ended_only_where_its_record_has_the_very_process(
+    api, watch, process, impatient, tmp_path
+):
+    children = {name: process() for name in ("recorded", "reused", "unknown")}
+    parameters = {"config": {"store": str(tmp_path)}}
+    runs = {}
+    for name, child in children.items():
+        pid = f"{os.uname().nodename}:{child.pid}"
+        run = make_run(api, None, "RUNNING", pid, parameters=parameters)
+        runs[name] = run
+        ticks = start_ticks(child.pid) if name == "recorded" else "1"
+        process_of = {"pid": child.pid, "host": os.uname().nodename, "started": ticks}
+        if name != "unknown":
+            facts = {"processes": {run: process_of}}
+            write_record(Store(tmp_path), RunRecord(f"run-{name}", "run", {}, (), (run,), facts=facts))
+        api.set_state("flow_runs", run, {"type": "CANCELLED"}, force=True)
+    time.sleep(0.5)
+    said = [line for line in watch.sweep() if "asked to end" in line]
+    assert len(said) == 1
+    assert children["recorded"].wait(10) == -signal.SIGTERM
+    watch.sweep()
+    assert children["reused"].poll() is None and children["unknown"].poll() is None
+
+
+def test_a_run_to_be_cancelled_of_which_only_children_are_left_is_cancelled(api, watch, process, impatient):
+    run = make_run(api, "free", "CANCELLING", str(_gone()))
+    child = process(PREFECT__FLOW_RUN_ID=run)
+    time.sleep(0.5)
+    assert any(f"process {child.pid} is asked to end" in line for line in watch.sweep())
+    assert child.wait(10) == -signal.SIGTERM
+    watch.sweep()
+    watch.sweep()
+    assert state(api, run)["name"] == "Cancelled"
+
+
+def test_the_sweep_goes_on_whatever_happens_and_tells_each_error_once(api, monkeypatch):
+    monkeypatch.setattr(watching, "_FIRST_SECONDS", 0.05)
+    monkeypatch.setattr(watching, "_SWEEP_SECONDS", 0.05)
+
+    class Odd(Watch):
+        """A server that is away, then answers nonsense, then is well."""
+
+        calls = 0
+
+        def sweep(self) -> list[str]:
+            self.calls += 1
+            if self.calls < 4:
+                raise ApiError("away")
+            if self.calls < 7:
+                raise KeyError("nonsense")
+            super().sweep()
+            return ["well"]
+
+    watch, stop, said = Odd(api), threading.Event(), list[str]()
+    thread = threading.Thread(target=sweep_until, args=(watch, stop, said.append), daemon=True)
+    thread.start()
+    eventually(lambda: said.count("well") >= 2)
+    stop.set()
+    thread.join(10)
+    assert not thread.is_alive()
+    assert said[:3] == ["sweep: ApiError: away", "sweep: KeyError: 'nonsense'", "well"]
 
 
 def test_runs_of_other_machines_and_of_nobody_are_left_alone(api, watch):
