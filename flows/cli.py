@@ -187,8 +187,10 @@ def export(
     directory: Annotated[Path, typer.Argument(help="where to; must not exist")],
     store: Annotated[Path, typer.Option(help="the store")] = Path("store"),
 ) -> None:
-    """Copy a model's files: what `from_pretrained` loads."""
+    """Copy a model's files, what `from_pretrained` loads, with a card: data, training and scores (README.md)."""
     import shutil
+
+    from tasks.model_card import model_card
 
     catalog = _catalog(store)
     found = catalog.find(model)
@@ -201,6 +203,7 @@ def export(
         target = directory / path.relative_to(artifact.path / "export")
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, target)
+    (directory / "README.md").write_text(model_card(catalog, artifact), encoding="utf-8")
     sys.stdout.write(f"{directory}\n")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -266,6 +267,16 @@ def test_verify_lineage_export_and_gc(whole, tmp_path):
     assert "ingest/" in lineage and "train/" in lineage
     assert onward(home, "export", key, tmp_path / "model", "--store", home / "store").returncode == 0
     assert (tmp_path / "model/config.json").is_file()
+    card = (tmp_path / "model/README.md").read_text()
+    base, last = result["models"][0], result["models"][-1]
+    for source, value in last["perplexity"].items():
+        assert f"{base['perplexity'][source]:.2f} → {value:.2f}" in card
+    for stage in result["stages"]:
+        if stage["stage"] == "train":
+            assert f"`{stage['key'][:12]}`" in card
+    for path in sorted((home / "text").glob("domain-0.jsonl")):
+        assert f"`{path.name}` (sha256 `{hashlib.sha256(path.read_bytes()).hexdigest()[:12]}`)" in card
+    assert str(home) not in card
     kept = digests(home / "store")
     assert "freed" in onward(home, "gc", "--store", home / "store").stdout
     still = digests(home / "store")

@@ -1,0 +1,271 @@
+"""The card that travels with an exported model: where it comes from, what it was trained on, what it scores.
+
+Read from manifests alone, so every number stands beside the key that it comes from, and the card of an older model can
+be written anew. It is no part of any artifact: scores are added after the weights are made, the weights' digest stays.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from storage.artifact import Artifact
+from storage.catalog import Catalog
+
+_FILES_LISTED = 20
+"""Files named for each source; the manifests of `ingest` name all."""
+
+Scores = dict[tuple[str, str], Artifact]
+
+
+def model_card(catalog: Catalog, model: Artifact) -> str:
+    """README.md of an exported model (`base`, `train` or `decay` with the part `export`), as the hub reads it.
+
+    A pure function of the store: what is measured later stands in a card that is written later.
+    """
+    made = _made_of(catalog, model)
+    segments = sorted(
+        (one for one in made if one.stage in ("train", "decay")), key=lambda one: _place(one, made)
+    )
+    adapted = [one for one in segments if one.manifest.config["kind"] != "pretrain"]
+    before = _start_of(adapted[0], made) if adapted else None
+    base = next((one for one in made if one.stage == "base"), model)
+    blocks = [
+        _front_matter(base),
+        f"# {base.stats.get('architecture', 'Language model')}, {_parameters(base)} parameters",
+        _what(model, base, adapted),
+        "## Scores",
+        *_scores(catalog, model, before),
+        "## Training",
+        *_training(segments),
+        "## Data",
+        *_data(made),
+        "## Where it comes from",
+        *_lineage(model, made),
+    ]
+    return "\n\n".join(block for block in blocks if block) + "\n"
+
+
+def _made_of(catalog: Catalog, model: Artifact) -> list[Artifact]:
+    found = (catalog.store.lookup(row["stage"], row["key"]) for row in catalog.upstream(model.key))
+    return [artifact for artifact in found if artifact is not None]
+
+
+def _place(segment: Artifact, made: list[Artifact]) -> tuple[int, int]:
+    """Segments of one line follow each other by their steps; a line begins at an export."""
+    line, at = 0, segment
+    while (start := _start_of(at, made)) is not None:
+        if at.manifest.inputs["start"]["part"] == "export":
+            line += 1
+        at = start
+    return line, int(segment.manifest.config["first_step"])
+
+
+def _start_of(segment: Artifact, made: list[Artifact]) -> Artifact | None:
+    start = segment.manifest.inputs.get("start")
+    return next((one for one in made if start and one.key == start["key"]), None)
+
+
+def _front_matter(base: Artifact) -> str:
+    """What the hub's pages read. YAML takes JSON's strings."""
+    lines = ["library_name: transformers", "pipeline_tag: text-generation"]
+    origin = base.manifest.inputs.get("origin", {})
+    if "hub" in origin:
+        lines.append(f"base_model: {json.dumps(origin['hub'])}")
+    return "\n".join(["---", *lines, "---"])
+
+
+def _parameters(base: Artifact) -> str:
+    count = int(base.stats.get("parameters", 0))
+    return f"{count / 1e6:.0f}M" if count >= 1e6 else f"{count:,}"
+
+
+def _what(model: Artifact, base: Artifact, adapted: list[Artifact]) -> str:
+    origin = base.manifest.inputs.get("origin", {})
+    if "hub" in origin:
+        source = f"`{origin['hub']}` at commit `{origin['commit'][:12]}`"
+    elif "init" in origin:
+        source = "a model that was initialised anew"
+    else:
+        source = f"a local model (digest `{str(origin.get('local', ''))[:12]}`)"
+    if not adapted:
+        return f"The base: {source}."
+    seen = int(model.stats["tokens_seen"])
+    return (
+        f"Continued pre-training of {source}: {seen:,} tokens seen, the text and the steps below. It loads with "
+        "`AutoModelForCausalLM.from_pretrained` and `AutoTokenizer.from_pretrained` on this directory."
+    )
+
+
+def _scores(catalog: Catalog, model: Artifact, before: Artifact | None) -> Iterator[str]:
+    """Beside those of the model that training began with, where both were measured in the same way."""
+    own, others = _measured(catalog, model), _measured(catalog, before) if before else {}
+    if not own:
+        yield "Not measured yet."
+        return
+    benchmarks = {measure: one for measure, one in own.items() if one.stage == "evaluate"}
+    if benchmarks:
+        rows = []
+        for measure, one in sorted(benchmarks.items()):
+            stats, other = one.stats, others.get(measure)
+            main = stats["main"]
+            rows.append(
+                (
+                    measure[0],
+                    f"{int(stats['questions']):,}",
+                    main,
+                    _with_error(other.stats, main) if other else "",
+                    _with_error(stats, main),
+                    f"{100 * stats['chance']:.1f}" if stats.get("chance") is not None else "",
+                )
+            )
+        yield _table(("benchmark", "questions", "metric", "before, %", "this model, %", "chance, %"), rows)
+    texts = {measure: one for measure, one in own.items() if one.stage == "perplexity"}
+    if texts:
+        rows = []
+        for measure, one in sorted(texts.items()):
+            other = others.get(measure)
+            rows.append(
+                (
+                    measure[0],
+                    f"{int(one.stats['documents']):,}",
+                    _both(other, one, "perplexity", ".2f"),
+                    _both(other, one, "bits_per_byte", ".4f"),
+                )
+            )
+        yield "Held-out documents, before → this model:"
+        yield _table(("source", "documents", "perplexity", "bits per byte"), rows)
+
+
+def _measured(catalog: Catalog, model: Artifact) -> Scores:
+    """By what was measured and how: the newest artifact of each."""
+    rows = catalog.sql(
+        "select distinct a.stage, a.key, a.started from artifacts a join inputs i using (key) "
+        "where i.from_key = ? and i.part = 'export' and a.stage in ('evaluate', 'perplexity') order by a.started",
+        [model.key],
+    )
+    found: Scores = {}
+    for row in rows:
+        artifact = catalog.store.lookup(row["stage"], row["key"])
+        if artifact is not None:
+            found[_measure_of(catalog, artifact)] = artifact
+    return found
+
+
+def _measure_of(catalog: Catalog, one: Artifact) -> tuple[str, str]:
+    """(name, settings): two artifacts of the same pair are comparable."""
+    config = dict(one.manifest.config)
+    if one.stage == "perplexity":
+        holdout = one.manifest.inputs["holdout"]
+        return _source_of(catalog, holdout["key"]), json.dumps([config, holdout["digest"]], sort_keys=True)
+    name = str(config.pop("benchmark"))
+    questions = [one.manifest.inputs.get("own") and one.manifest.inputs["own"]["digest"]]
+    return name, json.dumps([config, questions, one.manifest.inputs.get("files")], sort_keys=True)
+
+
+def _source_of(catalog: Catalog, key: str) -> str:
+    """The source whose documents an artifact of a corpus stage holds."""
+    sources = {
+        json.loads(row["stats"])["source"]
+        for row in catalog.sql(
+            "with recursive way(key) as (select ?::varchar union select i.from_key from way join inputs i "
+            "on i.key = way.key where i.part = 'documents') "
+            "select a.stats from way join artifacts a using (key) where a.stage = 'ingest'",
+            [key],
+        )
+    }
+    return ", ".join(sorted(sources))
+
+
+def _with_error(stats: Mapping[str, Any], metric: str) -> str:
+    value = f"{100 * stats['metrics'][metric]:.1f}"
+    error = stats.get("stderr", {}).get(metric)
+    return f"{value} ± {100 * error:.1f}" if isinstance(error, int | float) else value
+
+
+def _both(other: Artifact | None, one: Artifact, name: str, form: str) -> str:
+    now = format(one.stats[name], form)
+    return f"{format(other.stats[name], form)} → {now}" if other else now
+
+
+def _training(segments: list[Artifact]) -> Iterator[str]:
+    rows = []
+    for one in segments:
+        config = one.manifest.config
+        rows.append(
+            (
+                config["kind"],
+                f"{config['first_step'] + 1} to {config['last_step']}",
+                f"{int(one.stats['tokens']):,}",
+                f"{config['sequences_per_step']} × {config['sequence_length']}",
+                f"{config['schedule']['kind']}, {config['schedule']['peak']:g}",
+                config["precision"],
+                f"`{one.key[:12]}`",
+            )
+        )
+    if not rows:
+        yield "None here."
+        return
+    yield _table(("segment", "steps", "tokens", "batch", "schedule, peak", "precision", "key"), rows)
+    yield f"AdamW, `{json.dumps(segments[-1].manifest.config['optimizer'], sort_keys=True)}`."
+
+
+def _data(made: list[Artifact]) -> Iterator[str]:
+    packs = [one for one in made if one.stage == "pack"]
+    if not packs:
+        yield "None was used here."
+        return
+    placed: dict[str, int] = {}
+    for pack in packs:
+        for source, stats in pack.stats["sources"].items():
+            placed[source] = placed.get(source, 0) + int(stats["tokens"])
+    read: dict[str, list[Artifact]] = {}
+    for one in made:
+        if one.stage == "ingest":
+            read.setdefault(str(one.stats["source"]), []).append(one)
+    rows = [
+        (
+            source,
+            f"{len(slices)}",
+            f"{sum(int(one.stats['documents_in']) for one in slices):,}",
+            f"{placed.get(source, 0):,}",
+        )
+        for source, slices in sorted(read.items())
+    ]
+    yield _table(("source", "slices", "documents read", "tokens packed"), rows)
+    for source, slices in sorted(read.items()):
+        yield _files_of(source, slices)
+
+
+def _files_of(source: str, slices: list[Artifact]) -> str:
+    files = {
+        entry["sha256"]: entry["name"] for one in slices for entry in one.manifest.inputs.get("files") or ()
+    }
+    packages = {
+        name: version
+        for one in slices
+        for name, version in (one.manifest.inputs.get("distributions") or {}).items()
+    }
+    listed = [f"`{name}` (sha256 `{digest[:12]}`)" for digest, name in list(files.items())[:_FILES_LISTED]]
+    listed += [f"{name} {version}" for name, version in sorted(packages.items())]
+    if len(files) > _FILES_LISTED:
+        listed.append(f"{len(files) - _FILES_LISTED} more, named in the manifests of `ingest`")
+    return f"**{source}**: {', '.join(listed)}" if listed else ""
+
+
+def _lineage(model: Artifact, made: list[Artifact]) -> Iterator[str]:
+    part = model.manifest.parts["export"]
+    yield (
+        f"Stage `{model.stage}`, key `{model.key}`, digest of these files `{part.digest}` "
+        f"(this card is not among them). `onward lineage {model.key[:12]}` names all {len(made) - 1} artifacts behind it."
+    )
+    provenance = model.manifest.provenance
+    libraries = provenance.get("libraries", {})
+    versions = [f"{name} {libraries[name]}" for name in ("torch", "transformers") if name in libraries]
+    yield f"Made with Python {provenance.get('python')}, {', '.join(versions)}; code `{provenance.get('code', '')[:12]}`."
+
+
+def _table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    lines = [header, ("---",) * len(header), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
