@@ -25,8 +25,14 @@ from storage.errors import ConfigError, StageFailed
 
 _PATIENCE = datetime.timedelta(minutes=30)
 """Longest wait of one for another: while the first reads all shards, or writes what the segment leaves."""
+_MEETING = datetime.timedelta(minutes=5)
+"""Longest wait for another at the start, when all have but to load torch."""
 _BUCKET_BYTES = 64 << 20
 """Of gradients that are added up in one go; so much memory beside them is enough."""
+
+
+class LostOthers(StageFailed):
+    """Another process is gone. Started again together, they can go on from the newest checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -87,16 +93,31 @@ class Processes:
                     f"{found[0][1]}. Checkpoints are kept; let all machines have the same, and start again."
                 )
 
+    def same_tensors(self, tensors: Iterable[Tensor], what: str) -> None:
+        """Raises ConfigError in all of them unless all hold the same bits. Shards, which no other has, are passed over."""
+        if self.count > 1:
+            self.same(mark_of([tensor for tensor in tensors if not is_shard(tensor)]), what)
+
+    def add_up_values(self, tensor: Tensor) -> None:
+        """Make this tensor the sum over all, in place, on the device where it is."""
+        if self.count > 1:
+            with _together():
+                _distributed().all_reduce(tensor)
+
     def add_up(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Make every gradient the sum over all processes; one that none of them has stays away."""
+        """Make every gradient the sum over all processes; one that none of them has stays away.
+
+        A shard's gradient was summed where the shard lies (sharding.py), and is left alone.
+        """
         if self.count == 1:
             return
-        own = list(parameters)
+        own = [parameter for parameter in parameters if not is_shard(parameter)]
         anywhere = self.total(np.array([float(parameter.grad is not None) for parameter in own]))
         gradients = []
         for parameter, there in zip(own, anywhere, strict=True):
             if there and parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
+                held: Any = parameter  # bf16 weights may have float32 gradients
+                parameter.grad = torch.zeros_like(parameter, dtype=getattr(held, "grad_dtype", None))
             if parameter.grad is not None:
                 gradients.append(parameter.grad)
         for bucket in _buckets(gradients):
@@ -121,21 +142,40 @@ ALONE = Processes()
 
 
 def join_processes() -> Processes:
-    """This process as torchrun's environment names it; meets the others where there are any. Raises StageFailed."""
+    """This process as torchrun's environment names it; meets the others where there are any. Raises LostOthers.
+
+    They meet under the number of torchrun's attempt: what an attempt that died left in the store misleads none.
+    """
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1:
         return ALONE
     if not torch.distributed.is_available():
         raise ConfigError("This build of torch cannot train by several processes; set processes to 1.")
+    rank, address = int(os.environ["RANK"]), (os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]))
     cuda = torch.cuda.is_available() and _distributed().is_nccl_available()
     with _together():
-        _distributed().init_process_group("cpu:gloo,cuda:nccl" if cuda else "gloo", timeout=_PATIENCE)
+        held = _distributed().TCPStore(*address, is_master=False, timeout=_MEETING)
+        store = _distributed().PrefixStore(
+            f"attempt-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", held
+        )
+        _distributed().init_process_group(
+            "cpu:gloo,cuda:nccl" if cuda else "gloo",
+            store=store,
+            rank=rank,
+            world_size=count,
+            timeout=_PATIENCE,
+        )
     return Processes(
-        rank=int(os.environ["RANK"]),
+        rank=rank,
         count=count,
         local_rank=int(os.environ["LOCAL_RANK"]),
         local_count=int(os.environ["LOCAL_WORLD_SIZE"]),
     )
+
+
+def is_shard(tensor: Tensor) -> bool:
+    """Whether this process holds a part of it alone (a DTensor). Never loads torch.distributed."""
+    return hasattr(tensor, "full_tensor")
 
 
 def mark_of(tensors: Sequence[Tensor]) -> str:
@@ -156,7 +196,7 @@ def _together() -> Iterator[None]:
         yield
     except RuntimeError as error:  # of every backend, for a peer that is gone as for one that does not answer
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
-        raise StageFailed(
+        raise LostOthers(
             f"This process lost the others ({reason}). One of them died or its machine is gone; checkpoints are kept."
         ) from error
 

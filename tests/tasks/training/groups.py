@@ -1,0 +1,72 @@
+"""A trainer of several processes as its parent starts it, and what the system shows of them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tasks import trainer
+from tests.tasks.training.helpers import World
+
+ROOT = Path(__file__).resolve().parents[3]
+STEPS = 70
+CHANGES: dict[str, Any] = {
+    "identity__kind": "pretrain",
+    "identity__last_step": STEPS,
+    "identity__sequences_per_step": 2,
+    "identity__schedule__peak": 1e-3,  # higher, and rounding grows from step to step
+    "execution__micro_batch": 1,
+    "identity__keep_every_tokens": 2000,
+    "execution__checkpoint_every": 0.1,
+}
+
+
+def started(world: World, work: Path, **changes: Any) -> Path:
+    work.mkdir(parents=True, exist_ok=True)
+    (work / trainer.SPEC).write_text(json.dumps(world.spec(work, **(CHANGES | changes))))
+    return work
+
+
+def train(
+    work: Path, processes: int = 2, follow: Callable[[trainer.Process], Any] | None = None, **how: Any
+) -> None:
+    trainer.run_trainer(
+        work,
+        processes=processes,
+        follow=follow or (lambda process: process.wait()),
+        warn=lambda _: None,
+        **how,
+    )
+
+
+def losses(work: Path) -> np.ndarray:
+    lines = (work / "journal.jsonl").read_text().splitlines()
+    return np.array([json.loads(line)["loss"] for line in lines])
+
+
+def wait_until(true: Callable[[], Any], seconds: float = 120.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def at_work(work: Path) -> list[int]:
+    """Processes whose command names this directory."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if str(work) in (entry / "cmdline").read_bytes().decode(errors="replace").replace("\0", " "):
+                found.append(int(entry.name))
+    return found
+
+
+def ranks_of(torchrun: int) -> list[int]:
+    listed = Path(f"/proc/{torchrun}/task/{torchrun}/children")
+    return [int(child) for child in listed.read_text().split()] if listed.exists() else []
