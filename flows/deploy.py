@@ -5,13 +5,15 @@
     pretrain/nightly-demo  the demo, everything made again each night and compared: is this machine still sound
     evaluate/model         a given model on the benchmarks
 
-What was changed in the UI stays: schedules always, parameters unless the configuration file they came from has changed
-since. Its digest is in the deployment's version (`<code>+<configuration>`). `python -m flows.deploy [CONFIG…]` does it.
+What was changed in the UI stays: schedules and descriptions always, parameters unless the configuration file they came from
+has changed since. The file and its digest are in the deployment's version (`<code>+<file>@<digest>`), so that it does not
+matter which other files are deployed beside it. `python -m flows.deploy [CONFIG…]` does it.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import sys
 from collections.abc import Callable, Sequence
@@ -28,7 +30,7 @@ from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.workers.process import ProcessWorker
 
 from flows.automations import install
-from flows.deployments import NIGHT_QUEUE, NIGHTLY, Wanted, read, wanted
+from flows.deployments import NIGHT_QUEUE, NIGHTLY, OF_A_HOME, Wanted, read, wanted
 from flows.form import form_schema
 from flows.places import home as project_directory
 from storage.code import ROOT
@@ -59,7 +61,9 @@ def deploy(
                 f"Prefect at {client.api_url} does not answer ({error}); start it (onward up), or set PREFECT_API_URL"
             )
         _make_pools(client)
-        done = [_apply(client, one, home) for one in wanted(home, given, say)]
+        known = {title: _known(client, title) for title in OF_A_HOME}
+        sources = {title: _origin(one)[0] for title, one in known.items() if one is not None}
+        done = [_apply(client, one, home) for one in wanted(home, given, say, sources)]
         _drop_missed_nights(client)
         return [*done, *install(client)]
 
@@ -89,12 +93,20 @@ def _make_pools(client: SyncPrefectClient) -> None:
 
 
 def _apply(client: SyncPrefectClient, one: Wanted, home: Path) -> str:
-    try:
-        known = client.read_deployment_by_name(one.title)
-    except ObjectNotFound:
+    known = _known(client, one.title)
+    if known is None:
         _create(client, one, home)
         return f"{one.title} (made)"
-    return f"{one.title} ({_renew(client, known, one, home)})"
+    done = _renew(client, known, one, home)
+    if known.work_pool_name != one.pool:
+        done += f"; it stays in the pool {known.work_pool_name}, where {one.pool} is meant: Edit it, or delete it first"
+    return f"{one.title} ({done})"
+
+
+def _known(client: SyncPrefectClient, title: str) -> DeploymentResponse | None:
+    with contextlib.suppress(ObjectNotFound):
+        return client.read_deployment_by_name(title)
+    return None
 
 
 def _create(client: SyncPrefectClient, one: Wanted, home: Path) -> None:
@@ -117,8 +129,8 @@ def _create(client: SyncPrefectClient, one: Wanted, home: Path) -> None:
 
 
 def _renew(client: SyncPrefectClient, known: DeploymentResponse, one: Wanted, home: Path) -> str:
-    """Code and form always; parameters where their file changed, or where they no longer fit the form. Never schedules."""
-    changed = (known.version or "").rpartition("+")[2] != one.digest
+    """Code and form always; parameters where their file changed, or where they no longer fit the form. Nothing else."""
+    changed = _origin(known)[1] != one.digest
     update: dict[str, Any] = {
         "version": _version(one),
         "entrypoint": _entrypoint(one.flow),
@@ -126,7 +138,7 @@ def _renew(client: SyncPrefectClient, known: DeploymentResponse, one: Wanted, ho
         "job_variables": {**known.job_variables, "working_dir": str(home)},
         "pull_steps": _at(home),
     }
-    fresh = {"parameters": one.parameters, "description": one.description}
+    fresh = {"parameters": one.parameters}
     try:
         client.update_deployment(known.id, DeploymentUpdate(**update, **(fresh if changed else {})))
     except PrefectHTTPStatusError as error:
@@ -151,7 +163,13 @@ def _detail(error: PrefectHTTPStatusError) -> str:
 
 def _version(one: Wanted) -> str:
     code = git_commit() or hashlib.sha256((ROOT / "stages.lock").read_bytes()).hexdigest()
-    return f"{code[:12]}+{one.digest}"
+    return f"{code[:12]}+{one.source}@{one.digest}"
+
+
+def _origin(known: DeploymentResponse) -> tuple[str, str]:
+    """(file that a deployment's parameters came from, its digest), by the deployment's version."""
+    source, _, digest = (known.version or "").partition("+")[2].rpartition("@")
+    return source, digest
 
 
 def _entrypoint(flow: Flow[..., Any]) -> str:
@@ -170,7 +188,7 @@ def _drop_missed_nights(client: SyncPrefectClient) -> None:
     )
     for run in missed:
         if run.auto_scheduled and run.run_count == 0 and run.state_name in ("Scheduled", "Late"):
-            client.delete_flow_run(run.id)  # one that somebody retries stays
+            client.delete_flow_run(run.id)  # one that somebody retries, or that `down` put back, stays
 
 
 def main() -> None:

@@ -6,9 +6,10 @@ started anywhere. Nothing here talks to Prefect; `flows.deploy` does.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,14 @@ from flows.config import RunConfig, load_config
 from flows.entrypoints import evaluate, pretrain
 from flows.environment import gpus
 from flows.form import form_schema, form_values
+from flows.places import from_home
 from storage.code import ROOT
 from storage.errors import ConfigError
 
 NIGHTLY = "nightly-demo"
 NIGHT_QUEUE = "nightly"
+OF_A_HOME = ("pretrain/corpus-only", f"pretrain/{NIGHTLY}", "evaluate/model")
+"""Deployments that every home has once, whatever configurations there are."""
 _NIGHT = "0 3 * * *"
 
 
@@ -38,8 +42,10 @@ class Wanted:
     name: str
     description: str
     parameters: dict[str, Any]
+    source: str
+    """The file that the parameters come from, as it is called from home; empty where there is none."""
     digest: str
-    """Of the file that the parameters come from."""
+    """Of that file."""
     pool: str
     tags: tuple[str, ...]
     queue: str | None = None
@@ -59,6 +65,11 @@ class Given:
     path: Path
     digest: str
     about: str
+
+    @property
+    def source(self) -> str:
+        """The file as it is called from home."""
+        return from_home(str(self.path.resolve()))
 
 
 def read(configs: Sequence[Path], say: Callable[[str], object]) -> Iterator[Given]:
@@ -88,38 +99,64 @@ def _code(lines: Sequence[str]) -> Iterator[int]:
     return (at for at, line in enumerate(lines) if not line.startswith("#"))
 
 
-def wanted(home: Path, given: Sequence[Given], say: Callable[[str], object]) -> Iterator[Wanted]:
-    """The deployments that are to be there: one for each configuration, and those that every home has."""
+def wanted(
+    home: Path,
+    given: Sequence[Given],
+    say: Callable[[str], object],
+    sources: Mapping[str, str] | None = None,
+) -> Iterator[Wanted]:
+    """The deployments that are to be there: one for each configuration, and those that every home has.
+
+    `sources` says of those that are there already which file they came from: they go by it as long as it can be read,
+    whatever other files are given now.
+    """
     schema = form_schema(pretrain)
+    sources = sources or {}
 
     def of(run: RunConfig, **options: Any) -> dict[str, Any]:
         return form_values({"config": plain(run, home), **options}, schema)
 
     for one in given:
         about = f"{one.about}\n\nFrom {one.path.name}: the whole run, from text to report.".strip()
-        yield Wanted(pretrain, one.run.name, about, of(one.run), one.digest, pool(), ("onward", "training"))
-    real = next((one for one in given if one.run.name != "demo"), next(iter(given), None))
+        tags = ("onward", "training")
+        yield Wanted(pretrain, one.run.name, about, of(one.run), one.source, one.digest, pool(), tags)
+    first = next((one for one in given if one.run.name != "demo"), next(iter(given), None))
+    real = _kept(home, given, sources.get("pretrain/corpus-only")) or first
     if real is not None:
         about = (
             f"From {real.path.name}: reads, cleans and tokenizes all text, and trains nothing. A whole run of the "
             "same configuration finds what this made."
         )
         parameters = of(real.run, until="tokenize")
-        yield Wanted(pretrain, "corpus-only", about, parameters, real.digest, "cpu", ("onward", "corpus"))
-    yield _evaluation(home, real)
-    night = _nightly(home, given, of)
+        tags = ("onward", "corpus")
+        yield Wanted(pretrain, "corpus-only", about, parameters, real.source, real.digest, "cpu", tags)
+    yield _evaluation(home, _kept(home, given, sources.get("evaluate/model")) or first)
+    night = _nightly(given, _kept(home, given, sources.get(f"pretrain/{NIGHTLY}")), of)
     if night is None:
         say(f"passed over: pretrain/{NIGHTLY}: there is no configuration demo")
     else:
         yield night
 
 
+def _kept(home: Path, given: Sequence[Given], source: str | None) -> Given | None:
+    """The configuration of the file that a deployment came from: one of those given, or read anew; None without one."""
+    if not source:
+        return None
+    for one in given:
+        if one.source == source:
+            return one
+    path = home / source
+    with contextlib.suppress(ConfigError, OSError):
+        return _given(load_config(path), path) if path.is_file() else None
+    return None
+
+
 def _evaluation(home: Path, real: Given | None) -> Wanted:
     parameters: dict[str, Any] = {"store": str(home / "store")}
-    digest = "none"
+    source, digest = "", "none"
     if real is not None:
         run = plain(real.run, home)
-        digest = real.digest
+        source, digest = real.source, real.digest
         parameters = {
             "store": run["store"],
             "benchmark_files": run["benchmark_files"],
@@ -132,12 +169,12 @@ def _evaluation(home: Path, real: Given | None) -> Wanted:
         "the hub; with the name of a run, on that run's held-out text too. What was measured before is found."
     )
     values = form_values(parameters, form_schema(evaluate))
-    return Wanted(evaluate, "model", about, values, digest, pool(), ("onward", "evaluation"))
+    return Wanted(evaluate, "model", about, values, source, digest, pool(), ("onward", "evaluation"))
 
 
-def _nightly(home: Path, given: Sequence[Given], of: Callable[..., dict[str, Any]]) -> Wanted | None:
+def _nightly(given: Sequence[Given], kept: Given | None, of: Callable[..., dict[str, Any]]) -> Wanted | None:
     shipped = ROOT / "configs" / "demo.yaml"
-    demo = next((one for one in given if one.run.name == "demo"), None)
+    demo = kept or next((one for one in given if one.run.name == "demo"), None)
     if demo is None and not shipped.is_file():
         return None
     demo = demo or _given(load_config(shipped), shipped)
@@ -150,7 +187,9 @@ def _nightly(home: Path, given: Sequence[Given], of: Callable[..., dict[str, Any
     night = DeploymentScheduleCreate(schedule=CronSchedule(cron=_NIGHT, timezone=zone), active=True)
     parameters = of(run, force=["all"])
     tags = ("onward", "health")
-    return Wanted(pretrain, NIGHTLY, about, parameters, demo.digest, "cpu", tags, NIGHT_QUEUE, [night])
+    return Wanted(
+        pretrain, NIGHTLY, about, parameters, demo.source, demo.digest, "cpu", tags, NIGHT_QUEUE, [night]
+    )
 
 
 def pool() -> str:

@@ -14,7 +14,6 @@ from pydantic import Field
 from flows.config import RunConfig, parse_config
 from flows.run import Options, execute, run_name
 from flows.story import Story
-from storage.settings import Count
 from tasks.evaluation.catalog import EvaluationConfig
 
 Stage = Literal[
@@ -78,7 +77,7 @@ def evaluate(
     model: str,
     benchmarks: EvaluationConfig = EvaluationConfig(),
     run: str | None = None,
-    sequence_length: Annotated[Count, Field(ge=2)] = 1024,
+    sequence_length: Annotated[int, Field(ge=2, le=1_048_576)] = 1024,
     device: Literal["auto", "cpu", "cuda"] = "auto",
     seed: Annotated[int, Field(ge=0)] = 0,
     benchmark_files: str | None = None,

@@ -18,7 +18,8 @@ import pytest
 from servers import Refused
 from small import write_config
 
-from flows import automations, deployments
+from flows import automations, deployments, supervisor
+from flows.rest import Api
 from storage.manifest import read_manifest
 
 pytestmark = pytest.mark.slow
@@ -113,6 +114,61 @@ def test_what_a_person_changed_stays(deployed):
     server.deploy(config)
 
 
+def test_other_files_and_descriptions_edited_in_the_ui_change_nothing(deployed):
+    """`corpus-only` and `evaluate/model` are of one file, and stay so when others are deployed, before it or without it."""
+    server, config, _ = deployed
+    raw = json.loads(config.read_text())
+    other = server.home / "another.yaml"
+    other.write_text(json.dumps({**raw, "name": "another", "seed": 9}))
+    names = ("pretrain/corpus-only", "evaluate/model", "pretrain/nightly-demo")
+    for name in names:
+        known = server.deployment(name)["id"]
+        server.api(f"/deployments/{known}", {"description": "in my own words"}, "PATCH")
+    before = {name: server.deployment(name) for name in names}
+    assert before["evaluate/model"]["version"].partition("+")[2].rpartition("@")[0] == config.name
+    for files in ((other, config), (other,)):
+        lines = server.deploy(*files)
+        for name in names:
+            assert f"{name} (kept)" in lines
+            after = server.deployment(name)
+            for what in ("parameters", "description", "version"):
+                assert after[what] == before[name][what], (name, what)
+
+    config.write_text(json.dumps({**raw, "seed": 5}))
+    assert "evaluate/model (parameters renewed: its file has changed)" in server.deploy(other)
+    renewed = server.deployment("evaluate/model")
+    assert (renewed["parameters"]["seed"], renewed["description"]) == (5, "in my own words")
+
+    config.rename(config.with_suffix(".away"))
+    server.deploy(other)
+    assert server.deployment("evaluate/model")["parameters"]["seed"] == 9, "its file is gone: the first one's"
+    config.with_suffix(".away").rename(config)
+    config.write_text(json.dumps(raw))
+    other.unlink()
+    server.api(f"/deployments/{server.deployment('pretrain/another')['id']}", method="DELETE")
+    server.deploy(config)
+    assert server.deployment("pretrain/corpus-only")["parameters"]["config"]["seed"] == raw.get("seed", 0)
+
+
+def test_a_deployment_in_another_pool_than_is_meant_says_so_and_stays(deployed):
+    server, config, _ = deployed
+    lines = server.deploy(config, ONWARD_POOL="gpu")
+    told = next(line for line in lines if line.startswith("pretrain/small"))
+    assert "stays in the pool cpu, where gpu is meant" in told
+    assert server.deployment("pretrain/small")["work_pool_name"] == "cpu"
+    assert "pretrain/corpus-only (kept)" in lines, "is meant for the pool cpu, whatever else"
+
+
+def test_the_length_of_an_evaluation_is_a_number_with_bounds(deployed):
+    server, _, _ = deployed
+    with pytest.raises(Refused, match="less than the minimum of 2"):
+        server.start("evaluate/model", model="x", sequence_length=1)
+    run = server.start("evaluate/model", model="x", sequence_length=64)
+    found = server.api(f"/flow_runs/{run}", method="GET")
+    assert found["parameters"]["sequence_length"] == 64
+    server.api(f"/flow_runs/{run}", method="DELETE")
+
+
 def test_parameters_that_no_longer_fit_the_form_are_as_in_the_file_again(deployed):
     server, config, _ = deployed
     made = server.deployment("pretrain/corpus-only")
@@ -176,12 +232,25 @@ def test_nights_that_were_missed_are_dropped_but_not_a_run_that_a_person_asked_f
         "deployments": {"id": {"any_": [night]}},
         "flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}},
     }
-    missed = eventually(lambda: server.api("/flow_runs/filter", body), seconds=90)[0]["id"]
+    made = eventually(
+        lambda: server.api("/flow_runs/filter", body)[1:] and server.api("/flow_runs/filter", body), 90
+    )
+    missed, taken = (run["id"] for run in made[:2])
     asked = server.api(f"/deployments/{night}/create_flow_run")["id"]
-    two_days = "update flow_run set expected_start_time = datetime('now', '-2 days') where id in (?, ?)"
+    server.api(
+        f"/flow_runs/{taken}/set_state", {"state": {"type": "PENDING", "name": "Pending"}, "force": True}
+    )
+    # As if the machine had been off so long.
+    two_days = "update flow_run set expected_start_time = datetime('now', '-2 days') where id in (?, ?, ?)"
     with sqlite3.connect(server.home / ".onward/prefect/prefect.db", timeout=30) as database:
-        assert database.execute(two_days, (missed, asked)).rowcount == 2  # as if it had been off so long
+        assert database.execute(two_days, (missed, asked, taken)).rowcount == 3
+    assert "starts with the next" in supervisor._leave_true(Api(server.api_url), taken)  # as `down` does
+    with sqlite3.connect(server.home / ".onward/prefect/prefect.db", timeout=30) as database:
+        database.execute(two_days, (missed, asked, taken))
     server.deploy(config)
+    put_back = server.api(f"/flow_runs/{taken}", method="GET")
+    assert (put_back["state_type"], put_back["state_name"]) == ("SCHEDULED", supervisor.PUT_BACK)
+    server.api(f"/flow_runs/{taken}", method="DELETE")
     assert server.api(f"/flow_runs/{asked}", method="GET")["state_type"] == "SCHEDULED"
     with pytest.raises(Refused, match="404"):
         server.api(f"/flow_runs/{missed}", method="GET")
@@ -255,7 +324,7 @@ def test_everything_made_again_gives_the_same_bytes_and_a_difference_fails(ran):
 def test_a_model_is_measured_by_its_key(ran):
     server, _, _ = ran
     key = next((server.home / "store" / "decay").iterdir()).name
-    measured = {"model": f"decay/{key[:8]}", "run": "small", "sequence_length": "64"}
+    measured = {"model": f"decay/{key[:8]}", "run": "small", "sequence_length": 64}
     found = server.wait(server.start("evaluate/model", **measured), "COMPLETED")
     assert found["name"].startswith(f"evaluation · decay/{key[:8]} · ")
     tasks = server.api("/task_runs/filter", {"flow_runs": {"id": {"any_": [found["id"]]}}})
