@@ -87,6 +87,22 @@ def test_ports_and_public_addresses_follow_the_variables():
     assert "14200" in str(services["prefect"]["ports"]) and "15000" in str(services["mlflow"]["ports"])
 
 
+def test_the_time_zone_is_utc_or_the_one_that_is_asked_for(services):
+    assert {environment_of(services[name])["TZ"] for name in OURS} == {"UTC"}
+    elsewhere = composed.services({"TZ": "Europe/Berlin"}, "--profile", "gpu")
+    assert {environment_of(elsewhere[name])["TZ"] for name in OURS} == {"Europe/Berlin"}
+    assert " tzdata " in (ROOT / "docker/Dockerfile").read_text(), (
+        "a slim Debian knows no other zone than UTC"
+    )
+
+
+def test_no_script_directory_comes_before_our_package(services):
+    """Prefect runs scripts of its own beside a module `storage`."""
+    for name in ("deploy", "worker-cpu", "worker-gpu"):
+        assert environment_of(services[name])["PYTHONSAFEPATH"] == "1"
+    assert re.search(r"^ +PYTHONSAFEPATH=1 \\$", (ROOT / "docker/Dockerfile").read_text(), re.MULTILINE)
+
+
 def test_the_gpu_worker_is_a_profile_with_a_device(services):
     assert {name for name, service in services.items() if service.get("profiles")} == {"worker-gpu"}
     gpu = services["worker-gpu"]

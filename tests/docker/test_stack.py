@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -276,6 +277,21 @@ def _of_run(run: str) -> list[str]:
             if f"PREFECT__FLOW_RUN_ID={run}".encode() in (entry / "environ").read_bytes():
                 found.append((entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()[:120])
     return [line for line in found if line]
+
+
+def test_a_script_of_prefects_finds_our_package_storage_and_not_the_module_beside_it(stack, tmp_path):
+    """Prefect's worker runs scripts by their path, which lie beside its own `storage.py`."""
+    (prefect_worker,) = psutil.Process(stack.processes["worker-cpu"].pid).children()
+    (tmp_path / "storage.py").write_text("raise SystemExit('the wrong one')")
+    (tmp_path / "script.py").write_text("import storage.store; print(storage.__file__)")
+    found = subprocess.run(
+        [sys.executable, str(tmp_path / "script.py")],
+        env=prefect_worker.environ(),
+        cwd=stack.home,
+        capture_output=True,
+        text=True,
+    )
+    assert found.stdout.strip() == str(composed.ROOT / "storage" / "__init__.py"), found.stderr
 
 
 def test_a_worker_that_dies_ends_its_container_which_is_started_again(stack):
