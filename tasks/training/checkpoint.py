@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from storage.atomic import commit_directory, sha256_file, write_bytes
 from storage.errors import ConfigError, DamagedArtifact
+from tasks.training.average import AVERAGE
 from tasks.training.config import Identity
 
 MODEL, OPTIMIZER, STATE, MANIFEST = (
@@ -83,19 +84,25 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def save_checkpoint(
-    root: Path, model: Mapping[str, Tensor], optimizer: Mapping[str, Tensor], state: Mapping[str, Any]
+    root: Path,
+    model: Mapping[str, Tensor],
+    optimizer: Mapping[str, Tensor],
+    state: Mapping[str, Any],
+    average: Mapping[str, Tensor] | None = None,
 ) -> Path:
-    """Commit `step-…` below `root`; replaces one of the same step."""
+    """Commit `step-…` below `root`; replaces one of the same step. `average`: the sum of an export that is a mean."""
     final = root / f"step-{int(state['step']):08d}"
     temporary = root / f"{_TEMPORARY}{final.name}"
     _remove(temporary)
     temporary.mkdir(parents=True)
     save_file(dict(model), temporary / MODEL)
     save_file(dict(optimizer), temporary / OPTIMIZER)
+    if average is not None:
+        save_file(dict(average), temporary / AVERAGE)
     (temporary / STATE).write_text(json.dumps(state, sort_keys=True), encoding="utf-8")
     files = {
-        name: {"bytes": (temporary / name).stat().st_size, "sha256": sha256_file(temporary / name)}
-        for name in (MODEL, OPTIMIZER, STATE)
+        path.name: {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
+        for path in sorted(temporary.iterdir())
     }
     (temporary / MANIFEST).write_text(
         json.dumps({"format": 1, "files": files}, sort_keys=True), encoding="utf-8"
@@ -185,9 +192,9 @@ def _verified_state(path: Path) -> dict[str, Any]:
     try:
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
         files = manifest["files"]
-        if manifest != {"format": 1, "files": files} or set(files) != {MODEL, OPTIMIZER, STATE}:
+        if manifest != {"format": 1, "files": files} or set(files) - {AVERAGE} != {MODEL, OPTIMIZER, STATE}:
             raise DamagedArtifact(f"{path / MANIFEST} is not what was written.")
-        for name in (MODEL, OPTIMIZER, STATE):
+        for name in sorted(files):
             size = (path / name).stat().st_size
             if size != files[name]["bytes"]:
                 raise DamagedArtifact(f"{path / name} has {size} of {files[name]['bytes']} bytes.")

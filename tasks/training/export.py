@@ -33,9 +33,14 @@ _NO_TOKENIZER_SUFFIX = {
 _NO_TOKENIZER_NAME = {"config.json", "generation_config.json", "manifest.json", STATE}
 
 
-def write_export(directory: Path, model: Any, tokenizer: Path, eot: int | None) -> None:
-    """Weights (float32, aliases dropped), configuration and tokenizer into an empty directory."""
-    write_model(directory, model, eot)
+def write_export(
+    directory: Path, model: Any, tokenizer: Path, eot: int | None, weights: Mapping[str, Tensor] | None = None
+) -> None:
+    """Weights (aliases dropped), configuration and tokenizer into an empty directory.
+
+    `weights` instead of the model's own: a mean.
+    """
+    write_model(directory, model, eot, weights)
     copy_tokenizer(tokenizer, directory)
 
 
@@ -48,14 +53,16 @@ def write_trunk(
     write_json(directory / STATE, state)
 
 
-def write_model(directory: Path, model: Any, eot: int | None) -> None:
+def write_model(
+    directory: Path, model: Any, eot: int | None, weights: Mapping[str, Tensor] | None = None
+) -> None:
     """config.json, generation_config.json and model.safetensors; ends and begins of text set where absent."""
     for holder in (model.config, model.generation_config):
         for name in ("eos_token_id", "bos_token_id"):
             if holder is not None and getattr(holder, name, None) is None and eot is not None:
                 setattr(holder, name, eot)
     with quiet():
-        model.save_pretrained(directory)
+        model.save_pretrained(directory, state_dict=None if weights is None else dict(weights))
 
 
 def tokenizer_files(tokenizer: Path) -> list[Path]:

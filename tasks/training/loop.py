@@ -13,7 +13,7 @@ from contextlib import nullcontext
 from storage.errors import StageFailed
 from tasks.training import checkpoint as checkpoints
 from tasks.training.config import Spec
-from tasks.training.outputs import finish, keep, save
+from tasks.training.outputs import collect, finish, keep, save
 from tasks.training.processes import ALONE, Processes
 from tasks.training.schedule import learning_rate
 from tasks.training.segment import Segment, open_segment, same_weights
@@ -79,6 +79,7 @@ def _steps(segment: Segment, stop: Callable[[], bool], say: Say) -> bool:
         take_step(segment)
         if segment.progress.skipped_in_a_row >= BAD_STEPS_IN_A_ROW:
             _give_up(segment)
+        collect(segment)
         keep(segment, tokens)
         if time.monotonic() - saved_at >= execution.checkpoint_every and segment.progress.step < last:
             save(segment, say)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from storage.errors import ConfigError
 from tasks.training.attention import NAME, Packing, register
-from tasks.training.config import Identity
+from tasks.training.config import BF16_WEIGHTS, Identity
 
 _DROPOUT_SUFFIXES = ("dropout", "pdrop", "dropout_prob", "dropout_rate")
 
@@ -42,7 +42,7 @@ class LanguageModel:
         return hidden
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """bf16 autocast over the float32 weights, or nothing."""
+        """bf16 autocast over the float32 weights, or nothing (fp32, and weights that are bf16 themselves)."""
         if self.precision == "bf16":
             return torch.autocast(self.device.type, dtype=torch.bfloat16)
         return nullcontext()
@@ -100,8 +100,9 @@ def read_config(start: Path, identity: Identity) -> Any:
 
 
 def load_model(start: Path, config: Any, identity: Identity, execution: dict[str, Any]) -> LanguageModel:
-    """Load an export's or trunk's weights in float32 and check that the model keeps packed documents apart.
+    """Load an export's or trunk's weights and check that the model keeps packed documents apart.
 
+    They are float32, whatever the file has; with the precision bf16_weights bf16, rounded to the nearest.
     Raises ConfigError for a model that cannot: attention that cannot be replaced, state carried past a
     document's end, logits that are more than the head over the last hidden states.
     """
@@ -115,7 +116,7 @@ def load_model(start: Path, config: Any, identity: Identity, execution: dict[str
             whole, facts = loader.from_pretrained(
                 start,
                 config=config,
-                dtype=torch.float32,
+                dtype=torch.bfloat16 if identity.precision == BF16_WEIGHTS else torch.float32,
                 attn_implementation=NAME,
                 local_files_only=True,
                 trust_remote_code=False,

@@ -7,15 +7,17 @@ to an nn.Embedding.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from storage.errors import DamagedArtifact
-from tasks.training.config import BF16, BF16_WEIGHTS, EIGHT_BIT, Identity, OptimizerSettings
-from tasks.training.moments import BLOCK
-
-_STATE = ("exp_avg", "exp_avg_sq", "step")
+from storage.errors import ConfigError, DamagedArtifact
+from tasks.training.adamw import FrugalAdamW
+from tasks.training.config import BF16, BF16_WEIGHTS, EIGHT_BIT, Identity
+from tasks.training.moments import BLOCK, is_quantised
+from tasks.training.processes import is_shard
+from tasks.training.sharding import alike, shared_out
 
 
 def bytes_per_parameter(identity: Identity, embeddings: float = 0.0) -> float:
@@ -34,22 +36,77 @@ def bytes_per_parameter(identity: Identity, embeddings: float = 0.0) -> float:
     return weights + copies + 4.0 + moments + base
 
 
-def make_optimizer(model: nn.Module, settings: OptimizerSettings) -> torch.optim.AdamW:
-    """AdamW (Loshchilov & Hutter 2017, arXiv:1711.05101), fused; the rate is set before each step."""
+def make_optimizer(
+    model: nn.Module, identity: Identity, base: Mapping[str, Tensor] | None = None
+) -> torch.optim.Optimizer:
+    """AdamW (Loshchilov & Hutter 2017, arXiv:1711.05101), fused; the rate is set before each step.
+
+    `base` are the weights to pull to, by name, where there is a pull. Weights in bf16 are told to sum their gradients
+    in float32. Raises ConfigError where the parameters are of a kind that the settings cannot be had for.
+    """
+    settings = identity.optimizer
     decayed, plain = split_parameters(model)
     groups = [
         {"params": [parameter for _, parameter in decayed], "weight_decay": settings.weight_decay},
         {"params": [parameter for _, parameter in plain], "weight_decay": 0.0},
     ]
-    groups = [group for group in groups if group["params"]]
-    return torch.optim.AdamW(groups, lr=0.0, betas=settings.betas, eps=settings.eps, fused=True)
+    own = list(alike(groups))
+    if identity.precision != BF16_WEIGHTS and settings.states != EIGHT_BIT and not settings.pull_to_base:
+        return torch.optim.AdamW(own, lr=0.0, betas=settings.betas, eps=settings.eps, fused=True)
+    if any(is_shard(parameter) for parameter in model.parameters()):
+        raise ConfigError(
+            "execution.sharding: full goes with neither bf16_weights, 8bit states nor pull_to_base. Set it to none."
+        )
+    if identity.precision == BF16_WEIGHTS:
+        _sum_in_float32(model)
+    embeddings = _embeddings(model)
+    return FrugalAdamW(
+        own,
+        settings,
+        seed=identity.seed,
+        names={parameter: name for name, parameter in model.named_parameters()},
+        quantised={
+            parameter
+            for parameter in model.parameters()
+            if settings.states == EIGHT_BIT and is_quantised(parameter, id(parameter) in embeddings)
+        },
+        base=_of_parameters(model, base) if base is not None else {},
+    )
+
+
+def _sum_in_float32(model: nn.Module) -> None:
+    """Gradients of bf16 weights are bf16 as each product gives them; their sum over chunks and micro-batches is not."""
+    if not hasattr(torch.Tensor, "grad_dtype"):
+        raise ConfigError(
+            f"precision: bf16_weights needs torch 2.10 or newer, for gradients in float32; this is {torch.__version__}."
+        )
+    for parameter in model.parameters():
+        held: Any = parameter
+        held.grad_dtype = torch.float32
+
+
+def _of_parameters(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[nn.Parameter, Tensor]:
+    """Tensors by name as tensors by parameter, where the parameter is. Raises ConfigError where they do not fit."""
+    found: dict[nn.Parameter, Tensor] = {}
+    for name, parameter in model.named_parameters():
+        tensor = weights.get(name)
+        if tensor is None or tensor.shape != parameter.shape:
+            raise ConfigError(
+                f"The base model that weights are pulled to has no {name} of this model's shape."
+            )
+        found[parameter] = tensor.to(parameter.device, parameter.dtype).contiguous()
+    return found
+
+
+def _embeddings(model: nn.Module) -> set[int]:
+    return {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
 
 
 def split_parameters(
     model: nn.Module,
 ) -> tuple[list[tuple[str, nn.Parameter]], list[tuple[str, nn.Parameter]]]:
     """(with decay, without), as (name, parameter); each tied parameter once."""
-    embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    embeddings = _embeddings(model)
     decayed: list[tuple[str, nn.Parameter]] = []
     plain: list[tuple[str, nn.Parameter]] = []
     for name, parameter in model.named_parameters():
@@ -58,10 +115,12 @@ def split_parameters(
     return decayed, plain
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """The rate of the next step, for all groups."""
+def prepare_step(optimizer: torch.optim.Optimizer, rate: float, step: int) -> None:
+    """The rate of the next update, for all groups, and its number, which chance depends on."""
     for group in optimizer.param_groups:
         group["lr"] = rate
+    if isinstance(optimizer, FrugalAdamW):
+        optimizer.at_step = step
 
 
 def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -70,26 +129,36 @@ def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dic
     for name, parameter in model.named_parameters():
         state = optimizer.state.get(parameter)
         if state:
-            tensors.update({f"{name}.{part}": state[part].detach() for part in _STATE})
+            parts = sorted(_parts(optimizer, parameter))
+            tensors.update({f"{name}.{part}": state[part].detach() for part in parts})
     return tensors
 
 
 def load_optimizer_tensors(
     model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]
 ) -> None:
-    """Put back what `optimizer_tensors` gave. Raises DamagedArtifact when names or shapes do not fit the model."""
+    """Put back what `optimizer_tensors` gave. Raises DamagedArtifact when names, shapes or dtypes do not fit."""
     left = set(tensors)
     for name, parameter in model.named_parameters():
         if f"{name}.exp_avg" not in tensors:
             continue
         state: dict[str, Tensor] = {}
-        for part in _STATE:
+        for part, (shape, dtype) in _parts(optimizer, parameter).items():
             tensor = tensors.get(f"{name}.{part}")
-            shape = torch.Size([]) if part == "step" else parameter.shape
-            if tensor is None or tensor.shape != shape:
+            if tensor is None or tensor.shape != shape or tensor.dtype != dtype:
                 raise DamagedArtifact(f"The optimizer's state does not fit the model at {name}.{part}.")
             left.discard(f"{name}.{part}")
-            state[part] = tensor.to(parameter.device, torch.float32, copy=True)
+            like = parameter if tensor.shape == parameter.shape else tensor
+            state[part] = shared_out(tensor.to(parameter.device, copy=True), like)
         optimizer.state[parameter] = state
     if left:
         raise DamagedArtifact(f"The optimizer's state holds {sorted(left)[0]}, which the model does not.")
+
+
+def _parts(
+    optimizer: torch.optim.Optimizer, parameter: nn.Parameter
+) -> dict[str, tuple[torch.Size, torch.dtype]]:
+    if isinstance(optimizer, FrugalAdamW):
+        return optimizer.parts(parameter)
+    shapes = {"exp_avg": parameter.shape, "exp_avg_sq": parameter.shape, "step": torch.Size([])}
+    return {part: (shape, torch.float32) for part, shape in shapes.items()}

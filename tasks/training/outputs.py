@@ -42,10 +42,18 @@ def save(segment: Segment, say: Say) -> None:
         "execution": segment.execution,
     }
     model = checkpoints.model_tensors(segment.model.whole)
-    checkpoints.save_checkpoint(root, model, optimizer_tensors(segment.model.whole, segment.optimizer), state)
+    average = segment.average.sums if segment.average.kept else None
+    moments = optimizer_tensors(segment.model.whole, segment.optimizer)
+    checkpoints.save_checkpoint(root, model, moments, state, average)
     checkpoints.prune(root, segment.spec.execution.keep_last)
     segment.saved_step = step
     say(f"checkpoint at step {step} in {time.perf_counter() - started:.1f} s")
+
+
+def collect(segment: Segment) -> None:
+    """Add the weights to those whose mean the export is to be, where this step is one of theirs."""
+    if segment.processes.first and segment.average.wants(segment.progress.step):
+        segment.average.add(checkpoints.model_tensors(segment.model.whole))
 
 
 def keep(segment: Segment, tokens_before: int) -> None:
@@ -72,8 +80,10 @@ def finish(segment: Segment) -> None:
     whole, eot = segment.model.whole, segment.corpus.eot
     if identity.makes_export:
         tokenizer = segment.spec.paths.tokenizer
+        average = segment.average
+        weights = average.mean(checkpoints.model_tensors(whole)) if average.kept else None
         checkpoints.replace_directory(
-            work, "export", lambda to: exports.write_export(to, whole, tokenizer, eot)
+            work, "export", lambda to: exports.write_export(to, whole, tokenizer, eot, weights)
         )
     if identity.makes_trunk:
         checkpoints.replace_directory(work, "trunk", lambda to: _write_trunk(segment, to))

@@ -18,6 +18,7 @@ from storage.errors import ConfigError
 from tasks.training import checkpoint as checkpoints
 from tasks.training import execution as executions
 from tasks.training import export as exports
+from tasks.training.average import AVERAGE, RunningSum
 from tasks.training.checkpoint import Checkpoint
 from tasks.training.config import Identity, Spec
 from tasks.training.data import Corpus
@@ -25,6 +26,7 @@ from tasks.training.journal import Journal, journal_holds
 from tasks.training.model import LanguageModel, Shape, load_model, read_config, shape_of
 from tasks.training.optimizer import load_optimizer_tensors, make_optimizer, optimizer_tensors
 from tasks.training.processes import Processes, mark_of
+from tasks.training.pull import base_weights
 from tasks.training.work import Say
 
 
@@ -49,10 +51,11 @@ class Segment:
     execution: dict[str, Any]
     shape: Shape
     model: LanguageModel
-    optimizer: torch.optim.AdamW
+    optimizer: torch.optim.Optimizer
     corpus: Corpus
     journal: Journal | None
     progress: Progress
+    average: RunningSum
     saved_step: int | None
     peak_flops: float | None
 
@@ -74,7 +77,7 @@ def open_segment(spec: Spec, say: Say, processes: Processes) -> Segment:
     executions.apply(own)
     model = load_model(paths.start, config, identity, own)
     corpus = _open_corpus(spec, model, processes)
-    optimizer = make_optimizer(model.whole, identity.optimizer)
+    optimizer = make_optimizer(model.whole, identity, base_weights(spec, model.whole))
     lines = work / "journal.jsonl"
     found = _found(spec, say, processes)
     if found is None:
@@ -101,6 +104,7 @@ def open_segment(spec: Spec, say: Say, processes: Processes) -> Segment:
         corpus=corpus,
         journal=journal,
         progress=progress,
+        average=_sum_so_far(found, identity, model, processes),
         saved_step=found.step if found else None,
         peak_flops=executions.peak_flops(model.device),
     )
@@ -126,6 +130,17 @@ def _open_corpus(spec: Spec, model: LanguageModel, processes: Processes) -> Corp
     return corpus
 
 
+def _sum_so_far(
+    found: Checkpoint | None, identity: Identity, model: LanguageModel, processes: Processes
+) -> RunningSum:
+    """Of the weights whose mean the export is to be; the first process alone has it."""
+    average = RunningSum(identity)
+    if average.kept and found is not None and processes.first:
+        sums = checkpoints.load_tensors(found.path / AVERAGE)
+        average.restore(sums, found.step, checkpoints.model_tensors(model.whole))
+    return average
+
+
 def _found(spec: Spec, say: Say, processes: Processes) -> Checkpoint | None:
     """The newest whole checkpoint, which the first process verifies for all."""
     root, lines = spec.paths.work / "checkpoints", spec.paths.work / "journal.jsonl"
@@ -136,7 +151,7 @@ def _found(spec: Spec, say: Say, processes: Processes) -> Checkpoint | None:
     return found if processes.first or step is None else checkpoints.checkpoint_at(root, step)
 
 
-def _begin(spec: Spec, model: LanguageModel, optimizer: torch.optim.AdamW) -> Progress:
+def _begin(spec: Spec, model: LanguageModel, optimizer: torch.optim.Optimizer) -> Progress:
     """At the segment's start: a fresh optimizer on an export's weights, or a trunk's state carried on."""
     identity, start = spec.identity, spec.paths.start
     if spec.paths.start_kind == "export":
@@ -154,7 +169,7 @@ def _begin(spec: Spec, model: LanguageModel, optimizer: torch.optim.AdamW) -> Pr
 
 
 def _resume(
-    found: Checkpoint, identity: Identity, model: LanguageModel, optimizer: torch.optim.AdamW
+    found: Checkpoint, identity: Identity, model: LanguageModel, optimizer: torch.optim.Optimizer
 ) -> Progress:
     checkpoints.check_identity(found.state["identity"], identity, found.path)
     checkpoints.load_model_tensors(model.whole, checkpoints.load_tensors(found.path / checkpoints.MODEL))

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from tasks.training.attention import Packing
 from tasks.training.data import MicroBatch
-from tasks.training.optimizer import set_learning_rate
+from tasks.training.optimizer import prepare_step
 from tasks.training.processes import Processes
 from tasks.training.schedule import learning_rate
 from tasks.training.segment import Segment
@@ -45,7 +45,7 @@ def take_step(segment: Segment) -> None:
     rate = learning_rate(identity.schedule, step)
     skipped = not (math.isfinite(loss) and math.isfinite(norm))
     if not skipped:
-        set_learning_rate(optimizer, rate)
+        prepare_step(optimizer, rate, step)
         optimizer.step()
     optimizer.zero_grad(set_to_none=True)
 

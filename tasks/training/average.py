@@ -1,0 +1,73 @@
+"""The mean of the last weights and of some before, for the export (Kaddour 2022, arXiv:2209.14981: LAWA).
+
+Training never sees it: the trunk and every next step have the weights themselves. The sum so far, float32 on the host,
+is a part of each checkpoint; which steps go into it is a function of the specification.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from storage.errors import DamagedArtifact
+from tasks.training.config import Identity
+
+AVERAGE = "average.safetensors"
+"""The sum in a checkpoint, by the names of the weights; only of a segment whose export is a mean."""
+
+
+def averaged_steps(identity: Identity) -> range:
+    """The steps after which weights go into the mean, rising; the last is the segment's last. None: empty."""
+    average = identity.average
+    if average is None:
+        return range(0)
+    first = identity.last_step - (average.checkpoints - 1) * average.every_steps
+    return range(first, identity.last_step + 1, average.every_steps)
+
+
+class RunningSum:
+    """The sum of the weights of the steps so far that go into the mean: {name: float32 on the host}."""
+
+    def __init__(self, identity: Identity) -> None:
+        self._steps = averaged_steps(identity)
+        self.sums: dict[str, Tensor] = {}
+
+    def wants(self, step: int) -> bool:
+        """Whether the weights after this step go into the mean."""
+        return step in self._steps
+
+    @property
+    def kept(self) -> bool:
+        """Whether a checkpoint is to hold it."""
+        return bool(self._steps)
+
+    @torch.no_grad()
+    def add(self, weights: Mapping[str, Tensor]) -> None:
+        """Add the weights of a step."""
+        for name, tensor in _floating(weights).items():
+            values = tensor.detach().to("cpu", torch.float32, copy=True)
+            # not in place: a checkpoint of an earlier step may still be being written
+            self.sums[name] = self.sums[name] + values if name in self.sums else values
+
+    def restore(self, sums: Mapping[str, Tensor], step: int, weights: Mapping[str, Tensor]) -> None:
+        """Go on from what a checkpoint of this step holds. Raises DamagedArtifact where that does not fit the model."""
+        begun = bool(self._steps) and step >= self._steps[0]
+        wanted = {name: tensor.shape for name, tensor in _floating(weights).items()} if begun else {}
+        if {name: tensor.shape for name, tensor in sums.items()} != wanted:
+            raise DamagedArtifact(f"The checkpoint's {AVERAGE} does not fit the model at step {step}.")
+        self.sums = {name: tensor.clone() for name, tensor in sums.items()}
+
+    def mean(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The mean in the dtype of `weights`, the last ones, when all steps have been added."""
+        count = len(self._steps)
+        means = {
+            name: (self.sums[name] / count).to(tensor.dtype) for name, tensor in _floating(weights).items()
+        }
+        return {**weights, **means}
+
+
+def _floating(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Without buffers that are masks or counts."""
+    return {name: tensor for name, tensor in weights.items() if tensor.is_floating_point()}
