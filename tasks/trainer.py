@@ -22,7 +22,7 @@ from typing import Any
 
 from storage.atomic import write_bytes
 from storage.errors import Interrupted, StageFailed
-from tasks.training import launch
+from tasks.training import launch, restart
 
 RESUMABLE = 75
 """Exit code: the trainer stopped on request, with a checkpoint. Under torchrun it is 0, without a result."""
@@ -66,6 +66,7 @@ def run_trainer(
         begun = log.seek(0, os.SEEK_END)
         process = start(command, environment, log, (reader, *held))
         os.close(reader)
+        cleanup.callback(_forget_failures, work)
         with _stopped_cleanly(process, end if several else None):
             follow(process)
     _judge(process.returncode, work, begun)
@@ -158,6 +159,11 @@ def _met(
         (work / launch.RENDEZVOUS).unlink(missing_ok=True)
         for node in range(1, nodes):
             launch.joined(work, run, node).unlink(missing_ok=True)
+
+
+def _forget_failures(work: Path) -> None:
+    for path in work.glob(f"{restart.MARKER}*"):
+        path.unlink(missing_ok=True)
 
 
 def _judge(code: int | None, work: Path, begun: int) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from storage.errors import OnwardError
 from tasks.training.config import read_spec
 from tasks.training.launch import PARENT
+from tasks.training.restart import Attempt, LostOthers, is_lost_connection
 from tasks.training.stop import Stop
 
 
@@ -21,12 +22,15 @@ def main(arguments: list[str]) -> int:
     if len(arguments) != 1:
         _say("usage: python -m tasks.training SPEC.json")
         return 2
-    launched = "TORCHELASTIC_RUN_ID" in os.environ
+    attempt = Attempt.of(Path(arguments[0]), os.environ)
+    if (failed := attempt.failed_before()) is not None:
+        _say(f"error: {failed}")
+        return 1
     stop = Stop()
     stop.on_signals()
     try:
         spec = read_spec(Path(arguments[0]))
-        if launched:
+        if attempt.launched:
             pipe = os.environ.get(PARENT)
             stop.on_end_of_launcher(int(pipe) if pipe else None)
         elif spec.parent_fd is not None:
@@ -41,15 +45,31 @@ def main(arguments: list[str]) -> int:
         processes.leave()
         if code == RESUMABLE and (processes.first or stop.reason):
             _say(f"left because of {stop.reason or 'another process'}")
-        return 0 if launched and code == RESUMABLE else code
-    except OnwardError as error:
-        _say(f"error: {error}")
+        return 0 if attempt.launched and code == RESUMABLE else code
+    except LostOthers as error:
+        _say(attempt.words(error))
         return 1
+    except OnwardError as error:
+        return _failed(attempt, str(error))
     except Exception as error:
+        if attempt.launched and is_lost_connection(error):
+            _say(
+                attempt.words(
+                    LostOthers(f"This process lost the others ({str(error).splitlines()[0][:200]}).")
+                )
+            )
+            return 1
         if not _disk_is_full(error):
             raise
-        _say(f"error: the disk is full ({error}). Whole checkpoints are kept: free space, then start again.")
-        return 1
+        return _failed(
+            attempt, f"the disk is full ({error}). Whole checkpoints are kept: free space, then start again."
+        )
+
+
+def _failed(attempt: Attempt, message: str) -> int:
+    attempt.fail(message)
+    _say(f"error: {message}")
+    return 1
 
 
 def _disk_is_full(error: Exception) -> bool:

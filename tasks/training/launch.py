@@ -16,6 +16,8 @@ PARENT = "ONWARD_PARENT_FD"
 RENDEZVOUS = "rendezvous.json"
 """In the work directory: what machines to come need to join ({id, address, nodes, processes})."""
 MEETS_WITHIN_SECONDS = 90
+RESTARTS = 3
+"""How often torchrun starts all processes again where one died (restart.py)."""
 
 
 def torchrun(
@@ -29,7 +31,7 @@ def torchrun(
 ) -> list[str]:
     """The command that trains as `spec` says with `processes` on each of `nodes` machines, this one being `node`."""
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
-    command += ["--max-restarts", "0", "--log-dir", str(spec.parent / "torchrun")]
+    command += ["--max-restarts", str(RESTARTS), "--log-dir", str(spec.parent / "torchrun")]
     if nodes == 1:
         command += ["--standalone", "--local-addr", "127.0.0.1"]
     else:

@@ -21,7 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from storage.errors import ConfigError, StageFailed
+from storage.errors import ConfigError
+from tasks.training.restart import LostOthers, reason_of
 
 _PATIENCE = datetime.timedelta(minutes=30)
 """Longest wait of one for another: while the first reads all shards, or writes what the segment leaves."""
@@ -29,10 +30,6 @@ _MEETING = datetime.timedelta(minutes=5)
 """Longest wait for another at the start, when all have but to load torch."""
 _BUCKET_BYTES = 64 << 20
 """Of gradients that are added up in one go; so much memory beside them is enough."""
-
-
-class LostOthers(StageFailed):
-    """Another process is gone. Started again together, they can go on from the newest checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -195,7 +192,7 @@ def _together() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:  # of every backend, for a peer that is gone as for one that does not answer
-        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+        reason = reason_of(error)
         raise LostOthers(
             f"This process lost the others ({reason}). One of them died or its machine is gone; checkpoints are kept."
         ) from error
