@@ -13,7 +13,7 @@ from pathlib import Path
 from storage.errors import OnwardError
 from tasks.training.config import read_spec
 from tasks.training.launch import PARENT
-from tasks.training.restart import Attempt, LostOthers, is_lost_connection
+from tasks.training.restart import Attempt, LostOthers, is_lost_connection, reason_of
 from tasks.training.stop import Stop
 
 
@@ -53,11 +53,7 @@ def main(arguments: list[str]) -> int:
         return _failed(attempt, str(error))
     except Exception as error:
         if attempt.launched and is_lost_connection(error):
-            _say(
-                attempt.words(
-                    LostOthers(f"This process lost the others ({str(error).splitlines()[0][:200]}).")
-                )
-            )
+            _say(attempt.words(LostOthers(f"This process lost the others ({reason_of(error)}).")))
             return 1
         if not _disk_is_full(error):
             raise

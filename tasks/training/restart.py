@@ -9,6 +9,7 @@ and leaves with the same words, before anything is loaded. Standard library only
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,12 @@ class LostOthers(StageFailed):
 def is_lost_connection(error: Exception) -> bool:
     """Whether a backend says so by itself, amid a pass through weights that are shared out."""
     return isinstance(error, RuntimeError) and any(name in str(error) for name in ("gloo", "NCCL", "by peer"))
+
+
+def reason_of(error: Exception) -> str:
+    """A backend's own words, without the place in its sources and its advice."""
+    first = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+    return re.sub(r"^\[\S+\] ", "", first).split(" This is typically", 1)[0].rstrip(".")[:200]
 
 
 @dataclass(frozen=True)
