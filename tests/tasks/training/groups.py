@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from tasks import trainer
+from tasks.training import launch
 from tests.tasks.training.helpers import World
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -70,3 +73,22 @@ def at_work(work: Path) -> list[int]:
 def ranks_of(torchrun: int) -> list[int]:
     listed = Path(f"/proc/{torchrun}/task/{torchrun}/children")
     return [int(child) for child in listed.read_text().split()] if listed.exists() else []
+
+
+def in_a_group(directory: Path, check: str) -> subprocess.CompletedProcess[str]:
+    """Two processes under torchrun that each call ranks.py with the name of what to check."""
+    command = launch.torchrun(directory / "spec.json", 2)
+    command[command.index("--max-restarts") + 1] = "0"
+    reader, writer = os.pipe()
+    module = command.index("-m", command.index("torch.distributed.run"))
+    answer = subprocess.run(
+        [*command[:module], "-m", "tests.tasks.training.ranks", check],
+        env=launch.environment(reader) | {"PYTHONPATH": str(ROOT)},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    os.close(reader)
+    os.close(writer)
+    return answer

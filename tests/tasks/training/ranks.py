@@ -1,22 +1,38 @@
-"""What every process of a group does in `test_processes.py`, under torchrun; a wrong answer is an exit code."""
+"""What every process of a group does in `test_processes.py` and `test_sharding.py`, under torchrun.
+
+`python -m tests.tasks.training.ranks CHECK`; a wrong answer is an exit code.
+"""
 
 from __future__ import annotations
 
+import copy
 import sys
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from storage.errors import ConfigError
-from tasks.training.processes import join_processes, mark_of
+from tasks.training.processes import Processes, is_shard, join_processes, mark_of
+from tests.tasks.training.helpers import VOCABULARY, llama_config
+
+TOKENS = 20
+ROWS = 5
 
 
-def main() -> None:
-    """Each method of `Processes`, with values that differ by rank."""
+def main(check: str) -> None:
+    """Each check with values that differ by rank."""
     processes = join_processes()
-    rank, count = processes.rank, processes.count
-    assert count == 2 and processes.first == (rank == 0)
+    assert processes.count == 2 and processes.first == (processes.rank == 0)
+    {"methods": check_methods, "shards": check_shards}[check](processes)
+    processes.leave()
+
+
+def check_methods(processes: Processes) -> None:
+    """What `Processes` says and adds up."""
+    rank = processes.rank
     assert processes.total(np.array([1.0 + rank, 0.5])).tolist() == [3.0, 1.0]
     assert processes.any(rank == 1) and not processes.any(False)
     assert processes.tell({"from": rank}) == {"from": 0}
@@ -31,14 +47,141 @@ def main() -> None:
     assert none.grad is None
 
     processes.same("equal", "Things")
-    try:
+    with refused("The weights of process 1"):
         processes.same(mark_of([torch.ones(4) + (1e-7 if rank else 0.0)]), "The weights")
-    except ConfigError as error:
-        assert "The weights of process 1" in str(error)
-    else:
-        sys.exit(f"process {rank} did not see that they differ")
-    processes.leave()
+
+
+def check_shards(processes: Processes) -> None:
+    """Two that share the weights out, uneven in their rows, beside a copy that takes all rows by itself."""
+    from tasks.training.attention import register
+
+    torch.use_deterministic_algorithms(True)
+    torch.set_num_threads(1)
+    register(False)
+    for config in (llama_config(num_hidden_layers=3), gpt2_config()):
+        for mode in ("none", "selective", "full"):
+            for precision in ("fp32", "bf16"):
+                compare(processes, config, mode, precision)
+    with refused("The weights that training starts from of process 1"):
+        torch.manual_seed(processes.rank)
+        shared_out(made(llama_config()), "fp32", processes)
+
+
+def compare(processes: Processes, config: Any, mode: str, precision: str) -> None:
+    """Gradients, norm, update and what is gathered, of one step over ROWS rows."""
+    from tasks.training.recompute import checkpoint_layers
+    from tasks.training.sharding import alike, clip_gradients, keep_pace, whole_on_first
+    from tasks.training.sharding import shared_out as part_of
+
+    torch.manual_seed(1)
+    whole = made(config)
+    alone, model = halves(copy.deepcopy(whole), precision), shared_out(whole, precision, processes)
+    for one in (alone, model):
+        checkpoint_layers(one.whole, mode)
+        one.whole.train()
+    assert sum(is_shard(p) for p in whole.parameters()) > 0.7 * len(list(whole.parameters()))
+    share = slice(*processes.share(ROWS))  # two rows here, three there
+    generator = torch.Generator().manual_seed(5)
+    rows = torch.randint(0, VOCABULARY, (ROWS, TOKENS), generator=generator)
+    for row in rows:
+        backward(alone, row)
+    for row in rows[share]:
+        backward(model, row)
+    keep_pace(model, ROWS, 1, processes)
+    processes.add_up(whole.parameters())
+    wanted = {name: parameter.grad for name, parameter in alone.whole.named_parameters()}
+    for name, gradient in gathered(whole, "grad"):
+        torch.testing.assert_close(
+            gradient, wanted[name], rtol=0.0, atol=3e-7, msg=f"{name} {mode} {precision}"
+        )
+    norm = clip_gradients(whole.parameters(), 0.1, processes)
+    expected = torch.nn.utils.clip_grad_norm_(alone.whole.parameters(), 0.1)
+    torch.testing.assert_close(norm, expected, rtol=1e-6, atol=0.0)
+    assert processes.total(np.array([float(norm)]))[0] == 2 * float(norm)
+    optimizers = [
+        torch.optim.AdamW(list(alike([{"params": list(one.whole.parameters())}])), lr=1e-3, fused=True)
+        for one in (model, alone)
+    ]
+    for optimizer in optimizers:
+        optimizer.step()
+    weights = dict(alone.whole.named_parameters())
+    for name, weight in gathered(whole, "data"):
+        torch.testing.assert_close(weight, weights[name].detach(), rtol=0.0, atol=3e-5)
+    # gathered by the first, and taken apart again
+    found = whole_on_first(whole.state_dict(), processes)
+    assert processes.first == (len(found) == len(whole.state_dict()))
+    for parameter in whole.parameters():
+        if is_shard(parameter):
+            held: Any = parameter.detach()
+            assert torch.equal(held.to_local(), part_of(held.full_tensor(), parameter).to_local())  # type: ignore[attr-defined]
+
+
+def gathered(model: nn.Module, what: str) -> Iterator[tuple[str, Tensor]]:
+    """Each parameter's `grad` or `data` by name, whole."""
+    for name, parameter in model.named_parameters():
+        tensor: Any = getattr(parameter, what)
+        yield name, tensor.full_tensor() if is_shard(tensor) else tensor
+
+
+def backward(model: Any, row: Tensor) -> None:
+    """One row as step.py takes it: the head by itself, then the body."""
+    from tasks.training.attention import Packing
+
+    with model.autocast():
+        positions = torch.arange(TOKENS).unsqueeze(0)
+        hidden = model.hidden(row.unsqueeze(0), positions, Packing.of((TOKENS,), model.device))
+    part = hidden.detach().requires_grad_(True)
+    with model.autocast():
+        losses = model.losses(part, row)
+    torch.autograd.backward(losses.sum() / (ROWS * TOKENS))
+    torch.autograd.backward(hidden, part.grad)
+
+
+def made(config: Any) -> Any:
+    """A random model with the packed attention."""
+    from transformers import AutoModelForCausalLM
+
+    from tasks.training.attention import NAME
+
+    return AutoModelForCausalLM.from_config(config, attn_implementation=NAME)
+
+
+def halves(whole: Any, precision: str) -> Any:
+    """As the trainer holds it."""
+    from tasks.training.model import LanguageModel, losses_of
+
+    return LanguageModel(
+        whole, whole.base_model, whole.get_output_embeddings(), torch.device("cpu"), precision, losses_of
+    )
+
+
+def shared_out(whole: Any, precision: str, processes: Processes) -> Any:
+    """The same, its layers shared out."""
+    from tasks.training.sharding import shard
+
+    shard(whole, whole.base_model, torch.device("cpu"), processes)
+    return halves(whole, precision)
+
+
+def gpt2_config() -> Any:
+    from transformers import GPT2Config
+
+    dropout = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+    return GPT2Config(vocab_size=VOCABULARY, n_embd=36, n_layer=3, n_head=4, n_positions=64, **dropout)
+
+
+class refused:
+    """A ConfigError with these words must come."""
+
+    def __init__(self, words: str) -> None:
+        self._words = words
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> bool:
+        assert isinstance(error, ConfigError) and self._words in str(error), error
+        return True
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1])

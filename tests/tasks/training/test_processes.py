@@ -29,6 +29,7 @@ from tests.tasks.training.groups import (
     ROOT,
     STEPS,
     at_work,
+    in_a_group,
     losses,
     ranks_of,
     started,
@@ -107,20 +108,7 @@ def test_the_number_of_processes_may_change_and_is_kept(world: World, tmp_path: 
 
 @pytest.mark.slow
 def test_a_group_agrees_and_adds_up(tmp_path: Path) -> None:
-    command = launch.torchrun(tmp_path / "spec.json", 2)
-    reader, writer = os.pipe()
-    environment = launch.environment(reader) | {"PYTHONPATH": str(ROOT)}
-    module = command.index("-m", command.index("torch.distributed.run"))
-    answer = subprocess.run(
-        [*command[:module], "-m", "tests.tasks.training.ranks"],
-        env=environment,
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
-    os.close(reader)
-    os.close(writer)
+    answer = in_a_group(tmp_path, "methods")
     assert answer.returncode == 0, answer.stderr[-3000:]
 
 
