@@ -203,3 +203,37 @@ def test_a_schedule_set_in_the_ui_makes_runs(page, operated):
     operated.up()  # deploys again
     again = operated.api("/deployments/name/pretrain/corpus-only", method="GET")
     assert [one["schedule"]["interval"] for one in again["schedules"]] == [3600.0]
+
+
+def test_prefects_newer_ui_shows_the_form_too_and_starts_a_run(page, operated):
+    """Its address leads there, unless a person has chosen the other."""
+    address = f"http://127.0.0.1:{operated.ports[0]}"
+    broken: list[str] = []
+    page.on("pageerror", lambda error: broken.append(str(error)))
+    page.on("console", lambda said: broken.append(said.text) if _is_error(said) else None)
+    page.on("response", lambda answer: broken.append(answer.url) if answer.status >= 500 else None)
+    deployment = operated.api("/deployments/name/pretrain/small", method="GET")
+    operated.api("/work_pools/cpu", {"is_paused": True}, "PATCH")  # nothing is to run
+    try:
+        page.context.clear_cookies()
+        page.goto(address)
+        page.wait_for_url(re.compile("/v2/"))
+        page.goto(f"{address}/v2/deployments/deployment/{deployment['id']}/run")
+        page.get_by_text("Directory of the artifact store").first.wait_for()
+        for words in ("Last stage", "Make again", "Tokens of one optimizer step", "At least"):
+            page.get_by_text(words).first.wait_for()
+        picture(page, "form-v2")
+        page.get_by_role("button", name="Submit").click()
+        page.get_by_text("scheduled to start now").first.wait_for()
+        body = {"deployments": {"id": {"any_": [deployment["id"]]}}, "sort": "START_TIME_DESC"}
+        started = [run for run in operated.api("/flow_runs/filter", body) if run["state_type"] == "SCHEDULED"]
+        assert [run["parameters"]["config"] for run in started] == [deployment["parameters"]["config"]]
+        operated.api(f"/flow_runs/{started[0]['id']}", method="DELETE")
+    finally:
+        operated.api("/work_pools/cpu", {"is_paused": False}, "PATCH")
+    assert broken == []
+
+
+def _is_error(said) -> bool:
+    """An error of the page's own; what could not be loaded is told beside, with its status."""
+    return said.type == "error" and not said.text.startswith("Failed to load resource")
