@@ -123,10 +123,10 @@ def _scores(catalog: Catalog, model: Artifact, before: Artifact | None) -> Itera
         yield _table(("benchmark", "questions", "metric", "before, %", "this model, %", "chance, %"), rows)
     texts = {measure: one for measure, one in own.items() if one.stage == "perplexity"}
     if texts:
-        rows = []
+        texts_rows = []
         for measure, one in sorted(texts.items()):
             other = others.get(measure)
-            rows.append(
+            texts_rows.append(
                 (
                     measure[0],
                     f"{int(one.stats['documents']):,}",
@@ -135,7 +135,7 @@ def _scores(catalog: Catalog, model: Artifact, before: Artifact | None) -> Itera
                 )
             )
         yield "Held-out documents, before → this model:"
-        yield _table(("source", "documents", "perplexity", "bits per byte"), rows)
+        yield _table(("source", "documents", "perplexity", "bits per byte"), texts_rows)
 
 
 def _measured(catalog: Catalog, model: Artifact) -> Scores:

@@ -1,7 +1,7 @@
 """Tokenize: documents to token shards, one shard of tokens for each shard of documents.
 
-Ids are those of the model's own tokenizer; each document is closed by the end-of-text id, and no text can spell a
-special token (see vocabulary.py). Nothing is dropped: documents in = documents out.
+Ids are those of the model's own tokenizer, whichever library finds them (fast_ids.py); each document is closed by the
+end-of-text id, and no text can spell a special token (vocabulary.py). Nothing is dropped: documents in = documents out.
 
 Tokenizers whose definition has no pre-tokenizer take a whole document as one word; the merge is O(n log n), so a
 document of 9 MB, or 2 MB without a space, takes seconds and needs no cutting.
@@ -23,8 +23,8 @@ from storage.draft import Draft
 from storage.errors import BadInput
 from storage.settings import Settings
 from storage.tokens import write_shard
-from tasks.corpus.chunks import divisible, encode_by_chunks
 from tasks.corpus.documents import read_documents
+from tasks.corpus.fast_ids import encode_checked, fast_encoder
 from tasks.corpus.vocabulary import Vocabulary, load_vocabulary, one_thread, tokenizer_directory
 
 STAGE = "tokenize"
@@ -111,9 +111,11 @@ def tokenize_shard(job: tuple[Path, Path, str], directory: Path) -> dict[str, An
 
 def encode_column(vocabulary: Vocabulary, texts: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
     """Ids of all texts (no nulls), each closed by end-of-text: uint32 [tokens], and their lengths, int64 [texts]."""
-    if divisible(vocabulary.tokenizer):
-        return encode_by_chunks(vocabulary, texts)
-    encoded = [vocabulary.encode(some) for some in _batches(texts)]
+    fast = fast_encoder(vocabulary)
+    encoded = [
+        encode_checked(vocabulary, fast, some) if fast else vocabulary.encode(some)
+        for some in _batches(texts)
+    ]
     values = np.concatenate([values for values, _ in encoded] or [np.zeros(0, np.uint32)])
     lengths = np.concatenate([lengths for _, lengths in encoded] or [np.zeros(0, np.int64)])
     return values, lengths

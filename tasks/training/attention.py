@@ -2,15 +2,19 @@
 
 A micro-batch is one row [1, tokens]; its `Packing` says where documents end and travels to every layer as a
 keyword argument of the model's forward. It replaces a model's attention through transformers'
-AttentionInterface, so that no mask is ever made or guessed from position ids. Two exact paths: on CUDA torch's
-variable-length flash attention (bf16, fp16), elsewhere one SDPA call per document.
+AttentionInterface, so that no mask is ever made or guessed from position ids. Three exact paths:
+
+1. on CUDA in bf16 or fp16, torch's variable-length flash attention, which a compiled model traces through;
+2. one SDPA call per document, wherever 1 cannot run (CPU, float32, dropout, older torch), outside any graph;
+3. the same as one operator over bounds of a fixed size, for a compiled model on CPU: its graph never sees lengths.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import accumulate
 from typing import Any
 
@@ -30,29 +34,47 @@ class Packing:
 
     lengths: tuple[int, ...]
     bounds: Tensor | None
-    """[documents + 1] int32 on the device: cumulative lengths; None where only the SDPA path runs."""
+    """int32 [documents + 1] or, in a compiled model, more: cumulative lengths, the last repeated for documents of no
+    tokens. None where only SDPA by document runs."""
     longest: int
+    """Tokens of the longest document, or a constant that none exceeds."""
+    fixed: bool = False
+    """Whether neither the size of `bounds` nor `longest` depends on the documents: all that a graph may read."""
 
     @classmethod
     def of(cls, lengths: tuple[int, ...], device: torch.device) -> Packing:
         """The packing of documents of these lengths, with bounds where the device can use them."""
-        bounds = None
-        if device.type == "cuda":
-            cumulative = torch.tensor((0, *accumulate(lengths)), dtype=torch.int32)
-            bounds = cumulative.to(device, non_blocking=True)
-        return cls(lengths, bounds, max(lengths))
+        bounds = _cumulative(lengths, len(lengths)) if device.type == "cuda" else None
+        return cls(lengths, bounds, max(lengths)).to(device)
+
+    @classmethod
+    def of_fixed_size(cls, lengths: tuple[int, ...], documents: int, longest: int) -> Packing:
+        """On the host: bounds of `documents` + 1 whatever the lengths, none of which exceeds `longest`."""
+        return cls(lengths, _cumulative(lengths, documents), longest, fixed=True)
+
+    def to(self, device: torch.device) -> Packing:
+        """With the bounds on `device`; the copy may still be under way."""
+        if self.bounds is None:
+            return self
+        return replace(self, bounds=self.bounds.to(device, non_blocking=True))
+
+
+def _cumulative(lengths: tuple[int, ...], documents: int) -> Tensor:
+    bounds = torch.full((documents + 1,), sum(lengths), dtype=torch.int32)
+    bounds[: len(lengths) + 1] = torch.tensor((0, *accumulate(lengths)), dtype=torch.int32)
+    return bounds
 
 
 def register(compiled: bool) -> None:
     """Make `attn_implementation=NAME` known to transformers.
 
-    In a compiled model it stays outside the graphs, which otherwise would be made anew for each set of lengths.
+    In a compiled model what depends on lengths stays outside the graphs, which otherwise would be made anew for each
+    set of them.
     """
     from transformers import AttentionInterface
 
-    AttentionInterface.register(
-        NAME, torch.compiler.disable(packed_attention) if compiled else packed_attention
-    )
+    apart: Any = torch.compiler.disable(_by_document) if compiled else _by_document
+    AttentionInterface.register(NAME, partial(packed_attention, by_document=apart))
 
 
 def packed_attention(
@@ -64,6 +86,7 @@ def packed_attention(
     scaling: float | None = None,
     dropout: float = 0.0,
     packing: Packing | None = None,
+    by_document: Callable[..., Tensor] | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Attention as transformers calls it: query [1, heads, tokens, size], key and value [1, groups, tokens, size].
@@ -83,7 +106,9 @@ def packed_attention(
     repeats = query.shape[1] // key.shape[1]
     if repeats > 1:
         key, value = key.repeat_interleave(repeats, 1), value.repeat_interleave(repeats, 1)
-    return _by_document(query, key, value, packing, scale, dropout), None
+    if packing.fixed and packing.bounds is not None and dropout == 0.0 and query.device.type == "cpu":
+        return by_bounds(query, key, value, packing.bounds, scale)[0], None
+    return (by_document or _by_document)(query, key, value, packing, scale, dropout), None
 
 
 def _refuse_what_is_not_plain(
@@ -144,10 +169,11 @@ def _varlen_fits(query: Tensor, packing: Packing) -> bool:
     size = query.shape[-1]
     return (
         packing.bounds is not None
+        and query.device.type == "cuda"
         and query.dtype in (torch.bfloat16, torch.float16)
         and size % 8 == 0
         and size <= 256
-        and varlen() is not None
+        and VARLEN is not None
     )
 
 
@@ -160,10 +186,13 @@ def varlen() -> tuple[Callable[..., Any], frozenset[str]] | None:
     return varlen_attn, frozenset(inspect.signature(varlen_attn).parameters)
 
 
+VARLEN = varlen()
+"""Found once: a graph could not be traced through the search."""
+
+
 def _by_varlen(query: Tensor, key: Tensor, value: Tensor, packing: Packing, scale: float) -> Tensor:
-    found = varlen()
-    assert found is not None
-    attend, names = found
+    assert VARLEN is not None
+    attend, names = VARLEN
     options: dict[str, Any] = {"window_size": (-1, 0)} if "window_size" in names else {"is_causal": True}
     repeats = query.shape[1] // key.shape[1]
     if repeats > 1 and "enable_gqa" in names:
@@ -178,3 +207,67 @@ def _by_varlen(query: Tensor, key: Tensor, value: Tensor, packing: Packing, scal
     bounds, longest = packing.bounds, packing.longest
     out: Tensor = attend(*rows, bounds, bounds, longest, longest, **options)
     return out.unsqueeze(0)
+
+
+@torch.library.custom_op("onward::attention_by_bounds", mutates_args=())
+def by_bounds(
+    query: Tensor, key: Tensor, value: Tensor, bounds: Tensor, scale: float
+) -> tuple[Tensor, Tensor]:
+    """Causal attention of each document on CPU: [1, heads, tokens, size] each, `bounds` int32 as in Packing.
+
+    Returns [1, tokens, heads, size] and the logarithms of the sums of exponentials [1, heads, tokens], float32.
+    """
+    lengths = _lengths(bounds)
+    attend = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    parts = zip(*(torch.split(tensor, lengths, 2) for tensor in (query, key, value)), strict=True)
+    found = [attend(q, k, v, 0.0, True, scale=scale) for q, k, v in parts]
+    out = torch.cat([out.transpose(1, 2) for out, _ in found], 1).contiguous()
+    return out, torch.cat([lse for _, lse in found], 2).contiguous()
+
+
+@torch.library.custom_op("onward::attention_by_bounds_backward", mutates_args=())
+def _by_bounds_backward(
+    gradient: Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    bounds: Tensor,
+    scale: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    lengths = _lengths(bounds)
+    attend = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+    rows = (gradient.transpose(1, 2), query, key, value, out.transpose(1, 2), lse)
+    parts = zip(*(torch.split(tensor, lengths, 2) for tensor in rows), strict=True)
+    found = [attend(*part, 0.0, True, scale=scale) for part in parts]
+    of_query, of_key, of_value = (torch.cat(grads, 2).contiguous() for grads in zip(*found, strict=True))
+    return of_query, of_key, of_value
+
+
+@by_bounds.register_fake
+def _(query: Tensor, key: Tensor, value: Tensor, bounds: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    _, heads, tokens, size = query.shape
+    return query.new_empty(1, tokens, heads, size), query.new_empty(1, heads, tokens, dtype=torch.float32)
+
+
+@_by_bounds_backward.register_fake
+def _(gradient: Tensor, query: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
+    return query.new_empty(query.shape), query.new_empty(query.shape), query.new_empty(query.shape)
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    query, key, value, bounds, ctx.scale = inputs
+    ctx.save_for_backward(query, key, value, *output, bounds)
+
+
+def _differentiate(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Any, ...]:
+    return *_by_bounds_backward(gradient.contiguous(), *ctx.saved_tensors, ctx.scale), None, None
+
+
+by_bounds.register_autograd(_differentiate, setup_context=_save)
+
+
+def _lengths(bounds: Tensor) -> list[int]:
+    """Of the documents that have tokens."""
+    return [length for length in bounds.diff().tolist() if length]

@@ -6,7 +6,8 @@
 3. A micro-batch is the pieces of some sequences as ONE row [1, tokens]. No padding is computed. With document
    masking each piece is a document of its own and its positions restart at 0; without, each sequence is.
 
-The training position is one integer, the next sequence. Nothing is read ahead, so nothing can be lost.
+The training position is one integer, the next sequence, and a step's rows are a function of it: what feed.py makes
+ahead can be made again, so nothing can be lost.
 """
 
 from __future__ import annotations
@@ -121,6 +122,18 @@ class Corpus:
         first, end = first + (step - 1) * self._per_step, end + (step - 1) * self._per_step
         for start in range(first, end, sequences):
             yield self._micro_batch(start, min(start + sequences, end))
+
+    def most_documents(self, first_step: int, last_step: int, sequences: int) -> int:
+        """The most documents in any `sequences` sequences on end of the steps first_step < s <= last_step."""
+        if not self._masking or first_step == last_step:
+            return sequences
+        first, end = first_step * self._per_step, last_step * self._per_step
+        counts = np.zeros(end - first + 1, dtype=np.int64)
+        for _, rows in self._rows(first, end):
+            counts += np.bincount(rows.sequence.astype(np.int64) - first + 1, minlength=len(counts))
+        until = np.cumsum(counts)
+        sequences = min(sequences, end - first)
+        return int((until[sequences:] - until[:-sequences]).max())
 
     def _rows(self, first: int, end: int) -> Iterator[tuple[PackingManifest, Pieces]]:
         return _ranges(self._manifests, first, end)

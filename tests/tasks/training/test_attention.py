@@ -206,10 +206,9 @@ def test_the_kernel_of_each_version_is_called_as_it_wants(
     plain, _ = packed_attention(
         torch.nn.Module(), query, key, value, None, 0.3, packing=Packing(lengths, None, 5)
     )
-    monkeypatch.setattr(
-        attention, "varlen", lambda: (kernel, frozenset(inspect.signature(kernel).parameters))
-    )
+    monkeypatch.setattr(attention, "VARLEN", (kernel, frozenset(inspect.signature(kernel).parameters)))
     packing = Packing(lengths, torch.tensor([0, 5, 7, 10], dtype=torch.int32), 5)
     out = attention._by_varlen(query, key, value, packing, 0.3)
     torch.testing.assert_close(out, plain, rtol=1e-5, atol=1e-5)
-    assert attention._varlen_fits(query.bfloat16(), packing) and not attention._varlen_fits(query, packing)
+    on_gpu = torch.empty(1, 4, 10, 8, dtype=torch.bfloat16, device="meta")
+    assert not attention._varlen_fits(on_gpu, packing)  # of a CUDA device alone

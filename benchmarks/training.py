@@ -1,0 +1,317 @@
+"""Tokens per second of Onward's trainer beside others, on the same packed batches, in one run.
+
+    python benchmarks/training.py                        # two shapes on the CPU, about six minutes on two cores
+    python benchmarks/training.py --device cuda --shapes gpt2-124m --lengths 1024     # one shape on a GPU: five minutes
+
+| peer | what it is |
+| --- | --- |
+| onward | `tasks.training` itself: journal, checks, the next rows made ahead |
+| hf_trainer | transformers' Trainer as run_clm.py sets it up; documents apart by position_ids that restart, sdpa |
+| plain_loop | a loop like nanoGPT's: sdpa with a boolean mask, whole logits, autocast, fused AdamW, clipping |
+| plain_apart | the same loop with Onward's attention by document |
+| raw | forward and backward alone, of the same model as onward: the limit |
+
+Each peer is a process of its own, warmed up by two steps. Then they take turns: in every round each does the same
+number of steps while the others wait. Documents are masked in all of them; the losses of the first step must agree.
+The rate of a round is target tokens (no padding) by seconds; the table shows the median over rounds. The operations
+per token are Shape.flops: 6·P + 6·L·d·(Σ length²)/tokens, causal attention counted once over documents.
+
+Prints a Markdown table and a JSON line for each shape and length. It ends with 1 where first losses differ.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+from benchmarks.training_world import SHAPES, Plan, config_of, make_world, sequences_of  # noqa: E402
+from tasks.training.execution import peak_flops, usable_cores, versions  # noqa: E402
+from tasks.training.model import shape_of  # noqa: E402
+
+PEERS = ("onward", "hf_trainer", "plain_loop", "plain_apart", "raw")
+WARM_UP = 2
+COLUMNS = (
+    "peer",
+    "tokens/s",
+    "lowest – highest",
+    "× hf_trainer",
+    "× plain_loop",
+    "× raw",
+    "TFLOP/s",
+    "MFU",
+    "peak GiB",
+    "compiled after warm-up",
+)
+SAME_LOSS = {"fp32": 1e-4, "bf16": 5e-3}
+"""Relative difference of first losses that rounding explains."""
+
+
+class Peer:
+    """A process that steps when told to."""
+
+    def __init__(self, name: str, plan: Plan, plan_path: Path) -> None:
+        self.name = name
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(plan.threads)}
+        self._log = plan.path(f"{name}.log").open("w+")
+        began = time.monotonic()
+        self._process = subprocess.Popen(
+            [sys.executable, str(ROOT / "benchmarks" / "training_peers.py"), name, str(plan_path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            text=True,
+            env=environment,
+        )
+        self.warm = self._answer()
+        self.seconds_to_warm = time.monotonic() - began
+        self.last = self.warm
+
+    def go(self, steps: int) -> dict[str, Any]:
+        """Do so many steps."""
+        self._pipe(self._process.stdin).write(f"{steps}\n")
+        self._pipe(self._process.stdin).flush()
+        self.last = self._answer()
+        return self.last
+
+    def leave(self) -> None:
+        """Let it end by itself, and wait for it."""
+        self._pipe(self._process.stdin).close()
+        try:
+            self._process.wait(60)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def _answer(self) -> dict[str, Any]:
+        for line in self._pipe(self._process.stdout):
+            if line.startswith("{") and '"first_loss"' in line:  # some peers print lines of their own
+                answer: dict[str, Any] = json.loads(line)
+                return answer
+        self._process.wait()
+        self._log.seek(0)
+        raise PeerFailed(f"{self.name} ended with {self._process.returncode}:\n{self._log.read()[-3000:]}")
+
+    @staticmethod
+    def _pipe(pipe: IO[str] | None) -> IO[str]:
+        assert pipe is not None
+        return pipe
+
+
+class PeerFailed(Exception):
+    """A peer's process ended before it answered."""
+
+
+def compare(plan: Plan, peers: list[str], rounds: int, steps: int) -> dict[str, Any]:
+    """All peers over the plan, alternately; a row of results."""
+    make_world(plan)
+    plan_path = plan.path("plan.json")
+    plan_path.write_text(json.dumps(asdict(plan)))
+    running, left_out = [], {}
+    for name in peers:
+        try:
+            running.append(Peer(name, plan, plan_path))
+        except PeerFailed as error:
+            left_out[name] = str(error)
+            print(f"{name} is left out: {error}", file=sys.stderr)
+    seconds: dict[str, list[float]] = {peer.name: [] for peer in running}
+    for number in range(rounds):
+        for peer in running if number % 2 == 0 else reversed(running):
+            seconds[peer.name].append(peer.go(steps)["seconds"])
+    for peer in running:
+        peer.leave()
+    per_step, squared = _targets_and_squares(plan)
+    shape = shape_of(config_of(plan.shape, plan.length))
+    operations = shape.flops(per_step, squared)
+    peak = peak_flops(torch.device(plan.device))
+    found = {}
+    for peer in running:
+        rates = [per_step * steps / taken for taken in seconds[peer.name]]
+        rate = statistics.median(rates)
+        found[peer.name] = {
+            "tokens_per_second": round(rate),
+            "lowest": round(min(rates)),
+            "highest": round(max(rates)),
+            "teraflops": round(rate / per_step * operations / 1e12, 4),
+            "mfu": round(rate / per_step * operations / peak, 4) if peak else None,
+            "peak_memory": peer.last["peak_memory"],
+            "first_loss": peer.warm["first_loss"],
+            "compiled_after_warm_up": peer.last["compiled"] - peer.warm["compiled"],
+            "seconds_to_warm": round(peer.seconds_to_warm, 1),
+        }
+    return {
+        "shape": plan.shape,
+        "parameters": shape.parameters,
+        "length": plan.length,
+        "tokens_per_step": plan.sequences_per_step * plan.length,
+        "targets_per_step": round(per_step),
+        "micro_batch": plan.micro_batch,
+        "peer_micro_batch": plan.peer_micro_batch,
+        "precision": plan.precision,
+        "compile": plan.compile,
+        "rounds": rounds,
+        "steps_per_round": steps,
+        "data_wait": _data_wait(plan),
+        "peak_teraflops": peak / 1e12 if peak else None,
+        "peers": found,
+        "left_out": left_out,
+        **machine(plan),
+    }
+
+
+def machine(plan: Plan) -> dict[str, Any]:
+    """Where and with what it ran."""
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    altered = subprocess.run(["git", "status", "--porcelain"], cwd=ROOT, capture_output=True, text=True)
+    cuda = plan.device.startswith("cuda")
+    return {
+        "device": torch.cuda.get_device_name() if cuda else _processor(),
+        "threads": plan.threads,
+        "versions": versions(),
+        "commit": commit.stdout.strip() + ("+" if altered.stdout.strip() else ""),
+        "date": time.strftime("%Y-%m-%d"),
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def _targets_and_squares(plan: Plan) -> tuple[float, int]:
+    """Per step, over all of them: target tokens, and the sum of squares of the documents' lengths."""
+    rows = sequences_of(plan, 0, plan.steps * plan.sequences_per_step)
+    targets = int((rows["targets"] >= 0).sum()) / plan.steps
+    numbers = rows["documents"].numpy()
+    counts = np.bincount(numbers[numbers > 0])
+    return targets, int((counts.astype(np.int64) ** 2).sum() / plan.steps)
+
+
+def _data_wait(plan: Plan) -> float | None:
+    path = plan.path("work") / "journal.jsonl"
+    if not path.exists():
+        return None
+    lines = [json.loads(line) for line in path.read_text().splitlines()][WARM_UP:]
+    waited = sum(line["data_wait"] * line["seconds"] for line in lines)
+    return round(waited / max(1e-9, sum(line["seconds"] for line in lines)), 5)
+
+
+def table(row: dict[str, Any]) -> str:
+    """The comparison as Markdown."""
+    peers = row["peers"]
+    wait = "?" if row["data_wait"] is None else f"{row['data_wait']:.2%}"
+    head = (
+        f"{row['shape']} ({row['parameters'] / 1e6:.1f}M), length {row['length']}, {row['precision']}"
+        f"{', compiled' if row['compile'] else ''}, {row['tokens_per_step']} tokens a step; {row['device']}, "
+        f"{row['threads']} threads, torch {row['versions']['torch']}, transformers {row['versions']['transformers']}, "
+        f"commit {row['commit']}, {row['date']}; medians of {row['rounds']} rounds of {row['steps_per_round']} steps. "
+        f"onward waited for data {wait} of its time."
+    )
+    lines = [head, "", "| " + " | ".join(COLUMNS) + " |", "| --- |" + " ---: |" * (len(COLUMNS) - 1)]
+    for name, found in peers.items():
+        ratios = [
+            f"{found['tokens_per_second'] / peers[other]['tokens_per_second']:.2f}" if other in peers else "–"
+            for other in ("hf_trainer", "plain_loop", "raw")
+        ]
+        mfu = "–" if found["mfu"] is None else f"{found['mfu']:.1%}"
+        cells = [
+            name,
+            f"{found['tokens_per_second']:,}",
+            f"{found['lowest']:,} – {found['highest']:,}",
+            *ratios,
+            f"{found['teraflops']:.3g}",
+            mfu,
+            f"{found['peak_memory'] / 2**30:.2f}",
+            str(found["compiled_after_warm_up"]),
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def same_losses(row: dict[str, Any]) -> bool:
+    """Whether the first losses agree: all saw the same tokens, masked alike."""
+    losses = [found["first_loss"] for found in row["peers"].values()]
+    middle = statistics.median(losses)
+    return all(abs(loss - middle) <= SAME_LOSS[row["precision"]] * middle for loss in losses)
+
+
+def main() -> int:
+    """Run the comparisons asked for."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--device", default="cpu", help="cpu, cuda")
+    parser.add_argument("--shapes", nargs="+", choices=SHAPES)
+    parser.add_argument("--lengths", nargs="+", type=int)
+    parser.add_argument("--peers", nargs="+", choices=PEERS)
+    parser.add_argument("--rounds", type=int, help="default 5, on a GPU 3")
+    parser.add_argument("--steps", type=int, help="steps of each peer in a round; default 2, on a GPU 3")
+    parser.add_argument("--batch-tokens", type=int, help="of a step; default 8192, on a GPU 524288")
+    parser.add_argument("--micro-tokens", type=int, help="of a micro-batch; default 4096, on a GPU 65536")
+    parser.add_argument(
+        "--peer-micro-tokens", type=int, help="where all logits are held; default 4096, on a GPU 16384"
+    )
+    parser.add_argument("--precision", choices=("bf16", "fp32"), default="bf16")
+    parser.add_argument("--compile", choices=("auto", "true", "false"), default="auto", help="auto: on a GPU")
+    parser.add_argument("--threads", type=int, default=usable_cores())
+    asked = parser.parse_args()
+    cuda = asked.device.startswith("cuda")
+    cases: list[tuple[str, int]] = [("llama-9m", 512), ("gpt2-17m", 1024)]
+    if cuda or asked.shapes or asked.lengths:
+        shapes = asked.shapes or (["gpt2-124m", "smollm2-135m"] if cuda else ["llama-9m", "gpt2-17m"])
+        cases = [
+            (shape, length)
+            for shape in shapes
+            for length in asked.lengths or ([1024, 2048] if cuda else [512])
+        ]
+    rounds, steps = asked.rounds or (3 if cuda else 5), asked.steps or (3 if cuda else 2)
+    tokens = asked.batch_tokens or (524_288 if cuda else 8192)
+    micro = asked.micro_tokens or (65_536 if cuda else 4096)
+    peer_micro = asked.peer_micro_tokens or (16_384 if cuda else 4096)
+    default_peers = [name for name in PEERS if not (cuda and name == "plain_apart")]
+    code = 0
+    for shape, length in cases:
+        with tempfile.TemporaryDirectory(prefix="onward-training-") as root:
+            plan = Plan(
+                shape=shape,
+                length=length,
+                sequences_per_step=max(1, tokens // length),
+                micro_batch=max(1, min(micro, tokens) // length),
+                peer_micro_batch=max(1, min(peer_micro, tokens) // length),
+                steps=WARM_UP + rounds * steps + 2,
+                precision=asked.precision,
+                device=asked.device,
+                compile=cuda if asked.compile == "auto" else asked.compile == "true",
+                threads=asked.threads,
+                root=root,
+            )
+            row = compare(plan, asked.peers or default_peers, rounds, steps)
+        print(table(row) + "\n", flush=True)
+        print(json.dumps(row), flush=True)
+        if not same_losses(row):
+            print(
+                "the first losses differ: not all trained on the same tokens, masked alike", file=sys.stderr
+            )
+            code = 1
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

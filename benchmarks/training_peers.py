@@ -1,0 +1,347 @@
+"""One trainer of the comparison in a process of its own, warmed up, that steps when it is told to.
+
+    python benchmarks/training_peers.py PEER PLAN.json
+
+Standard input: a number of steps a line. Standard output: a JSON line after warming up, and one for each line read.
+All peers get the same packed sequences, the same AdamW (fused, the same two groups), the same constant rate, clipping
+at the same norm and the same precision; they differ in what is measured.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as functional
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from benchmarks.training_world import OPTIMIZER, RATE, Plan, sequences_of
+from tasks.training.attention import register
+from tasks.training.config import parse_spec
+from tasks.training.optimizer import split_parameters
+
+WARM_UP = 2
+"""Steps before anything is measured: everything is compiled, loaded and allocated in them."""
+
+
+class Gate:
+    """Lets a training loop step on command. `passed()` is called after each step."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._left = WARM_UP
+        self._began = time.perf_counter()
+        self._steps = WARM_UP
+        self.first_loss: float | None = None
+
+    def passed(self) -> bool:
+        """Count a step; after the last of a round answer and wait for the next. True: it is over."""
+        self._left -= 1
+        if self._left > 0:
+            return False
+        cuda = self._plan.device.startswith("cuda")
+        if cuda:
+            torch.cuda.synchronize()
+        seconds = time.perf_counter() - self._began
+        answer = {
+            "seconds": seconds,
+            "steps": self._steps,
+            "first_loss": self.first_loss,
+            "peak_memory": torch.cuda.max_memory_allocated()
+            if cuda
+            else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+            "compiled": _compiled(),
+        }
+        if cuda:
+            torch.cuda.empty_cache()
+        print(json.dumps(answer), flush=True)
+        line = sys.stdin.readline()
+        if not line.strip():
+            return True
+        self._left = self._steps = int(line)
+        self._began = time.perf_counter()
+        return False
+
+
+def onward(plan: Plan, gate: Gate) -> None:
+    """`train` itself, as `python -m tasks.training` calls it: journal, checks and all. It asks before each step
+    whether to stop: there it is held."""
+    from tasks.training.loop import train
+
+    asked = 0
+
+    def stop() -> bool:
+        nonlocal asked
+        asked += 1
+        if asked == 2:
+            gate.first_loss = json.loads((plan.path("work") / "journal.jsonl").read_text())["loss"]
+        return asked > 1 and gate.passed()
+
+    spec = json.loads(plan.path("spec.json").read_text())
+    train(parse_spec(spec), stop, lambda line: print(line, file=sys.stderr))
+
+
+def hf_trainer(plan: Plan, gate: Gate) -> None:
+    """transformers' Trainer as examples/pytorch/language-modeling/run_clm.py sets it up: default collator, sdpa.
+
+    Documents are told by `position_ids` that restart and no attention mask, from which transformers makes a block
+    mask for sdpa (what DataCollatorWithFlattening relies on, here for rows of one length each).
+    """
+    from transformers import Trainer, TrainerCallback, TrainingArguments, default_data_collator
+
+    class Sequences(torch.utils.data.Dataset):  # type: ignore[type-arg]
+        def __init__(self) -> None:
+            self.rows = sequences_of(plan, 0, plan.steps * plan.sequences_per_step)
+
+        def __len__(self) -> int:
+            return len(self.rows["inputs"])
+
+        def __getitem__(self, index: int) -> dict[str, Tensor]:
+            targets = self.rows["targets"][index]
+            return {
+                "input_ids": self.rows["inputs"][index],
+                "position_ids": self.rows["positions"][index],
+                "labels": targets,
+                "shift_labels": targets,  # they stand one to the right already
+            }
+
+    class InOrder(Trainer):
+        def _get_train_sampler(self, *_: Any) -> Any:  # as the others read
+            return torch.utils.data.SequentialSampler(self.train_dataset)
+
+        def compute_loss(self, *arguments: Any, **options: Any) -> Any:
+            loss = super().compute_loss(*arguments, **options)
+            if self.state.global_step == 0:
+                value = loss[0] if isinstance(loss, tuple) else loss
+                gate.first_loss = (gate.first_loss or 0.0) + float(value.detach())
+            return loss
+
+    class Held(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
+            control.should_training_stop = gate.passed()
+            return control
+
+    model = _model(plan, "sdpa")
+    model.config.use_cache = False
+    optimizer = _optimizer(model)
+    arguments = TrainingArguments(
+        output_dir=str(plan.path("hf")),
+        per_device_train_batch_size=plan.peer_micro_batch,
+        gradient_accumulation_steps=plan.sequences_per_step // plan.peer_micro_batch,
+        max_steps=plan.steps,
+        max_grad_norm=OPTIMIZER["clip"],
+        bf16=plan.precision == "bf16",
+        use_cpu=plan.device == "cpu",
+        report_to=[],
+        save_strategy="no",
+        remove_unused_columns=False,  # shift_labels are no argument of forward, but of the loss
+        disable_tqdm=True,
+        dataloader_pin_memory=plan.device != "cpu",
+    )
+    constant = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
+    trainer = InOrder(
+        model=model,
+        args=arguments,
+        train_dataset=Sequences(),
+        data_collator=default_data_collator,
+        optimizers=(optimizer, constant),
+        callbacks=[Held()],
+    )
+    trainer.train()
+
+
+def plain_loop(plan: Plan, gate: Gate) -> None:
+    """A short loop like nanoGPT's: whole logits, autocast, fused AdamW, clipping, compiled on a GPU; no journal.
+
+    Rows [sequences, length] with a boolean mask over documents, through sdpa.
+    """
+    model = _model(plan, "sdpa")
+    forward: Any = torch.compile(model) if plan.compile else model
+
+    def losses(row: dict[str, Tensor]) -> Tensor:
+        documents = row["documents"]
+        causal = torch.ones(plan.length, plan.length, dtype=torch.bool, device=documents.device).tril()
+        mask = (documents[:, None, :, None] == documents[:, None, None, :]) & causal
+        logits = forward(
+            input_ids=row["inputs"], position_ids=row["positions"], attention_mask=mask, use_cache=False
+        ).logits
+        return functional.cross_entropy(
+            logits.flatten(0, 1).float(), row["targets"].flatten(), reduction="sum"
+        )
+
+    _loop(plan, gate, model, losses, _rows(plan))
+
+
+def plain_apart(plan: Plan, gate: Gate) -> None:
+    """The same loop with this project's attention, documents apart: what its trainer adds or saves beside that."""
+    from tasks.training.feed import Row
+
+    model = _language_model(plan)
+
+    def losses(row: Row) -> Tensor:
+        logits = model.head(model.hidden(row.inputs, row.positions, row.packing))
+        return functional.cross_entropy(logits.float(), row.targets, reduction="sum")
+
+    _loop(plan, gate, model.whole, losses, _packed(plan, plan.peer_micro_batch))
+
+
+def raw(plan: Plan, gate: Gate) -> None:
+    """The limit: forward and backward of one step's rows again and again. No data, optimizer, clipping, journal."""
+    model = _language_model(plan)
+    resolved = plan.path("work") / "execution.json"
+    chunk = json.loads(resolved.read_text())["loss_chunk"] if resolved.exists() else 1024
+    per_step = plan.sequences_per_step // plan.micro_batch
+    packed = _packed(plan, plan.micro_batch)
+    rows = [next(packed) for _ in range(per_step)]
+    targets = sum(int((row.targets >= 0).sum()) for row in rows)
+    while True:
+        total = 0.0
+        for row in rows:
+            with model.autocast():
+                hidden = model.hidden(row.inputs, row.positions, row.packing)
+            gradients = []
+            parts = zip(hidden.detach().split(chunk), row.targets.split(chunk), strict=True)
+            for part, target in parts:
+                part.requires_grad_(True)
+                with model.autocast():
+                    loss = model.losses(part, target)
+                torch.autograd.backward(loss.sum() / targets)
+                gradients.append(part.grad)
+                total += float(loss.detach().sum()) / targets if gate.first_loss is None else 0.0
+            torch.autograd.backward(hidden, torch.cat(gradients))
+        gate.first_loss = gate.first_loss or total
+        for parameter in model.whole.parameters():
+            parameter.grad = None
+        if gate.passed():
+            return
+
+
+def _loop(plan: Plan, gate: Gate, model: Any, losses: Callable[[Any], Tensor], rows: Iterator[Any]) -> None:
+    optimizer = _optimizer(model)
+    parts = plan.sequences_per_step // plan.peer_micro_batch
+    for step in range(plan.steps):
+        row = next(rows)
+        targets = plan.sequences_per_step * plan.length
+        total = 0.0
+        for part in range(parts):
+            with _autocast(plan):
+                loss = losses(row) / targets
+            if part + 1 < parts:
+                row = next(rows)
+            loss.backward()
+            if step == 0:
+                total += float(loss.detach())
+        torch.nn.utils.clip_grad_norm_(model.parameters(), OPTIMIZER["clip"])
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        if step == 0:
+            gate.first_loss = total * targets / _targets(plan)
+        if gate.passed():
+            return
+
+
+def _rows(plan: Plan) -> Iterator[dict[str, Tensor]]:
+    rows = sequences_of(plan, 0, plan.steps * plan.sequences_per_step)
+    for first in range(0, len(rows["inputs"]), plan.peer_micro_batch):
+        part = {name: tensor[first : first + plan.peer_micro_batch] for name, tensor in rows.items()}
+        if plan.device != "cpu":
+            part = {name: t.pin_memory().to(plan.device, non_blocking=True) for name, t in part.items()}
+        yield part
+
+
+def _packed(plan: Plan, micro_batch: int) -> Iterator[Any]:
+    from tasks.training.data import Corpus
+    from tasks.training.feed import Feed, FixedSize
+
+    spec = parse_spec(json.loads(plan.path("spec.json").read_text()))
+    plan.path("packed").mkdir(exist_ok=True)
+    paths = spec.paths.__class__(**{**vars(spec.paths), "work": plan.path("packed")})
+    corpus = Corpus.open(spec.identity, paths, 1 << 30)
+    most = corpus.most_documents(0, plan.steps, micro_batch)
+    feed = Feed(
+        corpus,
+        torch.device(plan.device),
+        micro_batch=micro_batch,
+        share=(0, plan.sequences_per_step),
+        last_step=plan.steps,
+        fixed=FixedSize(plan.length, most) if plan.compile else None,
+    )
+    for step in range(1, plan.steps + 1):
+        yield from feed.rows(step)
+    feed.close()
+
+
+def _targets(plan: Plan) -> int:
+    rows = sequences_of(plan, 0, plan.sequences_per_step)
+    return int((rows["targets"] >= 0).sum())
+
+
+def _model(plan: Plan, attention: str) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    loader: Any = AutoModelForCausalLM
+    model = loader.from_pretrained(plan.path("model"), attn_implementation=attention, dtype=torch.float32)
+    return model.to(plan.device).train()
+
+
+def _language_model(plan: Plan) -> Any:
+    from tasks.training.model import load_model, read_config
+
+    register(plan.compile)
+    identity = parse_spec(json.loads(plan.path("spec.json").read_text())).identity
+    execution = {"device": plan.device, "compile": plan.compile, "gradient_checkpointing": "none"}
+    start = plan.path("model")
+    return load_model(start, read_config(start, identity), identity, execution)
+
+
+def _optimizer(model: Any) -> torch.optim.AdamW:
+    decayed, plain = split_parameters(model)
+    groups = [
+        {"params": [parameter for _, parameter in decayed], "weight_decay": OPTIMIZER["weight_decay"]},
+        {"params": [parameter for _, parameter in plain], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=RATE, betas=OPTIMIZER["betas"], eps=OPTIMIZER["eps"], fused=True)
+
+
+def _autocast(plan: Plan) -> AbstractContextManager[Any]:
+    if plan.precision == "bf16":
+        return torch.autocast(torch.device(plan.device).type, dtype=torch.bfloat16)
+    return nullcontext()
+
+
+def _compiled() -> int:
+    """Frames that torch.compile has compiled in this process so far."""
+    if "torch._dynamo.utils" not in sys.modules:
+        return 0
+    counters: Any = sys.modules["torch._dynamo.utils"].counters
+    return int(counters["frames"]["total"])
+
+
+PEERS: dict[str, Callable[[Plan, Gate], None]] = {
+    "onward": onward,
+    "hf_trainer": hf_trainer,
+    "plain_loop": plain_loop,
+    "plain_apart": plain_apart,
+    "raw": raw,
+}
+
+
+def main() -> None:
+    plan = Plan(**json.loads(Path(sys.argv[2]).read_text()))
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
+    torch.set_num_threads(plan.threads)
+    PEERS[sys.argv[1]](plan, Gate(plan))
+
+
+if __name__ == "__main__":
+    main()
