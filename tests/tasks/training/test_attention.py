@@ -20,6 +20,7 @@ from transformers import (
     MambaConfig,
     MistralConfig,
     OPTConfig,
+    Qwen2Config,
 )
 
 from storage.errors import ConfigError
@@ -37,6 +38,14 @@ SMALL: dict[str, Any] = {
 }
 FAMILIES: dict[str, Any] = {
     "llama": lambda: llama_config(),
+    "llama untied": lambda: llama_config(tie_word_embeddings=False),
+    # deep and thin, few groups, a tied head: as MobileLLM is
+    "mobilellm": lambda: llama_config(
+        hidden_size=24, num_hidden_layers=6, num_attention_heads=3, num_key_value_heads=1
+    ),
+    "qwen2": lambda: Qwen2Config(
+        **SMALL, intermediate_size=64, num_key_value_heads=2, max_position_embeddings=64
+    ),
     "gpt2": lambda: GPT2Config(vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=4, n_positions=64),
     "neox": lambda: GPTNeoXConfig(**SMALL, intermediate_size=64, max_position_embeddings=64),
     "opt": lambda: OPTConfig(**SMALL, ffn_dim=64, max_position_embeddings=64, word_embed_proj_dim=16),
@@ -44,10 +53,10 @@ FAMILIES: dict[str, Any] = {
 LENGTHS = (11, 3, 1, 20, 7)
 
 
-def load(world: World, path: Path, **identity: Any) -> LanguageModel:
+def load(world: World, path: Path, compiled: bool = False, **identity: Any) -> LanguageModel:
     made = {f"identity__{name}": value for name, value in identity.items()}
     wanted: Identity = parse_spec(world.spec(path, **made)).identity
-    execution = {"device": "cpu", "gradient_checkpointing": False, "compile": False}
+    execution = {"device": "cpu", "gradient_checkpointing": "none", "compile": compiled}
     return load_model(path, read_config(path, wanted), wanted, execution)
 
 
@@ -69,6 +78,141 @@ def test_a_packed_document_is_as_if_alone(world: World, tmp_path: Path, family: 
         joined = plain(ids[None]).logits[0]
     torch.testing.assert_close(packed, alone, rtol=1e-5, atol=1e-5 * float(alone.abs().max()))
     assert float((packed - joined)[LENGTHS[0] :].abs().max()) > 1e-2 * float(alone.abs().max())
+
+
+def random_row(seed: int, tokens: int, longest: int) -> tuple[torch.Tensor, torch.Tensor, tuple[int, ...]]:
+    """(ids, positions, lengths) of documents of random lengths that fill a row."""
+    random = torch.Generator().manual_seed(seed)
+    lengths: list[int] = []
+    while sum(lengths) < tokens:
+        drawn = int(torch.randint(1, longest + 1, (), generator=random))
+        lengths.append(min(drawn, tokens - sum(lengths)))
+    ids = torch.randint(VOCABULARY, (tokens,), generator=random)
+    return ids, torch.cat([torch.arange(length) for length in lengths]), tuple(lengths)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_in_a_row_of_fixed_size_a_document_is_as_if_alone(world: World, tmp_path: Path, family: str) -> None:
+    save_model(FAMILIES[family](), tmp_path, spread=6.0)
+    model = load(world, tmp_path)
+    ids, positions, lengths = random_row(1, 96, 48)
+    with torch.no_grad():
+        packing = Packing.of_fixed_size(lengths, 40, 48)
+        packed = model.head(model.hidden(ids[None], positions[None], packing))
+        plain = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
+        alone = torch.cat([plain(part[None]).logits[0] for part in ids.split(list(lengths))])
+    torch.testing.assert_close(packed, alone, rtol=1e-5, atol=1e-5 * float(alone.abs().max()))
+
+
+def gradients(model: LanguageModel, seed: int, fixed: bool) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    ids, positions, lengths = random_row(seed, 96, 48)
+    packing = Packing.of_fixed_size(lengths, 96, 48) if fixed else Packing.of(lengths, torch.device("cpu"))
+    with model.autocast():
+        losses = model.losses(model.hidden(ids[None], positions[None], packing), ids.roll(-1))
+    losses.sum().backward()
+    found = {name: parameter.grad for name, parameter in model.whole.named_parameters()}
+    model.whole.zero_grad()
+    return losses.detach(), found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
+def test_compiled_once_it_is_the_same_however_documents_fall(
+    world: World, tmp_path: Path, family: str
+) -> None:
+    """One graph of the body and one of the loss, made in the first row; losses and gradients to rounding."""
+    from torch._dynamo.utils import counters
+
+    save_model(FAMILIES[family](), tmp_path, spread=6.0)
+    torch.compiler.reset()
+    counters.clear()
+    compiled, plain = load(world, tmp_path, compiled=True), load(world, tmp_path)
+    for seed in range(6):
+        losses, found = gradients(compiled, seed, fixed=True)
+        assert counters["frames"]["total"] == counters["stats"]["unique_graphs"] == 2
+        assert not counters["graph_break"] and not counters["recompile_limit"]
+        wanted, other = gradients(plain, seed, fixed=False)
+        torch.testing.assert_close(losses, wanted, rtol=1e-4, atol=1e-5)
+        most = max(float(gradient.abs().max()) for gradient in other.values())
+        for name, gradient in found.items():
+            torch.testing.assert_close(gradient, other[name], rtol=1e-3, atol=1e-5 * most)
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_the_operator_over_bounds_is_attention_by_document(precision: torch.dtype) -> None:
+    torch.manual_seed(0)
+    rows = [torch.randn(1, 4, 40, 8, dtype=precision, requires_grad=True) for _ in range(3)]
+    packing = Packing.of_fixed_size((17, 1, 22), 9, 24)
+    assert packing.bounds is not None and packing.bounds.tolist() == [0, 17, 18, 40, 40, 40, 40, 40, 40, 40]
+    wanted, out = (
+        attention._by_document(*rows, packing, 0.3, 0.0),
+        attention.by_bounds(*rows, packing.bounds, 0.3)[0],
+    )
+    assert torch.equal(out, wanted)
+    upstream = torch.randn_like(out)
+    for one, other in zip(
+        torch.autograd.grad(out, rows, upstream), torch.autograd.grad(wanted, rows, upstream), strict=True
+    ):
+        torch.testing.assert_close(one, other)
+    # shapes without computing, gradients and tracing agree with the operator
+    torch.library.opcheck(attention.by_bounds, (*rows, packing.bounds, 0.3))
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "neox", "opt"])
+def test_the_kernel_of_a_gpu_is_in_the_one_graph(
+    world: World, tmp_path: Path, family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Traced here as there (the kernel itself runs on no CPU): no break at a layer, one call of it in each."""
+    if attention.VARLEN is None:
+        pytest.skip("this torch has no variable-length attention")
+    save_model(FAMILIES[family](), tmp_path)
+    model = load(world, tmp_path, precision="bf16")
+    monkeypatch.setattr(attention, "_varlen_fits", lambda query, packing: packing.bounds is not None)
+    graphs: list[torch.fx.GraphModule] = []
+
+    class Seen(Exception):
+        pass
+
+    def look(graph: torch.fx.GraphModule, _: Any) -> Any:
+        graphs.append(graph)
+        raise Seen
+
+    ids, positions, lengths = random_row(1, 96, 48)
+    body = torch.compile(model.body, backend=look, dynamic=False, fullgraph=True)
+    with pytest.raises(Exception, match="Seen"), model.autocast():
+        body(
+            input_ids=ids[None],
+            position_ids=positions[None],
+            attention_mask=None,
+            use_cache=False,
+            packing=Packing.of_fixed_size(lengths, 40, 48),
+        )
+    calls = [str(node.target) for node in graphs[0].graph.nodes if "varlen_attn" in str(node.target)]
+    assert len(graphs) == 1 and len(calls) == 2
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("fixed", [False, True])
+def test_on_a_gpu_a_document_is_as_if_alone(world: World, tmp_path: Path, family: str, fixed: bool) -> None:
+    save_model(FAMILIES[family](), tmp_path, spread=6.0)
+    for precision, tolerance in (("fp32", 1e-4), ("bf16", 6e-2)):
+        identity = parse_spec(world.spec(tmp_path, identity__precision=precision)).identity
+        execution = {"device": "cuda", "gradient_checkpointing": "none", "compile": False}
+        model = load_model(tmp_path, read_config(tmp_path, identity), identity, execution)
+        ids, positions, lengths = random_row(1, 96, 48)
+        packing = (
+            Packing.of_fixed_size(lengths, 40, 48).to(model.device)
+            if fixed
+            else Packing.of(lengths, model.device)
+        )
+        plain = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
+        with torch.no_grad():
+            with model.autocast():
+                hidden = model.hidden(ids[None].cuda(), positions[None].cuda(), packing)
+                packed = model.head(hidden).float().cpu()
+            alone = torch.cat([plain(part[None]).logits[0] for part in ids.split(list(lengths))])
+        torch.testing.assert_close(packed, alone, rtol=0.0, atol=tolerance * float(alone.abs().max()))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
