@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -67,6 +67,8 @@ class Line:
     state: Input | None = None
     trunks: tuple[Artifact, ...] = ()
     taken: Mapping[str, int] = field(default_factory=dict)
+    base: Input | None = None
+    """The base model's export, which weights may be pulled to."""
 
 
 def adapt(
@@ -141,7 +143,8 @@ def _base(
         assert tokenizer.base is not None
         model = Model("base", 0, tokenizer.base, 0)
         outcome.models.append(model)
-        return Line(tokenizer.base.part("export"), tokens), model
+        export = tokenizer.base.part("export")
+        return Line(export, tokens, base=export), model
     zero = round_zero(ask.run, config.pretrain_tokens)
     read = reading.until(ask.needed(zero, {}))
     packed = build(ask.pack(zero, read, None), round=0)
@@ -151,7 +154,8 @@ def _base(
     trained = build(ask.train(zero, start, read), round=0)
     model = Model("base", 0, trained, 0)
     outcome.models.append(model)
-    line = Line(trained.part("export"), start.tokenizer, (), packed.part("state"), (), ask.taken(packed))
+    export = trained.part("export")
+    line = Line(export, start.tokenizer, (), packed.part("state"), (), ask.taken(packed), export)
     return line, model
 
 
@@ -166,7 +170,7 @@ def _pack(
     packed = build(ask.pack(round, read, line.state), round=round.number)
     outcome.packed.append(packed)
     manifests = (*line.manifests, packed.part("manifest"))
-    return Line(line.start, line.tokenizer, manifests, packed.part("state"), line.trunks, line.taken)
+    return replace(line, manifests=manifests, state=packed.part("state"))
 
 
 def _train(
@@ -175,7 +179,7 @@ def _train(
     """The round's trunk, and the branch to its budget (`rewarm` rounds have none)."""
     trunk = build(ask.train(round, line, read), round=round.number, item=round.name)
     trunks = (*line.trunks, trunk)
-    after = Line(trunk.part("trunk"), line.tokenizer, line.manifests, line.state, trunks, line.taken)
+    after = replace(line, start=trunk.part("trunk"), trunks=trunks)
     if until == "train":
         return after, None
     trained = trunk

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from flows.config import RunConfig
 from flows.places import home
-from flows.rounds import Round, decay_schedule, trunk_schedule
+from flows.rounds import Round, averaging, decay_schedule, trunk_schedule
 from storage.artifact import Artifact, Chain, Input
 from storage.errors import StageFailed
 from storage.store import Request, Store
@@ -214,6 +214,9 @@ class Requests(Measures):
 
     def _segment(self, kind: Any, first_step: int, last_step: int, schedule: dict[str, Any]) -> SegmentConfig:
         training, packing = self.run.training, self.run.packing
+        optimizer = training.optimizer
+        if kind == "pretrain":  # it makes the base that later rounds are pulled to
+            optimizer = optimizer.model_copy(update={"pull_to_base": 0.0})
         return SegmentConfig(
             kind=kind,
             seed=self.run.seed,
@@ -222,11 +225,12 @@ class Requests(Measures):
             first_step=first_step,
             last_step=last_step,
             schedule=schedule,
-            optimizer=training.optimizer,
+            optimizer=optimizer,
             precision=self._precision,
             document_masking=training.document_masking,
             dropout=self.run.model.dropout,
             keep_every_tokens=training.keep_every_tokens,
+            average=averaging(self.run) if kind in ("decay", "rewarm") else None,
             execution=training.execution,
         )
 
@@ -243,7 +247,10 @@ class Requests(Measures):
             end = begin + int(manifest.stats.get("sequences", 0))
             if not end or (begin < last * per_step and end > first * per_step):
                 manifests.append(manifest)
-        return TrainInputs(line.start, tuple(manifests), line.tokenizer, tuple(one.tokens for one in read))
+        base = line.base if self.run.training.optimizer.pull_to_base else None
+        return TrainInputs(
+            line.start, tuple(manifests), line.tokenizer, tuple(one.tokens for one in read), base
+        )
 
     def report(self, outcome: Outcome) -> Request:
         """The page that says what came of it."""

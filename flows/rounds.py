@@ -8,7 +8,7 @@ from typing import Any
 from flows.config import RunConfig
 from storage.errors import ConfigError
 from tasks.corpus.budgets import sequences_per_step, steps_for
-from tasks.train import RewarmConfig, WsdConfig
+from tasks.train import RewarmConfig, SegmentAverage, WsdConfig
 
 _INIT_WARMUP, _INIT_DECAY = 0.02, 0.2
 
@@ -49,7 +49,35 @@ def rounds_of(run: RunConfig) -> list[Round]:
         branch = _branch_step(last, training.schedule) if isinstance(training.schedule, WsdConfig) else last
         rounds.append(Round(number, budget, first, branch, last, done * per_step, (last - done) * per_step))
         done = last
+    _check_average(run, rounds)
     return rounds
+
+
+def averaging(run: RunConfig) -> SegmentAverage | None:
+    """Which weights each budget's model is the mean of, in steps. Round 0 is never averaged: rounds start from it."""
+    average = run.training.average
+    if average is None:
+        return None
+    every = steps_for(average.every_tokens, run.training.batch_tokens)
+    return SegmentAverage(checkpoints=average.checkpoints, every_steps=every)
+
+
+def _check_average(run: RunConfig, rounds: list[Round]) -> None:
+    average = averaging(run)
+    if average is None:
+        return
+    span, branches = (
+        (average.checkpoints - 1) * average.every_steps,
+        isinstance(run.training.schedule, WsdConfig),
+    )
+    for one in rounds:
+        steps = one.last_step - (one.branch_step if branches else one.first_step)
+        if span >= steps:
+            raise ConfigError(
+                f"training.average: {average.checkpoints} weights {average.every_steps} steps apart span {span} steps, "
+                f"but {'the decay branch' if branches else 'the round'} of {one.name} has {steps}; take fewer "
+                "checkpoints or a smaller every_tokens"
+            )
 
 
 def round_zero(run: RunConfig, tokens: int) -> Round:

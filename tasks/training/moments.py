@@ -62,7 +62,7 @@ def quantise(moment: Tensor, signed: bool) -> tuple[Tensor, Tensor]:
     scales = padded.abs().amax(dim=1).clamp_min_(_TINY)
     codes = torch.bucketize(padded / scales.unsqueeze(1), _limits(signed, moment.device), out_int32=True)
     if not signed:
-        codes = torch.where(padded > 0, codes.clamp_min_(1), codes)
+        codes = torch.where(padded > 0, codes.clamp_min(1), codes)
     return codes.to(torch.uint8).view(-1)[:count], scales
 
 

@@ -114,7 +114,12 @@ def test_nothing_is_shown_as_a_bare_union_or_as_raw_json():
             tabs.add(name)
         elif "type" not in seen or (seen["type"] == "object" and not seen.get("properties")):
             editors.add(name)
-    assert tabs == {"ModelConfig.base", "TrainingConfig.schedule", "DedupConfig.minhash"}
+    assert tabs == {
+        "ModelConfig.base",
+        "TrainingConfig.schedule",
+        "TrainingConfig.average",
+        "DedupConfig.minhash",
+    }
     assert editors == {"FilterConfig.thresholds"}
 
 
