@@ -125,6 +125,17 @@ class Processes:
             for gradient, part in zip(bucket, torch.split(flat, sizes), strict=True):
                 gradient.copy_(part.view_as(gradient))
 
+    def begin_to_add_up(self, tensor: Tensor) -> Any:
+        """As `add_up_values`, beside what follows; `wait_for` takes what this gives. For several processes."""
+        with _together():
+            return _distributed().all_reduce(tensor, async_op=True)
+
+    def wait_for(self, under_way: Iterable[Any]) -> None:
+        """Until all of it is added up, on the device where it is."""
+        with _together():
+            for work in under_way:
+                work.wait()
+
     def wait(self) -> None:
         """Until all are here."""
         self.total(np.zeros(1))

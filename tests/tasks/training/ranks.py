@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ def main(check: str) -> None:
     """Each check with values that differ by rank."""
     processes = join_processes()
     assert processes.count == 2 and processes.first == (processes.rank == 0)
-    {"methods": check_methods, "shards": check_shards}[check](processes)
+    {"methods": check_methods, "shards": check_shards, "overlap": check_overlap}[check](processes)
     processes.leave()
 
 
@@ -49,6 +50,45 @@ def check_methods(processes: Processes) -> None:
     processes.same("equal", "Things")
     with refused("The weights of process 1"):
         processes.same(mark_of([torch.ones(4) + (1e-7 if rank else 0.0)]), "The weights")
+
+
+def check_overlap(processes: Processes) -> None:
+    """Added up beside the last backward, after two rows here and three there: every bit of adding up afterwards."""
+    from tasks.training import overlap
+    from tasks.training.attention import register
+
+    torch.use_deterministic_algorithms(True)
+    torch.set_num_threads(1)
+    register(False)
+    overlap.BUCKET_BYTES = 20_000  # dozens of buckets
+    for config in (llama_config(), llama_config(tie_word_embeddings=False), gpt2_config()):
+        torch.manual_seed(1)
+        plain = halves(made(config), "fp32")
+        model = halves(copy.deepcopy(plain.whole), "fp32")
+        for one in (plain, model):  # no loss depends on these; of one of the two nobody has a gradient
+            one.whole.register_parameter("unused", nn.Parameter(torch.ones(3)))
+            one.whole.register_parameter("here", nn.Parameter(torch.ones(3)))
+        reduction = overlap.Reduction(model.whole, model.body, processes)
+        for step in range(3):
+            rows = torch.randint(0, VOCABULARY, (ROWS, TOKENS), generator=torch.Generator().manual_seed(step))
+            own = rows[slice(*processes.share(ROWS))]
+            for one in (plain, model):
+                one.whole.zero_grad(set_to_none=True)
+                if processes.first:
+                    one.whole.here.grad = torch.full((3,), 2.0)
+                for row in own[:-1]:
+                    backward(one, row)
+            backward(plain, own[-1])
+            processes.add_up(plain.whole.parameters())
+            backward(model, own[-1], reduction)
+            assert len(reduction._under_way) > 3  # begun beside the backward
+            reduction.finish()
+            wanted = dict(plain.whole.named_parameters())
+            assert wanted["unused"].grad is None and wanted["here"].grad is not None
+            for name, parameter in model.whole.named_parameters():
+                expected = wanted[name].grad
+                assert (parameter.grad is None) == (expected is None), name
+                assert expected is None or torch.equal(parameter.grad, expected), name
 
 
 def check_shards(processes: Processes) -> None:
@@ -123,7 +163,7 @@ def gathered(model: nn.Module, what: str) -> Iterator[tuple[str, Tensor]]:
         yield name, tensor.full_tensor() if is_shard(tensor) else tensor
 
 
-def backward(model: Any, row: Tensor) -> None:
+def backward(model: Any, row: Tensor, reduction: Any = None) -> None:
     """One row as step.py takes it: the head by itself, then the body."""
     from tasks.training.attention import Packing
 
@@ -134,7 +174,8 @@ def backward(model: Any, row: Tensor) -> None:
     with model.autocast():
         losses = model.losses(part, row)
     torch.autograd.backward(losses.sum() / (ROWS * TOKENS))
-    torch.autograd.backward(hidden, part.grad)
+    with reduction.begun() if reduction else nullcontext():
+        torch.autograd.backward(hidden, part.grad)
 
 
 def made(config: Any) -> Any:

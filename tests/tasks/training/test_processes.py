@@ -113,6 +113,12 @@ def test_a_group_agrees_and_adds_up(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_adding_up_beside_the_last_backward_changes_no_bit(tmp_path: Path) -> None:
+    answer = in_a_group(tmp_path, "overlap")
+    assert answer.returncode == 0, answer.stderr[-3000:]
+
+
+@pytest.mark.slow
 def test_two_processes_take_the_steps_of_one(world: World, by_two: Path, tmp_path: Path) -> None:
     alone = tmp_path / "work"
     assert run_here(world.spec(alone, **CHANGES))[0] == 0

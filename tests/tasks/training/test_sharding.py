@@ -66,7 +66,7 @@ def close(one: Path, other: Path, tolerance: float = 1e-5) -> None:
         }
         if path.name == "model.safetensors":
             for name, tensor in mine.items():
-                torch.testing.assert_close(tensor, its[name], rtol=0.0, atol=300 * tolerance)
+                torch.testing.assert_close(tensor, its[name], rtol=0.0, atol=min(0.02, 300 * tolerance))
 
 
 @pytest.mark.slow
@@ -95,7 +95,9 @@ def test_in_bf16_with_layers_computed_again_and_a_mean_of_weights(world: World, 
     }
     work = started(world, tmp_path / "two" / "work", **(CHANGES | changes))
     train(work)
-    close(work, alone(world, tmp_path / "one" / "work", **changes), 1e-4)
+    close(
+        work, alone(world, tmp_path / "one" / "work", **changes), 1e-3
+    )  # where a weight rounds the other way, so much
 
 
 @pytest.mark.slow
