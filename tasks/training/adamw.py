@@ -85,13 +85,12 @@ class FrugalAdamW(torch.optim.Optimizer):
 
     def parts(self, parameter: nn.Parameter) -> dict[str, tuple[torch.Size, torch.dtype]]:
         """Shape and dtype of each tensor of a parameter's state."""
-        shape, kind = parameter.shape, torch.float32
-        found = {"step": (torch.Size([]), torch.float32)}
-        if parameter in self.quantised:
-            kind = torch.uint8
+        narrow = parameter in self.quantised
+        found = dict.fromkeys(_SIGNED, (parameter.shape, torch.uint8 if narrow else torch.float32))
+        if narrow:
             scales = torch.Size([blocks(parameter.numel())])
             found |= {f"{moment}_scales": (scales, torch.float32) for moment in _SIGNED}
-        return found | dict.fromkeys(_SIGNED, (shape, kind))
+        return found | {"step": (torch.Size([]), torch.float32)}
 
     def _fresh(self, parameter: nn.Parameter) -> dict[str, Tensor]:
         parts = self.parts(parameter).items()

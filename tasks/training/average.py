@@ -46,10 +46,11 @@ class RunningSum:
     @torch.no_grad()
     def add(self, weights: Mapping[str, Tensor]) -> None:
         """Add the weights of a step."""
-        for name, tensor in _floating(weights).items():
-            values = tensor.detach().to("cpu", torch.float32, copy=True)
-            # not in place: a checkpoint of an earlier step may still be being written
-            self.sums[name] = self.sums[name] + values if name in self.sums else values
+        own = {name: tensor.detach().to("cpu", torch.float32) for name, tensor in _floating(weights).items()}
+        # nothing in place: a checkpoint of an earlier step may still be being written
+        self.sums = {
+            name: self.sums[name] + values if self.sums else values.clone() for name, values in own.items()
+        }
 
     def restore(self, sums: Mapping[str, Tensor], step: int, weights: Mapping[str, Tensor]) -> None:
         """Go on from what a checkpoint of this step holds. Raises DamagedArtifact where that does not fit the model."""

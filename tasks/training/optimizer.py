@@ -137,7 +137,10 @@ def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dic
 def load_optimizer_tensors(
     model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]
 ) -> None:
-    """Put back what `optimizer_tensors` gave. Raises DamagedArtifact when names, shapes or dtypes do not fit."""
+    """Put back what `optimizer_tensors` gave.
+
+    Raises DamagedArtifact when names or shapes do not fit, ConfigError when moments are kept in another way.
+    """
     left = set(tensors)
     for name, parameter in model.named_parameters():
         if f"{name}.exp_avg" not in tensors:
@@ -145,6 +148,11 @@ def load_optimizer_tensors(
         state: dict[str, Tensor] = {}
         for part, (shape, dtype) in _parts(optimizer, parameter).items():
             tensor = tensors.get(f"{name}.{part}")
+            if tensor is not None and torch.uint8 in {dtype, tensor.dtype} and dtype != tensor.dtype:
+                raise ConfigError(
+                    f"The moments to go on from are {tensor.dtype} at {name}.{part}, not {dtype}: they were kept with "
+                    "another optimizer.states. Take that, or start from an export."
+                )
             if tensor is None or tensor.shape != shape or tensor.dtype != dtype:
                 raise DamagedArtifact(f"The optimizer's state does not fit the model at {name}.{part}.")
             left.discard(f"{name}.{part}")
