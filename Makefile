@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 TEST_WORKERS ?= 2
 
-.PHONY: demo test install check accept-stages constraints image image-check clean-demo
+.PHONY: bench-corpus demo test install check accept-stages constraints image image-check clean-demo
 .DEFAULT_GOAL := demo
 
 demo: $(STAMP)  ## the whole DAG on the embedded corpus, on the CPU
@@ -41,6 +41,9 @@ image:  ## the container image for the CPU; TORCH_INDEX=https://pypi.org/simple 
 
 image-check:  ## build the image as root over a Debian root made here, without an engine, and look at what came out
 	bash docker/check_image.sh
+
+bench-corpus: $(STAMP)  ## the corpus stages beside their peers (benchmarks/results.md)
+	$(BIN)/python benchmarks/corpus.py
 
 clean-demo:
 	chmod -R u+w stores/demo 2>/dev/null || true

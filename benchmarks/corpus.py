@@ -1,0 +1,247 @@
+"""The corpus stages beside their peers, per core-second, on the same text, in one run.
+
+    python benchmarks/corpus.py [--megabytes 110] [--rounds 3] [--peer-rounds 1]       # about half an hour on two cores
+
+Each step is a process of its own, one thread, one worker; its CPU seconds are those of the step, without imports. Ours
+are whole stages with their store: files written, fsynced and digested. A peer's step reads and writes what it would. The
+whole way is, of ours, ingest to pack; of datatrove, its four filters, MinHash and tokens, added up (it does not pack).
+The peers' environment (peers.py) is made on the first run. Prints a Markdown table and a JSON line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import platform
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+DATA = Path(os.environ.get("ONWARD_TEST_DATA", ROOT.parent / "shared" / "data"))
+STAGES = ("ingest", "dedup", "filter", "decontaminate", "tokenize", "pack")
+PEERS = {"dedup": "dedup", "filter": "filters", "tokenize": "map", "tokens": "tokens"}
+GOALS = {"dedup": 40, "filter": 30, "tokenize": 12, "whole": 30}
+
+
+# ---- what is worked on ----------------------------------------------------------------------------------------
+
+
+def write_text(target: Path, megabytes: float) -> int:
+    """Real English, as one Parquet file of row groups of 1,000 documents; its bytes of text."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    texts: list[str] = []
+    size = 0
+    for path in sorted([*(DATA / "edu").glob("*.parquet"), *(DATA / "general").glob("*.parquet")]):
+        for text in pq.read_table(path, columns=["text"])["text"].to_pylist():
+            if size >= megabytes * 1e6:
+                break
+            texts.append(text)
+            size += len(text.encode())
+    table = pa.table({"id": [str(number) for number in range(len(texts))], "text": pa.array(texts)})
+    pq.write_table(table, target, row_group_size=1000, compression="zstd")
+    return size
+
+
+def write_tokenizer(target: Path) -> None:
+    """GPT-2's."""
+    target.mkdir()
+    shutil.copy(DATA / "tokenizers" / "gpt2" / "tokenizer.json", target)
+    facts = {"eos_token": "<|endoftext|>", "tokenizer_class": "PreTrainedTokenizerFast"}
+    (target / "tokenizer_config.json").write_text(json.dumps(facts))
+
+
+# ---- ours -----------------------------------------------------------------------------------------------------
+
+
+def our_steps(home: Path, workers: int) -> dict[str, dict[str, Any]]:
+    """Every stage in turn over the text in `home`: {stage: {cpu, wall, tokens}} and the digests of what they made."""
+    from storage.artifact import Input
+    from storage.testing import artifact_of
+    from storage.workers import Workers
+    from tasks.corpus import decontaminate, dedup, filter, ingest, pack, tokenize
+    from tasks.corpus.digests import FileDigests
+    from tasks.corpus.sources import IngestConfig, SourceConfig, plan_slice
+
+    pool = Workers(workers) if workers > 1 else None
+    store = home / f"store-{workers}-{os.getpid()}"
+    found: dict[str, dict[str, Any]] = {}
+
+    def timed(module: Any, config: Any, inputs: Callable[[], Any]) -> Any:
+        cpu, wall = spent(), time.monotonic()
+        made = artifact_of(module, config, inputs(), store, pool)
+        digests = {name: part.digest for name, part in made.manifest.parts.items()}
+        found[module.STAGE] = {"wall": time.monotonic() - wall, "cpu": spent() - cpu, "digests": digests}
+        found[module.STAGE]["tokens"] = made.stats.get("tokens")
+        return made
+
+    source = SourceConfig(name="real", role="domain", weight=1.0, files=(str(home / "text.parquet"),))
+    config = IngestConfig.of(source, slice_bytes=10**12, seed=0, max_bad_fraction=0.01)
+    store.mkdir()
+    names = ("tokenizer.json", "tokenizer_config.json")
+    digest = hashlib.sha256((home / "tokenizer" / names[0]).read_bytes()).hexdigest()
+    tokenizer = Input("base", digest, "tokenizer", digest, home / "tokenizer", names)
+
+    def plan() -> Any:
+        planned = plan_slice(config, source, None, home, FileDigests(store / "digests.sqlite"))
+        assert planned is not None
+        plans.append(planned)
+        return planned.inputs
+
+    plans: list[Any] = []
+    first = plan_slice(config, source, None, home, FileDigests(store / "digests.sqlite"))
+    assert first is not None
+    read = timed(ingest, first.config, plan)
+    kept = timed(dedup, dedup.DedupConfig(), lambda: dedup.DedupInputs(read.part("documents")))
+    good = timed(filter, filter.FilterConfig(), lambda: filter.FilterInputs(kept.part("documents")))
+    clean = timed(
+        decontaminate,
+        decontaminate.DecontaminateConfig(holdout_fraction=0.0),
+        lambda: decontaminate.DecontaminateInputs(good.part("documents"), (), True),
+    )
+    tokens = timed(
+        tokenize,
+        tokenize.TokenizeConfig(),
+        lambda: tokenize.TokenizeInputs(clean.part("documents"), tokenizer),
+    )
+    sequences = int(tokens.stats["tokens"]) * 99 // 100 // 1024
+    timed(
+        pack,
+        pack.PackConfig(sources=(pack.SourceWeight(name="real", weight=1.0),), sequences=sequences),
+        lambda: pack.PackInputs({"real": (tokens.part("tokens"),)}),
+    )
+    # tokenization of all the text, as the peer has it
+    timed_all = timed(
+        tokenize,
+        tokenize.TokenizeConfig(),
+        lambda: tokenize.TokenizeInputs(read.part("documents"), tokenizer),
+    )
+    found["tokenize_all"] = {**found["tokenize"], "tokens": timed_all.stats["tokens"]}
+    if pool:
+        pool.close()
+    make_writable(store)
+    shutil.rmtree(store)
+    return found
+
+
+def make_writable(store: Path) -> None:
+    """Artifacts are read-only."""
+    for path in (store, *store.rglob("*")):
+        if path.is_dir():
+            path.chmod(0o755)
+
+
+def spent() -> float:
+    """CPU seconds of this process and of children that have ended."""
+    both = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(one.ru_utime + one.ru_stime for one in both)
+
+
+# ---- the run --------------------------------------------------------------------------------------------------
+
+
+def ask(command: list[Any]) -> Any:
+    """What a process prints as its last line. One thread, unless it has workers."""
+    threads = dict.fromkeys(("RAYON_NUM_THREADS", "POLARS_MAX_THREADS", "OMP_NUM_THREADS"), "1")
+    answer = subprocess.run(
+        [str(part) for part in command],
+        env={**os.environ, **threads, "ARROW_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+        stdout=subprocess.PIPE,
+        check=True,
+        text=True,
+    )
+    return json.loads(answer.stdout.splitlines()[-1])
+
+
+def median(values: list[float]) -> float:
+    return statistics.median(values)
+
+
+def compare(home: Path, size: int, rounds: int, peer_rounds: int) -> dict[str, Any]:
+    """Ours and theirs, taking turns."""
+    from peers import environment
+
+    python = environment()
+    ours: list[Any] = []
+    theirs: dict[str, list[Any]] = {name: [] for name in PEERS}
+    for number in range(max(rounds, peer_rounds)):
+        if number < rounds:
+            ours.append(ask([sys.executable, __file__, "--ours", home, 1]))
+        for name, step in PEERS.items() if number < peer_rounds else ():
+            work = home / f"peer-{name}-{number}"
+            work.mkdir()
+            script = ROOT / "benchmarks" / "corpus_peers.py"
+            theirs[name].append(ask([python, script, step, home / "text.parquet", home / "tokenizer", work]))
+            shutil.rmtree(work)
+    two = ask([sys.executable, __file__, "--ours", home, 2])
+    cpu = {stage: median([one[stage]["cpu"] for one in ours]) for stage in ours[0]}
+    peer = {name: median([one["cpu"] for one in all_]) for name, all_ in theirs.items()}
+    whole, whole_peer = (
+        sum(cpu[stage] for stage in STAGES),
+        sum(peer[n] for n in ("dedup", "filter", "tokens")),
+    )
+    walls = [sum(one[stage]["wall"] for stage in STAGES) for one in (ours[-1], two)]
+    return {
+        "bytes": size,
+        "rows": {
+            "dedup": (cpu["dedup"], peer["dedup"]),
+            "filter": (cpu["filter"], peer["filter"]),
+            "tokenize": (cpu["tokenize_all"], peer["tokenize"]),
+            "whole": (whole, whole_peer),
+        },
+        "cpu": cpu,
+        "packed_tokens_per_core_second": ours[0]["pack"]["tokens"] / cpu["pack"],
+        "two_workers": walls[0] / walls[1],
+        "same_bytes": all(ours[0][stage]["digests"] == two[stage]["digests"] for stage in STAGES),
+    }
+
+
+def table(found: dict[str, Any]) -> str:
+    """As in results.md."""
+    lines = ["| step | ours, MB per core-second | peer's | ratio | goal |", "| --- | --- | --- | --- | --- |"]
+    peers = {"dedup": "datatrove", "filter": "datatrove", "tokenize": "datasets.map", "whole": "datatrove"}
+    size = found["bytes"] / 1e6
+    for name, (own, other) in found["rows"].items():
+        lines.append(
+            f"| {name} | {size / own:.1f} | {size / other:.2f} ({peers[name]}) | {other / own:.1f} | {GOALS[name]} |"
+        )
+    packed = found["packed_tokens_per_core_second"] / 1e6
+    lines.append(f"| pack | {packed:,.0f} million tokens | | | 500 million |")
+    lines.append(f"| two workers | {found['two_workers']:.2f} × one | | | 1.8 |")
+    lines.append(f"| bytes with two workers | {'the same' if found['same_bytes'] else 'OTHERS'} | | | |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--megabytes", type=float, default=110)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--peer-rounds", type=int, default=1)
+    parser.add_argument("--ours", nargs=2, help=argparse.SUPPRESS)
+    chosen = parser.parse_args()
+    if chosen.ours:
+        print(json.dumps(our_steps(Path(chosen.ours[0]), int(chosen.ours[1]))))
+        return
+    with tempfile.TemporaryDirectory(prefix="onward-corpus-") as directory:
+        home = Path(directory)
+        size = write_text(home / "text.parquet", chosen.megabytes)
+        write_tokenizer(home / "tokenizer")
+        found = compare(home, size, chosen.rounds, chosen.peer_rounds)
+    print(table(found))
+    print(json.dumps({**found, "python": platform.python_version(), "machine": platform.processor()}))
+
+
+if __name__ == "__main__":
+    main()
