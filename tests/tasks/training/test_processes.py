@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +22,7 @@ import torch
 
 from storage.errors import ConfigError, Interrupted, StageFailed
 from tasks import trainer
-from tasks.training import execution, launch
+from tasks.training import execution, launch, restart
 from tasks.training.config import Execution, parse_spec
 from tasks.training.processes import ALONE, Processes, mark_of
 from tests.tasks.training.groups import (
@@ -37,7 +38,7 @@ from tests.tasks.training.groups import (
     wait_until,
 )
 from tests.tasks.training.helpers import World, journal_steps, llama_config, outputs, run_here, save_model
-from tests.tasks.training.test_execution import SMOLLM
+from tests.tasks.training.test_execution import SMOLLM, counted
 
 
 @pytest.fixture(scope="module")
@@ -83,11 +84,11 @@ def test_a_mark_sees_one_bit() -> None:
 def test_micro_batches_and_threads_are_of_a_share(world: World, tmp_path: Path) -> None:
     identity = parse_spec(world.spec(tmp_path, identity__sequences_per_step=20)).identity
     asked = Execution(device="cpu", micro_batch=16)
-    resolved = execution.resolve(asked, SMOLLM, identity, Processes(0, 3, 0, 3))
+    resolved = execution.resolve(asked, SMOLLM, identity, Processes(0, 3, 0, 3), count=counted)
     assert (resolved["micro_batch"], resolved["processes"]) == (7, 3)
     assert resolved["threads"] == max(1, execution.usable_cores() // 3)
     with pytest.raises(ConfigError, match="21 processes for 20 sequences"):
-        execution.resolve(asked, SMOLLM, identity, Processes(0, 21, 0, 21))
+        execution.resolve(asked, SMOLLM, identity, Processes(0, 21, 0, 21), count=counted)
 
 
 def test_the_number_of_processes_may_change_and_is_kept(world: World, tmp_path: Path) -> None:
@@ -96,14 +97,25 @@ def test_the_number_of_processes_may_change_and_is_kept(world: World, tmp_path: 
     said: list[str] = []
     path = tmp_path / "execution.json"
     two = execution.settle(
-        path, execution.resolve(asked, SMOLLM, identity, Processes(0, 2, 0, 2)), asked, said.append
+        path,
+        execution.resolve(asked, SMOLLM, identity, Processes(0, 2, 0, 2), count=counted),
+        asked,
+        said.append,
     )
     assert said == []
-    one = execution.settle(path, execution.resolve(asked, SMOLLM, identity), asked, said.append)
+    alone = execution.resolve(asked, SMOLLM, identity, count=counted)
+    one = execution.settle(path, alone, asked, said.append)
     assert one["micro_batch"] == two["micro_batch"] and one["processes"] == 1
-    assert one["before"] == [{"processes": 2, "threads": two["threads"]}]
+    was = {"processes": 2, "threads": two["threads"], "sharding": "none"}
+    assert one["before"] == [was]
     assert "begun by 2 processes, goes on with 1" in said[0]
     assert json.loads(path.read_text()) == one
+    again = replace(asked, sharding="full")
+    shares = execution.resolve(again, SMOLLM, identity, Processes(0, 2, 0, 2), count=counted)
+    found = execution.settle(path, shares, again, said.append)
+    assert (found["processes"], found["sharding"], found["compile"]) == (2, "full", False)
+    assert found["before"] == [was, {"processes": 1, "threads": alone["threads"], "sharding": "none"}]
+    assert "goes on with 2 processes that share the weights out" in said[1]
 
 
 @pytest.mark.slow
@@ -144,24 +156,22 @@ def test_whatever_is_killed_the_bits_are_those_of_two_undisturbed(
 ) -> None:
     work = started(world, tmp_path / "work")
 
-    def kill_a_rank(process: trainer.Process) -> None:
-        wait_until(lambda: (journal_steps(work) or [0])[-1] >= 8)
-        os.kill(ranks_of(process.pid)[1], signal.SIGKILL)
-        process.wait()
-
-    with pytest.raises(StageFailed, match=r"\(SIGKILL ended one of its processes\) Its checkpoints are kept"):
-        train(work, follow=kill_a_rank)
-    assert at_work(work) == []
-
-    def kill_torchrun(process: trainer.Process) -> None:
-        before = journal_steps(work)[-1]
-        wait_until(lambda: journal_steps(work)[-1] >= before + 8)
+    def kill_ranks_and_torchrun(process: trainer.Process) -> None:
+        for rank, step in ((1, 8), (0, 20)):
+            wait_until(lambda step=step: (journal_steps(work) or [0])[-1] >= step)
+            os.kill(ranks_of(process.pid)[rank], signal.SIGKILL)
+            wait_until(lambda: len(ranks_of(process.pid)) < 2)
+        wait_until(lambda: journal_steps(work)[-1] >= 32)
+        assert process.poll() is None  # one call of torchrun until here
         process.kill()
         process.wait()
 
     with pytest.raises(StageFailed):
-        train(work, follow=kill_torchrun)
+        train(work, follow=kill_ranks_and_torchrun)
     wait_until(lambda: at_work(work) == [], 60)
+    log = (work / trainer.LOG).read_text()
+    assert "trainer: warning: This process lost the others" in log and "trainer: error" not in log
+    assert "trainer 1: warning: This process lost the others" in log and "(2 of 3 times)" in log
 
     before = journal_steps(work)[-1]
     assert before < STEPS
@@ -196,7 +206,8 @@ def test_begun_by_two_it_goes_on_with_one(world: World, by_two: Path, tmp_path: 
     train(work, processes=1)
     np.testing.assert_allclose(losses(work), losses(by_two), rtol=1e-5)
     found = json.loads((work / "execution.json").read_text())
-    assert (found["processes"], found["before"]) == (1, [{"processes": 2, "threads": 1}])
+    was = {"processes": 2, "threads": 1, "sharding": "none"}
+    assert (found["processes"], found["before"]) == (1, [was])
     assert "begun by 2 processes, goes on with 1" in (work / trainer.LOG).read_text()
 
 
@@ -214,6 +225,77 @@ def test_asked_by_a_signal_all_stop_after_one_step(world: World, tmp_path: Path)
         train(work, follow=terminate)
     last = journal_steps(work)[-1]
     assert [path.name for path in (work / "checkpoints").iterdir()] == [f"step-{last:08d}"]
+    assert (work / trainer.LOG).read_text().count("ready in") == 1  # and none was started again
+
+
+@pytest.mark.slow
+def test_one_lost_rank_is_no_more_than_a_warning(world: World, by_two: Path, tmp_path: Path) -> None:
+    """Amid a step, and nobody but torchrun does anything about it."""
+    work = started(world, tmp_path / "work")
+    killed: list[int] = []
+
+    def lose(process: trainer.Process) -> None:
+        wait_until(lambda: (journal_steps(work) or [0])[-1] >= 12)
+        killed.append(ranks_of(process.pid)[1])
+        os.kill(killed[0], signal.SIGKILL)
+        process.wait()
+
+    train(work, follow=lose)
+    assert killed and outputs(work) == outputs(by_two)
+    assert journal_steps(work) == list(range(1, STEPS + 1))
+
+
+@pytest.mark.slow
+def test_what_dies_again_and_again_is_given_up(world: World, tmp_path: Path) -> None:
+    work = started(world, tmp_path / "work")
+    killed: set[int] = set()
+
+    def lose_all(process: trainer.Process) -> None:
+        while process.poll() is None:
+            time.sleep(0.05)
+            if (work / trainer.LOG).read_text().count("ready in") > len(killed):
+                killed.add(ranks_of(process.pid)[1])
+                os.kill(ranks_of(process.pid)[1], signal.SIGKILL)
+
+    with pytest.raises(StageFailed, match=r"\(SIGKILL ended one of its processes\) Its checkpoints are kept"):
+        train(work, follow=lose_all)
+    assert len(killed) == 1 + launch.RESTARTS and at_work(work) == []
+
+
+@pytest.mark.slow
+def test_what_would_fail_again_is_not_tried_again(world: World, tmp_path: Path) -> None:
+    """The first process finds a shard altered; the second but loses the first, and would go on."""
+    digest, shard = next(iter(world.shards.items()))
+    altered = bytearray(shard.read_bytes())
+    altered[-200] ^= 1
+    other = tmp_path / shard.name
+    other.write_bytes(altered)
+    work = started(replace(world, shards={**world.shards, digest: other}), tmp_path / "work")
+    with pytest.raises(
+        StageFailed, match="trainer: error: .* was altered: its sha256 is .* make the shard again"
+    ):
+        train(work)
+    log = (work / trainer.LOG).read_text()
+    assert log.count("trainer 1: warning: This process lost the others") == 1  # no second attempt met
+    assert log.count("trainer: error:") == 1 + launch.RESTARTS
+    assert not list(work.glob(f"{restart.MARKER}*"))
+
+
+def test_an_attempt_knows_what_the_one_before_found(tmp_path: Path) -> None:
+    spec = tmp_path / "spec.json"
+    environment = {"TORCHELASTIC_RUN_ID": "a/b", "TORCHELASTIC_MAX_RESTARTS": "3"}
+    first = restart.Attempt.of(spec, environment)
+    assert first.failed_before() is None
+    first.fail("first words")
+    first.fail("others")
+    second = restart.Attempt.of(spec, environment | {"TORCHELASTIC_RESTART_COUNT": "1"})
+    assert second.failed_before() == "first words"
+    another = environment | {"TORCHELASTIC_RUN_ID": "c", "TORCHELASTIC_RESTART_COUNT": "1"}
+    assert restart.Attempt.of(spec, another).failed_before() is None
+    assert not restart.Attempt.of(spec, {}).launched and restart.Attempt.of(spec, {}).failed_before() is None
+    last = restart.Attempt.of(spec, environment | {"TORCHELASTIC_RESTART_COUNT": "3"})
+    assert last.words(restart.LostOthers("gone.")) == "error: gone."
+    assert second.words(restart.LostOthers("gone.")).endswith("(2 of 3 times).")
 
 
 @pytest.mark.slow
@@ -249,6 +331,11 @@ def test_two_machines_train_together_and_a_lost_one_can_come_back(
 
         def lose(process: trainer.Process) -> None:
             wait_until(lambda: (journal_steps(work) or [0])[-1] >= 8)
+            os.kill(ranks_of(process.pid)[0], signal.SIGKILL)  # both torchruns start their own again
+            wait_until(lambda: (work / trainer.LOG).read_text().count("ready in") == 2)
+            before = journal_steps(work)[-1]
+            wait_until(lambda: journal_steps(work)[-1] >= before + 8)
+            assert process.poll() is None
             other.kill()
             process.wait()
 
