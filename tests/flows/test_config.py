@@ -86,6 +86,20 @@ def test_numbers_as_people_write_them():
             ["'a'", "files", "python_docs"],
         ),
         ({"training__precision": "fp8"}, ["training.precision", "bf16"]),
+        (
+            {"training__precision": "bf16_weights"},
+            ["training.optimizer.stochastic_rounding", "must be true", "256th"],
+        ),
+        (
+            {"training__optimizer": {"stochastic_rounding": True}},
+            ["training.optimizer.stochastic_rounding", "must be false"],
+        ),
+        ({"training__optimizer": {"states": "4bit"}}, ["training.optimizer.states", "8bit"]),
+        ({"training__optimizer": {"pull_to_base": 5000}}, ["training.optimizer.pull_to_base", "at most 1"]),
+        (
+            {"training__average": {"checkpoints": 1, "every_tokens": "1M"}},
+            ["training.average.checkpoints", "2"],
+        ),
         ({"name": "a/b"}, ["name"]),
     ],
 )
