@@ -53,6 +53,8 @@ class Plan:
     compile: bool
     threads: int
     root: str
+    text: str = "random"
+    """random: numbers; sources: the Python files of this machine, a byte a token"""
 
     def path(self, name: str) -> Path:
         """A file of this comparison."""
@@ -102,11 +104,8 @@ def make_world(plan: Plan) -> None:
     tokenizer.mkdir(exist_ok=True)
     (tokenizer / "tokenizer.json").write_text("{}")
     sequences = plan.steps * plan.sequences_per_step
-    lengths = _document_lengths(int(sequences * plan.length * 1.02) + 4 * plan.length)
-    random = np.random.default_rng(1)
-    # as words are: few ids often, most of them seldom
-    values = (config.vocab_size * random.random(int(lengths.sum())) ** 3).astype(np.int64).clip(1)
-    values[np.cumsum(lengths) - 1] = EOT
+    tokens = int(sequences * plan.length * 1.02) + 4 * plan.length
+    lengths, values = _sources(tokens) if plan.text == "sources" else _random(tokens, config.vocab_size)
     shard = plan.path("shard.arrow")
     write_shard(
         shard,
@@ -206,6 +205,33 @@ def sequences_of(plan: Plan, first: int, end: int) -> dict[str, torch.Tensor]:
         positions[row, at:] = np.arange(plan.length - at)
     made = {"inputs": inputs, "targets": targets, "positions": positions, "documents": documents}
     return {name: torch.from_numpy(array) for name, array in made.items()}
+
+
+def _random(tokens: int, vocabulary: int) -> tuple[np.ndarray, np.ndarray]:
+    """(lengths, tokens) of documents of real lengths."""
+    lengths = _document_lengths(tokens)
+    # as words are: few ids often, most of them seldom
+    drawn = np.random.default_rng(1).random(int(lengths.sum())) ** 3
+    values = (vocabulary * drawn).astype(np.int64).clip(1)
+    values[np.cumsum(lengths) - 1] = EOT
+    return lengths, values
+
+
+def _sources(tokens: int) -> tuple[np.ndarray, np.ndarray]:
+    """(lengths, tokens) of Python files, a byte a token (shifted by one, 0 ends a text); fewer where there are not
+    so many: packing then reads them again in another order."""
+    texts: list[np.ndarray] = []
+    total = 0
+    for path in sorted(Path(torch.__file__).parents[1].rglob("*.py")):
+        if total >= tokens:
+            break
+        found = np.frombuffer(path.read_bytes()[:100_000], dtype=np.uint8)
+        if len(found) > 100:
+            texts.append(np.append(found.astype(np.int64).clip(0, 254) + 1, EOT))
+            total += len(texts[-1])
+    random = np.random.default_rng(0)
+    texts = [texts[index] for index in random.permutation(len(texts))]
+    return np.array([len(text) for text in texts], dtype=np.int64), np.concatenate(texts)
 
 
 def _document_lengths(tokens: int) -> np.ndarray:

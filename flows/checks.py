@@ -8,7 +8,7 @@ from pathlib import Path
 
 from flows.config import RunConfig
 from flows.places import home
-from flows.rounds import rounds_of
+from flows.rounds import round_zero, rounds_of, short_count
 from storage.errors import ConfigError
 from tasks.base import InitConfig
 from tasks.corpus.questions import benchmark_file
@@ -86,11 +86,15 @@ def positions_of(directory: Path) -> int | None:
 
 
 def advice(run: RunConfig) -> list[str]:
-    """What is allowed, but probably not meant."""
-    said = []
-    first = rounds_of(run)[0]
-    if first.last_step < _FEW_STEPS:
-        said.append(
-            f"the first budget has only {first.last_step:,} steps; a smaller training.batch_tokens gives more of them"
+    """What is allowed, but probably not meant: budgets of few steps."""
+    named = [(f"the budget {one.name}", one.last_step) for one in rounds_of(run)]
+    if isinstance(run.model.base, InitConfig):
+        tokens = run.model.base.pretrain_tokens
+        named.insert(
+            0, (f"model.base.init.pretrain_tokens {short_count(tokens)}", round_zero(run, tokens).last_step)
         )
-    return said
+    return [
+        f"{what} has only {steps:,} steps; a smaller training.batch_tokens gives more of them"
+        for what, steps in named
+        if steps < _FEW_STEPS
+    ]

@@ -80,12 +80,23 @@ def run(
 def plan(
     config: Config,
     set_: Overrides = None,
+    memory: Annotated[
+        str | None, typer.Option(help="foresee training on a GPU of so many bytes, such as 8G")
+    ] = None,
+    device_name: Annotated[
+        str | None, typer.Option(help="with --memory: its name, such as H100, or cpu")
+    ] = None,
     json_: Annotated[bool, typer.Option("--json", help="print the rows as JSON")] = False,
 ) -> None:
-    """Say what a run would do: per stage cached, to build (and what made the difference), or open."""
+    """Say what a run would do: per stage cached, to build (and what made the difference), or open.
+
+    Training stages say what they would take: micro-batch, checkpointing, tokens per second, hours.
+    """
+    from flows.foresight import foresee
     from flows.plan import make_plan, render
 
-    rows = make_plan(_load(config, set_ or []))
+    run = _load(config, set_ or [])
+    rows = foresee(run, make_plan(run), _bytes(memory), device_name)
     sys.stdout.write(json.dumps([vars(row) for row in rows]) + "\n" if json_ else render(rows))
     raise typer.Exit(0 if all(row.state == "cached" for row in rows) else 2)
 
@@ -330,6 +341,15 @@ def _check_options(force: tuple[str, ...], until: str, slices: int | None) -> No
             raise ConfigError(f"{option} {name}: unknown stage; one of {', '.join(allowed)}")
     if slices is not None and until not in CORPUS_STAGES:
         raise ConfigError(f"--slices goes with --until and a corpus stage ({', '.join(CORPUS_STAGES)})")
+
+
+def _bytes(text: str | None) -> int | None:
+    from storage.settings import parse_count
+
+    try:
+        return None if text is None else int(parse_count(text))
+    except ValueError as error:
+        raise ConfigError(f"--memory: {error}") from error
 
 
 def _load(path: Path, overrides: list[str]) -> Any:

@@ -39,6 +39,8 @@ class Row:
     state: str
     key: str | None
     why: tuple[str, ...] = ()
+    training: dict[str, Any] | None = None
+    """Of a training stage to be made: what it would take of the device (foresight.py)."""
 
 
 class _Estimates(dict[str, Any]):
@@ -169,7 +171,8 @@ def render(rows: list[Row]) -> str:
             continue
         label = " · ".join([row.stage, *named(row.slice, row.round, row.item)])
         lines.append(f"{row.state:<9} {label}")
-        lines += [f"            {reason}" for reason in row.why]
+        foreseen = [row.training["line"]] if row.training else []
+        lines += [f"            {reason}" for reason in (*foreseen, *row.why)]
     head = [f"cached    {stage} × {count}" for stage, count in cached.items()]
     last = (
         "nothing to do"

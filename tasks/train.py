@@ -14,6 +14,7 @@ import json
 import os
 import subprocess
 import time
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -33,6 +34,11 @@ CODE_ROOTS = ("tasks.training.__main__",)
 
 def _auto_or_count(value: Any) -> Any:
     return value if value == "auto" else int(value)
+
+
+def _checkpointing(value: Any) -> Any:
+    """True and false, as configurations of before say it."""
+    return {True: "full", False: "none"}[value] if isinstance(value, bool) else value
 
 
 class WsdConfig(Settings):
@@ -98,8 +104,16 @@ class TrainingExecution(Settings):
         "auto", description="sequences in one forward pass; auto: by model shape and memory"
     )
     compile: Literal["auto"] | bool = execution("auto", description="torch.compile; auto: where it pays")
-    gradient_checkpointing: Literal["auto"] | bool = execution(
-        "auto", description="recompute activations to save memory; auto: where it is needed"
+    gradient_checkpointing: Annotated[
+        Literal["auto", "none", "selective", "full"], BeforeValidator(_checkpointing)
+    ] = execution(
+        "auto",
+        description="what backward computes again to save memory; full: each layer, selective: all but products and "
+        "attention; auto: by model shape and memory",
+    )
+    deterministic: bool = execution(
+        False,
+        description="on a GPU: kernels that repeat themselves bit for bit, slower; on CPU they always do",
     )
     processes: int = execution(
         1, ge=1, le=1024, description="trainer processes on each machine (one for each GPU), under torchrun"
@@ -111,6 +125,10 @@ class TrainingExecution(Settings):
         None,
         pattern=r"^(\[[0-9a-fA-F:.]+\]|[^\s/:\[\]]+):[0-9]{1,5}$",
         description="with nodes: host:port of this machine, as the others see it",
+    )
+    sharding: Literal["none", "full"] = execution(
+        "none",
+        description="with several processes: none: each holds all weights and optimizer states; full: each its share",
     )
     threads: int | None = execution(
         None, ge=1, description="CPU threads of each trainer process; null: all, divided among them"
@@ -129,6 +147,16 @@ class TrainingExecution(Settings):
             raise ValueError(
                 "with nodes: 2 or more, rendezvous must be host:port of the machine that the run is on"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _shares_among_several(self) -> TrainingExecution:
+        if self.sharding == "full" and self.processes * self.nodes == 1:
+            raise ValueError(
+                "sharding: full needs processes (or nodes): 2 or more, to share weights out among"
+            )
+        if self.sharding == "full" and self.compile is True:
+            raise ValueError("sharding: full does not go together with compile: true; set compile: auto")
         return self
 
 
@@ -182,6 +210,13 @@ class TrainingConfig(Settings):
             raise ValueError(
                 "training.optimizer.pull_to_base times training.learning_rate must be at most 1: there an update puts "
                 "the base's weights back"
+            )
+        if self.execution.sharding == "full" and (
+            narrow or optimizer.states == "8bit" or optimizer.pull_to_base
+        ):
+            raise ValueError(
+                "training.execution.sharding: full goes with neither precision bf16_weights, optimizer.states 8bit nor "
+                "optimizer.pull_to_base; set it to none"
             )
         return self
 
@@ -273,23 +308,45 @@ def run(config: SegmentConfig, inputs: TrainInputs, draft: Draft) -> TrainStats:
     draft.volatile(
         *(
             name
-            for name in ("clock.parquet", "execution.json", "result.json", "trainer.log")
+            for name in ("clock.parquet", "execution.json", "recovery.json", "result.json", "trainer.log")
             if (work / name).exists()
         )
     )
     facts = json.loads((work / "execution.json").read_bytes())
     draft.note(**facts)
-    if "before" in facts:
-        counts = [str(entry["processes"]) for entry in (*facts["before"], facts)]
-        draft.warn(
-            f"trained by {', then '.join(counts)} processes: to rounding, not to the bit, what one number gives"
-        )
+    for warning in warnings_of(facts, found):
+        draft.warn(warning)
     return TrainStats(
         steps=config.last_step - config.first_step,
         tokens=int(found["tokens"]),
         tokens_seen=int(found["tokens_seen"]),
         result=found,
     )
+
+
+def warnings_of(facts: Mapping[str, Any], result: Mapping[str, Any]) -> Iterator[str]:
+    """What to know of a trained segment, from execution.json and result.json: what changed on the way, what went wrong."""
+    before = facts.get("before", ())
+    groups = [entry for entry in (*before, facts) if "processes" in entry]
+    if len(groups) > 1:
+        counts = [
+            f"{entry['processes']}{' sharding' if entry.get('sharding') == 'full' else ''}"
+            for entry in groups
+        ]
+        yield f"trained by {', then '.join(counts)} processes: to rounding, not to the bit, what one number gives"
+    short = [entry for entry in before if "out_of_memory_at_step" in entry]
+    if short:
+        ways = [
+            f"micro-batch {entry['micro_batch']} (checkpointing {entry['gradient_checkpointing']}) until step "
+            f"{entry['out_of_memory_at_step']}"
+            for entry in short
+        ]
+        yield (
+            f"out of memory at {', '.join(ways)}; went on with micro-batch {facts['micro_batch']} (checkpointing "
+            f"{facts['gradient_checkpointing']}): the same batches, to rounding, not to the bit, what one setting gives"
+        )
+    for first, last in result.get("rollbacks", ()):
+        yield f"steps {first} to {last} had no finite loss or gradient: they changed no weights, and were passed over"
 
 
 def _write_spec(config: SegmentConfig, inputs: TrainInputs, work: Path) -> None:

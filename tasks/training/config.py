@@ -22,6 +22,7 @@ T = TypeVar("T")
 
 KINDS = ("trunk", "decay", "rewarm", "pretrain")
 AUTO = "auto"
+CHECKPOINTING = ("none", "selective", "full")
 FP32, BF16, BF16_WEIGHTS, EIGHT_BIT = "fp32", "bf16", "bf16_weights", "8bit"
 PRECISIONS, STATES = (FP32, BF16, BF16_WEIGHTS), (FP32, EIGHT_BIT)
 
@@ -136,7 +137,12 @@ class Execution:
     micro_batch: int | str = AUTO
     compile: bool | str = AUTO
     gradient_checkpointing: bool | str = AUTO
+    """none, selective or full (recompute.py); true and false stand for full and none."""
+    deterministic: bool = False
+    """On a GPU: kernels that repeat themselves, at a cost in speed. On CPU they always do."""
     processes: int = 1
+    sharding: str = "none"
+    """none: every process holds all weights; full: each holds its share (sharding.py)."""
     threads: int | None = None
     checkpoint_every: float = 300.0
     keep_last: int = 2
@@ -362,10 +368,13 @@ def _execution(fields: _Fields) -> Execution:
             values[field.name] = fields.left.pop(field.name)
     fields.done()
     execution = dataclasses.replace(defaults, **values)
-    for name in ("compile", "gradient_checkpointing"):
-        _require(
-            getattr(execution, name) in (True, False, AUTO), f"execution.{name} must be true, false or auto."
-        )
+    _require(execution.compile in (True, False, AUTO), "execution.compile must be true, false or auto.")
+    _require(
+        isinstance(execution.gradient_checkpointing, bool)
+        or execution.gradient_checkpointing in (*CHECKPOINTING, AUTO),
+        "execution.gradient_checkpointing must be auto, none, selective or full.",
+    )
+    _require(isinstance(execution.deterministic, bool), "execution.deterministic must be true or false.")
     micro = execution.micro_batch
     _require(micro == AUTO or _count(micro), "execution.micro_batch must be auto or at least 1.")
     _require(isinstance(execution.device, str), "execution.device must be auto, cpu, cuda or cuda:N.")
@@ -373,6 +382,7 @@ def _execution(fields: _Fields) -> Execution:
         execution.threads is None or _count(execution.threads),
         "execution.threads must be null or at least 1.",
     )
+    _require(execution.sharding in ("none", "full"), "execution.sharding must be none or full.")
     _require(_count(execution.processes), "execution.processes must be at least 1.")
     _require(_count(execution.keep_last), "execution.keep_last must be at least 1.")
     _require(_count(execution.log_every), "execution.log_every must be at least 1.")

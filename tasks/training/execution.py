@@ -7,10 +7,12 @@ named in a warning and left alone. Only the number of processes may change on th
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 import os
 import platform
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,56 +20,74 @@ from typing import Any
 import torch
 
 from storage.errors import ConfigError
-from tasks.training.attention import varlen
+from tasks.training import memory
+from tasks.training.attention import VARLEN
 from tasks.training.checkpoint import write_json
-from tasks.training.config import AUTO, Execution, Identity
+from tasks.training.config import AUTO, FP32, Execution, Identity
 from tasks.training.model import Shape
 from tasks.training.processes import ALONE, Processes
+from tasks.training.recompute import as_mode
+from tasks.training.sharding import FULL, NONE, check_sharding
 
-CPU_TOKENS = 4096
-"""Tokens of a micro-batch on CPU: enough for the products, little enough for the caches."""
-CUDA_TOKENS = 65536
-"""No gain is expected beyond on a GPU."""
-MEMORY_SHARE = 0.85
-"""Of the device's memory; the rest is for the allocator and kernels."""
-_LOSS_BYTES = {"cpu": 4 << 20, "cuda": 1 << 30}  # of float32 logits at once; on CPU, what a cache holds
-_BITS = ("device", "micro_batch", "threads", "compile", "gradient_checkpointing", "loss_chunk")
+_BITS = (
+    "device",
+    "micro_batch",
+    "threads",
+    "compile",
+    "gradient_checkpointing",
+    "deterministic",
+    "loss_chunk",
+)
+_EARLIER = {"sharding": NONE, "deterministic": True}
+"""What a file of an earlier version does not say."""
+_CUBLAS = ":4096:8"
+"""A workspace with which cuBLAS repeats itself: 8 buffers of 4 MiB a stream (NVIDIA's cuBLAS manual)."""
 
 
 def resolve(
-    asked: Execution, shape: Shape, identity: Identity, processes: Processes = ALONE
+    asked: Execution, shape: Shape, identity: Identity, processes: Processes = ALONE, *, count: memory.Count
 ) -> dict[str, Any]:
-    """The execution by rule, as plain JSON. Raises ConfigError for a device that is not here."""
-    device = _device(asked.device)
+    """The execution by rule, as plain JSON. Raises ConfigError for a device that is not here.
+
+    `count` gives the activations at a mode of checkpointing; it is asked only where something is `auto`.
+    """
+    device = device_of(asked.device)
     _check_processes(device, identity, processes)
+    check_sharding(asked, identity, processes)
     share = math.ceil(identity.sequences_per_step / processes.count)
     kind = torch.device(device).type
-    memory = torch.cuda.get_device_properties(device).total_memory if kind == "cuda" else None
-    checkpointing = asked.gradient_checkpointing
-    micro = asked.micro_batch
-    if memory is not None and checkpointing == AUTO:
-        fits = _sequences_that_fit(shape, identity, memory, checkpointed=False)
-        checkpointing = fits < (1 if micro == AUTO else int(micro))
-    checkpointing = bool(checkpointing) if checkpointing != AUTO else False
-    if micro == AUTO:
-        most = max(1, (CPU_TOKENS if memory is None else CUDA_TOKENS) // identity.sequence_length)
-        if memory is not None:
-            most = max(1, min(most, _sequences_that_fit(shape, identity, memory, checkpointed=checkpointing)))
-        # as few micro-batches as `most` allows, of nearly one size
-        parts = math.ceil(share / most)
-        micro = math.ceil(share / parts)
+    threads = asked.threads or max(1, usable_cores() // processes.local_count)
+    room = memory.Device(kind, memory_of(device), processes.local_count, threads)
+    shards = processes.count if asked.sharding == FULL else 1
+    attention = "varlen" if kind == "cuda" and identity.precision != FP32 and VARLEN else "sdpa"
+    checkpointing, micro = as_mode(asked.gradient_checkpointing), asked.micro_batch
+    if AUTO in (checkpointing, micro):
+        step = memory.Step(shape, identity, room, count, shards)
+        checkpointing, micro = memory.choose(step, share, checkpointing, micro)
     return {
         "device": device,
+        "device_name": device_name(device),
         "micro_batch": min(int(micro), share),
         "processes": processes.count,
-        "threads": asked.threads or max(1, usable_cores() // processes.local_count),
-        "compile": bool(asked.compile) if asked.compile != AUTO else False,
+        "sharding": asked.sharding,
+        "threads": threads,
+        "compile": asked.sharding == NONE
+        and (compiles(attention, identity) if asked.compile == AUTO else bool(asked.compile)),
         "gradient_checkpointing": checkpointing,
         "precision": identity.precision,
-        "loss_chunk": _loss_chunk(kind, shape.vocabulary),
-        "attention": "varlen" if kind == "cuda" and identity.precision == "bf16" and varlen() else "sdpa",
+        "deterministic": kind == "cpu" or asked.deterministic,
+        "loss_chunk": room.loss_chunk(shape.vocabulary),
+        "attention": attention,
         "versions": versions(),
     }
+
+
+def compiles(attention: str, identity: Identity) -> bool:
+    """Whether `compile: auto` is true: on a GPU whose attention a graph can be traced through, with what torch.compile
+    needs there (Triton and a C compiler). On a CPU half a minute of compiling is longer than most steps saved."""
+    compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
+    triton = importlib.util.find_spec("triton") is not None
+    return attention == "varlen" and identity.dropout == 0.0 and triton and compiler is not None
 
 
 def settle(
@@ -83,11 +103,13 @@ def settle(
     except FileNotFoundError:
         write_json(path, resolved)
         return resolved
-    _device(earlier["device"])
-    if earlier.get("processes", 1) != resolved["processes"]:
+    device_of(earlier["device"])
+    earlier = {**_EARLIER, **earlier, "gradient_checkpointing": as_mode(earlier["gradient_checkpointing"])}
+    if any(earlier.get(name, 1) != resolved[name] for name in ("processes", "sharding")):
         earlier = _go_on_by_others(path, earlier, resolved, say)
-    for name in _BITS:
-        if earlier[name] != resolved[name] and getattr(asked, name, AUTO) not in (AUTO, None):
+    changed = {name for entry in earlier.get("before", []) for name in entry}  # on the way, and said then
+    for name in (name for name in _BITS if name not in changed):
+        if earlier[name] != resolved[name] and getattr(asked, name, AUTO) not in (AUTO, None, False):
             say(
                 f"warning: {name} stays {earlier[name]} as this work began, not {resolved[name]}: it touches rounding."
             )
@@ -101,28 +123,52 @@ def settle(
 def _go_on_by_others(
     path: Path, earlier: dict[str, Any], resolved: dict[str, Any], say: Callable[[str], None]
 ) -> dict[str, Any]:
-    before = {name: earlier.get(name, 1) for name in ("processes", "threads")}
+    names = ("processes", "threads", "sharding")
+    before = {name: earlier.get(name, 1) for name in names}
+    now = {name: resolved[name] for name in names}
+    if now["sharding"] == FULL:  # which no compiled model does
+        now["compile"] = False
     say(
-        f"warning: begun by {before['processes']} processes, goes on with {resolved['processes']}: the same batches in "
-        "the same order, but the last bits will differ from a run that never changed."
+        f"warning: begun by {_group(before)}, goes on with {_group(now)}: the same batches in the same order, but the "
+        "last bits will differ from a run that never changed."
     )
-    now = {name: resolved[name] for name in ("processes", "threads")}
     changed = {**earlier, **now, "before": [*earlier.get("before", []), before]}
     write_json(path, changed)
     return changed
 
 
+def _group(of: dict[str, Any]) -> str:
+    return f"{of['processes']} processes" + (" that share the weights out" if of["sharding"] == FULL else "")
+
+
 def apply(execution: dict[str, Any]) -> None:
-    """Set threads, and for this process's own device: which GPU of several, deterministic algorithms on CPU."""
+    """Set threads, and for this process's own device: which GPU of several, and kernels that repeat themselves.
+
+    On CPU always, on a GPU where `deterministic` asks for it. To be called before anything is computed.
+    """
     torch.set_num_threads(execution["threads"])
     device = torch.device(execution["device"])
+    if device.type == "cuda" and execution["deterministic"]:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", _CUBLAS)  # read when the first product is computed
     if device.index is not None:
         torch.cuda.set_device(device)
-    if device.type == "cpu":
+    if execution["deterministic"]:
         torch.use_deterministic_algorithms(True)
         # every buffer is written before it is read
         deterministic: Any = torch.utils.deterministic
         deterministic.fill_uninitialized_memory = False
+
+
+def device_name(device: str) -> str:
+    """The GPU's, or the processor's, as they call themselves."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
 
 
 def usable_cores() -> int:
@@ -137,34 +183,24 @@ def usable_cores() -> int:
 
 def peak_flops(device: torch.device) -> float | None:
     """Dense bf16 operations per second of a known GPU, from its data sheet; None where unknown, and on CPU."""
-    if device.type != "cuda":
-        return None
-    name = torch.cuda.get_device_name(device)
+    return known_peak(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
+
+
+def known_peak(name: str) -> float | None:
+    """Of a GPU by its name, such as "NVIDIA H100 80GB HBM3" or "H100"."""
     known = {"H200": 989e12, "H100": 989e12, "GH200": 989e12, "A100": 312e12, "L40S": 362e12, "4090": 165e12}
     return next((flops for mark, flops in known.items() if mark in name), None)
 
 
-def _sequences_that_fit(shape: Shape, identity: Identity, memory: int, checkpointed: bool) -> int:
-    """Sequences per micro-batch in `memory` bytes.
-
-    State: 16 bytes a parameter (float32 weights, gradients, two moments) and 2 for the bf16 copies. Saved
-    activations, bytes a token and layer, under bf16 autocast: 32·width + 8·feed-forward (895 KiB a token were
-    measured for SmolLM2-135M), twice that in float32; checkpointed 6·width a layer and one layer whole. The loss
-    holds one chunk of logits.
-    """
-    wide = 1 if identity.precision == "bf16" else 2
-    layer = wide * (32 * shape.width + 8 * shape.feed_forward)
-    token = shape.layers * 6 * shape.width + layer if checkpointed else shape.layers * layer
-    left = MEMORY_SHARE * memory - 18 * shape.parameters - 3 * _LOSS_BYTES["cuda"]
-    return max(0, int(left // (token * identity.sequence_length)))
+def memory_of(device: str) -> int:
+    """Bytes: of the GPU, or of the host."""
+    if torch.device(device).type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    return memory.host_memory()
 
 
-def _loss_chunk(kind: str, vocabulary: int) -> int:
-    """Tokens whose float32 logits are held at once, in steps of 256."""
-    return max(256, _LOSS_BYTES.get(kind, _LOSS_BYTES["cpu"]) // (4 * vocabulary) // 256 * 256)
-
-
-def _device(asked: str) -> str:
+def device_of(asked: str) -> str:
+    """`auto` resolved. Raises ConfigError for what is not here."""
     if asked == AUTO:
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:

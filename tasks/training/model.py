@@ -7,18 +7,22 @@ together: each alone leaks silently from document to document. The head is appli
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as functional
 from torch import Tensor, nn
 
 from storage.errors import ConfigError
 from tasks.training.attention import NAME, Packing, register
 from tasks.training.config import BF16_WEIGHTS, Identity
+from tasks.training.processes import ALONE, Processes
+from tasks.training.recompute import as_mode, checkpoint_layers
+from tasks.training.sharding import FULL, shard
 
 _DROPOUT_SUFFIXES = ("dropout", "pdrop", "dropout_prob", "dropout_rate")
 
@@ -32,6 +36,14 @@ class LanguageModel:
     head: nn.Module
     device: torch.device
     precision: str
+    loss: Callable[[nn.Module, Tensor, Tensor], Tensor]
+    """`losses_of`, or the same compiled."""
+    keeps_casts: bool = True
+    """Whether bf16 copies of weights live to the end of a pass; none is used twice in the body."""
+
+    def losses(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        """Cross-entropy [tokens] in float32 of hidden states [tokens, width] and targets [tokens]; 0 for padding."""
+        return self.loss(self.head, hidden, targets)
 
     def hidden(self, inputs: Tensor, positions: Tensor, packing: Packing) -> Tensor:
         """Last hidden states [tokens, width] of one row: inputs and positions [1, tokens]."""
@@ -41,16 +53,27 @@ class LanguageModel:
         hidden: Tensor = output.last_hidden_state.squeeze(0)
         return hidden
 
-    def autocast(self) -> AbstractContextManager[Any]:
+    def autocast(self, keeps_casts: bool | None = None) -> AbstractContextManager[Any]:
         """bf16 autocast over the float32 weights, or nothing (fp32, and weights that are bf16 themselves)."""
         if self.precision == "bf16":
-            return torch.autocast(self.device.type, dtype=torch.bfloat16)
+            kept = self.keeps_casts if keeps_casts is None else keeps_casts
+            return torch.autocast(self.device.type, dtype=torch.bfloat16, cache_enabled=kept)
         return nullcontext()
+
+    def no_autocast(self) -> AbstractContextManager[Any]:
+        """Inside `autocast`: for a backward, which computes in the types of its forward."""
+        return torch.autocast(self.device.type, enabled=False)
 
     @property
     def vocabulary(self) -> int:
         """Rows of the input embedding."""
         return int(self.whole.get_input_embeddings().weight.shape[0])
+
+
+def losses_of(head: nn.Module, hidden: Tensor, targets: Tensor) -> Tensor:
+    """The losses [tokens], float32, of all logits at once."""
+    logits: Tensor = head(hidden)
+    return functional.cross_entropy(logits.float(), targets, reduction="none")
 
 
 @dataclass(frozen=True)
@@ -67,6 +90,8 @@ class Shape:
     attention_width: int
     """Heads times head size."""
     vocabulary: int
+    embeddings: int = 0
+    """Parameters of the embeddings, a tied head's among them."""
 
     def flops(self, tokens: int, squared_lengths: int) -> float:
         """Floating-point operations of forward and backward: 6·P·tokens + 6·L·d·Σ length².
@@ -99,7 +124,9 @@ def read_config(start: Path, identity: Identity) -> Any:
     return config
 
 
-def load_model(start: Path, config: Any, identity: Identity, execution: dict[str, Any]) -> LanguageModel:
+def load_model(
+    start: Path, config: Any, identity: Identity, execution: dict[str, Any], processes: Processes = ALONE
+) -> LanguageModel:
     """Load an export's or trunk's weights and check that the model keeps packed documents apart.
 
     They are float32, whatever the file has; with the precision bf16_weights bf16, rounded to the nearest.
@@ -130,22 +157,18 @@ def load_model(start: Path, config: Any, identity: Identity, execution: dict[str
             f"{start}: weights are missing or have another shape: {', '.join(map(str, lost[:3]))}."
         )
     model = _halves(whole, device, identity.precision)
+    if execution.get("sharding") == FULL:
+        shard(whole, model.body, device, processes)
+        model = replace(model, keeps_casts=False)
+    whole.to(device)
     check_documents_apart(model)
-    if execution["gradient_checkpointing"]:
-        _checkpoint_layers(whole)
+    checkpoint_layers(whole, as_mode(execution["gradient_checkpointing"]))
     whole.train()
     if execution["compile"]:
-        compiled: Any = torch.compile(model.body, dynamic=True)
-        model = LanguageModel(whole, compiled, model.head, device, model.precision)
+        # sizes are constants: feed.py makes rows of one size, which no documents change
+        body: Any = torch.compile(model.body, dynamic=False)
+        model = replace(model, body=body, loss=torch.compile(losses_of, dynamic=False))
     return model
-
-
-def _checkpoint_layers(whole: Any) -> None:
-    options = {"use_reentrant": False}
-    if hasattr(whole, "activation_checkpointing_enable"):
-        whole.activation_checkpointing_enable(activation_checkpointing_kwargs=options)
-    else:  # its name in older versions
-        whole.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
 
 
 def _halves(whole: Any, device: torch.device, precision: str) -> LanguageModel:
@@ -162,8 +185,7 @@ def _halves(whole: Any, device: torch.device, precision: str) -> LanguageModel:
     embedding.padding_idx = None
     for parameter in whole.parameters():
         parameter.requires_grad_(True)
-    whole.to(device)
-    return LanguageModel(whole, body, head, device, precision)
+    return LanguageModel(whole, body, head, device, precision, losses_of)
 
 
 @torch.no_grad()
@@ -245,6 +267,7 @@ def shape_of(config: Any) -> Shape:
         feed_forward=next((int(value) for value in wide if value), 4 * width),
         attention_width=heads * int(size),
         vocabulary=int(config.vocab_size),
+        embeddings=sum(embeddings.values()),
     )
 
 

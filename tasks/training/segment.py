@@ -18,6 +18,7 @@ from storage.errors import ConfigError
 from tasks.training import checkpoint as checkpoints
 from tasks.training import execution as executions
 from tasks.training import export as exports
+from tasks.training.activations import counter
 from tasks.training.average import AVERAGE, RunningSum
 from tasks.training.checkpoint import Checkpoint
 from tasks.training.config import Identity, Spec
@@ -69,7 +70,7 @@ def open_segment(spec: Spec, say: Say, processes: Processes) -> Segment:
     exports.tokenizer_files(paths.tokenizer)
     config = read_config(paths.start, identity)
     shape = shape_of(config)
-    resolved = executions.resolve(spec.execution, shape, identity, processes)
+    resolved = executions.resolve(spec.execution, shape, identity, processes, count=counter(config, identity))
     if processes.first:
         resolved = executions.settle(work / "execution.json", resolved, spec.execution, say)
     resolved = processes.tell(resolved)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import subprocess
+import sys
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -123,3 +126,22 @@ def test_a_manifest_that_points_past_a_shard_is_refused(world: World, tmp_path: 
     uses = [(manifest, manifest.rows(0, 8))]
     with pytest.raises(DamagedArtifact, match="points past"):
         data._check_shard(TokenShard.open(short), uses, replace(spec.identity), VOCABULARY)
+
+
+def test_the_loaders_memory_does_not_grow_with_the_corpus(tmp_path: Path) -> None:
+    """A shard of 320 MB is read through: pages come from the file, and the process's own memory stays as it was."""
+    program = Path(__file__).with_name("read_through.py")
+    root = Path(__file__).resolve().parents[3]
+    done = subprocess.run(
+        [sys.executable, str(program), str(tmp_path)],
+        env={"PYTHONPATH": str(root)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["shard"] > 320e6 and found["tokens"] > 0.9 * found["shard"] / 2
+    assert found["anonymous"] < 24e6, found  # of which little more than one batch is the loader's
+    assert found["file"] > 0.5 * found["shard"], (
+        found
+    )  # it was read, and can be dropped by the kernel at any time

@@ -1,0 +1,120 @@
+"""How many bytes a model holds between forward and backward: counted, operation by operation, on tensors without memory.
+
+The model's own code runs once forward on fake tensors (shapes and types, no values), and what autograd would keep is
+added up, each storage once, weights left out. It is a function of the model's configuration, the precision and the
+sequence length alone: no device is asked, nothing is timed. The row is the worst that packing gives, whole sequences
+as single documents, on the path of one SDPA call per document; variable-length attention keeps as much or less.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import CheckpointPolicy
+
+from tasks.training.attention import NAME, Packing, register
+from tasks.training.config import Identity
+from tasks.training.recompute import checkpoint_layers, kept
+
+
+@dataclass(frozen=True)
+class Activations:
+    """Bytes that a model's body holds for backward."""
+
+    token: float
+    """For each token of the micro-batch."""
+    fixed: int
+    """Whatever the tokens: bf16 copies of float32 weights under autocast."""
+    layers: int
+    """Layers among which `token` is spread."""
+
+
+def counter(config: Any, identity: Identity) -> Callable[[str], Activations]:
+    """`count_activations` of one model by mode, each counted once, when it is first asked for."""
+    return cache(partial(count_activations, config, identity.precision, identity.sequence_length))
+
+
+def count_activations(config: Any, precision: str, sequence_length: int, mode: str) -> Activations:
+    """Of the model of this transformers configuration, in training, at documents of `sequence_length` tokens.
+
+    `precision` is bf16 (float32 weights under autocast), fp32 or bf16_weights; `mode` one of recompute.MODES.
+    """
+    register(False)
+    tally = _Tally()
+    body, fake = _fake_body(config, precision, mode, tally)
+    one, two = (_held(body, fake, precision, lengths, tally) for lengths in _rows(sequence_length))
+    token = (two - one) / sequence_length
+    return Activations(token, max(0, round(one - token * sequence_length)), int(config.num_hidden_layers))
+
+
+def _rows(length: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Documents of one sequence and of two; not all of one length, which would spare attention a copy."""
+    cut = tuple(part for part in (length - length // 3, length // 3) if part)
+    return cut, (*cut, length)
+
+
+class _Tally:
+    """Storages that are held, each counted once. It holds them too, so that no address is used twice."""
+
+    def __init__(self) -> None:
+        self._held: dict[int, Any] = {}
+
+    def add(self, tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        self._held[storage._cdata] = storage
+        return tensor
+
+    def kept(self, context: Any, operation: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
+        """`recompute.kept`, counting what it keeps."""
+        policy = kept(context, operation, *args, **kwargs)
+        if policy == CheckpointPolicy.MUST_SAVE:
+            found = context.op_output
+            for tensor in found if isinstance(found, tuple | list) else (found,):
+                if isinstance(tensor, Tensor):
+                    self.add(tensor)
+        return policy
+
+    def take(self, without: Iterable[Tensor]) -> int:
+        """Bytes held since it was last asked, but for those of `without`."""
+        left_out = {tensor.untyped_storage()._cdata for tensor in without}
+        total = sum(storage.nbytes() for mark, storage in self._held.items() if mark not in left_out)
+        self._held.clear()
+        return total
+
+
+def _fake_body(config: Any, precision: str, mode: str, tally: _Tally) -> tuple[Any, Any]:
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from transformers import AutoModelForCausalLM
+
+    from tasks.training.model import quiet
+
+    maker: Any = AutoModelForCausalLM
+    dtype = torch.bfloat16 if precision == "bf16_weights" else torch.float32
+    fake = FakeTensorMode()
+    with quiet(), fake:
+        whole = maker.from_config(config, attn_implementation=NAME, dtype=dtype)
+    whole.train()
+    checkpoint_layers(whole, mode, tally.kept)
+    return whole.base_model, fake
+
+
+def _held(body: Any, fake: Any, precision: str, lengths: tuple[int, ...], tally: _Tally) -> int:
+    """Bytes held after a forward over documents of these lengths."""
+    autocast = torch.autocast("cpu", dtype=torch.bfloat16) if precision == "bf16" else nullcontext()
+    hooks = torch.autograd.graph.saved_tensors_hooks(tally.add, lambda tensor: tensor)
+    with fake, hooks, autocast:
+        output = body(
+            input_ids=torch.zeros((1, sum(lengths)), dtype=torch.int64),
+            position_ids=torch.cat([torch.arange(length) for length in lengths]).unsqueeze(0),
+            attention_mask=None,
+            use_cache=False,
+            packing=Packing(lengths, None, max(lengths)),
+        )
+    tally.add(output.last_hidden_state)
+    return tally.take(without=body.parameters())

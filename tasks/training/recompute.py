@@ -1,0 +1,83 @@
+"""Gradient checkpointing: what a decoder layer computes in forward and need not keep for backward.
+
+`none` keeps all. `full` keeps each layer's input alone and computes the layer a second time in backward (Chen et al.
+2016, arXiv:1604.06174). `selective` keeps besides it what is dear to compute, the results of matrix products and of
+attention, and computes norms, activations, rotary embeddings and residual sums again (Korthikanti et al. 2022,
+arXiv:2205.05198, turned round: they recompute attention alone, which no longer keeps its scores).
+
+What must stay true: gradients are those of `none`, to the bit where kernels repeat themselves. So what draws random
+numbers is computed again from the same random state, all of it: attention with dropout is not kept, or the draws after
+it would shift.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Final
+
+import torch
+from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
+
+from storage.errors import ConfigError
+from tasks.training.config import CHECKPOINTING
+
+NONE: Final = "none"
+SELECTIVE: Final = "selective"
+FULL: Final = "full"
+MODES: Final = CHECKPOINTING
+"""In the order of what they keep, most first; also from the fastest to the slowest."""
+
+_PRODUCTS = ("aten::mm", "aten::addmm", "mkldnn::_linear_pointwise")
+_ATTENTION = (
+    "aten::_scaled_dot_product_",
+    "aten::_flash_attention_",
+    "torch_attn::_varlen_attn",
+    "onward::attention_by_bounds",
+)
+
+
+def as_mode(value: Any) -> Any:
+    """A mode of what a specification or an earlier execution.json says: true is `full`, false `none`."""
+    return {True: FULL, False: NONE}[value] if isinstance(value, bool) else value
+
+
+def checkpoint_layers(whole: Any, mode: str, policy: Callable[..., CheckpointPolicy] | None = None) -> None:
+    """Make a transformers model's layers compute again in backward, as `mode` says.
+
+    `policy` tells for `selective` what is kept (default: `kept`). Raises ConfigError for a model that transformers
+    cannot checkpoint.
+    """
+    if mode == NONE:
+        return
+    options: dict[str, Any] = {"use_reentrant": False}
+    if mode == SELECTIVE:
+        options["context_fn"] = partial(create_selective_checkpoint_contexts, policy or kept)
+    if not getattr(whole, "supports_gradient_checkpointing", False):
+        raise ConfigError(
+            f"{type(whole).__name__} does not offer gradient checkpointing. Set "
+            "training.execution.gradient_checkpointing: none."
+        )
+    if hasattr(whole, "activation_checkpointing_enable"):
+        whole.activation_checkpointing_enable(activation_checkpointing_kwargs=options)
+    else:  # its name in older versions
+        whole.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
+
+
+def kept(context: Any, operation: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
+    """What torch asks of every operation in a layer's forward: is its result kept for backward?"""
+    name = operation.name() if isinstance(operation, torch._ops.OpOverload) else ""
+    if name.startswith(_PRODUCTS):
+        return CheckpointPolicy.MUST_SAVE
+    if name.startswith(_ATTENTION) and not _drops(operation, args, kwargs):
+        return CheckpointPolicy.MUST_SAVE
+    return CheckpointPolicy.PREFER_RECOMPUTE
+
+
+def _drops(operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether attention is asked for dropout, by position or by name."""
+    for place, argument in enumerate(operation._schema.arguments):
+        if argument.name == "dropout_p":
+            given = args[place] if place < len(args) else kwargs.get("dropout_p", argument.default_value)
+            return bool(given)
+    return False
