@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 TEST_WORKERS ?= 2
 
-.PHONY: bench-corpus demo test install check accept-stages constraints image image-check clean-demo
+.PHONY: bench-corpus bench-training demo test install check accept-stages constraints image image-check clean-demo
 .DEFAULT_GOAL := demo
 
 demo: $(STAMP)  ## the whole DAG on the embedded corpus, on the CPU
@@ -44,6 +44,9 @@ image-check:  ## build the image as root over a Debian root made here, without a
 
 bench-corpus: $(STAMP)  ## the corpus stages beside their peers (benchmarks/results.md)
 	$(BIN)/python benchmarks/corpus.py
+
+bench-training: $(STAMP)  ## the trainer beside its peers (docs/training.md); ARGUMENTS="--device cuda --shapes gpt2-124m"
+	$(BIN)/python benchmarks/training.py $(ARGUMENTS)
 
 clean-demo:
 	chmod -R u+w stores/demo 2>/dev/null || true

@@ -6,6 +6,7 @@
 | peer | what it is |
 | --- | --- |
 | onward | `tasks.training` itself: journal, checks, the next rows made ahead |
+| onward_compiled | the same with `compile: true`, which is not the default on a CPU: half a minute goes by first |
 | hf_trainer | transformers' Trainer as run_clm.py sets it up; documents apart by position_ids that restart, sdpa |
 | plain_loop | a loop like nanoGPT's: sdpa with a boolean mask, whole logits, autocast, fused AdamW, clipping |
 | plain_apart | the same loop with Onward's attention by document |
@@ -43,7 +44,7 @@ from benchmarks.training_world import SHAPES, Plan, config_of, make_world, seque
 from tasks.training.execution import peak_flops, usable_cores, versions  # noqa: E402
 from tasks.training.model import shape_of  # noqa: E402
 
-PEERS = ("onward", "hf_trainer", "plain_loop", "plain_apart", "raw")
+PEERS = ("onward", "onward_compiled", "hf_trainer", "plain_loop", "plain_apart", "raw")
 WARM_UP = 2
 COLUMNS = (
     "peer",
@@ -54,6 +55,7 @@ COLUMNS = (
     "× raw",
     "TFLOP/s",
     "MFU",
+    "CPU s a step",
     "peak GiB",
     "compiled after warm-up",
 )
@@ -129,9 +131,12 @@ def compare(plan: Plan, peers: list[str], rounds: int, steps: int) -> dict[str, 
             left_out[name] = str(error)
             print(f"{name} is left out: {error}", file=sys.stderr)
     seconds: dict[str, list[float]] = {peer.name: [] for peer in running}
+    cpu_seconds: dict[str, list[float]] = {peer.name: [] for peer in running}
     for number in range(rounds):
         for peer in running if number % 2 == 0 else reversed(running):
-            seconds[peer.name].append(peer.go(steps)["seconds"])
+            answer = peer.go(steps)
+            seconds[peer.name].append(answer["seconds"])
+            cpu_seconds[peer.name].append(answer["cpu_seconds"])
     for peer in running:
         peer.leave()
     per_step, squared = _targets_and_squares(plan)
@@ -146,6 +151,7 @@ def compare(plan: Plan, peers: list[str], rounds: int, steps: int) -> dict[str, 
             "tokens_per_second": round(rate),
             "lowest": round(min(rates)),
             "highest": round(max(rates)),
+            "cpu_seconds_per_step": round(statistics.median(cpu_seconds[peer.name]) / steps, 4),
             "teraflops": round(rate / per_step * operations / 1e12, 4),
             "mfu": round(rate / per_step * operations / peak, 4) if peak else None,
             "peak_memory": peer.last["peak_memory"],
@@ -238,6 +244,7 @@ def table(row: dict[str, Any]) -> str:
             *ratios,
             f"{found['teraflops']:.3g}",
             mfu,
+            f"{found['cpu_seconds_per_step']:.2f}",
             f"{found['peak_memory'] / 2**30:.2f}",
             str(found["compiled_after_warm_up"]),
         ]
@@ -285,7 +292,7 @@ def main() -> int:
     tokens = asked.batch_tokens or (524_288 if cuda else 8192)
     micro = asked.micro_tokens or (65_536 if cuda else 4096)
     peer_micro = asked.peer_micro_tokens or (16_384 if cuda else 4096)
-    default_peers = [name for name in PEERS if not (cuda and name == "plain_apart")]
+    default_peers = [name for name in PEERS if not (cuda and name in ("plain_apart", "onward_compiled"))]
     code = 0
     for shape, length in cases:
         with tempfile.TemporaryDirectory(prefix="onward-training-") as root:

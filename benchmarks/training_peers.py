@@ -40,6 +40,7 @@ class Gate:
         self._plan = plan
         self._left = WARM_UP
         self._began = time.perf_counter()
+        self._cpu = time.process_time()
         self._steps = WARM_UP
         self.first_loss: float | None = None
 
@@ -54,6 +55,7 @@ class Gate:
         seconds = time.perf_counter() - self._began
         answer = {
             "seconds": seconds,
+            "cpu_seconds": time.process_time() - self._cpu,
             "steps": self._steps,
             "first_loss": self.first_loss,
             "peak_memory": torch.cuda.max_memory_allocated()
@@ -68,26 +70,36 @@ class Gate:
         if not line.strip():
             return True
         self._left = self._steps = int(line)
-        self._began = time.perf_counter()
+        self._began, self._cpu = time.perf_counter(), time.process_time()
         return False
 
 
-def onward(plan: Plan, gate: Gate) -> None:
+def onward(plan: Plan, gate: Gate, **changes: Any) -> None:
     """`train` itself, as `python -m tasks.training` calls it: journal, checks and all. It asks before each step
     whether to stop: there it is held."""
     from tasks.training.loop import train
 
+    spec = json.loads(plan.path("spec.json").read_text())
+    spec["execution"] |= changes
+    if changes:
+        spec["paths"]["work"] += "-compiled"
+    work = Path(spec["paths"]["work"])
+    work.mkdir(exist_ok=True)
     asked = 0
 
     def stop() -> bool:
         nonlocal asked
         asked += 1
         if asked == 2:
-            gate.first_loss = json.loads((plan.path("work") / "journal.jsonl").read_text())["loss"]
+            gate.first_loss = json.loads((work / "journal.jsonl").read_text())["loss"]
         return asked > 1 and gate.passed()
 
-    spec = json.loads(plan.path("spec.json").read_text())
     train(parse_spec(spec), stop, lambda line: print(line, file=sys.stderr))
+
+
+def onward_compiled(plan: Plan, gate: Gate) -> None:
+    """The same with `execution.compile: true`, which `auto` is on a GPU alone."""
+    onward(plan, gate, compile=True)
 
 
 def hf_trainer(plan: Plan, gate: Gate) -> None:
@@ -328,6 +340,7 @@ def _compiled() -> int:
 
 PEERS: dict[str, Callable[[Plan, Gate], None]] = {
     "onward": onward,
+    "onward_compiled": onward_compiled,
     "hf_trainer": hf_trainer,
     "plain_loop": plain_loop,
     "plain_apart": plain_apart,

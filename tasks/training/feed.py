@@ -66,16 +66,17 @@ class Feed:
         self._micro_batch, self._share, self._last_step = micro_batch, share, last_step
         self._ahead: tuple[tuple[int, int], Future[Row]] | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="feed")
+        self.count = -(-(share[1] - share[0]) // micro_batch)
+        """Rows of a step."""
         self.waited = 0.0
         """Seconds that the model waited for rows so far."""
 
     def rows(self, step: int) -> Iterator[Row]:
         """The rows of one step; while one is used, the next is made, the first of the next step too."""
-        count = -(-(self._share[1] - self._share[0]) // self._micro_batch)
-        for index in range(count):
+        for index in range(self.count):
             began = time.perf_counter()
             row = self._take(step, index)
-            follows = (step, index + 1) if index + 1 < count else (step + 1, 0)
+            follows = (step, index + 1) if index + 1 < self.count else (step + 1, 0)
             if follows[0] <= self._last_step:
                 self._ahead = follows, self._thread.submit(self._make, *follows)
             if self._device.type != "cpu":
