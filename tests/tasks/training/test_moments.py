@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.training.moments import BLOCK, blocks, dequantise, quantise, values_of
+from tasks.training.moments import BLOCK, _nearest, blocks, dequantise, quantise, values_of
 
 
 def meaning(byte: int, signed: bool) -> float:
@@ -62,6 +64,22 @@ def test_each_number_becomes_the_nearest_value_of_its_block(
         best = distance.min(axis=1)
         np.testing.assert_allclose(distance[np.arange(len(block)), chosen], best, rtol=1e-4, atol=1e-7)
         np.testing.assert_allclose(found[at : at + BLOCK], values[chosen] * largest, rtol=1e-6)
+
+
+@pytest.mark.parametrize("signed", [True, False])
+def test_the_table_finds_what_a_search_finds(signed: bool) -> None:
+    """At every limit, one float to either side of it, at the edges of every cell of the table, and at random."""
+    values = values_of(signed).double()
+    limits = ((values[1:] + values[:-1]) / 2).float()
+    inf = torch.tensor(math.inf)
+    upper = torch.arange(0, 0x3F80, dtype=torch.int32) << 16
+    edges = torch.cat([upper, upper + 0xFFFF]).view(torch.float32)
+    numbers = torch.cat([limits, limits.nextafter(inf), limits.nextafter(-inf), values.float(), edges])
+    numbers = torch.cat([numbers, torch.rand(100_000).pow(9)])
+    if signed:
+        numbers = torch.cat([numbers, -numbers])
+    numbers = numbers.clamp(-1.0 if signed else 0.0, 1.0)
+    assert torch.equal(_nearest(numbers, signed), torch.bucketize(numbers, limits, out_int32=True))
 
 
 def test_zeros_stay_zeros_and_the_largest_stays() -> None:
