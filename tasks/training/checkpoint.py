@@ -23,6 +23,8 @@ from storage.atomic import commit_directory, sha256_file, write_bytes
 from storage.errors import ConfigError, DamagedArtifact
 from tasks.training.average import AVERAGE
 from tasks.training.config import Identity
+from tasks.training.processes import is_shard
+from tasks.training.sharding import own_part, shared_out
 
 MODEL, OPTIMIZER, STATE, MANIFEST = (
     "model.safetensors",
@@ -52,10 +54,11 @@ def model_tensors(model: nn.Module) -> dict[str, Tensor]:
     seen: set[tuple[int, torch.Size]] = set()
     tensors: dict[str, Tensor] = {}
     for name, tensor in model.state_dict().items():
-        mark = (tensor.data_ptr(), tensor.shape)
-        if tensor.numel() and mark in seen:
-            continue
-        seen.add(mark)
+        if not is_shard(tensor):  # what is tied is never shared out
+            mark = (tensor.data_ptr(), tensor.shape)
+            if tensor.numel() and mark in seen:
+                continue
+            seen.add(mark)
         tensors[name] = tensor.detach().contiguous()
     return tensors
 
@@ -72,7 +75,7 @@ def load_model_tensors(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     for name, tensor in own.items():
         if tensor.shape != tensors[name].shape:
             raise DamagedArtifact(f"The checkpoint's {name} has the shape {tuple(tensors[name].shape)}.")
-        tensor.copy_(tensors[name])
+        own_part(tensor).copy_(own_part(shared_out(tensors[name], tensor)))
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
@@ -83,29 +86,21 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         raise DamagedArtifact(f"{path}: not a whole safetensors file ({error}).") from error
 
 
-def save_checkpoint(
-    root: Path,
-    model: Mapping[str, Tensor],
-    optimizer: Mapping[str, Tensor],
-    state: Mapping[str, Any],
-    average: Mapping[str, Tensor] | None = None,
-) -> Path:
-    """Commit `step-…` below `root`; replaces one of the same step. `average`: the sum of an export that is a mean."""
+def save_checkpoint(root: Path, files: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> Path:
+    """Commit `step-…` below `root`; replaces one of the same step. `files`: tensors by name, on the host, by file."""
     final = root / f"step-{int(state['step']):08d}"
     temporary = root / f"{_TEMPORARY}{final.name}"
     _remove(temporary)
     temporary.mkdir(parents=True)
-    save_file(dict(model), temporary / MODEL)
-    save_file(dict(optimizer), temporary / OPTIMIZER)
-    if average is not None:
-        save_file(dict(average), temporary / AVERAGE)
+    for name, tensors in files.items():
+        save_file(dict(tensors), temporary / name)
     (temporary / STATE).write_text(json.dumps(state, sort_keys=True), encoding="utf-8")
-    files = {
+    written = {
         path.name: {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
         for path in sorted(temporary.iterdir())
     }
     (temporary / MANIFEST).write_text(
-        json.dumps({"format": 1, "files": files}, sort_keys=True), encoding="utf-8"
+        json.dumps({"format": 1, "files": written}, sort_keys=True), encoding="utf-8"
     )
     _remove(final)
     commit_directory(temporary, final)

@@ -36,19 +36,24 @@ _NO_TOKENIZER_NAME = {"config.json", "generation_config.json", "manifest.json", 
 def write_export(
     directory: Path, model: Any, tokenizer: Path, eot: int | None, weights: Mapping[str, Tensor] | None = None
 ) -> None:
-    """Weights (aliases dropped), configuration and tokenizer into an empty directory.
+    """Weights (float32, aliases dropped), configuration and tokenizer into an empty directory.
 
-    `weights` instead of the model's own: a mean.
+    `weights` instead of the model's own: whole, where it holds shards itself; or a mean.
     """
     write_model(directory, model, eot, weights)
     copy_tokenizer(tokenizer, directory)
 
 
 def write_trunk(
-    directory: Path, model: Any, optimizer: Mapping[str, Tensor], state: Mapping[str, Any], eot: int | None
+    directory: Path,
+    model: Any,
+    optimizer: Mapping[str, Tensor],
+    state: Mapping[str, Any],
+    eot: int | None,
+    weights: Mapping[str, Tensor] | None = None,
 ) -> None:
     """Weights and configuration, the optimizer's state, and the position, into an empty directory."""
-    write_model(directory, model, eot)
+    write_model(directory, model, eot, weights)
     save_file(dict(optimizer), directory / OPTIMIZER)
     write_json(directory / STATE, state)
 

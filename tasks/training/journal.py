@@ -10,24 +10,34 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tasks.training.recovery import BAD_STEPS_IN_A_ROW
+from tasks.training.spikes import WINDOW, Spikes
+
 CLOCK = {
     "seconds": pa.float64(),
     "tokens_per_second": pa.float64(),
     "mfu": pa.float64(),
+    "data_wait": pa.float64(),
     "peak_memory": pa.int64(),
 }
-"""Columns that depend on the clock or the machine: seconds of the step, bytes of memory."""
+"""Columns that depend on the clock or the machine: seconds of the step, the share of it spent waiting for
+data (0 … 1), bytes of memory."""
 
 
 def schema_of(sources: Sequence[str]) -> pa.Schema:
-    """The clock-free columns; `tokens` are targets seen by the model so far, losses are nats a target."""
+    """The clock-free columns; `tokens` are targets seen by the model so far, losses are nats a target.
+
+    skipped: the loss or the gradient was not finite, no weight was changed. rolled_back: after this step, the last of
+    several skipped ones, training went back to a checkpoint (recovery.py). spike: the loss stands out (spikes.py).
+    """
     return pa.schema(
         [
             ("step", pa.int64()),
@@ -37,6 +47,8 @@ def schema_of(sources: Sequence[str]) -> pa.Schema:
             ("lr", pa.float64()),
             ("grad_norm", pa.float64()),
             ("skipped", pa.bool_()),
+            ("rolled_back", pa.bool_()),
+            ("spike", pa.bool_()),
         ]
     )
 
@@ -60,14 +72,26 @@ class Journal:
         self._file = path.open("r+b" if path.exists() else "w+b")
         length = int(mark["bytes"]) if mark else 0
         self._rows = int(mark["rows"]) if mark else 0
-        self._digest = hashlib.sha256(self._file.read(length))
+        begin = self._file.read(length)
+        self._digest = hashlib.sha256(begin)
         self._file.truncate(length)
         self._file.seek(length)
         self._flush_every = flush_every
+        lines = begin.splitlines()
+        self._recent = deque(map(json.loads, lines[-BAD_STEPS_IN_A_ROW:]), BAD_STEPS_IN_A_ROW)
+        self._spikes = Spikes(_last_losses(lines))
+
+    @property
+    def recent(self) -> list[dict[str, Any]]:
+        """The last rows, oldest first: as many as bad steps are counted in a row."""
+        return list(self._recent)
 
     def append(self, row: Mapping[str, Any]) -> None:
-        """Add a step's line; numbers that are not finite become null."""
-        line = (json.dumps({name: _finite(value) for name, value in row.items()}) + "\n").encode()
+        """Add a step's line, marked where its loss is a spike; numbers that are not finite become null."""
+        marked = {name: _finite(value) for name, value in row.items()}
+        marked["spike"] = self._spikes.is_spike(marked["loss"])
+        self._recent.append(marked)
+        line = (json.dumps(marked) + "\n").encode()
         self._file.write(line)
         self._digest.update(line)
         self._rows += 1
@@ -75,14 +99,29 @@ class Journal:
             self._file.flush()
 
     def mark(self) -> dict[str, Any]:
-        """Make everything so far durable, and name it: bytes, rows, sha256."""
+        """Name everything so far: bytes, rows, sha256. It is in the file, and durable after `sync`."""
         self._file.flush()
-        os.fsync(self._file.fileno())
         return {"bytes": self._file.tell(), "rows": self._rows, "sha256": self._digest.hexdigest()}
+
+    def sync(self) -> None:
+        """Make durable what was there at the last `mark`. May be called from another thread."""
+        os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Close the file; the lines stay."""
         self._file.close()
+
+
+def _last_losses(lines: Iterable[bytes]) -> list[float]:
+    """The finite ones that a window of spikes.py holds, oldest first."""
+    found: list[float] = []
+    for line in reversed(list(lines)):
+        loss = json.loads(line)["loss"]
+        if loss is not None:
+            found.append(loss)
+        if len(found) == WINDOW:
+            break
+    return found[::-1]
 
 
 def read_journal(path: Path) -> list[dict[str, Any]]:

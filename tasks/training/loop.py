@@ -13,17 +13,18 @@ from contextlib import nullcontext
 from storage.errors import StageFailed
 from tasks.training import checkpoint as checkpoints
 from tasks.training.config import Spec
+from tasks.training.out_of_memory import go_smaller, is_out_of_memory, let_go
 from tasks.training.outputs import collect, finish, keep, save
 from tasks.training.processes import ALONE, Processes
+from tasks.training.recovery import BAD_STEPS_IN_A_ROW, MOST_ROLLBACKS, record
+from tasks.training.restart import LostOthers
 from tasks.training.schedule import learning_rate
 from tasks.training.segment import Segment, open_segment, same_weights
-from tasks.training.step import take_step
+from tasks.training.step import pass_over, take_step
 from tasks.training.work import Say, check_earlier_work, held_alone
 
 DONE, RESUMABLE = 0, 75
 """Exit codes; a failure is 1."""
-BAD_STEPS_IN_A_ROW = 5
-"""Skipped steps after which training stops."""
 
 
 def train(spec: Spec, stop: Callable[[], bool], say: Say, processes: Processes = ALONE) -> int:
@@ -31,25 +32,12 @@ def train(spec: Spec, stop: Callable[[], bool], say: Say, processes: Processes =
 
     May be called again in the same work directory whatever happened to the call before. Raises OnwardError.
     """
-    work = spec.paths.work
-    with held_alone(work, stop, say) if processes.first else nullcontext(True) as alone:
-        code = processes.tell(_what_is_left(spec, alone, say) if processes.first else None)
-        if code is not None:
-            return int(code)
-        segment = open_segment(spec, say, processes)
-        try:
-            if not _steps(segment, stop, say):
-                processes.wait()
-                return RESUMABLE
-        finally:
-            if segment.journal:
-                segment.journal.close()
-        same_weights(segment)
-        if processes.first:
-            finish(segment)
-        processes.wait()
-        say(f"done at step {segment.progress.step}, {segment.progress.tokens} tokens seen")
-        return DONE
+    with held_alone(spec.paths.work, stop, say) if processes.first else nullcontext(True) as alone:
+        left = processes.tell(_what_is_left(spec, alone, say) if processes.first else None)
+        code = None if left is None else int(left)
+        while code is None:
+            code = _from_the_newest_checkpoint(spec, stop, say, processes)
+        return code
 
 
 def _what_is_left(spec: Spec, alone: bool, say: Say) -> int | None:
@@ -66,35 +54,118 @@ def _what_is_left(spec: Spec, alone: bool, say: Say) -> int | None:
     return None
 
 
-def _steps(segment: Segment, stop: Callable[[], bool], say: Say) -> bool:
-    """Step to the end. False: asked to stop, and a checkpoint holds all that was done."""
+def _from_the_newest_checkpoint(
+    spec: Spec, stop: Callable[[], bool], say: Say, processes: Processes
+) -> int | None:
+    """The code to leave with; None: to be called again, with another record of bad steps or execution.json."""
+    segment = _opened(spec, say, processes)
+    try:
+        code = _steps(segment, stop, say)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        _with_less_memory(segment, error, say)
+        code = None
+    finally:
+        segment.close()
+    if code == DONE:
+        same_weights(segment)
+        finish(segment)
+        say(f"done at step {segment.progress.step}, {segment.progress.tokens} tokens seen")
+    if code is None:
+        compiled = bool(segment.execution["compile"])
+        del segment
+        let_go(compiled)
+    else:
+        processes.wait()
+    return code
+
+
+def _opened(spec: Spec, say: Say, processes: Processes) -> Segment:
+    try:
+        return open_segment(spec, say, processes)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise StageFailed(
+            f"Out of memory before the first step ({error}): the model and its optimizer's state do not fit, whatever the "
+            "micro-batch. Checkpoints are kept. Choose a smaller model, training.optimizer.states: 8bit, or a device with "
+            "more memory."
+        ) from error
+
+
+def _steps(segment: Segment, stop: Callable[[], bool], say: Say) -> int | None:
+    """Step to the end. All that was done is durable then, also where asked to stop. None: to be opened again."""
     execution, last = segment.spec.execution, segment.spec.identity.last_step
+    progress, writer = segment.progress, segment.writer
     saved_at = time.monotonic()
-    while segment.progress.step < last:
-        if segment.processes.any(stop()):
-            save(segment, say)
-            say(f"stopping after step {segment.progress.step}; the same command goes on from there")
-            return False
-        tokens = segment.progress.tokens
-        take_step(segment)
-        if segment.progress.skipped_in_a_row >= BAD_STEPS_IN_A_ROW:
-            _give_up(segment)
+    while progress.step < last:
+        if writer:
+            writer.check()
+        if stopped := segment.processes.any(stop()):
+            break
+        tokens = progress.tokens
+        recorded = segment.recovery.row(progress.step + 1)
+        if recorded is not None:
+            pass_over(segment, recorded)
+        else:
+            take_step(segment)
+            if progress.skipped_in_a_row and progress.skipped_in_a_row % BAD_STEPS_IN_A_ROW == 0:
+                _go_back(segment, say)
+                return None
         collect(segment)
         keep(segment, tokens)
-        if time.monotonic() - saved_at >= execution.checkpoint_every and segment.progress.step < last:
-            save(segment, say)
+        due = time.monotonic() - saved_at >= execution.checkpoint_every
+        if segment.sharded:  # what all save together is one decision
+            due = segment.processes.any(due)
+        if due and progress.step < last:
+            save(segment)
             saved_at = time.monotonic()
-    save(segment, say)
-    return True
+    else:
+        stopped = False
+        if progress.skipped_in_a_row >= BAD_STEPS_IN_A_ROW:  # no step since shows that the model still works
+            _give_up(segment)
+    save(segment)
+    if writer:
+        writer.wait()
+    if stopped:
+        say(f"stopping after step {progress.step}; the same command goes on from there")
+    return RESUMABLE if stopped else DONE
+
+
+def _go_back(segment: Segment, say: Say) -> None:
+    """Record the last steps as never to be computed again. Raises StageFailed where that has not helped before."""
+    progress, recovery = segment.progress, segment.recovery
+    if progress.skipped_in_a_row > BAD_STEPS_IN_A_ROW or recovery.rollbacks >= MOST_ROLLBACKS:
+        _give_up(segment)
+    if segment.journal:
+        record(segment.spec.paths.work, recovery, segment.journal.recent)
+    say(
+        f"warning: the loss or its gradient was not finite in steps {progress.step - BAD_STEPS_IN_A_ROW + 1} to "
+        f"{progress.step}; training goes back to the newest checkpoint and passes them over from now on"
+    )
 
 
 def _give_up(segment: Segment) -> None:
     if segment.journal:
         segment.journal.mark()
-    step, rate = segment.progress.step, learning_rate(segment.spec.identity.schedule, segment.progress.step)
+        segment.journal.sync()
+    step, again = segment.progress.step, segment.recovery.rollbacks
+    rate = learning_rate(segment.spec.identity.schedule, step)
+    first = (step - BAD_STEPS_IN_A_ROW) * segment.spec.identity.sequences_per_step
     raise StageFailed(
-        f"The loss or its gradient was not finite in {BAD_STEPS_IN_A_ROW} steps in a row, the last one {step} at the "
-        f"rate {rate:.3g}. The weights were not changed by them; the newest checkpoint is of step "
-        f"{segment.saved_step}. Lower training.learning_rate, or look at the documents of sequences "
-        f"{(step - BAD_STEPS_IN_A_ROW) * segment.spec.identity.sequences_per_step} and on."
+        f"The loss or its gradient was not finite in {BAD_STEPS_IN_A_ROW} steps in a row, the last one {step} at the rate "
+        f"{rate:.3g}, after training had gone back to a checkpoint {again} time{'s' if again > 1 else ''} and passed such "
+        f"steps over. The weights were not changed by them; the newest checkpoint is of step {segment.saved_step}. Lower "
+        f"training.learning_rate, or look at the documents of sequences {first} and on."
     )
+
+
+def _with_less_memory(segment: Segment, error: Exception, say: Say) -> None:
+    """Let what follows take less. Of several processes the one that meets it leaves; all are started again."""
+    path, step = segment.spec.paths.work / "execution.json", segment.progress.step + 1
+    checkpointed = bool(getattr(segment.model.whole, "supports_gradient_checkpointing", False))
+    told = go_smaller(path, segment.execution, step, error, checkpointed=checkpointed)
+    if segment.processes.count > 1:
+        raise LostOthers(f"In process {segment.processes.rank}: {told}") from error
+    say(f"warning: {told}")

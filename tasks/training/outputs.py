@@ -6,29 +6,35 @@ The first process alone writes. Nothing here changes what is trained; when a che
 from __future__ import annotations
 
 import json
-import time
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from torch import Tensor
 
 from tasks.training import checkpoint as checkpoints
 from tasks.training import export as exports
+from tasks.training.average import AVERAGE
 from tasks.training.journal import read_journal, write_tables
 from tasks.training.optimizer import optimizer_tensors
 from tasks.training.segment import Segment
-from tasks.training.work import Say
+from tasks.training.sharding import whole_on_first
 
 
-def save(segment: Segment, say: Say) -> None:
-    """Commit a checkpoint of the current step, unless the newest is of it. In the first process."""
+def save(segment: Segment) -> None:
+    """Begin a checkpoint of the current step, unless the newest is of it; writer.py makes it durable.
+
+    Called by all processes together where they are shards; the first alone writes. Raises what the write of the one
+    before met.
+    """
     step = segment.progress.step
-    if (
-        segment.journal is None
-        or segment.saved_step == step
-        or (segment.saved_step is None and step == segment.spec.identity.first_step)
+    if segment.begun_step == step or (
+        segment.begun_step is None and step == segment.spec.identity.first_step
     ):
         return
-    started = time.perf_counter()
-    root = segment.spec.paths.work / "checkpoints"
+    held = _held(segment)
+    segment.begun_step = step
+    if segment.journal is None or segment.writer is None:
+        return
     identity = segment.spec.identity
     state = {
         "format": 1,
@@ -41,52 +47,53 @@ def save(segment: Segment, say: Say) -> None:
         "identity_digest": identity.digest,
         "execution": segment.execution,
     }
-    model = checkpoints.model_tensors(segment.model.whole)
-    average = segment.average.sums if segment.average.kept else None
-    moments = optimizer_tensors(segment.model.whole, segment.optimizer)
-    checkpoints.save_checkpoint(root, model, moments, state, average)
-    checkpoints.prune(root, segment.spec.execution.keep_last)
-    segment.saved_step = step
-    say(f"checkpoint at step {step} in {time.perf_counter() - started:.1f} s")
+    files = {checkpoints.MODEL: held.weights, checkpoints.OPTIMIZER: held.moments}
+    if segment.average.kept:
+        files[AVERAGE] = segment.average.sums
+    segment.writer.begin(files, state, segment.journal.sync)
 
 
 def collect(segment: Segment) -> None:
-    """Add the weights to those whose mean the export is to be, where this step is one of theirs."""
-    if segment.processes.first and segment.average.wants(segment.progress.step):
-        segment.average.add(checkpoints.model_tensors(segment.model.whole))
+    """Add the weights to those whose mean the export is to be, where this step is one of theirs. By all, as `save`."""
+    if segment.average.wants(segment.progress.step):
+        weights = whole_on_first(checkpoints.model_tensors(segment.model.whole), segment.processes)
+        if segment.processes.first:
+            segment.average.add(weights)
 
 
 def keep(segment: Segment, tokens_before: int) -> None:
     """`kept/tokens-…/` where the step passed a multiple of keep_every_tokens: a trunk with the tokenizer beside."""
     every = segment.spec.identity.keep_every_tokens
-    if (
-        not segment.processes.first
-        or every is None
-        or segment.progress.tokens // every == tokens_before // every
-    ):
+    if every is None or segment.progress.tokens // every == tokens_before // every:
+        return
+    held = _held(segment)
+    if not segment.processes.first:
         return
     name = f"kept/tokens-{segment.progress.tokens // every * every:015d}"
 
     def fill(directory: Path) -> None:
-        _write_trunk(segment, directory)
+        _write_trunk(segment, held, directory)
         exports.copy_tokenizer(segment.spec.paths.tokenizer, directory)
 
     checkpoints.replace_directory(segment.spec.paths.work, name, fill)
 
 
 def finish(segment: Segment) -> None:
-    """Write what the segment leaves; result.json last."""
+    """Write what the segment leaves; result.json last. Called by all processes, as `save`."""
+    held = _held(segment)
+    if not segment.processes.first:
+        return
     identity, work, progress = segment.spec.identity, segment.spec.paths.work, segment.progress
     whole, eot = segment.model.whole, segment.corpus.eot
     if identity.makes_export:
         tokenizer = segment.spec.paths.tokenizer
         average = segment.average
-        weights = average.mean(checkpoints.model_tensors(whole)) if average.kept else None
+        weights = average.mean(held.weights) if average.kept else held.of_shards
         checkpoints.replace_directory(
             work, "export", lambda to: exports.write_export(to, whole, tokenizer, eot, weights)
         )
     if identity.makes_trunk:
-        checkpoints.replace_directory(work, "trunk", lambda to: _write_trunk(segment, to))
+        checkpoints.replace_directory(work, "trunk", lambda to: _write_trunk(segment, held, to))
     lines, sources = read_journal(work / "journal.jsonl"), segment.corpus.sources
 
     def tables(directory: Path) -> None:
@@ -100,6 +107,8 @@ def finish(segment: Segment) -> None:
         "tokens": progress.computed,
         "tokens_seen": progress.tokens,
         "skipped_steps": progress.skipped,
+        "rollbacks": segment.recovery.stretches,
+        "spikes": sum(bool(line.get("spike")) for line in lines),
         "loss": progress.loss,
         "parameters": segment.shape.parameters,
         "identity": identity.digest,
@@ -107,7 +116,23 @@ def finish(segment: Segment) -> None:
     checkpoints.write_json(work / "result.json", result)
 
 
-def _write_trunk(segment: Segment, directory: Path) -> None:
+@dataclass(frozen=True)
+class _Held:
+    """Weights and the optimizer's state, by name, whole; of shards in the first process alone, on the host."""
+
+    weights: dict[str, Tensor]
+    moments: dict[str, Tensor]
+    of_shards: dict[str, Tensor] | None
+    """`weights` again, where the model itself holds shards."""
+
+
+def _held(segment: Segment) -> _Held:
+    weights = whole_on_first(checkpoints.model_tensors(segment.model.whole), segment.processes)
+    moments = whole_on_first(optimizer_tensors(segment.model.whole, segment.optimizer), segment.processes)
+    return _Held(weights, moments, weights if segment.sharded else None)
+
+
+def _write_trunk(segment: Segment, held: _Held, directory: Path) -> None:
     state = {"format": 1, "step": segment.progress.step, "tokens": segment.progress.tokens}
-    optimizer = optimizer_tensors(segment.model.whole, segment.optimizer)
-    exports.write_trunk(directory, segment.model.whole, optimizer, state, segment.corpus.eot)
+    whole, eot = segment.model.whole, segment.corpus.eot
+    exports.write_trunk(directory, whole, held.moments, state, eot, held.of_shards)

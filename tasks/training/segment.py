@@ -23,12 +23,17 @@ from tasks.training.average import AVERAGE, RunningSum
 from tasks.training.checkpoint import Checkpoint
 from tasks.training.config import Identity, Spec
 from tasks.training.data import Corpus
+from tasks.training.feed import Feed, FixedSize
 from tasks.training.journal import Journal, journal_holds
 from tasks.training.model import LanguageModel, Shape, load_model, read_config, shape_of
 from tasks.training.optimizer import load_optimizer_tensors, make_optimizer, optimizer_tensors
-from tasks.training.processes import Processes, mark_of
+from tasks.training.overlap import Reduction
+from tasks.training.processes import Processes
 from tasks.training.pull import base_weights
+from tasks.training.recovery import Recovery, read_recovery
+from tasks.training.sharding import FULL
 from tasks.training.work import Say
+from tasks.training.writer import Writer
 
 
 @dataclass
@@ -42,23 +47,57 @@ class Progress:
     skipped_in_a_row: int = 0
     loss: float | None = None
 
+    def count(self, targets: int, loss: float | None) -> None:
+        """One step more, of so many targets; `loss` is None where it was skipped."""
+        skipped = loss is None
+        self.step += 1
+        self.tokens += targets
+        self.computed += targets
+        self.skipped += skipped
+        self.skipped_in_a_row = self.skipped_in_a_row + 1 if skipped else 0
+        self.loss = self.loss if skipped else loss
+
 
 @dataclass
 class Segment:
-    """Everything that a step needs. The journal is the first process's."""
+    """Everything that a step needs. The journal and the writer of checkpoints are the first process's."""
 
     spec: Spec
     processes: Processes
+    reduction: Reduction | None
+    """Where several processes hold all weights."""
     execution: dict[str, Any]
     shape: Shape
     model: LanguageModel
     optimizer: torch.optim.Optimizer
     corpus: Corpus
+    feed: Feed
     journal: Journal | None
+    writer: Writer | None
+    recovery: Recovery
     progress: Progress
     average: RunningSum
-    saved_step: int | None
+    begun_step: int | None
+    """The step of the newest checkpoint that was begun, in all processes; `saved_step` of the newest durable one."""
     peak_flops: float | None
+
+    @property
+    def saved_step(self) -> int | None:
+        """None in all processes but the first, and where there is none."""
+        return self.writer.durable_step if self.writer else None
+
+    def close(self) -> None:
+        """Let go of threads and files; a checkpoint under way is finished first."""
+        self.feed.close()
+        if self.writer:
+            self.writer.close()
+        if self.journal:
+            self.journal.close()
+
+    @property
+    def sharded(self) -> bool:
+        """Whether weights and moments are shared out among the processes."""
+        return bool(self.execution["sharding"] == FULL)
 
 
 def open_segment(spec: Spec, say: Say, processes: Processes) -> Segment:
@@ -76,18 +115,21 @@ def open_segment(spec: Spec, say: Say, processes: Processes) -> Segment:
     resolved = processes.tell(resolved)
     own = {**resolved, "device": processes.device(resolved["device"])}
     executions.apply(own)
-    model = load_model(paths.start, config, identity, own)
+    model = load_model(paths.start, config, identity, own, processes)
     corpus = _open_corpus(spec, model, processes)
     optimizer = make_optimizer(model.whole, identity, base_weights(spec, model.whole))
     lines = work / "journal.jsonl"
     found = _found(spec, say, processes)
     if found is None:
-        progress = _begin(spec, model, optimizer)
+        progress = _begin(spec, model, optimizer, processes)
     else:
-        progress = _resume(found, identity, model, optimizer)
-    journal = None
+        progress = _resume(found, identity, model, optimizer, processes)
+    journal = writer = None
     if processes.first:
         journal = Journal(lines, found.state["journal"] if found else None, spec.execution.log_every)
+        step = found.step if found else None
+        writer = Writer(work / "checkpoints", spec.execution.keep_last, step, say)
+    groups = processes.tell(read_recovery(work).groups if processes.first else None)
     where = f"resumed from step {found.step}" if found else "fresh"
     several = f"{processes.count} processes, " if processes.count > 1 else ""
     say(
@@ -98,15 +140,19 @@ def open_segment(spec: Spec, say: Say, processes: Processes) -> Segment:
     segment = Segment(
         spec=spec,
         processes=processes,
+        reduction=_reduction(resolved, model, processes),
         execution=resolved,
         shape=shape,
         model=model,
         optimizer=optimizer,
         corpus=corpus,
+        feed=_feed(corpus, identity, resolved, model, processes),
         journal=journal,
+        writer=writer,
+        recovery=Recovery.of(groups),
         progress=progress,
         average=_sum_so_far(found, identity, model, processes),
-        saved_step=found.step if found else None,
+        begun_step=found.step if found else None,
         peak_flops=executions.peak_flops(model.device),
     )
     same_weights(segment)
@@ -114,11 +160,11 @@ def open_segment(spec: Spec, say: Say, processes: Processes) -> Segment:
 
 
 def same_weights(segment: Segment) -> None:
-    """Raises ConfigError unless all processes hold the same weights and moments."""
+    """Raises ConfigError unless all processes hold the same weights and moments, where they hold them whole."""
     if segment.processes.count > 1:
         moments = optimizer_tensors(segment.model.whole, segment.optimizer)
-        tensors = [*segment.model.whole.parameters(), *moments.values()]
-        segment.processes.same(mark_of(tensors), f"At step {segment.progress.step} the weights")
+        tensors = (*segment.model.whole.parameters(), *moments.values())
+        segment.processes.same_tensors(tensors, f"At step {segment.progress.step} the weights")
 
 
 def _open_corpus(spec: Spec, model: LanguageModel, processes: Processes) -> Corpus:
@@ -142,6 +188,31 @@ def _sum_so_far(
     return average
 
 
+def _reduction(resolved: dict[str, Any], model: LanguageModel, processes: Processes) -> Reduction | None:
+    if processes.count == 1 or resolved["sharding"] == FULL:
+        return None
+    return Reduction(model.whole, model.whole.base_model, processes)
+
+
+def _feed(
+    corpus: Corpus, identity: Identity, resolved: dict[str, Any], model: LanguageModel, processes: Processes
+) -> Feed:
+    """The rows of this process's share; of a fixed size where the model is compiled."""
+    sequences = resolved["micro_batch"]
+    fixed = None
+    if resolved["compile"]:
+        most = corpus.most_documents(identity.first_step, identity.last_step, sequences)
+        fixed = FixedSize(identity.sequence_length, most)
+    return Feed(
+        corpus,
+        model.device,
+        micro_batch=sequences,
+        share=processes.share(identity.sequences_per_step),
+        last_step=identity.last_step,
+        fixed=fixed,
+    )
+
+
 def _found(spec: Spec, say: Say, processes: Processes) -> Checkpoint | None:
     """The newest whole checkpoint, which the first process verifies for all."""
     root, lines = spec.paths.work / "checkpoints", spec.paths.work / "journal.jsonl"
@@ -152,7 +223,9 @@ def _found(spec: Spec, say: Say, processes: Processes) -> Checkpoint | None:
     return found if processes.first or step is None else checkpoints.checkpoint_at(root, step)
 
 
-def _begin(spec: Spec, model: LanguageModel, optimizer: torch.optim.Optimizer) -> Progress:
+def _begin(
+    spec: Spec, model: LanguageModel, optimizer: torch.optim.Optimizer, processes: Processes
+) -> Progress:
     """At the segment's start: a fresh optimizer on an export's weights, or a trunk's state carried on."""
     identity, start = spec.identity, spec.paths.start
     if spec.paths.start_kind == "export":
@@ -165,16 +238,24 @@ def _begin(spec: Spec, model: LanguageModel, optimizer: torch.optim.Optimizer) -
         raise ConfigError(
             f"{start} is a trunk at step {state['step']}; identity.first_step is {identity.first_step}."
         )
-    load_optimizer_tensors(model.whole, optimizer, checkpoints.load_tensors(start / checkpoints.OPTIMIZER))
+    moments = checkpoints.load_tensors(start / checkpoints.OPTIMIZER)
+    processes.same_tensors(moments.values(), "The moments that training starts from")
+    load_optimizer_tensors(model.whole, optimizer, moments)
     return Progress(step=state["step"], tokens=state["tokens"])
 
 
 def _resume(
-    found: Checkpoint, identity: Identity, model: LanguageModel, optimizer: torch.optim.Optimizer
+    found: Checkpoint,
+    identity: Identity,
+    model: LanguageModel,
+    optimizer: torch.optim.Optimizer,
+    processes: Processes,
 ) -> Progress:
     checkpoints.check_identity(found.state["identity"], identity, found.path)
-    checkpoints.load_model_tensors(model.whole, checkpoints.load_tensors(found.path / checkpoints.MODEL))
-    load_optimizer_tensors(
-        model.whole, optimizer, checkpoints.load_tensors(found.path / checkpoints.OPTIMIZER)
-    )
+    weights = checkpoints.load_tensors(found.path / checkpoints.MODEL)
+    moments = checkpoints.load_tensors(found.path / checkpoints.OPTIMIZER)
+    both = (*weights.values(), *moments.values())
+    processes.same_tensors(both, f"At step {found.step} the checkpoint's weights")
+    checkpoints.load_model_tensors(model.whole, weights)
+    load_optimizer_tensors(model.whole, optimizer, moments)
     return Progress(**found.state["progress"])

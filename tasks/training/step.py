@@ -10,38 +10,42 @@ import hashlib
 import math
 import resource
 import time
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as functional
 from torch import Tensor
 
-from tasks.training.attention import Packing
 from tasks.training.data import MicroBatch
+from tasks.training.feed import Row
 from tasks.training.optimizer import prepare_step
 from tasks.training.processes import Processes
+from tasks.training.recovery import BAD_STEPS_IN_A_ROW
+from tasks.training.recovery import Row as JournalRow
 from tasks.training.schedule import learning_rate
 from tasks.training.segment import Segment
+from tasks.training.sharding import clip_gradients, keep_pace
 
 
 def take_step(segment: Segment) -> None:
     """One update from one global batch, and its line in the journal."""
-    started = time.perf_counter()
+    started, waited = time.perf_counter(), segment.feed.waited
     identity, progress, optimizer = segment.spec.identity, segment.progress, segment.optimizer
     step = progress.step + 1
     processes = segment.processes
     torch.manual_seed(_seed(identity.seed, step, processes.rank))
     targets = segment.corpus.targets(step)
     losses: list[tuple[MicroBatch, Tensor]] = []
-    share = processes.share(identity.sequences_per_step)
-    for batch in segment.corpus.micro_batches(step, segment.execution["micro_batch"], share):
-        losses.append((batch, _forward_backward(segment, batch, targets)))
-    processes.add_up(segment.model.whole.parameters())
-    squared, sums, counts = _of_the_batch(losses, len(segment.corpus.sources), processes)
-    loss = float(sums.sum() / targets)
+    for index, row in enumerate(segment.feed.rows(step), start=1):
+        last = index == segment.feed.count
+        losses.append((row.batch, _forward_backward(segment, row, targets, last)))
+    _add_up(segment)
     clip = identity.optimizer.clip or math.inf
-    norm = float(torch.nn.utils.clip_grad_norm_(segment.model.whole.parameters(), clip))
+    norms = clip_gradients(segment.model.whole.parameters(), clip, processes)
+    norm, hosted = _fetched(norms, losses)  # the one time that the host waits for the device
+    squared, sums, counts = _of_the_batch(hosted, len(segment.corpus.sources), processes)
+    loss = float(sums.sum() / targets)
     rate = learning_rate(identity.schedule, step)
     skipped = not (math.isfinite(loss) and math.isfinite(norm))
     if not skipped:
@@ -49,52 +53,75 @@ def take_step(segment: Segment) -> None:
         optimizer.step()
     optimizer.zero_grad(set_to_none=True)
 
-    progress.step = step
-    progress.tokens += targets
-    progress.computed += targets
-    progress.skipped += skipped
-    progress.skipped_in_a_row = progress.skipped_in_a_row + 1 if skipped else 0
-    progress.loss = progress.loss if skipped else loss
-    row: dict[str, Any] = {"step": step, "tokens": progress.tokens, "loss": loss}
+    progress.count(targets, None if skipped else loss)
+    line: dict[str, Any] = {"step": step, "tokens": progress.tokens, "loss": loss}
     for source, total, count in zip(segment.corpus.sources, sums, counts, strict=True):
-        row[f"loss/{source}"] = float(total / count) if count else None
-    row |= {"lr": rate, "grad_norm": norm, "skipped": skipped}
+        line[f"loss/{source}"] = float(total / count) if count else None
+    line |= {"lr": rate, "grad_norm": norm, "skipped": skipped}
+    line["rolled_back"] = progress.skipped_in_a_row == BAD_STEPS_IN_A_ROW  # the loop does
     if segment.journal:
-        segment.journal.append(row | _clock(segment, targets, squared, time.perf_counter() - started))
+        wait = segment.feed.waited - waited
+        segment.journal.append(line | _clock(segment, targets, squared, time.perf_counter() - started, wait))
 
 
-def _forward_backward(segment: Segment, batch: MicroBatch, targets: int) -> Tensor:
+def pass_over(segment: Segment, row: JournalRow) -> None:
+    """A step that was bad before and is never computed again: its batch counts, its row is the recorded one."""
+    segment.progress.count(row["tokens"] - segment.progress.tokens, None)
+    if segment.journal:
+        segment.journal.append(row)
+
+
+def _add_up(segment: Segment) -> None:
+    """Make every gradient that of the global batch."""
+    processes, micro_batch = segment.processes, segment.execution["micro_batch"]
+    if segment.reduction is not None:
+        segment.reduction.finish()
+        return
+    if segment.sharded:
+        keep_pace(segment.model, segment.spec.identity.sequences_per_step, micro_batch, processes)
+    processes.add_up(segment.model.whole.parameters())
+
+
+def _forward_backward(segment: Segment, row: Row, targets: int, last: bool) -> Tensor:
     """Add the gradient of (sum of losses / `targets`) of one row; returns its losses [tokens], float32.
 
     The head and the loss run over chunks of tokens, backward at once, so that the logits of one chunk alone are
-    ever held in float32; the body's backward follows with all chunks' gradients.
+    ever held in float32; the body's backward follows with all chunks' gradients. Padding has the loss 0. Beside the
+    backward of the `last` row gradients are added up over the processes.
     """
-    model, device = segment.model, segment.model.device
-    wanted = batch.targets.to(device, non_blocking=True)
+    model = segment.model
     with model.autocast():
-        hidden = model.hidden(
-            batch.inputs.to(device, non_blocking=True),
-            batch.positions.to(device, non_blocking=True),
-            Packing.of(batch.documents, device),
-        )
+        hidden = model.hidden(row.inputs, row.positions, row.packing)
     losses: list[Tensor] = []
     gradients: list[Tensor] = []
     chunk = segment.execution["loss_chunk"]
-    for part, target in zip(torch.split(hidden.detach(), chunk), torch.split(wanted, chunk), strict=True):
-        part.requires_grad_(True)
-        with model.autocast():
-            logits = model.head(part)
-        loss = functional.cross_entropy(logits.float(), target, reduction="none")
-        torch.autograd.backward(loss.sum() / targets)
-        losses.append(loss.detach())
-        assert part.grad is not None
-        gradients.append(part.grad)
-    torch.autograd.backward(hidden, torch.cat(gradients))
-    return torch.cat(losses)
+    parts = zip(torch.split(hidden.detach(), chunk), torch.split(row.targets, chunk), strict=True)
+    with model.autocast(keeps_casts=True):  # the head's bf16 copy is made once for all chunks
+        for part, target in parts:
+            part.requires_grad_(True)
+            loss = model.losses(part, target)
+            with model.no_autocast():
+                torch.autograd.backward(loss.sum() / targets)
+            losses.append(loss.detach())
+            assert part.grad is not None
+            gradients.append(part.grad)
+    with segment.reduction.begun() if last and segment.reduction else nullcontext():
+        torch.autograd.backward(hidden, torch.cat(gradients))
+    return torch.cat(losses)[: len(row.batch.targets)]
+
+
+def _fetched(
+    norm: Tensor, losses: list[tuple[MicroBatch, Tensor]]
+) -> tuple[float, list[tuple[MicroBatch, np.ndarray]]]:
+    """The gradient's norm and all losses on the host, in one copy."""
+    together = torch.cat([norm.reshape(1).float(), *(values for _, values in losses)]).cpu().numpy()
+    ends = np.cumsum([len(values) for _, values in losses])
+    parts = np.split(together[1:].astype(np.float64), ends[:-1])
+    return float(together[0]), [(batch, part) for (batch, _), part in zip(losses, parts, strict=True)]
 
 
 def _of_the_batch(
-    losses: list[tuple[MicroBatch, Tensor]], sources: int, processes: Processes
+    losses: list[tuple[MicroBatch, np.ndarray]], sources: int, processes: Processes
 ) -> tuple[int, np.ndarray, np.ndarray]:
     """Of all processes' micro-batches: squared lengths of documents, and by source the losses and the targets."""
     sums, counts = _by_source(losses, sources)
@@ -105,17 +132,16 @@ def _of_the_batch(
     return int(squared), sums, counts
 
 
-def _by_source(losses: list[tuple[MicroBatch, Tensor]], sources: int) -> tuple[np.ndarray, np.ndarray]:
+def _by_source(losses: list[tuple[MicroBatch, np.ndarray]], sources: int) -> tuple[np.ndarray, np.ndarray]:
     """(sum of losses, number of targets), both [sources], summed in float64 on the host."""
     sums, counts = np.zeros(sources), np.zeros(sources, dtype=np.int64)
     for batch, values in losses:
-        host = values.cpu().numpy().astype(np.float64)
-        np.add.at(sums, batch.piece_sources, np.add.reduceat(host, batch.piece_starts))
-        np.add.at(counts, batch.piece_sources, np.diff(batch.piece_starts, append=len(host)))
+        np.add.at(sums, batch.piece_sources, np.add.reduceat(values, batch.piece_starts))
+        np.add.at(counts, batch.piece_sources, np.diff(batch.piece_starts, append=len(values)))
     return sums, counts
 
 
-def _clock(segment: Segment, targets: int, squared: int, seconds: float) -> dict[str, Any]:
+def _clock(segment: Segment, targets: int, squared: int, seconds: float, waited: float) -> dict[str, Any]:
     flops = segment.shape.flops(targets, squared)
     device = segment.model.device
     cuda = device.type == "cuda"
@@ -124,6 +150,7 @@ def _clock(segment: Segment, targets: int, squared: int, seconds: float) -> dict
         "seconds": seconds,
         "tokens_per_second": targets / seconds,
         "mfu": flops / seconds / peak if peak else None,
+        "data_wait": waited / seconds,
         "peak_memory": torch.cuda.max_memory_allocated(device)
         if cuda
         else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from typing import Any
 import pytest
 
 from tests.tasks.training.conftest import Start
-from tests.tasks.training.helpers import World, journal_steps, outputs
+from tests.tasks.training.helpers import Death, World, journal_steps, outputs
 
 STEPS = 30
 CHANGES: dict[str, Any] = {
@@ -108,6 +109,69 @@ def test_killed_while_it_writes(
         kill(process)
     finish(start_trainer, spec)
     assert outputs(work) == undisturbed("fp32")
+
+
+CHECKPOINT = "tasks.training.checkpoint"
+PHASES = {  # of the third checkpoint; each writes two files of tensors and hashes three
+    "before the journal is durable": Death("tasks.training.journal", "Journal.sync", 3),
+    "half of the weights are written": Death(CHECKPOINT, "save_file", 5, "half"),
+    "the optimizer's state is not": Death(CHECKPOINT, "save_file", 6),
+    "nothing is hashed": Death(CHECKPOINT, "sha256_file", 7),
+    "all is there, not renamed": Death(CHECKPOINT, "commit_directory", 3),
+    "renamed, the oldest not removed": Death(CHECKPOINT, "commit_directory", 3, "after"),
+    "the oldest is being removed": Death(CHECKPOINT, "shutil.rmtree", 1),
+}
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_killed_twice_in_each_phase_of_a_checkpoint_that_is_written_beside_the_steps(
+    world: World,
+    undisturbed: Callable[[str], dict[str, str]],
+    start_trainer: Start,
+    tmp_path: Path,
+    phase: str,
+) -> None:
+    work = tmp_path / "work"
+    spec = world.spec(work, **CHANGES)
+    for _ in range(2):
+        dies(start_trainer, spec, PHASES[phase])
+    finish(start_trainer, spec)
+    assert outputs(work) == undisturbed("fp32")
+    assert journal_steps(work) == list(range(1, STEPS + 1))
+    assert not list(work.rglob(".tmp-*"))
+
+
+def dies(start: Start, spec: dict[str, Any], death: Death) -> None:
+    process = start(spec, death)
+    process.join(120)
+    assert process.exitcode == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_killed_again_and_again_across_two_budgets(
+    world: World, start_trainer: Start, tmp_path: Path, precision: str
+) -> None:
+    """Trunk to the first branch point, branch to the first budget, trunk to the next: killed in each, in all phases."""
+    decay = {"kind": "wsd", "peak": 1e-2, "warmup_steps": 3, "decay_from": 9, "decay_to": 14}
+    segments: dict[str, dict[str, Any]] = {
+        "trunk": {"identity__last_step": 9},
+        "branch": {"identity__kind": "decay", "identity__last_step": 14, "identity__schedule": decay},
+        "next": {"identity__last_step": 18},
+    }
+    found: dict[str, dict[str, dict[str, str]]] = {}
+    for root in ("quiet", "killed"):
+        found[root] = {}
+        for name, changes in segments.items():
+            work = tmp_path / root / name
+            spec = world.spec(work, **changes, identity__precision=precision)
+            if name != "trunk":
+                spec["identity"]["first_step"] = 9
+                spec["paths"] |= {"start": str(tmp_path / root / "trunk" / "trunk"), "start_kind": "trunk"}
+            for death in list(PHASES.values())[1::2] if root == "killed" else ():
+                dies(start_trainer, spec, replace(death, call=death.call - 2 * (death.name == "save_file")))
+            finish(start_trainer, spec)
+            found[root][name] = outputs(work)
+    assert found["killed"] == found["quiet"]
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
