@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from tests.tasks.training.helpers import (
+    Death,
     World,
     llama_config,
     make_corpus,
@@ -21,7 +22,8 @@ from tests.tasks.training.helpers import (
     trainer_main,
 )
 
-Start = Callable[[dict[str, Any]], BaseProcess]
+Start = Callable[..., BaseProcess]
+"""Takes the specification, and how it is to die."""
 
 
 @pytest.fixture(scope="session")
@@ -54,12 +56,12 @@ def start_trainer() -> Start:
         ]
     )
 
-    def start(spec: dict[str, Any]) -> BaseProcess:
+    def start(spec: dict[str, Any], death: Death | None = None) -> BaseProcess:
         work = Path(spec["paths"]["work"])
         work.mkdir(parents=True, exist_ok=True)
         path = work.with_suffix(".spec.json")
         path.write_text(json.dumps(spec))
-        process = context.Process(target=trainer_main, args=(str(path),))
+        process = context.Process(target=trainer_main, args=(str(path), death))
         process.start()
         return process
 

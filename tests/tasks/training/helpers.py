@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import signal
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +24,8 @@ EOT = 0
 SEQUENCE = 48
 PER_STEP = 4
 TOKENIZER = "tokenizer-digest"
+POISON = VOCABULARY - 1
+"""A word that only poisoned steps hold; a model whose embedding of it is not finite has no finite loss there."""
 
 
 @dataclass(frozen=True)
@@ -80,13 +85,21 @@ class World:
         return spec
 
 
-def write_shards(root: Path, seed: int, documents: int, name: str) -> tuple[str, Path, np.ndarray]:
-    """(digest, path, lengths) of a shard of random documents; half of each is a repeating pattern to learn."""
+def write_shards(
+    root: Path, seed: int, documents: int, name: str, poisoned: Sequence[int] | None = None
+) -> tuple[str, Path, np.ndarray]:
+    """(digest, path, lengths) of a shard of random documents; half of each is a repeating pattern to learn.
+
+    `poisoned`: places of the word that nothing else holds then.
+    """
     random = np.random.default_rng(seed)
     lengths = random.integers(2, 40, documents)
     values = random.integers(1, VOCABULARY, int(lengths.sum()))
     values[::2] = 7
     values[np.cumsum(lengths) - 1] = EOT
+    if poisoned is not None:
+        values[values == POISON] = 1
+        values[np.array(poisoned, dtype=np.int64)] = POISON
     path = root / name
     write_shard(
         path, np.arange(documents), values, lengths, eot=EOT, vocabulary=VOCABULARY, tokenizer=TOKENIZER
@@ -94,9 +107,12 @@ def write_shards(root: Path, seed: int, documents: int, name: str) -> tuple[str,
     return hashlib.sha256(path.read_bytes()).hexdigest(), path, lengths
 
 
-def make_corpus(root: Path) -> tuple[Path, dict[str, Path], int]:
-    """Two sources; their documents, cut at the sequence length, fill sequences in turn."""
-    made = [write_shards(root, seed, 120, f"{name}.arrow") for seed, name in ((1, "web"), (2, "books"))]
+def make_corpus(
+    root: Path, poisoned: Sequence[int] = (), per_step: int = PER_STEP, documents: int = 120
+) -> tuple[Path, dict[str, Path], int]:
+    """Two sources; their documents, cut at the sequence length, fill sequences in turn. `poisoned`: steps."""
+    names = ((1, "web"), (2, "books"))
+    made = [write_shards(root, seed, documents, f"{name}.arrow") for seed, name in names]
     queues = []
     for shard, (_, _, lengths) in enumerate(made):
         sequences: list[list[tuple[int, int, int]]] = [[]]
@@ -110,6 +126,13 @@ def make_corpus(root: Path) -> tuple[Path, dict[str, Path], int]:
         queues.append(sequences)
     order = [sequence for pair in zip(*queues, strict=False) for sequence in pair]
     rows = [(number, *piece) for number, sequence in enumerate(order) for piece in sequence]
+    if poisoned:
+        firsts = [order[(step - 1) * per_step][0] for step in poisoned]
+        places = [[offset - 1 for shard, offset, _ in firsts if shard == own] for own in range(len(names))]
+        made = [
+            write_shards(root, seed, documents, f"{name}.arrow", places[own])
+            for own, (seed, name) in enumerate(names)
+        ]
     columns = [np.array(column) for column in zip(*rows, strict=True)]
     manifest = root / "manifest.arrow"
     write_manifest(
@@ -201,8 +224,56 @@ def journal_steps(work: Path) -> list[int]:
     return [json.loads(line)["step"] for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def trainer_main(spec: str) -> None:
+def poisoned_world(root: Path, steps: Sequence[int], per_step: int = PER_STEP) -> World:
+    """A world in which the loss of these steps is not finite, by the data and the model alone."""
+    from transformers import AutoModelForCausalLM
+
+    root.mkdir(parents=True, exist_ok=True)
+    manifest, shards, sequences = make_corpus(root, steps, per_step)
+    export = save_model(llama_config(tie_word_embeddings=False), root / "export")
+    model = AutoModelForCausalLM.from_pretrained(export)
+    with torch.no_grad():
+        model.get_input_embeddings().weight[POISON] = float("nan")
+    model.save_pretrained(export)
+    return World(root, export, make_tokenizer(root / "tokenizer"), manifest, shards, sequences)
+
+
+@dataclass(frozen=True)
+class Death:
+    """SIGKILL at the `call`-th call of `module`.`name`: before it, after it, or when half of a file is written."""
+
+    module: str
+    name: str
+    call: int
+    when: str = "before"
+
+    def arm(self) -> None:
+        """In this process, from now on. The other threads go on for a moment first."""
+        import importlib
+
+        owner = importlib.import_module(self.module)
+        *path, last = self.name.split(".")
+        for part in path:
+            owner = getattr(owner, part)
+        plain, calls = getattr(owner, last), iter(range(1, 1_000_000))
+
+        def deadly(*args: Any, **kwargs: Any) -> Any:
+            if next(calls) != self.call:
+                return plain(*args, **kwargs)
+            if self.when != "before":
+                plain(*args, **kwargs)
+            if self.when == "half":
+                os.truncate(args[1], os.path.getsize(args[1]) // 2)
+            time.sleep(0.05)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        setattr(owner, last, deadly)
+
+
+def trainer_main(spec: str, death: Death | None = None) -> None:
     """What a started process runs."""
     from tasks.training.__main__ import main
 
+    if death is not None:
+        death.arm()
     sys.exit(main([spec]))

@@ -278,8 +278,9 @@ def test_the_clock_is_in_no_part(world: World, tmp_path: Path) -> None:
     )
     assert journal.column_names == [
         "step", "tokens", "loss", "loss/books", "loss/web", "lr", "grad_norm", "skipped",
+        "rolled_back", "spike",
     ]  # fmt: skip
-    assert clock.column_names == ["step", "seconds", "tokens_per_second", "mfu", "peak_memory"]
+    assert clock.column_names == ["step", "seconds", "tokens_per_second", "mfu", "data_wait", "peak_memory"]
     assert journal["step"].to_pylist() == clock["step"].to_pylist() == list(range(1, 9))
 
 
@@ -312,10 +313,14 @@ def test_finished_work_is_not_done_again(world: World, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_compiled_it_learns_the_same(world: World, tmp_path: Path) -> None:
+    from torch._dynamo.utils import counters
+
     plain = run(world, tmp_path / "plain", identity__last_step=4)
     spec = world.spec(tmp_path / "compiled", identity__last_step=4, execution__compile=True)
     assert run_here(spec, after_calls(3))[0] == loop.RESUMABLE
     torch.compiler.reset()
+    counters.clear()
     assert run_here(spec)[0] == loop.DONE
+    assert counters["frames"]["total"] == 2, "the body and the loss, in the first step"
     for name, tensor in weights(tmp_path / "compiled").items():
         torch.testing.assert_close(tensor, weights(plain)[name], rtol=1e-2, atol=1e-3)
