@@ -100,6 +100,13 @@ def test_numbers_as_people_write_them():
             {"training__average": {"checkpoints": 1, "every_tokens": "1M"}},
             ["training.average.checkpoints", "2"],
         ),
+        (
+            {
+                "training__optimizer": {"states": "8bit"},
+                "training__execution": {"sharding": "full", "processes": 2},
+            },
+            ["training.execution.sharding", "8bit"],
+        ),
         ({"name": "a/b"}, ["name"]),
     ],
 )
