@@ -9,16 +9,14 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from storage.errors import ConfigError
 from tasks.training.combinations import check_average, check_update
-
-T = TypeVar("T")
+from tasks.training.fields import Fields, is_count, require, texts
 
 KINDS = ("trunk", "decay", "rewarm", "pretrain")
 AUTO = "auto"
@@ -170,67 +168,24 @@ def read_spec(path: Path) -> Spec:
 
 def parse_spec(data: Any) -> Spec:
     """Check a decoded SPEC.json. Raises ConfigError naming the field that is wrong."""
-    top = _Fields(data, "")
+    top = Fields(data, "")
     spec = Spec(
         identity=_identity(top.take("identity", dict)),
-        paths=_paths(_Fields(top.take("paths", dict), "paths")),
-        execution=_execution(_Fields(top.take("execution", dict, {}), "execution")),
+        paths=_paths(Fields(top.take("paths", dict), "paths")),
+        execution=_execution(Fields(top.take("execution", dict, {}), "execution")),
         parent_fd=top.optional("parent_fd", int),
     )
     top.done()
-    _require(
+    require(
         (spec.paths.base is None) == (spec.identity.base is None),
         "paths.base lies where identity.base does: both, or neither.",
     )
     return spec
 
 
-class _Fields:
-    """One JSON object being read: each field taken once with its type, what is left over is an error."""
-
-    def __init__(self, data: Any, where: str) -> None:
-        if not isinstance(data, dict):
-            raise ConfigError(f"{where or 'The specification'} must be a JSON object.")
-        self.left = dict(data)
-        self.where = f"{where}." if where else ""
-
-    def take(self, name: str, kind: type[T], *default: Any) -> T:
-        if name not in self.left:
-            if default:
-                fallback: T = default[0]
-                return fallback
-            raise ConfigError(f"{self.where}{name} is missing from the training specification.")
-        value: Any = self.left.pop(name)
-        if kind is float and isinstance(value, int) and not isinstance(value, bool):
-            value = float(value)
-        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-            raise ConfigError(f"{self.where}{name} must be a {kind.__name__}, not {value!r}.")
-        if isinstance(value, float) and not math.isfinite(value):
-            raise ConfigError(f"{self.where}{name} must be finite, not {value!r}.")
-        checked: T = value
-        return checked
-
-    def optional(self, name: str, kind: type[T]) -> T | None:
-        if self.left.get(name) is None:
-            self.left.pop(name, None)
-            return None
-        return self.take(name, kind)
-
-    def done(self) -> None:
-        if self.left:
-            raise ConfigError(
-                f"{self.where}{sorted(self.left)[0]} is not a field of the training specification."
-            )
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ConfigError(message)
-
-
 def _identity(data: dict[str, Any]) -> Identity:
     canonical = json.dumps(data, sort_keys=True, separators=(",", ":"))
-    fields = _Fields(data, "identity")
+    fields = Fields(data, "identity")
     identity = Identity(
         kind=fields.take("kind", str),
         seed=fields.take("seed", int),
@@ -238,8 +193,8 @@ def _identity(data: dict[str, Any]) -> Identity:
         sequences_per_step=fields.take("sequences_per_step", int),
         first_step=fields.take("first_step", int),
         last_step=fields.take("last_step", int),
-        schedule=_schedule(_Fields(fields.take("schedule", dict), "identity.schedule")),
-        optimizer=_optimizer(_Fields(fields.take("optimizer", dict), "identity.optimizer")),
+        schedule=_schedule(Fields(fields.take("schedule", dict), "identity.schedule")),
+        optimizer=_optimizer(Fields(fields.take("optimizer", dict), "identity.optimizer")),
         precision=fields.take("precision", str),
         document_masking=fields.take("document_masking", bool),
         dropout=fields.take("dropout", float),
@@ -247,48 +202,48 @@ def _identity(data: dict[str, Any]) -> Identity:
         average=_average(fields.optional("average", dict)),
         base=_digest(fields.optional("base", dict), "identity.base"),
         start=_digest(fields.take("start", dict), "identity.start") or "",
-        manifests=_texts(fields.take("manifests", list), "identity.manifests"),
+        manifests=texts(fields.take("manifests", list), "identity.manifests"),
         tokenizer=fields.take("tokenizer", str),
         canonical=canonical,
     )
     fields.done()
-    _require(
+    require(
         identity.kind in KINDS, f"identity.kind must be one of {', '.join(KINDS)}, not {identity.kind!r}."
     )
     known = identity.precision in PRECISIONS
-    _require(known, "identity.precision must be bf16 or fp32, or bf16_weights.")
-    _require(identity.sequence_length >= 1, "identity.sequence_length must be at least 1.")
-    _require(identity.sequences_per_step >= 1, "identity.sequences_per_step must be at least 1.")
-    _require(
+    require(known, "identity.precision must be bf16 or fp32, or bf16_weights.")
+    require(identity.sequence_length >= 1, "identity.sequence_length must be at least 1.")
+    require(identity.sequences_per_step >= 1, "identity.sequences_per_step must be at least 1.")
+    require(
         0 <= identity.first_step <= identity.last_step,
         "identity.first_step must lie in 0 … identity.last_step.",
     )
-    _require(0.0 <= identity.dropout < 1.0, "identity.dropout must lie in [0, 1).")
+    require(0.0 <= identity.dropout < 1.0, "identity.dropout must lie in [0, 1).")
     keep = identity.keep_every_tokens
-    _require(keep is None or keep >= 1, "identity.keep_every_tokens must be null or at least 1.")
+    require(keep is None or keep >= 1, "identity.keep_every_tokens must be null or at least 1.")
     check_update(identity)
     check_average(identity)
     return identity
 
 
-def _schedule(fields: _Fields) -> Schedule:
+def _schedule(fields: Fields) -> Schedule:
     kind = fields.take("kind", str)
     peak = fields.take("peak", float)
     warmup = fields.take("warmup_steps", int)
-    _require(peak > 0, "identity.schedule.peak must be above 0.")
-    _require(warmup >= 0, "identity.schedule.warmup_steps must not be negative.")
+    require(peak > 0, "identity.schedule.peak must be above 0.")
+    require(warmup >= 0, "identity.schedule.warmup_steps must not be negative.")
     schedule: Schedule
     if kind == "wsd":
         start, end = fields.optional("decay_from", int), fields.optional("decay_to", int)
-        _require((start is None) == (end is None), "identity.schedule: decay_from and decay_to go together.")
+        require((start is None) == (end is None), "identity.schedule: decay_from and decay_to go together.")
         ordered = start is None or end is None or 0 <= start <= end
-        _require(ordered, "identity.schedule: decay_from must not be after decay_to.")
+        require(ordered, "identity.schedule: decay_from must not be after decay_to.")
         schedule = WsdSchedule(peak, warmup, start, end)
     elif kind == "cosine":
         first, last = fields.take("first_step", int), fields.take("last_step", int)
         fraction = fields.take("final_fraction", float)
-        _require(0 <= first <= last, "identity.schedule: first_step must lie in 0 … last_step.")
-        _require(0.0 <= fraction <= 1.0, "identity.schedule.final_fraction must lie in [0, 1].")
+        require(0 <= first <= last, "identity.schedule: first_step must lie in 0 … last_step.")
+        require(0.0 <= fraction <= 1.0, "identity.schedule.final_fraction must lie in [0, 1].")
         schedule = CosineSchedule(peak, warmup, first, last, fraction)
     else:
         raise ConfigError(f"identity.schedule.kind must be wsd or cosine, not {kind!r}.")
@@ -296,10 +251,10 @@ def _schedule(fields: _Fields) -> Schedule:
     return schedule
 
 
-def _optimizer(fields: _Fields) -> OptimizerSettings:
+def _optimizer(fields: Fields) -> OptimizerSettings:
     betas = fields.take("betas", list)
     whole = len(betas) == 2 and all(isinstance(b, int | float) and 0 <= b < 1 for b in betas)
-    _require(whole, "identity.optimizer.betas must be two numbers in [0, 1).")
+    require(whole, "identity.optimizer.betas must be two numbers in [0, 1).")
     settings = OptimizerSettings(
         betas=(float(betas[0]), float(betas[1])),
         eps=fields.take("eps", float),
@@ -310,40 +265,35 @@ def _optimizer(fields: _Fields) -> OptimizerSettings:
         pull_to_base=fields.take("pull_to_base", float, 0.0),
     )
     fields.done()
-    _require(settings.states in STATES, "identity.optimizer.states must be fp32 or 8bit.")
-    _require(settings.pull_to_base >= 0, "identity.optimizer.pull_to_base must not be negative (0: no pull).")
-    _require(settings.eps > 0, "identity.optimizer.eps must be above 0.")
-    _require(settings.weight_decay >= 0, "identity.optimizer.weight_decay must not be negative.")
-    _require(settings.clip >= 0, "identity.optimizer.clip must not be negative (0: no clipping).")
+    require(settings.states in STATES, "identity.optimizer.states must be fp32 or 8bit.")
+    require(settings.pull_to_base >= 0, "identity.optimizer.pull_to_base must not be negative (0: no pull).")
+    require(settings.eps > 0, "identity.optimizer.eps must be above 0.")
+    require(settings.weight_decay >= 0, "identity.optimizer.weight_decay must not be negative.")
+    require(settings.clip >= 0, "identity.optimizer.clip must not be negative (0: no clipping).")
     return settings
 
 
 def _average(data: dict[str, Any] | None) -> Averaging | None:
     if data is None:
         return None
-    fields = _Fields(data, "identity.average")
+    fields = Fields(data, "identity.average")
     average = Averaging(fields.take("checkpoints", int), fields.take("every_steps", int))
     fields.done()
-    _require(average.checkpoints >= 2, "identity.average.checkpoints must be at least 2.")
-    _require(average.every_steps >= 1, "identity.average.every_steps must be at least 1.")
+    require(average.checkpoints >= 2, "identity.average.checkpoints must be at least 2.")
+    require(average.every_steps >= 1, "identity.average.every_steps must be at least 1.")
     return average
 
 
 def _digest(data: dict[str, Any] | None, where: str) -> str | None:
     if data is None:
         return None
-    fields = _Fields(data, where)
+    fields = Fields(data, where)
     digest = fields.take("digest", str)
     fields.done()
     return digest
 
 
-def _texts(values: list[Any], where: str) -> tuple[str, ...]:
-    _require(all(isinstance(value, str) for value in values), f"{where} must be a list of strings.")
-    return tuple(values)
-
-
-def _paths(fields: _Fields) -> Paths:
+def _paths(fields: Fields) -> Paths:
     shards = fields.take("shards", dict)
     base = fields.optional("base", str)
     paths = Paths(
@@ -351,16 +301,16 @@ def _paths(fields: _Fields) -> Paths:
         start_kind=fields.take("start_kind", str),
         base=None if base is None else Path(base),
         tokenizer=Path(fields.take("tokenizer", str)),
-        manifests=tuple(Path(text) for text in _texts(fields.take("manifests", list), "paths.manifests")),
-        shards=dict(zip(shards, map(Path, _texts(list(shards.values()), "paths.shards")), strict=True)),
+        manifests=tuple(Path(text) for text in texts(fields.take("manifests", list), "paths.manifests")),
+        shards=dict(zip(shards, map(Path, texts(list(shards.values()), "paths.shards")), strict=True)),
         work=Path(fields.take("work", str)),
     )
     fields.done()
-    _require(paths.start_kind in ("export", "trunk"), "paths.start_kind must be export or trunk.")
+    require(paths.start_kind in ("export", "trunk"), "paths.start_kind must be export or trunk.")
     return paths
 
 
-def _execution(fields: _Fields) -> Execution:
+def _execution(fields: Fields) -> Execution:
     defaults = Execution()
     values: dict[str, Any] = {}
     for field in dataclasses.fields(Execution):
@@ -368,31 +318,27 @@ def _execution(fields: _Fields) -> Execution:
             values[field.name] = fields.left.pop(field.name)
     fields.done()
     execution = dataclasses.replace(defaults, **values)
-    _require(execution.compile in (True, False, AUTO), "execution.compile must be true, false or auto.")
-    _require(
+    require(execution.compile in (True, False, AUTO), "execution.compile must be true, false or auto.")
+    require(
         isinstance(execution.gradient_checkpointing, bool)
         or execution.gradient_checkpointing in (*CHECKPOINTING, AUTO),
         "execution.gradient_checkpointing must be auto, none, selective or full.",
     )
-    _require(isinstance(execution.deterministic, bool), "execution.deterministic must be true or false.")
+    require(isinstance(execution.deterministic, bool), "execution.deterministic must be true or false.")
     micro = execution.micro_batch
-    _require(micro == AUTO or _count(micro), "execution.micro_batch must be auto or at least 1.")
-    _require(isinstance(execution.device, str), "execution.device must be auto, cpu, cuda or cuda:N.")
-    _require(
-        execution.threads is None or _count(execution.threads),
+    require(micro == AUTO or is_count(micro), "execution.micro_batch must be auto or at least 1.")
+    require(isinstance(execution.device, str), "execution.device must be auto, cpu, cuda or cuda:N.")
+    require(
+        execution.threads is None or is_count(execution.threads),
         "execution.threads must be null or at least 1.",
     )
-    _require(execution.sharding in ("none", "full"), "execution.sharding must be none or full.")
-    _require(_count(execution.processes), "execution.processes must be at least 1.")
-    _require(_count(execution.keep_last), "execution.keep_last must be at least 1.")
-    _require(_count(execution.log_every), "execution.log_every must be at least 1.")
+    require(execution.sharding in ("none", "full"), "execution.sharding must be none or full.")
+    require(is_count(execution.processes), "execution.processes must be at least 1.")
+    require(is_count(execution.keep_last), "execution.keep_last must be at least 1.")
+    require(is_count(execution.log_every), "execution.log_every must be at least 1.")
     every = execution.checkpoint_every
-    _require(
+    require(
         isinstance(every, int | float) and not isinstance(every, bool) and every >= 0,
         "execution.checkpoint_every must be seconds, 0 or more.",
     )
     return execution
-
-
-def _count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
