@@ -35,6 +35,8 @@ ASSUMED_MFU = 0.4
 CPU_FLOPS = {"fp32": 80e9, "bf16": 150e9, "bf16_weights": 150e9}
 """Operations a second that one core reaches in a step: a Llama of 8.9M parameters made 1,563 and 2,857 tokens per
 core-second on an EPYC."""
+SMALLEST = 5_000_000
+"""Parameters in products below which launching operations, not computing them, takes the time: no estimate is given."""
 _SHAPE = ("model_type", "vocab_size", "hidden_size", "n_embd", "num_hidden_layers", "n_layer", "num_attention_heads",
           "n_head", "num_key_value_heads", "intermediate_size", "ffn_dim", "n_inner")  # fmt: skip
 
@@ -150,6 +152,8 @@ class _Told:
             return recorded, "as recorded in the store"
         from tasks.training.execution import known_peak
 
+        if self._shape.products < SMALLEST:
+            return None, "no estimate of tokens/s for a model this small"
         length, target = self._identity.sequence_length, self._target
         operations = self._shape.flops(length, length * length) / length
         if target.kind == "cpu":

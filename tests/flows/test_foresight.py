@@ -98,6 +98,10 @@ def test_it_is_what_the_trainer_resolves_to(home: Path, tmp_path: Path) -> None:
 def test_what_is_not_known_is_said_so(home: Path) -> None:
     trunk, _ = told(config(), memory=24 * 10**9, name="Radeon VII")
     assert trunk["tokens_per_second"] is None and "tokens/s unknown" in trunk["line"]
+    small = {"hidden_size": 32, "layers": 2, "heads": 2, "max_positions": 2048}
+    init = {"init": {**small, "tokenizer": {"vocabulary": 400}, "pretrain_tokens": "1M"}}
+    trunk, _ = told(config(base=init), memory=8 * 10**9, name="H100")
+    assert trunk["tokens_per_second"] is None and "no estimate" in trunk["line"]
     trunk, _ = told(config(), memory=10**9, name="H100")
     assert not trunk["fits"] and "it will not fit" in trunk["line"]
     trunk, _ = told(config(base="openai-community/gpt2"), memory=8 * 10**9, name="H100")
