@@ -43,7 +43,7 @@ from tasks.training import memory  # noqa: E402
 from tasks.training.activations import counter  # noqa: E402
 from tasks.training.attention import VARLEN, Packing  # noqa: E402
 from tasks.training.config import parse_spec  # noqa: E402
-from tasks.training.model import LanguageModel, load_model, read_config, shape_of  # noqa: E402
+from tasks.training.model import LanguageModel, load_model, quiet, read_config, shape_of  # noqa: E402
 
 TOLERANCE = {"fp32": 2e-3, "bf16": 8e-2}
 """Of the largest logit: TF32 is off, and bf16 has 8 bits of mantissa through a few layers."""
@@ -77,7 +77,8 @@ def _masked(plan: Plan, start: Path, config: Any, precision: str, path: str) -> 
         for parameter in model.parameters():
             if parameter.dim() > 1:
                 parameter.mul_(4.0)
-    model.save_pretrained(start)
+    with quiet():
+        model.save_pretrained(start)
     spec = json.loads(plan.path("spec.json").read_text())
     spec["identity"]["precision"] = precision
     identity = parse_spec(spec).identity

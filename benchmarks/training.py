@@ -269,7 +269,7 @@ def main() -> int:
     parser.add_argument("--lengths", nargs="+", type=int)
     parser.add_argument("--peers", nargs="+", choices=PEERS)
     parser.add_argument("--rounds", type=int, help="default 5, on a GPU 3")
-    parser.add_argument("--steps", type=int, help="steps of each peer in a round; default 2, on a GPU 3")
+    parser.add_argument("--steps", type=int, help="steps of each peer in a round; default 1, on a GPU 3")
     parser.add_argument("--batch-tokens", type=int, help="of a step; default 8192, on a GPU 524288")
     parser.add_argument("--micro-tokens", type=int, help="of a micro-batch; default 4096, on a GPU 65536")
     parser.add_argument(
@@ -288,7 +288,7 @@ def main() -> int:
             for shape in shapes
             for length in asked.lengths or ([1024, 2048] if cuda else [512])
         ]
-    rounds, steps = asked.rounds or (3 if cuda else 5), asked.steps or (3 if cuda else 2)
+    rounds, steps = asked.rounds or (3 if cuda else 5), asked.steps or (3 if cuda else 1)
     tokens = asked.batch_tokens or (524_288 if cuda else 8192)
     micro = asked.micro_tokens or (65_536 if cuda else 4096)
     peer_micro = asked.peer_micro_tokens or (16_384 if cuda else 4096)

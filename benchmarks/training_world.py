@@ -18,6 +18,7 @@ import torch
 from storage.packing import PackingManifest, Pieces, ShardEntry, write_manifest
 from storage.tokens import TokenShard, write_shard
 from tasks.corpus.windows import Documents, Packing, Position, fill, no_sequences
+from tasks.training.model import quiet
 
 EOT = 0
 TOKENIZER = "benchmark"
@@ -242,8 +243,8 @@ def _document_lengths(tokens: int) -> np.ndarray:
     while total < tokens:
         for weight, quantiles in LENGTHS:
             # `weight` is of tokens, so that many more short documents are drawn than long ones
-            share, drawn = weight * 1e6, []
-            mean = float(np.trapezoid(quantiles) / (len(quantiles) - 1))
+            share = weight * 1e6
+            mean = float(np.convolve(quantiles, [0.5, 0.5], mode="valid").mean())
             at = random.random(max(1, round(share / mean))) * (len(quantiles) - 1)
             drawn = np.interp(at, np.arange(len(quantiles)), quantiles).astype(np.int64).clip(2)
             lengths.append(drawn)
@@ -263,4 +264,5 @@ def _save_model(plan: Plan, config: Any) -> None:
             for parameter in model.parameters():
                 if parameter.dim() > 1:
                     parameter.mul_(6.0)
-    model.save_pretrained(plan.path("model"))
+    with quiet():
+        model.save_pretrained(plan.path("model"))
