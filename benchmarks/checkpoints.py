@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import platform
+import re
 import statistics
 import sys
 import tempfile
@@ -46,8 +47,9 @@ def main() -> None:
         "after every step, in the path": lambda segment, number: _in_path(segment),
         "after every step, beside": lambda segment, number: save(segment),
     }
+    said: list[str] = []
     with tempfile.TemporaryDirectory(prefix="onward-checkpoints-") as root:
-        segment = _opened(root, asked.shape, 1 + asked.steps * asked.rounds * len(ways), asked.device)
+        segment = _opened(root, asked.shape, 1 + asked.steps * asked.rounds * len(ways), asked.device, said)
         take_step(segment)
         seconds: dict[str, list[float]] = {name: [] for name in ways}
         for _ in range(asked.rounds):
@@ -65,9 +67,16 @@ def main() -> None:
     for name, found in seconds.items():
         step = statistics.median(found) / asked.steps
         print(f"| {name} | {step:.3f} | {step / least:.2f} |")
+    pairs = [
+        found.groups()
+        for line in said
+        if (found := re.search(r"copied in (\S+) s, written in (\S+) s", line))
+    ]
+    copying, writing = (statistics.median(float(pair[place]) for pair in pairs) for place in (0, 1))
+    print(f"\nof a checkpoint, median of {len(pairs)}: copied in {copying:.2f} s, written in {writing:.2f} s")
 
 
-def _opened(root: str, shape: str, steps: int, device: str) -> Segment:
+def _opened(root: str, shape: str, steps: int, device: str, said: list[str]) -> Segment:
     cuda = torch.device(device).type == "cuda"
     plan = Plan(
         shape=shape,
@@ -84,7 +93,7 @@ def _opened(root: str, shape: str, steps: int, device: str) -> Segment:
     )
     make_world(plan)
     plan.path("work").mkdir()
-    return open_segment(read_spec(plan.path("spec.json")), lambda line: print(line, file=sys.stderr), ALONE)
+    return open_segment(read_spec(plan.path("spec.json")), said.append, ALONE)
 
 
 def _block(segment: Segment, steps: int, saving: Callable[[Segment, int], None]) -> float:

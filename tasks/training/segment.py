@@ -253,9 +253,10 @@ def _resume(
 ) -> Progress:
     checkpoints.check_identity(found.state["identity"], identity, found.path)
     weights = checkpoints.load_tensors(found.path / checkpoints.MODEL)
-    moments = checkpoints.load_tensors(found.path / checkpoints.OPTIMIZER)
-    both = (*weights.values(), *moments.values())
-    processes.same_tensors(both, f"At step {found.step} the checkpoint's weights")
+    processes.same_tensors(weights.values(), f"At step {found.step} the checkpoint's weights")
     checkpoints.load_model_tensors(model.whole, weights)
+    del weights  # the host holds one of the two files at a time
+    moments = checkpoints.load_tensors(found.path / checkpoints.OPTIMIZER)
+    processes.same_tensors(moments.values(), f"At step {found.step} the checkpoint's moments")
     load_optimizer_tensors(model.whole, optimizer, moments)
     return Progress(**found.state["progress"])
