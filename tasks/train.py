@@ -28,7 +28,7 @@ from tasks.trainer import RESULT, run_trainer
 from tasks.training.combinations import NEEDS_ROUNDING, NOTHING_TO_ROUND
 
 STAGE = "train"
-VERSION = 1
+VERSION = 2
 CODE_ROOTS = ("tasks.training.__main__",)
 
 
