@@ -11,8 +11,11 @@ from flows.places import home
 from flows.rounds import round_zero, rounds_of, short_count
 from storage.errors import ConfigError
 from tasks.base import InitConfig
+from tasks.corpus.origins import Hub
 from tasks.corpus.questions import benchmark_file
-from tasks.evaluation.catalog import check_benchmarks
+from tasks.corpus.sources import IngestConfig
+from tasks.evaluation.catalog import BENCHMARKS, check_benchmarks
+from tasks.hub import remembered_in
 
 _FEW_STEPS = 500
 
@@ -30,7 +33,8 @@ def check(run: RunConfig) -> None:
     check_benchmarks(evaluation, run.benchmark_directory, [source.name for source in run.corpus.sources])
     files = {mine.name: home() / mine.file for mine in run.evaluation.own if mine.file}
     for name in run.corpus.decontaminate.benchmarks:
-        benchmark_file(run.benchmark_directory, name, files)
+        if name in files or name not in BENCHMARKS or run.benchmark_directory is not None:
+            benchmark_file(run.benchmark_directory, name, files)
     if isinstance(run.model.base, InitConfig) and not any(
         source.role == "replay" for source in run.corpus.sources
     ):
@@ -43,6 +47,14 @@ def check(run: RunConfig) -> None:
     else:
         positions = positions_of(home() / run.model.base)
     check_length(run.packing.sequence_length, positions, "packing.sequence_length", "model.base")
+
+
+def check_hub(run: RunConfig) -> None:
+    """Refuse sources that the hub does not have. Each is asked for once; HubUnreachable where it gives no answer."""
+    for source in run.corpus.sources:
+        if source.hub is not None:
+            config = IngestConfig.of(source, slice_bytes=run.corpus.slice_bytes, seed=run.seed)
+            Hub(config, source.hub, None, remembered_in(run.store_path))
 
 
 def _processes(run: RunConfig) -> None:

@@ -165,6 +165,7 @@ def measures_of(wanted: Evaluation, holdouts: Mapping[str, Input], warn: Callabl
     return Measures(
         evaluation=section,
         benchmark_directory=directory,
+        cache=home() / wanted.store / ".cache",
         seed=wanted.seed,
         max_length=wanted.sequence_length,
         device=wanted.device,

@@ -23,8 +23,9 @@ from tasks.corpus.budgets import needed_tokens, sequences_per_step
 from tasks.corpus.digests import FileDigests
 from tasks.corpus.questions import benchmark_inputs
 from tasks.corpus.sources import IngestConfig, SourceConfig, plan_slice
-from tasks.evaluation import benchmarks, own, perplexity
+from tasks.evaluation import benchmarks, hub_questions, own, perplexity
 from tasks.evaluation.catalog import EvaluationConfig, OwnBenchmark
+from tasks.hub import Remembered, remembered_in
 from tasks.train import RewarmConfig, SegmentConfig, TrainInputs, resolve_precision
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ class Measures:
     evaluation: EvaluationConfig
     benchmark_directory: Path | None
     """Local copies of the benchmarks; None: the hub."""
+    cache: Path
+    """The store's: what the hub told once, and the questions that it gave."""
     seed: int
     max_length: int
     """Tokens that a model is given at most: the sequence length of training."""
@@ -55,7 +58,8 @@ class Measures:
     ) -> Iterator[tuple[str, Request]]:
         """A model on each benchmark of the configuration; questions made of held-out text are made first."""
         for name in (*self.evaluation.domain, *self.evaluation.general):
-            yield name, self._evaluate(name, benchmarks.harness_inputs(model, name, self.benchmark_directory))
+            directory = self.questions_directory([name], "evaluation")
+            yield name, self._evaluate(name, benchmarks.harness_inputs(model, name, directory))
         for mine in self.evaluation.own:
             if mine.file:
                 inputs = benchmarks.own_file_inputs(model, home() / mine.file)
@@ -69,6 +73,17 @@ class Measures:
                 )
                 continue
             yield mine.name, self._evaluate(mine.name, inputs)
+
+    def questions_directory(self, names: Sequence[str], where: str) -> Path:
+        """Where the files of these benchmarks of the harness lie; from the hub they are fetched first, once."""
+        if self.benchmark_directory is not None:
+            return self.benchmark_directory
+        return hub_questions.fetch(names, self.cache / "benchmarks", self.remembered, where)
+
+    @cached_property
+    def remembered(self) -> Remembered:
+        """What the hub told this store."""
+        return remembered_in(self.cache.parent)
 
     def _questions_of(self, mine: OwnBenchmark, holdout: Input) -> Request:
         config = own.QuestionsConfig(questions=mine.questions, seed=self.seed)
@@ -88,13 +103,14 @@ class Requests(Measures):
         super().__init__(
             evaluation=run.evaluation,
             benchmark_directory=run.benchmark_directory,
+            cache=store.root / ".cache",
             seed=run.seed,
             max_length=run.packing.sequence_length,
             device=run.training.execution.device,
             warn=warn,
         )
         self.run = run
-        self._digests = FileDigests(store.root / ".cache" / "digests.sqlite")
+        self._digests = FileDigests(self.cache / "digests.sqlite")
 
     # ---- corpus -----------------------------------------------------------------------------------------------
 
@@ -108,7 +124,7 @@ class Requests(Measures):
             max_bad_fraction=corpus.max_bad_fraction,
         )
         cursor = before.part("cursor") if before else None
-        plan = plan_slice(config, source, cursor, home(), self._digests)
+        plan = plan_slice(config, source, cursor, home(), self._digests, self.remembered)
         if plan is None:
             raise StageFailed(f"source {source.name} is used up")
         return Request(ingest, plan.config, plan.inputs)
@@ -142,13 +158,16 @@ class Requests(Measures):
     def _questions(self) -> Any:
         own_files = {entry.name: home() / entry.file for entry in self.run.evaluation.own if entry.file}
         wanted = self.run.corpus.decontaminate.benchmarks
-        return benchmark_inputs(self.run.benchmark_directory, wanted, own_files)
+        of_harness = [name for name in wanted if name not in own_files]
+        directory = self.questions_directory(of_harness, "corpus.decontaminate.benchmarks")
+        return benchmark_inputs(directory, wanted, own_files)
 
     # ---- base model -------------------------------------------------------------------------------------------
 
     def imported(self) -> Request:
         """The base model from a directory or the hub."""
-        return Request(base, base.BaseConfig(), base.resolve_base(self.run.model, home()))
+        inputs = base.resolve_base(self.run.model, home(), remembered=self.remembered)
+        return Request(base, base.BaseConfig(), inputs)
 
     def tokenizer(self, documents: Input) -> Request:
         """A new model's tokenizer."""

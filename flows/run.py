@@ -17,7 +17,7 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
 from flows import publish
-from flows.checks import check
+from flows.checks import check, check_hub
 from flows.config import RunConfig
 from flows.gpu import Gpu
 from flows.places import from_home, mlflow_database, mlflow_files, state_directory
@@ -64,6 +64,7 @@ def run_id(run: RunConfig) -> str:
     named = {
         "base": model,
         "files": [[from_home(pattern) for pattern in source.files or ()] for source in run.corpus.sources],
+        "revisions": [source.hub.revision for source in run.corpus.sources if source.hub],
     }
     return hashlib.sha256(canonical_json({"identity": identity_of(run), **named})).hexdigest()[:6]
 
@@ -94,6 +95,7 @@ def _execute(run: RunConfig, options: Options, story: Story) -> Any:
             raise ConfigError(
                 f"slices: goes with a corpus stage as the last one ({', '.join(CORPUS_STAGES)})"
             )
+        check_hub(run)
         if options.dry_run:
             return _planned(run)
         store.root.mkdir(parents=True, exist_ok=True)

@@ -9,6 +9,10 @@ class ConfigError(OnwardError):
     """The configuration cannot be run; found before any work starts."""
 
 
+class HubUnreachable(OnwardError):
+    """The hub gives no answer; nothing is wrong with what was asked for, and the same command may be run again."""
+
+
 class BadInput(OnwardError):
     """A file or document from outside cannot be used."""
 

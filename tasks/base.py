@@ -17,6 +17,7 @@ import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -24,10 +25,11 @@ from pydantic import ConfigDict, field_validator, model_validator
 
 from storage.artifact import Input
 from storage.draft import Draft
-from storage.errors import ConfigError
+from storage.errors import ConfigError, HubUnreachable
 from storage.settings import Count, Settings, execution, identity, identity_of
 from tasks.corpus.tokenizer import TokenizerConfig
 from tasks.corpus.vocabulary import TOKENIZER_FILES
+from tasks.hub import Remembered, asked, commit_of
 
 STAGE = "base"
 VERSION = 2
@@ -49,7 +51,6 @@ _USED = (
     "chat_template.jinja",
 )
 _HUB_NAME = re.compile(r"[\w][\w.-]*(/[\w][\w.-]*)?")
-_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 class InitConfig(Settings):
@@ -131,13 +132,18 @@ class BaseStats:
 
 
 def resolve_base(
-    config: ModelConfig, home: Path, *, seed: int = 0, tokenizer: Input | None = None
+    config: ModelConfig,
+    home: Path,
+    *,
+    seed: int = 0,
+    tokenizer: Input | None = None,
+    remembered: Remembered | None = None,
 ) -> BaseInputs:
     """What the base is, by content. A relative directory is relative to `home` and goes before a hub name.
 
     `seed` and `tokenizer` (the `tokenizer` stage's part) are for a new model. Reads the files of a local
-    directory, or asks the hub for the commit of `revision`. Raises ConfigError where there is no such
-    model.
+    directory, or asks the hub for the commit of `revision`, once for all that share `remembered`. Raises
+    ConfigError where there is no such model, HubUnreachable where the hub gives no answer.
     """
     if isinstance(config.base, InitConfig):
         shape = identity_of(config.base)
@@ -148,7 +154,7 @@ def resolve_base(
         return BaseInputs(origin={"local": directory_digest(directory)}, path=directory.resolve())
     if Path(config.base).is_absolute() or config.base.startswith(".") or not _HUB_NAME.fullmatch(config.base):
         raise ConfigError(f"model.base: there is no directory {config.base} (looked for {directory}).")
-    commit = _commit(config.base, config.revision)
+    commit = _commit(config.base, config.revision, remembered or Remembered(None))
     return BaseInputs(origin={"hub": config.base, "commit": commit})
 
 
@@ -187,23 +193,17 @@ def run(config: BaseConfig, inputs: BaseInputs, draft: Draft) -> BaseStats:
     return BaseStats(**asdict(model_facts(export)))
 
 
-def _commit(name: str, revision: str) -> str:
-    if _COMMIT.fullmatch(revision):
-        return revision
-    from huggingface_hub import HfApi
-
+def _commit(name: str, revision: str, remembered: Remembered) -> str:
+    """As the store was first told; where the hub is silent, as it was when the model was last downloaded here."""
     try:
-        commit = HfApi().model_info(name, revision=revision, timeout=20).sha
-    except Exception as error:  # the client's own, its transport's, the system's
+        return commit_of("model", name, revision, "model.base", remembered, "model.revision")
+    except HubUnreachable as error:
         commit = _cached_commit(name, revision)
         if commit is None:
-            raise ConfigError(
-                f"model.base: {name!r} is no local directory, and the hub does not give revision {revision!r} "
-                f"({type(error).__name__}). Check the name and the network, or give a directory."
-            ) from error
-    if commit is None:
-        raise ConfigError(f"model.base: the hub names no commit for {name!r}, revision {revision!r}.")
-    return commit
+            raise HubUnreachable(
+                f"{error} (or give a directory: there is no local one named {name!r})"
+            ) from None
+        return str(remembered.remember(commit, "commit", "model", name, revision))
 
 
 def _cached_commit(name: str, revision: str) -> str | None:
@@ -215,15 +215,13 @@ def _cached_commit(name: str, revision: str) -> str | None:
 
 
 def _download(name: str, commit: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    """The files of a model in the client's own cache: what is there is not asked for again.
 
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return Path(snapshot_download(name, revision=commit, allow_patterns=list(_USED)))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise ConfigError(
-            f"model.base: {name} at {commit[:12]} cannot be downloaded ({type(error).__name__}: {error}). "
-            "What was downloaded is kept; run again."
-        ) from error
+    Raises ConfigError for a model that is gated or gone, HubUnreachable where the hub breaks off; what came is kept.
+    """
+    from huggingface_hub import snapshot_download
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        fetch = partial(snapshot_download, name, revision=commit, allow_patterns=list(_USED))
+        return Path(asked(fetch, "model", name, commit, "model.base", "model.revision"))

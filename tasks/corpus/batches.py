@@ -10,6 +10,8 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from tasks.corpus.remote import RemoteFile
+
 _VISIBLE = r"[^\s\p{Cc}\p{Cf}]"  # a text without any such character is empty to a reader
 
 
@@ -21,7 +23,7 @@ class Unit:
     name: str
     kind: str  # parquet, lines, text or python
     piece: int
-    path: Path
+    path: Path | RemoteFile
     row: int = 0
     offset: int = 0  # byte (uncompressed) at which row `row` begins; lines only
     files: tuple[str, ...] = ()  # python only: relative to `path`

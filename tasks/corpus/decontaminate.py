@@ -27,7 +27,7 @@ from tasks.corpus.overlap import Index, build_index, find_matches, load_index, s
 from tasks.corpus.shards import Selection, document_shards, texts_of, write_selection
 
 STAGE = "decontaminate"
-VERSION = 1
+VERSION = 2
 REASON = "benchmark_overlap"
 
 

@@ -10,6 +10,7 @@ unit), so no shard waits for another to be counted.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections import Counter
 from collections.abc import Iterator
@@ -24,7 +25,7 @@ import pyarrow.parquet as pq
 
 from storage.draft import Draft
 from storage.errors import OnwardError, StageFailed
-from tasks.corpus.batches import Batch, Unit
+from tasks.corpus.batches import Batch, Fault, Unit, whole_fault
 from tasks.corpus.digests import FileDigests
 from tasks.corpus.documents import (
     DOCUMENTS,
@@ -35,6 +36,7 @@ from tasks.corpus.documents import (
     write_dropped,
 )
 from tasks.corpus.readers import read_unit
+from tasks.corpus.remote import Missing, RemoteFile, spooled
 from tasks.corpus.sources import (
     IngestConfig,
     IngestInputs,
@@ -45,7 +47,7 @@ from tasks.corpus.sources import (
 )
 
 STAGE = "ingest"
-VERSION = 1
+VERSION = 2
 PIECE_BYTES = 32_000_000
 """Text in one file of documents, about: what the stages after this one work on in one go."""
 DROPPED_FILE = "dropped.parquet"
@@ -135,13 +137,14 @@ def _read_units(
 
 def _units(inputs: IngestInputs) -> list[Unit]:
     begin, members = inputs.reading["begin"], inputs.reading.get("members", {})
+    remote = inputs.reading.get("remote", {})
     units = [
         Unit(
             index=unit["index"],
             name=unit["name"],
             kind=unit["kind"],
             piece=unit["piece"],
-            path=Path(inputs.paths[unit["name"]]),
+            path=remote.get(unit["name"]) or Path(inputs.paths[unit["name"]]),
             files=tuple(members.get(unit["name"], ())),
         )
         for unit in inputs.reading["units"]
@@ -271,6 +274,7 @@ def _write_cursor(
         "dropped": before["dropped"] + stats.documents_dropped,
         "exhausted": stats.exhausted,
         "files": files,
+        **({"hub": inputs.hub} if inputs.hub else {}),
     }
     (draft.path / "cursor.json").write_text(json.dumps(cursor, indent=0))
     draft.part("cursor", "cursor.json")
@@ -289,7 +293,12 @@ def read_shard(job: _Job, directory: Path) -> dict[str, Any]:
     end: dict[str, int] | None = None
     for unit in job.units:
         _check_unchanged(unit, job.sizes)
-        end = _read_into(writer, unit, job)
+        try:
+            with _here(unit, directory) as local:
+                end = _read_into(writer, local, job)
+        except Missing as error:
+            end = None
+            writer.add(unit, whole_fault(Fault(None, "unreadable_file", f"{unit.name}: {error}"), unit.row))
     writer.close()
     return {
         "documents": writer.documents,
@@ -297,6 +306,16 @@ def read_shard(job: _Job, directory: Path) -> dict[str, Any]:
         "seen": writer.seen,
         "end": end,
     }
+
+
+@contextlib.contextmanager
+def _here(unit: Unit, directory: Path) -> Iterator[Unit]:
+    """The unit with a file on this disk where its reader needs one: a row group of a Parquet file on the hub."""
+    if unit.kind != "parquet" or not isinstance(unit.path, RemoteFile):
+        yield unit
+        return
+    with spooled(unit.path, unit.piece, directory) as path:
+        yield replace(unit, path=path)
 
 
 def _read_into(writer: _Writer, unit: Unit, job: _Job) -> dict[str, int] | None:

@@ -49,11 +49,14 @@ def _text_bytes(group: Any, text_field: str) -> int:
 
 def read_parquet(unit: Unit, text_field: str) -> Iterator[Batch]:
     """The rows of one row group from `unit.row` on. A group that breaks off gives what came before, and one fault."""
+    assert isinstance(unit.path, Path)
     if unit.path.stat().st_size == 0:
         yield whole_fault(Fault(None, "empty_file", f"{unit.name}: the file has no bytes"))
         return
     try:
-        file = pq.ParquetFile(unit.path, buffer_size=_BUFFER_BYTES, page_checksum_verification=True)
+        file = pq.ParquetFile(  # pre-buffering would hold the whole row group
+            unit.path, buffer_size=_BUFFER_BYTES, page_checksum_verification=True, pre_buffer=False
+        )
     except (pa.ArrowException, OSError) as error:
         message = f"{unit.name}: no readable Parquet footer ({_first_line(error)})"
         yield whole_fault(Fault(None, _reason(unit.path), message))

@@ -1,4 +1,4 @@
-"""Benchmark questions from local files, in the schemas that lm-evaluation-harness reads from the hub.
+"""Benchmark questions from files, in the schemas that lm-evaluation-harness reads from the hub.
 
 A question is known by its benchmark and its row (from 0) in the file. What is compared with documents is the text that
 is peculiar to it: the question, and BoolQ's passage, without which there is none. SciQ's support is left out: it is the
@@ -27,6 +27,7 @@ _VALIDATION_SCORED = frozenset(
 )  # the harness scores their validation split: the labels of the test split are not public
 _SUFFIXES = (".jsonl", ".jsonl.gz")
 
+_MARK = re.compile(r"\[.*?\]")
 _WORD = re.compile(r"[^\W_]")
 
 Row = dict[str, Any]
@@ -69,7 +70,7 @@ def benchmark_file(benchmark_files: Path | None, name: str, own: Mapping[str, Pa
         raise ConfigError(f"corpus.decontaminate.benchmarks: the file of {name!r} is not there: {own[name]}")
     if benchmark_files is None:
         raise ConfigError(
-            f"corpus.decontaminate.benchmarks: {name!r} needs local questions, and benchmark_files is not set"
+            f"corpus.decontaminate.benchmarks: {name!r} has no file in evaluation.own, and benchmark_files is not set"
         )
     splits = SPLITS[1:] if name in _VALIDATION_SCORED else SPLITS
     candidates = [benchmark_files / name / f"{split}{suffix}" for split in splits for suffix in _SUFFIXES]
@@ -116,7 +117,13 @@ def _with_answer(row: int, question: str, answer: str) -> Question:
 
 
 def _hellaswag(row: int, fields: Row) -> Question:
-    return _with_answer(row, fields["ctx"], _pick(fields["endings"], fields.get("label")))
+    endings = [_without_marks(ending) for ending in fields["endings"]]
+    return _with_answer(row, _without_marks(fields["ctx"]), _pick(endings, fields.get("label")))
+
+
+def _without_marks(text: str) -> str:
+    """Without WikiHow's [header], [title] and [step], as the harness shows it (lm_eval/tasks/hellaswag/utils.py)."""
+    return _MARK.sub("", text.strip().replace(" [title]", ". ")).replace("  ", " ")
 
 
 def _piqa(row: int, fields: Row) -> Question:

@@ -22,6 +22,7 @@ import pyarrow as pa
 from tasks.corpus import python_docs
 from tasks.corpus.batches import Batch, Fault, Unit, checked, whole_fault
 from tasks.corpus.parquet import read_parquet
+from tasks.corpus.remote import RemoteFile
 from tasks.corpus.streams import Stream, blocks, line_span, opened
 
 _MAX_ARRAY_BYTES = 1_000_000_000
@@ -215,7 +216,7 @@ def _record(value: Any, text_field: str) -> Record | Refused:
             return Refused("malformed_json", "nested too deep")
 
 
-def _array(path: Path) -> list[Any] | None:
+def _array(path: Path | RemoteFile) -> list[Any] | None:
     """The elements of a file that is one JSON array; None where it is not, so that it is read as lines."""
     parts, size = list[bytes](), 0
     with opened(path) as stream:
@@ -274,6 +275,7 @@ def _read_text(unit: Unit) -> Iterator[Batch]:
 
 
 def _read_python(unit: Unit) -> Iterator[Batch]:
+    assert isinstance(unit.path, Path)
     found = python_docs.documents(unit.path, unit.files)
     yield from _documents(unit, [(text, orjson.dumps(meta).decode()) for text, meta in found])
 

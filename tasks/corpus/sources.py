@@ -12,28 +12,46 @@ the files that it takes are in its key; paths never are.
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, TypeVar
 
-from pydantic import field_validator, model_validator
+from pydantic import ConfigDict, field_validator, model_validator
 
 from storage.artifact import Input
 from storage.errors import ConfigError
 from storage.settings import Count, Settings, execution, identity
 from tasks.corpus import python_docs
 from tasks.corpus.digests import FileDigests
-from tasks.corpus.parquet import read_footer
-from tasks.corpus.streams import opened, spans, uncompressed_size
+from tasks.corpus.origins import Files, Hub, Installed, Member, Origin
+from tasks.hub import Remembered
 
-_COMPRESSED_SUFFIXES = (".gz", ".gzip", ".zst", ".zstd")
-_TEXT_SUFFIXES = (".txt", ".text", ".md", ".rst")
-_PARQUET_SUFFIXES = (".parquet", ".pq")
-_GLOB_CHARACTERS = frozenset("*?[")
+T = TypeVar("T")
+_SHELF_FILES = 16
+"""Files of the hub are looked into so many at a time, and mixed within; a source of thousands begins at once."""
+
+
+class HubConfig(Settings):
+    """A dataset on the Hugging Face hub: one split of one configuration, at one commit."""
+
+    model_config = ConfigDict(title="Hub dataset")
+
+    dataset: str = identity(
+        description="Its name on the hub, owner/name.",
+        pattern=r"^[A-Za-z0-9_][\w.-]*(/[A-Za-z0-9_][\w.-]*)?$",
+    )
+    name: str | None = identity(
+        None, description="Configuration of the dataset; null: its only or default one."
+    )
+    split: str = identity("train", description="Split of the configuration.", pattern=r"^\w+(\.\w+)*$")
+    revision: str = execution(
+        "main",
+        min_length=1,
+        description="Branch, tag or commit. It is resolved once in a store; the commit is identity, its name is not.",
+    )
 
 
 class SourceConfig(Settings):
@@ -54,6 +72,7 @@ class SourceConfig(Settings):
     python_docs: Literal["domain", "general"] | None = identity(
         None, description="The embedded source: documentation of the installed Python, instead of files."
     )
+    hub: HubConfig | None = identity(None, description="A dataset on the hub, instead of files.")
     text_field: str = identity("text", description="The column or field that holds the text.", min_length=1)
     order: Literal["seeded", "as_given"] = identity(
         "seeded",
@@ -67,11 +86,11 @@ class SourceConfig(Settings):
 
     @model_validator(mode="after")
     def _one_origin(self) -> SourceConfig:
-        given = [name for name in ("files", "python_docs") if getattr(self, name) is not None]
+        given = [name for name in ("files", "hub", "python_docs") if getattr(self, name) is not None]
         if len(given) != 1:
-            what = " and ".join(given) or "neither"
+            what = " and ".join(given) or "none"
             raise ValueError(
-                f"source {self.name!r}: give exactly one of files and python_docs ({what} given)"
+                f"source {self.name!r}: give exactly one of files, hub and python_docs ({what} given)"
             )
         if self.files is not None and not self.files:
             raise ValueError(f"source {self.name!r}: files is empty")
@@ -118,6 +137,7 @@ class IngestInputs:
     reading: dict[str, Any] = field(
         metadata={"in_key": False}
     )  # files (frozen), total, begin, units, warnings
+    hub: dict[str, str | None] | None = None  # dataset, name (configuration), split, commit
 
 
 @dataclass(frozen=True)
@@ -132,40 +152,29 @@ class SlicePlan:
     warnings: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Member:
-    """A file of a source, or a group of Python files. `estimates`: bytes of text in each of its pieces."""
-
-    kind: str
-    estimates: tuple[int, ...]
-    version: str | None = None
-
-
-class _Origin(Protocol):
-    def names(self) -> list[str]: ...
-    def survey(self, name: str) -> Member: ...
-
-
 def plan_slice(
     config: IngestConfig,
     source: SourceConfig,
     cursor: Input | None,
     base_directory: Path,
     digests: FileDigests,
+    remembered: Remembered | None = None,
 ) -> SlicePlan | None:
     """What the slice after `cursor` (None: the first) reads; None where the source is used up.
 
-    Relative patterns are taken from `base_directory`. Raises ConfigError where a pattern matches nothing, or where a
-    file of the first slice's list is missing or has changed.
+    Relative patterns are taken from `base_directory`; `remembered` holds what the hub was asked before. Raises
+    ConfigError where a pattern matches nothing, where a file of the first slice's list is missing or has changed, or
+    where the hub has no such thing, and HubUnreachable where it gives no answer.
     """
     state = read_cursor(cursor)
     if state and state["exhausted"]:
         return None
-    origin: _Origin = _Installed(config) if config.python_docs else _Files(config, source, base_directory)
+    origin = _origin(config, source, state, base_directory, remembered or Remembered(None))
+    shelf = (1 if config.order == "as_given" else _SHELF_FILES) if isinstance(origin, Hub) else None
     names = origin.names()
     warnings: list[str] = []
     if state:
-        frozen = state["files"]
+        frozen = list(state["files"])
         added = sorted(set(names) - {entry["name"] for entry in frozen})
         if added:
             warnings.append(
@@ -173,20 +182,34 @@ def plan_slice(
                 f"({', '.join(added[:3])}{', …' if len(added) > 3 else ''}); make them a source of their own"
             )
     else:
-        members = {name: origin.survey(name) for name in names}
-        frozen = [_frozen(name, members[name]) for name in names]
-    order = ordered_units(config, frozen)
+        frozen = [{"name": name} for name in (_mixed(config, names) if shelf else names)]
+        _look_into(origin, frozen, shelf)
     begin = state["position"] if state else {"unit": 0, "row": 0, "offset": 0, "bytes": 0}
-    units = _taken(config, origin, {entry["name"]: entry for entry in frozen}, order, begin, set(names))
-    reading = {"files": frozen, "total": len(order), "begin": begin, "units": units, "warnings": warnings}
+    units = _taken(config, origin, frozen, shelf, begin, set(names))
+    total = len(ordered_units(config, frozen, shelf)) + sum("pieces" not in entry for entry in frozen)
+    reading = {"files": frozen, "total": total, "begin": begin, "units": units, "warnings": warnings}
     return SlicePlan(
         config=config,
         inputs=_inputs(config, origin, cursor, reading, digests),
         number=state["slice"] + 1 if state else 1,
         estimated_bytes=sum(unit["estimate"] for unit in units),
-        last=begin["unit"] + len(units) == len(order),
+        last=begin["unit"] + len(units) == total,
         warnings=tuple(warnings),
     )
+
+
+def _origin(
+    config: IngestConfig,
+    source: SourceConfig,
+    state: Mapping[str, Any] | None,
+    base_directory: Path,
+    remembered: Remembered,
+) -> Origin:
+    if config.python_docs:
+        return Installed(config)
+    if source.hub is None:
+        return Files(config, source, base_directory)
+    return Hub(config, source.hub, state["hub"]["commit"] if state else None, remembered)
 
 
 def read_cursor(cursor: Input | None) -> dict[str, Any] | None:
@@ -197,17 +220,43 @@ def read_cursor(cursor: Input | None) -> dict[str, Any] | None:
     return state
 
 
-def ordered_units(config: IngestConfig, frozen: list[dict[str, Any]]) -> list[tuple[str, int]]:
-    """All units of a source, (name, piece), in the order in which its slices read them."""
-    units = [(entry["name"], piece) for entry in frozen for piece in range(entry["pieces"])]
+def ordered_units(
+    config: IngestConfig, frozen: list[dict[str, Any]], shelf: int | None = None
+) -> list[tuple[str, int]]:
+    """The units, (name, piece), of all files looked into so far, in the order in which slices read them.
+
+    They are mixed within each `shelf` of so many files (None: all), so what is looked into later changes no place.
+    """
+    known = [entry for entry in frozen if "pieces" in entry]
+    units: list[tuple[str, int]] = []
+    size = shelf or max(1, len(known))
+    for begin in range(0, len(known), size):
+        here = known[begin : begin + size]
+        units += _mixed(
+            config, [(entry["name"], piece) for entry in here for piece in range(entry["pieces"])]
+        )
+    return units
+
+
+def _mixed(config: IngestConfig, things: list[T]) -> list[T]:
+    """Units or names in the source's order."""
     if config.order == "as_given":
-        return units
+        return things
 
-    def place(unit: tuple[str, int]) -> tuple[bytes, str, int]:
-        text = json.dumps([config.seed, config.name, *unit])
-        return hashlib.blake2b(text.encode(), digest_size=16).digest(), *unit
+    def place(thing: Any) -> tuple[bytes, Any]:
+        text = json.dumps([config.seed, config.name, *((thing,) if isinstance(thing, str) else thing)])
+        return hashlib.blake2b(text.encode(), digest_size=16).digest(), thing
 
-    return sorted(units, key=place)
+    return sorted(things, key=place)
+
+
+def _look_into(origin: Origin, frozen: list[dict[str, Any]], shelf: int | None) -> bool:
+    """Freeze the pieces of the next shelf of files; whether there was any."""
+    begin = sum("pieces" in entry for entry in frozen)
+    end = begin + (shelf or len(frozen))
+    for index, entry in enumerate(frozen[begin:end], begin):
+        frozen[index] = _frozen(entry["name"], origin.survey(entry["name"]))
+    return begin < len(frozen)
 
 
 def _frozen(name: str, member: Member) -> dict[str, Any]:
@@ -217,33 +266,39 @@ def _frozen(name: str, member: Member) -> dict[str, Any]:
 
 def _taken(
     config: IngestConfig,
-    origin: _Origin,
-    frozen: Mapping[str, dict[str, Any]],
-    order: list[tuple[str, int]],
+    origin: Origin,
+    frozen: list[dict[str, Any]],
+    shelf: int | None,
     begin: Mapping[str, int],
     present: set[str],
 ) -> list[dict[str, Any]]:
-    """Units from `begin` on until their estimates reach `slice_bytes`; at least one."""
+    """Units from `begin` on until their estimates reach `slice_bytes`; at least one. Looks into further shelves."""
     units: list[dict[str, Any]] = []
     members: dict[str, Member] = {}
-    total, already = 0, begin["bytes"]
-    for index in range(begin["unit"], len(order)):
-        name, piece = order[index]
-        if name not in members:
-            members[name] = _survey_again(config, origin, frozen[name], present)
-        estimate = members[name].estimates[piece]
-        if already:  # an estimate that proved too small says nothing of what is left
-            estimate = estimate - already if estimate > already else config.slice_bytes
-        units.append(
-            {"index": index, "name": name, "piece": piece, "kind": frozen[name]["kind"], "estimate": estimate}
-        )
-        total, already = total + estimate, 0
-        if total >= config.slice_bytes:
-            break
-    return units
+    total, already, index = 0, begin["bytes"], begin["unit"]
+    while True:
+        order = ordered_units(config, frozen, shelf)
+        entries = {entry["name"]: entry for entry in frozen}
+        for place in range(index, len(order)):
+            name, piece = order[place]
+            entry = entries[name]
+            if name not in members:
+                members[name] = _survey_again(config, origin, entry, present)
+            estimate = members[name].estimates[piece]
+            if already:  # an estimate that proved too small says nothing of what is left
+                estimate = estimate - already if estimate > already else config.slice_bytes
+            units.append(
+                {"index": place, "name": name, "piece": piece, "kind": entry["kind"], "estimate": estimate}
+            )
+            total, already = total + estimate, 0
+            if total >= config.slice_bytes:
+                return units
+        index = len(order)
+        if not _look_into(origin, frozen, shelf):
+            return units
 
 
-def _survey_again(config: IngestConfig, origin: _Origin, entry: dict[str, Any], present: set[str]) -> Member:
+def _survey_again(config: IngestConfig, origin: Origin, entry: dict[str, Any], present: set[str]) -> Member:
     name = entry["name"]
     if name not in present:
         raise ConfigError(
@@ -267,19 +322,24 @@ def _described(entry: Mapping[str, Any]) -> str:
 
 def _inputs(
     config: IngestConfig,
-    origin: _Origin,
+    origin: Origin,
     cursor: Input | None,
     reading: dict[str, Any],
     digests: FileDigests,
 ) -> IngestInputs:
     names = list(dict.fromkeys(unit["name"] for unit in reading["units"]))
-    if isinstance(origin, _Installed):
+    if isinstance(origin, Installed):
         groups = [origin.groups[name] for name in names]
         versions = {"python": python_docs.python_version()} | {g.distribution: g.version for g in groups}
         reading["members"] = {name: list(origin.groups[name].files) for name in names}
         paths = {name: str(origin.groups[name].root) for name in names}
         return IngestInputs(cursor, (), dict(sorted(versions.items())), paths, reading)
-    assert isinstance(origin, _Files)
+    if isinstance(origin, Hub):
+        listed = [origin.files[name] for name in names]
+        content = tuple({"name": file.path, "bytes": file.bytes, "sha256": file.digest} for file in listed)
+        reading["remote"] = {name: origin.remote(name) for name in names}
+        return IngestInputs(cursor, content, None, {name: name for name in names}, reading, origin.facts)
+    assert isinstance(origin, Files)
     known = {entry["name"]: entry.get("sha256") for entry in reading["files"]}
     files = []
     for name in names:
@@ -293,104 +353,3 @@ def _inputs(
         files.append({"name": name, "bytes": path.stat().st_size, "sha256": sha256})
     paths = {name: str(origin.paths[name]) for name in names}
     return IngestInputs(cursor, tuple(files), None, paths, reading)
-
-
-class _Installed:
-    """The embedded source: groups of documentation files of installed distributions."""
-
-    def __init__(self, config: IngestConfig) -> None:
-        assert config.python_docs is not None
-        self.groups = python_docs.groups(config.python_docs)
-        if not self.groups:
-            raise ConfigError(f"source {config.name!r}: no installed distribution has documentation for it")
-
-    def names(self) -> list[str]:
-        return list(self.groups)
-
-    def survey(self, name: str) -> Member:
-        group = self.groups[name]
-        return Member("python", (group.estimated_bytes,), group.version)
-
-
-class _Files:
-    """Files by patterns. A file's name is its path below its pattern's fixed prefix."""
-
-    def __init__(self, config: IngestConfig, source: SourceConfig, base_directory: Path) -> None:
-        self.source, self.text_field = config.name, config.text_field
-        self.paths: dict[str, Path] = named_files(config.name, source.files or (), base_directory)
-
-    def names(self) -> list[str]:
-        return list(self.paths)
-
-    def survey(self, name: str) -> Member:
-        try:
-            return survey_file(self.paths[name], self.text_field)
-        except OSError as error:
-            raise ConfigError(
-                f"source {self.source!r}: {self.paths[name]} cannot be read ({error.strerror or error}); "
-                "nothing was started. Make it readable, or leave it out of files"
-            ) from error
-
-
-def survey_file(path: Path, text_field: str) -> Member:
-    """Kind, pieces and estimated text bytes of a file. Its first bytes count, where they tell, and then its name."""
-    size = path.stat().st_size
-    *_, inner, outer = ["", "", *(suffix.lower() for suffix in path.suffixes)]
-    suffix = inner if outer in _COMPRESSED_SUFFIXES else outer
-    with opened(path) as stream:
-        magic, plain = stream.magic, stream.plain
-    if magic == b"PAR1" or (suffix in _PARQUET_SUFFIXES and plain):
-        footer = read_footer(path, text_field)
-        return Member("parquet", footer.text_bytes if footer and footer.text_bytes else (size,))
-    if not plain:
-        return Member("text" if suffix in _TEXT_SUFFIXES else "lines", (uncompressed_size(path),))
-    pieces = 1 if suffix in _TEXT_SUFFIXES else spans(path)
-    return Member("text" if suffix in _TEXT_SUFFIXES else "lines", (size // pieces,) * pieces)
-
-
-def named_files(source: str, patterns: tuple[str, ...], base_directory: Path) -> dict[str, Path]:
-    """Names to absolute paths, in the order of the patterns and sorted within each. Raises ConfigError on no match."""
-    base_directory = base_directory.absolute()
-    matched: list[tuple[Path, list[Path]]] = []
-    for pattern in patterns:
-        full = Path(base_directory, Path(pattern).expanduser())
-        prefix, files = (full.parent, [full]) if full.is_file() else (_fixed_prefix(full), _glob(full))
-        if not files:
-            why = " (it is a directory; write its files, such as *.parquet)" if full.is_dir() else ""
-            raise ConfigError(f"source {source!r}: {pattern!r} matches no file{why}; looked for {full}")
-        matched.append((prefix, files))
-    several = len({prefix for prefix, _ in matched}) > 1
-    named: dict[str, Path] = {}
-    taken: set[Path] = set()
-    for index, (prefix, files) in enumerate(matched):
-        for path in files:
-            if path not in taken:
-                taken.add(path)
-                name = _name_of(source, path.relative_to(prefix))
-                named[f"{index}/{name}" if several else name] = path
-    return named
-
-
-def _name_of(source: str, path: Path) -> str:
-    name = path.as_posix()
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        raise ConfigError(f"source {source!r}: the file name {name!r} is no UTF-8; rename the file") from None
-    return name
-
-
-def _glob(pattern: Path) -> list[Path]:
-    return sorted(
-        (Path(found) for found in glob.glob(str(pattern), recursive=True) if Path(found).is_file()),
-        key=lambda path: path.as_posix(),
-    )
-
-
-def _fixed_prefix(pattern: Path) -> Path:
-    parts: list[str] = []
-    for part in pattern.parts:
-        if _GLOB_CHARACTERS.intersection(part):
-            break
-        parts.append(part)
-    return Path(*parts)

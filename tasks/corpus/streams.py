@@ -13,6 +13,8 @@ from typing import Any, BinaryIO
 
 import zstandard
 
+from tasks.corpus.remote import RemoteFile
+
 BLOCK_BYTES = 8 << 20
 SPAN_BYTES = 16 << 20
 """Uncompressed JSON-lines files are read in stretches of this size, so that a seeded order mixes large files too."""
@@ -111,7 +113,7 @@ class Stream:
 
 
 @contextlib.contextmanager
-def opened(path: Path) -> Iterator[Stream]:
+def opened(path: Path | RemoteFile) -> Iterator[Stream]:
     """A file's bytes as a `Stream`."""
     with path.open("rb") as file:
         yield Stream(file)
@@ -132,7 +134,7 @@ def blocks(stream: Stream) -> Iterator[bytes]:
         yield b"".join(pending)
 
 
-def spans(path: Path) -> int:
+def spans(path: Path | RemoteFile) -> int:
     """In how many units a file of lines is read: stretches of `SPAN_BYTES` where it can be entered in the middle."""
     with opened(path) as stream:
         if stream.divisible:
@@ -140,7 +142,7 @@ def spans(path: Path) -> int:
     return 1
 
 
-def uncompressed_size(path: Path) -> int:
+def uncompressed_size(path: Path | RemoteFile) -> int:
     """About how many bytes a compressed file holds: its size times the ratio of its first 256 KiB."""
     size, given = path.stat().st_size, 0
     with opened(path) as stream:
@@ -151,7 +153,7 @@ def uncompressed_size(path: Path) -> int:
         return size * given // max(1, min(size, stream.file.tell()))
 
 
-def line_span(path: Path, piece: int) -> tuple[int, int | None]:
+def line_span(path: Path | RemoteFile, piece: int) -> tuple[int, int | None]:
     """Where the lines that begin in stretch `piece` of an uncompressed file begin and end, in bytes."""
     size = path.stat().st_size
     with path.open("rb") as file:

@@ -28,7 +28,6 @@ from tasks.evaluation.catalog import (
     Benchmark,
     benchmark_files_of,
     file_identity,
-    hub_identity,
 )
 
 if TYPE_CHECKING:
@@ -59,7 +58,7 @@ class EvaluateConfig(Settings):
 class EvaluateInputs:
     """A model (part `export`) and the questions: files by their digests, or an artifact made from held-out documents.
 
-    `files` is plain JSON (`file_identity` of each local file, or `hub_identity`); `paths` are the same local files.
+    `files` is plain JSON (`file_identity` of each file); `paths` are the same files.
     """
 
     model: Input
@@ -96,15 +95,13 @@ def evaluate_config(
 def harness_inputs(
     model: Input,
     benchmark: str,
-    benchmark_files: Path | str | None,
+    benchmark_files: Path | str,
     identify: Callable[[Path], Mapping[str, Any]] = file_identity,
 ) -> EvaluateInputs:
-    """Inputs for a benchmark of the harness: local copies, or the hub where there are none.
+    """Inputs for a benchmark of the harness: local copies, the user's or those that `hub_questions` fetched.
 
-    `identify` gives name, bytes and sha256 of a file. Raises ConfigError where a file is missing or the hub is silent.
+    `identify` gives name, bytes and sha256 of a file. Raises ConfigError where a file is missing.
     """
-    if benchmark_files is None:
-        return EvaluateInputs(model, (hub_identity(benchmark),))
     paths = benchmark_files_of(benchmark, benchmark_files)
     return EvaluateInputs(model, tuple(dict(identify(path)) for path in paths), paths=paths)
 
@@ -189,8 +186,6 @@ def _tasks(
             )
     if known is None:
         return harness.own_task(config.benchmark, read_questions(inputs.paths[0])), "own"
-    if not inputs.paths:
-        return harness.tasks_of_hub(known, inputs.files[0]["revision"], config.shots), known.split
     rows = harness.read_rows(inputs.paths[0])
     examples = harness.read_rows(inputs.paths[1]) if len(inputs.paths) > 1 else []
     return harness.tasks_of_rows(known, rows, examples, config.shots), inputs.paths[0].name.split(".")[0]

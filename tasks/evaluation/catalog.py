@@ -195,21 +195,3 @@ def file_identity(path: Path) -> dict[str, Any]:
     """Name, bytes and sha256 of a file: what of it is in a key."""
     content = path.read_bytes()
     return {"name": path.name, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-
-
-def hub_identity(name: str) -> dict[str, Any]:
-    """Dataset, configuration and commit of a benchmark on the hub as it is now: what of it is in a key.
-
-    Raises ConfigError where the hub does not answer.
-    """
-    import huggingface_hub
-
-    dataset, configuration = supported(name).dataset
-    try:
-        revision = huggingface_hub.HfApi().dataset_info(dataset).sha
-    except Exception as error:
-        raise ConfigError(
-            f"benchmark {name}: {dataset} cannot be found on the hub ({type(error).__name__}: {error}); "
-            "set benchmark_files to a directory of local copies"
-        ) from error
-    return {"dataset": dataset, "configuration": configuration, "revision": revision}

@@ -152,25 +152,6 @@ def tasks_of_rows(
     return tasks
 
 
-def tasks_of_hub(benchmark: Benchmark, revision: str, shots: int | None) -> dict[str | None, Any]:
-    """The harness's task over its own data set on the hub, at one commit."""
-    definition = Path(lm_eval.__file__).parent / "tasks" / benchmark.definition
-    files = (
-        {None: definition}
-        if benchmark.subject_column is None
-        else {
-            path.stem.removeprefix(f"{benchmark.name}_"): path
-            for path in sorted(definition.glob(f"{benchmark.name}_*.yaml"))
-        }
-    )
-    tasks = {}
-    for subject, path in files.items():
-        config = load_yaml(path)
-        config["dataset_kwargs"] = {**(config.get("dataset_kwargs") or {}), "revision": revision}
-        tasks[subject] = _ready(config, shots)
-    return tasks
-
-
 def own_task(name: str, rows: list[Row]) -> dict[str | None, Any]:
     """A multiple-choice task over a user's rows {question, choices, answer}: choice after question, one space between."""
     metrics = [

@@ -119,6 +119,7 @@ def test_nothing_is_shown_as_a_bare_union_or_as_raw_json():
         "TrainingConfig.schedule",
         "TrainingConfig.average",
         "DedupConfig.minhash",
+        "SourceConfig.hub",
     }
     assert editors == {"FilterConfig.thresholds"}
 

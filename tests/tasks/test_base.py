@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LM
 
 from storage.artifact import Artifact, Input
 from storage.draft import Draft
-from storage.errors import ConfigError
+from storage.errors import ConfigError, HubUnreachable
 from storage.keys import key_inputs
 from storage.settings import identity_of
 from storage.testing import artifact_of
@@ -217,7 +217,7 @@ def test_a_base_that_is_nowhere_is_refused(tmp_path: Path) -> None:
     for name in ("./no/such", "/no/such", "a/b/c", "no directory"):
         with pytest.raises(ConfigError, match="no directory"):
             resolve_base(ModelConfig(base=name), tmp_path)
-    with pytest.raises(ConfigError, match="no local directory, and the hub"):
+    with pytest.raises(HubUnreachable, match="model.base: the hub cannot be reached.*no local one named"):
         resolve_base(ModelConfig(base="no-such-organisation/no-such-model"), tmp_path)
     commit = "0" * 40
     known = resolve_base(ModelConfig(base="some/model", revision=commit), tmp_path)

@@ -282,9 +282,11 @@ def test_names_of_files(corpus: Path, tmp_path: Path) -> None:
 
 
 def test_a_source_has_exactly_one_origin() -> None:
-    with pytest.raises(ValidationError, match=r"source 'books': give exactly one of files and python_docs"):
+    with pytest.raises(
+        ValidationError, match=r"source 'books': give exactly one of files, hub and python_docs"
+    ):
         source_of("a", python_docs="domain")
-    with pytest.raises(ValidationError, match=r"source 'books'.*neither given"):
+    with pytest.raises(ValidationError, match=r"source 'books'.*none given"):
         SourceConfig(name="books", role="domain", weight=1)
     with pytest.raises(ValidationError, match="name"):
         source_of("a", name="Upper Case")

@@ -22,8 +22,8 @@ from hypothesis import strategies as st
 
 from tasks.corpus import streams
 from tasks.corpus.batches import Fault, Unit
+from tasks.corpus.origins import survey_file
 from tasks.corpus.readers import read_unit
-from tasks.corpus.sources import survey_file
 
 
 def read(path: Path, text_field: str = "text") -> tuple[list[str], list[Fault], list[dict]]:
