@@ -31,7 +31,6 @@ SHOWN_AFTER_SECONDS = 4.0
 _WINDOW_SECONDS = 120.0
 _PASSES = {
     "dedup": ("sketch", "documents"),
-    "filter": ("verdicts", "documents"),
     "decontaminate": ("matches", "documents"),
 }
 """The shards that a stage makes, in order, where it goes over its documents more than once."""

@@ -135,7 +135,9 @@ class Requests(Measures):
 
     def filter(self, documents: Input) -> Request:
         """Quality rules."""
-        return Request(filter, self.run.corpus.filter, filter.FilterInputs(documents))
+        classifier, directory = filter.classifier_inputs(self.run.corpus.filter, home())
+        inputs = filter.FilterInputs(documents, classifier, directory)
+        return Request(filter, self.run.corpus.filter, inputs)
 
     def decontaminate(self, documents: Input, first_of_source: bool) -> Request:
         """Benchmark questions out of the corpus, and the holdout out of a source's first slice."""

@@ -1,76 +1,197 @@
-"""Stage `filter`: drop documents that published quality rules reject, with the rule and what it measured."""
+"""Stage `filter`: drop documents that published quality rules reject, with the rule and what it measured.
+
+Families of rules are asked in the published order (FineWeb's): language, Gopher's repetition and quality, C4, FineWeb's
+own; then the education score, and personal data last. C4 takes lines out of the text and personal data is masked in it:
+what comes later sees the text as it is then, and so do the stages after this one.
+"""
 
 from __future__ import annotations
 
 import difflib
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
-import pyarrow.parquet as pq
-from pydantic import field_validator
+from pyarrow import feather
+from pydantic import field_validator, model_validator
 
 from storage.artifact import Input
 from storage.draft import Draft
-from storage.settings import Settings, identity
-from tasks.corpus.documents import dropped_table, read_documents, write_dropped
-from tasks.corpus.rules import gopher_quality, gopher_repetition
-from tasks.corpus.rules.rule import Batch, Rule
-from tasks.corpus.shards import Selection, count_by, document_shards, texts_of, write_selection
+from storage.errors import ConfigError
+from storage.settings import Settings, execution, identity
+from tasks.corpus.documents import dropped_table, read_documents, write_documents, write_dropped
+from tasks.corpus.rules import c4, education, fineweb, gopher_quality, gopher_repetition, language, pii
+from tasks.corpus.rules.language import MIN_SCORE
+from tasks.corpus.rules.rule import Batch, Family, Rule
+from tasks.corpus.shards import PART_FILE, count_by, document_shards
 from tasks.corpus.words import batches
 
 STAGE = "filter"
-VERSION = 1
+VERSION = 2
 
-_GOPHER = gopher_quality.RULES + gopher_repetition.RULES
+_GOPHER = gopher_repetition.RULES + gopher_quality.RULES
+_C4_DOCUMENT_RULES = c4.document_rules(c4.Reading(()))
+_VERDICTS = "verdicts.arrow"
+_BATCH_BYTES = 2_000_000
+"""Small enough that a batch's arrays stay in a core's cache; every text is judged by itself, so it decides no bytes."""
 
 
 class FilterConfig(Settings):
     """Which families of rules are asked, each with its published thresholds."""
 
+    language: str | None = identity(
+        "en",
+        description="Language to keep, as fastText's lid.176 names it (en, de, fr, ...); null: every language.",
+    )
+    min_language_score: float = identity(
+        MIN_SCORE,
+        ge=0.0,
+        le=1.0,
+        description="How sure the language model must be, 0 to 1 (FineWeb: 0.65).",
+    )
     gopher: bool = identity(
         True,
         description="Gopher's repetition and quality rules (Rae et al. 2021), as datatrove applies them.",
+    )
+    c4: bool = identity(
+        True,
+        description="C4's rules (Raffel et al. 2020): lines that are no prose are cut out of the text, citations too.",
+    )
+    c4_curly_brackets: bool = identity(
+        True,
+        description="C4 drops documents with a curly bracket: turn it off for code and mathematics.",
+    )
+    c4_end_punctuation: bool = identity(
+        False,
+        description="C4 cuts out lines that do not end in punctuation; FineWeb leaves this rule out.",
+    )
+    fineweb: bool = identity(
+        True,
+        description="FineWeb's own rules (Penedo et al. 2024) against lists, menus and repeated lines.",
+    )
+    min_edu_score: float | None = identity(
+        None,
+        ge=0.0,
+        le=5.0,
+        description="Least education score, 0 to 5: the source's own `score` (raw, not rounded; FineWeb-Edu: 3), or the "
+        "classifier's; documents with neither are kept. null: not asked.",
+    )
+    edu_classifier: Path | None = execution(
+        None,
+        description="Directory of a local sequence classifier (transformers, safetensors) that scores documents without "
+        "a score of their own; the digest of its files is in the key.",
+    )
+    pii: Literal["mask", "off"] = identity(
+        "mask",
+        description="mask: e-mail addresses, public IP addresses and telephone numbers are replaced by placeholders.",
     )
     thresholds: dict[str, float | None] = identity(
         default_factory=dict,
         description="Other limits than the published ones, by rule as in dropped.parquet; null: the rule is not asked.",
     )
 
+    @field_validator("language")
+    @classmethod
+    def _known_language(cls, value: str | None) -> str | None:
+        if value is not None and value not in language.languages():
+            near = difflib.get_close_matches(value, language.languages(), 3)
+            raise ValueError(
+                f"{value!r} is no language of the model; codes are as in en, de, zh"
+                + (f"; did you mean {' or '.join(near)}?" if near else "")
+            )
+        return value
+
     @field_validator("thresholds")
     @classmethod
     def _known_rules(cls, value: dict[str, float | None]) -> dict[str, float | None]:
-        names = [rule.name for rule in _GOPHER]
+        names = list(PUBLISHED)
         for name in value:
             if name not in names:
                 near = difflib.get_close_matches(name, names, 1)
                 raise ValueError(f"no rule is called {name}" + (f"; did you mean {near[0]}?" if near else ""))
         return value
 
-    def rules(self) -> tuple[Rule, ...]:
-        """The rules in the order in which they are asked, which decides only what reason is given."""
+    @model_validator(mode="after")
+    def _classifier_is_asked(self) -> FilterConfig:
+        if self.edu_classifier is not None and self.min_edu_score is None:
+            raise ValueError("edu_classifier gives scores that nothing asks for: set min_edu_score")
+        return self
+
+    def families(self, classifier: Path | None = None) -> tuple[Family, ...]:
+        """The families in the order in which they are asked."""
         asked = []
-        for rule in _GOPHER if self.gopher else ():
-            limit = self.thresholds.get(rule.name, rule.limit)
-            if limit is not None:
-                asked.append(replace(rule, limit=limit))
+        if self.language is not None:
+            asked.append(language.family(self.language, self.min_language_score))
+        if self.gopher:
+            asked.append(Family(self._limited(_GOPHER)))
+        if self.c4:
+            asked.append(c4.family(self._c4_limits()))
+        if self.fineweb:
+            asked.append(Family(self._limited(fineweb.RULES)))
+        if self.min_edu_score is not None:
+            asked.append(education.family(self.min_edu_score, classifier))
+        if self.pii == "mask":
+            asked.append(pii.FAMILY)
         return tuple(asked)
+
+    def rules(self) -> tuple[Rule, ...]:
+        """The rules for whole documents in that order, which decides only what reason is given."""
+        return tuple(rule for family in self.families() for rule in family.rules)
+
+    def _limited(self, rules: Sequence[Rule]) -> tuple[Rule, ...]:
+        limits = [(rule, self.thresholds.get(rule.name, rule.limit)) for rule in rules]
+        return tuple(rule.at(limit) for rule, limit in limits if limit is not None)
+
+    def _c4_limits(self) -> dict[str, float]:
+        limits: dict[str, float | None] = dict(c4.LINE_RULES)
+        limits |= {rule.name: rule.limit for rule in _C4_DOCUMENT_RULES}
+        if self.c4_end_punctuation:
+            limits["c4_lines_without_end_punctuation"] = 0
+        if not self.c4_curly_brackets:
+            limits["c4_curly_brackets"] = None
+        limits |= {name: limit for name, limit in self.thresholds.items() if name in limits}
+        return {name: limit for name, limit in limits.items() if limit is not None}
+
+
+PUBLISHED: dict[str, float | None] = {
+    **{rule.name: rule.limit for rule in _GOPHER},
+    **c4.LINE_RULES,
+    **{rule.name: rule.limit for rule in (*_C4_DOCUMENT_RULES, *fineweb.RULES)},
+}
+"""Every rule that `thresholds` can move, with its published limit; None: not asked by default."""
 
 
 @dataclass(frozen=True)
 class FilterInputs:
-    """Documents of a slice, from `dedup`."""
+    """`documents` of a slice, from `dedup`; `classifier` and its place are what `classifier_inputs` gives."""
 
     documents: Input
+    classifier: str | None = None
+    classifier_path: Path | None = field(default=None, metadata={"in_key": False})
+
+
+def classifier_inputs(config: FilterConfig, home: Path) -> tuple[str | None, Path | None]:
+    """For the stage's inputs: the digest of the classifier's files, which goes into the key, and its directory, which
+    does not. Raises ConfigError where a file is missing."""
+    if config.edu_classifier is None:
+        return None, None
+    found = education.find_classifier(home / config.edu_classifier)
+    return found.digest, found.directory
 
 
 @dataclass(frozen=True)
 class FilterStats:
-    """Counts of documents and of bytes of text; reasons are names of rules."""
+    """Counts of documents and of bytes of text; reasons are names of rules.
+
+    `documents_edited` are documents kept with another text than they came with; bytes_in = bytes_out + bytes_dropped +
+    bytes_cut, what edits took from them. `edits`: lines cut by each of C4's rules, and placeholders by kind, in kept
+    documents. `documents_without_score`: of those asked for an education score, how many had none.
+    """
 
     documents_in: int
     documents_out: int
@@ -78,37 +199,55 @@ class FilterStats:
     bytes_in: int
     bytes_out: int
     dropped_by_reason: dict[str, int]
+    documents_edited: int
+    bytes_dropped: int
+    bytes_cut: int
+    edits: dict[str, int]
+    documents_without_score: int
 
 
 def run(config: FilterConfig, inputs: FilterInputs, draft: Draft) -> FilterStats:
     """Parts: documents, dropped. Value of a dropped row: what the first rule that failed measured; detail: its limit."""
+    if (config.edu_classifier is None) != (inputs.classifier_path is None):
+        raise ConfigError(
+            "corpus.filter.edu_classifier and the stage's inputs do not name the same classifier"
+        )
     rules = config.rules()
     shards = document_shards(inputs.documents)
-    jobs = {name: FilterJob(path, config) for name, path in shards.items()}
-    judged = draft.scratch("verdicts", jobs, judge_shard)
-    verdicts = {name: pq.read_table(judged[name] / "verdicts.parquet", partitioning=None) for name in shards}
-    failed = {name: table["failed"].to_numpy() for name, table in verdicts.items()}
-    draft.shards(
-        "documents",
-        {name: Selection.of(path, failed[name] < 0) for name, path in shards.items()},
-        write_selection,
-    )
-    reasons = [_write_row(shards[name], verdicts[name], rules) for name in shards]
+    jobs = {name: FilterJob(path, config, inputs.classifier_path) for name, path in shards.items()}
+    made = list(draft.shards("documents", jobs, filter_shard, aside=(_VERDICTS,)).values())
+    verdicts = [feather.read_table(draft.path / "documents" / name / _VERDICTS) for name in jobs]
+    reasons = [_reasons(table, rules) for table in verdicts]
     dropped = pa.concat_tables([dropped_table([], "", STAGE, ""), *reasons])
     write_dropped(draft.path / "dropped.parquet", dropped)
     draft.part("dropped", "dropped.parquet")
-    sizes = np.concatenate(
-        [np.zeros(0, np.int64), *(table["bytes"].to_numpy() for table in verdicts.values())]
-    )
-    kept = np.concatenate([np.zeros(0, bool), *(which < 0 for which in failed.values())])
+    total = {name: sum(shard[name] for shard in made) for name in _COUNTED}
+    edits: Counter[str] = Counter()
+    for shard in made:
+        edits.update(shard["edits"])
+    if total["documents_without_score"] and config.edu_classifier is None:
+        draft.warn(
+            f"{total['documents_without_score']:,} documents carry no education score and were kept: "
+            "corpus.filter.min_edu_score asks the source's own `score`, or a classifier (edu_classifier)."
+        )
     return FilterStats(
-        documents_in=len(kept),
-        documents_out=int(kept.sum()),
         documents_dropped=len(dropped),
-        bytes_in=int(sizes.sum()),
-        bytes_out=int(sizes[kept].sum()),
+        bytes_cut=total["bytes_in"] - total["bytes_out"] - total["bytes_dropped"],
         dropped_by_reason=count_by(dropped["reason"].to_numpy(zero_copy_only=False)),
+        edits=dict(sorted(edits.items())),
+        **total,
     )
+
+
+_COUNTED = (
+    "documents_in",
+    "documents_out",
+    "bytes_in",
+    "bytes_out",
+    "bytes_dropped",
+    "documents_edited",
+    "documents_without_score",
+)
 
 
 @dataclass(frozen=True)
@@ -117,50 +256,86 @@ class FilterJob:
 
     path: Path
     config: FilterConfig
+    classifier: Path | None
 
 
-def judge_shard(job: FilterJob, directory: Path) -> dict[str, Any]:
-    """Shard function: `verdicts.parquet` with bytes, the number of the first rule that failed (−1: none), its value."""
-    texts = texts_of(job.path)
-    failed, values = first_failures(texts, job.config.rules())
-    table = pa.table(
-        {
-            "bytes": pa.array(texts.str.len_bytes().to_numpy().astype(np.int64)),
-            "failed": pa.array(failed),
-            "value": pa.array(values),
-        }
-    )
-    pq.write_table(table, directory / "verdicts.parquet")
-    return {"rows": len(texts)}
+def filter_shard(job: FilterJob, directory: Path) -> dict[str, Any]:
+    """Shard function: the documents that are kept, with the text as it is then; and beside them, to be put together and
+    gone at commit, id, source, number and value of the first rule that failed of those that are not."""
+    documents = read_documents([job.path])
+    texts, meta = (pl.from_arrow(documents[name]) for name in ("text", "meta"))
+    assert isinstance(texts, pl.Series) and isinstance(meta, pl.Series)
+    judged = judge(texts, meta, job.config.families(job.classifier))
+    keep = judged.failed < 0
+    kept = documents.filter(pa.array(keep))
+    text = judged.texts.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(pa.large_string())
+    write_documents(directory / PART_FILE, kept.set_column(kept.column_names.index("text"), "text", text))
+    gone = documents.select(["id", "source"]).filter(pa.array(~keep))
+    gone = gone.append_column("failed", pa.array(judged.failed[~keep]))
+    feather.write_feather(gone.append_column("value", pa.array(judged.value[~keep])), directory / _VERDICTS)
+    sizes = texts.str.len_bytes().to_numpy().astype(np.int64)
+    before = texts.filter(pl.Series(keep))
+    unscored = job.config.min_edu_score is not None and int(np.isnan(education.own_scores(meta)).sum())
+    return {
+        "rows": len(kept),
+        "documents_in": len(texts),
+        "documents_out": len(kept),
+        "bytes_in": int(sizes.sum()),
+        "bytes_out": int(judged.texts.str.len_bytes().sum()),
+        "bytes_dropped": int(sizes[~keep].sum()),
+        "documents_edited": int((before != judged.texts).sum()),
+        "documents_without_score": int(unscored),
+        "edits": judged.edits,
+    }
 
 
-def first_failures(texts: pl.Series, rules: Sequence[Rule]) -> tuple[np.ndarray, np.ndarray]:
-    """The number of the first rule that each text fails (−1: none), and what that rule measured (NaN: none).
+@dataclass(frozen=True)
+class Judged:
+    """failed: the number of the first rule that each text fails (−1: none), and value: what it measured (NaN: none),
+    int64 and float64, shape (texts,); texts: those that are kept, as they are then; edits: what was changed, by kind."""
 
-    int64 and float64, shape (texts,).
-    """
-    failed = np.full(len(texts), -1, np.int64)
-    value = np.full(len(texts), np.nan)
-    for offset, some in batches(texts):
-        batch = Batch(some)
-        here = slice(offset, offset + len(some))
-        for number, rule in enumerate(rules):
-            measured, keep = rule.measure(batch)
-            now = ~keep & (failed[here] < 0)
-            failed[here][now] = number
-            value[here][now] = measured[now]
-    return failed, value
+    failed: np.ndarray
+    value: np.ndarray
+    texts: pl.Series
+    edits: dict[str, int]
 
 
-def _write_row(path: Path, verdicts: pa.Table, rules: Sequence[Rule]) -> pa.Table:
+def judge(texts: pl.Series, meta: pl.Series | None, families: Sequence[Family]) -> Judged:
+    """Ask the families in their order; a text that has failed is seen by no later family that edits."""
+    failed, value = np.full(len(texts), -1, np.int64), np.full(len(texts), np.nan)
+    kept, edits = [texts.clear()], Counter[str]()
+    for offset, some in batches(texts, _BATCH_BYTES):
+        rows = np.arange(offset, offset + len(some))
+        batch, number = Batch(some, None if meta is None else meta.slice(offset, len(some))), 0
+        for family in families:
+            for rule in family.rules:
+                measured, good = rule.measure(batch)
+                now = ~good & (failed[rows] < 0)
+                failed[rows[now]], value[rows[now]] = number, measured[now]
+                number += 1
+            keep = failed[rows] < 0
+            if family.edit is not None or keep.sum() < _WORTH_LEAVING_OUT * len(keep):
+                edited = batch.texts.filter(pl.Series(keep))
+                if family.edit is not None:
+                    change = family.edit(batch, keep)
+                    edited = change.texts
+                    edits.update(change.counts)
+                rows = rows[keep]
+                batch = Batch(edited, None if batch.meta is None else batch.meta.filter(pl.Series(keep)))
+        kept.append(batch.texts.filter(pl.Series(failed[rows] < 0)))
+    return Judged(failed, value, pl.concat(kept), dict(edits))
+
+
+_WORTH_LEAVING_OUT = 0.9
+
+
+def _reasons(verdicts: pa.Table, rules: Sequence[Rule]) -> pa.Table:
     failed = verdicts["failed"].to_numpy()
-    gone = np.flatnonzero(failed >= 0)
-    documents = read_documents([path], ["id", "source"]).take(pa.array(gone))
     return dropped_table(
-        documents["id"],
-        documents["source"],
+        verdicts["id"],
+        verdicts["source"],
         STAGE,
-        [rules[number].name for number in failed[gone]],
-        verdicts["value"].to_numpy()[gone],
-        [rules[number].threshold for number in failed[gone]],
+        [rules[number].name for number in failed],
+        verdicts["value"],
+        [rules[number].threshold for number in failed],
     )

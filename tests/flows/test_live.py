@@ -241,12 +241,12 @@ def test_training_tells_its_rate_the_time_left_and_how_old_its_checkpoint_is(tmp
 
 
 def test_shards_are_shown_as_the_documents_in_them(run):
-    call = call_of("filter")
+    call = call_of("dedup")
     documents = SimpleNamespace(stats={"documents_out": 8000})
     object.__setattr__(call.request, "inputs", SimpleNamespace(documents=documents))
     with run.live._guard:
         run.live._stages.append(Stage(call, time.monotonic()))
-    run.live.follow(call, 3, 8, "shards of verdicts")
+    run.live.follow(call, 3, 8, "shards of sketch")
     (stage,) = run.live._stages
     assert "3,000 of 8,000 documents (pass 1 of 2)" in run.live.description(stage)
     assert stage.share == pytest.approx(3 / 16)

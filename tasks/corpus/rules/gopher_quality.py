@@ -16,17 +16,19 @@ MAX_BULLET_LINES = 0.9
 MAX_ELLIPSIS_LINES = 0.3
 MIN_ALPHABETIC_WORDS = 0.8
 MIN_STOP_WORDS = 2
+_DASH = ord("-")
 STOP_WORDS = ("the", "be", "to", "of", "and", "that", "have", "with")
 
 
 def word_count(batch: Batch) -> np.ndarray:
     """Words that are not punctuation alone."""
-    return batch.tokens.count(~batch.symbols)
+    return batch.once(_real_words)
 
 
 def mean_word_length(batch: Batch) -> np.ndarray:
     """Characters in a word, of the words that are not punctuation alone; 0 where there is none."""
-    return batch.tokens.total(batch.tokens.characters * ~batch.symbols) / np.maximum(word_count(batch), 1)
+    words = batch.pieces.vocabulary
+    return batch.pieces.total(words.characters * ~words.symbols) / np.maximum(word_count(batch), 1)
 
 
 def hashes_per_word(batch: Batch) -> np.ndarray:
@@ -41,25 +43,34 @@ def ellipses_per_word(batch: Batch) -> np.ndarray:
 
 def bullet_lines(batch: Batch) -> np.ndarray:
     """Share of the lines that begin with `•` or `-`."""
-    return batch.lines.str.count_matches(r"(?m)^[^\S\n]*[•\-]").to_numpy() / _line_count(batch)
+    lines, buffer = batch.broken_lines, batch.plain
+    begins = (
+        batch.spans.starts[np.minimum(lines.low, len(batch.spans) - 1)] if len(batch.spans) else lines.low
+    )
+    bullets = lines.written & ((buffer[begins] == _DASH) | _sign_at(buffer, begins, "•"))
+    return lines.spans.count(bullets) / _line_count(batch)
 
 
 def ellipsis_lines(batch: Batch) -> np.ndarray:
     """Share of the lines that end in an ellipsis."""
-    return batch.lines.str.count_matches(r"(?m)(?:\.\.\.|…)[^\S\n]*$").to_numpy() / _line_count(batch)
+    lines, buffer = batch.broken_lines, batch.plain
+    ends = batch.spans.ends[lines.high - 1] if len(batch.spans) else lines.high
+    last = np.maximum(ends - 3, 0)  # both spellings are three bytes long
+    dots = (ends - lines.spans.starts >= 3) & (_sign_at(buffer, last, "...") | _sign_at(buffer, last, "…"))
+    return lines.spans.count(lines.written & dots) / _line_count(batch)
 
 
 def alphabetic_words(batch: Batch) -> np.ndarray:
     """Share of all words that hold a letter."""
-    letters = batch.tokens.strings.str.contains(r"\p{L}").to_numpy()
-    return batch.tokens.count(letters) / _all_words(batch)
+    return batch.pieces.total(batch.pieces.vocabulary.letters) / _all_words(batch)
 
 
 def stop_words(batch: Batch) -> np.ndarray:
     """How many of the eight stop words occur, as they are written here."""
+    pieces = batch.pieces
     found = np.zeros(len(batch), np.int64)
     for wanted in hash_ranges(*_edges(STOP_WORDS)):
-        found += batch.tokens.count(batch.tokens.hashes == wanted) > 0
+        found += pieces.total(pieces.vocabulary.hashes == wanted) > 0
     return found
 
 
@@ -78,19 +89,31 @@ RULES: tuple[Rule, ...] = (
 """In the order in which datatrove asks them."""
 
 
+def _real_words(batch: Batch) -> np.ndarray:
+    return batch.pieces.total(~batch.pieces.vocabulary.symbols)
+
+
 def _counted(batch: Batch, sign: str) -> np.ndarray:
     return batch.texts.str.count_matches(sign, literal=True).to_numpy().astype(np.int64)
 
 
 def _all_words(batch: Batch) -> np.ndarray:
-    return np.maximum(np.diff(batch.tokens.first), 1)
+    return np.maximum(batch.pieces.count, 1)
+
+
+def _sign_at(buffer: np.ndarray, places: np.ndarray, sign: str) -> np.ndarray:
+    """Where these bytes stand; a sign of three bytes cannot run over the buffer's end, which is a newline."""
+    found = np.ones(len(places), bool)
+    for i, byte in enumerate(sign.encode()):
+        found &= buffer[np.minimum(places + i, len(buffer) - 1)] == byte
+    return found
 
 
 def _line_count(batch: Batch) -> np.ndarray:
     """Lines as Python's splitlines counts them, at least 1."""
-    breaks = batch.lines.str.count_matches("\n", literal=True).to_numpy().astype(np.int64)
-    unfinished = ~batch.lines.str.ends_with("\n").to_numpy() & (batch.lines.str.len_bytes().to_numpy() > 0)
-    return np.maximum(breaks + unfinished, 1)
+    spans = batch.broken_lines.spans
+    last = spans.first[1:] - 1
+    return np.maximum(np.diff(spans.first) - (spans.ends[last] == spans.starts[last]), 1)
 
 
 def _edges(words: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

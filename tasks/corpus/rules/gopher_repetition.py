@@ -1,21 +1,23 @@
 """Gopher's repetition rules (Rae et al. 2021, arXiv:2112.11446, table A1), as datatrove applies them
 (`filters/gopher_repetition_filter.py`).
 
-A repeated n-gram of words begins with a repeated (n − 1)-gram, so each n looks only at the places that the one before
-left over: a few percent of the words from n = 4 on.
+Most texts repeat little, and bounds that cost one pass over the words show it; what is exact is worked out for the
+texts of which a bound is over the limit. A repeated n-gram begins with a repeated (n − 1)-gram, so each n looks only at
+the places that the one before left over.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
-import polars as pl
 
+from tasks.corpus.rules.english import Words
 from tasks.corpus.rules.rule import Batch, Rule, at_most
-from tasks.corpus.words import flat_bytes, hash_ranges, inside, join_runs, ngram_hashes
+from tasks.corpus.rules.spans import character_counts, seen_before
+from tasks.corpus.words import inside, join_runs, ngram_hashes
 
 MAX_DUPLICATE_PIECES = 0.30
 MAX_DUPLICATE_CHARACTERS = 0.20
@@ -23,65 +25,149 @@ MAX_TOP_NGRAM = {2: 0.20, 3: 0.18, 4: 0.16}
 MAX_DUPLICATE_NGRAMS = {5: 0.15, 6: 0.14, 7: 0.13, 8: 0.12, 9: 0.11, 10: 0.10}
 _PLACE_BITS = 40
 _LAST_PLACE = (1 << _PLACE_BITS) - 1
-_SMALLEST, _LARGEST = min(MAX_TOP_NGRAM), max(MAX_DUPLICATE_NGRAMS)
-
-Measure = Callable[[Batch], np.ndarray]
-
-
-class Repeats:
-    """What the rules measure of one batch; every array is float64, shape (texts,)."""
-
-    def __init__(self, batch: Batch) -> None:
-        self.top: dict[int, np.ndarray] = {}
-        self.duplicate: dict[int, np.ndarray] = {}
-        self.paragraphs = duplicate_pieces(batch.texts.str.strip_chars(), r"\n{2,}")
-        self.lines = duplicate_pieces(batch.texts, r"\n+")
-        tokens, characters = batch.tokens, batch.characters
-        places = np.arange(len(tokens.hashes))
-        hashes = tokens.hashes
-        ends = np.concatenate([[0], np.cumsum(tokens.characters)])
-        for n in range(_SMALLEST, _LARGEST + 1):
-            hashes = join_runs(hashes, tokens.hashes[n - 1 :], 1)
-            fits = inside(tokens.first, n)
-            places = places[places < len(fits)]
-            groups = repeated(places[fits[places]], hashes, tokens.text)
-            places = groups.places
-            if n in MAX_TOP_NGRAM:
-                self.top[n] = _top(groups, tokens.text, tokens.first, ends, n) / characters
-            if n in MAX_DUPLICATE_NGRAMS:
-                bound = _covered(places, n, ends, tokens.text, len(batch)) / characters
-                doubtful = np.flatnonzero(bound > MAX_DUPLICATE_NGRAMS[n])
-                exact = _greedy(
-                    places, groups.group, ends[places + n] - ends[places], tokens.text, doubtful, n
-                )
-                values = np.minimum(bound, MAX_DUPLICATE_NGRAMS[n])
-                values[doubtful] = exact / characters[doubtful]
-                self.duplicate[n] = values
+_SMALLEST, _LARGEST = min(MAX_DUPLICATE_NGRAMS), max(MAX_DUPLICATE_NGRAMS)
+_CELLS = 1 << 22
+_SLOTS_PER_WORD = 4
 
 
-def duplicate_pieces(texts: pl.Series, separator: str) -> tuple[np.ndarray, np.ndarray]:
-    """Pieces between separators that occurred before in their text: their share of the pieces, and their characters.
+@dataclass(frozen=True)
+class Pieces:
+    """Pieces of texts that occurred before in their text: their share of the pieces, and their characters.
 
     Two arrays of shape (texts,): float64, int64.
     """
-    lists = (
-        texts.str.replace_all(separator, "\n").str.split("\n") if separator == r"\n+" else _paragraphs(texts)
-    )
-    counts = lists.list.len().to_numpy().astype(np.int64)
-    pieces = lists.explode()
-    buffer, edges = flat_bytes(pieces)
-    hashes = hash_ranges(buffer, edges[:-1], edges[1:])
-    text = np.repeat(np.arange(len(texts)), counts)
-    order = np.lexsort((hashes, text))
-    again = np.zeros(len(order), bool)
-    again[order[1:]] = (hashes[order[1:]] == hashes[order[:-1]]) & (text[order[1:]] == text[order[:-1]])
-    characters = pieces.str.len_chars().to_numpy().astype(np.int64) * again
-    share = np.bincount(text, again, minlength=len(texts)) / np.maximum(counts, 1)
-    return share, np.bincount(text, characters, minlength=len(texts)).astype(np.int64)
+
+    share: np.ndarray
+    characters: np.ndarray
 
 
-def _paragraphs(texts: pl.Series) -> pl.Series:
-    return texts.str.replace_all(r"\n{2,}", "\n\n").str.split("\n\n")
+def duplicate_lines(batch: Batch) -> Pieces:
+    """Pieces between runs of newlines; a text that begins or ends in one has an empty piece there."""
+    spans = batch.lines.spans
+    full = spans.ends > spans.starts
+    starts, ends, text = spans.starts[full], spans.ends[full], spans.text()[full]
+    at_start, at_end = ~full[spans.first[:-1]], ~full[spans.first[1:] - 1]
+    single = np.diff(spans.first) == 1  # an empty text is one empty piece
+    empty = at_start.astype(np.int64) + (at_end & ~single)
+    return _shares(batch, starts, ends, text, empty)
+
+
+def duplicate_paragraphs(batch: Batch) -> Pieces:
+    """Pieces between empty lines, of the text without the white space around it."""
+    spans, pieces = batch.lines.spans, batch.spans
+    text = spans.text()
+    written = np.diff(pieces.first) > 0
+    begin, end = np.zeros(len(batch), np.int64), np.zeros(len(batch), np.int64)
+    begin[written] = pieces.starts[pieces.first[:-1][written]]
+    end[written] = pieces.ends[pieces.first[1:][written] - 1]
+    starts, ends = np.maximum(spans.starts, begin[text]), np.minimum(spans.ends, end[text])
+    full = ends > starts
+    opens = full.copy()
+    opens[1:] &= ~full[:-1] | (text[1:] != text[:-1])
+    closes = full.copy()
+    closes[:-1] &= ~full[1:] | (text[1:] != text[:-1])
+    return _shares(batch, starts[opens], ends[closes], text[opens], (~written).astype(np.int64))
+
+
+def _shares(
+    batch: Batch, starts: np.ndarray, ends: np.ndarray, text: np.ndarray, empty: np.ndarray
+) -> Pieces:
+    buffer = batch.flat.buffer
+    again = np.flatnonzero(seen_before(buffer, starts, ends, text))
+    twice = np.bincount(text[again], minlength=len(batch)) + np.maximum(empty - 1, 0)
+    counts = np.bincount(text, minlength=len(batch)) + empty
+    characters = character_counts(buffer, starts[again], ends[again])
+    total = np.bincount(text[again], characters, minlength=len(batch)).astype(np.int64)
+    return Pieces(twice / np.maximum(counts, 1), total)
+
+
+class Repeats:
+    """Repeated n-grams of the words of a batch."""
+
+    def __init__(self, batch: Batch) -> None:
+        self._batch = batch
+        self._words = batch.pieces.words()
+
+    @cached_property
+    def _width(self) -> np.ndarray:
+        """Characters of the words before each: int64, shape (words + 1,)."""
+        return np.concatenate([[0], np.cumsum(self._words.characters)])
+
+    @cached_property
+    def _grams(self) -> dict[int, Repeated]:
+        """The repeated n-grams of 5 and more words."""
+        words, found = self._words, {}
+        hashes = ngram_hashes(words.hashes, _SMALLEST)
+        fits = inside(words.first, _SMALLEST)
+        places = crowded(hashes, words)
+        places = places[fits[places]]
+        for n in range(_SMALLEST, _LARGEST + 1):
+            if n > _SMALLEST:
+                hashes = join_runs(hashes, words.hashes[n - 1 :], 1)
+                fits = inside(words.first, n)
+                places = places[places < len(fits)]
+                places = places[fits[places]]
+            found[n] = repeated(places, hashes, words.text)
+            places = found[n].places
+        return found
+
+    def duplicate(self, n: int, limit: float) -> np.ndarray:
+        """Share of the characters that lie in n-grams that occurred before; the limit for what is surely below it."""
+        grams, text, characters = self._grams[n], self._words.text, self._batch.characters
+        bound = _covered(grams.places, n, self._width, text, len(self._batch)) / characters
+        doubtful = np.flatnonzero(bound > limit)
+        width = self._width[grams.places + n] - self._width[grams.places]
+        values = np.minimum(bound, limit)
+        values[doubtful] = _greedy(grams.places, grams.group, width, text, doubtful, n) / characters[doubtful]
+        return values
+
+    @cached_property
+    def _top_bound(self) -> np.ndarray:
+        """No less than the characters of the most frequent 2-, 3- or 4-gram with all its occurrences, in each text.
+
+        Of the two 2-grams that make up an n-gram of up to four words, the one with more characters occurs as often at
+        least: twice its characters and one, times how often it occurs, is enough. 2-grams are counted by some bits of
+        their hash, which can only count more of them together.
+        """
+        words, texts = self._words, len(self._batch)
+        bits = max(int(_CELLS // max(texts, 1)).bit_length() - 1, 1)
+        pairs = ngram_hashes(words.hashes, 2) >> np.uint64(64 - bits)
+        cells = (words.text[: len(pairs)] << bits) | pairs.astype(np.int64)
+        weights = 2 * (words.characters[:-1] + words.characters[1:]) + 3
+        counted = np.bincount(cells, weights, minlength=texts << bits)
+        return counted.reshape(texts, 1 << bits).max(axis=1)
+
+    def top(self, n: int, limit: float) -> np.ndarray:
+        """Share of the characters that the most frequent n-gram takes; the limit for what is surely below it."""
+        values = np.minimum(self._top_bound / self._batch.characters, limit)
+        doubtful = np.flatnonzero(self._top_bound > limit * self._batch.characters)
+        words = self._batch.pieces.words(doubtful)
+        grams = repeated(np.flatnonzero(inside(words.first, n)), ngram_hashes(words.hashes, n), words.text)
+        ends = np.concatenate([[0], np.cumsum(words.characters)])
+        values[doubtful] = _top(grams, words.text, words.first, ends, n) / self._batch.characters[doubtful]
+        return values
+
+
+def crowded(hashes: np.ndarray, words: Words) -> np.ndarray:
+    """Places whose hash may occur at another place of the same text, ascending: all that do, and a few that do not.
+
+    Every place puts its number into a slot of its text; where another stands at the end, the slot is shared. The second
+    time with other bits of the hash, and only for the places that shared a slot the first time.
+    """
+    places = np.arange(len(hashes))
+    sizes = np.diff(words.first) * _SLOTS_PER_WORD
+    for bits in (np.uint64(32), np.uint64(11)):
+        text = words.text[places]
+        width = sizes[text].astype(np.uint64)
+        inner = (((hashes[places] >> bits) & np.uint64(0xFFFFFFFF)) * width) >> np.uint64(32)
+        slots = words.first[text] * _SLOTS_PER_WORD + inner.astype(np.int64)
+        table = np.empty(int(words.first[-1]) * _SLOTS_PER_WORD, np.int32)
+        table[slots] = np.arange(len(places), dtype=np.int32)
+        last = table[slots]
+        shared = last != np.arange(len(places), dtype=np.int32)
+        shared[last[shared]] = True
+        places = places[shared]
+    return places
 
 
 @dataclass(frozen=True)
@@ -163,36 +249,41 @@ def _greedy(
     return totals
 
 
-def _piece_share(batch: Batch, kind: str) -> np.ndarray:
-    return getattr(batch.once(Repeats), kind)[0]
+def _share(batch: Batch, kind: Callable[[Batch], Pieces]) -> np.ndarray:
+    return batch.once(kind).share
 
 
-def _piece_characters(batch: Batch, kind: str) -> np.ndarray:
-    return getattr(batch.once(Repeats), kind)[1] / batch.characters
+def _characters(batch: Batch, kind: Callable[[Batch], Pieces]) -> np.ndarray:
+    return batch.once(kind).characters / batch.characters
 
 
-def _top_share(batch: Batch, n: int) -> np.ndarray:
-    return batch.once(Repeats).top[n]
+def _top_share(batch: Batch, limit: float, n: int) -> np.ndarray:
+    return batch.once(Repeats).top(n, limit)
 
 
-def _duplicate_share(batch: Batch, n: int) -> np.ndarray:
-    return batch.once(Repeats).duplicate[n]
+def _duplicate_share(batch: Batch, limit: float, n: int) -> np.ndarray:
+    return batch.once(Repeats).duplicate(n, limit)
 
 
 RULES: tuple[Rule, ...] = (
-    at_most("gopher_duplicate_paragraphs", MAX_DUPLICATE_PIECES, partial(_piece_share, kind="paragraphs")),
+    at_most("gopher_duplicate_paragraphs", MAX_DUPLICATE_PIECES, partial(_share, kind=duplicate_paragraphs)),
     at_most(
         "gopher_duplicate_paragraph_characters",
         MAX_DUPLICATE_CHARACTERS,
-        partial(_piece_characters, kind="paragraphs"),
+        partial(_characters, kind=duplicate_paragraphs),
     ),
-    at_most("gopher_duplicate_lines", MAX_DUPLICATE_PIECES, partial(_piece_share, kind="lines")),
+    at_most("gopher_duplicate_lines", MAX_DUPLICATE_PIECES, partial(_share, kind=duplicate_lines)),
     at_most(
-        "gopher_duplicate_line_characters", MAX_DUPLICATE_CHARACTERS, partial(_piece_characters, kind="lines")
+        "gopher_duplicate_line_characters",
+        MAX_DUPLICATE_CHARACTERS,
+        partial(_characters, kind=duplicate_lines),
     ),
-    *(at_most(f"gopher_top_{n}_gram", most, partial(_top_share, n=n)) for n, most in MAX_TOP_NGRAM.items()),
     *(
-        at_most(f"gopher_duplicate_{n}_grams", most, partial(_duplicate_share, n=n))
+        Rule(f"gopher_top_{n}_gram", most, False, partial(_top_share, n=n))
+        for n, most in MAX_TOP_NGRAM.items()
+    ),
+    *(
+        Rule(f"gopher_duplicate_{n}_grams", most, False, partial(_duplicate_share, n=n))
         for n, most in MAX_DUPLICATE_NGRAMS.items()
     ),
 )

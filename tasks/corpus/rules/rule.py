@@ -3,63 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, TypeVar
 
 import numpy as np
 import polars as pl
 
-from tasks.corpus.words import PUNCTUATION, flat_bytes, hash_ranges
-
-WORD = (
-    r"(?:https?://|www\.)\S+"  # an address
-    r"|(?:\p{L}\.){2,}|\p{Lu}\.|(?:Mr|Mrs|Ms|Dr|Prof|St|Jr|Sr)\."  # U.S., e.g., initials, titles
-    r"|(?:[\\|@^~]+|-\d)?[\p{L}\p{M}\p{N}]+"  # letters and digits, and on to
-    r"(?:[^\s\p{L}\p{M}\p{N}\-]+\p{N}[\p{L}\p{M}\p{N}]*"  # a digit behind signs: 10,000, 12:30, x=3
-    r"|(?:\.|[^\s\p{L}\p{M}\p{N}\-–—~:<>=/,.…'’\p{So}]+)[\p{L}\p{M}\p{N}]+)*"  # a letter behind others: f(x, x_i
-    r"|['’](?:s|t|re|ve|ll|d|m)"  # of don't, she's
-    r"|\.{2,}|-{2,}"  # an ellipsis, a dash
-    r"|\S"  # any other sign is a word of its own
-)
-"""datatrove splits words by spaCy's English tokenizer; this is an approximation of it, made of spaCy's rules for what is
-cut off at the ends of a word and inside it. It differs in rarer abbreviations and
-in some formulas."""
+from tasks.corpus.rules.english import Pieces
+from tasks.corpus.rules.spans import Flat, Spans, plain_space, split_lines, split_spaces
 
 T = TypeVar("T")
-_LINE_BREAK = r"\r\n|[\r\x0b\x0c\x1c-\x1e\x{85}\x{2028}\x{2029}]"
-_SYMBOLS_ALONE = "^[" + PUNCTUATION + "]+$"
-
-
-@dataclass(frozen=True)
-class Tokens:
-    """Words of a batch: hashes uint64, characters int64 and strings, one a word; first int64, shape (texts + 1,)."""
-
-    strings: pl.Series
-    hashes: np.ndarray
-    characters: np.ndarray
-    first: np.ndarray
-
-    @cached_property
-    def text(self) -> np.ndarray:
-        """The text of each word: int64, shape (words,)."""
-        return np.repeat(np.arange(len(self.first) - 1), np.diff(self.first))
-
-    def count(self, mask: np.ndarray) -> np.ndarray:
-        """How many words of each text the mask (bool, one a word) selects: int64, shape (texts,)."""
-        return self.total(mask)
-
-    def total(self, values: np.ndarray) -> np.ndarray:
-        """Sum of one value a word over each text: int64, shape (texts,)."""
-        sums = np.concatenate([[0], np.cumsum(values, dtype=np.int64)])
-        return sums[self.first[1:]] - sums[self.first[:-1]]
 
 
 class Batch:
     """Texts, and what rules measure of them. Every array has one value a text unless it says otherwise."""
 
-    def __init__(self, texts: pl.Series) -> None:
+    def __init__(self, texts: pl.Series, meta: pl.Series | None = None) -> None:
         self.texts = texts
+        self.meta = meta
         self._made: dict[Any, Any] = {}
 
     def once(self, make: Callable[[Batch], T]) -> T:
@@ -77,54 +39,114 @@ class Batch:
         return np.maximum(self.texts.str.len_chars().to_numpy().astype(np.int64), 1)
 
     @cached_property
-    def tokens(self) -> Tokens:
-        """Words and signs, split by `WORD`."""
-        lists = self.texts.str.extract_all(WORD)
-        first = np.concatenate([[0], np.cumsum(lists.list.len().to_numpy().astype(np.int64))])
-        strings = lists.explode(empty_as_null=False)
-        buffer, edges = flat_bytes(strings)
-        hashes = hash_ranges(buffer, edges[:-1], edges[1:])
-        return Tokens(strings, hashes, strings.str.len_chars().to_numpy().astype(np.int64), first)
+    def flat(self) -> Flat:
+        """The bytes of the texts."""
+        return Flat.of(self.texts)
 
     @cached_property
-    def symbols(self) -> np.ndarray:
-        """Which words are signs alone: bool, shape (words,)."""
-        return self.tokens.strings.str.contains(_SYMBOLS_ALONE).to_numpy()
+    def plain(self) -> np.ndarray:
+        """The same bytes with spaces and newlines as the only white space beyond ASCII's: uint8."""
+        return plain_space(self.flat.buffer)
 
     @cached_property
-    def lines(self) -> pl.Series:
-        """The texts with every kind of line break that Python's splitlines knows as a newline."""
-        odd = self.texts.str.contains(_LINE_BREAK)
-        if not odd.any():
-            return self.texts
-        return self.texts.str.replace_all(_LINE_BREAK, "\n")
+    def spans(self) -> Spans:
+        """The pieces between white space."""
+        return split_spaces(self.plain, self.flat.edges)
+
+    @cached_property
+    def pieces(self) -> Pieces:
+        """The pieces between white space, cut into words."""
+        return Pieces.of(self.plain, self.spans)
+
+    @cached_property
+    def lines(self) -> Lines:
+        """What stands between newlines."""
+        return Lines.of(split_lines(self.flat.buffer, self.flat.edges), self.spans)
+
+    @cached_property
+    def broken_lines(self) -> Lines:
+        """What stands between line breaks of every kind, as `str.splitlines` knows them, and an empty line at the
+        end of a text that ends in one."""
+        if self.plain is self.flat.buffer:
+            return self.lines
+        return Lines.of(split_lines(self.plain, self.flat.edges), self.spans)
+
+
+@dataclass(frozen=True)
+class Lines:
+    """Lines of a batch, and which pieces between white space each holds: low to high (exclusive), int64."""
+
+    spans: Spans
+    low: np.ndarray
+    high: np.ndarray
+
+    @classmethod
+    def of(cls, lines: Spans, pieces: Spans) -> Lines:
+        """`lines` and `pieces` of the same buffer."""
+        return cls(
+            lines, np.searchsorted(pieces.starts, lines.starts), np.searchsorted(pieces.starts, lines.ends)
+        )
+
+    @property
+    def written(self) -> np.ndarray:
+        """Which lines are not blank: bool, shape (lines,)."""
+        return self.high > self.low
+
+
+Value = Callable[[Batch, float], np.ndarray]
 
 
 @dataclass(frozen=True)
 class Rule:
-    """A rule: keeps texts whose value is `limit` or more (`least`), or `limit` or less."""
+    """A rule: keeps texts whose value is `limit` or more (`least`), or `limit` or less.
+
+    `value` is given the batch and the limit: a costly rule may answer the limit itself for what a bound already keeps.
+    """
 
     name: str
     limit: float
     least: bool
-    value: Callable[[Batch], np.ndarray]
+    value: Value
 
     @property
     def threshold(self) -> str:
         """What is asked, in words."""
         return f"at {'least' if self.least else 'most'} {self.limit:g}"
 
+    def at(self, limit: float) -> Rule:
+        """The same rule with another limit."""
+        return replace(self, limit=limit)
+
     def measure(self, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
         """Each text's value (float64) and whether it is kept (bool), both of shape (texts,)."""
-        values = self.value(batch).astype(np.float64)
+        values = self.value(batch, self.limit).astype(np.float64)
         return values, values >= self.limit if self.least else values <= self.limit
 
 
 def at_least(name: str, least: float, value: Callable[[Batch], np.ndarray]) -> Rule:
     """A rule that keeps texts whose value is `least` or more."""
-    return Rule(name, least, True, value)
+    return Rule(name, least, True, lambda batch, limit: value(batch))
 
 
 def at_most(name: str, most: float, value: Callable[[Batch], np.ndarray]) -> Rule:
     """A rule that keeps texts whose value is `most` or less."""
-    return Rule(name, most, False, value)
+    return Rule(name, most, False, lambda batch, limit: value(batch))
+
+
+@dataclass(frozen=True)
+class Edited:
+    """Texts as a family of rules leaves them, and how often each of its rules changed something."""
+
+    texts: pl.Series
+    counts: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Family:
+    """Rules that look at the same texts; and what becomes of those that they keep, where they change the text.
+
+    `edit` is given the batch and which texts to keep (bool, shape (texts,)), and returns those alone, in their order.
+    """
+
+    rules: tuple[Rule, ...]
+    edit: Callable[[Batch, np.ndarray], Edited] | None = None

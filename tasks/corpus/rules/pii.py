@@ -1,0 +1,117 @@
+"""Personal data: e-mail addresses, IP addresses and telephone numbers are replaced by a word for what stood there.
+
+The placeholders are Dolma's (Soldaini et al. 2024, arXiv:2402.00159, section 3.1.3); its telephone numbers and
+datatrove's e-mail and public IP addresses (`pipeline/formatters/pii.py`) are what is looked for, less what only looks
+like one: numbers of sections and versions, ranges of pages, ratios, times, ISBNs.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections import Counter
+from collections.abc import Callable
+
+import numpy as np
+import polars as pl
+
+from tasks.corpus.rules.rule import Batch, Edited, Family
+
+KINDS = ("email", "ip", "phone")
+EMAIL, IP, PHONE = "|||EMAIL_ADDRESS|||", "|||IP_ADDRESS|||", "|||PHONE_NUMBER|||"
+
+_HINT = (
+    r"[A-Za-z0-9_%+'.-]@[A-Za-z0-9-]|[0-9]\.[0-9]{1,3}\.[0-9]{1,3}\.[0-9]|[0-9A-Fa-f]{0,4}:[0-9A-Fa-f]{0,4}:[0-9A-Fa-f]"
+    r"|[0-9]{3}\)? ?[-. ]?[0-9]{3}[-.][0-9]{4}|\+[1-9][-. ()0-9]{8}"
+)
+"""Found in every text that holds one of them, and in few others."""
+
+_EMAIL = re.compile(
+    r"(?<![A-Za-z0-9._%+-])[A-Za-z0-9_%+-][A-Za-z0-9._%+'-]{0,63}@(?:[A-Za-z0-9-]{1,63}\.){1,8}[A-Za-z]{2,24}\b"
+)
+_IPV4 = re.compile(r"(?<![\w.])(?:[0-9]{1,3}\.){3}[0-9]{1,3}(?!\w|\.[0-9])")
+_IPV6 = re.compile(r"(?<![\w:.])(?:[0-9A-Fa-f]{0,4}:){2,7}[0-9A-Fa-f]{0,4}(?![\w:])")
+_PHONE = re.compile(
+    r"(?<![\w.+-])(?:\+?1[-. ]?)?(?:\([2-9][0-9]{2}\) ?|[2-9][0-9]{2}[-.])"  # North America
+    r"[2-9][0-9]{2}[-.][0-9]{4}(?![\w-]|\.[0-9])"
+    r"|(?<![\w.+-])\+[1-9][0-9]{0,2}(?:[-. ]\(?[0-9]{2,4}\)?){2,5}(?!\w|[-.][0-9])"  # international, in groups
+)
+_NUMBERED = re.compile(
+    r"(?:\b(?:sections?|sec|chapters?|ch|versions?|ver|v|release|figures?|fig|tables?|tab|parts?|articles?|art|clauses?|"
+    r"rules?|exercises?|examples?|problems?|theorem|lemma|equations?|eq|appendix|item|step|page|pp?)\.?|§)\s*$",
+    re.IGNORECASE,
+)
+_DOCUMENTATION = ipaddress.ip_network("2001:db8::/32")
+_EXAMPLES = tuple(map(ipaddress.ip_network, ("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24")))
+_BEFORE = 24
+
+
+def mask(text: str) -> tuple[str, Counter[str]]:
+    """The text with placeholders, and how many of each kind stand in it now."""
+    found: Counter[str] = Counter()
+
+    def put(kind: str, sign: str, real: Callable[[re.Match[str]], bool]) -> Callable[[re.Match[str]], str]:
+        def replaced(match: re.Match[str]) -> str:
+            if not real(match):
+                return match.group()
+            found[kind] += 1
+            return sign
+
+        return replaced
+
+    text = _EMAIL.sub(put("email", EMAIL, lambda match: True), text)
+    text = _IPV6.sub(put("ip", IP, _is_ipv6), text)
+    text = _IPV4.sub(put("ip", IP, _is_ipv4), text)
+    text = _PHONE.sub(put("phone", PHONE, _is_phone), text)
+    return text, found
+
+
+def edit(batch: Batch, keep: np.ndarray) -> Edited:
+    """The texts to keep, masked. A loop, over the few texts in which something looks like one of them."""
+    texts = batch.texts.filter(pl.Series(keep))
+    rows = np.flatnonzero(texts.str.contains(_HINT).to_numpy())
+    counts: Counter[str] = Counter()
+    masked = []
+    for text in texts.gather(pl.Series(rows)).to_list():
+        changed, found = mask(text)
+        masked.append(changed)
+        counts += found
+    if counts:
+        texts = texts.scatter(pl.Series(rows), pl.Series(masked, dtype=pl.String))
+    return Edited(texts, {kind: counts[kind] for kind in KINDS})
+
+
+FAMILY = Family((), edit)
+
+
+def _is_ipv4(match: re.Match[str]) -> bool:
+    """A public address or one that stands for it in documentation, and no number of a section or version.
+
+    Section numbers are of single digits, or a word says what they are."""
+    try:
+        address = ipaddress.IPv4Address(match.group())
+    except ValueError:
+        return False
+    if all(len(part) == 1 for part in match.group().split(".")) or _NUMBERED.search(_before(match)):
+        return False
+    return (address.is_global and not address.is_multicast) or any(address in some for some in _EXAMPLES)
+
+
+def _is_ipv6(match: re.Match[str]) -> bool:
+    groups = [group for group in match.group().split(":") if group]
+    if len(groups) < 3 or max(map(len, groups)) < 3 or not re.search(r"[0-9]", match.group()):
+        return False  # a ratio, a time, a name in C++
+    try:
+        address = ipaddress.IPv6Address(match.group())
+    except ValueError:
+        return False
+    return (address.is_global and not address.is_multicast) or address in _DOCUMENTATION
+
+
+def _is_phone(match: re.Match[str]) -> bool:
+    digits = sum(map(str.isdigit, match.group()))
+    return 10 <= digits <= 15 and not _NUMBERED.search(_before(match))
+
+
+def _before(match: re.Match[str]) -> str:
+    return match.string[max(match.start() - _BEFORE, 0) : match.start()]
