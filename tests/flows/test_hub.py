@@ -39,15 +39,17 @@ evaluation: {domain: [piqa]}
 
 @pytest.fixture
 def hub(shared_data: Path, tmp_path: Path) -> Iterator[LoopbackHub]:
-    """The first educational documents, the first questions of PIQA and one of them in a document, a small model."""
+    """Educational documents, a question of PIQA in every tenth; the first questions of PIQA; a small model."""
     questions = pyarrow.json.read_json(shared_data / "benchmarks/piqa/validation.jsonl").slice(0, 200)
     longest = max(questions["goal"].to_pylist(), key=len)
     books = pq.read_table(shared_data / "edu/part-00000.parquet").slice(0, 150).select(["text", "title"])
-    planted = pa.table(
-        {"text": [f"A question that was asked: {longest} And an answer to it."], "title": ["planted"]}
-    )
+    texts = [
+        f"{text}\n\n{longest}\n" if row % 10 == 0 else text
+        for row, text in enumerate(books["text"].to_pylist())
+    ]
+    planted = books.set_column(0, "text", pa.array(texts))
     for name, table, file in (
-        ("books", pa.concat_tables([planted, books]), "train.parquet"),
+        ("books", planted, "train.parquet"),
         ("piqa", questions, "validation.parquet"),
     ):
         (tmp_path / name).mkdir()
@@ -86,7 +88,7 @@ def test_a_run_from_the_hub_goes_on_without_it(hub: LoopbackHub, tmp_path: Path)
     paths = [home / "store" / one["path"] for one in stages if one["stage"] == "decontaminate"]
     hits = [json.loads((path / "hits.json").read_text())["piqa"] for path in paths]
     assert {one["questions"] for one in hits} == {200}
-    assert sum(one["documents_found"] for one in hits) >= 1, "the planted question was not found"
+    assert sum(one["documents_found"] for one in hits) >= 1, "a planted question was not found"
     planned = onward(hub, home, "plan", config)
     assert planned.returncode == 2 and "cached    ingest" in planned.stdout
     hub.stop()
