@@ -105,7 +105,7 @@ def our_steps(home: Path, workers: int) -> dict[str, dict[str, Any]]:
     assert first is not None
     read = timed(ingest, first.config, plan)
     kept = timed(dedup, dedup.DedupConfig(), lambda: dedup.DedupInputs(read.part("documents")))
-    four = filter.FilterConfig(language=None, pii="off")  # the families that the peer is asked for
+    four = filter.FilterConfig(language="any", pii="off")  # the families that the peer is asked for
     good = timed(filter, four, lambda: filter.FilterInputs(kept.part("documents")))
     clean = timed(
         decontaminate,

@@ -40,7 +40,7 @@ EXTRA = ("fasttext-numpy2-wheel==0.9.2", "fasteners==0.20", "regex==2026.11.15",
 
 def asked(**keys: object) -> tuple[Family, ...]:
     """The families of a configuration in which only `keys` are asked."""
-    none = {"language": None, "gopher": False, "c4": False, "fineweb": False, "pii": "off"}
+    none = {"language": "any", "gopher": False, "c4": False, "fineweb": False, "pii": "off"}
     return FilterConfig.model_validate(none | keys).families()
 
 

@@ -36,6 +36,7 @@ VERSION = 2
 
 _GOPHER = gopher_repetition.RULES + gopher_quality.RULES
 _C4_DOCUMENT_RULES = c4.document_rules(c4.Reading(()))
+ANY_LANGUAGE = "any"
 _VERDICTS = "verdicts.arrow"
 _BATCH_BYTES = 2_000_000
 """Small enough that a batch's arrays stay in a core's cache; every text is judged by itself, so it decides no bytes."""
@@ -44,9 +45,9 @@ _BATCH_BYTES = 2_000_000
 class FilterConfig(Settings):
     """Which families of rules are asked, each with its published thresholds."""
 
-    language: str | None = identity(
+    language: str = identity(
         "en",
-        description="Language to keep, as fastText's lid.176 names it (en, de, fr, ...); null: every language.",
+        description="Language to keep, as fastText's lid.176 names it (en, de, fr, ...); any: every language.",
     )
     min_language_score: float = identity(
         MIN_SCORE,
@@ -95,13 +96,15 @@ class FilterConfig(Settings):
         description="Other limits than the published ones, by rule as in dropped.parquet; null: the rule is not asked.",
     )
 
-    @field_validator("language")
+    @field_validator("language", mode="before")
     @classmethod
-    def _known_language(cls, value: str | None) -> str | None:
-        if value is not None and value not in language.languages():
+    def _known_language(cls, value: object) -> object:
+        if value is None or value == ANY_LANGUAGE:
+            return ANY_LANGUAGE
+        if isinstance(value, str) and value not in language.languages():
             near = difflib.get_close_matches(value, language.languages(), 3)
             raise ValueError(
-                f"{value!r} is no language of the model; codes are as in en, de, zh"
+                f"{value!r} is no language of the model; codes are as in en, de, zh, or {ANY_LANGUAGE}"
                 + (f"; did you mean {' or '.join(near)}?" if near else "")
             )
         return value
@@ -125,7 +128,7 @@ class FilterConfig(Settings):
     def families(self, classifier: Path | None = None) -> tuple[Family, ...]:
         """The families in the order in which they are asked."""
         asked = []
-        if self.language is not None:
+        if self.language != ANY_LANGUAGE:
             asked.append(language.family(self.language, self.min_language_score))
         if self.gopher:
             asked.append(Family(self._limited(_GOPHER)))

@@ -14,8 +14,8 @@ from tasks.corpus.rules import c4, fineweb
 from tasks.corpus.rules.english import SENTENCE_ENDS, TERMINALS
 from tasks.corpus.rules.rule import Batch
 
-C4_ONLY = {"language": None, "gopher": False, "fineweb": False, "pii": "off"}
-FINEWEB_ONLY = {"language": None, "gopher": False, "c4": False, "pii": "off"}
+C4_ONLY = {"language": "any", "gopher": False, "fineweb": False, "pii": "off"}
+FINEWEB_ONLY = {"language": "any", "gopher": False, "c4": False, "pii": "off"}
 PROSE = "It was a dark night. The wind blew hard. Nobody was out. A dog barked. Then all was still."
 
 

@@ -22,7 +22,7 @@ from tasks.corpus.rules import gopher_repetition as repetition
 from tasks.corpus.rules.rule import Batch
 from tests.tasks.corpus.slices import bytes_in, dropped_in, slice_of, texts_in
 
-GOPHER = FilterConfig(language=None, c4=False, fineweb=False, pii="off")
+GOPHER = FilterConfig(language="any", c4=False, fineweb=False, pii="off")
 NOTHING = GOPHER.model_copy(update={"gopher": False})
 RULES = {rule.name: rule for rule in GOPHER.rules()}
 OPENING = "It was the best of times and it was the worst of times, and that is how they have lived with it."
@@ -238,7 +238,7 @@ def test_every_document_is_kept_or_dropped(
 
 
 def limited(thresholds: dict[str, float | None]) -> FilterConfig:
-    return FilterConfig(language=None, c4=False, fineweb=False, pii="off", thresholds=thresholds)
+    return FilterConfig(language="any", c4=False, fineweb=False, pii="off", thresholds=thresholds)
 
 
 def test_a_threshold_can_be_moved_or_a_rule_left_out(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from tests.tasks.corpus.test_dirty import rows_of
 
 ENGLISH = "The cat sat on the mat and looked at the rain that fell on the garden behind the house."
 GERMAN = "Die Katze saß auf der Matte und sah dem Regen zu, der auf den Garten hinter dem Haus fiel."
-ALONE = {"language": None, "gopher": False, "c4": False, "fineweb": False, "pii": "off"}
+ALONE = {"language": "any", "gopher": False, "c4": False, "fineweb": False, "pii": "off"}
 
 
 def test_the_language_is_that_of_the_text(tmp_path: Path) -> None:
