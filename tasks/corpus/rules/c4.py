@@ -108,7 +108,8 @@ class Kept:
             text = np.repeat(np.arange(len(self.batch)), np.diff(lines.first))[chosen]
             cleaned = strings(self.batch.flat.buffer, self.starts[chosen], self.ends[chosen])
             cleaned = cleaned.str.replace_all(r"\[\d*\]|\[edit\]|\[citation needed\]", "")
-            found = np.bincount(text, sentence_counts(Batch(cleaned)), minlength=len(self.batch))
+            each = np.maximum(sentence_counts(Batch(cleaned)), 1)  # a line of citations alone is one too
+            found = np.bincount(text, each, minlength=len(self.batch))
             counted = np.where(np.isin(np.arange(len(counted)), text), found.astype(np.int64), counted)
         return counted
 

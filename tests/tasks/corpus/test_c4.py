@@ -13,6 +13,7 @@ from tasks.corpus.filter import FilterConfig, judge
 from tasks.corpus.rules import c4, fineweb
 from tasks.corpus.rules.english import SENTENCE_ENDS, TERMINALS
 from tasks.corpus.rules.rule import Batch
+from tasks.corpus.rules.spacy_words import cut
 
 C4_ONLY = {"language": "any", "gopher": False, "fineweb": False, "pii": "off"}
 FINEWEB_ONLY = {"language": "any", "gopher": False, "c4": False, "pii": "off"}
@@ -26,7 +27,7 @@ def plain_sentences(line: str) -> int:
             ended = True
         elif ended and re.fullmatch(r"\w+", token):
             count, ended = count + 1, False
-    return count + bool(tokens)
+    return count + 1  # spaCy counts a line of nothing but spaces, which citations leave, as one too
 
 
 def plain_c4(text: str, curly: bool = True, end: bool = False) -> str | None:
@@ -55,7 +56,7 @@ def plain_c4(text: str, curly: bool = True, end: bool = False) -> str | None:
 
 
 def plain_fineweb(text: str) -> bool:
-    """datatrove's FineWebQualityFilter, of texts whose words are what stands between spaces."""
+    """datatrove's FineWebQualityFilter (`filters/fineweb_quality_filter.py`), from its documentation."""
     lines = [line for line in text.split("\n") if line.strip()]
     if not lines:
         return False
@@ -66,7 +67,7 @@ def plain_fineweb(text: str) -> bool:
     again = [line for i, line in enumerate(lines) if line in lines[:i]]
     if sum(map(len, again)) / len(text.replace("\n", "")) > 0.01:
         return False
-    return text.count("\n") / len(re.findall(r"[^\W_]+|[^\w\s]|_", text)) <= 0.3
+    return text.count("\n") / sum(len(cut(piece)) for piece in text.split()) <= 0.3
 
 
 def c4_of(texts: list[str], **keys: object) -> list[str | None]:
