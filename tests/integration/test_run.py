@@ -67,7 +67,9 @@ def test_a_budget_added_later_gives_the_same_bits(whole, tmp_path):
     before = digests(tmp_path / "store")
     plan = onward(tmp_path, "plan", write_config(tmp_path))
     assert plan.returncode == 2
-    assert "at 64 in" in plan.stdout and "tokens/s" in plan.stdout and "as recorded in the store" in plan.stdout
+    assert (
+        "at 64 in" in plan.stdout and "tokens/s" in plan.stdout and "as recorded in the store" in plan.stdout
+    )
     two = run_json(tmp_path, write_config(tmp_path))
     state = {stage["key"]: stage["state"] for stage in two["stages"]}
     made_again = [
