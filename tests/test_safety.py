@@ -41,7 +41,7 @@ from storage.store import Request, Store
 from storage.testing import artifact_of
 from tasks import base
 from tasks.base import BaseConfig, ModelConfig, resolve_base
-from tasks.training.checkpoint import newest_checkpoint, save_checkpoint
+from tasks.training.checkpoint import MODEL, OPTIMIZER, newest_checkpoint, save_checkpoint
 
 sys.path.insert(0, str(Path(__file__).parent / "integration"))
 from small import ONWARD, environment, onward, write_config
@@ -363,7 +363,7 @@ def test_a_base_model_that_names_remote_code_never_runs_it(tmp_path, trace, know
 
 def test_pickles_in_a_checkpoint_directory_are_not_read(tmp_path, trace):
     weights = {"w": torch.arange(4.0)}
-    good = save_checkpoint(tmp_path, weights, weights, {"step": 3, "journal": {}})
+    good = save_checkpoint(tmp_path, {MODEL: weights, OPTIMIZER: weights}, {"step": 3, "journal": {}})
     plant(good, trace, "model.pt", "optimizer.pt", "pytorch_model.bin", "rng_state.pth")
     later = tmp_path / "step-00000009"
     plant(later, trace, "model.safetensors", "optimizer.safetensors", "state.json", "manifest.json")
@@ -375,7 +375,7 @@ def test_pickles_in_a_checkpoint_directory_are_not_read(tmp_path, trace):
 
 def test_a_checkpoint_whose_manifest_names_other_files_is_not_used(tmp_path, trace):
     weights = {"w": torch.arange(4.0)}
-    path = save_checkpoint(tmp_path, weights, weights, {"step": 3, "journal": {}})
+    path = save_checkpoint(tmp_path, {MODEL: weights, OPTIMIZER: weights}, {"step": 3, "journal": {}})
     plant(path, trace, "extra.pt")
     manifest = json.loads((path / "manifest.json").read_bytes())
     manifest["files"]["extra.pt"] = manifest["files"]["model.safetensors"]
