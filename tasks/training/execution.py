@@ -38,6 +38,8 @@ _BITS = (
     "deterministic",
     "loss_chunk",
 )
+CPU_FLOPS = 50e9
+"""Operations per second of one thread that training reaches, taken for known (78e9 was measured on an AMD EPYC in bf16)."""
 _EARLIER = {"sharding": NONE, "deterministic": True}
 """What a file of an earlier version does not say."""
 _CUBLAS = ":4096:8"
@@ -72,7 +74,11 @@ def resolve(
         "sharding": asked.sharding,
         "threads": threads,
         "compile": asked.sharding == NONE
-        and (compiles(attention, identity) if asked.compile == AUTO else bool(asked.compile)),
+        and (
+            compiles(kind, attention, identity, shape, threads)
+            if asked.compile == AUTO
+            else bool(asked.compile)
+        ),
         "gradient_checkpointing": checkpointing,
         "precision": identity.precision,
         "deterministic": kind == "cpu" or asked.deterministic,
@@ -82,12 +88,21 @@ def resolve(
     }
 
 
-def compiles(attention: str, identity: Identity) -> bool:
-    """Whether `compile: auto` is true: on a GPU whose attention a graph can be traced through, with what torch.compile
-    needs there (Triton and a C compiler). On a CPU half a minute of compiling is longer than most steps saved."""
-    compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
-    triton = importlib.util.find_spec("triton") is not None
-    return attention == "varlen" and identity.dropout == 0.0 and triton and compiler is not None
+def compiles(kind: str, attention: str, identity: Identity, shape: Shape, threads: int) -> bool:
+    """Whether `compile: auto` is true: where a graph can be traced through, with what torch.compile needs there.
+
+    On a GPU variable-length attention, Triton and a C compiler; on a CPU a C++ compiler, and arithmetic for an hour at
+    `CPU_FLOPS` a thread: compiling takes a minute, and each start of the segment pays for it.
+    """
+    if identity.dropout > 0.0:
+        return False
+    if attention == "varlen":
+        compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
+        return importlib.util.find_spec("triton") is not None and compiler is not None
+    compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
+    steps = identity.last_step - identity.first_step
+    operations = shape.flops(steps * identity.sequences_per_step * identity.sequence_length, 0)
+    return kind == "cpu" and compiler is not None and operations >= 3600 * CPU_FLOPS * threads
 
 
 def settle(

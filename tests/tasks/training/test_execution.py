@@ -15,7 +15,7 @@ from transformers import GPT2Config
 from storage.errors import ConfigError
 from tasks.training import execution, memory
 from tasks.training.activations import Activations
-from tasks.training.config import Execution, parse_spec
+from tasks.training.config import Execution, Identity, parse_spec
 from tasks.training.model import Shape, shape_of
 from tests.tasks.training.helpers import World, llama_config
 
@@ -116,14 +116,26 @@ def test_it_compiles_by_itself_only_where_one_graph_holds_it(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     identity = parse_spec(world.spec(tmp_path, identity__precision="bf16")).identity
+    shape = shape_of(llama_config())
+
+    def compiles(changed: Identity = identity, kind: str = "cuda", attention: str = "varlen") -> bool:
+        return execution.compiles(kind, attention, changed, shape, 2)
+
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
     monkeypatch.setattr("shutil.which", lambda name: name)
-    assert execution.compiles("varlen", identity)
-    assert not execution.compiles("sdpa", identity)
-    assert not execution.compiles("varlen", replace(identity, dropout=0.1))
+    assert compiles()
+    assert not compiles(attention="sdpa")
+    assert not compiles(replace(identity, dropout=0.1))
+    hour = 3600 * 2 * execution.CPU_FLOPS
+    tokens = identity.sequences_per_step * identity.sequence_length
+    long = replace(identity, last_step=int(1 + hour / shape.flops(tokens, 0)))
+    assert compiles(long, "cpu", "sdpa")
+    assert not compiles(replace(long, last_step=long.last_step // 2), "cpu", "sdpa")
+    assert not compiles(replace(long, dropout=0.1), "cpu", "sdpa")
     monkeypatch.setattr("shutil.which", lambda name: None)
-    monkeypatch.delenv("CC", raising=False)
-    assert not execution.compiles("varlen", identity)
+    for name in ("CC", "CXX"):
+        monkeypatch.delenv(name, raising=False)
+    assert not compiles() and not compiles(long, "cpu", "sdpa")
     monkeypatch.undo()
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert not execution.compiles("varlen", identity)
+    assert not compiles()

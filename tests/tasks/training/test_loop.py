@@ -322,5 +322,9 @@ def test_compiled_it_learns_the_same(world: World, tmp_path: Path) -> None:
     counters.clear()
     assert run_here(spec)[0] == loop.DONE
     assert counters["frames"]["total"] == 2, "the body and the loss, in the first step"
+    whole = world.spec(tmp_path / "whole", identity__last_step=4, execution__compile=True)
+    torch.compiler.reset()
+    assert run_here(whole)[0] == loop.DONE
+    assert outputs(tmp_path / "compiled") == outputs(tmp_path / "whole")
     for name, tensor in weights(tmp_path / "compiled").items():
         torch.testing.assert_close(tensor, weights(plain)[name], rtol=1e-2, atol=1e-3)
