@@ -1,0 +1,82 @@
+"""Beside the intervals: corrections for many benchmarks, McNemar's test, what could have been seen, and chance."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from statistics import NormalDist
+
+ALPHA = 0.05
+"""Chance of a wrong verdict among all benchmarks of one comparison."""
+POWER = 0.8
+"""Chance of seeing the smallest change that is said to have been visible."""
+_LABELS = 0.001  # as rare as this among shuffled answers: the commonest answer is a property of the questions
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's adjusted p-values, in the given order (Holm 1979, Scandinavian Journal of Statistics 6:65)."""
+    order = sorted(range(len(p_values)), key=lambda place: p_values[place])
+    adjusted, highest = [0.0] * len(p_values), 0.0
+    for rank, place in enumerate(order):
+        highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[place]))
+        adjusted[place] = highest
+    return adjusted
+
+
+def mcnemar(gained: int, lost: int) -> float:
+    """McNemar's exact test, two-sided: `gained` of the questions became right, `lost` wrong.
+
+    Under no change the questions that differ fall either way like a coin (McNemar 1947, Psychometrika 12:153).
+    """
+    count = gained + lost
+    ways, tail = 1, 0  # whole numbers: no rounding in between
+    for k in range(min(gained, lost) + 1):
+        tail += ways
+        ways = ways * (count - k) // (k + 1)
+    return min(1.0, 2 * tail / 2**count)
+
+
+def smallest_seen(stderr: float, tests: int, count: int | None = None) -> float:
+    """The smallest true change that had been called clear in 80 of 100 tries, in the unit of `stderr`.
+
+    (z(1 − α/2m) + z(0.8)) · stderr with α = 0.05 and m `tests`, as Holm asks of a benchmark that changes alone (Bloom
+    1995, Evaluation Review 19:547; for language models Miller 2024, arXiv 2411.00640). With `count` right-or-wrong
+    questions never below what McNemar's test can show at all: so many questions, all changed the same way.
+    """
+    normal = NormalDist()
+    level = ALPHA / max(1, tests)
+    found = (normal.inv_cdf(1 - level / 2) + normal.inv_cdf(POWER)) * stderr
+    if count:
+        found = max(found, min(1.0, math.ceil(math.log2(2 / level)) / count))
+    return found
+
+
+def chance(choices: Sequence[int], targets: Sequence[int]) -> tuple[float, str]:
+    """What guessing scores (0 … 1), and the rule: "guess" (the mean of 1/n) or "majority". 0 where questions are open.
+
+    The share of the commonest answer counts where it is larger and belongs to the questions: all have the same number of
+    choices, and among shuffled answers so many would stand in one place less than once in a thousand times (boolq, whose
+    answer is yes for 62 %).
+    """
+    if not choices:
+        return 0.0, "guess"
+    guess = sum(1 / count if count > 1 else 0.0 for count in choices) / len(choices)
+    count = choices[0]
+    if count > 1 and all(other == count for other in choices):
+        most = max(targets.count(target) for target in set(targets))
+        if most / len(targets) > guess and count * _binomial_tail(most, len(targets), 1 / count) < _LABELS:
+            return most / len(targets), "majority"
+    return guess, "guess"
+
+
+def _binomial_tail(least: int, count: int, share: float) -> float:
+    """P(at least `least` of `count`), each with chance `share`."""
+    logs = [
+        math.lgamma(count + 1)
+        - math.lgamma(k + 1)
+        - math.lgamma(count - k + 1)
+        + k * math.log(share)
+        + (count - k) * math.log1p(-share)
+        for k in range(least, count + 1)
+    ]
+    return math.fsum(math.exp(one) for one in logs)
