@@ -8,33 +8,57 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from storage.errors import ConfigError
 from storage.settings import Count, Settings, execution, identity
+from tasks.evaluation.directory import read_task_directory
 
 Group = Literal["domain", "general"]
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """One benchmark of the harness: `definition` is its YAML below `lm_eval/tasks`, a folder where it has subjects."""
+    """One benchmark of the harness: `definition` is its YAML below `lm_eval/tasks`, a folder where it has subjects.
+
+    `data` names the benchmark whose files it reads, where those are not of its own name. A definition that the harness
+    does not have stands here as its fields.
+    """
 
     name: str
-    definition: str
+    definition: str | Mapping[str, Any]
     split: str
     main: str
     dataset: tuple[str, str | None]
     fewshot_split: str = "train"
     subject_column: str | None = None
+    data: str | None = None
+
+    @property
+    def files(self) -> str:
+        """The directory of its files, below that of all benchmarks."""
+        return self.data or self.name
 
 
 def _known(*benchmarks: Benchmark) -> dict[str, Benchmark]:
     return {benchmark.name: benchmark for benchmark in benchmarks}
 
+
+COMMONSENSE_QA_CONTINUATION: Mapping[str, Any] = {
+    "task": "commonsense_qa_continuation",
+    "output_type": "multiple_choice",
+    "doc_to_text": "Question: {{question.strip()}}\nAnswer:",
+    "doc_to_choice": "{{choices.text}}",
+    "doc_to_target": "{{choices.label.index(answerKey)}}",
+    "metric_list": [
+        {"metric": name, "aggregation": "mean", "higher_is_better": True} for name in ("acc", "acc_norm")
+    ],
+}
+"""The harness asks CommonsenseQA by letters alone. These are the words of its `mmlu_continuation`: the choices are not
+shown, and the text of each is scored."""
 
 BENCHMARKS = _known(
     Benchmark(
@@ -45,6 +69,14 @@ BENCHMARKS = _known(
     Benchmark(
         "commonsense_qa", "commonsense_qa/default.yaml", "validation", "acc", ("tau/commonsense_qa", None)
     ),
+    Benchmark(
+        "commonsense_qa_continuation",
+        COMMONSENSE_QA_CONTINUATION,
+        "validation",
+        "acc_norm",
+        ("tau/commonsense_qa", None),
+        data="commonsense_qa",
+    ),
     Benchmark("hellaswag", "hellaswag/hellaswag.yaml", "validation", "acc_norm", ("Rowan/hellaswag", None)),
     Benchmark(
         "lambada_openai",
@@ -54,6 +86,16 @@ BENCHMARKS = _known(
         ("EleutherAI/lambada_openai", "default"),
     ),
     Benchmark("mmlu", "mmlu/default", "test", "acc", ("cais/mmlu", None), "dev", "subject"),
+    Benchmark(
+        "mmlu_continuation",
+        "mmlu/continuation",
+        "test",
+        "acc",
+        ("cais/mmlu", None),
+        "dev",
+        "subject",
+        "mmlu",
+    ),
     Benchmark("openbookqa", "openbookqa/openbookqa.yaml", "test", "acc_norm", ("allenai/openbookqa", "main")),
     Benchmark("piqa", "piqa/piqa.yaml", "validation", "acc_norm", ("baber/piqa", None)),
     Benchmark("sciq", "sciq/sciq.yaml", "test", "acc_norm", ("allenai/sciq", None)),
@@ -69,11 +111,14 @@ OWN_MAIN = "acc_mutual_info"
 
 
 class OwnBenchmark(Settings):
-    """A benchmark of the user's: a JSONL file, or made from a source's held-out documents."""
+    """A benchmark of the user's: a JSONL file, a directory of the harness's task files, or made of held-out documents."""
 
     name: str = identity(description="Name of the benchmark.", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
     group: Group = identity("domain", description="Where it is shown and averaged: domain or general.")
     file: str | None = execution(None, description="JSONL rows: question, choices, answer (index).")
+    tasks: str | None = execution(
+        None, description="Directory of task files (YAML) of lm-evaluation-harness over local data files."
+    )
     held_out: str | None = identity(
         None, description="Source whose held-out documents the questions are made from."
     )
@@ -93,6 +138,12 @@ class EvaluationConfig(Settings):
     limit: Count | None = identity(
         None, description="At most so many questions of each benchmark, drawn by the seed; null: all.", ge=2
     )
+    prompts: tuple[str, ...] = identity(
+        (), description="Beginnings that every model continues, beside the usual ones."
+    )
+    sample_tokens: Count = identity(
+        64, description="Tokens of each continuation at most; 0: no samples are written.", ge=0
+    )
 
     def groups(self) -> dict[str, Group]:
         """Group of every benchmark, by name: the domain's first, then general ones, then own ones, in given order."""
@@ -100,6 +151,15 @@ class EvaluationConfig(Settings):
         named.update(dict.fromkeys(self.general, "general"))
         named.update({own.name: own.group for own in self.own})
         return named
+
+    def below(self, directory: Path) -> EvaluationConfig:
+        """The same with the paths of own benchmarks absolute, taken from `directory`."""
+        fields = ("file", "tasks")
+        own = (
+            (one, {name: str(directory / path) for name in fields if (path := getattr(one, name))})
+            for one in self.own
+        )
+        return self.model_copy(update={"own": tuple(one.model_copy(update=paths) for one, paths in own)})
 
 
 def check_benchmarks(
@@ -127,24 +187,29 @@ def check_benchmarks(
             "evaluation cannot run: "
             + "; ".join(wrong)
             + f". Supported benchmarks: {', '.join(BENCHMARKS)}; "
-            "any other as evaluation.own with a JSONL file of question, choices and answer."
+            "any other as evaluation.own, with a JSONL file of question, choices and answer or a directory of task files."
         )
 
 
 def _missing(benchmark: Benchmark, directory: Path) -> list[str]:
     if _split_file(benchmark, directory) is not None:
         return []
-    wanted = directory / benchmark.name / f"{benchmark.split}.jsonl"
+    wanted = directory / benchmark.files / f"{benchmark.split}.jsonl"
     return [f"{benchmark.name} has no file: {wanted} (or .gz) is not there"]
 
 
 def _wrong_own(own: OwnBenchmark, sources: Sequence[str] | None) -> list[str]:
     if own.name in BENCHMARKS:
         return [f"own benchmark {own.name} has the name of one of the harness's"]
-    if (own.file is None) == (own.held_out is None):
-        return [f"own benchmark {own.name} needs either file or held_out"]
+    if sum(given is not None for given in (own.file, own.tasks, own.held_out)) != 1:
+        return [f"own benchmark {own.name} needs one of file, tasks and held_out"]
     if own.file is not None and not Path(own.file).is_file():
         return [f"own benchmark {own.name}: {own.file} is not a file"]
+    if own.tasks is not None:
+        try:
+            read_task_directory(Path(own.tasks))
+        except ConfigError as error:
+            return [f"own benchmark {own.name}: {error}"]
     if own.held_out is not None and sources is not None and own.held_out not in sources:
         return [
             f"own benchmark {own.name}: no source is named {own.held_out} (there are: {', '.join(sources)})"
@@ -171,16 +236,17 @@ def benchmark_files_of(name: str, directory: Path | str, shots: int | None = Non
         raise ConfigError(_missing(benchmark, directory)[0])
     if not shots:
         return (scored,)
-    examples = _file(directory, name, benchmark.fewshot_split)
+    examples = _file(directory, benchmark.files, benchmark.fewshot_split)
     if examples is None:
-        raise ConfigError(
-            f"{name} with {shots} shots needs {directory / name / benchmark.fewshot_split}.jsonl (or .gz)"
-        )
+        wanted = directory / benchmark.files / benchmark.fewshot_split
+        raise ConfigError(f"{name} with {shots} shots needs {wanted}.jsonl (or .gz)")
     return scored, examples
 
 
 def _split_file(benchmark: Benchmark, directory: Path) -> Path | None:
-    return _file(directory, benchmark.name, benchmark.split) or _file(directory, benchmark.name, "validation")
+    return _file(directory, benchmark.files, benchmark.split) or _file(
+        directory, benchmark.files, "validation"
+    )
 
 
 def _file(directory: Path, name: str, split: str) -> Path | None:

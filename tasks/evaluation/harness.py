@@ -1,8 +1,7 @@
-"""The harness in process: its task definitions over local rows, its model class over a loaded model, its scores.
+"""The harness in process: its task definitions over local rows, and its scores from likelihoods (scorer.py).
 
-Prompts, shots, metrics and the likelihoods are lm-evaluation-harness's own; replaced are only where rows come from
-(local files, no cache, no code of a data set), the batch size (by rule) and what it prints. Importing this module
-imports the harness, which is slow: import it inside `run`.
+Prompts, shots and metrics are lm-evaluation-harness's own; replaced is only where rows come from (local files, no cache,
+no code of a data set). Importing this module imports the harness, which is slow: import it inside `run`.
 """
 
 from __future__ import annotations
@@ -11,7 +10,8 @@ import contextlib
 import functools
 import gzip
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,19 +19,21 @@ from typing import Any
 import datasets
 import lm_eval
 import lm_eval.utils
+from jinja2 import TemplateError
+from jinja2.sandbox import SandboxedEnvironment
 from lm_eval.api.instance import Instance
 from lm_eval.api.task import ConfigurableTask
-from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks._yaml_loader import load_yaml
-from transformers import AutoTokenizer
 
 from storage.errors import BadInput
 from tasks.evaluation.catalog import Benchmark
+from tasks.evaluation.directory import TaskDirectory
+from tasks.evaluation.scorer import Scorer
 
 Row = dict[str, Any]
 _FEWSHOT_SEED = 1234  # the harness's own default
-_BATCH_LOGITS = {"cpu": 2**26, "cuda": 2**29}  # values of fp32 logits per batch: 256 MiB and 2 GiB
-_BATCH_ROWS = {"cpu": 32, "cuda": 512}
+_DEFINITIONS = Path(lm_eval.__file__).parent / "tasks"
+_TAG = re.compile(r"_(tasks|continuation)$")
 
 
 @dataclass(frozen=True)
@@ -47,65 +49,26 @@ class Answered:
 
 
 @contextlib.contextmanager
-def templates_compiled_once() -> Iterator[None]:
-    """The harness compiles a prompt's template anew for each question, which takes a third of a small model's time."""
+def templates() -> Iterator[None]:
+    """Prompts' templates compiled once, and in a sandbox.
+
+    The harness compiles a template anew for each question, which takes a third of a small model's time; and in its own
+    environment a template, of a user's task directory too, could reach any Python object. Raises BadInput where one
+    asks for what a row does not have, or for more than values.
+    """
     env = lm_eval.utils.env
-    env.from_string = functools.lru_cache(maxsize=256)(env.from_string)
+    sandbox = SandboxedEnvironment(
+        loader=env.loader, undefined=env.undefined, keep_trailing_newline=env.keep_trailing_newline
+    )
+    sandbox.filters.update(env.filters)
+    env.from_string = functools.lru_cache(maxsize=256)(sandbox.from_string)
     try:
         yield
+    except TemplateError as error:
+        words = str(error) or type(error).__name__
+        raise BadInput(f"the template of a prompt cannot be filled in: {words}") from error
     finally:
         del env.from_string
-
-
-class Scorer(HFLM):
-    """The harness's Hugging Face model with a batch size that follows from the requests alone, and a progress call."""
-
-    def __init__(
-        self, model: Any, export: Path, max_length: int, progress: Callable[[int, int, str], None]
-    ) -> None:
-        tokenizer = AutoTokenizer.from_pretrained(export, local_files_only=True)
-        super().__init__(
-            pretrained=model, tokenizer=tokenizer, max_length=max_length, batch_size=1, backend="causal"
-        )
-        self._progress, self._done, self._total, self.cut = progress, 0, 0, 0
-
-    def _loglikelihood_tokens(
-        self, requests: Any, disable_tqdm: bool = False, override_bs: Any = None
-    ) -> Any:
-        pieces = [_pieces(request, self.max_length) for request in requests]
-        flat = [piece for of_request in pieces for piece in of_request]
-        longest = max(min(len(context) + len(answer), self.max_length) for _, context, answer in flat)
-        kind = self.device.type if self.device.type in _BATCH_LOGITS else "cpu"
-        rows = _BATCH_LOGITS[kind] // (longest * self.model.config.vocab_size)
-        self.batch_size_per_gpu = max(1, min(_BATCH_ROWS[kind], rows))
-        self.cut = sum(len(of_request) > 1 for of_request in pieces)
-        self._done, self._total = 0, len(flat)
-        given = iter(super()._loglikelihood_tokens(flat, disable_tqdm=True, override_bs=override_bs))
-        self._progress(self._total, self._total, "requests")
-        answers = []
-        for of_request in pieces:
-            parts = [next(given) for _ in of_request]
-            answers.append((sum(value for value, _ in parts), all(greedy for _, greedy in parts)))
-        return answers
-
-    def _model_call(self, inps: Any, attn_mask: Any = None, labels: Any = None) -> Any:
-        logits = super()._model_call(inps, attn_mask=attn_mask, labels=labels)
-        self._done += len(inps)  # requests that share a forward pass are counted at the end
-        self._progress(self._done, self._total, "requests")
-        return logits
-
-
-def _pieces(request: Any, length: int) -> list[Any]:
-    """A request whose answer fits, alone; else the answer in steps of half a window, each after all that comes before.
-
-    The harness stops on an answer that is longer than the model's window; so each of its tokens is scored once.
-    """
-    names, context, answer = request
-    if len(answer) <= length:
-        return [request]
-    step = max(1, length // 2)
-    starts = range(0, len(answer), step)
-    return [(names, context + answer[:start], answer[start : start + step]) for start in starts]
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -137,19 +100,53 @@ def tasks_of_rows(
     benchmark: Benchmark, rows: list[Row], examples: list[Row], shots: int | None
 ) -> dict[str | None, Any]:
     """The harness's task over local rows, by subject (None: the benchmark has none). `examples` are shown with `shots`."""
-    definition = Path(lm_eval.__file__).parent / "tasks" / benchmark.definition
     if benchmark.subject_column is None:
-        return {
-            None: _task(
-                load_yaml(definition), _adapted(benchmark, rows), _adapted(benchmark, examples), shots
-            )
-        }
+        given = benchmark.definition
+        config = load_yaml(_DEFINITIONS / given) if isinstance(given, str) else dict(given)
+        return {None: _task(config, _adapted(benchmark, rows), _adapted(benchmark, examples), shots)}
     column, tasks = benchmark.subject_column, {}
     for subject in sorted({row[column] for row in rows}):
-        config = load_yaml(definition / f"{benchmark.name}_{subject}.yaml")
         scored, shown = ([row for row in part if row[column] == subject] for part in (rows, examples))
-        tasks[subject] = _task(config, scored, shown, shots)
+        tasks[subject] = _task(_of_subject(benchmark, subject), scored, shown, shots)
     return tasks
+
+
+def _of_subject(benchmark: Benchmark, subject: str) -> dict[str, Any]:
+    path = _DEFINITIONS / str(benchmark.definition) / f"{benchmark.files}_{subject}.yaml"
+    if not path.is_file():
+        raise BadInput(f"{benchmark.name} has no subject {subject!r} in the harness {version()}")
+    return load_yaml(path)
+
+
+def groups_of(benchmark: Benchmark, subjects: Iterable[str | None]) -> dict[str, str]:
+    """The harness's group of each subject, as the tag of its definition says: `anatomy` → `stem`."""
+    found = {}
+    for subject in subjects:
+        if subject is not None:
+            tag = str(_of_subject(benchmark, subject)["tag"])
+            found[subject] = _TAG.sub("", tag.removeprefix(f"{benchmark.files}_")).replace("_", " ")
+    return found
+
+
+def tasks_of_directory(directory: TaskDirectory, cache: Path) -> tuple[dict[str | None, Any], str]:
+    """A user's tasks over their data files, by name (None: it is one alone), and the splits that are scored.
+
+    Data are read by the readers that the harness itself would use; `cache` is a directory for what these write.
+    """
+    tasks: dict[str | None, Any] = {}
+    splits = set()
+    for name, config in directory.tasks.items():
+        files = config["dataset_kwargs"]["data_files"]
+        local = datasets.load_dataset(config["dataset_path"], data_files=files, cache_dir=str(cache))
+        given = {field: value for field, value in config.items() if field != "dataset_kwargs"}
+        task = _ready({**given, "custom_dataset": functools.partial(_given, local)}, None)
+        tasks[name if len(directory.tasks) > 1 else None] = task
+        splits.add(config.get("test_split") or config["validation_split"])
+    return tasks, ", ".join(sorted(splits))
+
+
+def _given(local: Any, **_: Any) -> Any:
+    return local
 
 
 def own_task(name: str, rows: list[Row]) -> dict[str | None, Any]:

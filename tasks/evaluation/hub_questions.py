@@ -21,7 +21,7 @@ from storage.errors import ConfigError
 from tasks.evaluation.catalog import supported
 from tasks.hub import Remembered, asked, commit_of
 
-_WHOLE = {"mmlu": "all"}
+_WHOLE = {"mmlu": "all", "mmlu_continuation": "all"}
 """Configurations that hold all subjects, where the harness reads one a subject."""
 
 
@@ -38,7 +38,7 @@ def fetch(names: Iterable[str], directory: Path, remembered: Remembered, where: 
 
 def split_file(name: str, split: str, directory: Path, remembered: Remembered, where: str) -> Path:
     """One split of a benchmark as JSON lines, fetched where it is not there yet."""
-    path = directory / name / f"{split}.jsonl"
+    path = directory / supported(name).files / f"{split}.jsonl"
     if path.is_file():
         return path
     dataset, configuration = supported(name).dataset
@@ -82,6 +82,6 @@ def origins(directory: Path, names: Iterable[str]) -> dict[str, dict[str, str]]:
     found = {}
     for name in names:
         with contextlib.suppress(FileNotFoundError):
-            path = directory / name / f"{supported(name).split}.origin.json"
+            path = directory / supported(name).files / f"{supported(name).split}.origin.json"
             found[name] = json.loads(path.read_bytes())
     return found

@@ -1,9 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import polars as pl
@@ -14,19 +11,6 @@ from storage.errors import BadInput, ConfigError
 from storage.testing import artifact_of, draft_in
 from tasks.evaluation import benchmarks
 from tests.tasks.evaluation.cases import LENGTH, Case, scores
-
-ARC = """task: arc_by_command_line
-dataset_path: json
-dataset_kwargs: {{data_files: {{test: {file}}}}}
-output_type: multiple_choice
-test_split: test
-doc_to_text: "Question: {{{{question}}}}\\nAnswer:"
-doc_to_target: "{{{{choices.label.index(answerKey)}}}}"
-doc_to_choice: "{{{{choices.text}}}}"
-metric_list:
-  - {{metric: acc, aggregation: mean, higher_is_better: true}}
-  - {{metric: acc_norm, aggregation: mean, higher_is_better: true}}
-"""
 
 
 def measure(
@@ -42,60 +26,6 @@ def measure(
     return artifact_of(
         benchmarks, benchmarks.evaluate_config(name, limit, seed, LENGTH, "cpu"), inputs, case.store
     )
-
-
-@pytest.mark.slow
-def test_scores_and_likelihoods_equal_those_of_the_harness_command_line(case: Case, tmp_path: Path) -> None:
-    mine = measure(case, case.base.part("export"), "arc_easy", 80)
-    (tmp_path / "arc.yaml").write_text(ARC.format(file=mine_file(case, "arc_easy")))
-    export = case.base.part("export").root / "export"
-    command = [
-        sys.executable,
-        "-m",
-        "lm_eval",
-        "--model",
-        "hf",
-        "--model_args",
-        f"pretrained={export},max_length={LENGTH}",
-    ]
-    command += [
-        "--tasks",
-        "arc_by_command_line",
-        "--include_path",
-        str(tmp_path),
-        "--device",
-        "cpu",
-        "--log_samples",
-    ]
-    environment = {
-        **os.environ,
-        "HF_HUB_OFFLINE": "1",
-        "HF_HOME": str(tmp_path / "hub"),
-        "OMP_NUM_THREADS": "1",
-    }
-    done = subprocess.run(
-        [*command, "--output_path", str(tmp_path / "out")],
-        capture_output=True,
-        text=True,
-        env=environment,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    results = json.loads(next((tmp_path / "out").rglob("results*.json")).read_text())["results"][
-        "arc_by_command_line"
-    ]
-    for metric in ("acc", "acc_norm"):
-        assert scores(mine)["metrics"][metric] == pytest.approx(results[f"{metric},none"], abs=1e-9)
-        assert scores(mine)["stderr"][metric] == pytest.approx(results[f"{metric}_stderr,none"], abs=1e-9)
-    samples = next((tmp_path / "out").rglob("samples*.jsonl")).read_text().splitlines()
-    theirs = [[float(answer[0]) for answer in json.loads(line)["filtered_resps"]] for line in samples]
-    ours = pl.read_parquet(mine.part("questions").only())["loglikelihoods"].to_list()
-    for our, their in zip(ours, theirs, strict=True):
-        assert our == pytest.approx(their, abs=2e-3)
-
-
-def mine_file(case: Case, name: str) -> Path:
-    return case.root / "benchmarks" / name / "test.jsonl"
 
 
 def test_questions_are_kept_and_add_up_to_the_scores(case: Case) -> None:

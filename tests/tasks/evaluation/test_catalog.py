@@ -33,7 +33,7 @@ def test_all_that_is_wrong_is_named_at_once_with_what_is_supported(tmp_path: Pat
         check_benchmarks(config, copies(tmp_path, "sciq/validation"))
     text = str(caught.value)
     assert "arc_easi is not supported (nearest: arc_easy)" in text and "sciq stands more than once" in text
-    assert "piqa has no file" in text and "no.jsonl is not a file" in text and "both needs either" in text
+    assert "piqa has no file" in text and "no.jsonl is not a file" in text and "both needs one of" in text
     assert all(name in text for name in BENCHMARKS)
 
 
@@ -68,6 +68,23 @@ def test_the_files_that_decide_are_the_scored_split_and_the_examples(tmp_path: P
         benchmark_files_of("sciq", tmp_path, shots=2)
     with pytest.raises(ConfigError, match="piqa has no file"):
         benchmark_files_of("piqa", tmp_path)
+
+
+def test_the_continuation_forms_ask_the_same_files(tmp_path: Path) -> None:
+    copies(tmp_path, "mmlu/test", "commonsense_qa/validation")
+    for name, other in (("mmlu_continuation", "mmlu"), ("commonsense_qa_continuation", "commonsense_qa")):
+        assert benchmark_files_of(name, tmp_path) == benchmark_files_of(other, tmp_path)
+    check_benchmarks(EvaluationConfig(domain=("mmlu_continuation",), general=("mmlu",)), tmp_path)
+
+
+def test_paths_of_own_benchmarks_are_taken_from_a_directory(tmp_path: Path) -> None:
+    given = (
+        OwnBenchmark(name="one", file="a.jsonl"),
+        OwnBenchmark(name="two", tasks="b"),
+        OwnBenchmark(name="three", held_out="edu"),
+    )
+    one, two, three = EvaluationConfig(own=given).below(tmp_path).own
+    assert (one.file, two.tasks, three) == (str(tmp_path / "a.jsonl"), str(tmp_path / "b"), given[2])
 
 
 def test_a_file_is_known_by_its_bytes_alone(tmp_path: Path) -> None:

@@ -1,0 +1,156 @@
+"""Stage `samples`: how a model goes on from a fixed set of prompts, greedily and drawn by a seed, to be read side by side.
+
+Each prompt stands at the beginning of a document, after an end-of-text token, as in training. What is drawn at a place is
+drawn by the same random number for every model, so that two models that agree write the same. On a CPU the same inputs
+give the same text; elsewhere rounding can turn a near tie.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from storage.artifact import Input
+from storage.draft import Draft
+from storage.settings import Settings, execution, identity
+
+STAGE = "samples"
+VERSION = 1
+
+PROMPTS = (
+    "The most important thing to understand about",
+    "Once upon a time, there was",
+    "Plants need sunlight because",
+    "The main difference between the two is that",
+    "The capital of France is",
+)
+"""Shown of every run, before the user's own: beginnings that say little of what should follow."""
+
+
+class SamplesConfig(Settings):
+    """What is to be continued, and how."""
+
+    prompts: tuple[str, ...] = identity(PROMPTS, description="Beginnings that are continued.", min_length=1)
+    tokens: int = identity(
+        64, description="Tokens of a continuation at most; it ends at an end of text.", ge=1
+    )
+    temperature: float = identity(0.8, description="Logits are divided by it before drawing.", gt=0)
+    top_p: float = identity(
+        0.95, description="Drawn from the fewest tokens with this share of probability.", gt=0, le=1
+    )
+    seed: int = identity(0, description="Seed of what is drawn.", ge=0)
+    max_length: int = identity(description="Tokens that the model is given at most.", ge=2)
+    device: str = execution("auto", description="auto, cpu or cuda.")
+
+
+@dataclass(frozen=True)
+class SamplesInputs:
+    """A model (part `export`)."""
+
+    model: Input
+
+
+@dataclass(frozen=True)
+class SamplesStats:
+    """How many prompts were continued, each once for every way, and the tokens written."""
+
+    prompts: int
+    samples: int
+    tokens: int
+
+
+def run(config: SamplesConfig, inputs: SamplesInputs, draft: Draft) -> SamplesStats:
+    """Part `samples`: samples.json, rows {prompt, decoding (greedy, sampled), continuation, tokens, ended}.
+
+    `ended`: the model closed the text itself. Raises ConfigError for a length that the model does not have.
+    """
+    from tasks.evaluation.model import (
+        device_of,
+        end_of_text,
+        execution_facts,
+        export_directory,
+        load_model,
+        load_text_tokenizer,
+    )
+
+    export = export_directory(inputs.model)
+    device = device_of(config.device)
+    model = load_model(export, device, config.max_length)
+    tokenizer, close = load_text_tokenizer(export), end_of_text(export)
+    rows: list[dict[str, Any]] = []
+    for number, prompt in enumerate(config.prompts):
+        written = min(config.tokens, config.max_length - 1)
+        ids = tokenizer.encode(prompt, add_special_tokens=False).ids
+        ids = [close, *ids][-(config.max_length - written) :]
+        for decoding, choose in _ways(config, number):
+            found, ended = continued(model, ids, written, close, choose)
+            text = tokenizer.decode([*ids, *found])[len(tokenizer.decode(ids)) :]
+            rows.append(
+                {
+                    "prompt": prompt,
+                    "decoding": decoding,
+                    "continuation": text,
+                    "tokens": len(found),
+                    "ended": ended,
+                }
+            )
+            draft.progress(len(rows), 2 * len(config.prompts), "continuations")
+    content = json.dumps(rows, indent=1, ensure_ascii=False) + "\n"
+    (draft.path / "samples.json").write_text(content, encoding="utf-8")
+    draft.part("samples", "samples.json")
+    draft.note(**execution_facts(device))
+    return SamplesStats(len(config.prompts), len(rows), sum(row["tokens"] for row in rows))
+
+
+Choose = Callable[[np.ndarray, int], int]
+"""From logits [vocabulary] and the place in the continuation to a token."""
+
+
+def _ways(config: SamplesConfig, prompt: int) -> list[tuple[str, Choose]]:
+    drawn = np.random.default_rng([config.seed, prompt]).random(config.tokens)
+    return [
+        ("greedy", lambda logits, place: int(logits.argmax())),
+        (
+            "sampled",
+            lambda logits, place: draw(logits, drawn[place], config.temperature, config.top_p),
+        ),
+    ]
+
+
+def draw(logits: np.ndarray, number: float, temperature: float, top_p: float) -> int:
+    """The token at which the cumulative probability of the likeliest ones passes `number` (0 to 1).
+
+    Of the likeliest tokens the fewest that hold `top_p` of the probability are left (nucleus sampling, Holtzman et al.
+    2020, arXiv 1904.09751), renormalised; equal ones stand in the vocabulary's order.
+    """
+    scaled = logits.astype(np.float64) / temperature
+    shares = np.exp(scaled - scaled.max())
+    shares /= shares.sum()
+    order = np.argsort(-shares, kind="stable")
+    sums = shares[order].cumsum()
+    kept = int(np.searchsorted(sums, top_p)) + 1
+    sums = sums[:kept] / sums[min(kept, len(sums)) - 1]
+    return int(order[min(int(np.searchsorted(sums, number, side="right")), len(sums) - 1)])
+
+
+def continued(
+    model: Any, ids: Sequence[int], most: int, close: int, choose: Choose
+) -> tuple[list[int], bool]:
+    """At most `most` tokens after `ids`, and whether the model closed the text (the closing token is not among them)."""
+    import torch
+
+    found: list[int] = []
+    given, past = torch.tensor([list(ids)], device=model.device), None
+    with torch.inference_mode():
+        for place in range(most):
+            output = model(input_ids=given, past_key_values=past, use_cache=True, logits_to_keep=1)
+            token = choose(output.logits[0, -1].float().cpu().numpy(), place)
+            if token == close:
+                return found, True
+            found.append(token)
+            given, past = torch.tensor([[token]], device=model.device), output.past_key_values
+    return found, False
