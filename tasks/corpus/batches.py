@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from tasks.corpus.remote import RemoteFile
 
-_VISIBLE = r"[^\s\p{Cc}\p{Cf}]"  # a text without any such character is empty to a reader
+VISIBLE = r"[^\s\p{Cc}\p{Cf}]"  # a text without any such character is empty to a reader
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def checked(
     column = pl.Series(pl.from_arrow(texts))
     missing = column.is_null().to_numpy()
     null_byte = column.str.contains("\x00", literal=True).fill_null(False).to_numpy()
-    visible = column.str.contains(_VISIBLE).fill_null(False).to_numpy()
+    visible = column.str.contains(VISIBLE).fill_null(False).to_numpy()
     good = visible & ~null_byte & ~missing
     if not good.all():
         for position in np.flatnonzero(~good):

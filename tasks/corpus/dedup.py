@@ -2,15 +2,14 @@
 
 Documents are taken in their order. A document is dropped if its normalised text is that of a kept one, or if it
 shares a band of its MinHash signature with a kept one and their true Jaccard similarity is at least the threshold; so
-the first occurrence stays, and what is decided never depends on what comes later. Only kept documents' signatures are
-stored: `signatures/part.parquet`, and `signatures/chain.json` with the digest of the link before, so that a link's
-digest stands for all signatures up to it.
+the first occurrence stays, and what is decided never depends on what comes later. Lines that repeat those of earlier
+documents are removed where that is asked for (paragraphs.py). Only kept documents are remembered (signatures.py).
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,16 +22,21 @@ import pyarrow.parquet as pq
 from storage.artifact import Chain, Input
 from storage.draft import Draft
 from storage.settings import Settings, identity
-from tasks.corpus.documents import dropped_table, write_dropped
-from tasks.corpus.duplicates import EXACT, KEPT, NEAR, Fates, Seen, decide
+from tasks.corpus.documents import dropped_table, read_documents, write_documents, write_dropped
+from tasks.corpus.duplicates import EMPTIED, EXACT, KEPT, NEAR, Fates, Sketched, decide
 from tasks.corpus.minhash import MinHashConfig, sketch
-from tasks.corpus.shards import Selection, document_shards, texts_of, write_selection
+from tasks.corpus.paragraphs import FILE, ParagraphConfig, Repeated, repeated_lines, without_lines
+from tasks.corpus.shards import PART_FILE, Selection, document_shards, texts_of
+from tasks.corpus.signatures import Kept, NewLink, Table
 
 STAGE = "dedup"
-VERSION = 1
+VERSION = 2
+ROW_GROUP_BYTES = 128_000
+"""Text in one row group of what is kept, about: later slices read single documents back."""
 
-REASONS = {EXACT: "exact_duplicate", NEAR: "near_duplicate"}
+REASONS = {EXACT: "exact_duplicate", NEAR: "near_duplicate", EMPTIED: "repeated_paragraphs"}
 _WHITESPACE = r"[^\S ]\s*| \s+"
+_NONE = np.zeros(0, np.int64)
 
 
 class DedupConfig(Settings):
@@ -44,6 +48,9 @@ class DedupConfig(Settings):
     )
     minhash: MinHashConfig | None = identity(
         MinHashConfig(), description="How near-duplicates are found; null leaves them in."
+    )
+    paragraphs: ParagraphConfig | None = identity(
+        None, description="Remove lines that stood in earlier documents; null leaves them in."
     )
 
 
@@ -57,7 +64,10 @@ class DedupInputs:
 
 @dataclass(frozen=True)
 class DedupStats:
-    """Counts of documents and of bytes of text; `compared` are the candidate pairs whose similarity was computed."""
+    """Counts of documents and of bytes of text; `compared` are the candidate pairs whose similarity was computed.
+
+    bytes_in = bytes_out + bytes_dropped + bytes_removed, the repeated lines of `documents_edited` others.
+    """
 
     documents_in: int
     documents_out: int
@@ -66,23 +76,34 @@ class DedupStats:
     bytes_out: int
     dropped_by_reason: dict[str, int]
     compared: int
+    bytes_dropped: int
+    documents_edited: int
+    lines_removed: int
+    bytes_removed: int
 
 
 def run(config: DedupConfig, inputs: DedupInputs, draft: Draft) -> DedupStats:
-    """Parts: documents, dropped, signatures. Value of a dropped row: the similarity; detail: the kept document."""
+    """Parts: documents, dropped, signatures; and edited, where paragraphs are compared.
+
+    Value of a dropped row: the similarity (repeated_paragraphs: the lines removed); detail: the kept document.
+    """
     shards = document_shards(inputs.documents)
     sketches = draft.scratch(
         "sketch", {name: SketchJob(path, config) for name, path in shards.items()}, sketch_shard
     )
-    current = Seen.of_slice(shards, sketches)
-    earlier = [Seen.of_link(link) for link in inputs.earlier.links] if inputs.earlier else []
-    fates = decide(current, earlier, config.exact, config.minhash)
-    keep = np.split(fates.kinds == KEPT, current.edges[1:-1])
-    jobs = {name: Selection.of(path, mask) for (name, path), mask in zip(shards.items(), keep, strict=True)}
-    draft.shards("documents", jobs, write_selection)
+    current, kept = Sketched.of(shards, sketches), Kept(inputs.earlier)
+    fates = decide(current, kept, config.exact, config.minhash)
+    repeated = Repeated(_NONE, _NONE, _NONE, _NONE, _NONE.astype(np.uint64))
+    if config.paragraphs:
+        keep = fates.kinds == KEPT
+        repeated = repeated_lines(draft, config.paragraphs, shards, current.edges, keep, kept)
+        repeated = _empty(repeated, fates)
+        _write_edited(draft, current, repeated)
+    jobs = dict(zip(shards, _keep_jobs(current, fates, repeated), strict=True))
+    draft.shards("documents", jobs, write_kept)
     _write_dropped(draft, current, fates)
-    _write_signatures(draft, config, inputs.earlier, current, list(shards), keep)
-    return _stats(current, fates)
+    _write_signatures(draft, config, kept, current, list(shards), fates, repeated)
+    return _stats(current, fates, repeated)
 
 
 @dataclass(frozen=True)
@@ -117,7 +138,68 @@ def exact_hashes(texts: pl.Series) -> list[bytes]:
     return [hashlib.blake2b(text.encode(), digest_size=16).digest() for text in plain]
 
 
-def _write_dropped(draft: Draft, current: Seen, fates: Fates) -> None:
+@dataclass(frozen=True)
+class KeepJob:
+    """What to write of one file of documents: a selection, less some lines (`rows` of the file, `lines`: packed int64)."""
+
+    selection: Selection
+    rows: bytes
+    lines: bytes
+
+
+def _keep_jobs(current: Sketched, fates: Fates, repeated: Repeated) -> Iterator[KeepJob]:
+    for path, low, high in zip(current.files, current.edges[:-1], current.edges[1:], strict=True):
+        here = slice(*np.searchsorted(repeated.rows, [low, high]))
+        yield KeepJob(
+            Selection.of(path, fates.kinds[low:high] == KEPT),
+            (repeated.rows[here] - low).tobytes(),
+            repeated.lines[here].tobytes(),
+        )
+
+
+def write_kept(job: KeepJob, directory: Path) -> dict[str, Any]:
+    """Shard function: the selected documents, in row groups of about `ROW_GROUP_BYTES`."""
+    table = read_documents([job.selection.path])
+    rows, lines = np.frombuffer(job.rows, np.int64), np.frombuffer(job.lines, np.int64)
+    texts: pl.Series = pl.from_arrow(table["text"])  # type: ignore[assignment]
+    size = int(texts.str.len_bytes().sum())
+    if len(rows):
+        edited = without_lines(texts, rows, lines).to_arrow(compat_level=pl.CompatLevel.oldest())
+        table = table.set_column(table.column_names.index("text"), "text", edited)
+    table = table.filter(pa.array(job.selection.mask()))
+    group = max(1, ROW_GROUP_BYTES * len(texts) // max(size, 1))
+    write_documents(directory / PART_FILE, table, row_group=group)
+    return {"rows": table.num_rows}
+
+
+def _empty(repeated: Repeated, fates: Fates) -> Repeated:
+    """Drop the documents of which no line is left; what is to remove of the others."""
+    fates.kinds[repeated.emptied] = EMPTIED
+    counts = np.bincount(repeated.rows, minlength=len(fates.kinds))
+    fates.similarity[repeated.emptied] = counts[repeated.emptied]
+    stays = fates.kinds[repeated.rows] == KEPT
+    return Repeated(
+        repeated.rows[stays], repeated.lines[stays], repeated.bytes[stays], repeated.emptied, repeated.new
+    )
+
+
+def _write_edited(draft: Draft, current: Sketched, repeated: Repeated) -> None:
+    """`edited.parquet`: id, source, number of lines and bytes removed of each document that lost some and was kept."""
+    rows, counts = np.unique(repeated.rows, return_counts=True)
+    sizes = np.bincount(repeated.rows, repeated.bytes, minlength=len(current)).astype(np.int64)
+    table = pa.table(
+        {
+            "id": pa.array(current.ids[rows]),
+            "source": current.sources.take(pa.array(rows)),
+            "lines": pa.array(counts, pa.int64()),
+            "bytes": pa.array(sizes[rows]),
+        }
+    )
+    pq.write_table(table, draft.path / "edited.parquet", compression="zstd", use_dictionary=["source"])
+    draft.part("edited", "edited.parquet")
+
+
+def _write_dropped(draft: Draft, current: Sketched, fates: Fates) -> None:
     gone = np.flatnonzero(fates.kinds != KEPT)
     table = dropped_table(
         current.ids[gone],
@@ -125,7 +207,7 @@ def _write_dropped(draft: Draft, current: Seen, fates: Fates) -> None:
         STAGE,
         [REASONS[int(kind)] for kind in fates.kinds[gone]],
         fates.similarity[gone],
-        [fates.kept_document[int(i)] for i in gone],
+        [fates.kept_document.get(int(i), "") for i in gone],
     )
     write_dropped(draft.path / "dropped.parquet", table)
     draft.part("dropped", "dropped.parquet")
@@ -134,50 +216,62 @@ def _write_dropped(draft: Draft, current: Seen, fates: Fates) -> None:
 def _write_signatures(
     draft: Draft,
     config: DedupConfig,
-    earlier: Chain | None,
-    current: Seen,
+    kept: Kept,
+    current: Sketched,
     names: list[str],
-    keep: list[np.ndarray],
+    fates: Fates,
+    repeated: Repeated,
 ) -> None:
-    """The kept documents' signatures, with the file and row where each document's text is found again."""
-    kept = np.concatenate([*keep, np.zeros(0, bool)])
-    files = np.repeat([f"documents/{name}/part.parquet" for name in names], [int(m.sum()) for m in keep])
-    rows = np.concatenate([*(np.arange(m.sum()) for m in keep), np.zeros(0, np.int64)]).astype(np.uint32)
-    table = pa.table(
+    """The kept documents, with the file and row where each one's text is found again, and tables of their hashes."""
+    rows = np.flatnonzero(fates.kinds == KEPT)
+    file = np.searchsorted(current.edges, rows, side="right") - 1
+    documents = pa.table(
         {
-            "id": pa.array(current.ids[kept]),
-            "source": current.sources.filter(pa.array(kept)),
-            "file": pa.array(files.tolist(), pa.string()),
-            "row": pa.array(rows),
-            **{name: current.column(name).filter(pa.array(kept)) for name in current.columns()},
+            "id": pa.array(current.ids[rows]),
+            "source": current.sources.take(pa.array(rows)),
+            "file": pa.DictionaryArray.from_arrays(
+                pa.array(file, pa.int32()),
+                pa.array([f"documents/{name}/{PART_FILE}" for name in names], pa.string()),
+            ).cast(pa.string()),
+            "row": pa.array((np.arange(len(rows)) - np.searchsorted(file, file)).astype(np.uint32)),
         }
-    ).replace_schema_metadata(None)
+    )
     directory = draft.path / "signatures"
     directory.mkdir(exist_ok=True)
-    pq.write_table(table, directory / "part.parquet", compression="zstd", use_dictionary=["source", "file"])
-    chain = {
-        "format": 1,
-        "before": earlier.digest if earlier else None,
-        "documents": int(kept.sum()),
-        "minhash": config.minhash.model_dump() if config.minhash else None,
-    }
-    (directory / "chain.json").write_text(json.dumps(chain, indent=1, sort_keys=True) + "\n")
-    draft.part("signatures", "signatures/part.parquet", "signatures/chain.json")
+    link = NewLink(kept)
+    places = np.arange(len(rows)) + link.start
+    exact = current.values("exact")[rows]
+    link.write(directory, "exact.arrow", [Table.of(exact[:, 0], places, link.start, exact[:, 1])])
+    facts: dict[str, Any] = {"minhash": None, "paragraphs": None}
+    if config.minhash is not None:
+        facts["minhash"] = config.minhash.model_dump()
+        able = current.with_shingles[rows]
+        bands = (current.values(f"band_{band:02d}")[rows[able]] for band in range(config.minhash.bands))
+        link.write(directory, "bands.arrow", (Table.of(band, places[able], link.start) for band in bands))
+    if config.paragraphs is not None:
+        facts["paragraphs"] = config.paragraphs.model_dump()
+        link.write(directory, FILE, [Table(repeated.new)])
+    link.close(directory, documents, facts)
+    draft.part("signatures", "signatures")
 
 
-def _stats(current: Seen, fates: Fates) -> DedupStats:
+def _stats(current: Sketched, fates: Fates, repeated: Repeated) -> DedupStats:
     kept = fates.kinds == KEPT
-    bytes_each = current.column("bytes").to_numpy()
+    bytes_each, removed = current.values("bytes"), int(repeated.bytes.sum())
     return DedupStats(
         documents_in=len(kept),
         documents_out=int(kept.sum()),
         documents_dropped=int((~kept).sum()),
         bytes_in=int(bytes_each.sum()),
-        bytes_out=int(bytes_each[kept].sum()),
+        bytes_out=int(bytes_each[kept].sum()) - removed,
         dropped_by_reason={
-            REASONS[kind]: int((fates.kinds == kind).sum())
-            for kind in (EXACT, NEAR)
+            reason: int((fates.kinds == kind).sum())
+            for kind, reason in REASONS.items()
             if (fates.kinds == kind).any()
         },
         compared=fates.compared,
+        bytes_dropped=int(bytes_each[~kept].sum()),
+        documents_edited=len(np.unique(repeated.rows)),
+        lines_removed=len(repeated.rows),
+        bytes_removed=removed,
     )

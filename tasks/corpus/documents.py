@@ -56,9 +56,9 @@ def read_documents(paths: Iterable[Path], columns: Sequence[str] | None = None) 
     return pa.concat_tables(tables)
 
 
-def write_documents(path: Path, table: pa.Table) -> None:
+def write_documents(path: Path, table: pa.Table, row_group: int = _ROW_GROUP) -> None:
     """Write documents (columns as in `DOCUMENTS`, any order) as Parquet, zstd; the same table gives the same bytes."""
-    _write(path, table.select(DOCUMENTS.names).cast(DOCUMENTS))
+    _write(path, table.select(DOCUMENTS.names).cast(DOCUMENTS), row_group)
 
 
 def write_dropped(path: Path, table: pa.Table) -> None:
@@ -66,13 +66,13 @@ def write_dropped(path: Path, table: pa.Table) -> None:
     _write(path, table.select(DROPPED.names).cast(DROPPED))
 
 
-def _write(path: Path, table: pa.Table) -> None:
+def _write(path: Path, table: pa.Table, row_group: int = _ROW_GROUP) -> None:
     path.parent.mkdir(exist_ok=True)  # without parents: a shard whose run is gone must not come back half
     pq.write_table(
         table.combine_chunks().replace_schema_metadata(None),
         path,
         compression="zstd",
-        row_group_size=_ROW_GROUP,
+        row_group_size=row_group,
         use_dictionary=["source"] if "text" in table.column_names else ["source", "stage", "reason"],
     )
 

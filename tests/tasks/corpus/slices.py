@@ -46,7 +46,8 @@ def slice_of(
 
 def part_in(path: Path, part: str, suffix: str = ".parquet") -> Input:
     """A part of a draft in `path`, as the next stage takes it."""
-    files = sorted(file for file in (path / part).rglob("*") if file.suffix in (suffix, ".json"))
+    kinds = (suffix, ".json", ".arrow") if part == "signatures" else (suffix, ".json")
+    files = sorted(file for file in (path / part).rglob("*") if file.suffix in kinds)
     files = [file for file in files if not file.name.startswith(".")]
     digest = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
     return Input("made", digest, part, digest, path, tuple(str(file.relative_to(path)) for file in files), {})

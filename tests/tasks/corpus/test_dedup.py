@@ -7,6 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -159,6 +160,35 @@ def test_decisions_are_the_same_for_one_slice_and_for_several(tmp_path: Path) ->
     _, parts = chained(tmp_path / "parts", texts, [7, 7, 40, 88])
     assert whole == parts
     assert len(whole) < len(texts)
+
+
+def test_decisions_are_the_same_when_tables_of_many_slices_were_joined(tmp_path: Path) -> None:
+    texts = family_texts(9, 40)
+    _, whole = chained(tmp_path / "whole", texts, [])
+    paths, parts = chained(tmp_path / "parts", texts, list(range(4, len(texts), 5)))
+    assert whole == parts
+    assert len(paths) > 21  # the sixteenth has the tables of sixteen, the twentieth of four
+
+
+def test_the_kept_document_is_named_and_its_text_read_from_its_own_slice(tmp_path: Path) -> None:
+    texts = family_texts(10, 30)
+    paths, _ = chained(tmp_path, texts, list(range(3, len(texts), 4)))
+    text_of = dict(zip(document_ids("tales", 0, len(texts)).tolist(), texts, strict=True))
+    rows = [row for path in paths for row in dropped_in(path)]
+    assert len(rows) > 20
+    for row in rows:
+        original = text_of[int(row["detail"].split()[0])]
+        assert row["value"] == pytest.approx(true_jaccard(original, text_of[row["id"]]))
+
+
+def test_what_is_kept_is_read_back_in_small_pieces(tmp_path: Path) -> None:
+    random = np.random.default_rng(11)
+    texts = [" ".join(prose(random, 1000)) for _ in range(200)]
+    path, _ = run_on(tmp_path, slice_of(tmp_path / "in", texts, shards=1))
+    metadata = pq.read_metadata(next((path / "documents").rglob("*.parquet")))
+    sizes = [metadata.row_group(i).num_rows for i in range(metadata.num_row_groups)]
+    assert max(sizes) * sum(map(len, texts)) / len(texts) < 1.1 * dedup.ROW_GROUP_BYTES
+    assert len(sizes) < 20
 
 
 def test_what_was_made_stays_the_same_when_more_comes(tmp_path: Path) -> None:

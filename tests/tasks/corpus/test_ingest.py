@@ -29,7 +29,7 @@ from storage.settings import identity_of
 from storage.store import Request
 from storage.testing import artifact_of, draft_in
 from storage.workers import Workers
-from tasks.corpus import ingest, streams
+from tasks.corpus import ingest, ingest_shard, streams
 from tasks.corpus.documents import read_documents
 from tasks.corpus.ingest import FileDigests, IngestConfig, SlicePlan, SourceConfig, plan_slice
 
@@ -168,7 +168,7 @@ def test_large_files_of_lines_are_read_in_stretches(
 def test_files_of_documents_are_cut_by_text_alone(
     corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ingest, "PIECE_BYTES", 20_000)
+    monkeypatch.setattr(ingest_shard, "PIECE_BYTES", 20_000)
     source = source_of(EVERYTHING)
     (artifact,) = slices(source, config_of(source), corpus, tmp_path / "store")
     files = artifact.part("documents").files
@@ -427,8 +427,8 @@ KILLED = """
 import sys
 from pathlib import Path
 from storage.testing import artifact_of
-from tasks.corpus import ingest
-ingest.PIECE_BYTES = 400_000
+from tasks.corpus import ingest, ingest_shard
+ingest_shard.PIECE_BYTES = 400_000
 source = ingest.SourceConfig(name="edu", role="domain", weight=1, files=(sys.argv[1],))
 config = ingest.IngestConfig.of(source, slice_bytes=12_000_000, seed=0)
 plan = ingest.plan_slice(config, source, None, Path("/"), ingest.FileDigests(None))

@@ -1,0 +1,256 @@
+"""What dedup remembers of the documents that it kept: where each one stands, and tables of hashes to find it by.
+
+A slice's part `signatures` is a link of a chain, oldest first:
+    part.parquet      the documents kept of this slice: id, source, and the file and row where the text stands
+    exact.arrow       one table: hashes of whole normalised texts, 128 bits
+    bands.arrow       a table for each band of the MinHash signatures
+    paragraphs.arrow  one table: hashes of the lines seen first in this slice; where paragraphs are compared
+    chain.json        the link's number, how many documents were kept before it and of it, and the digest before
+A table is sorted by hash and covers the last `span` links, this one included: span is the largest power of RADIX that
+divides the link's number (a Fenwick tree, Fenwick 1994, doi 10.1002/spe.4380240306, of a larger radix). So everything
+before slice k stands in at most (RADIX − 1) · log(k) tables, which are mapped, not read, and a document is written into
+about log(k) of them: the time of a slice does not grow with what came before it but by that logarithm.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from storage.artifact import Chain, Input
+from storage.errors import OnwardError
+from storage.views import numpy_view
+from tasks.corpus.shards import read_rows
+
+RADIX = 4
+FORMAT = 2
+_MOST_PLACES = 1 << 32
+
+
+def span_of(number: int) -> int:
+    """How many links the tables of link `number` (from 1) cover."""
+    span = 1
+    while number % (span * RADIX) == 0:
+        span *= RADIX
+    return span
+
+
+def covering(number: int, after: int = 0) -> list[int]:
+    """Numbers of the links whose tables together hold the links `after` + 1 to `number`, oldest first."""
+    found = []
+    while number > after:
+        found.append(number)
+        number -= span_of(number)
+    return found[::-1]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Hashes (uint64, shape (n,), ascending) and what belongs to each.
+
+    places: uint32, the document's position less `start`; rests: uint64, 64 further bits of the hash; None where a table
+    has none. Rows of equal hash stand in the order of the documents.
+    """
+
+    hashes: np.ndarray
+    places: np.ndarray | None = None
+    rests: np.ndarray | None = None
+    start: int = 0
+
+    @classmethod
+    def of(
+        cls, hashes: np.ndarray, positions: np.ndarray, start: int, rests: np.ndarray | None = None
+    ) -> Table:
+        """A table of documents in their order; positions are int64, at or after `start`."""
+        if len(positions) and int(positions[-1]) - start >= _MOST_PLACES:
+            raise OnwardError(f"one table of signatures cannot hold {_MOST_PLACES:,} documents")
+        order = np.argsort(hashes, kind="stable")
+        places = (positions - start).astype(np.uint32)[order]
+        return cls(hashes[order], places, None if rests is None else rests[order], start)
+
+    @property
+    def positions(self) -> np.ndarray:
+        """Positions of the documents among all that were kept: int64, shape (n,)."""
+        assert self.places is not None
+        return self.places.astype(np.int64) + self.start
+
+    def find(self, distinct: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Rows with a hash of `distinct` (uint64, ascending, without repeats), and the index in `distinct` of each."""
+        low = np.searchsorted(self.hashes, distinct)
+        hit = np.flatnonzero(low < len(self.hashes))
+        hit = hit[self.hashes[low[hit]] == distinct[hit]]
+        low = low[hit]
+        counts = np.searchsorted(self.hashes, distinct[hit], side="right") - low
+        before = np.cumsum(counts) - counts
+        return np.repeat(low - before, counts) + np.arange(int(counts.sum())), np.repeat(hit, counts)
+
+    def at(self, rows: np.ndarray) -> np.ndarray:
+        """Positions of some rows."""
+        assert self.places is not None
+        return self.places[rows].astype(np.int64) + self.start
+
+
+def merged(tables: Sequence[Table]) -> Table:
+    """One table of several, oldest first."""
+    if len(tables) == 1:
+        return tables[0]
+    hashes = np.concatenate([table.hashes for table in tables])
+    order = np.argsort(hashes, kind="stable")  # runs that are sorted already are merged
+    start = tables[0].start
+    places, rests = None, None
+    if tables[0].places is not None:
+        last = max(
+            (int(t.places.max()) + t.start for t in tables if t.places is not None and len(t.places)),
+            default=0,
+        )
+        if last - start >= _MOST_PLACES:
+            raise OnwardError(f"one table of signatures cannot hold {_MOST_PLACES:,} documents")
+        places = np.concatenate([(table.positions - start).astype(np.uint32) for table in tables])[order]
+    if tables[0].rests is not None:
+        rests = np.concatenate([table.rests for table in tables if table.rests is not None])[order]
+    return Table(hashes[order], places, rests, start)
+
+
+def write_tables(path: Path, tables: Iterable[Table]) -> None:
+    """Tables of the same columns as an uncompressed Arrow file, a record batch each."""
+    writer = None
+    with pa.OSFile(str(path), "wb") as sink:
+        for table in tables:
+            columns = {"hash": table.hashes, "place": table.places, "rest": table.rests}
+            batch = pa.record_batch(
+                {name: pa.array(column) for name, column in columns.items() if column is not None}
+            )
+            writer = writer or pa.ipc.new_file(sink, batch.schema)
+            writer.write_batch(batch)
+        if writer is not None:
+            writer.close()
+
+
+class Link:
+    """One earlier slice's part `signatures`."""
+
+    def __init__(self, given: Input) -> None:
+        self.root = given.root
+        self._paths = {path.name: path for path in given.paths}
+        self.facts: dict[str, Any] = json.loads(self._paths["chain.json"].read_bytes())
+
+    def table(self, name: str, number: int = 0) -> Table:
+        """Table `number` of a file of tables, memory-mapped."""
+        batch = self._files(name).get_batch(number)
+        columns = {field: numpy_view(batch.column(field)) for field in batch.schema.names}
+        return Table(columns["hash"], columns.get("place"), columns.get("rest"), self.facts["table_start"])
+
+    def rows(self, columns: list[str]) -> pa.Table:
+        """Some columns of the documents kept of this slice."""
+        return pq.read_table(self._paths["part.parquet"], columns=columns, partitioning=None)
+
+    def _files(self, name: str) -> pa.ipc.RecordBatchFileReader:
+        return pa.ipc.open_file(pa.memory_map(str(self._paths[name]), "r"))
+
+
+class Kept:
+    """All documents kept of earlier slices, by position: 0 is the first that was ever kept."""
+
+    def __init__(self, earlier: Chain | None) -> None:
+        self.digest = earlier.digest if earlier else None
+        self.links = [Link(link) for link in earlier.links] if earlier else []
+        self.starts = np.array([0, *np.cumsum([link.facts["documents"] for link in self.links])], np.int64)
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    @property
+    def number(self) -> int:
+        """The number of the link after these."""
+        return len(self.links) + 1
+
+    def tables(self, name: str, number: int = 0, after: int = 0) -> Iterator[Table]:
+        """The tables that together hold the links after the first `after`, oldest first."""
+        for link in covering(len(self.links), after):
+            yield self.links[link - 1].table(name, number)
+
+    def names(self, positions: np.ndarray) -> dict[int, str]:
+        """`<id> of <source>` of the documents at these positions (int64, ascending)."""
+        found: dict[int, str] = {}
+        for link, here, rows in self._by_link(positions):
+            table = link.rows(["id", "source"]).take(pa.array(rows))
+            for position, own, source in zip(
+                here.tolist(), table["id"].to_pylist(), table["source"].to_pylist(), strict=True
+            ):
+                found[position] = f"{own} of {source}"
+        return found
+
+    def texts(self, positions: np.ndarray) -> Iterator[tuple[np.ndarray, pl.Series]]:
+        """Texts of the documents at these positions (int64, ascending), as they were kept, a file at a time."""
+        for link, here, rows in self._by_link(positions):
+            table = link.rows(["file", "row"]).take(pa.array(rows))
+            files = table["file"].combine_chunks().dictionary_encode()
+            row = table["row"].to_numpy().astype(np.int64)
+            index = files.indices.to_numpy()
+            for number, file in enumerate(files.dictionary.to_pylist()):
+                mine = index == number
+                yield here[mine], read_rows(link.root / file, row[mine])
+
+    def _by_link(self, positions: np.ndarray) -> Iterator[tuple[Link, np.ndarray, np.ndarray]]:
+        edges = np.searchsorted(positions, self.starts)
+        for number, link in enumerate(self.links):
+            here = positions[edges[number] : edges[number + 1]]
+            if len(here):
+                yield link, here, here - self.starts[number]
+
+
+@dataclass(frozen=True)
+class NewLink:
+    """The link that a slice adds: `number`, the positions of its documents (from `start` on) and where tables begin."""
+
+    kept: Kept
+
+    @cached_property
+    def number(self) -> int:
+        """From 1."""
+        return self.kept.number
+
+    @cached_property
+    def start(self) -> int:
+        """Position of this slice's first document."""
+        return len(self.kept)
+
+    @property
+    def covered(self) -> int:
+        """Number of the last link that this one's tables do not cover."""
+        return self.number - span_of(self.number)
+
+    def write(self, directory: Path, name: str, own: Iterable[Table]) -> None:
+        """A file of tables: this slice's `own`, each joined with those of the links that it covers."""
+        write_tables(
+            directory / name,
+            (
+                merged([*self.kept.tables(name, number, self.covered), table])
+                for number, table in enumerate(own)
+            ),
+        )
+
+    def close(self, directory: Path, documents: pa.Table, facts: dict[str, Any]) -> None:
+        """`part.parquet` (id, source, file, row) and `chain.json`."""
+        pq.write_table(
+            documents, directory / "part.parquet", compression="zstd", use_dictionary=["source", "file"]
+        )
+        chain = {
+            "format": FORMAT,
+            "before": self.kept.digest,
+            "number": self.number,
+            "span": span_of(self.number),
+            "documents": documents.num_rows,
+            "table_start": int(self.kept.starts[self.covered]),
+            **facts,
+        }
+        (directory / "chain.json").write_text(json.dumps(chain, indent=1, sort_keys=True) + "\n")

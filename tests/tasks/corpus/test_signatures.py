@@ -1,0 +1,60 @@
+"""Tables of hashes over many slices: nothing missed, few of them, and what they say is what a plain look-up says."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from storage.errors import OnwardError
+from storage.views import numpy_view
+from tasks.corpus.signatures import RADIX, Table, covering, merged, span_of, write_tables
+
+HASHES = st.lists(st.integers(0, 40), max_size=60).map(lambda values: np.array(values, np.uint64))
+
+
+@given(number=st.integers(0, 100_000), after=st.integers(0, 20))
+def test_every_link_stands_in_one_of_few_tables(number: int, after: int) -> None:
+    links = covering(number)
+    covered = [(link - span_of(link), link) for link in links]
+    ends = [0, *(end for _, end in covered)]
+    assert [begin for begin, _ in covered] == ends[:-1] and ends[-1] == number
+    assert len(links) <= (RADIX - 1) * (math.log(max(number, 1), RADIX) + 1)
+    own = span_of(number + 1)  # what the next link joins, ends where its tables are to begin
+    joined = covering(number, number + 1 - own)
+    assert sum(span_of(link) for link in joined) == own - 1
+
+
+@given(values=st.lists(HASHES, min_size=1, max_size=5), asked=st.sets(st.integers(0, 45)))
+def test_a_joined_table_finds_what_a_plain_search_finds(values: list[np.ndarray], asked: set[int]) -> None:
+    tables, start = [], 7
+    for own in values:
+        tables.append(Table.of(own, np.arange(len(own)) + start, start, own * np.uint64(3)))
+        start += len(own)
+    table = merged(tables)
+    everything = np.concatenate(values)
+    distinct = np.array(sorted(asked), np.uint64)
+    rows, at = table.find(distinct)
+    expected = [(p + 7, int(h)) for h in distinct for p in np.flatnonzero(everything == h).tolist()]
+    assert list(zip(table.at(rows).tolist(), distinct[at].tolist(), strict=True)) == expected
+    assert table.rests is not None
+    assert (table.rests[rows] == distinct[at] * np.uint64(3)).all()
+
+
+def test_tables_are_mapped_as_they_were_written(tmp_path: Path) -> None:
+    tables = [Table.of(np.array(own, np.uint64), np.arange(len(own)), 0) for own in ([3, 1, 2], [], [5, 5])]
+    write_tables(tmp_path / "tables.arrow", tables)
+    reader = pa.ipc.open_file(pa.memory_map(str(tmp_path / "tables.arrow"), "r"))
+    found = [reader.get_batch(number) for number in range(reader.num_record_batches)]
+    assert [numpy_view(batch.column("hash")).tolist() for batch in found] == [[1, 2, 3], [], [5, 5]]
+    assert [numpy_view(batch.column("place")).tolist() for batch in found] == [[1, 2, 0], [], [0, 1]]
+
+
+def test_more_documents_than_a_table_can_number_are_refused() -> None:
+    with pytest.raises(OnwardError, match="cannot hold"):
+        Table.of(np.zeros(1, np.uint64), np.array([1 << 32]), 0)
