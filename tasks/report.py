@@ -1,14 +1,16 @@
 """Stage `report`: what the adaptation did to the model and what was done to the data, on one page.
 
-A pure function of what the store holds: no clock, no run's name or id, the same inputs give the same bytes. Numbers are
-gathered in `report_facts`, drawn in `report_figures`, written in `report_page`.
+A pure function of what the store holds: no clock, no run's name or id, the same inputs give the same bytes. What it cost is
+added where it is published (`report_cost`). Numbers are gathered in `report_facts` and `report_scores`, drawn in
+`report_figures`, put in order in `report_page` and written by `report_markup`.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from storage.artifact import Artifact, Input
@@ -17,10 +19,11 @@ from storage.settings import Settings, identity
 from tasks.evaluation.catalog import EvaluationConfig
 from tasks.report_facts import gather
 from tasks.report_figures import draw
-from tasks.report_page import blocks_of, html_of, markdown_of
+from tasks.report_markup import html_of, markdown_of
+from tasks.report_page import blocks_of
 
 STAGE = "report"
-VERSION = 1
+VERSION = 2
 CORPUS_STAGES = ("ingest", "dedup", "filter", "decontaminate", "tokenize")
 
 
@@ -41,6 +44,7 @@ class ReportInputs:
     scores, questions: by model, by benchmark: parts of `evaluate`; perplexity, documents: by model, by source
     journals: {name, kind: trunk or branch, journal: part, computed}, oldest first
     corpus: {slice, source, stage, key, stats}; hits: parts of `decontaminate`, one a slice; packs: {name, key, stats}
+    samples: by model, parts of `samples`
     """
 
     models: tuple[Mapping[str, Any], ...]
@@ -52,6 +56,7 @@ class ReportInputs:
     corpus: tuple[Mapping[str, Any], ...] = ()
     hits: tuple[Input, ...] = ()
     packs: tuple[Mapping[str, Any], ...] = ()
+    samples: Mapping[str, Input] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -100,6 +105,11 @@ def report_request(evaluation: EvaluationConfig, outcome: Any) -> tuple[ReportCo
             one.artifacts["decontaminate"].part("hits") for one in slices if "decontaminate" in one.artifacts
         ),
         packs=tuple(_pack(made) for made in outcome.packed),
+        samples={
+            model.name: made.part("samples")
+            for model in outcome.models
+            if (made := getattr(model, "samples", None)) is not None
+        },
     )
     return config, inputs
 
@@ -146,10 +156,7 @@ def _pack(artifact: Artifact) -> dict[str, Any]:
 def run(config: ReportConfig, inputs: ReportInputs, draft: Draft) -> ReportStats:
     """Part `report`: report.md, report.html, report.json and figures/ (each as SVG and PNG)."""
     facts = gather(config, inputs)
-    figures = draw(facts, draft.path / "figures")
-    blocks = blocks_of(facts, figures)
-    (draft.path / "report.md").write_text(markdown_of(blocks), encoding="utf-8")
-    (draft.path / "report.html").write_text(html_of(blocks, draft.path), encoding="utf-8")
+    figures = write_page(facts, draft.path)
     shown = {name: value for name, value in facts.items() if name != "curves"}
     (draft.path / "report.json").write_text(json.dumps(shown, indent=1) + "\n", encoding="utf-8")
     draft.part("report", "report.md", "report.html", "report.json")
@@ -164,3 +171,12 @@ def run(config: ReportConfig, inputs: ReportInputs, draft: Draft) -> ReportStats
         sources=len(facts["perplexity"]),
         conserved=not facts["data"]["problems"],
     )
+
+
+def write_page(facts: Mapping[str, Any], directory: Path) -> bool:
+    """Write report.md, report.html and, where there is something to draw, figures/; whether there was."""
+    figures = draw(dict(facts), directory / "figures")
+    blocks = blocks_of(dict(facts), figures)
+    (directory / "report.md").write_text(markdown_of(blocks), encoding="utf-8")
+    (directory / "report.html").write_text(html_of(blocks, directory), encoding="utf-8")
+    return bool(figures)

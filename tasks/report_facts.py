@@ -1,6 +1,6 @@
 """The report's numbers, gathered from parts of the store: plain JSON, from which pages and figures are made.
 
-Every change is against the base model, with the paired standard error over the same questions or documents.
+What was measured is gathered in `report_scores`; here it is put together with training and data, and said in sentences.
 """
 
 from __future__ import annotations
@@ -12,32 +12,50 @@ from typing import TYPE_CHECKING, Any
 import pyarrow.parquet as pq
 
 from storage.artifact import Input
-from tasks.evaluation.compare import Change, mean_change, metric_change, perplexity_change
+from tasks.report_scores import (
+    GROUPS,
+    Pair,
+    add_changes,
+    benchmark_row,
+    change_of,
+    group_row,
+    pairs_of,
+    perplexity_row,
+)
 
 if TYPE_CHECKING:
     from tasks.report import ReportConfig, ReportInputs
 
 Json = dict[str, Any]
-GROUPS = ("domain", "general")
 
 
-def gather(config: ReportConfig, inputs: ReportInputs) -> Json:
-    """All that the report says. `curves` (points of the journals) are for the figures alone."""
+def gather(config: ReportConfig, inputs: ReportInputs, pairs: Sequence[Pair] | None = None) -> Json:
+    """All that the report says. `curves` (points of the journals) are for the figures alone.
+
+    `pairs` are the comparisons, (from, to) by the models' names; by default each model with the base and the one before.
+    """
     models = [dict(model) for model in inputs.models]
     names = [str(model["name"]) for model in models]
-    perplexity = [row for source in config.sources if (row := _perplexity(source, names, inputs)) is not None]
+    pairs = pairs_of(names) if pairs is None else pairs
+    sources = [row for one in config.sources if (row := perplexity_row(one, names, inputs)) is not None]
     benchmarks = [
         row
         for name, group in config.benchmarks
-        if (row := _benchmark(name, group, names, inputs)) is not None
+        if (row := benchmark_row(name, group, names, inputs)) is not None
     ]
-    groups = [row for group in GROUPS if (row := _group(group, benchmarks, names)) is not None]
+    groups = [row for group in GROUPS if (row := group_row(group, benchmarks, names)) is not None]
+    for rows in (sources, benchmarks, groups):
+        add_changes(rows, pairs)
     facts: Json = {
         "models": models,
+        "pairs": [list(pair) for pair in pairs],
         "computed": sum(int(segment["computed"]) for segment in inputs.journals),
-        "perplexity": perplexity,
-        "benchmarks": benchmarks,
-        "groups": groups,
+        "segments": [_segment(segment) for segment in inputs.journals],
+        "measured": _measured(inputs),
+        "perplexity": [row.facts for row in sources],
+        "benchmarks": [row.facts for row in benchmarks],
+        "groups": [row.facts for row in groups],
+        "samples": _samples(inputs.samples),
         "data": _data(inputs),
         "contamination": _contamination(inputs.hits),
         "packing": [_packing(number, pack) for number, pack in enumerate(inputs.packs)],
@@ -51,86 +69,31 @@ def _read(part: Input) -> Json:
     return dict(json.loads(part.only().read_bytes()))
 
 
-def _change(change: Change | None) -> Json | None:
-    if change is None:
-        return None
-    return {"value": change.value, "stderr": change.stderr, "clear": change.clear, "count": change.count}
+def _segment(segment: Mapping[str, Any]) -> Json:
+    journal: Input = segment["journal"]
+    kept = {name: segment[name] for name in ("name", "kind", "computed")}
+    return {**kept, "stage": journal.stage, "key": journal.key}
 
 
-def _perplexity(source: str, names: Sequence[str], inputs: ReportInputs) -> Json | None:
-    """One source: perplexity and bits per byte of each model, and the relative change of perplexity."""
-    measured = [name for name in names if source in inputs.perplexity.get(name, {})]
-    if not measured or measured[0] != names[0]:
-        return None
-    read = {name: _read(inputs.perplexity[name][source]) for name in measured}
-    tables = {name: pq.read_table(inputs.documents[name][source].only()) for name in measured}
-    first = names[0]
-    values = {
-        name: {
-            "perplexity": read[name]["perplexity"],
-            "bits_per_byte": read[name]["bits_per_byte"],
-            "change": _change(perplexity_change(tables[first], tables[name]) if name != first else None),
-        }
-        for name in measured
-    }
-    measure = {key: read[first][key] for key in ("documents", "tokens", "bytes", "max_length", "stride")}
-    return {"source": source, **measure, "models": values}
+def _measured(inputs: ReportInputs) -> list[list[str]]:
+    """(stage, key) of everything that was measured, so that what it cost can be looked up."""
+    parts = [*inputs.scores.values(), *inputs.perplexity.values()]
+    return sorted(
+        {(part.stage, part.key): [part.stage, part.key] for one in parts for part in one.values()}.values()
+    )
 
 
-def _benchmark(name: str, group: str, names: Sequence[str], inputs: ReportInputs) -> Json | None:
-    """One benchmark: the main score of each model with its error, its change, and every other metric."""
-    measured = [model for model in names if name in inputs.scores.get(model, {})]
-    if not measured or measured[0] != names[0]:
-        return None
-    read = {model: _read(inputs.scores[model][name]) for model in measured}
-    tables = {model: pq.read_table(inputs.questions[model][name].only()) for model in measured}
-    first = names[0]
-    main = read[first]["main"]
-    values = {
-        model: {
-            "score": read[model]["metrics"][main],
-            "stderr": read[model]["stderr"][main],
-            "change": _change(metric_change(tables[first], tables[model], main) if model != first else None),
-            "metrics": read[model]["metrics"],
-            "errors": read[model]["stderr"],
-        }
-        for model in measured
-    }
-    kept = {
-        key: read[first][key]
-        for key in ("split", "shots", "limit", "questions", "available", "chance", "max_length")
-    }
-    return {"benchmark": name, "group": group, "metric": main, **kept, "models": values}
-
-
-def _group(group: str, benchmarks: Sequence[Json], names: Sequence[str]) -> Json | None:
-    """The mean of a group's main scores, every benchmark alike, over the benchmarks that all models have."""
-    rows = [row for row in benchmarks if row["group"] == group and set(names) <= set(row["models"])]
-    if not rows:
-        return None
-    values: Json = {}
-    for name in names:
-        own = [row["models"][name] for row in rows]
-        change = None
-        if name != names[0]:
-            changes = [
-                Change(one["change"]["value"], one["change"]["stderr"], one["change"]["count"]) for one in own
-            ]
-            change = mean_change(changes)
-        score = mean_change(
-            [
-                Change(one["score"], one["stderr"], row["questions"])
-                for one, row in zip(own, rows, strict=True)
-            ]
-        )
-        values[name] = {"score": score.value, "stderr": score.stderr, "change": _change(change)}
-    chance = sum(row["chance"] for row in rows) / len(rows)
-    return {
-        "group": group,
-        "benchmarks": [row["benchmark"] for row in rows],
-        "chance": chance,
-        "models": values,
-    }
+def _samples(samples: Mapping[str, Input]) -> list[Json]:
+    """Each prompt, by the way of decoding, with what every model went on with."""
+    found: dict[tuple[str, str], Json] = {}
+    for model, part in samples.items():
+        for row in json.loads(part.only().read_bytes()):
+            decoding = str(row.get("decoding", ""))
+            entry = found.setdefault(
+                (row["prompt"], decoding), {"prompt": row["prompt"], "decoding": decoding, "models": {}}
+            )
+            entry["models"][model] = row["continuation"]
+    return list(found.values())
 
 
 _COUNTS = (
@@ -220,46 +183,88 @@ def _packing(number: int, pack: Mapping[str, Any]) -> Json:
 
 
 def _curve(segment: Mapping[str, Any]) -> Json:
-    """Points of a training segment: tokens seen and loss (nats a token) of each logged step."""
-    table = pq.read_table(segment["journal"].only(), columns=["tokens", "loss"])
-    return {
-        "name": segment["name"],
-        "kind": segment["kind"],
-        "tokens": table["tokens"].to_pylist(),
-        "loss": table["loss"].to_pylist(),
-    }
+    """Points of a training segment: step, tokens seen and loss (nats a token) of each logged step."""
+    path = segment["journal"].only()
+    names = [name for name in ("step", "tokens", "loss") if name in pq.read_schema(path).names]
+    table = pq.read_table(path, columns=names)
+    kept = {name: segment[name] for name in ("name", "kind", "series") if name in segment}
+    return {**kept, **{name: table[name].to_pylist() for name in names}}
 
 
 def findings(facts: Json) -> list[str]:
-    """What a reader should take away, in sentences made of the numbers: the last model against the base."""
+    """What a reader should take away, in sentences: the last model against the base, and against the one before."""
+    if not facts["pairs"]:
+        only = facts["models"][0]["name"]
+        return [f"Only the model {only} was measured: there is nothing to compare yet."]
     base, last = facts["models"][0]["name"], facts["models"][-1]["name"]
-    if base == last:
-        return [f"Only the model {base} was measured: there is nothing to compare yet."]
-    sentences = []
-    for row in facts["perplexity"]:
-        if last in row["models"]:
-            sentences.append(_perplexity_sentence(row, base, last))
-    for row in facts["groups"]:
-        change = row["models"][last]["change"]
-        before, after = (100 * row["models"][name]["score"] for name in (base, last))
-        verdict = "" if change["clear"] else ": no clear change"
-        sentences.append(
-            f"The mean of the {row['group']} benchmarks went from {before:.1f} to {after:.1f} "
-            f"({signed(100 * change['value'])} ± {100 * change['stderr']:.1f} points{verdict})."
-        )
+    sentences = [
+        _perplexity_sentence(row, change, base, last)
+        for row in facts["perplexity"]
+        if (change := change_of(row, base, last))
+    ]
+    sentences += [
+        f"The mean of the {row['group']} benchmarks went from {100 * row['models'][base]['score']:.1f} to "
+        f"{100 * row['models'][last]['score']:.1f} ({points(change)}): {change['verdict']}{_visible(change)}."
+        for row in facts["groups"]
+        if (change := change_of(row, base, last))
+    ]
+    sentences += _last_step(facts)
     return sentences or [f"Nothing was measured on both {base} and {last}."]
 
 
-def _perplexity_sentence(row: Json, base: str, last: str) -> str:
-    change = row["models"][last]["change"]
+def _last_step(facts: Json) -> list[str]:
+    """Whether going on from the last budget but one was worth it."""
+    names = [model["name"] for model in facts["models"]]
+    if len(names) < 3:
+        return []
+    before, after = names[-2:]
+    said = [
+        f"{row['group']} {points(change)}, {change['verdict']}"
+        for row in facts["groups"]
+        if (change := change_of(row, before, after))
+    ]
+    said = said or [
+        f"perplexity on {row['source']} {percent(change)}, {change['verdict']}"
+        for row in facts["perplexity"]
+        if (change := change_of(row, before, after))
+    ]
+    return [f"Going on from {before} to {after}: {'; '.join(said)}."] if said else []
+
+
+def _perplexity_sentence(row: Json, change: Json, base: str, last: str) -> str:
     before, after = (row["models"][name]["perplexity"] for name in (base, last))
-    how = ("fell" if change["value"] < 0 else "rose") if change["clear"] else "hardly moved"
-    return (
-        f"Perplexity on {row['source']} {how} from {before:.4g} to {after:.4g} "
-        f"({signed(100 * change['value'])} ± {100 * change['stderr']:.1f} %)."
-    )
+    clear = change["verdict"] != "no clear change"
+    how = ("fell" if change["value"] < 0 else "rose") if clear else "hardly moved:"
+    moved = f"Perplexity on {row['source']} {how} from {before:.4g} to {after:.4g}"
+    return f"{moved} ({percent(change)}){_visible(change, ' %')}."
+
+
+def _visible(change: Json, unit: str = " points") -> str:
+    if change["verdict"] != "no clear change":
+        return ""
+    return f" (a change of {100 * change['seen']:.1f}{unit} would have been seen)"
+
+
+def points(change: Mapping[str, Any]) -> str:
+    """A change of a score in points, with its interval."""
+    return f"{within(change)} points"
+
+
+def percent(change: Mapping[str, Any]) -> str:
+    """A relative change, with its interval."""
+    return f"{within(change)} %"
+
+
+def within(change: Mapping[str, Any], scale: float = 100, digits: int = 1) -> str:
+    """A change with its interval: +2.3 [0.8, 3.9]; without one where there is a single question."""
+    value = signed(scale * change["value"], digits)
+    if change["low"] is None:
+        return value
+    low, high = (f"{scale * change[end]:.{digits}f}".replace("-", "−") for end in ("low", "high"))
+    return f"{value} [{low}, {high}]"
 
 
 def signed(value: float, digits: int = 1) -> str:
-    """A number with its sign, by the typographic minus."""
-    return f"{value:+.{digits}f}".replace("-", "−")
+    """A number with its sign, by the typographic minus; nothing that rounds to zero has one."""
+    text = f"{value:+.{digits}f}"
+    return text[1:] if float(text) == 0 else text.replace("-", "−")

@@ -1,8 +1,8 @@
 """The paired bootstrap: what a score would have been on other questions (or documents) of the same kind.
 
 Questions are drawn again within their strata (MMLU's subjects), for all models at once, so that the draws of two models
-subtract question by question. From a stratum of n, n − 1 are drawn, which makes the variance unbiased also where strata
-are small (Rao & Wu 1988, JASA 83:231); strata of one question are drawn from together. Intervals are BCa (Efron 1987,
+subtract question by question. What is drawn from a stratum of n is spread by √(n / (n − 1)), which makes the variance
+unbiased also where strata are small (Rao & Wu 1988, JASA 83:231); strata of one question are drawn from together. Intervals are BCa (Efron 1987,
 JASA 82:171), which follow skew and do not depend on the scale; the acceleration is that of strata (Davison & Hinkley 1997,
 section 5.3.2). Drawing n times from k different rows is one draw of a multinomial, so answers that are right or wrong
 cost nothing. Same data, same name: the same draws, to the bit.
@@ -171,27 +171,27 @@ def _centred(values: np.ndarray, groups: list[np.ndarray]) -> np.ndarray:
 def _resampled(
     columns: np.ndarray, groups: list[np.ndarray], generator: np.random.Generator, draws: int
 ) -> np.ndarray:
-    """Sums of the columns over resampled rows, (draws, columns), each stratum scaled to its own size."""
+    """Sums of the columns over resampled rows, (draws, columns), each stratum's spread as it is without bias."""
     total = np.zeros((draws, columns.shape[1]))
     for rows in groups:
         inside = columns[rows]
-        taken = max(1, len(rows) - 1)
         different, counts = np.unique(inside, axis=0, return_counts=True)
         if 4 * len(different) <= len(rows) or len(rows) <= 4:
-            drawn = generator.multinomial(taken, counts / counts.sum(), size=draws)
+            drawn = generator.multinomial(len(rows), counts / counts.sum(), size=draws)
             sums = sum(drawn[:, [k]] * different[k] for k in range(len(different)))
         else:
-            sums = _drawn_sums(inside, taken, generator, draws)
-        total += sums * (len(rows) / taken)
+            sums = _drawn_sums(inside, generator, draws)
+        own = inside.sum(axis=0)
+        total += own + (sums - own) * math.sqrt(len(rows) / max(1, len(rows) - 1))
     return total
 
 
-def _drawn_sums(inside: np.ndarray, taken: int, generator: np.random.Generator, draws: int) -> np.ndarray:
+def _drawn_sums(inside: np.ndarray, generator: np.random.Generator, draws: int) -> np.ndarray:
     sums = np.empty((draws, inside.shape[1]))
-    step = max(1, _AT_ONCE // taken)
+    step = max(1, _AT_ONCE // len(inside))
     for first in range(0, draws, step):
         last = min(first + step, draws)
-        chosen = generator.integers(0, len(inside), (last - first, taken))
+        chosen = generator.integers(0, len(inside), (last - first, len(inside)))
         for column in range(inside.shape[1]):
             sums[first:last, column] = inside[:, column][chosen].sum(axis=1)
     return sums

@@ -1,75 +1,125 @@
-"""Differences between two models on the same questions or documents, with paired standard errors.
+"""Differences between models on the same questions or documents: size, interval, test, and a verdict in words.
 
-The errors are of the sample of questions or documents alone, not of training with another seed.
+Intervals and tests are of the sample of questions or documents alone, not of training with another seed.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 
 from storage.errors import OnwardError
+from tasks.evaluation.bootstrap import Estimate, means, ratios
+from tasks.evaluation.significance import ALPHA, holm, mcnemar, smallest_seen
+
+Verdict = Literal["improved", "worse", "no clear change"]
 
 
 @dataclass(frozen=True)
 class Change:
-    """A difference and its paired standard error, in the same unit; `count` questions or documents carry it."""
+    """A difference of two models: `value` in [low, high] (95 %), over `count` questions or documents.
+
+    p: of no difference, by the bootstrap; adjusted: Holm's, over the benchmarks of the comparison; seen: the smallest
+    change that would have been seen; mcnemar: (gained, lost, p) of right-or-wrong questions. `rising`: more is better.
+    """
 
     value: float
+    low: float
+    high: float
     stderr: float
     count: int
+    p: float
+    rising: bool = True
+    adjusted: float = 1.0
+    seen: float = 0.0
+    mcnemar: tuple[int, int, float] | None = None
+    relative: bool = False
 
     @property
-    def clear(self) -> bool:
-        """Whether it is more than twice its standard error."""
-        return abs(self.value) > 2 * self.stderr
+    def verdict(self) -> Verdict:
+        """Improved or worse where the adjusted test says so."""
+        if self.adjusted >= ALPHA or not self.value:
+            return "no clear change"
+        return "improved" if (self.value > 0) == self.rising else "worse"
 
 
-def metric_change(before: pa.Table, after: pa.Table, metric: str) -> Change:
-    """after − before of a metric's mean over the questions of both tables (`questions.parquet`).
+def question_scores(tables: Mapping[str, pa.Table], metric: str, name: str) -> dict[str, Estimate]:
+    """Each model's mean of a metric over the questions of all tables (`questions.parquet`), drawn again together.
 
-    Raises OnwardError unless both hold the same questions in the same order.
+    Questions are drawn within subjects where there are some. `name` decides the draws. Raises OnwardError unless all hold
+    the same questions in the same order.
     """
-    if not before.select(["subject", "doc"]).equals(after.select(["subject", "doc"])):
+    first = next(iter(tables.values())).select(["subject", "doc"])
+    if not all(table.select(["subject", "doc"]).equals(first) for table in tables.values()):
         raise OnwardError(
             "two models were measured on different questions: they cannot be compared by question"
         )
-    differences = after[metric].to_numpy() - before[metric].to_numpy()
-    return Change(float(differences.mean()), _error_of_mean(differences), len(differences))
+    values = np.column_stack([table[metric].to_numpy() for table in tables.values()]).astype(np.float64)
+    subjects = np.array([subject or "" for subject in first["subject"].to_pylist()])
+    strata = np.unique(subjects, return_inverse=True)[1]
+    return dict(zip(tables, means(values, strata, name), strict=True))
 
 
-def perplexity_change(before: pa.Table, after: pa.Table) -> Change:
-    """after / before − 1 of perplexity over the documents of both tables (`documents.parquet`).
+def document_scores(tables: Mapping[str, pa.Table], name: str) -> dict[str, Estimate]:
+    """Each model's nats a token over the documents of all tables (`documents.parquet`), drawn again together.
 
-    The error is that of a ratio estimate with documents as clusters (Cochran 1977, chapter 6): with d the change of a
-    document's nll and t its tokens, D = Σd / Σt, the variance of D is n/(n−1) Σ(d − D·t)² / (Σt)²; times exp(D).
-    Raises OnwardError unless both hold the same documents with the same tokens.
+    Raises OnwardError unless all hold the same documents with the same tokens.
     """
-    if not before.select(["id", "tokens"]).equals(after.select(["id", "tokens"])):
+    first = next(iter(tables.values())).select(["id", "tokens"])
+    if not all(table.select(["id", "tokens"]).equals(first) for table in tables.values()):
         raise OnwardError(
             "two models were measured on other documents or tokens: they cannot be compared by document"
         )
-    tokens = before["tokens"].to_numpy()
-    differences = after["nll"].to_numpy() - before["nll"].to_numpy()
-    mean = differences.sum() / tokens.sum()
-    count = len(tokens)
-    rest = differences - mean * tokens
-    variance = count / (count - 1) * float((rest**2).sum()) / float(tokens.sum()) ** 2 if count > 1 else 0.0
-    return Change(math.exp(mean) - 1, math.exp(mean) * math.sqrt(variance), count)
+    values = np.column_stack([table["nll"].to_numpy() for table in tables.values()])
+    return dict(zip(tables, ratios(values, first["tokens"].to_numpy(), name), strict=True))
 
 
-def mean_change(changes: Sequence[Change]) -> Change:
-    """The change of a mean over benchmarks, each with the same weight; their questions are independent."""
-    count = len(changes)
-    error = math.sqrt(sum(change.stderr**2 for change in changes)) / count
-    return Change(
-        sum(change.value for change in changes) / count, error, sum(change.count for change in changes)
+def score_change(before: Estimate, after: Estimate) -> Change:
+    """after − before of a score, in its unit."""
+    difference = after.minus(before)
+    low, high = difference.interval()
+    return Change(difference.value, low, high, difference.stderr, difference.count, difference.p_value())
+
+
+def perplexity_change(before: Estimate, after: Estimate) -> Change:
+    """after / before − 1 of perplexity, of two `document_scores`: less is better."""
+    change = score_change(before, after)
+    ratio = math.exp(change.value)
+    return replace(
+        change,
+        value=ratio - 1,
+        low=math.expm1(change.low),
+        high=math.expm1(change.high),
+        stderr=ratio * change.stderr,
+        rising=False,
+        relative=True,
     )
 
 
-def _error_of_mean(values: np.ndarray) -> float:
-    return float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else 0.0
+def with_mcnemar(change: Change, before: pa.Table, after: pa.Table, metric: str) -> Change:
+    """The change with McNemar's test beside it, where the metric is right or wrong (1 or 0) for each question."""
+    first, second = (table[metric].to_numpy() for table in (before, after))
+    if not np.isin(np.concatenate([first, second]), (0.0, 1.0)).all():
+        return change
+    gained, lost = int((second > first).sum()), int((second < first).sum())
+    return replace(change, mcnemar=(gained, lost, mcnemar(gained, lost)))
+
+
+def judged(changes: Sequence[Change]) -> list[Change]:
+    """The changes of one comparison, one a benchmark, corrected for their number, with what would have been seen."""
+    adjusted = holm([change.p for change in changes])
+    return [
+        replace(change, adjusted=p, seen=_seen(change, len(changes)))
+        for change, p in zip(changes, adjusted, strict=True)
+    ]
+
+
+def _seen(change: Change, tests: int) -> float:
+    if change.relative:
+        return math.expm1(smallest_seen(change.stderr / (1 + change.value), tests))
+    return smallest_seen(change.stderr, tests, change.count if change.mcnemar else None)

@@ -68,7 +68,13 @@ class World:
             "shots": 0,
             "max_length": 64,
         }
-        rows = {"subject": pa.nulls(len(right), pa.string()), "doc": list(range(len(right))), "acc": right}
+        rows = {
+            "subject": pa.nulls(len(right), pa.string()),
+            "doc": list(range(len(right))),
+            "acc": right,
+            "loglikelihoods": [[-1.0, -2.0, -3.0, -4.0]] * len(right),
+            "target": [0 if name == "mine" else k % 4 for k in range(len(right))],
+        }
         files = {"scores": {"scores.json": scores}, "questions": {"questions.parquet": pa.table(rows)}}
         return self.artifact("evaluate", {}, files)
 
@@ -91,6 +97,7 @@ class World:
 
     def segment(self, stage: str, first: int, steps: int) -> Artifact:
         rows = {
+            "step": [first + step for step in range(1, steps + 1)],
             "tokens": [1000 * (first + step) for step in range(1, steps + 1)],
             "loss": [4.0 - 0.1 * s for s in range(steps)],
         }
@@ -178,36 +185,90 @@ def test_the_same_inputs_give_the_same_bytes(tmp_path: Path) -> None:
     report.run(*request, draft)
     names = {str(path.relative_to(artifact.path)) for path in artifact.part("report").paths}
     assert names == {"report.md", "report.html", "report.json"} | {
-        f"figures/{name}.{kind}" for name in ("loss", "efficiency") for kind in ("svg", "png")
+        f"figures/{name}.{kind}" for name in ("loss", "efficiency", "changes") for kind in ("svg", "png")
     }
     for name in names:
         assert (draft.path / name).read_bytes() == (artifact.path / name).read_bytes(), name
 
 
-def test_changes_are_against_the_base_with_their_paired_errors(tmp_path: Path) -> None:
+def changes(row: dict[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:
+    return {(change["from"], change["to"]): change for change in row["changes"]}
+
+
+def test_changes_are_against_the_base_and_the_budget_before(tmp_path: Path) -> None:
     world = World(tmp_path)
     artifact, facts = made(world, world.outcome())
     [edu] = facts["perplexity"]
-    little, much = edu["models"]["10K"]["change"], edu["models"]["20K"]["change"]
-    assert not little["clear"] and much["clear"] and much["value"] == pytest.approx(2.718281828**-1 - 1)
-    sciq = facts["benchmarks"][0]["models"]
-    assert sciq["10K"]["change"]["value"] == pytest.approx(0.1) and not sciq["10K"]["change"]["clear"]
-    assert sciq["20K"]["change"]["value"] == pytest.approx(0.7) and sciq["20K"]["change"]["clear"]
+    pairs = [("base", "10K"), ("base", "20K"), ("10K", "20K")]
+    assert list(changes(edu)) == pairs
+    little, much, last = changes(edu).values()
+    assert [one["verdict"] for one in (little, much, last)] == ["no clear change", "improved", "improved"]
+    assert (
+        much["value"] == pytest.approx(2.718281828**-1 - 1) and much["low"] < much["value"] < much["high"] < 0
+    )
+    sciq = changes(facts["benchmarks"][0])
+    assert [sciq[pair]["value"] for pair in pairs] == pytest.approx([0.1, 0.7, 0.6])
+    assert [sciq[pair]["verdict"] for pair in pairs] == ["no clear change", "improved", "improved"]
+    assert sciq["base", "20K"]["mcnemar"] == {"gained": 14, "lost": 0, "p": 2 / 2**14}
+    assert (
+        sciq["base", "10K"]["seen"] >= 7 / 20
+    )  # two benchmarks: McNemar's test needs seven that change alike
     assert [row["benchmark"] for row in facts["benchmarks"]] == ["sciq", "mine"]
     text = (artifact.path / "report.md").read_text()
-    assert "| edu | perplexity | 20.09 | 20.11 | +0.1 ± " in text and "≈" in text
-    assert "−63.2 ± " in text and "+70.0 ± " in text
+    assert (
+        "| edu<br>bits per byte | 20.09<br>1.5000 | 20.11<br>" in text
+        and "≈ no clear change (seen from " in text
+    )
+    assert "−63.2 [" in text and "+70.0 [" in text and "not over training seeds" in text
+
+
+def test_a_score_whose_interval_holds_chance_is_at_chance(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    _, facts = made(world, world.outcome())
+    sciq, mine = facts["benchmarks"]
+    assert [sciq["models"][name]["at_chance"] for name in ("base", "10K", "20K")] == [True, True, False]
+    assert sciq["chance"] == 0.25 and sciq["rule"] == "guess"
+    assert (mine["chance"], mine["rule"]) == (1.0, "majority")  # one answer is always the right one
+
+
+def test_tests_are_corrected_for_the_number_of_benchmarks(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    _, facts = made(world, world.outcome())
+    sciq, mine = (changes(row)["base", "20K"] for row in facts["benchmarks"])
+    assert sciq["adjusted"] == pytest.approx(2 * sciq["p"]) and mine["p"] == mine["adjusted"] == 1.0
+    [edu] = facts["perplexity"]
+    assert changes(edu)["base", "20K"]["adjusted"] == changes(edu)["base", "20K"]["p"]  # a family of its own
 
 
 def test_the_findings_say_what_the_numbers_say(tmp_path: Path) -> None:
     world = World(tmp_path)
     artifact, facts = made(world, world.outcome())
-    assert facts["findings"][0].startswith("Perplexity on edu fell from 20.09 to 7.389 (−63.2 ± ")
+    assert facts["findings"][0].startswith("Perplexity on edu fell from 20.09 to 7.389 (−63.2 [−")
     assert facts["findings"][1].startswith(
-        "The mean of the domain benchmarks went from 10.0 to 80.0 (+70.0 ± "
+        "The mean of the domain benchmarks went from 10.0 to 80.0 (+70.0 ["
     )
-    assert facts["findings"][2].endswith("(+0.0 ± 0.0 points: no clear change).")
+    assert "(0.0 [0.0, 0.0] points): no clear change (a change of " in facts["findings"][2]
+    assert facts["findings"][3].startswith("Going on from 10K to 20K: domain +60.0 [")
     assert list(artifact.stats["findings"]) == facts["findings"]
+
+
+def test_contamination_stands_beside_each_score(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    artifact, _ = made(world, world.outcome())
+    text = (artifact.path / "report.md").read_text()
+    assert "| sciq<br>acc | 4 of 900 | 25.0 |" in text and "| mine<br>acc | –<br>not looked for |" in text
+
+
+def test_samples_stand_side_by_side(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    outcome = world.outcome()
+    for model in outcome.models:
+        row = {"prompt": "Plants need", "decoding": "greedy", "continuation": f" what\n{model.name} | says"}
+        model.samples = world.artifact("samples", {}, {"samples": {"samples.json": [row]}})
+    artifact, facts = made(world, outcome)
+    assert facts["samples"][0]["models"]["20K"] == " what\n20K | says"
+    text = (artifact.path / "report.md").read_text()
+    assert "| Plants need<br>greedy | … what base \\| says … | … what 10K \\| says … |" in text
 
 
 def test_documents_are_followed_through_the_stages_and_add_up(tmp_path: Path) -> None:
@@ -276,7 +337,7 @@ class Page(HTMLParser):
             self.rows.append(0)
         if tag in ("td", "th"):
             self.rows[-1] += int(given.get("colspan") or 1)
-        if tag not in ("meta", "img"):
+        if tag != "meta":
             self.open.append(tag)
 
     def handle_endtag(self, tag: str) -> None:
@@ -289,8 +350,9 @@ def test_the_page_is_whole_and_needs_nothing_beside_it(tmp_path: Path) -> None:
     text = (artifact.path / "report.html").read_text()
     page = Page()
     page.feed(text.removeprefix("<!doctype html>\n"))
-    assert page.open == [] and len(page.sources) == 2
-    assert all(source.startswith("data:image/svg+xml;base64,") for source in page.sources)
+    assert page.open == [] and text.count("<figure>") == 3
+    assert all(source.startswith("#") for source in page.sources)  # glyphs and marks inside the figures
+    assert "<title>mine, 10K: +0.0 [0.0, 0.0], no clear change</title>" in text  # under the pointer
     for table in text.split("<table>")[1:]:
         inner = Page()
         inner.feed(table.split("</table>")[0])
@@ -323,10 +385,7 @@ def test_what_the_measuring_stages_leave_is_what_the_report_reads(case: Case, tm
     outcome = SimpleNamespace(models=[model, trained], reading=None, packed=[])
     request = report.report_request(EvaluationConfig(domain=("openbookqa",)), outcome)
     facts = json.loads((artifact_of(report, *request, case.store).path / "report.json").read_text())
-    assert facts["perplexity"][0]["models"]["30K"]["change"] == {
-        "value": 0.0,
-        "stderr": 0.0,
-        "clear": False,
-        "count": 3,
-    }
+    [change] = facts["perplexity"][0]["changes"]
+    assert (change["value"], change["stderr"], change["count"]) == (0.0, 0.0, 3)
+    assert change["verdict"] == "no clear change"
     assert facts["benchmarks"][0]["models"]["base"]["score"] == scored.stats["metrics"]["acc_norm"]

@@ -7,12 +7,24 @@ import pyarrow as pa
 import pytest
 
 from storage.errors import OnwardError
-from tasks.evaluation.compare import Change, mean_change, metric_change, perplexity_change
+from tasks.evaluation.compare import (
+    Change,
+    document_scores,
+    judged,
+    perplexity_change,
+    question_scores,
+    score_change,
+    with_mcnemar,
+)
 
 
-def questions(values: list[float]) -> pa.Table:
+def questions(values: list[float], subjects: list[str] | None = None) -> pa.Table:
     return pa.table(
-        {"subject": pa.nulls(len(values), pa.string()), "doc": list(range(len(values))), "acc": values}
+        {
+            "subject": pa.array(subjects or [None] * len(values), pa.string()),
+            "doc": list(range(len(values))),
+            "acc": values,
+        }
     )
 
 
@@ -20,36 +32,76 @@ def documents(nll: list[float], tokens: list[int]) -> pa.Table:
     return pa.table({"id": list(range(len(nll))), "nll": nll, "tokens": tokens})
 
 
+def changed(before: pa.Table, after: pa.Table) -> Change:
+    found = question_scores({"a": before, "b": after}, "acc", "sciq")
+    return with_mcnemar(score_change(found["a"], found["b"]), before, after, "acc")
+
+
 def test_questions_that_both_answer_alike_carry_no_error() -> None:
     before, after = [1.0, 0.0, 1.0, 0.0], [1.0, 1.0, 1.0, 0.0]
-    change = metric_change(questions(before), questions(after), "acc")
+    change = changed(questions(before), questions(after))
     assert change.value == 0.25 and change.stderr == pytest.approx(np.std([0, 1, 0, 0], ddof=1) / 2)
-    assert not change.clear
-    same = metric_change(questions(before), questions(before), "acc")
-    assert same == Change(0.0, 0.0, 4) and not same.clear
+    assert change.mcnemar == (1, 0, 1.0)
+    same = changed(questions(before), questions(before))
+    assert (same.value, same.low, same.high, same.stderr, same.p) == (0.0, 0.0, 0.0, 0.0, 1.0)
 
 
-def test_the_error_of_a_perplexity_change_is_that_of_resampled_documents() -> None:
+def test_the_verdict_is_by_the_corrected_test_and_by_what_is_better() -> None:
+    rng = np.random.default_rng(0)
+    base = (rng.random(200) < 0.4).astype(float)
+    better = np.maximum(base, rng.random(200) < 0.3)
+    clear = changed(questions(base.tolist()), questions(better.tolist()))
+    back = changed(questions(better.tolist()), questions(base.tolist()))
+    none = changed(questions(base.tolist()), questions(base[::-1].tolist()))
+    assert [one.verdict for one in judged([clear, back, none])] == ["improved", "worse", "no clear change"]
+
+
+def test_a_change_that_stands_alone_may_not_stand_among_many() -> None:
+    base = [0.0] * 100
+    some = changed(questions(base), questions([1.0] * 6 + [0.0] * 93 + [0.0]))
+    some = Change(**{**vars(some), "p": 0.02})
+    alone, among = judged([some])[0], judged([some] + [Change(0.0, -0.1, 0.1, 0.05, 100, 0.9)] * 9)[0]
+    assert (alone.verdict, among.verdict) == ("improved", "no clear change")
+    assert among.adjusted == pytest.approx(0.2) and among.seen > alone.seen
+
+
+def test_falling_perplexity_is_better_and_its_interval_is_of_the_ratio() -> None:
     rng = np.random.default_rng(0)
     tokens = rng.integers(50, 500, 300)
     before = tokens * rng.normal(3.0, 0.3, 300)
     after = before - tokens * rng.normal(0.2, 0.1, 300)
-    found = perplexity_change(
-        documents(before.tolist(), tokens.tolist()), documents(after.tolist(), tokens.tolist())
+    found = document_scores(
+        {
+            "a": documents(before.tolist(), tokens.tolist()),
+            "b": documents(after.tolist(), tokens.tolist()),
+        },
+        "edu",
     )
-    assert found.value == pytest.approx(math.exp((after - before).sum() / tokens.sum()) - 1) and found.clear
-    draws = rng.integers(0, 300, (4000, 300))
-    ratios = np.exp((after - before)[draws].sum(1) / tokens[draws].sum(1))
-    assert found.stderr == pytest.approx(ratios.std(), rel=0.1)
+    [change] = judged([perplexity_change(found["a"], found["b"])])
+    assert change.value == pytest.approx(math.exp((after - before).sum() / tokens.sum()) - 1)
+    assert change.low < change.value < change.high < 0 and change.verdict == "improved"
+    drawn = rng.integers(0, 300, (4000, 300))
+    whole = np.exp((after - before)[drawn].sum(1) / tokens[drawn].sum(1)) - 1
+    assert change.stderr == pytest.approx(whole.std(), rel=0.1)
+    assert [change.low, change.high] == pytest.approx(np.quantile(whole, [0.025, 0.975]).tolist(), abs=0.002)
+    assert 0 < change.seen < -change.value
+
+
+def test_a_score_that_is_no_right_or_wrong_has_no_mcnemar() -> None:
+    assert changed(questions([0.5, 0.1]), questions([0.5, 0.2])).mcnemar is None
+
+
+def test_questions_are_drawn_within_their_subjects() -> None:
+    subjects = ["easy"] * 50 + ["hard"] * 50
+    before = questions([0.0] * 100, subjects)
+    after = questions([1.0] * 50 + [0.0] * 50, subjects)
+    change = changed(before, after)
+    assert change.value == 0.5 and change.stderr == 0.0 and (change.low, change.high) == (0.5, 0.5)
+    assert changed(questions([0.0] * 100), questions([1.0] * 50 + [0.0] * 50)).stderr > 0.04
 
 
 def test_what_was_measured_on_other_questions_is_not_compared() -> None:
     with pytest.raises(OnwardError, match="different questions"):
-        metric_change(questions([1.0]), questions([1.0, 0.0]), "acc")
+        question_scores({"a": questions([1.0]), "b": questions([1.0, 0.0])}, "acc", "sciq")
     with pytest.raises(OnwardError, match="other documents"):
-        perplexity_change(documents([1.0], [3]), documents([1.0], [4]))
-
-
-def test_the_mean_over_benchmarks_weighs_each_alike() -> None:
-    mean = mean_change([Change(0.1, 0.03, 100), Change(0.3, 0.04, 9)])
-    assert mean.value == pytest.approx(0.2) and mean.stderr == pytest.approx(0.025) and mean.count == 109
+        document_scores({"a": documents([1.0], [3]), "b": documents([1.0], [4])}, "edu")

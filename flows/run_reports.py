@@ -1,0 +1,73 @@
+"""What the reports of earlier runs were made of: the run record names the report, and its manifest the rest."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from storage.artifact import Artifact
+from storage.errors import ConfigError, OnwardError
+from storage.runs import RunRecord, read_records
+from storage.store import Store
+from tasks.report import STAGE, ReportConfig, ReportInputs
+
+_REFERENCE = {"stage", "key", "part", "digest"}
+
+
+def record_of(store: Store, name: str) -> RunRecord:
+    """The record of a run, by its whole name (`edu-125m-3f9a2c`), a beginning of it, or the digest alone.
+
+    Raises ConfigError, with the runs that there are, where none or several are meant.
+    """
+    records = list(read_records(store))
+    found = [record for record in records if record.run == name]
+    found = found or [
+        one for one in records if one.run.startswith(name) or one.run.rpartition("-")[2] == name
+    ]
+    if len(found) == 1:
+        return found[0]
+    known = ", ".join(record.run for record in found or records) or "none"
+    problem = "means several runs" if found else "is no run"
+    raise ConfigError(f"{name!r} {problem} in {store.root} (there are: {known})")
+
+
+def report_of(store: Store, record: RunRecord) -> Artifact:
+    """The newest report of a run. Raises OnwardError where it has none (yet)."""
+    found = [
+        artifact
+        for stage, key in record.artifacts
+        if stage == STAGE and (artifact := store.lookup(stage, key)) is not None
+    ]
+    if not found:
+        raise OnwardError(
+            f"the run {record.run} has no report in {store.root} (its state: {record.state}); run it to its end first"
+        )
+    return max(found, key=lambda artifact: str(artifact.manifest.provenance.get("ended", "")))
+
+
+def inputs_of(store: Store, report: Artifact) -> tuple[ReportConfig, ReportInputs]:
+    """Configuration and inputs of a report, as its stage had them. Raises OnwardError where something of it is gone."""
+    known = {field.name for field in dataclasses.fields(ReportInputs)}
+    found = {name: _resolved(store, value) for name, value in report.manifest.inputs.items() if name in known}
+    return ReportConfig.model_validate(report.manifest.config), ReportInputs(**found)
+
+
+def _resolved(store: Store, value: Any) -> Any:
+    if isinstance(value, Mapping):
+        if value.keys() >= _REFERENCE:
+            return _part(store, value)
+        return {name: _resolved(store, item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return tuple(_resolved(store, item) for item in value)
+    return value
+
+
+def _part(store: Store, reference: Mapping[str, Any]) -> Any:
+    artifact = store.lookup(reference["stage"], reference["key"])
+    if artifact is None or not artifact.has(reference["part"]):
+        raise OnwardError(
+            f"{reference['stage']}/{reference['key'][:16]}, which a report was made of, is gone from {store.root}; "
+            "run it again"
+        )
+    return artifact.part(reference["part"])

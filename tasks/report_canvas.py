@@ -1,0 +1,97 @@
+"""How figures look and are saved: one style, the same bytes for the same facts, and points that say what they are.
+
+A browser shows a `<title>` inside an SVG where the pointer rests on its element: no script is needed.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLOURS = ("#1f5a99", "#c2571a", "#3d7f3d", "#8a4f9e", "#8c6d1f", "#a03050")
+GREY = "#6b7280"
+_STYLE: dict[Any, Any] = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#e5e7eb",
+    "grid.linewidth": 0.8,
+    "axes.axisbelow": True,
+    "axes.edgecolor": "#9ca3af",
+    "axes.labelcolor": "#374151",
+    "xtick.color": "#4b5563",
+    "ytick.color": "#4b5563",
+    "axes.titlesize": 10.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "legend.frameon": False,
+    "figure.facecolor": "white",
+    "svg.fonttype": "path",
+}
+
+
+class Tips:
+    """Points of a figure, each with a text that is shown under the pointer."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self.texts: dict[str, str] = {}
+
+    def point(
+        self,
+        axes: Axes,
+        x: float,
+        y: float,
+        text: str,
+        colour: str,
+        *,
+        hollow: bool = False,
+        hidden: bool = False,
+    ) -> None:
+        """Draw a point; `hollow`: only its rim, `hidden`: nothing of it is seen until the pointer is there."""
+        [line] = axes.plot(
+            [x],
+            [y],
+            marker="o",
+            linestyle="none",
+            markersize=7 if hidden else 5,
+            color=colour,
+            markerfacecolor="white" if hollow else colour,
+            markeredgewidth=0 if hidden else 1.2,
+            alpha=0.004 if hidden else 1.0,
+            zorder=4,
+        )
+        mark = f"tip-{self._name}-{len(self.texts)}"
+        line.set_gid(mark)
+        self.texts[mark] = text
+
+    def write_into(self, svg: str) -> str:
+        """The SVG with a `<title>` in each point, and without metadata that nobody reads."""
+        svg = re.sub(r"\s*<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+        return re.sub(
+            r'<g id="(tip-[a-z]+-\d+)">',
+            lambda found: f"{found.group(0)}<title>{html.escape(self.texts[found.group(1)])}</title>",
+            svg,
+        )
+
+
+def save(build: Callable[[Tips], Figure], directory: Path, name: str) -> None:
+    """Write what `build` draws as <name>.svg and <name>.png."""
+    import matplotlib
+
+    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": f"onward-{name}"}):
+        tips = Tips(name)
+        figure = build(tips)
+        path = directory / f"{name}.svg"
+        figure.savefig(path, format="svg", metadata={"Date": None, "Creator": None})
+        path.write_text(tips.write_into(path.read_text(encoding="utf-8")), encoding="utf-8")
+        figure.savefig(directory / f"{name}.png", format="png", dpi=150, metadata={"Software": None})

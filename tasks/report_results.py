@@ -1,0 +1,322 @@
+"""The results on the page: perplexity and benchmarks with intervals and verdicts, forgetting, gain, and how sure it is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from tasks.report_blocks import Block, Cell, Heading, Table, Text
+from tasks.report_facts import signed, within
+from tasks.report_figures import count_text
+from tasks.report_scores import GROUPS, change_of
+
+Json = dict[str, Any]
+_TONES = {"improved": "better", "worse": "worse", "no clear change": "same"}
+
+
+def change_cell(change: Json | None, unit: str = "") -> Cell:
+    """+2.3 [0.8, 3.9], and below it the verdict; where nothing is clear, what would have been seen."""
+    if change is None:
+        return Cell("–")
+    verdict = change["verdict"]
+    below = f"{'▲' if change['value'] > 0 else '▼'} {verdict}"
+    if verdict == "no clear change":
+        below = f"≈ {verdict} (seen from {100 * change['seen']:.1f}{unit})"
+    return Cell(f"{within(change)}{unit}", _TONES[verdict], below)
+
+
+def _pair_heads(facts: Json) -> list[str]:
+    return [f"{before} → {after}" for before, after in facts["pairs"]]
+
+
+def perplexity(facts: Json) -> list[Block]:
+    """Perplexity and bits per byte of each source, and the changes of perplexity."""
+    if not facts["perplexity"]:
+        return []
+    names = [model["name"] for model in facts["models"]]
+    rows = []
+    for row in facts["perplexity"]:
+        values = [row["models"].get(name) for name in names]
+        first = [Cell(row["source"], below="bits per byte")]
+        first += [_perplexity_cell(value) for value in values]
+        first += [change_cell(change_of(row, *pair), " %") for pair in facts["pairs"]]
+        rows.append(tuple(first))
+    one = facts["perplexity"][0]
+    measured = "; ".join(
+        f"{row['source']}: {row['documents']:,} documents, {row['tokens']:,} tokens"
+        for row in facts["perplexity"]
+    )
+    note = (
+        f"On held-out documents ({measured}), in windows of {one['max_length']} tokens with stride "
+        f"{one['stride']}: each token scored once, the first after an end-of-text token. Not comparable with the "
+        "harness's rolling perplexity, whose windows are disjoint. Below each: bits per byte of UTF-8, which compare "
+        "across tokenizers. Changes are of perplexity, in percent; less is better."
+    )
+    head = ("source", *names, *_pair_heads(facts))
+    return [Heading(2, "Perplexity on held-out text"), Table(head, tuple(rows)), Text(note, "note")]
+
+
+def _perplexity_cell(value: Json | None) -> Cell:
+    if value is None:
+        return Cell("–")
+    number = float(value["perplexity"])
+    text = f"{number:,.2f}" if number < 1e5 else f"{number:.3e}"
+    return Cell(text, below=f"{value['bits_per_byte']:.4f}")
+
+
+def benchmarks(facts: Json) -> list[Block]:
+    """Every benchmark by group: what chance gives, what of it was in the corpus, scores, changes and verdicts."""
+    if not facts["benchmarks"]:
+        return []
+    names = [model["name"] for model in facts["models"]]
+    found = {row["benchmark"]: row for row in facts["contamination"]}
+    head = ["benchmark", *(["in corpus"] if found else []), "chance", *names, *_pair_heads(facts)]
+    rows: list[tuple[Cell, ...]] = []
+    for group in GROUPS:
+        members = [row for row in facts["benchmarks"] if row["group"] == group]
+        if members:
+            rows.append((Cell(group),))
+        for row in members:
+            shown = [_contaminated(row["benchmark"], found)] if found else []
+            rows.append((Cell(row["benchmark"], below=row["metric"]), *shown, *_score_cells(row, facts)))
+        mean = next((row for row in facts["groups"] if row["group"] == group), None)
+        if mean and len(members) > 1:
+            label = Cell("mean", below=f"of {len(mean['benchmarks'])}")
+            rows.append((label, *([Cell("")] if found else []), *_score_cells(mean, facts)))
+    return [
+        Heading(2, "Benchmarks"),
+        Table(tuple(head), tuple(rows)),
+        Text(_benchmark_note(facts), "note"),
+    ]
+
+
+def _benchmark_note(facts: Json) -> str:
+    rows = facts["benchmarks"]
+    limited = [row for row in rows if row["limit"] is not None and row["questions"] < row["available"]]
+    drawn = f" At most {limited[0]['limit']} questions of each, drawn by the seed." if limited else ""
+    majority = ", ".join(
+        dict.fromkeys(
+            f"{row['benchmark']} {100 * row['chance']:.1f}" for row in rows if row["rule"] == "majority"
+        )
+    )
+    commonest = (
+        f" For {majority} it is the share of the commonest answer, which is larger." if majority else ""
+    )
+    corpus = (
+        " In corpus: questions found in the text that was read, of those looked for; their documents were dropped before "
+        "training unless it says “kept”."
+        if facts["contamination"]
+        else ""
+    )
+    return (
+        "Percent of questions, by lm-evaluation-harness with its own prompts and shots, at most "
+        f"{rows[0]['max_length']} tokens.{drawn} In brackets the 95 % interval, over questions, not training seeds. "
+        "Where no change is clear, the smallest that would have been seen stands beside it (see How sure). Chance is the "
+        f"mean of 1/n over the questions.{commonest}{corpus}"
+    )
+
+
+def _contaminated(name: str, found: Mapping[str, Json]) -> Cell:
+    row = found.get(name) or found.get(name.removesuffix("_continuation"))
+    if row is None:
+        return Cell("–", below="not looked for")
+    looked = row["questions"] - row["unchecked"]
+    if not looked:
+        return Cell("–", below="cannot be looked for")
+    kept = "kept" if row.get("afterwards") and row["questions_found"] else ""
+    return Cell(f"{row['questions_found']:,} of {looked:,}", "warn" if row["questions_found"] else "", kept)
+
+
+def _score_cells(row: Json, facts: Json) -> list[Cell]:
+    cells = [Cell(f"{100 * row['chance']:.1f}" if row["chance"] else "–")]
+    for model in facts["models"]:
+        value = row["models"].get(model["name"])
+        if value is None:
+            cells.append(Cell("–"))
+            continue
+        ends = "" if value["low"] is None else f"[{100 * value['low']:.1f}, {100 * value['high']:.1f}]"
+        below = f"{ends} at chance" if value.get("at_chance") else ends
+        cells.append(Cell(f"{100 * value['score']:.1f}", below=below))
+    return cells + [change_cell(change_of(row, *pair)) for pair in facts["pairs"]]
+
+
+def forgetting(facts: Json) -> list[Block]:
+    """What became of each general benchmark: in points, and as a share of what the base had above chance."""
+    rows = [row for row in facts["benchmarks"] if row["group"] == "general" and row["changes"]]
+    base = facts["models"][0]["name"]
+    after = [pair[1] for pair in facts["pairs"] if pair[0] == base]
+    if not rows or not after:
+        return []
+    last = after[-1]
+    verdicts = [
+        (row["benchmark"], change["verdict"]) for row in rows if (change := change_of(row, base, last))
+    ]
+    said = [
+        f"{word} {', '.join(names)}"
+        for word in ("worse", "improved", "no clear change")
+        if (names := [name for name, verdict in verdicts if verdict == word])
+    ]
+    table = tuple((Cell(row["benchmark"]), *(_forgotten(row, base, name) for name in after)) for row in rows)
+    text = f"General benchmarks after {last}, against {base}: {'; '.join(said)}."
+    note = (
+        "Change in points with its interval; below, as a share of what the base scored above chance (only where that is "
+        "itself clear of chance)."
+    )
+    return [
+        Heading(2, "What was forgotten"),
+        Text(text),
+        Table(("general benchmark", *after), table),
+        Text(note, "note"),
+    ]
+
+
+def _forgotten(row: Json, base: str, name: str) -> Cell:
+    change, start = change_of(row, base, name), row["models"].get(base)
+    if change is None or start is None:
+        return Cell("–")
+    above = start["score"] - row["chance"]
+    share = (
+        ""
+        if start["at_chance"] or above <= 0
+        else f"{signed(100 * change['value'] / above, 0)} % of {100 * above:.1f}"
+    )
+    return Cell(within(change), _TONES[change["verdict"]], share)
+
+
+def gain(facts: Json) -> list[Block]:
+    """Gain per million tokens: of each group's mean in points, and of each source's perplexity in percent."""
+    seen = {model["name"]: model["seen"] for model in facts["models"]}
+    pairs = [pair for pair in facts["pairs"] if seen[pair[1]] > seen[pair[0]]]
+    rows = []
+    for before, after in pairs:
+        millions = (seen[after] - seen[before]) / 1e6
+        cells = [Cell(f"{before} → {after}"), Cell(count_text(1e6 * millions))]
+        cells += [_rate(change_of(row, before, after), millions) for row in facts["groups"]]
+        cells += [_bits(row, change_of(row, before, after), millions) for row in facts["perplexity"]]
+        rows.append(tuple(cells))
+    if not rows:
+        return []
+    head = ["models", "tokens between"]
+    head += [f"{row['group']} mean, points per million" for row in facts["groups"]]
+    head += [f"{row['source']}, bits per byte per million" for row in facts["perplexity"]]
+    note = (
+        "The change divided by the tokens seen between the two models, with its interval. Fewer bits per byte of held-out "
+        "text are better."
+    )
+    return [Heading(2, "Gain for each million tokens"), Table(tuple(head), tuple(rows)), Text(note, "note")]
+
+
+def _rate(change: Json | None, millions: float) -> Cell:
+    if change is None:
+        return Cell("–")
+    digits = 3 if millions >= 100 else 2
+    return Cell(within(change, 100 / millions, digits), _TONES[change["verdict"]])
+
+
+def _bits(row: Json, change: Json | None, millions: float) -> Cell:
+    """The change of bits per byte: the logarithm of perplexity's, by the tokens of a byte."""
+    if change is None:
+        return Cell("–")
+    scale = row["tokens"] / row["bytes"] / math.log(2)
+    ends = ("value", "low", "high")
+    bits = {end: None if change[end] is None else scale * math.log1p(change[end]) for end in ends}
+    digits = 5 if millions >= 100 else 3
+    return Cell(within(bits, 1 / millions, digits), _TONES[change["verdict"]])
+
+
+def sureness(facts: Json) -> list[Block]:
+    """Each comparison's tests: the interval, Holm's p, McNemar's counts and p, and the smallest change to be seen."""
+    if not facts["pairs"]:
+        return []
+    rows: list[tuple[Cell, ...]] = []
+    for before, after in facts["pairs"]:
+        found = [
+            (label, change)
+            for label, row in _rows(facts)
+            if (change := change_of(row, before, after)) is not None
+        ]
+        if found:
+            rows.append((Cell(f"{before} → {after}"),))
+        rows += [_test_row(label, change) for label, change in found]
+    if not rows:
+        return []
+    head = (
+        "",
+        "of",
+        "change [95 %]",
+        "p",
+        "p, Holm",
+        "questions gained : lost",
+        "McNemar p",
+        "would be seen",
+        "verdict",
+    )
+    return [Heading(2, "How sure"), Text(SURE), Table(head, tuple(rows), notes=1)]
+
+
+SURE = (
+    "Intervals are over questions (or documents), not over training seeds: another seed would give other models; "
+    "“onward run --seeds 3” measures that. They are paired bootstrap intervals: questions are drawn again 10,000 times for "
+    "all models at once, within subjects where a benchmark has them, documents for perplexity (BCa, Efron 1987). Each is "
+    "at 95 % on its own. The verdict is by p after Holm's correction (1979) over the benchmarks of a comparison, sources "
+    "and group means apart: less than 0.05. Beside it McNemar's exact test, of the questions that became right or wrong. "
+    "Would be seen: the smallest true change that had been called clear in 80 of 100 tries, (z(1 − 0.025/m) + z(0.8)) "
+    "standard errors for m benchmarks (Bloom 1995; Miller 2024, arXiv 2411.00640). A score is at chance where its interval holds "
+    "chance: the mean of 1/n over the questions, or, if larger, the share of the commonest answer, where all questions "
+    "have as many choices and shuffling would give such a share less than once in 1,000 times."
+)
+
+
+def _rows(facts: Json) -> list[tuple[str, Json]]:
+    rows = [(f"perplexity on {row['source']}", row) for row in facts["perplexity"]]
+    rows += [(row["benchmark"], row) for row in facts["benchmarks"]]
+    return rows + [(f"mean, {row['group']}", row) for row in facts["groups"] if len(row["benchmarks"]) > 1]
+
+
+def _test_row(label: str, change: Json) -> tuple[Cell, ...]:
+    unit = " %" if label.startswith("perplexity on ") else ""
+    test = change.get("mcnemar")
+    return (
+        Cell(label),
+        Cell(f"{change['count']:,}"),
+        Cell(f"{within(change)}{unit}"),
+        Cell(_p(change["p"])),
+        Cell(_p(change["adjusted"])),
+        Cell(f"{test['gained']:,} : {test['lost']:,}" if test else ""),
+        Cell(_p(test["p"]) if test else ""),
+        Cell(f"{100 * change['seen']:.1f}{unit}"),
+        Cell(change["verdict"], _TONES[change["verdict"]]),
+    )
+
+
+def _p(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def every_metric(facts: Json) -> list[Block]:
+    """Every metric of every benchmark and model."""
+    names = [model["name"] for model in facts["models"]]
+    rows = []
+    for row in facts["benchmarks"]:
+        measured = next(iter(row["models"].values()))
+        for metric in measured["metrics"]:
+            counted = Cell(f"{row['questions']:,} of {row['available']:,}")
+            values = [row["models"].get(name) for name in names]
+            rows.append(
+                (Cell(row["benchmark"]), Cell(metric), counted, *(_metric(one, metric) for one in values))
+            )
+    if not rows:
+        return []
+    head = ("benchmark", "metric", "questions", *names)
+    return [
+        Heading(2, "Every metric"),
+        Table(head, tuple(rows), 2),
+        Text("± one standard error over questions.", "note"),
+    ]
+
+
+def _metric(value: Json | None, metric: str) -> Cell:
+    if value is None or metric not in value["metrics"]:
+        return Cell("–")
+    return Cell(f"{value['metrics'][metric]:.4g} ± {value['errors'][metric]:.2g}")

@@ -1,0 +1,218 @@
+"""The report's measured numbers: every model's scores with intervals, and the changes between models with their verdicts.
+
+A comparison is a pair of models. Its changes are corrected together: benchmarks one family, held-out sources another, the
+means of the groups a third. Models that were asked other questions are shown beside each other, but not compared.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute
+import pyarrow.parquet as pq
+
+from storage.artifact import Input
+from tasks.evaluation.bootstrap import Estimate, mean_of
+from tasks.evaluation.compare import (
+    Change,
+    document_scores,
+    judged,
+    perplexity_change,
+    question_scores,
+    score_change,
+    with_mcnemar,
+)
+from tasks.evaluation.significance import chance
+
+if TYPE_CHECKING:
+    from tasks.report import ReportInputs
+
+Json = dict[str, Any]
+Pair = tuple[str, str]
+GROUPS = ("domain", "general")
+_KEPT = ("split", "shots", "limit", "questions", "available", "max_length")
+
+
+def pairs_of(names: Sequence[str]) -> list[Pair]:
+    """Each model against the first, and from the third on against the one before it."""
+    first, *others = names
+    pairs = [(first, name) for name in others]
+    return pairs + list(itertools.pairwise(others))
+
+
+@dataclass
+class Row:
+    """One benchmark, source or group: what is shown (`facts`), and what its changes are made of."""
+
+    facts: Json
+    estimates: dict[str, Estimate]
+    alike: list[list[str]]
+    """Models that were asked the same questions, together."""
+    tables: dict[str, pa.Table] = field(default_factory=dict)
+    metric: str = ""
+    relative: bool = False
+
+    def change(self, before: str, after: str) -> Change | None:
+        """From one model to another; None where they were not asked the same."""
+        if not any(before in together and after in together for together in self.alike):
+            return None
+        if self.relative:
+            return perplexity_change(self.estimates[before], self.estimates[after])
+        change = score_change(self.estimates[before], self.estimates[after])
+        if not self.tables:
+            return change
+        return with_mcnemar(change, self.tables[before], self.tables[after], self.metric)
+
+
+def add_changes(rows: Sequence[Row], pairs: Sequence[Pair]) -> None:
+    """Put `changes` into the facts of every row: those of a pair are corrected for their number."""
+    for row in rows:
+        row.facts["changes"] = []
+    for before, after in pairs:
+        found = [(row, change) for row in rows if (change := row.change(before, after)) is not None]
+        for (row, _), change in zip(found, judged([change for _, change in found]), strict=True):
+            row.facts["changes"].append({"from": before, "to": after, **_plain(change)})
+
+
+def _plain(change: Change) -> Json:
+    found: Json = {
+        "value": change.value,
+        "low": _finite(change.low),
+        "high": _finite(change.high),
+        "stderr": change.stderr,
+        "count": change.count,
+        "p": change.p,
+        "adjusted": change.adjusted,
+        "verdict": change.verdict,
+        "seen": change.seen,
+    }
+    if change.mcnemar is not None:
+        gained, lost, p = change.mcnemar
+        found["mcnemar"] = {"gained": gained, "lost": lost, "p": p}
+    return found
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _read(part: Input) -> Json:
+    return dict(json.loads(part.only().read_bytes()))
+
+
+def perplexity_row(source: str, names: Sequence[str], inputs: ReportInputs) -> Row | None:
+    """One source: perplexity and bits per byte of each model that was measured on it."""
+    measured = [name for name in names if source in inputs.perplexity.get(name, {})]
+    if not measured or measured[0] != names[0]:
+        return None
+    read = {name: _read(inputs.perplexity[name][source]) for name in measured}
+    tables = {name: pq.read_table(inputs.documents[name][source].only()) for name in measured}
+    alike = _alike(tables, ("id", "tokens"))
+    estimates: dict[str, Estimate] = {}
+    for together in alike:
+        estimates |= document_scores({name: tables[name] for name in together}, f"perplexity/{source}")
+    values = {}
+    for name in measured:
+        low, high = (_finite(end) for end in estimates[name].interval())
+        values[name] = {
+            "perplexity": read[name]["perplexity"],
+            "low": None if low is None else math.exp(low),
+            "high": None if high is None else math.exp(high),
+            "bits_per_byte": read[name]["bits_per_byte"],
+        }
+    kept = {key: read[measured[0]][key] for key in ("documents", "tokens", "bytes", "max_length", "stride")}
+    return Row({"source": source, **kept, "models": values}, estimates, alike, relative=True)
+
+
+def benchmark_row(name: str, group: str, names: Sequence[str], inputs: ReportInputs) -> Row | None:
+    """One benchmark: the main score of each model with its interval, whether it is at chance, and every other metric."""
+    measured = [model for model in names if name in inputs.scores.get(model, {})]
+    if not measured:
+        return None
+    read = {model: _read(inputs.scores[model][name]) for model in measured}
+    tables = {model: pq.read_table(inputs.questions[model][name].only()) for model in measured}
+    main = read[measured[0]]["main"]
+    alike = _alike(tables, ("subject", "doc"))
+    estimates: dict[str, Estimate] = {}
+    for together in alike:
+        estimates |= question_scores({model: tables[model] for model in together}, main, f"questions/{name}")
+    guess, rule = _chance(tables[measured[0]], read[measured[0]])
+    values = {}
+    for model in measured:
+        low, high = (_finite(end) for end in estimates[model].interval())
+        values[model] = {
+            "score": read[model]["metrics"][main],
+            "low": low,
+            "high": high,
+            "stderr": estimates[model].stderr,
+            "at_chance": bool(guess and low is not None and high is not None and low <= guess <= high),
+            "metrics": read[model]["metrics"],
+            "errors": read[model]["stderr"],
+        }
+    kept = {key: read[measured[0]][key] for key in _KEPT}
+    facts = {"benchmark": name, "group": group, "metric": main, **kept, "chance": guess, "rule": rule}
+    return Row({**facts, "models": values}, estimates, alike, tables, main)
+
+
+def _chance(table: pa.Table, scores: Json) -> tuple[float, str]:
+    if "loglikelihoods" not in table.column_names:
+        return float(scores["chance"]), "guess"
+    choices = pa.compute.list_value_length(table["loglikelihoods"]).to_pylist()
+    return chance(choices, table["target"].to_pylist())
+
+
+def _alike(tables: Mapping[str, pa.Table], columns: Sequence[str]) -> list[list[str]]:
+    found: list[list[str]] = []
+    for name, table in tables.items():
+        for together in found:
+            if tables[together[0]].select(columns).equals(table.select(columns)):
+                together.append(name)
+                break
+        else:
+            found.append([name])
+    return found
+
+
+def group_row(group: str, rows: Sequence[Row], names: Sequence[str]) -> Row | None:
+    """The mean of a group's main scores, every benchmark alike, over the benchmarks that all models have."""
+    members = [row for row in rows if row.facts["group"] == group and set(names) <= set(row.facts["models"])]
+    if not members:
+        return None
+    estimates = {name: mean_of([row.estimates[name] for row in members]) for name in names}
+    values = {}
+    for name in names:
+        low, high = (_finite(end) for end in estimates[name].interval())
+        values[name] = {
+            "score": estimates[name].value,
+            "low": low,
+            "high": high,
+            "stderr": estimates[name].stderr,
+        }
+    together = [
+        [other for other in names if all(_both(row, name, other) for row in members)] for name in names
+    ]
+    facts = {
+        "group": group,
+        "benchmarks": [row.facts["benchmark"] for row in members],
+        "chance": sum(row.facts["chance"] for row in members) / len(members),
+        "models": values,
+    }
+    return Row(facts, estimates, together)
+
+
+def _both(row: Row, one: str, other: str) -> bool:
+    return any(one in together and other in together for together in row.alike)
+
+
+def change_of(row: Mapping[str, Any], before: str, after: str) -> Json | None:
+    """The change from one model to another in a row's facts, or None."""
+    for change in row["changes"]:
+        if (change["from"], change["to"]) == (before, after):
+            return dict(change)
+    return None
