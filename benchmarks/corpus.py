@@ -79,12 +79,16 @@ def our_steps(home: Path, workers: int) -> dict[str, dict[str, Any]]:
     store = home / f"store-{workers}-{os.getpid()}"
     found: dict[str, dict[str, Any]] = {}
 
-    def timed(module: Any, config: Any, inputs: Callable[[], Any]) -> Any:
+    def timed(module: Any, config: Any, inputs: Callable[[], Any], name: str = "") -> Any:
         cpu, wall = spent(), time.monotonic()
         made = artifact_of(module, config, inputs(), store, pool)
         digests = {name: part.digest for name, part in made.manifest.parts.items()}
-        found[module.STAGE] = {"wall": time.monotonic() - wall, "cpu": spent() - cpu, "digests": digests}
-        found[module.STAGE]["tokens"] = made.stats.get("tokens")
+        found[name or module.STAGE] = {
+            "wall": time.monotonic() - wall,
+            "cpu": spent() - cpu,
+            "digests": digests,
+            "tokens": made.stats.get("tokens"),
+        }
         return made
 
     source = SourceConfig(name="real", role="domain", weight=1.0, files=(str(home / "text.parquet"),))
@@ -123,13 +127,12 @@ def our_steps(home: Path, workers: int) -> dict[str, dict[str, Any]]:
         pack.PackConfig(sources=(pack.SourceWeight(name="real", weight=1.0),), sequences=sequences),
         lambda: pack.PackInputs({"real": (tokens.part("tokens"),)}),
     )
-    # tokenization of all the text, as the peer has it
-    timed_all = timed(
+    timed(  # of all the text, as the peer has it
         tokenize,
         tokenize.TokenizeConfig(),
         lambda: tokenize.TokenizeInputs(read.part("documents"), tokenizer),
+        "tokenize_all",
     )
-    found["tokenize_all"] = {**found["tokenize"], "tokens": timed_all.stats["tokens"]}
     if pool:
         pool.close()
     make_writable(store)

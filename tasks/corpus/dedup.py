@@ -117,12 +117,13 @@ class SketchJob:
 def sketch_shard(job: SketchJob, directory: Path) -> dict[str, Any]:
     """Shard function: `sketch.parquet` with bytes, exact hash, number of shingles and band hashes of each document."""
     texts = texts_of(job.path)
+    lowered = texts.str.to_lowercase()
     columns: dict[str, pa.Array] = {
         "bytes": pa.array(texts.str.len_bytes().to_numpy().astype(np.int64)),
-        "exact": pa.array(exact_hashes(texts), pa.binary(16)),
+        "exact": pa.array(exact_hashes(lowered), pa.binary(16)),
     }
     if job.config.minhash is not None:
-        bands, counts = sketch(texts, job.config.minhash)
+        bands, counts = sketch(lowered, job.config.minhash)
         columns["shingles"] = pa.array(counts)
         columns |= {
             f"band_{i:02d}": pa.array(np.ascontiguousarray(bands[:, i])) for i in range(bands.shape[1])
@@ -131,9 +132,9 @@ def sketch_shard(job: SketchJob, directory: Path) -> dict[str, Any]:
     return {"rows": len(texts)}
 
 
-def exact_hashes(texts: pl.Series) -> list[bytes]:
-    """16 bytes of BLAKE2b of each text, lower-cased and with every run of whitespace made one space."""
-    plain = texts.str.to_lowercase().str.replace_all(_WHITESPACE, " ").str.strip_chars()
+def exact_hashes(lowered: pl.Series) -> list[bytes]:
+    """16 bytes of BLAKE2b of each lower-case text, with every run of whitespace made one space."""
+    plain = lowered.str.replace_all(_WHITESPACE, " ").str.strip_chars()
     # a loop over documents, but hashing is the whole of its time
     return [hashlib.blake2b(text.encode(), digest_size=16).digest() for text in plain]
 

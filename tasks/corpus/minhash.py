@@ -16,7 +16,7 @@ import rensa
 
 from storage.errors import StageFailed
 from storage.settings import Settings, identity
-from tasks.corpus.words import PUNCTUATION, Words, batches, inside, ngram_hashes, split_words
+from tasks.corpus.words import PUNCTUATION, batches, inside, ngram_hashes, split_words
 
 SEED = 1
 """Of the permutations. Fixed: signatures of all slices, runs and configurations compare."""
@@ -24,7 +24,7 @@ SEED = 1
 _ALGORITHM = 2
 
 _NUMBER = r"\p{Nd}+(?:[.,،٫⎖⎗⎘]\p{Nd}+)?"
-_GAP = "[" + PUNCTUATION + r"\p{P}\s]+"
+_GAP = "[[" + PUNCTUATION + r"\p{P}\s]&&[^ ]]+"
 _MARK = r"[\p{Mn}\p{Cf}]+"
 
 
@@ -56,30 +56,51 @@ class Shingles:
 
 def simplify(texts: pl.Series, numbers: bool = False) -> pl.Series:
     """Texts as they are compared: lower-case, numbers as 0 unless they are kept, punctuation as spaces, no accents."""
-    plain = texts.str.to_lowercase()
-    if not numbers:
-        plain = plain.str.replace_all(_NUMBER, "0")
-    plain = plain.str.replace_all(_GAP, " ")
-    accented = plain.str.len_bytes() != plain.str.len_chars()
-    if not accented.any():
-        return plain
-    stripped = plain.filter(accented).str.normalize("NFKD").str.replace_all(_MARK, "")
-    order = np.concatenate([np.flatnonzero(~accented.to_numpy()), np.flatnonzero(accented.to_numpy())])
-    back = np.empty_like(order)
-    back[order] = np.arange(len(order))
-    return pl.concat([plain.filter(~accented), stripped]).gather(back)
+    return _unaccented(plain(texts.str.to_lowercase(), numbers)).str.replace_all(" +", " ")
+
+
+def plain(lowered: pl.Series, numbers: bool) -> pl.Series:
+    """Numbers as 0, runs of punctuation and of other white space as one space; spaces themselves stay as they are."""
+    kept = lowered if numbers else lowered.str.replace_all(_NUMBER, "0")
+    return kept.str.replace_all(_GAP, " ")
+
+
+def _unaccented(texts: pl.Series) -> pl.Series:
+    return texts.str.normalize("NFKD").str.replace_all(_MARK, "")
 
 
 def shingles(texts: pl.Series, ngram: int, numbers: bool = False) -> Shingles:
     """Hashes of all runs of `ngram` words; a text of fewer words has none. `numbers` keeps them as they are."""
-    return _shingles(split_words(simplify(texts, numbers)), ngram)
+    return shingles_of_lowered(texts.str.to_lowercase(), ngram, numbers)
 
 
-def _shingles(words: Words, ngram: int) -> Shingles:
-    fits = inside(words.first, ngram)
-    per_text = np.maximum(np.diff(words.first) - (ngram - 1), 0)
-    first = np.concatenate([[0], np.cumsum(per_text)])
-    return Shingles(ngram_hashes(words.hashes, ngram)[fits], first)
+def shingles_of_lowered(lowered: pl.Series, ngram: int, numbers: bool = False) -> Shingles:
+    """The same of texts that are lower-case already."""
+    hashes, first = compared_words(plain(lowered, numbers))
+    fits = inside(first, ngram)
+    per_text = np.maximum(np.diff(first) - (ngram - 1), 0)
+    return Shingles(ngram_hashes(hashes, ngram)[fits], np.concatenate([[0], np.cumsum(per_text)]))
+
+
+def compared_words(plain: pl.Series) -> tuple[np.ndarray, np.ndarray]:
+    """Hashes of the words without their accents (uint64), and each text's first word (int64, shape (texts + 1,)).
+
+    Only words beyond ASCII are normalised, each by itself: no rule of NFKD reaches across a space.
+    """
+    words = split_words(plain)
+    signs = np.flatnonzero(words.buffer >= 0x80)
+    beyond = np.unique(np.searchsorted(words.starts, signs, side="right") - 1)
+    if not len(beyond):
+        return words.hashes, words.first
+    spelled = [words.buffer[words.starts[i] : words.ends[i]].tobytes().decode() for i in beyond]  # few
+    bare = split_words(_unaccented(pl.Series(spelled, dtype=pl.String)))
+    counts = np.ones(len(words.hashes), np.int64)
+    counts[beyond] = np.diff(bare.first)  # a sign may fall to pieces, or vanish
+    edges = np.concatenate([[0], np.cumsum(counts)])
+    hashes = np.repeat(words.hashes, counts)
+    within = np.arange(len(bare.hashes)) - np.repeat(bare.first[:-1], counts[beyond])
+    hashes[np.repeat(edges[beyond], counts[beyond]) + within] = bare.hashes
+    return hashes, edges[words.first]
 
 
 def signatures(given: Shingles, permutations: int) -> np.ndarray:
@@ -113,11 +134,11 @@ def band_hashes(signature: np.ndarray, bands: int, rows: int) -> np.ndarray:
     return hashes
 
 
-def sketch(texts: pl.Series, config: MinHashConfig) -> tuple[np.ndarray, np.ndarray]:
-    """Band hashes (uint64, shape (texts, bands)) and the number of shingles of each text (int64, shape (texts,))."""
+def sketch(lowered: pl.Series, config: MinHashConfig) -> tuple[np.ndarray, np.ndarray]:
+    """Of lower-case texts: band hashes (uint64, shape (texts, bands)) and numbers of shingles (int64, shape (texts,))."""
     hashes, counts = [np.zeros((0, config.bands), np.uint64)], [np.zeros(0, np.int64)]
-    for _, some in batches(texts):
-        found = shingles(some, config.ngram)
+    for _, some in batches(lowered):
+        found = shingles_of_lowered(some, config.ngram)
         signature = signatures(found, config.bands * config.rows)
         hashes.append(band_hashes(signature, config.bands, config.rows))
         counts.append(np.diff(found.first))

@@ -15,12 +15,15 @@ from tasks.corpus.minhash import (
     MinHashConfig,
     Shingles,
     band_hashes,
+    compared_words,
     jaccard,
+    plain,
     shingles,
     signatures,
     simplify,
     sketch,
 )
+from tasks.corpus.words import split_words
 
 ALL = (1 << 64) - 1
 
@@ -126,6 +129,36 @@ def test_texts_that_differ_in_form_alone_are_simplified_to_the_same(a: str, b: s
 def test_simplifying_keeps_the_order_of_plain_and_accented_texts() -> None:
     texts = pl.Series(["plain one", "é", "plain two", "", "naïve", "three"])
     assert [text.strip() for text in simplify(texts)] == ["plain one", "e", "plain two", "", "naive", "three"]
+
+
+AWKWARD = st.one_of(
+    st.text(max_size=30),
+    st.sampled_from(
+        [
+            "Café",
+            "ﬁne ﬂow",
+            "´",
+            "ﷺ",
+            "١٢٣٫٤",
+            "n\u0303o",
+            "\u0301",
+            "\u00ad",
+            "a\u00a0b",
+            "½ 1.5",
+            "Å",
+            " ",
+            "İ",
+        ]
+    ),
+)
+
+
+@given(st.lists(st.lists(AWKWARD, max_size=6).map(" ".join), max_size=6), st.booleans())
+def test_words_normalised_one_by_one_are_those_of_whole_texts(texts: list[str], numbers: bool) -> None:
+    whole = split_words(simplify(pl.Series(texts, dtype=pl.String), numbers))
+    hashes, first = compared_words(plain(pl.Series(texts, dtype=pl.String).str.to_lowercase(), numbers))
+    assert hashes.tolist() == whole.hashes.tolist()
+    assert first.tolist() == whole.first.tolist()
 
 
 @given(st.lists(st.lists(st.sampled_from("abcd"), max_size=30).map(" ".join), min_size=2, max_size=2))
