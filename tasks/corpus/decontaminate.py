@@ -115,7 +115,8 @@ def run(config: DecontaminateConfig, inputs: DecontaminateInputs, draft: Draft) 
     if holding:
         _write_holdout(draft, list(shards.values()), [out for _, out in masks])
     _write_dropped(draft, documents, dropped)
-    hits = _write_hits(draft, index, [found[name] for name in shards])
+    hits = count_hits(index, [found[name] for name in shards])
+    write_hits(draft, hits)
     return DecontaminateStats(
         documents_in=len(dropped),
         documents_out=int((~dropped & ~held).sum()),
@@ -216,8 +217,11 @@ def _write_dropped(draft: Draft, documents: pa.Table, dropped: np.ndarray) -> No
     draft.part("dropped", "dropped.parquet")
 
 
-def _write_hits(draft: Draft, index: Index, found: Sequence[Path]) -> dict[str, dict[str, int]]:
-    """Per benchmark: questions, indexed, unchecked, and how many questions and documents were found."""
+def count_hits(index: Index, found: Sequence[Path]) -> dict[str, dict[str, int]]:
+    """Per benchmark: questions, indexed, unchecked, and how many questions and documents were found.
+
+    `found`: directories that `match_shard` wrote with this index.
+    """
     pairs = [pq.read_table(path / "matches.parquet", partitioning=None) for path in found]
     questions = np.concatenate([np.zeros(0, np.int64), *(table["question"].to_numpy() for table in pairs)])
     in_documents = [
@@ -237,6 +241,10 @@ def _write_hits(draft: Draft, index: Index, found: Sequence[Path]) -> dict[str, 
             "questions_found": int(own[np.unique(questions)].sum()),
             "documents_found": int(sum((some[:, 1] == number).sum() for some in in_documents)),
         }
+    return hits
+
+
+def write_hits(draft: Draft, hits: dict[str, dict[str, int]]) -> None:
+    """Part `hits`: hits.json."""
     (draft.path / "hits.json").write_text(json.dumps(hits, indent=1, sort_keys=True) + "\n")
     draft.part("hits", "hits.json")
-    return hits

@@ -117,8 +117,11 @@ class Match:
     question: int
 
 
-def build_index(files: tuple[tuple[str, Path], ...], ngram: int) -> Index:
-    """Index the questions of (benchmark, file). Raises StageFailed for a benchmark of which nothing was indexed."""
+def build_index(files: tuple[tuple[str, Path], ...], ngram: int, partly: bool = False) -> Index:
+    """Index the questions of (benchmark, file). Raises StageFailed for a benchmark of which nothing was indexed.
+
+    `partly`: one of which nothing can be indexed is no error.
+    """
     wordings: list[str] = []
     owners: list[int] = []
     kinds: list[str] = []
@@ -134,14 +137,14 @@ def build_index(files: tuple[tuple[str, Path], ...], ngram: int) -> Index:
                 kinds.append(kind)
             benchmark_of.append(number)
             row_of.append(question.row)
-        if len(wordings) == before:
+        if len(wordings) == before and not partly:
             raise StageFailed(
                 f"decontaminate: no question of {benchmark!r} could be read from {path} ({rows} rows); "
                 "its fields are of no schema that is known (own benchmarks: question, choices, answer)"
             )
     index = _assemble(tuple(name for name, _ in files), benchmark_of, row_of, wordings, owners, kinds, ngram)
     for number, (benchmark, path) in enumerate(files):
-        if not index.checked[index.benchmark_of == number].any():
+        if not partly and not index.checked[index.benchmark_of == number].any():
             raise StageFailed(
                 f"decontaminate: nothing of {benchmark!r} was indexed from {path}: every question, even with its "
                 f"answer, has fewer than {min(HEAD_WORDS, ngram)} words"

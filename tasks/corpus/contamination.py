@@ -1,0 +1,112 @@
+"""Stage `contamination`: how many questions of one benchmark stand in a corpus that was made without looking for them.
+
+A benchmark that is evaluated but was not in `corpus.decontaminate.benchmarks` is counted afterwards: nothing is dropped,
+and no corpus is made again. What counts as found is what `decontaminate` would have dropped (see `overlap`), and
+`hits.json` is as that stage's. A benchmark of which nothing can be looked for is no error here: its scores are said to
+be unchecked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from storage.artifact import Input
+from storage.draft import Draft
+from storage.errors import StageFailed
+from storage.settings import Settings, identity
+from tasks.corpus.decontaminate import MatchJob, count_hits, match_shard, write_hits
+from tasks.corpus.overlap import Index, build_index, save_index
+from tasks.corpus.questions import read_questions
+from tasks.corpus.shards import document_shards
+
+STAGE = "contamination"
+VERSION = 1
+
+
+class CountConfig(Settings):
+    """How a question is found."""
+
+    ngram: int = identity(
+        13,
+        ge=1,
+        le=100,
+        description="Consecutive words that a document and a question share where it is found.",
+    )
+
+
+@dataclass(frozen=True)
+class CountInputs:
+    """`documents` of every slice, from `decontaminate`; `benchmark` is {benchmark, file, sha256}, as of
+    `questions.benchmark_inputs`."""
+
+    documents: tuple[Input, ...]
+    benchmark: Mapping[str, str]
+    benchmark_path: Path | None = field(default=None, metadata={"in_key": False})
+
+
+@dataclass(frozen=True)
+class CountStats:
+    """Counts of documents that were looked through, and of the benchmark's questions.
+
+    `unchecked` are questions too short to be looked for, or of no schema that is known.
+    """
+
+    documents: int
+    questions: int
+    indexed: int
+    unchecked: int
+    questions_found: int
+    documents_found: int
+
+
+def run(config: CountConfig, inputs: CountInputs, draft: Draft) -> CountStats:
+    """Parts: hits (hits.json), and found (found.parquet: row of the question, id and source of the document)."""
+    if inputs.benchmark_path is None:
+        raise StageFailed(f"contamination: no file of {inputs.benchmark['benchmark']!r} was given")
+    name = inputs.benchmark["benchmark"]
+    index = build_index(((name, inputs.benchmark_path),), config.ngram, partly=True)
+    directory = draft.path / "scratch" / "index"
+    save_index(index, directory)
+    jobs = {
+        f"{number:05d}-{shard}": MatchJob(path, directory, index.benchmarks, None)
+        for number, documents in enumerate(inputs.documents)
+        for shard, path in document_shards(documents).items()
+    }
+    looked = draft.scratch("matches", jobs if index.checked.any() else {}, match_shard)
+    hits = count_hits(index, list(looked.values()))
+    questions, rows = read_questions(name, inputs.benchmark_path)
+    hits[name]["questions"] += rows - len(questions)
+    hits[name]["unchecked"] += rows - len(questions)
+    write_hits(draft, hits)
+    _write_found(draft, index, list(looked.values()))
+    documents = sum(pq.read_metadata(job.path).num_rows for job in jobs.values())
+    return CountStats(documents=documents, **hits[name])
+
+
+def _write_found(draft: Draft, index: Index, looked: list[Path]) -> None:
+    tables = [
+        pa.table(
+            {
+                "row": pa.array([], pa.int64()),
+                "id": pa.array([], pa.uint64()),
+                "source": pa.array([], pa.string()),
+            }
+        )
+    ]
+    for path in looked:
+        pairs = pq.read_table(path / "matches.parquet", partitioning=None)
+        if len(pairs):
+            texts = pq.read_table(path / "documents.parquet", columns=["id", "source"], partitioning=None)
+            those = texts.take(pairs["text"])
+            rows = index.row_of[pairs["question"].to_numpy()].astype(np.int64)
+            tables.append(those.add_column(0, "row", pa.array(rows)).cast(tables[0].schema))
+    pq.write_table(
+        pa.concat_tables(tables).combine_chunks(), draft.path / "found.parquet", compression="zstd"
+    )
+    draft.part("found", "found.parquet")

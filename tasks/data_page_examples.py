@@ -1,0 +1,143 @@
+"""Excerpts of documents for the data page: short, without personal data where the filter masks it, and harmless to show.
+
+Text is masked before it is cut, so that no half of an address is left over.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tasks.corpus.rules import pii
+from tasks.data_page_scores import groups
+from tasks.data_page_tables import Place, Tables
+
+Json = dict[str, Any]
+LENGTH = 360
+"""Characters of an excerpt."""
+_READ = 20_000
+"""Characters of a document that are looked at, around the place that is shown."""
+_LINES = 10
+_BEFORE = {"dedup": "ingest", "filter": "dedup", "decontaminate": "filter"}
+"""The stage whose documents a stage reads."""
+_UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]")
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Reads excerpts. `masked`: whether personal data is replaced, as the filter does."""
+
+    tables: Tables
+    masked: bool
+
+    def of_reasons(self, wanted: Sequence[tuple[str, str]], each: int) -> list[Json]:
+        """[{stage, reason, examples: [{id, source, value, detail, characters, text}]}] for each (stage, reason).
+
+        A row that ingest set aside has no text; one of decontaminate is shown around the question.
+        """
+        rows = [row for row in self.tables.examples(each) if (row["stage"], row["reason"]) in wanted]
+        texts = self._texts(rows)
+        found: dict[tuple[str, str], list[Json]] = {pair: [] for pair in wanted}
+        for row in rows:
+            text = texts.get((row["stage"], row["id"]))
+            found[row["stage"], row["reason"]].append(self._example(row, text))
+        return [
+            {"stage": stage, "reason": reason, "examples": examples}
+            for (stage, reason), examples in found.items()
+            if examples
+        ]
+
+    def of_pairs(self, kept: Sequence[str], most: int) -> list[Json]:
+        """Near-duplicates beside what stayed, from where they differ: [{id, source, kept, similarity, text, kept_text}]."""
+        rows = self.tables.pairs(kept, most)
+        other = {int(row["detail"].split(" ", 1)[0]) for row in rows}
+        texts = self._read(
+            self.tables.find([row["id"] for row in rows], "ingest", [row["slice"] for row in rows])
+        )
+        texts |= self._read(self.tables.find(sorted(other - set(texts)), "dedup"))
+        found = []
+        for row in rows:
+            one, two = texts.get(row["id"]), texts.get(int(row["detail"].split(" ", 1)[0]))
+            if one is None or two is None:
+                continue
+            start = _first_difference(one, two)
+            found.append(
+                {
+                    "id": str(row["id"]),
+                    "source": row["source"],
+                    "kept": row["detail"],
+                    "similarity": row["value"],
+                    "text": self.excerpt(one, start),
+                    "kept_text": self.excerpt(two, start),
+                }
+            )
+        return found
+
+    def excerpt(self, text: str, start: int = 0, length: int = LENGTH) -> str:
+        """A few lines of a text from about a place on, with marks where it was cut."""
+        begin = max(start - 60, 0)
+        if begin:  # at the beginning of a word
+            space = text.find(" ", begin, begin + 40)
+            begin = space + 1 if space >= 0 else begin
+        low, high = max(begin - _READ // 2, 0), begin + _READ // 2
+        shown = text[low:high]
+        if (
+            self.masked
+        ):  # with what stands before it, so that an address that lies across is masked as a whole
+            shown = pii.mask(shown)[0][len(pii.mask(text[low:begin])[0]) :]
+        else:
+            shown = shown[begin - low :]
+        lines = [_UNSEEN.sub("·", line.rstrip()) for line in shown.split("\n") if line.strip()]
+        cut = "\n".join(lines[:_LINES])
+        if len(cut) > length:
+            cut = cut[:length].rsplit(" ", 1)[0] if " " in cut[length // 2 : length] else cut[:length]
+        more = len(lines) > _LINES or len(cut) < len("\n".join(lines)) or high < len(text)
+        return ("… " if begin else "") + cut + (" …" if more else "")
+
+    def _example(self, row: Mapping[str, Any], text: str | None) -> Json:
+        start = _place_of(row["detail"], text) if text is not None and row["stage"] == "decontaminate" else 0
+        detail = pii.mask(row["detail"] or "")[0] if self.masked else row["detail"] or ""
+        return {
+            "id": None if row["id"] is None else str(row["id"]),
+            "source": row["source"],
+            "value": row["value"],
+            "detail": _UNSEEN.sub("·", detail)[:LENGTH],
+            "characters": None if text is None else len(text),
+            "text": None if text is None else self.excerpt(text, start),
+        }
+
+    def _texts(self, rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, int], str]:
+        found: dict[tuple[str, int], str] = {}
+        for stage, before in _BEFORE.items():
+            own = [row for row in rows if row["stage"] == stage and row["id"] is not None]
+            places = self.tables.find([row["id"] for row in own], before, [row["slice"] for row in own])
+            found |= {(stage, one): text for one, text in self._read(places).items()}
+        return found
+
+    def _read(self, places: Mapping[int, Place]) -> dict[int, str]:
+        found: dict[int, str] = {}
+        for path in sorted({place.path for place in places.values()}):
+            own = sorted((place.row, one) for one, place in places.items() if place.path == path)
+            rows = np.array([row for row, _ in own], np.int64)
+            texts = [text for table in groups(path, rows, ["text"]) for text in table["text"].to_pylist()]
+            found |= {one: text for (_, one), text in zip(own, texts, strict=True)}
+        return found
+
+
+def _first_difference(one: str, two: str) -> int:
+    low, high = 0, min(len(one), len(two))
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if one.startswith(two[:middle]) else (low, middle - 1)
+    return low
+
+
+def _place_of(detail: str, text: str) -> int:
+    """Where the words that were found begin; `detail` is `benchmark:row words`."""
+    words = detail.split(" ")[1:]
+    match = re.search(r"[\W_]+".join(map(re.escape, words)), text, re.IGNORECASE) if words else None
+    return match.start() if match else 0

@@ -1,0 +1,287 @@
+"""The data page's figures, with matplotlib's Agg: the same facts give the same bytes (no date, a fixed salt of ids).
+
+Matplotlib is imported when something is drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tasks.data_page_sankey import HELD, KEPT, STAGE_COLOURS, UNNAMED, draw_flow, short, words
+from tasks.data_page_tables import BINS_PER_DECADE, FATES
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Json = dict[str, Any]
+_FATE_COLOURS = {
+    FATES[0]: KEPT,
+    FATES[1]: HELD,
+    **{f"dropped by {name}": c for name, c in STAGE_COLOURS.items()},
+}
+_STYLE: dict[Any, Any] = {
+    "font.family": "DejaVu Sans",
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "grid.color": "#e5e7eb",
+    "grid.linewidth": 0.8,
+    "axes.axisbelow": True,
+    "axes.edgecolor": "#9ca3af",
+    "axes.labelcolor": "#374151",
+    "xtick.color": "#4b5563",
+    "ytick.color": "#4b5563",
+    "axes.titlesize": 10,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "legend.frameon": False,
+    "svg.fonttype": "path",
+}
+
+
+def draw(facts: Json, directory: Path) -> list[Json]:
+    """Write each figure that the facts allow as SVG and PNG; returns [{name, caption}] in order."""
+    directory.mkdir(parents=True, exist_ok=True)
+    figures: list[Json] = []
+
+    def add(name: str, build: Callable[[], Figure], caption: str) -> None:
+        _save(build, directory, name)
+        figures.append({"name": name, "caption": caption})
+
+    stages = facts["flow"]["stages"]
+    if stages and stages[0]["documents_out"]:
+        add(
+            "flow",
+            lambda: draw_flow(facts["flow"]["stages"]),
+            "What went on to the next stage, and what was taken out there and why: documents above, text below. "
+            "The height of a band is its share.",
+        )
+    if any(stage["reasons"] for stage in stages):
+        add(
+            "reasons",
+            lambda: _reasons(facts),
+            "Left: the reasons for which most documents were dropped, by stage. Right: groups of "
+            "documents that dedup took for one, by size; one of each group stayed.",
+        )
+    if facts["lengths"]["before"]:
+        add(
+            "lengths",
+            lambda: _lengths(facts),
+            "Left: documents as they were read, by length and what became of them. Right: documents "
+            "as they are trained on; one longer than a sequence is cut.",
+        )
+    if facts["scores"]:
+        add(
+            "scores",
+            lambda: _scores(facts["scores"]),
+            "What the filter's rules measure on a sample of the documents that they were asked about: grey, "
+            "all; blue, those that the filter kept; the line is the limit.",
+        )
+    if facts["packing"]["sources"]:
+        add(
+            "tokens",
+            lambda: _tokens(facts["packing"]),
+            "Where each source's tokens are: trained on in a round, packed and carried to a next "
+            "round, or not taken yet. Behind a bar: how often its text was read.",
+        )
+    return figures
+
+
+def _save(build: Callable[[], Figure], directory: Path, name: str) -> None:
+    import matplotlib
+
+    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": f"onward-data-{name}"}):
+        figure = build()
+        figure.savefig(directory / f"{name}.svg", format="svg", metadata={"Date": None, "Creator": None})
+        figure.set_layout_engine("none")  # it stays as it was laid out
+        figure.savefig(directory / f"{name}.png", format="png", dpi=110, metadata={"Software": None})
+
+
+# ---- reasons and clusters -----------------------------------------------------------------------------------------
+
+
+def _reasons(facts: Json) -> Figure:
+    from matplotlib.figure import Figure
+
+    rows = facts["reasons"][:14]
+    clusters = facts["clusters"]["sizes"]
+    figure = Figure(figsize=(9.2, 1.3 + 0.23 * max(len(rows), 7)), layout="constrained")
+    grid = figure.add_gridspec(1, 2 if clusters else 1, width_ratios=(1.9, 1) if clusters else (1,))
+    axes = figure.add_subplot(grid[0, 0])
+    axes.set_title("Dropped documents, by reason")
+    counts = [row["documents"] for row in rows]
+    axes.barh(
+        range(len(rows)),
+        counts,
+        color=[STAGE_COLOURS.get(row["stage"], UNNAMED) for row in rows],
+        height=0.72,
+    )
+    axes.set_yticks(range(len(rows)), [words(row["reason"]) for row in rows])
+    axes.invert_yaxis()
+    axes.grid(visible=False)
+    axes.set_xticks([])
+    axes.spines["bottom"].set_visible(False)
+    for place, count in enumerate(counts):
+        axes.text(count, place, f" {short(count)}", va="center", fontsize=8.5, color="#374151")
+    axes.set_xlim(0, max(counts) * 1.12)
+    stages = [name for name in STAGE_COLOURS if any(row["stage"] == name for row in rows)]
+    axes.legend(handles=[_swatch(STAGE_COLOURS[name], name) for name in stages], loc="lower right")
+    if clusters:
+        _clusters(figure.add_subplot(grid[0, 1]), clusters)
+    return figure
+
+
+def _clusters(axes: Axes, sizes: Sequence[Json]) -> None:
+    axes.set_title("Groups of copies")
+    bins = dict.fromkeys(_SIZES, 0)
+    for row in sizes:
+        bins[next(label for label, most in _SIZES.items() if row["size"] <= most)] += row["clusters"]
+    while list(bins.values())[-1] == 0:
+        bins.popitem()
+    axes.bar(list(bins), list(bins.values()), color=STAGE_COLOURS["dedup"], width=0.72)
+    for place, count in enumerate(bins.values()):
+        if count:
+            axes.text(place, count, short(count), ha="center", va="bottom", fontsize=8.5, color="#374151")
+    axes.set_yticks([])
+    axes.spines["left"].set_visible(False)
+    axes.margins(y=0.12)
+    axes.set_xlabel("documents in a group")
+
+
+_SIZES = {"2": 2, "3": 3, "4–5": 5, "6–10": 10, "11–99": 99, "100+": float("inf")}
+
+
+def _swatch(colour: str, label: str) -> Any:
+    from matplotlib.patches import Patch
+
+    return Patch(color=colour, label=label)
+
+
+# ---- lengths ------------------------------------------------------------------------------------------------------
+
+
+def _lengths(facts: Json) -> Figure:
+    from matplotlib.figure import Figure
+
+    lengths = facts["lengths"]
+    figure = Figure(figsize=(9.2, 3.3), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    left.set_title("As read, in characters")
+    bins = sorted({row["bin"] for row in lengths["before"]})
+    places = list(range(bins[0], bins[-1] + 1))
+    bottom = [0] * len(places)
+    for fate in FATES:
+        found = {row["bin"]: row["documents"] for row in lengths["before"] if row["fate"] == fate}
+        if found:
+            heights = [found.get(place, 0) for place in places]
+            left.bar(
+                places, heights, bottom=bottom, width=1.0, align="edge", color=_FATE_COLOURS[fate], label=fate
+            )
+            bottom = [a + b for a, b in zip(bottom, heights, strict=True)]
+    left.legend(fontsize=8)
+    right.set_title("As trained on, in tokens")
+    tokens = {row["bin"]: row["documents"] for row in lengths["tokens"]}
+    shown, unit = (
+        (tokens, "tokens")
+        if tokens
+        else ({row["bin"]: row["documents"] for row in lengths["after"]}, "characters")
+    )
+    if shown:
+        right.bar(list(shown), list(shown.values()), width=1.0, align="edge", color=KEPT)
+    if unit == "characters":
+        right.set_title("As kept, in characters")
+    _mark_sequence(right, facts["packing"]["rounds"], unit)
+    for axes in (left, right):
+        _decades(axes)
+        axes.set_ylabel("documents")
+    return figure
+
+
+def _mark_sequence(axes: Axes, rounds: Sequence[Json], unit: str) -> None:
+    if not rounds or unit != "tokens":
+        return
+    from math import log10
+
+    length = rounds[-1]["sequence_length"]
+    place = log10(max(length, 1)) * BINS_PER_DECADE
+    axes.axvline(place, color="#1f2937", linewidth=1, linestyle=(0, (3, 2)))
+    axes.text(place, axes.get_ylim()[1], f" a sequence: {length:,}", fontsize=8, va="top", color="#1f2937")
+
+
+def _decades(axes: Axes) -> None:
+    low, high = axes.get_xlim()
+    decades = range(int(max(low, 0)) // BINS_PER_DECADE, int(high) // BINS_PER_DECADE + 2)
+    axes.set_xticks([one * BINS_PER_DECADE for one in decades], [short(10**one) for one in decades])
+    axes.set_xlim(max(low, 0), high)
+
+
+# ---- scores and tokens --------------------------------------------------------------------------------------------
+
+
+def _scores(scores: Sequence[Json]) -> Figure:
+    from matplotlib.figure import Figure
+
+    columns = min(len(scores), 4)
+    rows = -(-len(scores) // columns)
+    figure = Figure(figsize=(9.2, 0.4 + 1.7 * rows), layout="constrained")
+    for place, score in enumerate(scores):
+        axes = figure.add_subplot(rows, columns, place + 1)
+        axes.set_title(words(score["rule"]), fontsize=8, fontweight="normal")
+        edges = score["edges"]
+        axes.stairs(score["before"], edges, fill=True, color="#cbd0d8")
+        axes.stairs(score["after"], edges, fill=True, color=KEPT, alpha=0.85)
+        axes.axvline(score["limit"], color=STAGE_COLOURS["filter"], linewidth=1.2)
+        axes.set_yscale("symlog", linthresh=10)
+        axes.tick_params(labelsize=7.5)
+        axes.yaxis.set_visible(False)
+        axes.spines["left"].set_visible(False)
+        axes.locator_params(axis="x", nbins=4)
+    return figure
+
+
+def _tokens(packing: Json) -> Figure:
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter
+
+    sources = packing["sources"]
+    rounds = [one["round"] for one in packing["rounds"]]
+    figure = Figure(figsize=(9.2, 1.1 + 0.5 * len(sources)), layout="constrained")
+    axes = figure.add_subplot()
+    left = [0.0] * len(sources)
+
+    def stack(label: str, widths: Sequence[float], colour: str) -> None:
+        axes.barh(range(len(sources)), widths, left=left, color=colour, label=label, height=0.62)
+        left[:] = [a + b for a, b in zip(left, widths, strict=True)]
+
+    for place, number in enumerate(rounds):
+        taken = [
+            sum(one["tokens"] for one in source["rounds"] if one["round"] == number) for source in sources
+        ]
+        stack(f"round {number}", taken, _BLUES[place % len(_BLUES)])
+    stack("carried", [source.get("tokens_carried", 0) for source in sources], "#8c6d1f")
+    stack("not taken", [source.get("tokens_not_taken", 0) for source in sources], "#d6dae0")
+    for place, source in enumerate(sources):
+        axes.text(
+            left[place],
+            place,
+            f"  read {source['epochs']:.2f} ×" if "epochs" in source else "",
+            va="center",
+            fontsize=8.5,
+        )
+    axes.set_yticks(range(len(sources)), [source["source"] for source in sources])
+    axes.invert_yaxis()
+    axes.grid(visible=True, axis="x")
+    axes.grid(visible=False, axis="y")
+    axes.set_xlim(0, max([*left, 1.0]) * 1.12)
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
+    axes.set_xlabel("tokens")
+    axes.legend(ncols=len(rounds) + 2, loc="lower left", bbox_to_anchor=(0, 1), fontsize=8.5)
+    return figure
+
+
+_BLUES = ("#9fbfe0", "#5b8fc7", "#1f5a99", "#123a66")

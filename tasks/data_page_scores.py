@@ -1,0 +1,114 @@
+"""What the filter measured, before and after it: the values of its own rules on a sample of what it read.
+
+Only the first rule that fails is recorded in `dropped.parquet`, so values are measured again here, by the same rules: on
+every document of the sample, each family on the text as the family before left it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow.parquet as pq
+
+from tasks.corpus.filter import FilterConfig
+from tasks.corpus.rules import education, language
+from tasks.corpus.rules.rule import Batch, Rule
+
+Json = dict[str, Any]
+ALWAYS = (language.RULE, education.RULE)
+_BINS = 32
+
+
+def measure(
+    config: FilterConfig, drawn: Sequence[Mapping[str, Any]], reasons: Mapping[str, int], most: int
+) -> list[Json]:
+    """[{rule, limit, least, documents, kept, edges, before, after, median, median_after, failing}] of at most `most` rules.
+
+    Those that give a score (language, education) come first, then those that dropped most (`reasons`: counts by rule).
+    `before`, `after`: documents of the sample in each bin; the outer bins hold what lies beyond the edges.
+    """
+    if not drawn:
+        return []
+    texts, meta = _read(drawn)
+    kept = np.array([bool(row["kept"]) for row in drawn])
+    shown = set(_chosen(config, reasons, most))
+    found = {}
+    batch = Batch(texts, meta)
+    for family in config.families():
+        for rule in family.rules:
+            if rule.name in shown:
+                found[rule.name] = _row(rule, values(rule, batch), kept)
+        if family.edit is not None:
+            edited = family.edit(batch, np.ones(len(batch), bool))
+            batch = Batch(edited.texts, meta)
+    order = _chosen(config, reasons, most)
+    return [row for name in order if (row := found.get(name)) is not None]
+
+
+def values(rule: Rule, batch: Batch) -> np.ndarray:
+    """A rule's value of each text, exactly: asked with a limit below which no bound can answer for it."""
+    return rule.value(batch, rule.limit if rule.least else -1.0).astype(np.float64)
+
+
+def _chosen(config: FilterConfig, reasons: Mapping[str, int], most: int) -> list[str]:
+    names = [rule.name for rule in config.rules()]
+    scores = [name for name in ALWAYS if name in names]
+    others = sorted(
+        (name for name in names if reasons.get(name) and name not in scores),
+        key=lambda name: (-reasons[name], name),
+    )
+    return (scores + others)[:most]
+
+
+def _read(drawn: Sequence[Mapping[str, Any]]) -> tuple[pl.Series, pl.Series]:
+    """Texts and metadata of the rows, which are sorted by file and row; a row group is read at a time."""
+    pieces: dict[str, list[Any]] = {"text": [], "meta": []}
+    for path in dict.fromkeys(str(row["path"]) for row in drawn):
+        rows = np.array([row["row"] for row in drawn if row["path"] == path], np.int64)
+        for table in groups(Path(path), rows, ["text", "meta"]):
+            for name, column in pieces.items():
+                column += table[name].to_pylist()
+    return pl.Series(pieces["text"], dtype=pl.String), pl.Series(pieces["meta"], dtype=pl.String)
+
+
+def groups(path: Path, rows: np.ndarray, columns: Sequence[str]) -> Any:
+    """Tables of the given rows (int64, ascending) of a Parquet file, one for each row group that holds some."""
+    reader = pq.ParquetFile(path)
+    sizes = [reader.metadata.row_group(number).num_rows for number in range(reader.num_row_groups)]
+    edges = np.concatenate([[0], np.cumsum(sizes)])
+    group_of = np.searchsorted(edges, rows, side="right") - 1
+    for group in np.unique(group_of):
+        table = reader.read_row_group(int(group), columns=list(columns))
+        yield table.take(rows[group_of == group] - edges[group])
+
+
+def _row(rule: Rule, measured: np.ndarray, kept: np.ndarray) -> Json | None:
+    there = np.isfinite(measured)
+    before, after = measured[there], measured[there & kept]
+    if not len(before):
+        return None
+    low, high = np.quantile(before, [0.005, 0.995])
+    low, high = min(low, rule.limit), max(high, rule.limit)
+    edges = np.linspace(low, high if high > low else low + 1, _BINS + 1)
+    good = before >= rule.limit if rule.least else before <= rule.limit
+    return {
+        "rule": rule.name,
+        "limit": float(rule.limit),
+        "least": rule.least,
+        "documents": len(before),
+        "kept": len(after),
+        "edges": [float(edge) for edge in edges],
+        "before": _histogram(before, edges),
+        "after": _histogram(after, edges),
+        "median": float(np.median(before)),
+        "median_after": float(np.median(after)) if len(after) else None,
+        "failing": int((~good).sum()),
+    }
+
+
+def _histogram(some: np.ndarray, edges: np.ndarray) -> list[int]:
+    return [int(count) for count in np.histogram(np.clip(some, edges[0], edges[-1]), edges)[0]]

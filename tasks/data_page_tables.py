@@ -1,0 +1,256 @@
+"""What the data page asks of the tables that the stages left, through DuckDB: memory stays flat, whatever their size.
+
+`dropped.parquet` of every slice is read whole (a short row a dropped document); texts only of sampled files, by the
+column, or of the few rows that are shown. All that is drawn is drawn by the hash of a document's id.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+
+from storage.tokens import TokenShard
+
+Json = dict[str, Any]
+DROPPING = ("ingest", "dedup", "filter", "decontaminate")
+COPIES = ("exact_duplicate", "near_duplicate")
+BINS_PER_DECADE = 8
+FATES = ("trained on", "held out", "dropped by decontaminate", "dropped by filter", "dropped by dedup")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a document lies: a file of documents and the row in it."""
+
+    path: Path
+    row: int
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One file of documents of a slice, as `ingest` wrote it; the stages after it keep its name."""
+
+    slice: int
+    name: str
+    bytes: int
+
+
+class Tables:
+    """Queries over the slices' tables; `slices` as in `DataInputs`. `spill`: a directory for what does not fit."""
+
+    def __init__(self, slices: Sequence[Mapping[str, Any]], seed: int, spill: Path) -> None:
+        self._slices = {int(one["number"]): one for one in slices}
+        self._seed = seed
+        self._db = duckdb.connect()
+        self._db.execute("set memory_limit = '2GB'")
+        self._db.execute(f"set temp_directory = '{_quoted(spill)}'")
+        self._db.execute("create table files (filename varchar, slice integer)")
+        paths = [
+            (str(one["stages"][stage]["dropped"].only()), number)
+            for number, one in self._slices.items()
+            for stage in DROPPING
+            if stage in one["stages"]
+        ]
+        self._db.executemany("insert into files values (?, ?)", paths) if paths else None
+        read = (
+            f"select * from read_parquet({_listed(path for path, _ in paths)}, filename = true)"
+            if paths
+            else "select 0::ubigint id, '' source, '' stage, '' reason, 0.0 value, '' detail, '' filename limit 0"
+        )
+        self._db.execute(
+            f"create view dropped as select f.slice, d.* from ({read}) d join files f using (filename)"
+        )
+
+    def rows(self, query: str, *parameters: Any) -> list[Json]:
+        """Rows of a query, as dictionaries."""
+        result = self._db.execute(query, list(parameters))
+        names = [column[0] for column in result.description or []]
+        return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
+
+    # ---- near-duplicates --------------------------------------------------------------------------------------
+
+    def clusters(self, largest: int) -> Json:
+        """{sizes: [{size, clusters}], largest: [{kept, size, near, exact}]}; size counts the kept document."""
+        grouped = (
+            "select detail as kept, count(*) + 1 as size, count(*) filter (reason = 'near_duplicate') as near, "
+            "count(*) filter (reason = 'exact_duplicate') as exact "
+            f"from dropped where reason in {COPIES} group by detail"
+        )
+        sizes = f"select size, count(*) as clusters from ({grouped}) group by size order by size"
+        top = f"select * from ({grouped}) order by size desc, kept limit ?"
+        return {"sizes": self.rows(sizes), "largest": self.rows(top, largest)}
+
+    def pairs(self, kept: Sequence[str], most: int) -> list[Json]:
+        """Near-duplicates to show: first one of each of these kept documents' clusters, then by the hash of the id."""
+        return self.rows(
+            f"""
+            with near as (
+                select slice, id, source, value, detail, {self._order("id")} as place,
+                       row_number() over (partition by detail order by {self._order("id")}) as nth
+                from dropped where stage = 'dedup' and reason = 'near_duplicate' and id is not null
+            )
+            select slice, id, source, value, detail from near where nth = 1
+            order by (detail in (select unnest(?::varchar[]))) desc, place limit ?
+            """,
+            list(kept),
+            most,
+        )
+
+    # ---- examples ---------------------------------------------------------------------------------------------
+
+    def examples(self, each: int) -> list[Json]:
+        """Of each stage and reason a few dropped rows, by the hash of the id; all but duplicates, see `pairs`."""
+        return self.rows(
+            f"""
+            select slice, stage, reason, id, source, value, detail from dropped
+            where reason not in {COPIES}
+            qualify row_number() over (partition by stage, reason order by {self._order("id")}, detail) <= ?
+            order by stage, reason, {self._order("id")}, detail
+            """,
+            each,
+        )
+
+    def find(self, ids: Sequence[int], stage: str, slices: Sequence[int] | None = None) -> dict[int, Place]:
+        """Where documents lie in the part `documents` of a stage (of these slices); ids that are not there are left out."""
+        files = [
+            str(path)
+            for number, one in self._slices.items()
+            if (slices is None or number in slices) and stage in one["stages"]
+            for path in one["stages"][stage]["documents"].paths
+        ]
+        if not files or not ids:
+            return {}
+        found = self.rows(
+            f"select id, filename, file_row_number as row from read_parquet({_listed(files)}, filename = true, "
+            "file_row_number = true) where id in (select unnest(?::ubigint[]))",
+            list(ids),
+        )
+        return {int(row["id"]): Place(Path(row["filename"]), int(row["row"])) for row in found}
+
+    # ---- lengths ----------------------------------------------------------------------------------------------
+
+    def sampled(self, budget: int) -> tuple[list[Shard], int]:
+        """Files of documents evenly over all slices, of at most `budget` bytes as they lie on disk (at least one), and
+        how many there are in all."""
+        shards = [
+            Shard(number, Path(name).parent.name, (documents.root / name).stat().st_size)
+            for number, one in self._slices.items()
+            if "ingest" in one["stages"]
+            for documents in [one["stages"]["ingest"]["documents"]]
+            for name in documents.files
+        ]
+        total = sum(shard.bytes for shard in shards)
+        if total <= budget:
+            return shards, len(shards)
+        count = max(len(shards) * budget // total, 1)
+        places = np.unique(np.linspace(0, len(shards) - 1, count).round().astype(np.int64))
+        return [shards[place] for place in places], len(shards)
+
+    def lengths(self, shards: Sequence[Shard]) -> list[Json]:
+        """Documents as they were read, by what became of them and length: [{fate, bin, documents, text}].
+
+        Bin b holds lengths from 10^(b / BINS_PER_DECADE) characters on; text is in bytes.
+        """
+        files = self._files("ingest", shards)
+        if not files:
+            return []
+        numbers = sorted({shard.slice for shard in shards})
+        held = [
+            str(part.only()) for number in numbers if (part := self._part(number, "decontaminate", "holdout"))
+        ]
+        held_out = (
+            f"select id from read_parquet({_listed(held)})" if held else "select 0::ubigint as id limit 0"
+        )
+        return self.rows(
+            f"""
+            with gone as (select id, 'dropped by ' || stage as fate from dropped
+                          where stage != 'ingest' and slice in (select unnest(?::integer[]))),
+                 held as ({held_out})
+            select coalesce(gone.fate, case when held.id is null then 'trained on' else 'held out' end) as fate,
+                   {_bin("length(d.text)")} as bin, count(*) as documents, sum(strlen(d.text))::bigint as text
+            from read_parquet({_listed(files)}) d left join gone using (id) left join held using (id)
+            group by all order by all
+            """,
+            numbers,
+        )
+
+    def lengths_after(self, shards: Sequence[Shard]) -> list[Json]:
+        """Documents as they are trained on, by length in characters: [{bin, documents}]."""
+        files = self._files("decontaminate", shards)
+        if not files:
+            return []
+        return self.rows(
+            f"select {_bin('length(text)')} as bin, count(*) as documents from read_parquet({_listed(files)}) "
+            "group by all order by all"
+        )
+
+    def lengths_in_tokens(self, shards: Sequence[Shard]) -> list[Json]:
+        """The same in tokens, end-of-text included."""
+        counts: dict[int, int] = {}
+        for shard in shards:
+            tokens = self._part(shard.slice, "tokenize", "tokens")
+            for path in tokens.paths if tokens else ():
+                if path.parent.name == shard.name:
+                    lengths = TokenShard.open(path).lengths
+                    bins = np.floor(np.log10(np.maximum(lengths, 1)) * BINS_PER_DECADE).astype(np.int64)
+                    for one, count in zip(*np.unique(bins, return_counts=True), strict=True):
+                        counts[int(one)] = counts.get(int(one), 0) + int(count)
+        return [{"bin": one, "documents": counts[one]} for one in sorted(counts)]
+
+    # ---- scores -----------------------------------------------------------------------------------------------
+
+    def drawn(self, shards: Sequence[Shard], budget: int, longest: int) -> list[Json]:
+        """Documents that `filter` read, by the hash of the id until they have `budget` bytes of text; none longer than
+        `longest` bytes. [{path, row, kept}]"""
+        files = self._files("dedup", shards)
+        if not files:
+            return []
+        return self.rows(
+            f"""
+            with documents as (
+                select id, filename, file_row_number, strlen(text) as size, {self._order("id")} as place
+                from read_parquet({_listed(files)}, filename = true, file_row_number = true)
+                where strlen(text) <= ?
+            ), chosen as (
+                select *, sum(size) over (order by place, id) as total from documents
+            )
+            select filename as path, file_row_number as row, id not in
+                   (select id from dropped where stage = 'filter') as kept
+            from chosen where total <= ? order by filename, file_row_number
+            """,
+            longest,
+            budget,
+        )
+
+    def _files(self, stage: str, shards: Sequence[Shard]) -> list[str]:
+        found = []
+        for shard in shards:
+            documents = self._part(shard.slice, stage, "documents")
+            found += (
+                [str(path) for path in documents.paths if path.parent.name == shard.name] if documents else []
+            )
+        return found
+
+    def _part(self, number: int, stage: str, part: str) -> Any:
+        return self._slices[number]["stages"].get(stage, {}).get(part)
+
+    def _order(self, column: str) -> str:
+        """A draw that no version of DuckDB changes."""
+        return f"md5({column}::varchar || ':{int(self._seed)}')"
+
+
+def _bin(length: str) -> str:
+    return f"floor(log10(greatest({length}, 1)) * {BINS_PER_DECADE})::integer"
+
+
+def _quoted(path: Any) -> str:
+    return str(path).replace("'", "''")
+
+
+def _listed(paths: Any) -> str:
+    return "[" + ", ".join(f"'{_quoted(path)}'" for path in paths) + "]"
