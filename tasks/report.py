@@ -40,7 +40,7 @@ class ReportConfig(Settings):
 class ReportInputs:
     """What the report is made of; parts by their digests, facts as plain JSON.
 
-    models: base first, {name, tokens, stage, key, digest, path, seen, computed}
+    models: base first, {name, tokens, stage, key, digest, path, seen, computed, segments: keys}
     scores, questions: by model, by benchmark: parts of `evaluate`; perplexity, documents: by model, by source
     journals: {name, kind: trunk or branch, journal: part, computed}, oldest first
     corpus: {slice, source, stage, key, stats}; hits: parts of `decontaminate`, one a slice; packs: {name, key, stats}
@@ -129,6 +129,7 @@ def _model(model: Any, first: bool) -> dict[str, Any]:
         "path": f"{export.stage}/{export.key[:16]}",
         "seen": 0 if first else int(export.stats["tokens_seen"]),
         "computed": sum(int(segment.stats["tokens"]) for segment in model.journals),
+        "segments": [segment.key for segment in model.journals],
     }
 
 

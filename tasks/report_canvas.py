@@ -94,4 +94,5 @@ def save(build: Callable[[Tips], Figure], directory: Path, name: str) -> None:
         path = directory / f"{name}.svg"
         figure.savefig(path, format="svg", metadata={"Date": None, "Creator": None})
         path.write_text(tips.write_into(path.read_text(encoding="utf-8")), encoding="utf-8")
+        figure.set_layout_engine("none")  # as it was just laid out
         figure.savefig(directory / f"{name}.png", format="png", dpi=150, metadata={"Software": None})

@@ -11,10 +11,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from storage.artifact import Artifact
+from storage.draft import Draft
+from storage.store import Store
 from storage.testing import artifact_of, draft_in
 from tasks import report
 from tasks.evaluation import benchmarks, perplexity
 from tasks.evaluation.catalog import EvaluationConfig, OwnBenchmark
+from tasks.report_cost import published
 from tests.tasks.evaluation.cases import Case, FilesConfig, FilesInputs, stage_of_files
 
 SECTION = EvaluationConfig(
@@ -25,6 +28,22 @@ SECTION = EvaluationConfig(
 @pytest.fixture(scope="module")
 def case(tmp_path_factory: pytest.TempPathFactory, shared_data: Path) -> Case:
     return Case(tmp_path_factory.mktemp("case"), shared_data)
+
+
+def timed(stage: str) -> Any:
+    """A training stage that took half a second a step, on two threads."""
+    plain = stage_of_files(stage)
+
+    def run(config: FilesConfig, inputs: FilesInputs, draft: Draft) -> dict[str, Any]:
+        stats: dict[str, Any] = plain.run(config, inputs, draft)
+        steps = stats["tokens"] // 1000
+        clock = {"step": list(range(steps)), "seconds": [0.5] * steps, "peak_memory": [10**9] * steps}
+        pq.write_table(pa.table(clock), draft.path / "clock.parquet")
+        draft.volatile("clock.parquet")
+        draft.note(device="cpu", device_name="test machine", processes=1, threads=2)
+        return stats
+
+    return SimpleNamespace(STAGE=stage, VERSION=1, run=run)
 
 
 class World:
@@ -49,9 +68,8 @@ class World:
                     (directory / name).write_text(json.dumps(content))
             parts[part] = str(directory)
         inputs = FilesInputs(parts)
-        return artifact_of(
-            stage_of_files(stage), FilesConfig(stats={**stats, "n": self.count}), inputs, self.root / "store"
-        )
+        made = timed(stage) if stage in ("train", "decay") else stage_of_files(stage)
+        return artifact_of(made, FilesConfig(stats={**stats, "n": self.count}), inputs, self.root / "store")
 
     def evaluation(self, name: str, right: list[float]) -> Artifact:
         mean = sum(right) / len(right)
@@ -389,3 +407,35 @@ def test_what_the_measuring_stages_leave_is_what_the_report_reads(case: Case, tm
     assert (change["value"], change["stderr"], change["count"]) == (0.0, 0.0, 3)
     assert change["verdict"] == "no clear change"
     assert facts["benchmarks"][0]["models"]["base"]["score"] == scored.stats["metrics"]["acc_norm"]
+
+
+def test_what_it_cost_is_added_where_the_page_is_published(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    artifact, _ = made(world, world.outcome())
+    store = Store(world.root / "store")
+    page = published(artifact, store.lookup, tmp_path / "runs" / "one")
+    cost = json.loads((page / "cost.json").read_text())
+    trunk, first, more, second = 8 * 0.5, 2 * 0.5, 10 * 0.5, 2 * 0.5
+    hours = {model["name"]: model["device_hours"] for model in cost["models"]}
+    assert hours == pytest.approx(
+        {"10K": 2 * (trunk + first) / 3600, "20K": 2 * (trunk + more + second) / 3600}
+    )
+    assert cost["models"][0]["tokens_per_second"] == pytest.approx(10_000 / (trunk + first))
+    assert cost["all"]["unit"] == "CPU-hours" and cost["all"]["energy_joules"] is None
+    text = (page / "report.md").read_text()
+    assert "## What it cost" in text and "2 × test machine" in text and "2,000 |" in text
+    points = 60 / (2 * (more + second) / 3600)  # from 10K to 20K: its trunk was there, its branch was not
+    assert f"| 10K → 20K | 0.00333 | +{points:.2f} [" in text
+    assert (page / text.split("](")[1].split(")")[0]).resolve() == artifact.path / "figures" / "loss.svg"
+    html = (page / "report.html").read_text()
+    assert "<h2>What it cost</h2>" in html
+    before = (artifact.path / "report.html").read_text()
+    assert "What it cost" not in before and "<!-- cost -->" in before
+
+
+def test_without_a_clock_the_page_says_no_cost(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    alone = SimpleNamespace(models=world.outcome().models[:1], reading=None, packed=[])
+    artifact, _ = made(world, alone)
+    page = published(artifact, Store(world.root / "store").lookup, tmp_path / "page")
+    assert "What it cost" not in (page / "report.md").read_text()
