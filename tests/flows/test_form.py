@@ -119,6 +119,7 @@ def test_nothing_is_shown_as_a_bare_union_or_as_raw_json():
         "TrainingConfig.schedule",
         "TrainingConfig.average",
         "DedupConfig.minhash",
+        "DedupConfig.paragraphs",
         "SourceConfig.hub",
     }
     assert editors == {"FilterConfig.thresholds"}
@@ -158,6 +159,7 @@ def test_a_configuration_comes_through_the_form_unchanged(path):
         ("config.training.execution.threads", None),
         ("config.training.schedule", {"kind": "rewarm", "warmup_tokens": "1M"}),
         ("config.corpus.dedup.minhash", None),
+        ("config.corpus.dedup.paragraphs", {"min_characters": 40}),
         ("config.model.base", "openai-community/gpt2"),
         ("config.corpus.execution.executor", "dask://127.0.0.1:8786"),
     ],
