@@ -15,7 +15,7 @@ CORPUS = (
     "pyarrow==25.0.1",
     "spacy==3.8.18",
     "nltk==3.10.4",
-    "xxhash==4.1.0",
+    "xxhash==3.8.2",
     "tldextract==5.4.0",
     "orjson==3.13.0",
 )
