@@ -92,10 +92,13 @@ def plan(
 
     Training stages say what they would take: micro-batch, checkpointing, tokens per second, hours.
     """
+    from flows.checks import advice
     from flows.foresight import foresee
     from flows.plan import make_plan, render
 
     run = _load(config, set_ or [])
+    for line in advice(run):
+        sys.stderr.write(f"! {line}\n")
     rows = foresee(run, make_plan(run), _bytes(memory), device_name)
     sys.stdout.write(json.dumps([vars(row) for row in rows]) + "\n" if json_ else render(rows))
     raise typer.Exit(0 if all(row.state == "cached" for row in rows) else 2)
@@ -303,8 +306,8 @@ def _run(
         from prefect.exceptions import ExternalSignal  # while the server starts
 
         from flows.entrypoints import pretrain
-        from flows.publish import settle
         from flows.run import run_name
+        from flows.truth import settle
 
         threading.Thread(
             target=importlib.import_module, args=("mlflow",), daemon=True
@@ -328,7 +331,7 @@ def _run(
                 error, ConfigError
             ) else 1
         finally:
-            settle(summary["flow_run"], len(summary["stages"]))
+            settle()
 
 
 def _check_options(force: tuple[str, ...], until: str, slices: int | None) -> None:
@@ -353,13 +356,11 @@ def _bytes(text: str | None) -> int | None:
 
 
 def _load(path: Path, overrides: list[str]) -> Any:
-    from flows.checks import advice, check
+    from flows.checks import check
     from flows.config import load_config
 
     config = load_config(path, overrides)
     check(config)
-    for line in advice(config):
-        sys.stderr.write(f"! {line}\n")
     return config
 
 

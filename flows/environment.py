@@ -13,6 +13,7 @@ import select
 import shutil
 import stat
 import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -149,3 +150,9 @@ def gpus() -> list[str]:
         if answer.returncode == 0:
             return [line.strip() for line in answer.stdout.splitlines() if line.strip()]
     return []
+
+
+def worker_command(pool: str, name: str) -> list[str]:
+    """The command line of a Prefect worker; the pool is there already, and nothing is installed."""
+    options = ["--pool", pool, "--name", name, "--install-policy", "never", "--no-create-pool-if-not-found"]
+    return [sys.executable, "-m", "flows.prefect_worker", *options]

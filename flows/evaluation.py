@@ -26,6 +26,7 @@ from flows.session import current_flow_run, in_flow_run, shown, told
 from flows.stage import Builder
 from flows.story import Story
 from flows.tracking import Tracked, Tracker, describe_run, flat
+from flows.truth import crash_lost_attempts
 from storage.artifact import Artifact, Input
 from storage.catalog import Catalog
 from storage.errors import ConfigError, OnwardError
@@ -89,7 +90,7 @@ def _execute(wanted: Evaluation, story: Story) -> dict[str, Any]:
         holdouts = held_out_of(store, wanted.run) if wanted.run else {}
         measures = measures_of(wanted, holdouts, story.warn)
         with _tracked(wanted, store, flow_run, story) as tracker:
-            publish.crash_lost_attempts(None, flow_run)
+            crash_lost_attempts(None, flow_run)
             publish.announce_process(flow_run)
             gpu = Gpu(state_directory(), wanted.device, wanted.title)
             builder = Builder(store, workers, story, facts={"flow_run": flow_run}, gpu=gpu)

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
+from uuid import UUID
 
 from flows.secrets import without_secrets
 from flows.stage import Call, named
@@ -41,7 +42,7 @@ class Pages(Protocol):
     """Where it is shown: `flows.publish.Pages` in the UI."""
 
     def put(
-        self, key: str, kind: str, data: Any, description: str | None = None, task_run: str | None = None
+        self, key: str, kind: str, data: Any, description: str | None = None, task_run: UUID | None = None
     ) -> None:
         """Create the page of that key, or change it in place."""
 
@@ -210,7 +211,8 @@ class Live:
 
     def _bar(self, key: str, stage: Stage) -> None:
         percent = round(100 * (1.0 if stage.over and stage.call.state != "failed" else stage.share), 1)
-        self.pages.put(key, "progress", percent, self.description(stage), stage.call.task_run)
+        run = stage.call.task_run
+        self.pages.put(key, "progress", percent, self.description(stage), run.id if run else None)
 
     def description(self, stage: Stage) -> str:
         """What stands beside a progress bar, in Markdown."""

@@ -17,8 +17,9 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
 from flows import publish
-from flows.checks import check, check_hub
+from flows.checks import advice, check, check_hub
 from flows.config import RunConfig
+from flows.foresight import foresee
 from flows.gpu import Gpu
 from flows.places import from_home, mlflow_database, mlflow_files, state_directory
 from flows.plan import make_plan, render
@@ -31,6 +32,7 @@ from flows.session import current_flow_run, in_flow_run, shown, told
 from flows.stage import Builder, Call
 from flows.story import Story
 from flows.tracking import Tracked, Tracker, describe_run, flat
+from flows.truth import crash_lost_attempts
 from storage.artifact import Artifact
 from storage.errors import ConfigError, StageFailed
 from storage.keys import canonical_json
@@ -98,6 +100,8 @@ def _execute(run: RunConfig, options: Options, story: Story) -> Any:
         check_hub(run)
         if options.dry_run:
             return _planned(run)
+        for line in advice(run):
+            story.warn(line)
         store.root.mkdir(parents=True, exist_ok=True)
         with (
             shared_lock(store),
@@ -153,9 +157,9 @@ def _same_bytes(builder: Builder) -> None:
 
 def _planned(run: RunConfig) -> State[Any]:
     """What a dry run ends in: the plan is on its page, and nothing was made."""
-    rows = make_plan(run)
+    rows = foresee(run, make_plan(run))
     flow_run = current_flow_run()
-    text = render(rows)
+    text = "\n".join([*(f"! {line}" for line in advice(run)), render(rows)])
     if flow_run is not None:
         publish.plan_page(publish.Pages(flow_run), rows, text)
     summary = {
@@ -192,7 +196,7 @@ class _Attempt:
     def begin(self) -> None:
         self.name = f"{self.run.name}-{run_id(self.run)}"
         known = {record.run: record for record in read_records(self.store)}
-        publish.crash_lost_attempts(known.get(self.name), self.flow_run)
+        crash_lost_attempts(known.get(self.name), self.flow_run)
         publish.announce_process(self.flow_run)
         before = amend_record(self.store, self.name, self._begun)
         self.builder.listeners += [self.tracker.listen, self.remember]

@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from flows.environment import gpus, service_environment
+from flows.environment import gpus, service_environment, worker_command
 from flows.places import home, mlflow_database, state_directory
 from flows.processes import alive, boot_id, command_of, start_ticks, stop_group
 from flows.rest import Api, ApiError
@@ -157,10 +157,7 @@ def command(name: str, record: Record) -> list[str]:
             *("--artifacts-destination", str(files)),
         ]
     pool = name.removeprefix("worker-")
-    return [
-        *(sys.executable, "-m", "prefect", "worker", "start", "--type", "process", "--pool", pool),
-        *("--name", worker_name(pool), "--install-policy", "never", "--no-create-pool-if-not-found"),
-    ]
+    return worker_command(pool, worker_name(pool))
 
 
 def up(configs: Sequence[Path], prefect_port: int | None, mlflow_port: int | None, say: Say) -> Record:

@@ -20,6 +20,7 @@ from flows.plan import Reasons
 from flows.stage import Builder, Call
 from flows.story import Story
 from flows.tracking import Tracker, public_address
+from flows.truth import make_true
 from storage.errors import OnwardError
 from storage.store import Store
 
@@ -117,4 +118,4 @@ def _begin(
 def _end(builder: Builder, flow_run: str | None, live: Live | None) -> None:
     if live is not None:
         live.close(publish.PATIENCE_SECONDS)
-    publish.make_true(flow_run, builder.calls)
+    make_true(flow_run, builder.calls)

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
-from prefect.client.schemas.objects import State
+from prefect.client.schemas.objects import State, TaskRun
 from prefect.context import TaskRunContext
 from prefect.states import Completed
 
@@ -27,7 +27,7 @@ from storage.workers import Workers
 from tasks.train import newest_checkpoint
 
 TRAINING_STAGES = frozenset({"train", "decay"})
-GPU_STAGES = TRAINING_STAGES | {"evaluate", "perplexity"}
+GPU_STAGES = TRAINING_STAGES | {"evaluate", "perplexity", "samples"}
 """Those that compute on the device where there is one."""
 
 
@@ -70,7 +70,8 @@ class Call:
     artifact: Artifact | None = None
     began: float = 0.0
     """Seconds since 1970."""
-    task_run: str | None = None
+    task_run: TaskRun | None = None
+    """As the engine knows it: its state changes after the stage has returned."""
     resumed: bool = False
     """An earlier attempt had begun it."""
     error: BaseException | None = None
@@ -148,7 +149,7 @@ class Builder:
         """Find or make the artifact, telling the story and keeping the record."""
         began, call.began = time.monotonic(), time.time()
         context = TaskRunContext.get()
-        call.task_run = str(context.task_run.id) if context else None
+        call.task_run = context.task_run if context else None
         call.resumed = self.store.work_of(call.request.stage, call.request.key).exists()
         self._begin(call)
         try:

@@ -402,7 +402,8 @@ def _trainer(pid: int) -> bool:
 
 def _has_worker(pid: int) -> bool:
     """Whether a Prefect worker watches the process; of one that is run directly, nobody else hears of a cancellation."""
-    return "worker start" in command_of(parent_of(pid))
+    command = command_of(parent_of(pid))
+    return "flows.prefect_worker" in command or "worker start" in command
 
 
 def main() -> int:

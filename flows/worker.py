@@ -14,32 +14,13 @@ import subprocess
 import sys
 import threading
 
+from flows.environment import worker_command
 from flows.processes import send, stop_group
 from flows.rest import Api
 from flows.supervisor import stop_flows, tell
 from flows.watch import Watch, sweep_until
 
 _WORKER_GRACE_SECONDS = 20.0
-
-
-def worker_command(pool: str, name: str) -> list[str]:
-    """The Prefect worker's command line; the pool is there already, and nothing is installed."""
-    return [
-        *(
-            sys.executable,
-            "-m",
-            "prefect",
-            "worker",
-            "start",
-            "--type",
-            "process",
-            "--pool",
-            pool,
-            "--name",
-            name,
-        ),
-        *("--install-policy", "never", "--no-create-pool-if-not-found", "--with-healthcheck"),
-    ]
 
 
 def main(arguments: list[str]) -> int:
@@ -50,7 +31,8 @@ def main(arguments: list[str]) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     tell(f"worker {name} of the pool {pool} (process {os.getpid()})")
-    process = subprocess.Popen(worker_command(pool, name), stdin=subprocess.DEVNULL, start_new_session=True)
+    command = [*worker_command(pool, name), "--with-healthcheck"]
+    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
     watch = Watch(api, frozenset([pool]), frozenset([name]))
     threading.Thread(target=sweep_until, args=(watch, stop, tell), daemon=True).start()
     while process.poll() is None and not stop.wait(0.5):

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import sys
+from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
+from uuid import UUID, uuid4
 
 from prefect import flow
 from prefect.client.orchestration import get_client
-from prefect.states import Running
+from prefect.client.schemas.objects import TaskRun
+from prefect.states import Completed, Running
+from prefect.types._datetime import now
 
 from flows import publish
 from flows.failure import RunFailed
 from flows.session import current_flow_run, in_flow_run
 from flows.stage import Call
 from flows.story import Story
+from flows.truth import make_true
 
 
 @flow(name="publishing", persist_result=False)
@@ -32,16 +37,17 @@ def act(fails: bool, story: Story) -> str:
     with publish.told_in_prefect(story):
         story.line("a line with http://me:hunter2@host in it")
         story.warn("a warning")
-    call = Call(
-        SimpleNamespace(stage="ingest", key="00"), 1, None, None, state="cached", task_run=lost(flow_run)
-    )  # type: ignore[arg-type]
-    publish.make_true(flow_run, [call], seconds=1)
+    calls = [
+        Call(SimpleNamespace(stage=stage, key="00"), 1, None, None, state="cached", task_run=run)  # type: ignore[arg-type]
+        for stage, run in (("ingest", lost(flow_run)), ("dedup", never_heard_of(flow_run)))
+    ]
+    make_true(flow_run, calls, seconds=5)
     if fails:
         raise RunFailed("ingest failed: no text\nKept: nothing.\nTo go on: try again")
     return flow_run
 
 
-def lost(flow_run: str) -> str:
+def lost(flow_run: str) -> TaskRun:
     """A task run that Prefect takes for running, since nobody could tell it of the end."""
     with get_client(sync_client=True) as client:
         response = client.request(
@@ -49,9 +55,27 @@ def lost(flow_run: str) -> str:
             "/task_runs/",
             json={"flow_run_id": flow_run, "task_key": "ingest", "dynamic_key": "0", "name": "ingest"},
         )
-        run: str = response.json()["id"]
-        client.set_task_run_state(run, Running(), force=True)  # type: ignore[arg-type]
+        run = TaskRun.model_validate(response.json())
+        client.set_task_run_state(run.id, Running(), force=True)
     return run
+
+
+def never_heard_of(flow_run: str) -> TaskRun:
+    """A task run that ended an hour ago, of which no event has come to Prefect."""
+    ended: Any = Completed(name="Cached", timestamp=now("UTC") - timedelta(hours=1))
+    return TaskRun(
+        id=uuid4(),
+        name="dedup · slice 1",
+        flow_run_id=UUID(flow_run),
+        task_key="dedup",
+        dynamic_key="1",
+        run_count=1,
+        start_time=ended.timestamp - timedelta(seconds=7),
+        end_time=ended.timestamp,
+        total_run_time=timedelta(seconds=7),
+        state_id=ended.id,
+        state=ended,
+    )
 
 
 if __name__ == "__main__":

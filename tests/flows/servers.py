@@ -23,6 +23,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from flows.environment import worker_command
+
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests" / "integration"))
 
@@ -119,18 +121,7 @@ class PrefectServer:
     @contextlib.contextmanager
     def worker(self, pool: str = "cpu", **over: str) -> Iterator[subprocess.Popen[bytes]]:
         """A process worker on the pool, while the block runs."""
-        command = [
-            "prefect",
-            "worker",
-            "start",
-            "--type",
-            "process",
-            "--pool",
-            pool,
-            "--install-policy",
-            "never",
-        ]
-        process = self.popen([sys.executable, "-m", *command], "worker.log", **over)
+        process = self.popen(worker_command(pool, f"{pool} of a test"), "worker.log", **over)
         try:
             yield process
         finally:

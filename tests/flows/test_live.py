@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from uuid import UUID
 
 import pytest
 import slow_stage
@@ -34,7 +35,7 @@ class Kept:
         self.away = False
 
     def put(
-        self, key: str, kind: str, data: Any, description: str | None = None, task_run: str | None = None
+        self, key: str, kind: str, data: Any, description: str | None = None, task_run: UUID | None = None
     ) -> None:
         if self.away:
             raise ConnectionError("no answer")

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 import time
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,20 @@ def test_the_log_holds_the_story_and_no_secret(run):
 def test_no_task_of_a_run_that_ends_is_left_running(run):
     server, found, _ = run
     tasks = server.api("/task_runs/filter", {"flow_runs": {"id": {"any_": [found["id"]]}}})
-    assert [task["state_name"] for task in tasks] == ["Cached"]
+    assert {task["name"]: task["state_name"] for task in tasks} == {
+        "ingest": "Cached",
+        "dedup · slice 1": "Cached",
+    }
+
+
+def test_a_task_of_which_prefect_never_heard_is_told_with_its_times(run):
+    server, found, _ = run
+    tasks = server.api("/task_runs/filter", {"flow_runs": {"id": {"any_": [found["id"]]}}})
+    (told,) = [task for task in tasks if task["name"] == "dedup · slice 1"]
+    assert told["total_run_time"] == 7
+    ended, began = (datetime.fromisoformat(told[name]) for name in ("end_time", "start_time"))
+    assert (ended - began).total_seconds() == 7
+    assert (datetime.fromisoformat(found["start_time"]) - ended).total_seconds() > 3000
 
 
 def test_a_run_of_a_terminal_says_which_process_it_is(run):
