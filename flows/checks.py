@@ -25,11 +25,7 @@ def check(run: RunConfig) -> None:
     rounds_of(run)
     _processes(run)
     _sources(run)
-    own = tuple(
-        mine.model_copy(update={"file": str(home() / mine.file)}) if mine.file else mine
-        for mine in run.evaluation.own
-    )
-    evaluation = run.evaluation.model_copy(update={"own": own})
+    evaluation = run.evaluation.below(home())
     check_benchmarks(evaluation, run.benchmark_directory, [source.name for source in run.corpus.sources])
     files = {mine.name: home() / mine.file for mine in run.evaluation.own if mine.file}
     for name in run.corpus.decontaminate.benchmarks:

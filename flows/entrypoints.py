@@ -30,6 +30,7 @@ Stage = Literal[
     "questions",
     "perplexity",
     "evaluate",
+    "samples",
     "report",
 ]
 Force = Literal["all", Stage]

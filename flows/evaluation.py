@@ -100,10 +100,10 @@ def _execute(wanted: Evaluation, story: Story) -> dict[str, Any]:
                 try:
                     model = model_of(wanted, store, builder)
                     measure(measures, builder, outcome, model, holdouts)
+                    tracker.score(model.export.key, model.tokens, scores_of(model))
+                    outcome.settle()
                 finally:
                     _remember(wanted, store, builder, flow_run)
-            for one in outcome.models:
-                tracker.score(one.export.key, one.tokens, scores_of(one))
         return {
             "flow_run": flow_run,
             "state": "completed",
@@ -149,11 +149,7 @@ def measures_of(wanted: Evaluation, holdouts: Mapping[str, Input], warn: Callabl
     """What is asked for; raises ConfigError where it is nothing, or a benchmark cannot be measured."""
     section = wanted.benchmarks
     directory = home() / wanted.benchmark_files if wanted.benchmark_files else None
-    own = tuple(
-        mine.model_copy(update={"file": str(home() / mine.file)}) if mine.file else mine
-        for mine in section.own
-        if mine.file or mine.held_out in holdouts
-    )
+    own = tuple(mine for mine in section.below(home()).own if not mine.held_out or mine.held_out in holdouts)
     for mine in section.own:
         if mine.held_out and mine.held_out not in holdouts:
             warn(

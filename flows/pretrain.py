@@ -24,12 +24,14 @@ from flows.reading import CORPUS_STAGES, Reading, Slice
 from flows.requests import Measures, Requests
 from flows.rounds import Round, round_zero, rounds_of
 from storage.artifact import Artifact, Input
+from storage.errors import Interrupted, StageFailed, said
+from storage.store import Request
 from tasks.base import InitConfig
 
 ROUND_STAGES = ("pack", "train", "decay", "evaluate", "report")
 STAGES = (*CORPUS_STAGES, *ROUND_STAGES)
 """What a run can be ended after (`--until`), in order."""
-ALL_STAGES = (*STAGES, "tokenizer", "base", "questions", "perplexity")
+ALL_STAGES = (*STAGES, "tokenizer", "base", "questions", "perplexity", "samples")
 """What can be made again (`--force`); `all` stands for all of them."""
 
 
@@ -43,6 +45,8 @@ class Model:
     round: int
     scores: dict[str, Artifact] = field(default_factory=dict)
     perplexity: dict[str, Artifact] = field(default_factory=dict)
+    samples: Artifact | None = None
+    """What it writes after the run's prompts."""
     journals: list[Artifact] = field(default_factory=list)
     """Of the training segments that made it, oldest first."""
 
@@ -55,6 +59,17 @@ class Outcome:
     reading: Reading | None = None
     packed: list[Artifact] = field(default_factory=list)
     report: Artifact | None = None
+    failed: dict[str, Exception] = field(default_factory=dict)
+    """Measures that failed, each alone: `arc_easy of 400M` and why."""
+
+    def settle(self) -> None:
+        """Raise what failed: the error itself where it is one, StageFailed with all of them where they are several."""
+        errors = list(self.failed.values())
+        if len(errors) > 1:
+            words = "; ".join(f"{name}: {said(error)}" for name, error in self.failed.items())
+            raise StageFailed(f"{len(errors)} measures failed, all others are kept: {words}") from errors[0]
+        if errors:
+            raise errors[0]
 
 
 @dataclass(frozen=True)
@@ -80,14 +95,17 @@ def adapt(
     overlap: bool = False,
     stop: threading.Event | None = None,
     halt: Callable[[], None] = lambda: None,
+    outcome: Outcome | None = None,
 ) -> Outcome:
     """Make, or find, everything of a run, in order. `until` names the last stage; `slices` bounds a corpus-only run.
 
-    `stop` and `halt` end what reads ahead, see `reading_ahead`.
+    `stop` and `halt` end what reads ahead, see `reading_ahead`. `outcome` is filled on the way: a caller that gives one
+    sees what there is so far, also where the run fails.
     """
     tokenizer = _Tokenizer(ask, build)
     reading = Reading(ask, build, tokenizer)
-    outcome = Outcome(reading=reading)
+    outcome = outcome or Outcome()
+    outcome.reading = reading
     if until in CORPUS_STAGES:
         reading.all(until, slices)
         return outcome
@@ -109,6 +127,7 @@ def adapt(
             line, model = _train(ask, build, line, round, read, until)
         if model is not None and until in ("evaluate", "report"):
             measure(ask, build, outcome, model, holdouts)
+    outcome.settle()
     if until == "report":
         outcome.report = build(ask.report(outcome))
     return outcome
@@ -196,15 +215,31 @@ def measure(
     model: Model,
     holdouts: Mapping[str, Input],
 ) -> None:
-    """The model on every benchmark, and on the held-out documents of every source."""
+    """The model on every benchmark and on the held-out documents of every source, and what it writes.
+
+    What fails, fails alone, and is kept in `outcome.failed`: measuring, and training, go on.
+    """
     if model not in outcome.models:
         outcome.models.append(model)
     export = model.export.part("export")
+
+    def make(name: str, request: Callable[[], Request], item: str | None) -> Artifact | None:
+        try:
+            return build(request(), round=model.round, item=item)
+        except Interrupted:
+            raise
+        except Exception as error:
+            outcome.failed[f"{name} of {model.name}"] = error
+            return None
+
     for source, holdout in holdouts.items():
-        request = ask.perplexity(export, holdout)
-        model.perplexity[source] = build(request, round=model.round, item=source)
+        if made := make(f"perplexity on {source}", partial(ask.perplexity, export, holdout), source):
+            model.perplexity[source] = made
     for benchmark, request in ask.evaluations(export, holdouts, build):
-        model.scores[benchmark] = build(request, round=model.round, item=benchmark)
+        if made := make(benchmark, request, benchmark):
+            model.scores[benchmark] = made
+    if (samples := ask.samples(export)) is not None:
+        model.samples = make("samples", lambda: samples, None)
 
 
 def describe(outcome: Outcome) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ from tasks.corpus.budgets import needed_tokens, sequences_per_step
 from tasks.corpus.digests import FileDigests
 from tasks.corpus.questions import benchmark_inputs
 from tasks.corpus.sources import IngestConfig, SourceConfig, plan_slice
-from tasks.evaluation import benchmarks, hub_questions, own, perplexity
+from tasks.evaluation import benchmarks, hub_questions, own, perplexity, samples
 from tasks.evaluation.catalog import EvaluationConfig, OwnBenchmark
 from tasks.hub import Remembered, remembered_in
 from tasks.train import RewarmConfig, SegmentConfig, TrainInputs, resolve_precision
@@ -55,24 +55,33 @@ class Measures:
 
     def evaluations(
         self, model: Input, holdouts: Mapping[str, Input], build: Callable[..., Artifact]
-    ) -> Iterator[tuple[str, Request]]:
-        """A model on each benchmark of the configuration; questions made of held-out text are made first."""
+    ) -> Iterator[tuple[str, Callable[[], Request]]]:
+        """A model on each benchmark of the configuration, each to be asked for by itself, so that one can fail alone.
+
+        Questions of the hub are fetched, and those of held-out text are made, when they are asked for.
+        """
         for name in (*self.evaluation.domain, *self.evaluation.general):
-            directory = self.questions_directory([name], "evaluation")
-            yield name, self._evaluate(name, benchmarks.harness_inputs(model, name, directory))
+            yield name, partial(self._evaluate_known, name, model)
         for mine in self.evaluation.own:
-            if mine.file:
-                inputs = benchmarks.own_file_inputs(model, home() / mine.file)
-            elif mine.held_out and mine.held_out in holdouts:
-                questions = self._questions_of(mine, holdouts[mine.held_out])
-                made = build(questions, item=mine.name).part("questions")
-                inputs = benchmarks.own_held_out_inputs(model, made)
-            else:
+            if mine.held_out and mine.held_out not in holdouts:
                 self.warn(
                     f"benchmark {mine.name} is left out: source {mine.held_out} has no held-out documents"
                 )
                 continue
-            yield mine.name, self._evaluate(mine.name, inputs)
+            yield mine.name, partial(self._evaluate_own, mine, model, holdouts, build)
+
+    def samples(self, model: Input) -> Request | None:
+        """A model's continuations of the usual prompts and the user's; None where none are asked for."""
+        if not self.evaluation.sample_tokens:
+            return None
+        config = samples.SamplesConfig(
+            prompts=(*samples.PROMPTS, *self.evaluation.prompts),
+            tokens=self.evaluation.sample_tokens,
+            seed=self.seed,
+            max_length=self.max_length,
+            device=self.device,
+        )
+        return Request(samples, config, samples.SamplesInputs(model))
 
     def questions_directory(self, names: Sequence[str], where: str) -> Path:
         """Where the files of these benchmarks of the harness lie; from the hub they are fetched first, once."""
@@ -88,6 +97,21 @@ class Measures:
     def _questions_of(self, mine: OwnBenchmark, holdout: Input) -> Request:
         config = own.QuestionsConfig(questions=mine.questions, seed=self.seed)
         return Request(own, config, own.QuestionsInputs(holdout))
+
+    def _evaluate_known(self, name: str, model: Input) -> Request:
+        directory = self.questions_directory([name], "evaluation")
+        return self._evaluate(name, benchmarks.harness_inputs(model, name, directory))
+
+    def _evaluate_own(
+        self, mine: OwnBenchmark, model: Input, holdouts: Mapping[str, Input], build: Callable[..., Artifact]
+    ) -> Request:
+        if mine.file:
+            return self._evaluate(mine.name, benchmarks.own_file_inputs(model, home() / mine.file))
+        if mine.tasks:
+            return self._evaluate(mine.name, benchmarks.own_directory_inputs(model, home() / mine.tasks))
+        questions = self._questions_of(mine, holdouts[str(mine.held_out)])
+        made = build(questions, item=mine.name).part("questions")
+        return self._evaluate(mine.name, benchmarks.own_held_out_inputs(model, made))
 
     def _evaluate(self, name: str, inputs: benchmarks.EvaluateInputs) -> Request:
         config = benchmarks.evaluate_config(

@@ -29,6 +29,7 @@ MODULES = (
     "tasks.evaluation.benchmarks",
     "tasks.evaluation.own",
     "tasks.evaluation.perplexity",
+    "tasks.evaluation.samples",
     "tasks.report",
 )
 

@@ -17,12 +17,14 @@ from small import environment, write_config
 
 from flows.config import TrackingConfig, load_config
 from flows.evaluation import Evaluation, held_out_of, measures_of, model_of
-from flows.pretrain import Model, Outcome, measure, scores_of
+from flows.pretrain import Model, Outcome, adapt, measure, scores_of
+from flows.requests import Requests
 from storage.artifact import Artifact
-from storage.errors import ConfigError, HubUnreachable
+from storage.errors import BadInput, ConfigError, HubUnreachable, OnwardError, StageFailed
 from storage.runs import RunRecord, write_record
 from storage.store import Request, Store
-from tasks.evaluation.catalog import EvaluationConfig
+from tasks.evaluation import samples
+from tasks.evaluation.catalog import EvaluationConfig, OwnBenchmark
 
 pytestmark = pytest.mark.slow
 
@@ -146,3 +148,94 @@ def test_its_id_is_of_what_is_measured_alone(ran):
     assert one.id != wanted(run, model="given", sequence_length=32).id
     assert one.title.startswith("evaluation · given · ")
     assert Path(wanted(run, model="/a/b/model").title.split(" · ")[1]).name == "model"
+
+
+def questions(home: Path, name: str, rows: int, bad: bool = False) -> Path:
+    """A benchmark of the user's in `home`; a bad one has no question in its last row."""
+    lines = [
+        {"question": f"the {word} of", "choices": ["the", "and that"], "answer": place % 2}
+        for place, word in enumerate(["value", "type", "name", "object", "class", "form"][:rows])
+    ]
+    lines[-1] |= {"question": ""} if bad else {}
+    path = home / f"{name}.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def with_own(config: Any, home: Path, *names: str) -> Any:
+    """The run's configuration with further benchmarks of the user's."""
+    own = tuple(OwnBenchmark(name=name, file=str(home / f"{name}.jsonl")) for name in names)
+    section = config.evaluation.model_copy(update={"own": (*config.evaluation.own, *own)})
+    return config.model_copy(update={"evaluation": section})
+
+
+def adapted(store: Store, config: Any) -> tuple[Outcome, list[tuple[str, str]], OnwardError | None]:
+    """The run's DAG over the store: what it came to, what was done, and what it ended with."""
+    states: list[tuple[str, str]] = []
+    outcome, error = Outcome(), None
+    try:
+        adapt(Requests(config, store, lambda text: None), builder(store, states), outcome=outcome)
+    except OnwardError as caught:
+        error = caught
+    return outcome, states, error
+
+
+def test_a_failed_benchmark_fails_alone_and_is_retried_alone(ran):
+    home, store, run = ran
+    questions(home, "sound", 4)
+    questions(home, "broken", 4, bad=True)
+    config = with_own(run, home, "broken", "sound")
+    outcome, states, error = adapted(store, config)
+    assert isinstance(error, StageFailed) and "broken of base: broken.jsonl, row 4" in str(error)
+    assert "broken of 8K" in str(error) and outcome.report is None
+    assert [sorted(model.scores) for model in outcome.models] == [["continuation", "sound"]] * 2
+    assert [stage for stage, state in states if state == "built"].count("evaluate") == 2
+    questions(home, "broken", 4)  # put right
+    outcome, states, error = adapted(store, config)
+    assert error is None and outcome.report is not None
+    built = [stage for stage, state in states if state == "built"]
+    assert sorted(built) == ["evaluate", "evaluate", "report"]
+    assert all(set(model.scores) == {"continuation", "sound", "broken"} for model in outcome.models)
+
+
+def test_one_failure_is_told_in_its_own_words(ran):
+    home, store, run = ran
+    questions(home, "alone", 3, bad=True)
+    asked = wanted(run, model=next(a.key for a in store.artifacts() if a.stage == "decay"), run=None)
+    own = (OwnBenchmark(name="alone", file=str(home / "alone.jsonl")),)
+    asked = asked.model_copy(update={"benchmarks": EvaluationConfig(own=own)})
+    outcome, build = Outcome(), builder(store, [])
+    measure(measures_of(asked, {}, lambda text: None), build, outcome, model_of(asked, store, build), {})
+    with pytest.raises(BadInput, match=r"alone.jsonl, row 3"):
+        outcome.settle()
+
+
+def test_a_new_benchmark_evaluates_only_that(ran):
+    home, store, run = ran
+    questions(home, "early", 5)
+    _, _, error = adapted(store, with_own(run, home, "early"))
+    assert error is None
+    questions(home, "later", 6)
+    outcome, states, error = adapted(store, with_own(run, home, "early", "later"))
+    assert error is None and "later" in outcome.models[-1].scores
+    assert sorted(stage for stage, state in states if state == "built") == ["evaluate", "evaluate", "report"]
+    limited = with_own(run, home, "early", "later")
+    section = limited.evaluation.model_copy(update={"limit": 3})
+    _, states, _ = adapted(store, limited.model_copy(update={"evaluation": section}))
+    assert [stage for stage, state in states if state == "built"].count("evaluate") == 6  # other settings
+
+
+def test_every_model_continues_the_prompts_and_other_prompts_make_nothing_else_again(ran):
+    _, store, run = ran
+    outcome, _, _ = adapted(store, run)
+    for model in outcome.models:
+        rows = json.loads(model.samples.part("samples").only().read_text())
+        assert {row["prompt"] for row in rows} == set(samples.PROMPTS)
+    section = run.evaluation.model_copy(update={"prompts": ("def main",)})
+    outcome, states, _ = adapted(store, run.model_copy(update={"evaluation": section}))
+    assert {stage for stage, state in states if state == "built"} <= {"samples", "report"}
+    rows = json.loads(outcome.models[-1].samples.part("samples").only().read_text())
+    assert "def main" in {row["prompt"] for row in rows}
+    section = run.evaluation.model_copy(update={"sample_tokens": 0})
+    outcome, states, _ = adapted(store, run.model_copy(update={"evaluation": section}))
+    assert outcome.models[0].samples is None and "samples" not in {stage for stage, _ in states}
