@@ -44,6 +44,7 @@ class ReportInputs:
     scores, questions: by model, by benchmark: parts of `evaluate`; perplexity, documents: by model, by source
     journals: {name, kind: trunk or branch, journal: part, computed}, oldest first
     corpus: {slice, source, stage, key, stats}; hits: parts of `decontaminate`, one a slice; packs: {name, key, stats}
+    counted: parts `hits` of `contamination`, of benchmarks that were not looked for when the corpus was made
     samples: by model, parts of `samples`
     """
 
@@ -57,6 +58,7 @@ class ReportInputs:
     hits: tuple[Input, ...] = ()
     packs: tuple[Mapping[str, Any], ...] = ()
     samples: Mapping[str, Input] = field(default_factory=dict)
+    counted: tuple[Input, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,7 @@ def report_request(evaluation: EvaluationConfig, outcome: Any) -> tuple[ReportCo
             one.artifacts["decontaminate"].part("hits") for one in slices if "decontaminate" in one.artifacts
         ),
         packs=tuple(_pack(made) for made in outcome.packed),
+        counted=tuple(made.part("hits") for made in getattr(outcome, "counted", {}).values()),
         samples={
             model.name: made.part("samples")
             for model in outcome.models

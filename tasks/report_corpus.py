@@ -65,15 +65,17 @@ def contamination(facts: Json) -> list[Block]:
             Cell(f"{row['questions']:,}"),
             Cell(f"{row['unchecked']:,}"),
             Cell(f"{row['questions_found']:,}", "warn" if row["questions_found"] else ""),
-            Cell(f"{row['documents_found']:,}"),
+            Cell(f"{row['documents_found']:,}", below="still in it" if row.get("afterwards") else ""),
         )
         for row in facts["contamination"]
     )
-    head = ("benchmark", "questions", "too short to look for", "found in the corpus", "documents with them")
+    head = ("benchmark", "questions", "not looked for", "found in the corpus", "documents with them")
     note = (
         "Documents in which a question was found were dropped before training; a question found in two slices "
-        "counts twice."
+        "counts twice. Not looked for: too short."
     )
+    if any(row.get("afterwards") for row in facts["contamination"]):
+        note += " Still in it: of a benchmark that was not in corpus.decontaminate.benchmarks, counted afterwards."
     return [Heading(2, "Benchmark questions in the corpus"), Table(head, rows), Text(note, "note")]
 
 

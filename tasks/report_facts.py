@@ -57,7 +57,7 @@ def gather(config: ReportConfig, inputs: ReportInputs, pairs: Sequence[Pair] | N
         "groups": [row.facts for row in groups],
         "samples": _samples(inputs.samples),
         "data": _data(inputs),
-        "contamination": _contamination(inputs.hits),
+        "contamination": _contamination(inputs.hits, inputs.counted),
         "packing": [_packing(number, pack) for number, pack in enumerate(inputs.packs)],
         "curves": [_curve(segment) for segment in inputs.journals],
     }
@@ -140,8 +140,11 @@ def _data(inputs: ReportInputs) -> Json:
     }
 
 
-def _contamination(hits: Sequence[Input]) -> list[Json]:
-    """Per benchmark of the decontamination: its questions, and what of them was found in the corpus, summed over slices."""
+def _contamination(hits: Sequence[Input], counted: Sequence[Input]) -> list[Json]:
+    """Per benchmark of the decontamination: its questions, and what of them was found in the corpus, summed over slices.
+
+    After them those that were counted afterwards, over all slices at once; what was found of these is still in the corpus.
+    """
     total: dict[str, Json] = {}
     for part in hits:
         for name, entry in sorted(_read(part).items()):
@@ -158,6 +161,12 @@ def _contamination(hits: Sequence[Input]) -> list[Json]:
             row["questions"], row["unchecked"] = int(entry["questions"]), int(entry["unchecked"])
             row["questions_found"] += int(entry["questions_found"])
             row["documents_found"] += int(entry["documents_found"])
+    kept = ("questions", "unchecked", "questions_found", "documents_found")
+    for part in counted:
+        for name, entry in _read(part).items():
+            total.setdefault(
+                name, {"benchmark": name, **{key: int(entry[key]) for key in kept}, "afterwards": True}
+            )
     return list(total.values())
 
 

@@ -22,7 +22,7 @@ def change_cell(change: Json | None, unit: str = "") -> Cell:
     verdict = change["verdict"]
     below = f"{'▲' if change['value'] > 0 else '▼'} {verdict}"
     if verdict == "no clear change":
-        below = f"≈ {verdict} (seen from {100 * change['seen']:.1f}{unit})"
+        below = f"≈ {verdict} (seen\xa0from\xa0{100 * change['seen']:.1f}{unit})"
     return Cell(f"{within(change)}{unit}", _TONES[verdict], below)
 
 
@@ -71,19 +71,19 @@ def benchmarks(facts: Json) -> list[Block]:
         return []
     names = [model["name"] for model in facts["models"]]
     found = {row["benchmark"]: row for row in facts["contamination"]}
-    head = ["benchmark", *(["in corpus"] if found else []), "chance", *names, *_pair_heads(facts)]
+    head = ["benchmark", "in corpus", "chance", *names, *_pair_heads(facts)]
     rows: list[tuple[Cell, ...]] = []
     for group in GROUPS:
         members = [row for row in facts["benchmarks"] if row["group"] == group]
         if members:
             rows.append((Cell(group),))
         for row in members:
-            shown = [_contaminated(row["benchmark"], found)] if found else []
-            rows.append((Cell(row["benchmark"], below=row["metric"]), *shown, *_score_cells(row, facts)))
+            shown = _contaminated(row["benchmark"], found)
+            rows.append((Cell(row["benchmark"], below=row["metric"]), shown, *_score_cells(row, facts)))
         mean = next((row for row in facts["groups"] if row["group"] == group), None)
         if mean and len(members) > 1:
             label = Cell("mean", below=f"of {len(mean['benchmarks'])}")
-            rows.append((label, *([Cell("")] if found else []), *_score_cells(mean, facts)))
+            rows.append((label, Cell(""), *_score_cells(mean, facts)))
     return [
         Heading(2, "Benchmarks"),
         Table(tuple(head), tuple(rows)),
@@ -107,7 +107,7 @@ def _benchmark_note(facts: Json) -> str:
         " In corpus: questions found in the text that was read, of those looked for; their documents were dropped before "
         "training unless it says “kept”."
         if facts["contamination"]
-        else ""
+        else " None of these benchmarks was looked for in the corpus: questions that stand in it may have helped."
     )
     return (
         "Percent of questions, by lm-evaluation-harness with its own prompts and shots, at most "
@@ -135,8 +135,8 @@ def _score_cells(row: Json, facts: Json) -> list[Cell]:
         if value is None:
             cells.append(Cell("–"))
             continue
-        ends = "" if value["low"] is None else f"[{100 * value['low']:.1f}, {100 * value['high']:.1f}]"
-        below = f"{ends} at chance" if value.get("at_chance") else ends
+        ends = "" if value["low"] is None else f"[{100 * value['low']:.1f},\xa0{100 * value['high']:.1f}]"
+        below = f"{ends} at\xa0chance" if value.get("at_chance") else ends
         cells.append(Cell(f"{100 * value['score']:.1f}", below=below))
     return cells + [change_cell(change_of(row, *pair)) for pair in facts["pairs"]]
 

@@ -122,7 +122,7 @@ class World:
         stats = {"tokens": 1000 * steps, "tokens_seen": 1000 * (first + steps)}
         files: dict[str, dict[str, Any]] = {"journal": {"journal.parquet": pa.table(rows)}}
         if stage == "decay":
-            files["export"] = {"config.json": {}}
+            files["export"] = {"config.json": {"number": self.count}}
         return self.artifact(stage, stats, files)
 
     def slice(self, number: int, source: str, lost: int = 0) -> Any:
@@ -169,10 +169,11 @@ class World:
         }
         return self.artifact("pack", {**stats, "documents_cut": 4, "sources": {"edu": ledger}})
 
-    def outcome(self, lost: int = 0, epochs: float = 0.75) -> Any:
+    def outcome(self, lost: int = 0, epochs: float = 0.75, last: int = 16) -> Any:
+        """Three models, of which the last answers `last` of 20 questions."""
         trunk, more = self.segment("train", 0, 8), self.segment("train", 8, 10)
         first, second = self.segment("decay", 8, 2), self.segment("decay", 18, 2)
-        right = [[1.0] * 2 + [0.0] * 18, [1.0] * 4 + [0.0] * 16, [1.0] * 16 + [0.0] * 4]
+        right = [[1.0] * 2 + [0.0] * 18, [1.0] * 4 + [0.0] * 16, [1.0] * last + [0.0] * (20 - last)]
         nll = [[300.0, 310.0, 290.0], [300.5, 309.0, 290.9], [200.0, 212.0, 188.0]]
         shown = [("base", 0, self.artifact("base", {}, {"export": {"config.json": {}}}), [])]
         shown += [("10K", 10_000, first, [trunk, first]), ("20K", 20_000, second, [trunk, more, second])]
@@ -235,7 +236,7 @@ def test_changes_are_against_the_base_and_the_budget_before(tmp_path: Path) -> N
     text = (artifact.path / "report.md").read_text()
     assert (
         "| edu<br>bits per byte | 20.09<br>1.5000 | 20.11<br>" in text
-        and "≈ no clear change (seen from " in text
+        and "≈ no clear change (seen\xa0from\xa0" in text
     )
     assert "−63.2 [" in text and "+70.0 [" in text and "not over training seeds" in text
 
@@ -275,6 +276,29 @@ def test_contamination_stands_beside_each_score(tmp_path: Path) -> None:
     artifact, _ = made(world, world.outcome())
     text = (artifact.path / "report.md").read_text()
     assert "| sciq<br>acc | 4 of 900 | 25.0 |" in text and "| mine<br>acc | –<br>not looked for |" in text
+
+
+def test_what_was_counted_afterwards_is_marked_as_still_in_the_corpus(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    outcome = world.outcome()
+    hits = {"questions": 20, "indexed": 18, "unchecked": 2, "questions_found": 3, "documents_found": 5}
+    counted = world.artifact("contamination", {}, {"hits": {"hits.json": {"mine": hits}}})
+    outcome.counted = {"mine": counted}
+    artifact, facts = made(world, outcome)
+    rows = {row["benchmark"]: row for row in facts["contamination"]}
+    assert rows["mine"]["afterwards"] and rows["mine"]["questions_found"] == 3
+    assert not rows["sciq"].get("afterwards") and rows["sciq"]["questions_found"] == 4
+    text = (artifact.path / "report.md").read_text()
+    assert "| mine<br>acc | 3 of 18<br>kept |" in text and "| 5<br>still in it |" in text
+
+
+def test_scores_of_benchmarks_that_were_never_looked_for_say_so(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    outcome = world.outcome()
+    outcome.reading = None
+    text = (made(world, outcome)[0].path / "report.md").read_text()
+    assert "| sciq<br>acc | –<br>not looked for |" in text
+    assert "None of these benchmarks was looked for in the corpus" in text
 
 
 def test_samples_stand_side_by_side(tmp_path: Path) -> None:
