@@ -3,14 +3,16 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import polars as pl
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from lm_eval.models.huggingface import HFLM
 from tokenizers import Tokenizer
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from storage.errors import BadInput
 from storage.testing import artifact_of, draft_in
@@ -134,3 +136,28 @@ def test_an_export_without_an_end_of_text_token_is_an_error(tmp_path: Path) -> N
     (tmp_path / "config.json").write_text(json.dumps({"eos_token_id": None}))
     with pytest.raises(BadInput, match="eos_token_id"):
         end_of_text(tmp_path)
+
+
+def test_a_document_of_one_window_is_what_the_harness_s_rolling_measure_says(case: Case) -> None:
+    """Its windows are disjoint, so longer documents differ: there ours sees half a window, theirs one token, before."""
+    texts = ["Once upon a time, there was a little girl named Lily. Ærø — ünïcödé, 日本語 ✓", "Tom sat."]
+    made = measured(case, texts, "short")
+    export = case.base.path / "export"
+    model = AutoModelForCausalLM.from_pretrained(export, dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(export)
+    harness = HFLM(
+        pretrained=model, tokenizer=tokenizer, max_length=WINDOW, add_bos_token=False, prefix_token_id=2
+    )
+    requests = [SimpleNamespace(args=(text,)) for text in texts]
+    assert all(len(tokenizer(text, add_special_tokens=False)["input_ids"]) <= WINDOW for text in texts)
+    theirs = harness.loglikelihood_rolling(requests, disable_tqdm=True)
+    assert scores(made)["nll"] == pytest.approx(-sum(theirs), rel=1e-5)
+    assert scores(made)["bytes"] == sum(len(text.encode()) for text in texts) > sum(map(len, texts))
+    long = [case.texts[2][:1500]]
+    rolling = harness.loglikelihood_rolling([SimpleNamespace(args=(long[0],))], disable_tqdm=True)
+    assert scores(measured(case, long, "long"))["nll"] < -sum(rolling)
+
+
+def test_stride_and_length_are_told_with_the_scores(case: Case) -> None:
+    found = scores(measured(case, ["Once upon a time", "Tom sat."], "told"))
+    assert found["max_length"] == WINDOW and found["stride"] == WINDOW // 2
