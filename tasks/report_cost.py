@@ -31,9 +31,9 @@ _HOUR = 3600
 def cost_of(facts: Mapping[str, Any], lookup: Lookup) -> Json:
     """What the models of a report (its report.json) cost.
 
-    {segments: [{name, kind, key, device, devices, seconds (of steps), device_hours, tokens, tokens_per_second, peak_memory in
-    bytes, energy_joules or None}], models: [the same, summed], all: the same, measuring_seconds}. A device-hour is an hour
-    of one GPU, or of one CPU thread. Steps that were done again after a kill count once: only the last is in the journal.
+    {segments: [{name, kind, key, device, devices, seconds (of steps), device_hours, tokens, tokens_per_second, peak_memory
+    in bytes, energy_joules or None}], models: [the same, summed], all: the same, measuring_seconds}. A device-hour is an
+    hour of one GPU, or of one CPU thread. Steps that a kill made to be done again count once, as in the journal.
     """
     entries = list(facts["segments"])
     base = facts["models"][0]
@@ -43,7 +43,7 @@ def cost_of(facts: Mapping[str, Any], lookup: Lookup) -> Json:
     by_key = {segment["key"]: segment for segment in segments}
     models = []
     for model in facts["models"]:
-        keys = model["segments"] or ([model["key"]] if model["key"] in by_key else [])
+        keys = model.get("segments") or ([model["key"]] if model["key"] in by_key else [])
         own = [by_key[key] for key in keys if key in by_key]
         if own and len(own) == len(keys):
             models.append({"name": model["name"], "segments": keys, **_sum(own)})
@@ -158,6 +158,11 @@ def _gain(facts: Mapping[str, Any], cost: Mapping[str, Any], unit: str) -> list[
         *(f"{row['group']} mean, points per {one}" for row in facts["groups"]),
     )
     return [Table(head, tuple(rows))]
+
+
+def page_of(store: Path, report: Artifact) -> Path:
+    """Where in a store the published page of a report lies."""
+    return store / "runs" / f"report-{report.key[:16]}"
 
 
 def published(report: Artifact, lookup: Lookup, directory: Path) -> Path:

@@ -62,7 +62,7 @@ p.findings { font-size: 1.05rem; border-left: 4px solid var(--edge); background:
   margin: 0; max-width: none; }
 p.note { color: var(--soft); font-size: .84rem; margin: .5rem 0 0; }
 p.warning { color: var(--warn); border-left: 4px solid var(--warn); background: var(--warnbox); padding: .5rem 1rem; }
-.wide { overflow-x: auto; }
+.wide { overflow-x: auto; } .wide + .wide { margin-top: 1rem; }
 table { border-collapse: collapse; font-size: .86rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem 1.1rem .3rem 0; text-align: right; vertical-align: top; white-space: nowrap; }
 th { font-weight: 600; color: var(--head); border-bottom: 1.5px solid var(--line); vertical-align: bottom;

@@ -15,9 +15,9 @@ COST = Place("cost")
 """Where the page says what it cost, once it is published."""
 
 
-def blocks_of(facts: Json, figures: Sequence[Json]) -> list[Block]:
-    """The page, from top to bottom."""
-    blocks: list[Block] = [Heading(1, _title(facts)), Text(" ".join(facts["findings"]), "findings")]
+def blocks_of(facts: Json, figures: Sequence[Json], first: Sequence[Block] = ()) -> list[Block]:
+    """The page, from top to bottom; `first` stands above the results."""
+    blocks: list[Block] = [Heading(1, _title(facts)), Text(" ".join(facts["findings"]), "findings"), *first]
     blocks += perplexity(facts) + benchmarks(facts)
     if figures:
         blocks.append(Heading(2, "Along the way"))
@@ -30,5 +30,7 @@ def blocks_of(facts: Json, figures: Sequence[Json]) -> list[Block]:
 
 
 def _title(facts: Json) -> str:
+    if "title" in facts:
+        return str(facts["title"])
     names = [model["name"] for model in facts["models"]]
     return f"What {names[-1]} tokens did to the model" if len(names) > 1 else "The base model"

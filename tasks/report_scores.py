@@ -109,7 +109,7 @@ def _read(part: Input) -> Json:
 def perplexity_row(source: str, names: Sequence[str], inputs: ReportInputs) -> Row | None:
     """One source: perplexity and bits per byte of each model that was measured on it."""
     measured = [name for name in names if source in inputs.perplexity.get(name, {})]
-    if not measured or measured[0] != names[0]:
+    if not measured:
         return None
     read = {name: _read(inputs.perplexity[name][source]) for name in measured}
     tables = {name: pq.read_table(inputs.documents[name][source].only()) for name in measured}

@@ -1,0 +1,94 @@
+"""In which fields configurations differ: those that decide bytes (identity), and apart from them those that do not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel
+
+from flows.config import parse_config
+from storage.errors import ConfigError
+from storage.keys import MISSING, difference
+from storage.settings import identity_of, role_of
+
+
+@dataclass(frozen=True)
+class Field:
+    """One field (`training.learning_rate`) in which runs differ; `values` by the run's label, plain JSON."""
+
+    path: str
+    values: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Differences:
+    """Fields of identity, and of execution, in which runs differ, by path; `unknown` where a configuration of before has
+    fields that are no longer known, so that all of its differences are there."""
+
+    identity: tuple[Field, ...]
+    execution: tuple[Field, ...]
+    unknown: tuple[Field, ...] = ()
+
+
+def differences(configs: Mapping[str, Mapping[str, Any]]) -> Differences:
+    """The fields in which configurations (as a run record keeps them) differ, by the runs' labels."""
+    try:
+        runs = {label: parse_config(dict(config), label) for label, config in configs.items()}
+    except ConfigError:
+        return Differences((), (), tuple(_fields(configs)))
+    return Differences(
+        tuple(_fields({label: identity_of(run) for label, run in runs.items()})),
+        tuple(_fields({label: execution_of(run) for label, run in runs.items()})),
+    )
+
+
+def execution_of(settings: BaseModel) -> dict[str, Any]:
+    """What `identity_of` leaves out, as plain JSON: execution fields, those inside of identity sections included."""
+    found: dict[str, Any] = {}
+    for name in type(settings).model_fields:
+        value = getattr(settings, name)
+        if role_of(type(settings), name) == "execution":
+            found[name] = _plain(value)
+        elif below := _execution_inside(value):
+            found[name] = below
+    return found
+
+
+def _execution_inside(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return execution_of(value)
+    if isinstance(value, list | tuple):
+        inside = [_execution_inside(item) for item in value]
+        return inside if any(inside) else None
+    return None
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json")
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _fields(configs: Mapping[str, Any]) -> list[Field]:
+    """Leaves in which any run differs from the first; tuples and lists are alike, as they are in JSON."""
+    plain = {label: json.loads(json.dumps(config)) for label, config in configs.items()}
+    labels: Sequence[str] = list(plain)
+    first = plain[labels[0]]
+    paths: dict[str, dict[str, Any]] = {}
+    for label in labels[1:]:
+        for one in difference(first, plain[label]):
+            values = paths.setdefault(one.path, dict.fromkeys(labels, one.before))
+            values[label] = one.after
+    return [Field(path, values) for path, values in sorted(paths.items())]
+
+
+def shown(value: Any) -> str:
+    """A field's value, as a reader wants it in a table."""
+    if value == MISSING:
+        return "–"
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
