@@ -142,6 +142,28 @@ def explain(
 
 
 @app.command()
+def compare(
+    runs: Annotated[
+        list[str], typer.Argument(help="runs (a name under runs/, or its six digits), two or more")
+    ],
+    store: Annotated[Path, typer.Option(help="the store")] = Path("store"),
+    to: Annotated[
+        Path | None, typer.Option(help="write the page and its figures there too; a new directory")
+    ] = None,
+    json_: Annotated[bool, typer.Option("--json", help="print one line of JSON")] = False,
+) -> None:
+    """Set runs side by side: the fields in which they differ, and what that did to the models, with tests."""
+    from flows.compare import compare as compared
+    from storage.store import Store
+
+    found = compared(Store(_existing(store)), runs)
+    if to is not None:
+        found.write(to)
+        sys.stderr.write(f"page: {to / 'compare.html'}\n")
+    sys.stdout.write(json.dumps(found.to_json(), ensure_ascii=False) + "\n" if json_ else found.to_markdown())
+
+
+@app.command()
 def verify(
     store: Annotated[Path, typer.Option(help="the store")] = Path("store"),
 ) -> None:
@@ -404,7 +426,9 @@ def _show_models(summary: dict[str, Any], config: Path, overrides: list[str]) ->
     store = load_config(config, overrides).store_path
     console.print(table)
     if summary["report"]:
-        console.print(f"report: {store / summary['report'] / 'report.html'}", highlight=False, soft_wrap=True)
+        key = Path(summary["report"]).name
+        page = store / "runs" / f"report-{key}" / "report.html"  # with what it cost
+        console.print(f"report: {page}", highlight=False, soft_wrap=True)
 
 
 def _catalog(store: Path) -> Any:
