@@ -31,7 +31,7 @@ def data(facts: Json) -> list[Block]:
     )
     verdict = Text(
         "Every document is accounted for: in every stage, in = out + dropped + held out, and each stage takes what "
-        "the one before gave.",
+        "the one before gave. Examples, lengths, scores and groups of copies are on the page of the stage data.",
         "note",
     )
     if data["problems"]:
