@@ -25,6 +25,11 @@ def check(run: RunConfig) -> None:
     rounds_of(run)
     _processes(run)
     _sources(run)
+    if run.evaluation.checkpoints and run.training.keep_every_tokens is None:
+        raise ConfigError(
+            "evaluation.checkpoints measures what training keeps on its way, and nothing is kept: "
+            "set training.keep_every_tokens"
+        )
     evaluation = run.evaluation.below(home())
     check_benchmarks(evaluation, run.benchmark_directory, [source.name for source in run.corpus.sources])
     files = {mine.name: home() / mine.file for mine in run.evaluation.own if mine.file}

@@ -31,6 +31,7 @@ Stage = Literal[
     "perplexity",
     "evaluate",
     "samples",
+    "checkpoint",
     "report",
 ]
 Force = Literal["all", Stage]

@@ -25,13 +25,15 @@ from flows.requests import Measures, Requests
 from flows.rounds import Round, round_zero, rounds_of
 from storage.artifact import Artifact, Input
 from storage.errors import Interrupted, StageFailed, said
+from storage.settings import count_text
 from storage.store import Request
 from tasks.base import InitConfig
+from tasks.kept import kept_of
 
 ROUND_STAGES = ("pack", "train", "decay", "evaluate", "report")
 STAGES = (*CORPUS_STAGES, *ROUND_STAGES)
 """What a run can be ended after (`--until`), in order."""
-ALL_STAGES = (*STAGES, "tokenizer", "base", "questions", "perplexity", "samples")
+ALL_STAGES = (*STAGES, "tokenizer", "base", "questions", "perplexity", "samples", "checkpoint")
 """What can be made again (`--force`); `all` stands for all of them."""
 
 
@@ -59,6 +61,8 @@ class Outcome:
     reading: Reading | None = None
     packed: list[Artifact] = field(default_factory=list)
     report: Artifact | None = None
+    between: list[Model] = field(default_factory=list)
+    """Checkpoints that trunks kept on their way, where they are to be measured too, by tokens: `500M trunk`."""
     failed: dict[str, Exception] = field(default_factory=dict)
     """Measures that failed, each alone: `arc_easy of 400M` and why."""
 
@@ -127,6 +131,7 @@ def adapt(
             line, model = _train(ask, build, line, round, read, until)
         if model is not None and until in ("evaluate", "report"):
             measure(ask, build, outcome, model, holdouts)
+            _measure_kept(ask, build, outcome, line.trunks[-1], round, holdouts)
     outcome.settle()
     if until == "report":
         outcome.report = build(ask.report(outcome))
@@ -219,7 +224,7 @@ def measure(
 
     What fails, fails alone, and is kept in `outcome.failed`: measuring, and training, go on.
     """
-    if model not in outcome.models:
+    if not any(one is model for one in (*outcome.models, *outcome.between)):
         outcome.models.append(model)
     export = model.export.part("export")
 
@@ -242,10 +247,29 @@ def measure(
         model.samples = make("samples", lambda: samples, None)
 
 
+def _measure_kept(
+    ask: Requests,
+    build: Callable[..., Artifact],
+    outcome: Outcome,
+    trunk: Artifact,
+    round: Round,
+    holdouts: Mapping[str, Input],
+) -> None:
+    """The checkpoints that the round's trunk kept on its way, where they are asked for, each a model of its own."""
+    for tokens in kept_of(trunk) if ask.run.evaluation.checkpoints else ():
+        name = f"{count_text(tokens)} trunk"
+        made = build(ask.checkpoint(trunk, tokens), round=round.number, item=name)
+        outcome.between.append(Model(name, tokens, made, round.number))
+        measure(ask, build, outcome, outcome.between[-1], holdouts)
+
+
 def describe(outcome: Outcome) -> list[dict[str, Any]]:
-    """The models with their scores, as `onward run --json` prints them; paths are relative to the store."""
+    """The models with their scores, as `onward run --json` prints them; paths are relative to the store.
+
+    Those measured on the way stand among them by their tokens.
+    """
     described = []
-    for model in outcome.models:
+    for model in sorted((*outcome.models, *outcome.between), key=lambda model: model.tokens):
         scores = {name: artifact.stats["metrics"] for name, artifact in model.scores.items()}
         perplexity = {name: artifact.stats["perplexity"] for name, artifact in model.perplexity.items()}
         path = f"{model.export.path.parent.name}/{model.export.path.name}/export"

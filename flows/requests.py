@@ -17,7 +17,7 @@ from flows.rounds import Round, averaging, decay_schedule, trunk_schedule
 from storage.artifact import Artifact, Chain, Input
 from storage.errors import StageFailed
 from storage.store import Request, Store
-from tasks import base, decay, report, train
+from tasks import base, decay, kept, report, train
 from tasks.corpus import decontaminate, dedup, filter, ingest, pack, tokenize, tokenizer
 from tasks.corpus.budgets import needed_tokens, sequences_per_step
 from tasks.corpus.digests import FileDigests
@@ -242,6 +242,11 @@ class Requests(Measures):
         kind = "pretrain" if round.number == 0 else ("trunk" if self.branches else "rewarm")
         config = self._segment(kind, round.first_step, round.branch_step, trunk_schedule(self.run, round))
         return Request(train, config, self._training_inputs(line, round.first_step, round.branch_step, read))
+
+    def checkpoint(self, trunk: Artifact, tokens: int) -> Request:
+        """A checkpoint that a trunk kept on its way, as a model."""
+        inputs = kept.CheckpointInputs(kept.kept_part(trunk))
+        return Request(kept, kept.CheckpointConfig(tokens=tokens), inputs)
 
     def decay(self, round: Round, line: Line, read: Sequence[Slice]) -> Request:
         """The branch of a round, from its trunk to its budget."""

@@ -26,6 +26,7 @@ MODULES = (
     "tasks.base",
     "tasks.train",
     "tasks.decay",
+    "tasks.kept",
     "tasks.evaluation.benchmarks",
     "tasks.evaluation.own",
     "tasks.evaluation.perplexity",

@@ -138,6 +138,9 @@ class EvaluationConfig(Settings):
     limit: Count | None = identity(
         None, description="At most so many questions of each benchmark, drawn by the seed; null: all.", ge=2
     )
+    checkpoints: bool = execution(
+        False, description="Measure what training.keep_every_tokens keeps on the way too."
+    )
     prompts: tuple[str, ...] = identity(
         (), description="Beginnings that every model continues, beside the usual ones."
     )

@@ -15,9 +15,10 @@ from pydantic import ValidationError
 from servers import ROOT
 from small import environment, write_config
 
+from flows.checks import check
 from flows.config import TrackingConfig, load_config
 from flows.evaluation import Evaluation, held_out_of, measures_of, model_of
-from flows.pretrain import Model, Outcome, adapt, measure, scores_of
+from flows.pretrain import Model, Outcome, adapt, describe, measure, scores_of
 from flows.requests import Requests
 from storage.artifact import Artifact
 from storage.errors import BadInput, ConfigError, HubUnreachable, OnwardError, StageFailed
@@ -239,3 +240,31 @@ def test_every_model_continues_the_prompts_and_other_prompts_make_nothing_else_a
     section = run.evaluation.model_copy(update={"sample_tokens": 0})
     outcome, states, _ = adapted(store, run.model_copy(update={"evaluation": section}))
     assert outcome.models[0].samples is None and "samples" not in {stage for stage, _ in states}
+
+
+def test_what_training_kept_on_its_way_is_measured_on_request(ran):
+    _, store, run = ran
+    training = run.training.model_copy(update={"keep_every_tokens": 2000})
+    section = run.evaluation.model_copy(update={"checkpoints": True})
+    config = run.model_copy(update={"training": training, "evaluation": section})
+    outcome, states, error = adapted(store, config)
+    assert error is None and [model.name for model in outcome.models] == ["base", "8K"]
+    assert [model.name for model in outcome.between] == ["2K trunk", "4K trunk", "6K trunk"]
+    assert [model.tokens for model in outcome.between] == [2000, 4000, 6000]
+    for model in outcome.between:
+        files = {path.name for path in model.export.part("export").paths}
+        assert {"config.json", "model.safetensors", "tokenizer.json"} <= files
+        assert not files & {"optimizer.safetensors", "state.json"}
+        assert set(model.perplexity) == {"domain", "general"} and set(model.scores) == {"continuation"}
+    way = [model.perplexity["domain"].stats["perplexity"] for model in outcome.between]
+    base = outcome.models[0].perplexity["domain"].stats["perplexity"]
+    assert base > way[0] > way[1] > way[2]
+    assert [one["name"] for one in describe(outcome)] == ["base", "2K trunk", "4K trunk", "6K trunk", "8K"]
+    assert all((store.root / one["path"] / "config.json").is_file() for one in describe(outcome))
+    _, states, _ = adapted(store, config)
+    assert {state for _, state in states} == {"cached"}
+    plain = config.model_copy(update={"evaluation": run.evaluation})
+    outcome, states, _ = adapted(store, plain)
+    assert not outcome.between and {state for _, state in states} == {"cached"}  # the report is the same
+    with pytest.raises(ConfigError, match=r"set training\.keep_every_tokens"):
+        check(run.model_copy(update={"evaluation": section}))
