@@ -18,8 +18,9 @@ from storage.testing import artifact_of, draft_in
 from storage.workers import Workers
 from tasks.corpus import dedup
 from tasks.corpus.dedup import DedupConfig, DedupInputs
-from tasks.corpus.documents import document_ids
+from tasks.corpus.documents import document_ids, read_documents, write_documents
 from tasks.corpus.minhash import MinHashConfig
+from tasks.corpus.shards import read_rows
 from tests.tasks.corpus.slices import bytes_in, dropped_in, part_in, slice_of, texts_in
 
 
@@ -263,3 +264,12 @@ def test_every_document_is_kept_or_dropped(
     assert stats.bytes_out == sum(len(text.encode()) for text in kept)
     assert sum(stats.dropped_by_reason.values()) == len(dropped)
     assert len({" ".join(text.lower().split()) for text in kept}) == len(kept)
+
+
+@pytest.mark.parametrize("rows", [[], [0], [19], [3, 4, 11], list(range(20))])
+def test_single_documents_are_read_back_from_any_row_group(tmp_path: Path, rows: list[int]) -> None:
+    given_ = slice_of(tmp_path / "in", [f"text {i}" for i in range(20)], shards=1)
+    table = read_documents(given_.paths)
+    write_documents(tmp_path / "small.parquet", table, row_group=3)
+    found = read_rows(tmp_path / "small.parquet", np.array(rows, np.int64))
+    assert found.to_list() == [f"text {i}" for i in rows]
