@@ -1,10 +1,11 @@
 """The corpus stages beside their peers, per core-second, on the same text, in one run.
 
-    python benchmarks/corpus.py [--megabytes 110] [--rounds 3] [--peer-rounds 1]       # about half an hour on two cores
+    python benchmarks/corpus.py [--megabytes 110] [--rounds 3] [--peer-rounds 1]       # 20 minutes on two cores
 
 Each step is a process of its own, one thread, one worker; its CPU seconds are those of the step, without imports. Ours
 are whole stages with their store: files written, fsynced and digested. A peer's step reads and writes what it would. The
 whole way is, of ours, ingest to pack; of datatrove, its four filters, MinHash and tokens, added up (it does not pack).
+Packing is measured on a billion tokens: this text's shards as often as that takes, as if so many slices had been read.
 The peers' environment (peers.py) is made on the first run. Prints a Markdown table and a JSON line.
 """
 
@@ -15,6 +16,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import resource
 import shutil
 import statistics
@@ -31,6 +33,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 DATA = Path(os.environ.get("ONWARD_TEST_DATA", ROOT.parent / "shared" / "data"))
 STAGES = ("ingest", "dedup", "filter", "decontaminate", "tokenize", "pack")
 PEERS = {"dedup": "dedup", "filter": "filters", "tokenize": "map", "tokens": "tokens"}
+PACKED_TOKENS = 1_000_000_000
 GOALS = {"dedup": 40, "filter": 30, "tokenize": 12, "whole": 30}
 
 
@@ -121,12 +124,15 @@ def our_steps(home: Path, workers: int) -> dict[str, dict[str, Any]]:
         tokenize.TokenizeConfig(),
         lambda: tokenize.TokenizeInputs(clean.part("documents"), tokenizer),
     )
-    sequences = int(tokens.stats["tokens"]) * 99 // 100 // 1024
-    timed(
-        pack,
-        pack.PackConfig(sources=(pack.SourceWeight(name="real", weight=1.0),), sequences=sequences),
-        lambda: pack.PackInputs({"real": (tokens.part("tokens"),)}),
-    )
+    for name, times in (("pack", 1), ("pack_billion", -(-PACKED_TOKENS // tokens.stats["tokens"]))):
+        sequences = int(tokens.stats["tokens"]) * times * 99 // 100 // 1024
+        given = (tokens.part("tokens"),) * times  # as if so many slices had been read
+        timed(
+            pack,
+            pack.PackConfig(sources=(pack.SourceWeight(name="real", weight=1.0),), sequences=sequences),
+            lambda given=given: pack.PackInputs({"real": given}),  # type: ignore[misc]
+            name,
+        )
     timed(  # of all the text, as the peer has it
         tokenize,
         tokenize.TokenizeConfig(),
@@ -162,10 +168,11 @@ def ask(command: list[Any]) -> Any:
     answer = subprocess.run(
         [str(part) for part in command],
         env={**os.environ, **threads, "ARROW_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
-        stdout=subprocess.PIPE,
-        check=True,
+        capture_output=True,
         text=True,
     )
+    if answer.returncode:
+        raise SystemExit(f"{command} failed:\n{answer.stderr[-4000:]}")
     return json.loads(answer.stdout.splitlines()[-1])
 
 
@@ -173,11 +180,17 @@ def median(values: list[float]) -> float:
     return statistics.median(values)
 
 
-def compare(home: Path, size: int, rounds: int, peer_rounds: int) -> dict[str, Any]:
-    """Ours and theirs, taking turns."""
+def compare(
+    home: Path, size: int, rounds: int, peer_rounds: int, peer_megabytes: float | None
+) -> dict[str, Any]:
+    """Ours and theirs, taking turns. With `peer_megabytes` peers are given the first of the text, and more time for all."""
     from peers import environment
 
-    python = environment()
+    python, given, share = environment(), home / "text.parquet", 1.0
+    if peer_megabytes is not None:
+        given = home / "peer" / "text.parquet"
+        given.parent.mkdir()
+        share = write_text(given, peer_megabytes) / size
     ours: list[Any] = []
     theirs: dict[str, list[Any]] = {name: [] for name in PEERS}
     for number in range(max(rounds, peer_rounds)):
@@ -187,11 +200,11 @@ def compare(home: Path, size: int, rounds: int, peer_rounds: int) -> dict[str, A
             work = home / f"peer-{name}-{number}"
             work.mkdir()
             script = ROOT / "benchmarks" / "corpus_peers.py"
-            theirs[name].append(ask([python, script, step, home / "text.parquet", home / "tokenizer", work]))
+            theirs[name].append(ask([python, script, step, given, home / "tokenizer", work]))
             shutil.rmtree(work)
     two = ask([sys.executable, __file__, "--ours", home, 2])
     cpu = {stage: median([one[stage]["cpu"] for one in ours]) for stage in ours[0]}
-    peer = {name: median([one["cpu"] for one in all_]) for name, all_ in theirs.items()}
+    peer = {name: median([one["cpu"] for one in all_]) / share for name, all_ in theirs.items()}
     whole, whole_peer = (
         sum(cpu[stage] for stage in STAGES),
         sum(peer[n] for n in ("dedup", "filter", "tokens")),
@@ -206,10 +219,26 @@ def compare(home: Path, size: int, rounds: int, peer_rounds: int) -> dict[str, A
             "whole": (whole, whole_peer),
         },
         "cpu": cpu,
-        "packed_tokens_per_core_second": ours[0]["pack"]["tokens"] / cpu["pack"],
+        "packed_tokens_per_core_second": ours[0]["pack_billion"]["tokens"] / cpu["pack_billion"],
         "two_workers": walls[0] / walls[1],
         "same_bytes": all(ours[0][stage]["digests"] == two[stage]["digests"] for stage in STAGES),
     }
+
+
+def heading(size: int, rounds: int, peer_megabytes: float | None) -> str:
+    """What was measured, of what, on what."""
+    from peers import CORPUS
+
+    cpus = re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text()) or [platform.machine()]
+    commit = subprocess.run(
+        ["git", "-C", ROOT, "rev-parse", "--short", "HEAD"], capture_output=True, text=True
+    ).stdout.strip()
+    return (
+        f"`make bench-corpus` · {len(cpus)} cores of {cpus[0]} · "
+        f"{time.strftime('%Y-%m-%d')} · commit {commit} · Python {platform.python_version()}, {', '.join(CORPUS[:3])} · "
+        f"{size / 1e6:.0f} MB of English, median of {rounds}"
+        + (f"; peers on the first {peer_megabytes:g} MB of it" if peer_megabytes is not None else "")
+    )
 
 
 def table(found: dict[str, Any]) -> str:
@@ -233,6 +262,11 @@ def main() -> None:
     parser.add_argument("--megabytes", type=float, default=110)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--peer-rounds", type=int, default=1)
+    parser.add_argument(
+        "--peer-megabytes",
+        type=float,
+        help="give peers only so much of the text; their rates are what is compared",
+    )
     parser.add_argument("--ours", nargs=2, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.ours:
@@ -242,8 +276,8 @@ def main() -> None:
         home = Path(directory)
         size = write_text(home / "text.parquet", chosen.megabytes)
         write_tokenizer(home / "tokenizer")
-        found = compare(home, size, chosen.rounds, chosen.peer_rounds)
-    print(table(found))
+        found = compare(home, size, chosen.rounds, chosen.peer_rounds, chosen.peer_megabytes)
+    print(heading(size, chosen.rounds, chosen.peer_megabytes), table(found), sep="\n\n")
     print(json.dumps({**found, "python": platform.python_version(), "machine": platform.processor()}))
 
 
