@@ -17,6 +17,7 @@ from flows.secrets import without_secrets
 _MARKS = {"built": "✓", "reproduced": "="}
 _SHORT_SECONDS = 3.0
 _TOGETHER_SECONDS = 60.0
+_RATE_SECONDS = 3.0
 
 
 class Story:
@@ -27,6 +28,7 @@ class Story:
         self._quiet = quiet
         self._guard = threading.RLock()
         self._last = 0.0
+        self._told = ("", "", 0.0, 0)
         self._cached: dict[str, int] = {}
         self._short: dict[str, int] = {}
         self._short_since = 0.0
@@ -98,7 +100,7 @@ class Story:
             self._short_seconds = 0.0
 
     def progress(self, label: str, done: int, total: int | None, unit: str) -> None:
-        """How far a stage is; on a terminal only, at most four times a second."""
+        """How far a stage is and about how long it still takes; on a terminal only, at most four times a second."""
         now = time.monotonic()
         if self._quiet or not self._stream.isatty() or now - self._last < 0.25:
             return
@@ -106,8 +108,18 @@ class Story:
         share = f"{done:,} of {total:,} {unit}" if total else f"{done:,} {unit}"
         with self._guard:
             self._clear()
-            self._stream.write(f"● {label}  {share}"[:110])
+            self._stream.write(f"● {label}  {share}{self._left(label, done, total, unit, now)}"[:110])
             self._stream.flush()
+
+    def _left(self, label: str, done: int, total: int | None, unit: str, now: float) -> str:
+        """The rest at the rate since it was first told of: an attempt that goes on from the middle counts from there."""
+        if self._told[:2] != (label, unit):
+            self._told = (label, unit, now, done)
+        _, _, began, first = self._told
+        if not total or done <= first or now - began < _RATE_SECONDS:
+            return ""
+        minutes = (total - done) * (now - began) / (done - first) / 60
+        return f", about {minutes:,.0f} min left" if minutes >= 1 else ", less than a minute left"
 
     def _write(self, text: str) -> None:
         if not self._quiet:

@@ -8,6 +8,11 @@ from flows.secrets import without_secrets
 from flows.story import Story
 
 
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
 def told(story: Story) -> list[str]:
     lines: list[str] = []
     story.tell = lambda text, warning: lines.append(text)
@@ -74,3 +79,19 @@ def test_one_rule_blots_out_secrets_wherever_they_are_told():
         doctor.render(told)
         == "✗ x            http://host does not answer\n               → ask https://host\n"
     )
+
+
+def test_the_time_left_is_told_at_the_rate_since_the_stage_began(monkeypatch):
+    terminal = Terminal()
+    story = Story(terminal)
+    clock = iter([100.0, 101.0, 110.0, 111.0, 200.0])
+    monkeypatch.setattr("flows.story.time.monotonic", lambda: next(clock))
+    story.progress("evaluate · round 1 · mmlu · 3f9a2c", 5_000, 100_000, "tokens")  # it went on from there
+    story.progress("evaluate · round 1 · mmlu · 3f9a2c", 5_100, 100_000, "tokens")
+    assert "left" not in terminal.getvalue()  # too early to say
+    story.progress("evaluate · round 1 · mmlu · 3f9a2c", 6_000, 100_000, "tokens")
+    assert terminal.getvalue().endswith("6,000 of 100,000 tokens, about 16 min left")
+    story.progress("evaluate · round 1 · piqa · 8c01d5", 10, 1_000, "tokens")
+    assert terminal.getvalue().endswith("10 of 1,000 tokens")  # another one
+    story.progress("evaluate · round 1 · piqa · 8c01d5", 900, 1_000, "tokens")
+    assert terminal.getvalue().endswith("900 of 1,000 tokens, less than a minute left")

@@ -46,7 +46,8 @@ def copy_rows(data: Path, to: Path, name: str, rows: int) -> Path:
     lines = (gzip.open if source.suffix == ".gz" else open)(source, "rt", encoding="utf-8").read()
     found = [json.loads(line) for line in lines.split("\n") if line.strip()]
     if name == "mmlu":
-        wanted, taken = {one for some in SUBJECTS.values() for one in some}, defaultdict(int)
+        wanted = {one for some in SUBJECTS.values() for one in some}
+        taken: dict[str, int] = defaultdict(int)
         kept = []
         for row in found:
             subject = row["subject"]

@@ -1,0 +1,217 @@
+"""Evaluation beside the harness's own command line: the same model, rows and length, on the same machine, in one run.
+
+    python benchmarks/evaluation.py                              # shared model, some ten minutes on two cores
+    python benchmarks/evaluation.py --model DIRECTORY --rows 100 # a larger model, fewer questions
+    python benchmarks/evaluation.py --rows 20 --repeats 1        # to see that it runs
+
+Two workloads: `arc_easy` alone, and a mixture of requests of very different lengths (a word after a passage, answers of
+a sentence, letters, passages of 200 tokens). Each side is a process of its own from its start to its scores; a second
+pair with two questions each says how much of that is imports and loading, and the difference is the scoring. The command
+line runs as it is by default (batch size 1) and with the best of the batch sizes given; sides take turns, and the
+median of the repeats counts. Scores are compared too: a speed of other scores is none. Prints a Markdown table and a
+JSON line for each row.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from tests.tasks.evaluation import command_line  # noqa: E402
+
+WORKLOADS = {
+    "arc_easy": ("arc_easy",),
+    "mixture": ("lambada_openai", "boolq", "hellaswag", "sciq", "mmlu_continuation", "mmlu"),
+}
+WARM_UP_ROWS = 2
+_LEAST_SECONDS = 0.3
+"""Of scoring: less is lost in how long a process takes to start."""
+OURS = """
+import json, sys, time
+from pathlib import Path
+sys.path.insert(0, {root!r})
+from storage.artifact import Input
+from storage.draft import Draft
+from tasks.evaluation import benchmarks
+export, rows, work, length, names = json.loads(sys.argv[1])
+files = tuple(path.name for path in Path(export).iterdir())
+found = {{}}
+for name in names:
+    inputs = benchmarks.harness_inputs(Input("base", "0" * 64, "export", "0" * 64, Path(export), files), name, rows)
+    draft = Draft(Path(work) / name)
+    stats = benchmarks.run(benchmarks.evaluate_config(name, None, 0, length, "cpu"), inputs, draft)
+    found[name] = stats.metrics
+print(json.dumps(found))
+"""
+
+
+@dataclass
+class Row:
+    """One side on one workload; seconds are medians, of the clock and (`cpu`) of all cores together."""
+
+    workload: str
+    side: str
+    questions: int
+    whole_seconds: float
+    scoring_seconds: float
+    scoring_cpu_seconds: float
+    scoring_faster: float | None = None
+    scoring_cpu_less: float | None = None
+    whole_faster: float | None = None
+
+
+@dataclass(frozen=True)
+class Case:
+    """Rows and the harness's task files over them, for one workload."""
+
+    names: tuple[str, ...]
+    rows: Path
+    include: Path
+    tasks: list[str]
+    questions: int
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    shared = ROOT.parent / "shared" / "data"
+    parser.add_argument("--model", type=Path, default=shared / "models" / "stories260K-hf")
+    parser.add_argument("--data", type=Path, default=shared / "benchmarks")
+    parser.add_argument("--rows", type=int, default=400, help="questions of each benchmark (arc_easy: all)")
+    parser.add_argument("--length", type=int, default=512)
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--batch-sizes", default="1,16", help="of the command line; the first is its default")
+    parser.add_argument("--workloads", default=",".join(WORKLOADS))
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as work:
+        rows = [
+            row for name in given.workloads.split(",") for row in workload(name, given, Path(work) / name)
+        ]
+    print(
+        f"{platform.processor() or platform.machine()}, {given.threads} threads, model {given.model.name}\n"
+    )
+    print("| workload | side | questions | whole, s | scoring, s | CPU s | ours: scoring | CPU | whole |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+    for row in rows:
+        ratios = (row.scoring_faster, row.scoring_cpu_less, row.whole_faster)
+        faster = " | ".join(f"{ratio:.2f} × faster" if ratio else "" for ratio in ratios)
+        seconds = f"{row.whole_seconds:.1f} | {row.scoring_seconds:.1f} | {row.scoring_cpu_seconds:.1f}"
+        print(f"| {row.workload} | {row.side} | {row.questions:,} | {seconds} | {faster} |")
+    for row in rows:
+        print(json.dumps(asdict(row)))
+
+
+def workload(name: str, given: argparse.Namespace, work: Path) -> list[Row]:
+    """Both sides on one workload, taking turns."""
+    count = 10**9 if name == "arc_easy" and given.rows >= 400 else given.rows
+    full, small = (
+        prepare(name, given.data, work / label, size)
+        for label, size in (("full", count), ("small", WARM_UP_ROWS))
+    )
+    sides = ["ours", *(f"lm_eval, batch size {size}" for size in given.batch_sizes.split(","))]
+    taken: dict[tuple[str, bool], list[tuple[float, float]]] = defaultdict(list)
+    found: dict[str, Any] = {}
+    for repeat in range(given.repeats):
+        for number, side in enumerate(sides):
+            for whole, case in ((True, full), (False, small)):
+                began, used = time.monotonic(), cpu_of_children()
+                scores = measure(side, case, given, work / f"{repeat}-{number}-{whole}")
+                taken[side, whole].append((time.monotonic() - began, cpu_of_children() - used))
+                found |= {side: scores} if whole else {}
+    for side in sides[1:]:
+        same(found["ours"], found[side])
+    rows = []
+    for side in sides:
+        (whole, cpu), (start, start_cpu) = (
+            tuple(map(statistics.median, zip(*taken[side, one], strict=True))) for one in (True, False)
+        )
+        scoring, scoring_cpu = max(whole - start, 1e-3), max(cpu - start_cpu, 1e-3)
+        rows.append(Row(name, side, full.questions, whole, scoring, scoring_cpu))
+    for row in rows[1:]:
+        if (
+            min(row.scoring_seconds, rows[0].scoring_seconds) > _LEAST_SECONDS
+        ):  # else: a busy machine, or too few rows
+            row.scoring_faster = row.scoring_seconds / rows[0].scoring_seconds
+            row.scoring_cpu_less = row.scoring_cpu_seconds / rows[0].scoring_cpu_seconds
+        row.whole_faster = row.whole_seconds / rows[0].whole_seconds
+    return rows
+
+
+def cpu_of_children() -> float:
+    """Seconds that the processes which ended so far have used."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def prepare(name: str, data: Path, work: Path, rows: int) -> Case:
+    """Rows as local copies lie, and the harness's own definitions over the same."""
+    include, copies = work / "include", work / "rows"
+    include.mkdir(parents=True)
+    tasks, questions = [], 0
+    for benchmark in WORKLOADS[name]:
+        source = benchmark.removesuffix("_continuation")
+        each = max(2, rows // 10) if source == "mmlu" else rows
+        file = command_line.copy_rows(data, copies, source, each)
+        questions += sum(1 for line in file.read_text().splitlines() if line)
+        if source == "mmlu":
+            form = "default" if benchmark == source else "continuation"
+            tasks.append(command_line.define_mmlu(include, form, file))
+        else:
+            tasks.append(command_line.define(include, benchmark, file))
+    return Case(WORKLOADS[name], copies, include, tasks, questions)
+
+
+def measure(side: str, case: Case, given: argparse.Namespace, work: Path) -> dict[str, float]:
+    """One process from start to scores: accuracy by benchmark."""
+    work.mkdir(parents=True)
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": str(given.threads),
+        "HF_HUB_OFFLINE": "1",
+        "HF_HOME": str(work),
+    }
+    if side == "ours":
+        asked = json.dumps([str(given.model), str(case.rows), str(work), given.length, case.names])
+        command = [sys.executable, "-c", OURS.format(root=str(ROOT)), asked]
+    else:
+        command = [sys.executable, "-m", "lm_eval", "--model", "hf", "--device", "cpu"]
+        command += ["--model_args", f"pretrained={given.model},max_length={given.length}"]
+        command += ["--tasks", ",".join(case.tasks), "--include_path", str(case.include)]
+        command += ["--batch_size", side.rsplit(" ", 1)[1], "--output_path", str(work / "out")]
+    done = subprocess.run(command, env=environment, cwd=work, capture_output=True, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"{side}: {done.stderr[-3000:]}")
+    if side == "ours":
+        return {name: metrics["acc"] for name, metrics in json.loads(done.stdout.splitlines()[-1]).items()}
+    found = json.loads(next((work / "out").rglob("results*.json")).read_text())
+    results = {**found["results"], **found.get("groups", {})}
+    return {name: results[task]["acc,none"] for name, task in zip(case.names, case.tasks, strict=True)}
+
+
+def same(ours: dict[str, float], theirs: dict[str, float]) -> None:
+    """Stop where the sides score differently."""
+    for name, value in ours.items():
+        if abs(value - theirs[name]) > 1e-9:
+            sys.exit(f"{name}: ours {value}, the command line {theirs[name]}")
+
+
+if __name__ == "__main__":
+    main()
