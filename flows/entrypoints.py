@@ -32,11 +32,23 @@ Stage = Literal[
     "evaluate",
     "samples",
     "checkpoint",
+    "contamination",
+    "data",
     "report",
 ]
 Force = Literal["all", Stage]
 Until = Literal[
-    "ingest", "dedup", "filter", "decontaminate", "tokenize", "pack", "train", "decay", "evaluate", "report"
+    "ingest",
+    "dedup",
+    "filter",
+    "decontaminate",
+    "tokenize",
+    "pack",
+    "data",
+    "train",
+    "decay",
+    "evaluate",
+    "report",
 ]
 
 

@@ -4,7 +4,7 @@
     for each token budget, a round:
         read on until the budget is covered, slice by slice:  ingest → dedup → filter → decontaminate → tokenize
         go on from the round before:                          pack → train → decay → evaluate
-    report
+    data (what was done to the text) → report
 
 `adapt` is that picture; it only asks for artifacts, and whoever calls it decides how they are found or made (`build`):
 the flow makes them as Prefect tasks, `onward plan` only looks. Each is decided by what came before it alone, so a run
@@ -30,10 +30,19 @@ from storage.store import Request
 from tasks.base import InitConfig
 from tasks.kept import kept_of
 
-ROUND_STAGES = ("pack", "train", "decay", "evaluate", "report")
+ROUND_STAGES = ("pack", "data", "train", "decay", "evaluate", "report")
 STAGES = (*CORPUS_STAGES, *ROUND_STAGES)
 """What a run can be ended after (`--until`), in order."""
-ALL_STAGES = (*STAGES, "tokenizer", "base", "questions", "perplexity", "samples", "checkpoint")
+ALL_STAGES = (
+    *STAGES,
+    "tokenizer",
+    "base",
+    "questions",
+    "perplexity",
+    "samples",
+    "checkpoint",
+    "contamination",
+)
 """What can be made again (`--force`); `all` stands for all of them."""
 
 
@@ -60,6 +69,10 @@ class Outcome:
     models: list[Model] = field(default_factory=list)
     reading: Reading | None = None
     packed: list[Artifact] = field(default_factory=list)
+    counted: dict[str, Artifact] = field(default_factory=dict)
+    """Of each benchmark that was not looked for when the corpus was made, how much of it stands there."""
+    data: Artifact | None = None
+    """The page that says what was done to the data."""
     report: Artifact | None = None
     between: list[Model] = field(default_factory=list)
     """Checkpoints that trunks kept on their way, where they are to be measured too, by tokens: `500M trunk`."""
@@ -120,7 +133,7 @@ def adapt(
     for round, following in zip(rounds, [*rounds[1:], None], strict=True):
         read = reading.until(ask.needed(round, line.taken))
         line = _pack(ask, build, outcome, line, round, read)
-        if until == "pack":
+        if until in ("pack", "data"):
             continue
         if round.number == 1 and until in ("evaluate", "report"):
             holdouts = reading.holdouts(read)
@@ -132,6 +145,8 @@ def adapt(
         if model is not None and until in ("evaluate", "report"):
             measure(ask, build, outcome, model, holdouts)
             _measure_kept(ask, build, outcome, line.trunks[-1], round, holdouts)
+    if until in ("data", "report"):
+        _account(ask, build, outcome, reading)
     outcome.settle()
     if until == "report":
         outcome.report = build(ask.report(outcome))
@@ -211,6 +226,21 @@ def _train(
         trained = build(ask.decay(round, after, read), round=round.number, item=round.name)
     journals = [*trunks, trained] if ask.branches else list(trunks)
     return after, Model(round.name, round.budget, trained, round.number, journals=journals)
+
+
+def _account(ask: Requests, build: Callable[..., Artifact], outcome: Outcome, reading: Reading) -> None:
+    """What stands in the corpus of benchmarks that were not looked for, and what was done to the data.
+
+    Last of all, so that no training waits for it. What cannot be counted is kept in `outcome.failed`.
+    """
+    for name, request in ask.counted(reading.slices):
+        try:
+            outcome.counted[name] = build(request(), item=name)
+        except Interrupted:
+            raise
+        except Exception as error:
+            outcome.failed[f"contamination by {name}"] = error
+    outcome.data = build(ask.data(reading.slices, outcome))
 
 
 def measure(

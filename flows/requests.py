@@ -17,14 +17,14 @@ from flows.rounds import Round, averaging, decay_schedule, trunk_schedule
 from storage.artifact import Artifact, Chain, Input
 from storage.errors import StageFailed
 from storage.store import Request, Store
-from tasks import base, decay, kept, report, train
-from tasks.corpus import decontaminate, dedup, filter, ingest, pack, tokenize, tokenizer
+from tasks import base, data_page, decay, kept, report, train
+from tasks.corpus import contamination, decontaminate, dedup, filter, ingest, pack, tokenize, tokenizer
 from tasks.corpus.budgets import needed_tokens, sequences_per_step
 from tasks.corpus.digests import FileDigests
 from tasks.corpus.questions import benchmark_inputs
 from tasks.corpus.sources import IngestConfig, SourceConfig, plan_slice
 from tasks.evaluation import benchmarks, hub_questions, own, perplexity, samples
-from tasks.evaluation.catalog import EvaluationConfig, OwnBenchmark
+from tasks.evaluation.catalog import EvaluationConfig, OwnBenchmark, supported
 from tasks.hub import Remembered, remembered_in
 from tasks.train import RewarmConfig, SegmentConfig, TrainInputs, resolve_precision
 
@@ -182,11 +182,14 @@ class Requests(Measures):
 
     @cached_property
     def _questions(self) -> Any:
+        return self._question_files(
+            self.run.corpus.decontaminate.benchmarks, "corpus.decontaminate.benchmarks"
+        )
+
+    def _question_files(self, wanted: Sequence[str], where: str) -> Any:
         own_files = {entry.name: home() / entry.file for entry in self.run.evaluation.own if entry.file}
-        wanted = self.run.corpus.decontaminate.benchmarks
         of_harness = [name for name in wanted if name not in own_files]
-        directory = self.questions_directory(of_harness, "corpus.decontaminate.benchmarks")
-        return benchmark_inputs(directory, wanted, own_files)
+        return benchmark_inputs(self.questions_directory(of_harness, where), wanted, own_files)
 
     # ---- base model -------------------------------------------------------------------------------------------
 
@@ -301,6 +304,30 @@ class Requests(Measures):
         return TrainInputs(
             line.start, tuple(manifests), line.tokenizer, tuple(one.tokens for one in read), base
         )
+
+    # ---- what came of it ----------------------------------------------------------------------------------------
+
+    def counted(self, slices: Sequence[Slice]) -> Iterator[tuple[str, Callable[[], Request]]]:
+        """Each benchmark with questions in a file that is evaluated but was not looked for when the corpus was made."""
+        documents = tuple(one.artifacts["decontaminate"].part("documents") for one in slices)
+        known = self.run.corpus.decontaminate.benchmarks
+        files = [supported(name).files for name in (*self.evaluation.domain, *self.evaluation.general)]
+        own = [mine.name for mine in self.evaluation.own if mine.file]
+        for name in dict.fromkeys((*files, *own)):
+            if name not in known:
+                yield name, partial(self._count, name, documents)
+
+    def _count(self, name: str, documents: tuple[Input, ...]) -> Request:
+        [entry], [path] = self._question_files([name], "evaluation")
+        config = contamination.CountConfig(ngram=self.run.corpus.decontaminate.ngram)
+        return Request(contamination, config, contamination.CountInputs(documents, entry, path))
+
+    def data(self, slices: Sequence[Slice], outcome: Outcome) -> Request:
+        """The page that says what was done to the data."""
+        config = data_page.DataConfig(seed=self.run.seed, filter=self.run.corpus.filter)
+        first = 0 if self.new_base else 1
+        counted = tuple(outcome.counted.values())
+        return Request(data_page, config, data_page.data_inputs(slices, outcome.packed, first, counted))
 
     def report(self, outcome: Outcome) -> Request:
         """The page that says what came of it."""

@@ -23,6 +23,8 @@ MODULES = (
     "tasks.corpus.tokenizer",
     "tasks.corpus.tokenize",
     "tasks.corpus.pack",
+    "tasks.corpus.contamination",
+    "tasks.data_page",
     "tasks.base",
     "tasks.train",
     "tasks.decay",
