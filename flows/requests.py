@@ -206,13 +206,18 @@ class Requests(Measures):
 
     def initial(self, tokens: Input) -> Request:
         """A new model's first weights."""
-        inputs = base.resolve_base(self.run.model, home(), seed=self.run.seed, tokenizer=tokens)
+        inputs = base.resolve_base(self.run.model, home(), seed=self.training_seed, tokenizer=tokens)
         return Request(base, base.BaseConfig(), inputs)
 
     @property
     def new_base(self) -> bool:
         """Whether the base model is made here rather than imported."""
         return isinstance(self.run.model.base, base.InitConfig)
+
+    @property
+    def training_seed(self) -> int:
+        """Of what training draws: `training.seed`, or the run's own."""
+        return self.run.seed if self.run.training.seed is None else self.run.training.seed
 
     # ---- rounds -----------------------------------------------------------------------------------------------
 
@@ -228,7 +233,7 @@ class Requests(Measures):
         sources = self._sources(round)
         config = pack.PackConfig(
             packing=self.run.packing,
-            seed=self.run.seed,
+            seed=self.training_seed,
             sources=tuple(pack.SourceWeight(name=s.name, weight=s.weight) for s in sources),
             first_sequence=round.first_sequence,
             sequences=round.sequences,
@@ -272,7 +277,7 @@ class Requests(Measures):
             optimizer = optimizer.model_copy(update={"pull_to_base": 0.0})
         return SegmentConfig(
             kind=kind,
-            seed=self.run.seed,
+            seed=self.training_seed,
             sequence_length=packing.sequence_length,
             sequences_per_step=sequences_per_step(training.batch_tokens, packing.sequence_length),
             first_step=first_step,

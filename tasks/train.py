@@ -170,6 +170,12 @@ class TrainingConfig(Settings):
         524_288, gt=0, description="tokens of one optimizer step, padding included"
     )
     learning_rate: float = identity(5e-4, gt=0, description="peak learning rate")
+    seed: int | None = identity(
+        None,
+        ge=0,
+        description="seed of the order of sequences, of dropout and of a new model's first weights; null: the run's seed. "
+        "What is read, held out and asked is drawn by the run's, whatever stands here",
+    )
     schedule: WsdConfig | RewarmConfig = identity(
         default_factory=WsdConfig, discriminator="kind", description="learning-rate schedule"
     )

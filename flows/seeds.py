@@ -1,0 +1,47 @@
+"""`onward run --seeds N`: one configuration with N training seeds, and a page of what they came to together.
+
+The first run is the configuration itself. The others differ from it in `training.seed` alone: the order of sequences,
+dropout, a new model's first weights. What is read, held out and asked does not depend on it, and is found in the store.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from flows.config import RunConfig
+from storage.store import Store
+from tasks.report_markup import html_of, markdown_of
+from tasks.seeds_page import seeds_blocks, seeds_facts
+
+
+def seeds_of(run: RunConfig, count: int) -> list[int]:
+    """The training seeds: the configuration's own, and those after it."""
+    first = run.seed if run.training.seed is None else run.training.seed
+    return list(range(first, first + count))
+
+
+def override_of(run: RunConfig, seed: int) -> list[str]:
+    """What to override for that seed; nothing for the configuration's own."""
+    return [] if seed == seeds_of(run, 1)[0] else [f"training.seed={seed}"]
+
+
+def summarise(run: RunConfig, run_id: str, reports: Mapping[int, str]) -> tuple[Path, dict[str, Any]]:
+    """Write seeds.md, seeds.html and seeds.json below the store's runs/; returns their directory and the facts.
+
+    `reports` are the reports' paths relative to the store, by seed.
+    """
+    store = Store(run.store_path)
+    read = {
+        seed: json.loads((store.root / path / "report.json").read_bytes()) for seed, path in reports.items()
+    }
+    facts = seeds_facts(read)
+    blocks = seeds_blocks(facts, run.name)
+    directory = store.root / "runs" / f"seeds-{run.name}-{run_id}-{len(read)}"
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "seeds.md").write_text(markdown_of(blocks), encoding="utf-8")
+    (directory / "seeds.html").write_text(html_of(blocks, directory), encoding="utf-8")
+    (directory / "seeds.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    return directory, facts
