@@ -57,6 +57,10 @@ def run(
     slices: Annotated[
         int | None, typer.Option(min=1, help="with a corpus stage as the last: so many slices")
     ] = None,
+    seeds: Annotated[
+        int,
+        typer.Option(min=1, max=100, help="run it with so many training seeds, and say how much they differ"),
+    ] = 1,
     json_: Annotated[bool, typer.Option("--json", help="print one line of JSON and nothing else")] = False,
 ) -> None:
     """Run the flow in this process; what is finished is found, not made again."""
@@ -65,12 +69,15 @@ def run(
     prepare()
     with _clean_stdout() as out:
         try:
-            summary, code = _run(config, set_ or [], tuple(force or ()), until, slices)
+            wanted = (config, set_ or [], tuple(force or ()), until, slices)
+            summary, code = _run(*wanted) if seeds == 1 else _run_seeds(*wanted, seeds)
         except (Stopped, KeyboardInterrupt):
             summary, code = {**_NOTHING, "state": "stopped", "error": _STOPPED}, 1
             sys.stderr.write(f"{_STOPPED}\n")
         if json_:
             out.write(json.dumps(summary, ensure_ascii=False) + "\n")
+        elif code == 0 and seeds > 1:
+            sys.stderr.write(f"seeds: {summary['page']}\n")
         elif code == 0:
             _show_models(summary, config, set_ or [])
     raise typer.Exit(code)
@@ -354,6 +361,39 @@ def _run(
             ) else 1
         finally:
             settle()
+
+
+def _run_seeds(
+    path: Path, overrides: list[str], force: tuple[str, ...], until: str, slices: int | None, count: int
+) -> tuple[dict[str, Any], int]:
+    """(summary of all, exit code): one attempt for each training seed, then the page of what they came to together."""
+    from flows.seeds import override_of, seeds_of, summarise
+
+    runs: list[dict[str, Any]] = []
+    try:
+        config = _load(path, overrides)
+        if until != "report":
+            raise ConfigError("--seeds goes with whole runs, not with --until")
+    except ConfigError as error:
+        sys.stderr.write(f"{error}\n")
+        return {"state": "failed", "error": str(error), "runs": runs, "page": None}, 2
+    from flows.server import prefect_server
+
+    with prefect_server(Path(os.environ["PREFECT_HOME"])):  # one for all: each run finds it configured
+        for seed in seeds_of(config, count):
+            summary, code = _run(path, [*overrides, *override_of(config, seed)], force, until, slices)
+            runs.append({"seed": seed, **summary})
+            if code:
+                return {
+                    "state": summary["state"],
+                    "error": summary["error"],
+                    "runs": runs,
+                    "page": None,
+                }, code
+    from flows.run import run_id
+
+    page, facts = summarise(config, run_id(config), {run["seed"]: run["report"] for run in runs})
+    return {"state": "completed", "runs": runs, "page": str(page / "seeds.html"), **facts}, 0
 
 
 def _check_options(force: tuple[str, ...], until: str, slices: int | None) -> None:
