@@ -284,3 +284,20 @@ def test_verify_lineage_export_and_gc(whole, tmp_path):
     assert "freed" in onward(home, "gc", "--store", home / "store").stdout
     still = digests(home / "store")
     assert {f"{s['stage']}/{s['key']}" for s in result["stages"]} <= set(still) <= set(kept)
+
+
+def test_seeds_differ_in_training_alone_and_end_in_a_page(tmp_path):
+    config = write_config(tmp_path, budgets=("8K",))
+    done = onward(tmp_path, "run", config, "--seeds", "2", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    first, second = found["runs"]
+    assert [run["seed"] for run in found["runs"]] == found["seeds"] == [3, 4]
+    states = {(stage["stage"], stage["state"]) for stage in second["stages"]}
+    for stage in ("ingest", "dedup", "filter", "decontaminate", "tokenizer", "tokenize", "questions"):
+        assert {state for name, state in states if name == stage} == {"cached"}, stage
+    assert {state for name, state in states if name in ("pack", "train", "decay")} == {"built"}
+    assert first["models"][1]["perplexity"] != second["models"][1]["perplexity"]
+    assert "± " in Path(found["page"]).with_suffix(".md").read_text()
+    again = run_json(tmp_path, config)
+    assert {stage["state"] for stage in again["stages"]} == {"cached"}  # the first seed is the run itself
