@@ -128,13 +128,33 @@ def why(
 
 @app.command()
 def lineage(
-    artifact: Annotated[str, typer.Argument(help="key, or stage/key, or the beginning of one")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="name@alias or name/version in MLflow, key or stage/key (or its beginning), or path"
+        ),
+    ],
     store: Annotated[Path, typer.Option(help="the store")] = Path("store"),
+    format_: Annotated[str, typer.Option("--format", help="text, mermaid or openlineage")] = "text",
+    mlflow: Annotated[
+        str | None, typer.Option(help="MLflow's address; MLFLOW_TRACKING_URI, or the local database")
+    ] = None,
 ) -> None:
-    """Say what an artifact is made of, back to the files."""
-    catalog = _catalog(store)
-    for row in catalog.upstream(catalog.find(artifact)["key"]):
-        sys.stdout.write(f"{'  ' * min(row['depth'], 12)}{row['path']}\n")
+    """Say what a model, or any artifact, is made of, back to the source files, with the digest of each."""
+    from flows.lineage import as_mermaid, as_text, graph_of
+    from flows.lineage_events import as_openlineage
+    from flows.lineage_names import resolve
+
+    if format_ not in ("text", "mermaid", "openlineage"):
+        raise ConfigError(f"--format {format_}: one of text, mermaid, openlineage")
+    opened, artifact, registered = resolve(model, store, mlflow)
+    graph = graph_of(opened, artifact)
+    graph.registered = registered
+    if format_ == "openlineage":
+        lines = (json.dumps(event, ensure_ascii=False) for event in as_openlineage(graph))
+        sys.stdout.write("[\n" + ",\n".join(lines) + "\n]\n")
+    else:
+        sys.stdout.write((as_text if format_ == "text" else as_mermaid)(graph))
 
 
 @app.command()
@@ -142,7 +162,7 @@ def explain(
     document: Annotated[int, typer.Argument(help="document id")],
     store: Annotated[Path, typer.Option(help="the store")] = Path("store"),
 ) -> None:
-    """Say what became of a document, and why."""
+    """Say what became of a document, and why, and which models were trained on it, how many times."""
     from flows.explain import fate
 
     sys.stdout.write(fate(_catalog(store), document))

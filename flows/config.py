@@ -100,7 +100,12 @@ class TrackingConfig(Settings):
     mlflow_uri: str | None = execution(
         None, description="MLflow's address; null: MLFLOW_TRACKING_URI, else a local database"
     )
-    registered_model: str | None = execution(None, description="name in MLflow's model registry")
+    registered_model: str | None = execution(
+        None,
+        pattern=r"^[^/:@\s]+$",
+        max_length=100,
+        description="name in MLflow's model registry; null: models are logged, none is registered",
+    )
 
     @model_validator(mode="after")
     def _no_password(self) -> TrackingConfig:

@@ -19,7 +19,7 @@ from flows.checks import check_length, positions_of
 from flows.config import TrackingConfig
 from flows.gpu import Gpu
 from flows.places import home, state_directory
-from flows.pretrain import Model, Outcome, describe, measure, scores_of
+from flows.pretrain import Model, Outcome, describe, measure
 from flows.requests import Measures
 from flows.run import experiment, open_tracker
 from flows.session import current_flow_run, in_flow_run, shown, told
@@ -100,7 +100,7 @@ def _execute(wanted: Evaluation, story: Story) -> dict[str, Any]:
                 try:
                     model = model_of(wanted, store, builder)
                     measure(measures, builder, outcome, model, holdouts)
-                    tracker.score(model.export.key, model.tokens, scores_of(model))
+                    tracker.measured([model])
                     outcome.settle()
                 finally:
                     _remember(wanted, store, builder, flow_run)
@@ -216,5 +216,5 @@ def _tracked(wanted: Evaluation, store: Store, flow_run: str | None, story: Stor
     words |= {"held-out text of": wanted.run} if wanted.run else {}
     note = describe_run(wanted.title, url, store.root, words)
     tracked = Tracked(wanted.name, wanted.id, wanted.title, uri, artifacts, params, tags, note)
-    with open_tracker(Tracker(tracked, store.work_of, story.warn)) as tracker:
+    with open_tracker(Tracker(tracked, store, story.warn)) as tracker:
         yield tracker

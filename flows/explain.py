@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from flows.edits import edited, held_questions
+from flows.exposure import Seen, seen_by
 from storage.catalog import Catalog
 
 _WAY = ("ingest", "dedup", "filter", "decontaminate")
 
 
 def fate(catalog: Catalog, document: int) -> str:
-    """A few lines: the artifacts that hold the document, and the stage that dropped it with reason, value and detail."""
+    """A few lines: the artifacts that hold the document, the stage that dropped it with reason, value and detail, and the
+    models that were trained on it, with how many times."""
     lines = [f"document {document}"]
     for stage in _WAY:
         for part in ("documents", "holdout"):
             for row in _holding(catalog, stage, part, document):
                 words = "held out for measuring" if part == "holdout" else "kept"
                 lines.append(f"  {stage:<14} {words:<24} {row['path']}  (source {row['source']})")
+                lines += [f"  {'':<14} {change}" for change in edited(catalog, stage, row["path"], document)]
         for row in catalog.sql(
             "select d.*, a.path as artifact from dropped d join artifacts a "
             "on contains(d.filename, a.path || '/') where d.id = ? and a.stage = ?",
@@ -24,6 +28,14 @@ def fate(catalog: Catalog, document: int) -> str:
             lines.append(f"  {stage:<14} dropped: {row['reason']}{value}  {row['detail']}  {row['artifact']}")
     if len(lines) == 1:
         lines.append(f"  no stage in {catalog.store.root} has seen it")
+        return "\n".join(lines) + "\n"
+    for question in held_questions(catalog, document):
+        lines.append(
+            f"  {'contamination':<14} still in the corpus, with a question found afterwards: {question}"
+        )
+    seen = seen_by(catalog.store, document)
+    names = _names(catalog) if seen else {}
+    lines += [f"  {_told(one, names)}" for one in seen] or ["  no model was trained on text that holds it"]
     return "\n".join(lines) + "\n"
 
 
@@ -40,3 +52,24 @@ def _holding(catalog: Catalog, stage: str, part: str, document: int) -> list[dic
         [list(by_file), document],
     )
     return [{"path": by_file[row["filename"]], "source": row["source"]} for row in found]
+
+
+def _told(seen: Seen, names: dict[str, str]) -> str:
+    """One model's line; a document that is read in part, or in more than one round, is seen a fraction of times."""
+    model = seen.model
+    called = names.get(model.key) or f"{model.stats['tokens_seen']:,} tokens seen"
+    path = f"{model.stage}/{model.key[:16]}"
+    if not seen.trained:
+        return f"{'model':<14} {'never seen':<24} {path}  ({called})"
+    times = f"seen {seen.times:.4g} ×"
+    of = f"{seen.trained:,} targets in {seen.pieces:,} pieces; it has {seen.tokens:,} tokens"
+    return f"{'model':<14} {times:<24} {path}  ({called}; {of})"
+
+
+def _names(catalog: Catalog) -> dict[str, str]:
+    """What runs call their models, by key: from their reports."""
+    found: dict[str, str] = {}
+    for report in catalog.store.artifacts("report"):
+        for model in report.manifest.inputs.get("models") or ():
+            found.setdefault(str(model["key"]), str(model["name"]))
+    return found

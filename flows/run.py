@@ -23,7 +23,7 @@ from flows.foresight import foresee
 from flows.gpu import Gpu
 from flows.places import from_home, mlflow_database, mlflow_files, state_directory
 from flows.plan import make_plan, render
-from flows.pretrain import ALL_STAGES, Outcome, adapt, describe, scores_of
+from flows.pretrain import ALL_STAGES, Outcome, adapt, describe
 from flows.processes import at_work, start_ticks
 from flows.reading import CORPUS_STAGES
 from flows.requests import Requests
@@ -40,6 +40,9 @@ from storage.runs import RunRecord, amend_record, read_records, shared_lock
 from storage.settings import identity_of
 from storage.store import Store
 from storage.workers import Workers
+
+_MEASURED_BEFORE = ("perplexity", "evaluate", "pack", "report")
+"""Stages by whose end more of a model may have been measured; none of them runs beside the main thread."""
 
 
 @dataclass(frozen=True)
@@ -128,6 +131,7 @@ def _attempt(run: RunConfig, options: Options, builder: Builder, attempt: _Attem
                 stop=builder.stop,
                 halt=builder.halt,
             )
+                outcome=attempt.outcome,
             publish.report_page(pages, outcome.report.part("report") if outcome.report else None)
             if "all" in options.force:
                 _same_bytes(builder)
@@ -198,8 +202,10 @@ class _Attempt:
         known = {record.run: record for record in read_records(self.store)}
         crash_lost_attempts(known.get(self.name), self.flow_run)
         publish.announce_process(self.flow_run)
+    outcome: Outcome = field(default_factory=Outcome)
+    """Filled on the way."""
         before = amend_record(self.store, self.name, self._begun)
-        self.builder.listeners += [self.tracker.listen, self.remember]
+        self.builder.listeners += [self.tracker.listen, self.remember, self._show_scores]
         self.known = frozenset(key for _, key in before.artifacts)
 
     @property
@@ -247,7 +253,7 @@ class _Attempt:
     def end(self, state: str, outcome: Outcome | None, error: BaseException | None) -> dict[str, Any]:
         complete = state == "completed" and outcome is not None and outcome.report is not None
         models = describe(outcome) if outcome else []
-        self._publish_scores(outcome)
+        self._publish_scores(complete)
         report = str(outcome.report.path.relative_to(self.store.root)) if outcome and outcome.report else None
         self.summary = {
             "flow_run": self.flow_run,
@@ -262,16 +268,26 @@ class _Attempt:
             error.summary = self.summary  # type: ignore[attr-defined]
         return self.summary
 
-    def _publish_scores(self, outcome: Outcome | None) -> None:
-        if outcome is None:
-            return
-        for model in outcome.models:
-            self.tracker.score(model.export.key, model.tokens, scores_of(model))
-            self.tracker.line(model.export.key, [a.part("journal").only() for a in model.journals])
-        if outcome.report is not None:
-            self.tracker.files(
-                [path for path in outcome.report.part("report").paths if path.suffix in (".html", ".md")]
-            )
+    def _show_scores(self, event: str, call: Call, artifact: Artifact | None) -> None:
+        """Publish what is measured so far: a run may train for days after that."""
+        if event == "end" and call.request.stage in _MEASURED_BEFORE:
+            self.tracker.measured(self.outcome.models, self._registered)
+
+    @property
+    def _registered(self) -> tuple[str, ...]:
+        """Names of the models that become versions of the registered model."""
+        return ("base", *(short_count(budget) for budget in self.run.training.token_budgets))
+
+    def _publish_scores(self, complete: bool) -> None:
+        models, report = self.outcome.models, self.outcome.report
+        self.tracker.measured(models, self._registered)
+        if complete:
+            groups = self.run.evaluation.groups()
+            roles = {source.name: source.role for source in self.run.corpus.sources}
+            self.tracker.champion(models, self._registered, groups, roles)
+        for made in (self.outcome.data, report):
+            if made is not None:
+                self.tracker.files(made)
 
 
 def experiment(configured: str | None, name: str) -> tuple[str, Path | None]:
@@ -295,8 +311,9 @@ def _tracked(run: RunConfig, store: Store, flow_run: str | None, story: Story) -
     tags = {"onward.run": run_id(run), "prefect.flow_run": flow_run or "", "store": str(store.root)}
     tags |= {"prefect.url": url} if url else {}
     note = describe_run(run_name(run), url, run.store_path, summary_of(run))
-    tracked = Tracked(run.name, run_id(run), run_name(run), uri, artifacts, params, tags, note)
-    with open_tracker(Tracker(tracked, store.work_of, story.warn)) as tracker:
+    registered = run.tracking.registered_model
+    tracked = Tracked(run.name, run_id(run), run_name(run), uri, artifacts, params, tags, note, registered)
+    with open_tracker(Tracker(tracked, store, story.warn)) as tracker:
         yield tracker
 
 

@@ -1,35 +1,41 @@
 """MLflow: a parent run for each flow run, a child for each stage key, written by one thread off the flow's path.
 
-Everything published here can be made again from the store, so a tracking server that is down costs nothing but the
-delay: what was missed is published by the next run. A child is made once per stage key and linked by later parents; a
-metric's step is tokens seen, and steps already there are never written again.
+What happens is noted in an account beside the store first, and published from there: a tracking server that is down
+costs nothing but the delay. What it missed to the end is published by the next run in the store, as of when it happened.
+A child is made once per stage key and linked by later parents; a metric's step is tokens seen, none is written twice.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+import uuid
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+from flows.account import Account, Event, left_behind
 from flows.secrets import without_secrets
 from flows.stage import Call
+from flows.tracked_attempt import Attempt
+from flows.tracked_models import alias_of
+from flows.tracked_runs import owner
+from flows.tracked_values import flat, lines_of, rows_of
 from storage.artifact import Artifact
+from storage.store import Store
 
 _TRAINING = ("train", "decay")
 _POLL_SECONDS = 3.0
 _FLUSH_SECONDS = 60.0
-_BATCH = 1000
-_PARAM_CHARACTERS = 500
-_NOTE = "mlflow.note.content"
+_ALIVE_SECONDS = 60.0
+_TRIES = 3
+"""Of an event that the server refuses; one that it cannot be asked about is tried for ever."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,35 @@ class Tracked:
     tags: dict[str, str]
     note: str = ""
     """What the run's page says of it, in Markdown."""
+    registered: str | None = None
+    """The registered model that versions are made of."""
+
+    def head(self, attempt: str) -> Event:
+        """The first line of the attempt's account. No secret is in it."""
+        return {
+            "attempt": attempt,
+            "uri": without_secrets(self.uri),
+            "experiment": self.experiment,
+            "artifacts": self.artifacts.as_uri() if self.artifacts else None,
+            "name": self.name,
+            "flow_run": self.tags.get("prefect.flow_run", ""),
+            "params": self.params,
+            "tags": self.tags,
+            "note": self.note,
+            "registered": self.registered,
+            "began": int(time.time() * 1000),
+        }
+
+
+class Measured(Protocol):
+    """A model of a run with what was measured of it so far."""
+
+    name: str
+    tokens: int
+    export: Artifact
+    scores: dict[str, Artifact]
+    perplexity: dict[str, Artifact]
+    journals: list[Artifact]
 
 
 @dataclass
@@ -53,271 +88,282 @@ class Tracker:
     """Publishes what happens, in order, from one thread. No method of it waits for the server, but `close`."""
 
     tracked: Tracked
-    work_of: Callable[[str, str], Path]
+    store: Store
     warn: Callable[[str], None]
     parent: str | None = None
-    _queue: queue.SimpleQueue[tuple[str, Any] | None] = field(default_factory=queue.SimpleQueue)
+    _queue: queue.SimpleQueue[Event | None] = field(default_factory=queue.SimpleQueue)
     _thread: threading.Thread | None = None
-    _client: Any = None
-    _experiment: str = ""
-    _children: dict[str, str] = field(default_factory=dict)
-    _complete: set[str] = field(default_factory=set)
-    _followed: dict[str, Call] = field(default_factory=dict)
-    _sent: dict[str, int] = field(default_factory=dict)
+    _account: Account | None = None
+    _attempt: Attempt | None = None
+    _stale: bool = False
+    _replayed: bool = False
+    _followed: dict[str, Event] = field(default_factory=dict)
+    _sent: dict[str, tuple[int, int, int]] = field(default_factory=dict)
+    _told: dict[str, int] = field(default_factory=dict)
+    _alive: float = 0.0
     _error: str | None = None
-    _again: bool = False
+    _refused: str | None = None
     _tell_parent: Callable[[str, str], None] | None = None
 
     def start(self) -> None:
         """Begin publishing."""
-        self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
+        head = self.tracked.head(uuid.uuid4().hex)
+        try:
+            self._account = Account.begin(self.store.root, head)
+        except (
+            OSError
+        ) as error:  # a full disk: what cannot be published now is lost to MLflow, not to the store
+            self._account = None
+            self.warn(f"no account for MLflow can be kept in {self.store.root}: {error.strerror}")
+        self._thread = threading.Thread(target=self._work, args=(head,), name="mlflow", daemon=True)
         self._thread.start()
 
     def listen(self, event: str, call: Call, artifact: Artifact | None) -> None:
         """A stage began, ended or failed."""
-        self._queue.put((event, (call, artifact)))
+        request = call.request
+        facts = {"stage": request.stage, "key": request.key}
+        if event == "begin":
+            if request.stage in _TRAINING:
+                self._queue.put({"event": "begin", **facts, **_of(call)})
+        elif event == "end":
+            self._note("end", **facts, **_of(call))
+        elif event == "failed":
+            self._note("failed", **facts, state="FAILED" if isinstance(call.error, Exception) else "KILLED")
 
     def call_with_parent(self, tell: Callable[[str, str], None]) -> None:
         """Call with (run id, experiment id) of the parent, once the server has it."""
         self._tell_parent = tell
 
-    def score(self, model_key: str | None, tokens: int, metrics: Mapping[str, float]) -> None:
-        """Scores of a model at its tokens: on the parent, and on the child of the stage that made the model."""
-        self._queue.put(("score", (model_key, tokens, dict(metrics))))
+    def measured(self, models: Sequence[Measured], registered: Sequence[str] = ()) -> None:
+        """Models and what is measured of them so far; called again, it publishes what is new.
 
-    def line(self, model_key: str, journals: list[Path]) -> None:
-        """The whole training line of a model, trunk and branch, on the model's own child."""
-        self._queue.put(("line", (model_key, journals)))
+        Those whose name is in `registered` become versions of the registered model.
+        """
+        for model in list(models):
+            entry = _entry(model, registered)
+            if self._told.get(model.export.key) != len(entry["scores"]):
+                self._told[model.export.key] = len(entry["scores"])
+                journals = [[one.stage, one.key] for one in model.journals]
+                self._note("model", **entry, journals=journals)
 
-    def files(self, paths: list[Path]) -> None:
-        """Small files to be looked at in MLflow, on the parent."""
-        self._queue.put(("files", paths))
+    def champion(
+        self,
+        models: Sequence[Measured],
+        registered: Sequence[str],
+        groups: Mapping[str, str],
+        roles: Mapping[str, str],
+    ) -> None:
+        """All models of a run are measured; the first is the base. `groups` of benchmarks, `roles` of sources."""
+        entries = [_entry(model, registered) for model in models]
+        self._note("champion", models=entries, groups=dict(groups), roles=dict(roles))
+
+    def files(self, report: Artifact) -> None:
+        """The report, to be looked at in MLflow, on the parent."""
+        self._note("files", stage=report.stage, key=report.key)
 
     def close(self, state: str, seconds: float = _FLUSH_SECONDS) -> None:
         """End the parent run (`FINISHED`, `FAILED` or `KILLED`) once all is written, or `seconds` have passed."""
         if self._thread is None:
             return
-        self._queue.put(("close", state))
+        self._note("close", state=state)
         self._queue.put(None)
         self._thread.join(seconds)
+        where = without_secrets(self.tracked.uri)
         if self._thread.is_alive() or self._error:
             why = self._error or f"still writing after {seconds:.0f} s"
-            self.warn(
-                f"MLflow at {without_secrets(self.tracked.uri)} has not got everything ({why}); the next run adds it"
-            )
+            self.warn(f"MLflow at {where} has not got everything ({why}); the next run adds it")
+        if self._refused:
+            self.warn(f"MLflow at {where} refused something, which is not there: {self._refused}")
 
-    def _work(self) -> None:
-        handlers: dict[str, Callable[[Any], None]] = {
-            "begin": self._begin,
-            "end": self._end,
-            "failed": self._failed,
-            "score": self._score,
-            "line": self._line,
-            "files": self._files,
-            "close": self._close,
-        }
-        waiting: list[tuple[str, Any]] = []
+    def _note(self, event: str, **facts: Any) -> None:
+        if self._account is not None:
+            self._queue.put(self._account.add(event, **facts))
+        else:
+            self._queue.put({"event": event, "at": int(time.time() * 1000), **facts})
+
+    # ---- the thread -------------------------------------------------------------------------------------------
+
+    def _work(self, head: Event) -> None:
+        waiting: deque[tuple[Event, int]] = deque()
         ended = False
         while not (ended and (not waiting or self._error)):
-            item: tuple[str, Any] | None = ("poll", None)
             with contextlib.suppress(queue.Empty):
-                item = self._queue.get(timeout=0.01 if ended else _POLL_SECONDS)
-            if item is None:
-                ended = True
-            elif item[0] != "poll":
-                waiting.append(item)
+                while True:
+                    item = self._queue.get(timeout=0.01 if ended or waiting else _POLL_SECONDS)
+                    if item is None:
+                        ended = True
+                        break
+                    waiting.append((item, 0))
             try:
-                self._connect()
+                attempt = self._connected(head)
                 while waiting:
-                    event, payload = waiting[0]
-                    handlers[event](payload)
-                    waiting.pop(0)
-                self._follow()
-                self._announce()
+                    self._publish(attempt, waiting)
+                attempt.runs.flush()
+                self._follow(attempt)
                 self._error = None
             except Exception as error:  # whatever the server or its client does, training goes on
-                self._error = (
-                    f"{type(error).__name__}: {without_secrets(str(error).partition(chr(10))[0])[:200]}"
-                )
+                self._stale = True
+                self._error = _said(error)
+                if not ended:
+                    time.sleep(0.5)
+        if self._account is not None:
+            if self._error or waiting:
+                self._account.leave()
+            else:
+                self._account.settle()
 
-    def _connect(self) -> None:
-        if self._client is not None:
-            return
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-        logging.getLogger("mlflow").setLevel(logging.WARNING)
-        logging.getLogger("alembic").setLevel(logging.WARNING)
-        from mlflow import MlflowClient
+    def _publish(self, attempt: Attempt, waiting: deque[tuple[Event, int]]) -> None:
+        event, tries = waiting[0]
+        if event["event"] == "begin":
+            self._followed[event["key"]] = event
+        else:
+            if event["event"] in ("end", "failed"):
+                self._followed.pop(event["key"], None)
+            try:
+                attempt.publish(event)
+            except Exception as error:
+                if not _is_answer(error):
+                    raise
+                waiting[0] = (event, tries + 1)
+                if tries + 1 < _TRIES:
+                    raise
+                self._refused = f"{event['event']} {event.get('stage', '')}: {_said(error)}"
+        waiting.popleft()
 
-        client = MlflowClient(self.tracked.uri)
-        known = client.get_experiment_by_name(self.tracked.experiment)
-        location = self.tracked.artifacts.as_uri() if self.tracked.artifacts else None
-        self._experiment = (
-            known.experiment_id if known else client.create_experiment(self.tracked.experiment, location)
-        )
-        self._adopt(client)
-        tags = {**self.tracked.tags, **_owner(), "kind": "flow run", _NOTE: self.tracked.note}
-        if self.parent is None:
-            parent = client.create_run(self._experiment, run_name=self.tracked.name, tags=tags)
-            self.parent = parent.info.run_id
-        else:  # the same flow run, retried
-            self._again = True
-            client.update_run(self.parent, status="RUNNING")
-            for name, value in tags.items():
-                client.set_tag(self.parent, name, value)
-        self._client = client
-        self._log(self.parent, params=self.tracked.params)
-
-    def _announce(self) -> None:
-        tell, parent = self._tell_parent, self.parent
-        if tell is not None and parent is not None and self._client is not None:
-            self._tell_parent = None
-            tell(parent, self._experiment)
-
-    def _adopt(self, client: Any) -> None:
-        """Learn the children that are there, and the run of an earlier attempt; end runs whose process is gone."""
-        token = None
-        flow_run = self.tracked.tags.get("prefect.flow_run")
-        while True:
-            page = client.search_runs([self._experiment], "", max_results=1000, page_token=token)
-            for run in page:
-                if key := run.data.tags.get("stage_key"):
-                    self._children[key] = run.info.run_id
-                    if run.info.status == "FINISHED":
-                        self._complete.add(key)
-                elif flow_run and run.data.tags.get("prefect.flow_run") == flow_run:
-                    self.parent = run.info.run_id
-                if run.info.status == "RUNNING" and _gone(run.data.tags):
-                    client.set_terminated(run.info.run_id, "KILLED")
-            token = page.token
-            if not token:
-                return
-
-    def _begin(self, payload: Any) -> None:
-        call, _ = payload
-        if call.request.stage in _TRAINING:
-            self._followed[call.request.key] = call
-
-    def _failed(self, payload: Any) -> None:
-        call, _ = payload
-        self._followed.pop(call.request.key, None)
-        if (child := self._children.get(call.request.key)) is not None:
-            self._client.set_terminated(child, "FAILED")
-
-    def _end(self, payload: Any) -> None:
-        call, artifact = payload
-        self._followed.pop(call.request.key, None)
-        child = self._child(call, artifact)
-        if artifact.key not in self._complete:
-            stats = {name: value for name, value in _numbers(artifact.stats) if not name.startswith("result")}
-            self._log(
-                child, metrics=[(name, value, 0) for name, value in stats.items()], params=_params(artifact)
+    def _connected(self, head: Event) -> Attempt:
+        """The attempt at the server; after an error, what is there is read anew."""
+        if self._attempt is None:
+            client = connect(self.tracked.uri)
+            attempt = Attempt(client, self.store, head)
+            attempt.begin(at_work=True)
+            self._attempt, self.parent, self._stale = attempt, attempt.parent, False
+        if self._stale:
+            self._attempt.runs.read()
+            self._sent.clear()
+            self._stale = False
+        tell, self._tell_parent = self._tell_parent, None
+        if tell is not None:
+            tell(self._attempt.parent, self._attempt.experiment)
+        if not self._replayed:
+            self._replay(self._attempt.client, head)
+            self._attempt.runs.end_lost()
+            self._attempt.runs.read()
+            self._replayed = True
+        if time.monotonic() - self._alive > _ALIVE_SECONDS:
+            self._attempt.alive(
+                [run for key in self._followed if (run := self._attempt.runs.children.get(key))]
             )
-            if artifact.has("journal"):
-                self._journal(child, artifact.part("journal").only())
-            self._client.set_terminated(child, "FINISHED", _milliseconds(artifact, "ended"))
-            self._complete.add(artifact.key)
-        link = ".".join(
-            str(part) for part in (call.request.stage, call.slice, call.round, call.item) if part is not None
-        )
-        self._client.set_tag(self.parent, f"child.{link}", child)
+            self._alive = time.monotonic()
+        return self._attempt
 
-    def _child(self, call: Call, artifact: Artifact | None = None) -> str:
-        key = call.request.key
-        if key not in self._children:
-            tags = {
-                "mlflow.parentRunId": self.parent,
-                "stage": call.request.stage,
-                "stage_key": key,
-                _NOTE: self._note(call),
-                **_owner(),
-            }
-            began = _milliseconds(artifact, "started") if artifact else int(call.began * 1000) or None
-            run = self._client.create_run(self._experiment, began, run_name=call.label, tags=tags)
-            self._children[key] = run.info.run_id
-        return self._children[key]
+    def _replay(self, client: Any, own: Event) -> None:
+        """Publish what attempts that are gone have left for this server; what it refuses stays where it is."""
+        for account in left_behind(self.store.root):
+            try:
+                if account.head.get("uri") == own["uri"]:
+                    _publish_again(client, self.store, account, own)
+                    account.settle()
+            except Exception as error:
+                if not _is_answer(error):
+                    raise
+                self._refused = f"what an earlier attempt left: {_said(error)}"
+            finally:
+                account.leave()
 
-    def _note(self, call: Call) -> str:
-        """What the page of a stage says of it."""
-        key, url = call.request.key, self.tracked.tags.get("prefect.url")
-        lines = [f"**{call.name}**", f"Stage key `{key}`", f"In the store: `{call.request.stage}/{key[:16]}`"]
-        lines += [f"First made by [this flow run in Prefect]({url})"] if url else []
-        return "\n\n".join(lines)
-
-    def _score(self, payload: Any) -> None:
-        key, tokens, metrics = payload
-        rows = [(name, value, tokens) for name, value in metrics.items()]
-        if self.parent is not None:
-            known = {name for name in metrics if self._again and self._has(self.parent, name, tokens)}
-            self._log(self.parent, metrics=[row for row in rows if row[0] not in known])
-        if key in self._children:
-            child = self._children[key]
-            there = self._client.get_run(child).data.metrics
-            self._log(child, metrics=[row for row in rows if row[0] not in there])
-
-    def _has(self, run: str, metric: str, step: int) -> bool:
-        history = self._client.get_metric_history(run, _metric_name(metric))
-        return any(point.step == step for point in history)
-
-    def _line(self, payload: Any) -> None:
-        key, journals = payload
-        child = self._children.get(key)
-        for journal in journals if child is not None else ():
-            self._journal(str(child), journal, prefix="line")
-
-    def _files(self, paths: list[Path]) -> None:
-        for path in paths:
-            self._client.log_artifact(self.parent, str(path), "report")
-
-    def _close(self, state: str) -> None:
-        self._client.set_terminated(self.parent, state)
-
-    def _follow(self) -> None:
+    def _follow(self, attempt: Attempt) -> None:
         """Publish a running trainer's journal, up to its newest durable checkpoint."""
-        for key, call in list(self._followed.items()):
-            work = self.work_of(call.request.stage, key)
+        for key, event in self._followed.items():
+            work = self.store.work_of(event["stage"], key)
             steps = [int(path.name.removeprefix("step-")) for path in (work / "checkpoints").glob("step-*")]
-            if not steps or not (work / "journal.jsonl").exists():
+            journal = work / "journal.jsonl"
+            if not steps or not journal.exists() or self._sent.get(key, (0, 0, 0))[0] == max(steps):
                 continue
-            known = key in self._children
-            child = self._child(call)
-            if known and key not in self._sent:
-                self._client.update_run(child, status="RUNNING")
-            self._journal(child, work / "journal.jsonl", until=max(steps))
-            self._sent[key] = max(steps)
+            child, there = attempt.child(event)
+            if key not in self._sent:
+                run = attempt.client.get_run(child)
+                if there:
+                    attempt.client.update_run(child, status="RUNNING")
+                    attempt.runs.tag(child, owner())
+                self._sent[key] = (0, attempt.runs.last_step(child, "train/loss"), run.info.start_time)
+            _, last, anchor = self._sent[key]
+            rows = list(rows_of(lines_of(journal), "train", anchor, after=last, until=max(steps)))
+            attempt.runs.points(child, rows)
+            self._sent[key] = (
+                max(steps),
+                max((points[0].step for points in rows if points), default=last),
+                anchor,
+            )
 
-    def _journal(self, run: str, journal: Path, until: int | None = None, prefix: str = "train") -> None:
-        last = self._last(run, f"{prefix}/loss")
-        rows = [
-            (f"{prefix}/{name}", value, int(row["tokens"]))
-            for row in _journal_rows(journal)
-            if int(row["tokens"]) > last and (until is None or int(row["step"]) <= until)
-            for name, value in row.items()
-            if name not in ("step", "tokens")
-            and isinstance(value, int | float)
-            and not isinstance(value, bool)
-        ]
-        self._log(run, metrics=rows)
 
-    def _last(self, run: str, metric: str) -> int:
-        history = self._client.get_metric_history(run, metric)
-        return max((point.step for point in history), default=-1)
+def _publish_again(client: Any, store: Store, account: Account, own: Event) -> None:
+    """The events of an attempt that is gone; what the server refuses now, it refused then."""
+    attempt = Attempt(client, store, account.head)
+    same = bool(own["flow_run"]) and account.head.get("flow_run") == own["flow_run"]
+    attempt.begin(at_work=False)
+    for event in account.events:
+        try:
+            if not (same and event["event"] == "close"):
+                attempt.publish(event)
+        except Exception as error:
+            if not _is_answer(error):
+                raise
+    attempt.runs.flush()
+    if not same:
+        attempt.ended(account.events)
 
-    def _log(
-        self,
-        run: str,
-        metrics: list[tuple[str, float, int]] | None = None,
-        params: Mapping[str, str] | None = None,
-    ) -> None:
-        from mlflow.entities import Metric, Param
 
-        now = int(time.time() * 1000)
-        entries = [Metric(_metric_name(name), float(value), now, step) for name, value, step in metrics or []]
-        for start in range(0, len(entries), _BATCH):
-            self._client.log_batch(run, metrics=entries[start : start + _BATCH])
-        pairs = [Param(name, value) for name, value in (params or {}).items()]
-        for start in range(0, len(pairs), 100):
-            self._client.log_batch(run, params=pairs[start : start + 100])
+def connect(uri: str) -> Any:
+    """MLflow's client, which waits no longer than ten seconds for an answer."""
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    logging.getLogger("mlflow").setLevel(logging.WARNING)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    from mlflow import MlflowClient
+
+    return MlflowClient(uri)
+
+
+def _is_answer(error: Exception) -> bool:
+    """Whether the server has understood and refuses, so that asking again gives the same."""
+    from mlflow.exceptions import MlflowException
+
+    if not isinstance(error, MlflowException):
+        return not isinstance(error, OSError) and type(error).__module__.partition(".")[0] not in (
+            "requests",
+            "urllib3",
+            "sqlalchemy",
+        )
+    return error.get_http_status_code() in (400, 404, 409, 413, 422)
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {without_secrets(str(error).partition(chr(10))[0])[:200]}"
+
+
+def _of(call: Call) -> dict[str, Any]:
+    link = ".".join(
+        str(part) for part in (call.request.stage, call.slice, call.round, call.item) if part is not None
+    )
+    return {
+        "name": call.name,
+        "label": call.label,
+        "link": link,
+        "item": call.item,
+        "began": int(call.began * 1000) or None,
+    }
+
+
+def _entry(model: Measured, registered: Sequence[str]) -> dict[str, Any]:
+    scores = [["perplexity", name, one.key] for name, one in list(model.perplexity.items())]
+    scores += [["evaluate", name, one.key] for name, one in list(model.scores.items())]
+    return {
+        "stage": model.export.stage,
+        "key": model.export.key,
+        "name": model.name,
+        "tokens": model.tokens,
+        "alias": alias_of(model.name) if model.name in registered else None,
+        "scores": scores,
+    }
 
 
 def public_address(uri: str) -> str | None:
@@ -334,66 +380,4 @@ def describe_run(name: str, url: str | None, store: Path, summary: Mapping[str, 
     return "\n\n".join(part for part in (f"**{name}**", link, table, f"Store: `{store}`") if part)
 
 
-def flat(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Leaves of nested plain data as (dotted name, text), cut to what MLflow's pages show well."""
-    if isinstance(value, Mapping) and value:
-        for name, item in value.items():
-            yield from flat(item, f"{prefix}.{name}" if prefix else str(name))
-    elif prefix:
-        text = value if isinstance(value, str) else json.dumps(value)
-        yield prefix, text[:_PARAM_CHARACTERS]
-
-
-def _params(artifact: Artifact) -> dict[str, str]:
-    return {_metric_name(name): value for name, value in flat(artifact.manifest.config)}
-
-
-def _numbers(value: Any, prefix: str = "") -> Iterator[tuple[str, float]]:
-    if isinstance(value, bool):
-        return
-    if isinstance(value, int | float):
-        yield prefix, float(value)
-    elif isinstance(value, Mapping):
-        for name, item in value.items():
-            yield from _numbers(item, f"{prefix}/{name}" if prefix else str(name))
-
-
-def _journal_rows(journal: Path) -> list[dict[str, Any]]:
-    if journal.suffix == ".parquet":
-        import pyarrow.parquet as pq
-
-        return list(pq.read_table(journal).to_pylist())
-    lines = journal.read_bytes().split(b"\n")[:-1]
-    return [json.loads(line) for line in lines if line.strip()]
-
-
-def _milliseconds(artifact: Artifact, moment: str) -> int | None:
-    """When the artifact's making `started` or `ended`, since 1970."""
-    text = artifact.manifest.provenance.get(moment)
-    return int(datetime.fromisoformat(text).timestamp() * 1000) if text else None
-
-
-def _metric_name(name: str) -> str:
-    return "".join(c if c.isalnum() or c in "_-. /" else "_" for c in name)[:250]
-
-
-def _owner() -> dict[str, str]:
-    return {
-        "onward.pid": str(os.getpid()),
-        "onward.host": os.uname().nodename,
-        "onward.started": _started(os.getpid()),
-    }
-
-
-def _started(pid: int) -> str:
-    """The process's start time in clock ticks since boot: with the pid it names one process."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19]
-    except (OSError, IndexError):
-        return ""
-
-
-def _gone(tags: Mapping[str, str]) -> bool:
-    if tags.get("onward.host") != os.uname().nodename or "onward.pid" not in tags:
-        return False
-    return _started(int(tags["onward.pid"])) != tags.get("onward.started")
+__all__ = ["Tracked", "Tracker", "connect", "describe_run", "flat", "public_address", "without_secrets"]

@@ -1,0 +1,101 @@
+"""What an attempt at a run has for MLflow, kept beside the store first: what a server missed is published from here.
+
+One file for each attempt, `<store>/.tracking/<attempt>.jsonl`: a line of what identifies it, then a line for each event.
+Its process holds a lock on the file while it lives; a file that nobody holds is an attempt that ended with the server away,
+or was killed. It is gone once everything in it is published. No event holds more than names, keys and numbers: what they
+stand for is in the store.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from storage.lock import Lock
+
+DIRECTORY = ".tracking"
+
+Event = dict[str, Any]
+"""Plain JSON; `event` names what happened, `at` is when, in milliseconds since 1970."""
+
+
+class Account:
+    """An attempt's events, in order. Adding one never fails a run: without disk space MLflow only learns less."""
+
+    def __init__(self, path: Path, head: Event, lock: Lock, events: list[Event]) -> None:
+        self.path = path
+        self.head = head
+        self.events = events
+        self._lock = lock
+        self._writing = threading.Lock()
+
+    @classmethod
+    def begin(cls, store: Path, head: Event) -> Account:
+        """A new account; `head` has the attempt's id as `attempt`. Raises OSError where it cannot be written."""
+        path = store / DIRECTORY / f"{head['attempt']}.jsonl"
+        unborn = path.with_suffix(".new")  # until it is locked and has its first line, nobody looks at it
+        lock = Lock(unborn)
+        lock.acquire()
+        account = cls(unborn, head, lock, [])
+        account._append(head)
+        unborn.rename(path)
+        account.path = path
+        return account
+
+    def add(self, event: str, **facts: Any) -> Event:
+        """Note an event; returns it."""
+        noted = {"event": event, "at": int(time.time() * 1000), **facts}
+        with contextlib.suppress(OSError):
+            self._append(noted)
+        return noted
+
+    def _append(self, line: Event) -> None:
+        with self._writing, self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+
+    def settle(self) -> None:
+        """Everything is published: nothing is left of it."""
+        with contextlib.suppress(OSError):
+            self.path.unlink(missing_ok=True)
+        self._lock.release()
+
+    def leave(self) -> None:
+        """Leave it to the next attempt in this store."""
+        self._lock.release()
+
+
+def left_behind(store: Path) -> Iterator[Account]:
+    """Accounts of attempts that no process is at work on any more, oldest first; each is held until settled or left."""
+    found = sorted((store / DIRECTORY).glob("*.jsonl"), key=_age)
+    for path in found:
+        lock = Lock(path)
+        if not lock.try_acquire():
+            continue
+        lines = _lines(path)
+        if not lines or "attempt" not in lines[0]:  # another has just settled it, or it was torn at birth
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
+            lock.release()
+            continue
+        yield Account(path, lines[0], lock, lines[1:])
+
+
+def _age(path: Path) -> float:
+    with contextlib.suppress(OSError):
+        return path.stat().st_mtime
+    return 0.0
+
+
+def _lines(path: Path) -> list[Event]:
+    """Whole lines; one that was torn by a kill is left out."""
+    found: list[Event] = []
+    with contextlib.suppress(OSError):
+        for line in path.read_bytes().split(b"\n")[:-1]:
+            with contextlib.suppress(ValueError):
+                found.append(json.loads(line))
+    return found

@@ -1,0 +1,169 @@
+"""Which of several models is the champion: the best in the domain among those not clearly worse in general than the base.
+
+In the domain: the mean of the main metric over the domain's benchmarks, each counted alike; where there is none, bits per
+byte of the domain's held-out text. Clearly worse in general: the 95 % interval of the difference to the base, paired by
+question and averaged over the general benchmarks (where there is none: by held-out document of replay, in bits per byte),
+lies wholly on the worse side. Of two that are equally good, the one that has seen fewer tokens. Only models that were
+measured on the same questions and documents in the same way are compared.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from storage.artifact import Artifact
+
+_WIDTH = 1.959963984540054
+"""Standard errors to either side in a 95 % interval of a normal mean."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A model's evaluations by benchmark, and perplexities by source."""
+
+    scores: Mapping[str, Artifact]
+    perplexity: Mapping[str, Artifact]
+
+
+@dataclass(frozen=True)
+class Standing:
+    """`domain`: more is better; `general`: the change to the base with its interval, more is better; None: not measured."""
+
+    tokens: int
+    domain: float
+    general: float | None
+    low: float | None
+    high: float | None
+    measure: str
+    """Digest of what was measured and how: equal for models that can be compared."""
+
+    @property
+    def clearly_worse(self) -> bool:
+        """Whether something was lost in general, beyond doubt."""
+        return self.high is not None and self.high < 0
+
+    def tags(self) -> dict[str, str]:
+        """As a model version's tags, from which `standing_of` reads it again."""
+        numbers = {"domain": self.domain, "general": self.general, "low": self.low, "high": self.high}
+        found = {name: repr(value) for name, value in numbers.items() if value is not None}
+        return {"tokens": str(self.tokens), "measure": self.measure, **found}
+
+
+def standing_of(tags: Mapping[str, str]) -> Standing | None:
+    """From a version's tags; None where it was not measured."""
+    if "measure" not in tags or "domain" not in tags:
+        return None
+    general, low, high = (float(tags[name]) if name in tags else None for name in ("general", "low", "high"))
+    return Standing(int(tags["tokens"]), float(tags["domain"]), general, low, high, tags["measure"])
+
+
+def choose(standings: Mapping[str, Standing], measure: str) -> str | None:
+    """The champion's name among those measured so; None where there are none."""
+    able = {name: one for name, one in standings.items() if one.measure == measure and not one.clearly_worse}
+    if not able:
+        return None
+    return min(able, key=lambda name: (-able[name].domain, able[name].tokens, _numbered(name)))
+
+
+def _numbered(name: str) -> tuple[int, str]:
+    return (int(name), "") if name.isdigit() else (0, name)
+
+
+def standing(
+    tokens: int, model: Measured, base: Measured, groups: Mapping[str, str], roles: Mapping[str, str]
+) -> Standing | None:
+    """Where a model stands beside its base; `groups`: benchmark → domain or general; `roles`: source → domain or replay.
+
+    None where nothing of the domain was measured.
+    """
+    domain = [
+        model.scores[name] for name, group in groups.items() if group == "domain" and name in model.scores
+    ]
+    texts = [
+        model.perplexity[name]
+        for name, role in roles.items()
+        if role == "domain" and name in model.perplexity
+    ]
+    if domain:
+        level = float(np.mean([one.stats["metrics"][one.stats["main"]] for one in domain]))
+    elif texts:
+        level = -float(np.mean([one.stats["bits_per_byte"] for one in texts]))
+    else:
+        return None
+    change = _general_change(model, base, groups, roles)
+    low, high = (change[0] - _WIDTH * change[1], change[0] + _WIDTH * change[1]) if change else (None, None)
+    return Standing(tokens, level, change[0] if change else None, low, high, _measure(model))
+
+
+def _general_change(
+    model: Measured, base: Measured, groups: Mapping[str, str], roles: Mapping[str, str]
+) -> tuple[float, float] | None:
+    """(mean of the paired differences to the base, its standard error), more is better."""
+    names = [n for n, g in groups.items() if g == "general" and n in model.scores and n in base.scores]
+    if names:
+        return _averaged(_by_question(model.scores[name], base.scores[name]) for name in names)
+    names = [n for n, r in roles.items() if r == "replay" and n in model.perplexity and n in base.perplexity]
+    if names:
+        return _averaged(_by_document(model.perplexity[name], base.perplexity[name]) for name in names)
+    return None
+
+
+def _averaged(changes: Iterable[tuple[float, float]]) -> tuple[float, float]:
+    """Means of independent samples, each counted alike."""
+    values, errors = zip(*changes, strict=True)
+    return float(np.mean(values)), math.sqrt(sum(error**2 for error in errors)) / len(values)
+
+
+def _by_question(model: Artifact, base: Artifact) -> tuple[float, float]:
+    """Mean and standard error of the differences of one benchmark's main metric."""
+    metric = str(model.stats["main"])
+    columns = ["subject", "doc", metric]
+    ours, theirs = (pq.read_table(one.part("questions").only(), columns=columns) for one in (model, base))
+    joined = ours.join(theirs, ["subject", "doc"], join_type="inner", right_suffix=" of the base")
+    after, before = (joined[name].to_numpy().astype(np.float64) for name in (metric, f"{metric} of the base"))
+    differences = after - before
+    if len(differences) < 2:
+        return float(differences.mean()) if len(differences) else 0.0, math.inf
+    return float(differences.mean()), float(differences.std(ddof=1) / math.sqrt(len(differences)))
+
+
+def _by_document(model: Artifact, base: Artifact) -> tuple[float, float]:
+    """Change in bits per byte, turned so that more is better, with the standard error of a ratio (Cochran 1977, 6.13)."""
+    ours, theirs = (
+        pq.read_table(one.part("documents").only(), columns=["id", "nll", "bytes"]) for one in (model, base)
+    )
+    joined = ours.join(theirs, "id", join_type="inner", right_suffix=" of the base")
+    size = joined["bytes"].to_numpy().astype(np.float64)
+    gained = (joined["nll of the base"].to_numpy() - joined["nll"].to_numpy()) / math.log(2)
+    if len(size) < 2:
+        return float(gained.sum() / size.sum()) if len(size) else 0.0, math.inf
+    ratio = gained.sum() / size.sum()
+    spread = ((gained - ratio * size) ** 2).sum() * len(size) / (len(size) - 1)
+    return float(ratio), float(math.sqrt(spread) / size.sum())
+
+
+def _measure(model: Measured) -> str:
+    """What was measured and how, whatever the model."""
+    found: list[Any] = []
+    for group in (model.scores, model.perplexity):
+        for name, one in sorted(group.items()):
+            inputs = {key: value for key, value in one.manifest.inputs.items() if key != "model"}
+            found.append([name, one.manifest.config, _digests(inputs)])
+    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _digests(value: Any) -> Any:
+    """Without keys of stages: the same bytes count as the same, however they were made."""
+    if isinstance(value, Mapping):
+        return (
+            value["digest"] if "digest" in value else {name: _digests(item) for name, item in value.items()}
+        )
+    return [_digests(item) for item in value] if isinstance(value, list | tuple) else value

@@ -1,0 +1,240 @@
+"""The way from a model (or any artifact) back to the files that it is made of, as a graph, as text and as Mermaid.
+
+Read from the manifests of the store alone: each says of which parts, with which digests, it was made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from storage.artifact import Artifact
+from storage.errors import OnwardError
+from storage.runs import references
+from storage.store import Store
+
+SHORT = 16
+
+
+@dataclass(frozen=True)
+class Edge:
+    """A part of one artifact that another was made of; its digest was in the other's key."""
+
+    source: str
+    part: str
+    digest: str
+    target: str
+
+
+@dataclass(frozen=True)
+class Outside:
+    """What entered an artifact from outside the store: `kind` is file, package, model, benchmark or classifier.
+
+    `digest` is a sha256, a package's version, or a commit, as `scheme` says. `group`: the source it is of, or its place.
+    """
+
+    kind: str
+    group: str
+    name: str
+    scheme: str
+    digest: str
+    bytes: int | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict, compare=False, hash=False)
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A version of a registered model: `uri` is the MLflow server's or database's, without secrets."""
+
+    name: str
+    version: str
+    asked: str
+    uri: str
+    created: int
+    run: str | None = None
+
+
+@dataclass
+class Graph:
+    """Artifacts by key, each after all that it is made of; the last is `target`."""
+
+    target: Artifact
+    nodes: dict[str, Artifact]
+    edges: list[Edge]
+    outside: dict[str, list[Outside]]
+    missing: list[Edge]
+    """Edges from artifacts that are gone from the store."""
+    registered: Registered | None = None
+
+    def made_of(self, key: str) -> list[Edge]:
+        """Edges into an artifact."""
+        return [edge for edge in self.edges if edge.target == key]
+
+    @property
+    def sources(self) -> list[Outside]:
+        """All that came from outside, each once, by kind, group and name."""
+        found = {one for group in self.outside.values() for one in group}
+        return sorted(found, key=lambda one: (one.kind, one.group, one.name, one.digest))
+
+
+def graph_of(store: Store, artifact: Artifact) -> Graph:
+    """Everything behind an artifact. Raises DamagedArtifact where a manifest on the way cannot be read."""
+    nodes: dict[str, Artifact] = {}
+    edges: list[Edge] = []
+    missing: list[Edge] = []
+    outside: dict[str, list[Outside]] = {}
+    waiting: list[tuple[Artifact, bool]] = [(artifact, False)]
+    entered: set[str] = set()
+    while waiting:
+        one, done = waiting.pop()
+        if done:
+            nodes[one.key] = one
+            continue
+        if one.key in entered:
+            continue
+        entered.add(one.key)
+        waiting.append((one, True))
+        outside[one.key] = list(_outside(one))
+        for edge in _edges(one):
+            before = store.lookup(edge["stage"], edge["key"])
+            known = Edge(edge["key"], edge["part"], edge["digest"], one.key)
+            (edges if before else missing).append(known)
+            if before is not None:
+                waiting.append((before, False))
+    return Graph(artifact, nodes, edges, outside, missing)
+
+
+def _edges(artifact: Artifact) -> list[dict[str, Any]]:
+    """The references of an artifact, each once."""
+    found = {(edge["stage"], edge["key"], edge["part"]): edge for edge in references(artifact)}
+    return list(found.values())
+
+
+def _outside(artifact: Artifact) -> Iterator[Outside]:
+    inputs = artifact.manifest.inputs
+    if artifact.stage == "ingest":
+        yield from _text(str(artifact.manifest.config["name"]), inputs)
+    elif artifact.stage == "base":
+        yield from _base(inputs.get("origin", {}))
+    elif artifact.stage == "decontaminate":
+        for one in inputs.get("benchmarks") or ():
+            yield Outside("benchmark", one["benchmark"], one["file"], "sha256", one["sha256"])
+    elif artifact.stage == "filter" and isinstance(inputs.get("classifier"), str):
+        yield Outside("classifier", "education", "classifier", "sha256", inputs["classifier"])
+
+
+def _text(source: str, inputs: Mapping[str, Any]) -> Iterator[Outside]:
+    hub = inputs.get("hub")
+    for file in inputs.get("files") or ():
+        facts = {"hub": hub} if hub else {}
+        yield Outside("file", source, file["name"], "sha256", str(file["sha256"]), file["bytes"], facts)
+    for name, version in (inputs.get("distributions") or {}).items():
+        yield Outside("package", source, name, "version", str(version))
+
+
+def _base(origin: Mapping[str, Any]) -> Iterator[Outside]:
+    if "hub" in origin:
+        yield Outside("model", "hub", str(origin["hub"]), "commit", str(origin["commit"]))
+    elif "local" in origin:
+        yield Outside("model", "local", "base model", "sha256", str(origin["local"]))
+
+
+def find_artifact(store: Store, given: str) -> Artifact:
+    """By key, stage and key, the beginning of one, or a path in the store. Raises OnwardError where it is none."""
+    from storage.catalog import Catalog
+
+    found = Catalog(store).find(given)
+    artifact = store.lookup(found["stage"], found["key"])
+    if artifact is None:
+        raise OnwardError(f"{found['path']} is gone from {store.root}")
+    return artifact
+
+
+def as_text(graph: Graph) -> str:
+    """Artifacts, the target first, each with the parts that were used and their digests; then what came from outside."""
+    lines = []
+    if (one := graph.registered) is not None:
+        lines.append(f"{one.asked} is version {one.version} of {one.name} in MLflow ({one.uri})")
+    depth = _depths(graph)
+    for artifact in reversed(list(graph.nodes.values())):
+        lines.append(f"{'  ' * min(depth[artifact.key], 12)}{artifact.stage}/{artifact.key[:SHORT]}")
+        for part, digest in _used(graph, artifact):
+            lines.append(f"{'  ' * min(depth[artifact.key], 12)}    {part} sha256 {digest}")
+    for edge in graph.missing:
+        lines.append(f"gone from the store: part {edge.part} sha256 {edge.digest} of {edge.source[:SHORT]}")
+    lines.append("")
+    lines.append("from outside:" if graph.sources else "from outside: nothing")
+    for source in graph.sources:
+        size = f"  {source.bytes:,} bytes" if source.bytes is not None else ""
+        lines.append(
+            f"  {source.kind} {source.group} · {source.name}{size}  {source.scheme} {source.digest}{_hub(source)}"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _hub(source: Outside) -> str:
+    hub = source.facts.get("hub")
+    return f"  of {hub['dataset']} at commit {hub['commit']}" if hub else ""
+
+
+def _used(graph: Graph, artifact: Artifact) -> list[tuple[str, str]]:
+    """Parts that something in the graph was made of; of the target, its export, or all."""
+    if artifact.key == graph.target.key:
+        parts = artifact.manifest.parts
+        return [(name, parts[name].digest) for name in (("export",) if "export" in parts else sorted(parts))]
+    return sorted({(edge.part, edge.digest) for edge in graph.edges if edge.source == artifact.key})
+
+
+def _depths(graph: Graph) -> dict[str, int]:
+    """The longest way to the target, in steps."""
+    depths = {graph.target.key: 0}
+    for key in reversed(list(graph.nodes)):
+        for edge in graph.made_of(key):
+            depths[edge.source] = max(depths.get(edge.source, 0), depths[key] + 1)
+    return depths
+
+
+def as_mermaid(graph: Graph) -> str:
+    """A flow chart from the files to the model; an edge that others imply is left out, whole digests stand in comments."""
+    lines = ["flowchart LR"]
+    names = {key: f"a{number}" for number, key in enumerate(graph.nodes)}
+    for key, artifact in graph.nodes.items():
+        parts = _used(graph, artifact)
+        words = [f"{artifact.stage} · {key[:SHORT]}", *(f"{part} {digest[:12]}" for part, digest in parts)]
+        lines.append(f'  {names[key]}["{_quoted(words)}"]')
+        lines += [f"  %% {names[key]} {part} sha256 {digest}" for part, digest in parts]
+    outside = {one: f"s{number}" for number, one in enumerate(graph.sources)}
+    for one, name in outside.items():
+        words = [f"{one.group} · {one.name}", f"{one.scheme} {one.digest[:12]}"]
+        lines += [f'  {name}[("{_quoted(words)}")]', f"  %% {name} {one.scheme} {one.digest}"]
+    for key, entered in graph.outside.items():
+        lines += [f"  {outside[one]} --> {names[key]}" for one in dict.fromkeys(entered)]
+    lines += [f"  {names[edge.source]} --> {names[edge.target]}" for edge in _telling(graph)]
+    if (registered := graph.registered) is not None:
+        words = [f"{registered.name} version {registered.version}", registered.asked]
+        lines += [f'  registered(["{_quoted(words)}"])', f"  {names[graph.target.key]} --> registered"]
+    lines.append(f"  style {names[graph.target.key]} stroke-width:3px")
+    return "\n".join(lines) + "\n"
+
+
+def _telling(graph: Graph) -> list[Edge]:
+    """One edge for each pair of artifacts, without those that a longer way implies (transitive reduction)."""
+    before: dict[str, set[str]] = {}
+    for key in graph.nodes:  # each after all that it is made of
+        sources = {edge.source for edge in graph.made_of(key)}
+        before[key] = sources.union(*(before[one] for one in sources))
+    found = []
+    for key in graph.nodes:
+        direct = {edge.source: edge for edge in graph.made_of(key)}
+        implied = set[str]().union(*(before[one] for one in direct))
+        found += [edge for source, edge in direct.items() if source not in implied]
+    return found
+
+
+def _quoted(words: list[str]) -> str:
+    """Text of a node: Mermaid takes entities for what would end it."""
+    return "<br/>".join(
+        word.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace('"', "&quot;")
+        for word in words
+    )

@@ -1,0 +1,85 @@
+"""What a person calls a model: a registered model's alias or version, a stage key or the beginning of one, or a path."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from flows.lineage import Registered, find_artifact
+from flows.places import mlflow_database
+from flows.secrets import without_secrets
+from storage.artifact import Artifact
+from storage.errors import OnwardError
+from storage.manifest import NAME, read_manifest
+from storage.store import Store
+
+_VERSION = re.compile(r"([^/:@]+)/([0-9]+)")
+_ALIAS = re.compile(r"([^/:@]+)@([\w-]+)")
+
+
+def resolve(given: str, store: Path, mlflow: str | None = None) -> tuple[Store, Artifact, Registered | None]:
+    """The artifact that is meant, the store that it is in, and the version of a registered model that named it.
+
+    `given`: `name@alias`, `name/version`, a path in a store, a stage key, `stage/key`, or the beginning of one. `store` is
+    where keys are looked for; a version says itself where its store was, and is looked for there too. `mlflow`: address of
+    the registry (None: MLFLOW_TRACKING_URI, else this home's database). Raises OnwardError where it is not to be had.
+    """
+    if (path := Path(given)).is_dir() and (found := _at(path)) is not None:
+        return *found, None
+    if match := _ALIAS.fullmatch(given):
+        return _registered(given, match[1], match[2], None, store, mlflow)
+    match = _VERSION.fullmatch(given)
+    if match and not (store / match[1]).is_dir():
+        return _registered(given, match[1], None, match[2], store, mlflow)
+    if not store.is_dir():
+        raise OnwardError(f"there is no store at {store}; name it with --store")
+    opened = Store(store)
+    return opened, find_artifact(opened, given), None
+
+
+def _at(path: Path) -> tuple[Store, Artifact] | None:
+    """The artifact that a directory is, or is a part of."""
+    for directory in (path.resolve(), *path.resolve().parents):
+        if (directory / NAME).is_file():
+            return Store(directory.parents[1]), Artifact(directory, read_manifest(directory))
+    return None
+
+
+def _registered(
+    given: str, name: str, alias: str | None, number: str | None, store: Path, mlflow: str | None
+) -> tuple[Store, Artifact, Registered]:
+    from mlflow.exceptions import MlflowException
+
+    from flows.tracking import connect
+
+    uri = mlflow or os.environ.get("MLFLOW_TRACKING_URI") or mlflow_database()
+    shown = without_secrets(uri)
+    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
+        raise OnwardError(f"{given}: there is no MLflow database at {shown}; name one with --mlflow")
+    try:
+        client = connect(uri)
+        if alias is not None:
+            version = client.get_model_version_by_alias(name, alias)
+        else:
+            version = client.get_model_version(name, str(number))
+    except MlflowException as error:
+        raise OnwardError(
+            f"{given} is not in MLflow at {shown}: {without_secrets(str(error).partition(chr(10))[0])[:200]}"
+        ) from error
+    tags = version.tags
+    if "stage_key" not in tags:
+        raise OnwardError(
+            f"{given} is in MLflow at {shown}, but was not registered by Onward (it has no stage_key)"
+        )
+    known = Registered(
+        name, str(version.version), given, shown, int(version.creation_timestamp), version.run_id
+    )
+    for place in (store, Path(tags.get("store", store))):
+        opened = Store(place)
+        artifact = opened.lookup(tags["stage"], tags["stage_key"]) if place.is_dir() else None
+        if artifact is not None:
+            return opened, artifact, known
+    raise OnwardError(
+        f"{given} is {tags['stage']}/{tags['stage_key'][:16]}, which is neither in {store} nor in {tags.get('store')}"
+    )

@@ -1,0 +1,282 @@
+"""The events of one attempt at a run, published to MLflow. Each may be published again, now or by a later attempt.
+
+An event names what is in the store by its key; what it stands for is read from there when it is published.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from flows.account import Event
+from flows.champion import Measured, Standing, standing
+from flows.tracked_data import inputs_of
+from flows.tracked_models import Exported, Models
+from flows.tracked_runs import FORMAT, NOTE, PUBLISHED, Point, Runs, owner
+from flows.tracked_values import facts_of, flat, journal_of, moment, numbers, rows_of, scores_of
+from storage.artifact import Artifact
+from storage.errors import OnwardError
+from storage.store import Store
+from tasks.report_cost import page_of
+
+READERS = frozenset({"train", "decay", "evaluate", "perplexity"})
+"""Stages whose datasets stand on the parent too."""
+
+
+class Attempt:
+    """Publishes to the experiment of `head`, which is the first line of an account. Methods raise MLflow's exceptions."""
+
+    def __init__(self, client: Any, store: Store, head: Event) -> None:
+        self.client = client
+        self.store = store
+        self.head = head
+        self.parent = ""
+        self.experiment = self._experiment()
+        self.runs = Runs(client, self.experiment, str(head["attempt"]))
+        self.models = Models(client, self.experiment)
+        self._steps: dict[str, set[int]] = {}
+        self._scored: set[tuple[str, str]] = set()
+        self._read: dict[tuple[str, str], Artifact | None] = {}
+
+    def _experiment(self) -> str:
+        known = self.client.get_experiment_by_name(self.head["experiment"])
+        if known is not None:
+            return str(known.experiment_id)
+        return str(self.client.create_experiment(self.head["experiment"], self.head.get("artifacts")))
+
+    def begin(self, at_work: bool) -> None:
+        """Find or make the parent run; RUNNING where the attempt is at work now."""
+        self.runs.read()
+        head = self.head
+        tags = {**head["tags"], "onward.attempt": head["attempt"], "kind": "flow run", NOTE: head["note"]}
+        tags |= owner() if at_work else {}
+        self.parent, there = self.runs.parent(head["flow_run"], head["name"], int(head["began"]), tags)
+        known: Mapping[str, str] = {}
+        if there:
+            run = self.client.get_run(self.parent)
+            known = run.data.params
+            self._steps = {name: self._steps_of(name) for name in run.data.metrics}
+            if at_work:
+                self.client.update_run(self.parent, status="RUNNING")
+                self.runs.tag(self.parent, tags)
+        self.runs.params(self.parent, head["params"], known)
+
+    def _steps_of(self, metric: str) -> set[int]:
+        return {point.step for point in self.client.get_metric_history(self.parent, metric)}
+
+    def alive(self, runs: list[str]) -> None:
+        """A sign of life, on the parent and on these."""
+        mark = {"onward.alive": owner()["onward.alive"]}
+        for run in (self.parent, *runs):
+            self.runs.tag(run, mark)
+
+    def publish(self, event: Event) -> None:
+        """Whatever it is."""
+        handlers: dict[str, Callable[[Event], None]] = {
+            "end": self._end,
+            "failed": self._failed,
+            "model": self._model,
+            "champion": self._champion,
+            "files": self._files,
+            "close": self._close,
+        }
+        if (handler := handlers.get(event["event"])) is not None:
+            handler(event)
+
+    def ended(self, events: list[Event]) -> None:
+        """For an attempt whose process is gone: its true end, unless another attempt has gone on in its run."""
+        if self.client.get_run(self.parent).data.tags.get("onward.attempt") != self.head["attempt"]:
+            return
+        if not any(event["event"] == "close" for event in events):  # it was killed
+            at = max((int(event["at"]) for event in events), default=int(self.head["began"]))
+            self.client.set_terminated(self.parent, "KILLED", at)
+
+    # ---- stages -----------------------------------------------------------------------------------------------
+
+    def child(self, event: Event, artifact: Artifact | None = None) -> tuple[str, bool]:
+        """(run id, whether it was there) of a stage; its page says what it is."""
+        key, url = event["key"], self.head["tags"].get("prefect.url")
+        lines = [f"**{event['name']}**", f"Stage key `{key}`", f"In the store: `{event['stage']}/{key[:16]}`"]
+        lines += [f"First made by [this flow run in Prefect]({url})"] if url else []
+        tags = {"stage": event["stage"], NOTE: "\n\n".join(lines), **owner()}
+        if artifact is not None:
+            tags |= {PUBLISHED: FORMAT, **facts_of(artifact)}
+        began = moment(artifact, "started") if artifact else None
+        return self.runs.child(key, event["label"], began or event.get("began"), tags, self.parent)
+
+    def _end(self, event: Event) -> None:
+        artifact = self._artifact(event["stage"], event["key"])
+        if artifact is None:
+            return
+        child, there = self.child(event, artifact)
+        data = inputs_of(artifact, self.store, event.get("item")) if self._wanted(artifact) else []
+        if artifact.key not in self.runs.complete:
+            self._fill(child, there, artifact, data)
+        if data and artifact.stage in READERS:
+            self.client.log_inputs(self.parent, [one.entity() for one in data])
+        self.runs.link(self.parent, f"child.{event['link']}", child)
+
+    def _wanted(self, artifact: Artifact) -> bool:
+        return artifact.stage in READERS or artifact.key not in self.runs.complete
+
+    def _fill(self, child: str, there: bool, artifact: Artifact, data: list[Any]) -> None:
+        """Everything of a finished stage; its run is FINISHED once all is there."""
+        run = self.client.get_run(child) if there else None
+        self.runs.params(child, dict(flat(artifact.manifest.config)), run.data.params if run else {})
+        known = run.data.metrics if run else {}
+        at = moment(artifact, "ended") or 0
+        stats = [
+            [Point(name, value, 0, at)]
+            for name, value in numbers(artifact.stats)
+            if not name.startswith("result") and name not in known
+        ]
+        self.runs.points(child, stats)
+        if artifact.has("journal"):
+            anchor = run.info.start_time if run else moment(artifact, "started") or at
+            last = self.runs.last_step(child, "train/loss") if run else -1
+            self.runs.points(child, rows_of(journal_of(artifact), "train", anchor, after=last))
+        if data:
+            self.client.log_inputs(child, [one.entity() for one in data])
+        if there:
+            self.runs.tag(child, {PUBLISHED: FORMAT, **facts_of(artifact)})
+        self.client.set_terminated(child, "FINISHED", at or None)
+        self.runs.complete.add(artifact.key)
+
+    def _failed(self, event: Event) -> None:
+        key = event["key"]
+        if (child := self.runs.children.get(key)) is not None and key not in self.runs.complete:
+            self.client.set_terminated(child, event["state"], event["at"])
+
+    # ---- models -----------------------------------------------------------------------------------------------
+
+    def _model(self, event: Event) -> None:
+        """A model with what is measured of it so far."""
+        export = self._artifact(event["stage"], event["key"])
+        if export is None:
+            return
+        made = {"name": export.stage, "label": f"{export.stage} · {export.key[:6]}", "item": None}
+        child, _ = self.child({**made, "stage": export.stage, "key": export.key}, export)
+        if export.key not in self.runs.complete:  # no task of this flow run made or found it
+            self._fill(child, True, export, inputs_of(export, self.store))
+        model = self._exported(event, export, child)
+        model_id = self.models.logged(model)
+        if ("", export.key) not in self._scored:
+            for run in (child, self.parent):
+                self.models.output(run, model_id, event["tokens"])
+            self._line(child, event)
+            if (registered := self.head.get("registered")) and event.get("alias"):
+                version = self.models.version(registered, model, self._origin())
+                self.models.alias(registered, event["alias"], version)
+            self._scored.add(("", export.key))
+        there = self.client.get_run(child).data.metrics
+        for kind, item, key in event["scores"]:
+            if (export.key, key) not in self._scored and (score := self._artifact(kind, key)) is not None:
+                self._score(score, item, event["tokens"], model_id, child, there)
+                self._scored.add((export.key, key))
+
+    def _exported(self, event: Event, export: Artifact, child: str) -> Exported:
+        params = dict(flat(export.manifest.config))
+        return Exported(export, child, event["name"], int(event["tokens"]), self.store.root, params)
+
+    def _origin(self) -> dict[str, str]:
+        """Of the flow run that registered it."""
+        tags = self.head["tags"]
+        found = {
+            name: tags[name] for name in ("onward.run", "prefect.flow_run", "prefect.url") if tags.get(name)
+        }
+        return {"source_run": self.parent, **found}
+
+    def _score(
+        self, score: Artifact, item: str, tokens: int, model_id: str, child: str, there: Mapping[str, float]
+    ) -> None:
+        """On the parent, on the run of the stage that made the model, and, tied to model and dataset, on its own run."""
+        at = moment(score, "ended") or 0
+        values = scores_of(score, item)
+        new = {name: value for name, value in values.items() if tokens not in self._steps.get(name, ())}
+        self.runs.points(self.parent, [[Point(n, v, tokens, at) for n, v in new.items()]])
+        absent = {name: value for name, value in values.items() if name not in there}
+        self.runs.points(child, [[Point(n, v, tokens, at) for n, v in absent.items()]])
+        own = self.runs.children.get(score.key)
+        data = inputs_of(score, self.store, item)
+        if own is not None and data:
+            self.models.input(own, model_id)
+            tied = data[0].reference
+            self.runs.points(own, [[Point(n, v, tokens, at, model_id, tied) for n, v in values.items()]])
+
+    def _line(self, child: str, event: Event) -> None:
+        """The whole training line of a model, trunk and branch, on the model's own run."""
+        last = self.runs.last_step(child, "line/loss")
+        for stage, key in event["journals"]:
+            artifact = self._artifact(stage, key)
+            if artifact is not None and artifact.has("journal"):
+                anchor = moment(artifact, "started") or 0
+                self.runs.points(child, rows_of(journal_of(artifact), "line", anchor, after=last))
+
+    def _champion(self, event: Event) -> None:
+        """Where each model of the run stands, and which is the best."""
+        found: dict[str, tuple[Event, Measured, Standing | None]] = {}
+        base: Measured | None = None
+        for entry in event["models"]:
+            measured = self._measured(entry)
+            base = base or measured
+            place = standing(entry["tokens"], measured, base, event["groups"], event["roles"])
+            found[entry["key"]] = (entry, measured, place)
+        for entry, measured, _ in found.values():
+            self._means(entry["tokens"], measured, event["groups"])
+        if not (registered := self.head.get("registered")):
+            return
+        standings: dict[str, Standing] = {}
+        for key, (entry, _, place) in found.items():
+            export, child = self._artifact(entry["stage"], key), self.runs.children.get(key)
+            if place is not None and export is not None and child is not None and entry.get("alias"):
+                model = self._exported(entry, export, child)
+                version = self.models.version(registered, model, self._origin())
+                standings[version] = place
+        if champion := self.models.crown(registered, standings):
+            self.runs.tag(self.parent, {"onward.champion": f"{registered}/{champion}"})
+
+    def _measured(self, entry: Event) -> Measured:
+        scores: dict[str, dict[str, Artifact]] = {"evaluate": {}, "perplexity": {}}
+        for kind, item, key in entry["scores"]:
+            if (score := self._artifact(kind, key)) is not None:
+                scores[kind][item] = score
+        return Measured(scores["evaluate"], scores["perplexity"])
+
+    def _means(self, tokens: int, measured: Measured, groups: Mapping[str, str]) -> None:
+        """Means of the main metrics over the domain's and the general benchmarks, on the parent."""
+        points = []
+        for group in ("domain", "general"):
+            of = [one for name, one in measured.scores.items() if groups.get(name) == group]
+            name = f"mean/{group}"
+            if of and tokens not in self._steps.get(name, ()):
+                value = sum(one.stats["metrics"][one.stats["main"]] for one in of) / len(of)
+                points.append(Point(name, value, tokens, max(moment(one, "ended") or 0 for one in of)))
+        self.runs.points(self.parent, [points])
+
+    # ---- the run ----------------------------------------------------------------------------------------------
+
+    def _files(self, event: Event) -> None:
+        """Pages to be looked at, on the parent."""
+        artifact = self._artifact(event["stage"], event["key"])
+        with_cost = page_of(self.store.root, artifact) if artifact else None
+        for part in ("report", "page"):
+            for path in artifact.part(part).paths if artifact and artifact.has(part) else ():
+                if path.suffix in (".html", ".md"):
+                    published = with_cost / path.name if with_cost and part == "report" else path
+                    shown = published if published.is_file() else path
+                    self.client.log_artifact(self.parent, str(shown), part)
+
+    def _close(self, event: Event) -> None:
+        self.runs.flush()
+        tags = self.client.get_run(self.parent).data.tags
+        if tags.get("onward.attempt") == self.head["attempt"]:
+            self.client.set_terminated(self.parent, event["state"], event["at"])
+
+    def _artifact(self, stage: str, key: str) -> Artifact | None:
+        """From the store; None where it is gone from there, or damaged."""
+        if self._read.get((stage, key)) is None:
+            try:
+                self._read[stage, key] = self.store.lookup(stage, key)
+            except OnwardError:
+                self._read[stage, key] = None
+        return self._read[stage, key]

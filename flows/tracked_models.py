@@ -1,0 +1,219 @@
+"""Models in MLflow: a LoggedModel for each exported model, and versions of a registered model that aliases point at.
+
+The files stay in the store: a LoggedModel holds a pointer with the digest of each, which `onward export` copies from. A
+model is made once for its stage key in an experiment, a version once for its stage key in a registered model.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flows.champion import Standing, choose, standing_of
+from storage.artifact import Artifact
+
+CHAMPION = "champion"
+POINTER = "model.json"
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A model to be published: its artifact, the run of its stage, and what it is called in the run that made it."""
+
+    artifact: Artifact
+    run: str
+    name: str
+    tokens: int
+    store: Path
+    params: Mapping[str, str]
+
+    @property
+    def key(self) -> str:
+        """Its stage key."""
+        return self.artifact.key
+
+    @property
+    def digest(self) -> str:
+        """Of the files that `from_pretrained` loads."""
+        return self.artifact.part("export").digest
+
+    @property
+    def place(self) -> str:
+        """In the store."""
+        return f"{self.artifact.stage}/{self.key[:16]}"
+
+    def tags(self) -> dict[str, str]:
+        """On the LoggedModel, and on each version of it."""
+        return {
+            "stage": self.artifact.stage,
+            "stage_key": self.key,
+            "digest": self.digest,
+            "tokens": str(self.tokens),
+            "store": str(self.store),
+            "path": f"{self.place}/export",
+        }
+
+    def pointer(self) -> dict[str, Any]:
+        """What MLflow keeps instead of the files."""
+        part = self.artifact.manifest.parts["export"]
+        files = [{"path": f.path, "bytes": f.bytes, "sha256": f.sha256} for f in part.files]
+        return {
+            **self.tags(),
+            "files": files,
+            "export": f"onward export {self.key[:16]} DIR --store {self.store}",
+        }
+
+    def words(self) -> str:
+        """For people, in Markdown."""
+        files = self.store / self.place / "export"
+        return (
+            f"{self.name}: {self.tokens:,} tokens. Files: `{files}`, digest `{self.digest}`.\n\n"
+            f"`onward export {self.key[:16]} DIR` copies them, `onward lineage {self.key[:16]}` says what they are made of."
+        )
+
+
+def alias_of(name: str) -> str:
+    """`base`; `tokens-400m` of a budget `400M`. MLflow takes letters, digits, _ and -."""
+    return name if name == "base" else f"tokens-{name.lower().replace('.', '-')}"
+
+
+class Models:
+    """Models of one experiment. Raises MLflow's exceptions; whatever is done may be done again."""
+
+    def __init__(self, client: Any, experiment: str) -> None:
+        self._client = client
+        self._experiment = experiment
+        self._known: dict[str, Any] = {}
+
+    def logged(self, model: Exported) -> str:
+        """The id of its LoggedModel, made and finalised if it is not there."""
+        if model.key in self._known:
+            return str(self._known[model.key].model_id)
+        found = self._client.search_logged_models([self._experiment], f"tags.stage_key = '{model.key}'")
+        first = min(found, key=lambda one: (one.creation_timestamp, one.model_id), default=None)
+        if first is None:
+            first = self._client.create_logged_model(
+                self._experiment,
+                name=_plain(f"{model.name}-{model.key[:6]}"),
+                source_run_id=model.run,
+                tags=model.tags(),
+                params={name: value[:500] for name, value in model.params.items()},
+                model_type="causal-lm",
+            )
+        if str(first.status) != "READY":
+            self._point(first.model_id, model)
+            self._client.finalize_logged_model(first.model_id, "READY")
+        self._known[model.key] = first
+        return str(first.model_id)
+
+    def _point(self, model_id: str, model: Exported) -> None:
+        with tempfile.TemporaryDirectory() as directory:
+            path = Path(directory) / POINTER
+            path.write_text(json.dumps(model.pointer(), indent=1) + "\n")
+            self._client.log_model_artifact(model_id, str(path))
+
+    def output(self, run: str, model_id: str, step: int) -> None:
+        """Say that a run brought forth a model."""
+        from mlflow.entities import LoggedModelOutput
+
+        outputs = self._client.get_run(run).outputs
+        if model_id not in {one.model_id for one in (outputs.model_outputs if outputs else ())}:
+            self._client.log_outputs(run, [LoggedModelOutput(model_id, step)])
+
+    def input(self, run: str, model_id: str) -> None:
+        """Say that a run measured a model."""
+        from mlflow.entities import LoggedModelInput
+
+        inputs = self._client.get_run(run).inputs
+        if model_id not in {one.model_id for one in (inputs.model_inputs if inputs else ())}:
+            self._client.log_inputs(run, models=[LoggedModelInput(model_id)])
+
+    def version(self, registered: str, model: Exported, tags: Mapping[str, str]) -> str:
+        """The version of its stage key in the registered model, made, with these tags too, if it is not there."""
+        model_id = self.logged(model)
+        found = self._versions(registered).get(model.key)
+        if found is None:
+            found = self._client.create_model_version(
+                registered,
+                self._known[
+                    model.key
+                ].artifact_location,  # `models:/…` is looked for at the process's own address
+                run_id=model.run,
+                tags={**model.tags(), **tags, "model_id": model_id},
+                description=model.words(),
+                await_creation_for=0,
+                model_id=model_id,
+            )
+        self._lead(model_id, registered, str(found.version))
+        return str(found.version)
+
+    def _lead(self, model_id: str, registered: str, version: str) -> None:
+        """Let the LoggedModel lead to its versions, as MLflow's server does by itself, and a database does not."""
+        from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
+
+        known = self._client.get_logged_model(model_id).tags.get(MLFLOW_MODEL_VERSIONS)
+        versions = json.loads(known) if known else []
+        if not any((one["name"], str(one["version"])) == (registered, version) for one in versions):
+            versions.append({"name": registered, "version": version})
+            self._client.set_logged_model_tags(model_id, {MLFLOW_MODEL_VERSIONS: json.dumps(versions)})
+
+    def _versions(self, registered: str) -> dict[str, Any]:
+        """The first version of each stage key."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self._client.get_registered_model(registered)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            self._client.create_registered_model(registered, description=_REGISTERED)
+        found: dict[str, Any] = {}
+        for one in sorted(self._all_versions(registered), key=lambda one: int(one.version)):
+            if key := one.tags.get("stage_key"):
+                found.setdefault(key, one)
+        return found
+
+    def _all_versions(self, registered: str) -> list[Any]:
+        token, found = None, []
+        while True:
+            page = self._client.search_model_versions(f"name = '{registered}'", page_token=token)
+            found += list(page)
+            if not (token := page.token):
+                return found
+
+    def alias(self, registered: str, alias: str, version: str) -> None:
+        """Let the alias point at the version."""
+        self._client.set_registered_model_alias(registered, alias, version)
+
+    def crown(self, registered: str, standings: Mapping[str, Standing]) -> str | None:
+        """Tag versions (by number) with where they stand, and let `champion` point at the best; returns its number.
+
+        Versions of other runs that were measured in the same way take part.
+        """
+        for version, one in standings.items():
+            for name, value in one.tags().items():
+                self._client.set_model_version_tag(registered, version, name, value)
+        everyone = {
+            str(one.version): known
+            for one in self._all_versions(registered)
+            if (known := standing_of(one.tags)) is not None
+        }
+        measures = {one.measure for one in standings.values()}
+        champion = choose(everyone, measures.pop()) if len(measures) == 1 else None
+        if champion is not None:
+            self._client.set_registered_model_alias(registered, CHAMPION, champion)
+        return champion
+
+
+_REGISTERED = (
+    "Models of Onward: `base`, one alias for each token budget, and `champion`, the best in the domain among those not "
+    "clearly worse in general than their base."
+)
+
+
+def _plain(name: str) -> str:
+    return "".join("-" if character in "/:.%\"'" else character for character in name)

@@ -1,0 +1,93 @@
+"""Artifacts and journals as what MLflow shows: params, numbers, tags, and metrics by the tokens seen."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from flows.tracked_runs import Point
+from storage.artifact import Artifact
+
+
+def scores_of(artifact: Artifact, item: str) -> dict[str, float]:
+    """What one artifact measured, by the names that MLflow shows."""
+    stats = artifact.stats
+    if artifact.stage == "perplexity":
+        return {
+            f"{name}/{item}": float(stats[name]) for name in ("perplexity", "bits_per_byte") if name in stats
+        }
+    return {f"eval/{item}/{metric}": float(value) for metric, value in stats["metrics"].items()}
+
+
+def flat(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Leaves of nested plain data as (dotted name, text)."""
+    if isinstance(value, Mapping) and value:
+        for name, item in value.items():
+            yield from flat(item, f"{prefix}.{name}" if prefix else str(name))
+    elif prefix:
+        yield prefix, value if isinstance(value, str) else json.dumps(value)
+
+
+def numbers(value: Any, prefix: str = "") -> Iterator[tuple[str, float]]:
+    if isinstance(value, bool):
+        return
+    if isinstance(value, int | float):
+        yield prefix, float(value)
+    elif isinstance(value, Mapping):
+        for name, item in value.items():
+            yield from numbers(item, f"{prefix}/{name}" if prefix else str(name))
+
+
+def facts_of(artifact: Artifact) -> dict[str, str]:
+    """Of the attempt that made it: no part of its identity."""
+    known = artifact.manifest.provenance
+    names = ("code", "git", "host", "python", "seconds", "flow_run")
+    found = {f"made.{name}": str(known[name]) for name in names if known.get(name) is not None}
+    execution = known.get("execution") or {}
+    found |= {f"execution.{name}": value for name, value in flat(execution) if "." not in name}
+    return found | {f"digest.{name}": part.digest for name, part in artifact.manifest.parts.items()}
+
+
+def moment(artifact: Artifact, which: str) -> int | None:
+    """When the artifact's making `started` or `ended`, in milliseconds since 1970."""
+    text = artifact.manifest.provenance.get(which)
+    return int(datetime.fromisoformat(text).timestamp() * 1000) if text else None
+
+
+def journal_of(artifact: Artifact) -> list[dict[str, Any]]:
+    """The rows of a finished training, with the columns that depend on the clock where they are still there."""
+    import pyarrow.parquet as pq
+
+    rows = pq.read_table(artifact.part("journal").only()).to_pylist()
+    clock = artifact.path / "clock.parquet"
+    if clock.exists():
+        by_step = {row["step"]: row for row in pq.read_table(clock).to_pylist()}
+        rows = [row | by_step.get(row["step"], {}) for row in rows]
+    return rows
+
+
+def lines_of(journal: Path) -> list[dict[str, Any]]:
+    """The whole lines of a journal that is being written."""
+    return [json.loads(line) for line in journal.read_bytes().split(b"\n")[:-1] if line.strip()]
+
+
+def rows_of(
+    rows: list[dict[str, Any]], prefix: str, anchor: int, after: int, until: int | None = None
+) -> Iterator[list[Point]]:
+    """A journal's steps as points: `after` so many tokens, up to the step `until`. Their time is `anchor` and the seconds
+    of the steps before, so that it is the same whoever publishes them."""
+    spent = 0.0
+    for row in rows:
+        spent += float(row.get("seconds") or 0.0)
+        if int(row["tokens"]) <= after or (until is not None and int(row["step"]) > until):
+            continue
+        yield [
+            Point(f"{prefix}/{name}", float(value), int(row["tokens"]), anchor + int(spent * 1000))
+            for name, value in row.items()
+            if name not in ("step", "tokens")
+            and isinstance(value, int | float)
+            and not isinstance(value, bool)
+        ]
