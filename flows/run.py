@@ -130,8 +130,8 @@ def _attempt(run: RunConfig, options: Options, builder: Builder, attempt: _Attem
                 overlap=_overlap(run),
                 stop=builder.stop,
                 halt=builder.halt,
-            )
                 outcome=attempt.outcome,
+            )
             publish.report_page(pages, outcome.report.part("report") if outcome.report else None)
             if "all" in options.force:
                 _same_bytes(builder)
@@ -195,6 +195,8 @@ class _Attempt:
     known: frozenset[str] = frozenset()
     """Keys that earlier attempts made."""
     name: str = ""
+    outcome: Outcome = field(default_factory=Outcome)
+    """Filled on the way."""
     _noted: set[str] = field(default_factory=set)
 
     def begin(self) -> None:
@@ -202,8 +204,6 @@ class _Attempt:
         known = {record.run: record for record in read_records(self.store)}
         crash_lost_attempts(known.get(self.name), self.flow_run)
         publish.announce_process(self.flow_run)
-    outcome: Outcome = field(default_factory=Outcome)
-    """Filled on the way."""
         before = amend_record(self.store, self.name, self._begun)
         self.builder.listeners += [self.tracker.listen, self.remember, self._show_scores]
         self.known = frozenset(key for _, key in before.artifacts)
