@@ -196,6 +196,16 @@ def made(world: World, outcome: Any) -> tuple[Artifact, dict[str, Any]]:
     return artifact, json.loads((artifact.path / "report.json").read_text())
 
 
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> tuple[World, Artifact, dict[str, Any]]:
+    """The usual report, for tests that only read it."""
+    world = World(tmp_path_factory.mktemp("plain"))
+    return world, *made(world, world.outcome())
+
+
+Plain = tuple[World, Artifact, dict[str, Any]]
+
+
 def test_the_same_inputs_give_the_same_bytes(tmp_path: Path) -> None:
     world = World(tmp_path)
     request = report.report_request(SECTION, world.outcome())
@@ -214,9 +224,8 @@ def changes(row: dict[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:
     return {(change["from"], change["to"]): change for change in row["changes"]}
 
 
-def test_changes_are_against_the_base_and_the_budget_before(tmp_path: Path) -> None:
-    world = World(tmp_path)
-    artifact, facts = made(world, world.outcome())
+def test_changes_are_against_the_base_and_the_budget_before(plain: Plain) -> None:
+    _, artifact, facts = plain
     [edu] = facts["perplexity"]
     pairs = [("base", "10K"), ("base", "20K"), ("10K", "20K")]
     assert list(changes(edu)) == pairs
@@ -241,27 +250,24 @@ def test_changes_are_against_the_base_and_the_budget_before(tmp_path: Path) -> N
     assert "−63.2 [" in text and "+70.0 [" in text and "not over training seeds" in text
 
 
-def test_a_score_whose_interval_holds_chance_is_at_chance(tmp_path: Path) -> None:
-    world = World(tmp_path)
-    _, facts = made(world, world.outcome())
+def test_a_score_whose_interval_holds_chance_is_at_chance(plain: Plain) -> None:
+    _, _, facts = plain
     sciq, mine = facts["benchmarks"]
     assert [sciq["models"][name]["at_chance"] for name in ("base", "10K", "20K")] == [True, True, False]
     assert sciq["chance"] == 0.25 and sciq["rule"] == "guess"
     assert (mine["chance"], mine["rule"]) == (1.0, "majority")  # one answer is always the right one
 
 
-def test_tests_are_corrected_for_the_number_of_benchmarks(tmp_path: Path) -> None:
-    world = World(tmp_path)
-    _, facts = made(world, world.outcome())
+def test_tests_are_corrected_for_the_number_of_benchmarks(plain: Plain) -> None:
+    _, _, facts = plain
     sciq, mine = (changes(row)["base", "20K"] for row in facts["benchmarks"])
     assert sciq["adjusted"] == pytest.approx(2 * sciq["p"]) and mine["p"] == mine["adjusted"] == 1.0
     [edu] = facts["perplexity"]
     assert changes(edu)["base", "20K"]["adjusted"] == changes(edu)["base", "20K"]["p"]  # a family of its own
 
 
-def test_the_findings_say_what_the_numbers_say(tmp_path: Path) -> None:
-    world = World(tmp_path)
-    artifact, facts = made(world, world.outcome())
+def test_the_findings_say_what_the_numbers_say(plain: Plain) -> None:
+    _, artifact, facts = plain
     assert facts["findings"][0].startswith("Perplexity on edu fell from 20.09 to 7.389 (−63.2 [−")
     assert facts["findings"][1].startswith(
         "The mean of the domain benchmarks went from 10.0 to 80.0 (+70.0 ["
@@ -271,9 +277,8 @@ def test_the_findings_say_what_the_numbers_say(tmp_path: Path) -> None:
     assert list(artifact.stats["findings"]) == facts["findings"]
 
 
-def test_contamination_stands_beside_each_score(tmp_path: Path) -> None:
-    world = World(tmp_path)
-    artifact, _ = made(world, world.outcome())
+def test_contamination_stands_beside_each_score(plain: Plain) -> None:
+    _, artifact, _ = plain
     text = (artifact.path / "report.md").read_text()
     assert "| sciq<br>acc | 4 of 900 | 25.0 |" in text and "| mine<br>acc | –<br>not looked for |" in text
 
@@ -313,9 +318,8 @@ def test_samples_stand_side_by_side(tmp_path: Path) -> None:
     assert "| Plants need<br>greedy | … what base \\| says … | … what 10K \\| says … |" in text
 
 
-def test_documents_are_followed_through_the_stages_and_add_up(tmp_path: Path) -> None:
-    world = World(tmp_path)
-    artifact, facts = made(world, world.outcome())
+def test_documents_are_followed_through_the_stages_and_add_up(plain: Plain) -> None:
+    _, artifact, facts = plain
     [source] = facts["data"]["sources"]
     dedup = source["stages"][1]
     assert (
@@ -345,9 +349,8 @@ def test_repeated_text_is_a_warning(tmp_path: Path) -> None:
     assert "edu 2.50 ×" in (again.path / "report.md").read_text()
 
 
-def test_tokens_seen_and_computed_are_told_apart(tmp_path: Path) -> None:
-    world = World(tmp_path)
-    _, facts = made(world, world.outcome())
+def test_tokens_seen_and_computed_are_told_apart(plain: Plain) -> None:
+    _, _, facts = plain
     assert [(model["seen"], model["computed"]) for model in facts["models"]] == [
         (0, 0),
         (10_000, 10_000),
@@ -386,9 +389,8 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
 
-def test_the_page_is_whole_and_needs_nothing_beside_it(tmp_path: Path) -> None:
-    world = World(tmp_path)
-    artifact, _ = made(world, world.outcome())
+def test_the_page_is_whole_and_needs_nothing_beside_it(plain: Plain) -> None:
+    _, artifact, _ = plain
     text = (artifact.path / "report.html").read_text()
     page = Page()
     page.feed(text.removeprefix("<!doctype html>\n"))
@@ -433,9 +435,8 @@ def test_what_the_measuring_stages_leave_is_what_the_report_reads(case: Case, tm
     assert facts["benchmarks"][0]["models"]["base"]["score"] == scored.stats["metrics"]["acc_norm"]
 
 
-def test_what_it_cost_is_added_where_the_page_is_published(tmp_path: Path) -> None:
-    world = World(tmp_path)
-    artifact, _ = made(world, world.outcome())
+def test_what_it_cost_is_added_where_the_page_is_published(plain: Plain, tmp_path: Path) -> None:
+    world, artifact, _ = plain
     store = Store(world.root / "store")
     page = published(artifact, store.lookup, tmp_path / "runs" / "one")
     cost = json.loads((page / "cost.json").read_text())
