@@ -92,14 +92,16 @@ def compared_words(plain: pl.Series) -> tuple[np.ndarray, np.ndarray]:
     beyond = np.unique(np.searchsorted(words.starts, signs, side="right") - 1)
     if not len(beyond):
         return words.hashes, words.first
-    spelled = [words.buffer[words.starts[i] : words.ends[i]].tobytes().decode() for i in beyond]  # few
+    _, one, which = np.unique(words.hashes[beyond], return_index=True, return_inverse=True)
+    spelled = [words.text(place, place + 1) for place in beyond[one].tolist()]  # few: each word once
     bare = split_words(_unaccented(pl.Series(spelled, dtype=pl.String)))
     counts = np.ones(len(words.hashes), np.int64)
-    counts[beyond] = np.diff(bare.first)  # a sign may fall to pieces, or vanish
+    counts[beyond] = pieces = np.diff(bare.first)[which]  # a word may fall to pieces, or vanish
     edges = np.concatenate([[0], np.cumsum(counts)])
     hashes = np.repeat(words.hashes, counts)
-    within = np.arange(len(bare.hashes)) - np.repeat(bare.first[:-1], counts[beyond])
-    hashes[np.repeat(edges[beyond], counts[beyond]) + within] = bare.hashes
+    within = np.arange(int(pieces.sum())) - np.repeat(np.cumsum(pieces) - pieces, pieces)
+    found = bare.hashes[np.repeat(bare.first[:-1][which], pieces) + within]
+    hashes[np.repeat(edges[beyond], pieces) + within] = found
     return hashes, edges[words.first]
 
 

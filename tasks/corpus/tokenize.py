@@ -9,6 +9,7 @@ document of 9 MB, or 2 MB without a space, takes seconds and needs no cutting.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ from storage.errors import BadInput
 from storage.settings import Settings
 from storage.tokens import write_shard
 from tasks.corpus.documents import read_documents
-from tasks.corpus.fast_ids import encode_checked, fast_encoder
+from tasks.corpus.fast_ids import Encode, encode_checked, fast_encoder
 from tasks.corpus.vocabulary import Vocabulary, load_vocabulary, one_thread, tokenizer_directory
 
 STAGE = "tokenize"
@@ -62,7 +63,7 @@ class TokenizeStats:
 def run(config: TokenizeConfig, inputs: TokenizeInputs, draft: Draft) -> TokenizeStats:
     """Write part `tokens`. Raises BadInput where the tokenizer cannot be used."""
     directory = tokenizer_directory(inputs.tokenizer.paths)
-    load_vocabulary(directory)
+    loaded(directory, inputs.tokenizer.digest)
     jobs = {path.parent.name: (path, directory, inputs.tokenizer.digest) for path in inputs.documents.paths}
     if len(jobs) != len(inputs.documents.files):
         raise BadInput("Two document shards have the same name.")
@@ -88,9 +89,9 @@ def tokenize_shard(job: tuple[Path, Path, str], directory: Path) -> dict[str, An
     """
     documents, tokenizer, digest = job
     with one_thread():
-        vocabulary = load_vocabulary(tokenizer)
+        vocabulary, fast = tools(tokenizer, digest)
         table = read_documents([documents], columns=["id", "text"])
-        values, lengths = encode_column(vocabulary, table["text"])
+        values, lengths = encode_column(vocabulary, fast, table["text"])
     write_shard(
         directory / "tokens.arrow",
         table["id"].to_numpy(),
@@ -109,9 +110,23 @@ def tokenize_shard(job: tuple[Path, Path, str], directory: Path) -> dict[str, An
     }
 
 
-def encode_column(vocabulary: Vocabulary, texts: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
+@functools.lru_cache(maxsize=2)
+def loaded(directory: Path, digest: str) -> Vocabulary:
+    """The tokenizer in a directory and of a digest, read once in a process."""
+    return load_vocabulary(directory)
+
+
+@functools.lru_cache(maxsize=2)
+def tools(directory: Path, digest: str) -> tuple[Vocabulary, Encode | None]:
+    """The tokenizer, and what encodes as it does, if anything does: once in a process."""
+    vocabulary = loaded(directory, digest)
+    return vocabulary, fast_encoder(vocabulary)
+
+
+def encode_column(
+    vocabulary: Vocabulary, fast: Encode | None, texts: pa.ChunkedArray
+) -> tuple[np.ndarray, np.ndarray]:
     """Ids of all texts (no nulls), each closed by end-of-text: uint32 [tokens], and their lengths, int64 [texts]."""
-    fast = fast_encoder(vocabulary)
     encoded = [
         encode_checked(vocabulary, fast, some) if fast else vocabulary.encode(some)
         for some in _batches(texts)

@@ -72,7 +72,7 @@ def test_real_text_gets_the_reference_s_ids(shared_data: Path, name: str) -> Non
     column = pa.chunked_array(
         [pa.array(texts[:17], pa.large_string()), pa.array(texts[17:], pa.large_string())]
     )
-    values, lengths = encode_column(vocabulary, column)
+    values, lengths = encode_column(vocabulary, fast_encoder(vocabulary), column)
     expected, expected_lengths = vocabulary.encode(texts)
     assert np.array_equal(values, expected) and np.array_equal(lengths, expected_lengths)
 
