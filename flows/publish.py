@@ -9,6 +9,7 @@ import contextlib
 import json
 import logging
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -93,6 +94,15 @@ def report_page(pages: Pages | None, report: Input | None) -> None:
     for path in report.paths:
         if path.suffix == ".md":
             published(partial(pages.put, "report", "markdown", path.read_text(), "The run's report"))
+
+
+def data_page(pages: Pages | None, page: Input | None) -> None:
+    """What was done to the data, as a Markdown page of the flow run. Its figures are in MLflow's copy alone."""
+    if pages is None or page is None:
+        return
+    text = next(path for path in page.paths if path.name == "data.md").read_text(encoding="utf-8")
+    text = re.sub(r"^!\[[^\n]*\]\(figures/[^\n]*\)\n\n[^\n]*\n\n", "", text, flags=re.MULTILINE)
+    published(lambda: pages.put("data", "markdown", text, "What was done to the data"))
 
 
 def plan_page(pages: Pages, rows: Sequence[Row], text: str) -> None:

@@ -132,6 +132,7 @@ def _attempt(run: RunConfig, options: Options, builder: Builder, attempt: _Attem
                 halt=builder.halt,
                 outcome=attempt.outcome,
             )
+            publish.data_page(pages, outcome.data.part("page") if outcome.data else None)
             publish.report_page(pages, outcome.report.part("report") if outcome.report else None)
             if "all" in options.force:
                 _same_bytes(builder)
