@@ -52,7 +52,7 @@ def run(
         typer.Option(help="make a stage again and compare; all: every one, and fail where a byte differs"),
     ] = None,
     until: Annotated[
-        str, typer.Option(help="last stage: ingest … tokenize, pack, train, evaluate, report")
+        str, typer.Option(help="last stage: ingest … tokenize, pack, data, train, evaluate, report")
     ] = "report",
     slices: Annotated[
         int | None, typer.Option(min=1, help="with a corpus stage as the last: so many slices")

@@ -73,7 +73,9 @@ def test_a_budget_added_later_gives_the_same_bits(whole, tmp_path):
     two = run_json(tmp_path, write_config(tmp_path))
     state = {stage["key"]: stage["state"] for stage in two["stages"]}
     made_again = [
-        s["stage"] for s in one["stages"] if s["stage"] != "report" and state.get(s["key"]) != "cached"
+        s["stage"]
+        for s in one["stages"]
+        if s["stage"] not in ("data", "report") and state.get(s["key"]) != "cached"
     ]
     assert made_again == []
     after = digests(tmp_path / "store")
@@ -121,6 +123,26 @@ def test_a_forced_stage_is_compared_with_what_is_there(whole):
     result = run_json(home, config, "--force", "pack")
     assert {s["state"] for s in result["stages"]} == {"cached"}
     assert digests(home / "store") | before == digests(home / "store")
+
+
+def test_what_was_done_to_the_data_is_a_page_in_prefect_and_in_mlflow(whole):
+    home, _, result = whole
+    from mlflow import MlflowClient
+
+    with sqlite3.connect(home / "prefect/prefect.db") as database:
+        [(kind, text)] = database.execute(
+            "select type, data from artifact where key = 'data' and flow_run_id = ?", [result["flow_run"]]
+        ).fetchall()
+    assert kind == "markdown" and "# What was done to the data" in json.loads(text)
+    assert "](figures/" not in json.loads(text)  # they lie in the store, where a browser does not look
+    client = MlflowClient(f"sqlite:///{home / '.onward' / 'mlflow' / 'mlflow.db'}")
+    shown = {one.path for one in client.list_artifacts(result["mlflow_run"], "page")}
+    assert {"page/data.html", "page/data.md"} <= shown
+    [made] = [stage for stage in result["stages"] if stage["stage"] == "data"]
+    facts = json.loads((home / "store" / made["path"] / "data.json").read_text())
+    read = [stage for stage in result["stages"] if stage["stage"] == "ingest"]
+    assert facts["flow"]["stages"][0]["documents_in"] == sum(stage["documents_in"] for stage in read)
+    assert facts["flow"]["problems"] == []
 
 
 def test_mlflow_has_the_scores_of_each_model_by_tokens(whole):
