@@ -24,12 +24,21 @@ from pydantic import BeforeValidator, model_validator
 from storage.artifact import Input
 from storage.draft import Draft
 from storage.settings import Count, Seconds, Settings, execution, identity, identity_of
+from tasks.energy import Meter, read_joules
 from tasks.trainer import RESULT, run_trainer
 from tasks.training.combinations import NEEDS_ROUNDING, NOTHING_TO_ROUND
 
 STAGE = "train"
 VERSION = 2
 CODE_ROOTS = ("tasks.training.__main__",)
+_VOLATILE = (
+    "clock.parquet",
+    "energy.json",
+    "execution.json",
+    "recovery.json",
+    "result.json",
+    "trainer.log",
+)
 
 
 def _auto_or_count(value: Any) -> Any:
@@ -298,28 +307,25 @@ def run(config: SegmentConfig, inputs: TrainInputs, draft: Draft) -> TrainStats:
     if not result.exists():
         _write_spec(config, inputs, work)
         execution = config.execution
+        meter = None if execution.device == "cpu" else Meter(work / "energy.json", execution.processes)
         run_trainer(
             work,
             processes=execution.processes,
             nodes=execution.nodes,
             rendezvous=execution.rendezvous,
             held=(*(() if draft.descriptor is None else (draft.descriptor,)), *draft.held),
-            follow=lambda process: _follow(process, work / "journal.jsonl", draft, config),
+            follow=lambda process: _follow(process, work / "journal.jsonl", draft, config, meter),
             warn=draft.warn,
         )
     found = json.loads(result.read_bytes())
     for part in ("export", "trunk", "journal", "kept"):
         if (work / part).is_dir():
             draft.part(part, part)
-    draft.volatile(
-        *(
-            name
-            for name in ("clock.parquet", "execution.json", "recovery.json", "result.json", "trainer.log")
-            if (work / name).exists()
-        )
-    )
+    draft.volatile(*(name for name in _VOLATILE if (work / name).exists()))
     facts = json.loads((work / "execution.json").read_bytes())
     draft.note(**facts)
+    if (joules := read_joules(work / "energy.json")) is not None:
+        draft.note(energy_joules=joules)
     for warning in warnings_of(facts, found):
         draft.warn(warning)
     return TrainStats(
@@ -391,7 +397,9 @@ def _directory_of(part: Input) -> Path:
     return part.paths[0].parent
 
 
-def _follow(process: subprocess.Popen[bytes], journal: Path, draft: Draft, config: SegmentConfig) -> None:
+def _follow(
+    process: subprocess.Popen[bytes], journal: Path, draft: Draft, config: SegmentConfig, meter: Meter | None
+) -> None:
     """Tell how far the trainer is, in tokens of its batches, padding included, as budgets count them."""
     step_tokens = config.sequences_per_step * config.sequence_length
     total = (config.last_step - config.first_step) * step_tokens
@@ -399,8 +407,12 @@ def _follow(process: subprocess.Popen[bytes], journal: Path, draft: Draft, confi
         row = last_row(journal)
         if row is not None:
             draft.progress((int(row["step"]) - config.first_step) * step_tokens, total, "tokens")
+        if meter is not None:
+            meter.note()
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(0.5)
+    if meter is not None:
+        meter.note(at_once=True)
 
 
 @dataclass(frozen=True)
