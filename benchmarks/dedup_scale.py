@@ -5,11 +5,10 @@
 Synthetic documents, slice after slice through the real stage and its store, one process and one thread; before each
 slice another process writes its documents, which are gone when the slice is done. Word j of document i is a function of
 (i, j), by Zipf's law over 60,000 words, so that a copy of any earlier document can be made: 1 in 100 is an exact copy of
-one drawn evenly from all before it, 1 in 20 has one
-word of 50 to 150 changed (Jaccard 0.80 to 0.93). Seconds are CPU seconds of the stage with its
-files written, synced and digested; the exponent is log10(T(n) / T(n / 10)) of the same run. Memory is the largest
-resident set of the process, mapped files counted. 10 million documents (6.2 GB of text) leave 15 GB in DIR meanwhile.
-Prints a Markdown table and a JSON line.
+one drawn evenly from all before it, 1 in 20 has one word of its 50 to 150 changed (Jaccard 0.80 to 0.93). Seconds are CPU
+seconds of the stage with its files written, synced and digested; the exponent is log10(T(n) / T(n / 10)) of one run.
+Memory is the largest resident set of the process, mapped files counted. 10 million documents (6.5 GB of text) leave some
+10 GB in DIR meanwhile. Prints a Markdown table and a JSON line.
 """
 
 from __future__ import annotations
