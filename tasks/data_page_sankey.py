@@ -102,7 +102,7 @@ def _sankey(axes: Axes, stages: Sequence[Json], kind: str, shown: Callable[[floa
 def _why(axes: Axes, x: float, y: float, reasons: Mapping[str, int]) -> None:
     """The two commonest reasons, below what was dropped."""
     first = sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
-    shown = [textwrap.fill(f"{words(reason)} {short(count)}", 26) for reason, count in first[:2]]
+    shown = [textwrap.fill(f"{words(reason)} {short(count)}", 29) for reason, count in first[:2]]
     shown += [f"and {len(first) - 2} more"] if len(first) > 2 else []
     axes.text(x, y - 0.07, "\n".join(shown), color="#4b5563", va="top", fontsize=6.8, linespacing=1.25)
 
