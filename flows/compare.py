@@ -117,7 +117,13 @@ def compare(store: Store, names: Sequence[str]) -> Comparison:
     names_of = _model_names(runs)
     config, inputs = _together(runs, names_of)
     pairs = _pairs(runs, names_of)
-    facts = gather(config, inputs, pairs)
+    own = [  # for the figures alone: every model against its base
+        (names_of[run.label, run.inputs.models[0]["name"]], names_of[run.label, model["name"]])
+        for run in runs
+        for model in run.inputs.models[1:]
+    ]
+    facts = gather(config, inputs, list(dict.fromkeys([*pairs, *own])))
+    facts["pairs"] = [list(pair) for pair in pairs]
     facts["title"] = f"{', '.join(run.label for run in runs[:-1])} and {runs[-1].label}, compared"
     facts["findings"] = _findings(runs, names_of, facts)
     differing = differences({run.label: run.record.config for run in runs})

@@ -102,7 +102,15 @@ def _losses(axes: Axes, curves: Sequence[Json], column: str, tips: Tips) -> None
     for curve in branches:
         colour = COLOURS[budgets.index(curve["name"]) % len(COLOURS)]
         dashes = _DASHES[series.index(curve.get("series", "")) % len(_DASHES)]
-        _curve(axes, curve[column], curve["loss"], colour, dashes, f"branch to {curve['name']}", tips)
+        _curve(
+            axes,
+            curve[column],
+            curve["loss"],
+            colour,
+            dashes,
+            " · ".join(filter(None, (curve.get("series"), f"branch to {curve['name']}"))),
+            tips,
+        )
 
 
 def _curve(

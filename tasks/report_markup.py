@@ -115,9 +115,10 @@ def html_block(block: Block, directory: Path) -> str:
 
 
 def _html_table(table: Table) -> str:
+    titles = [html.escape(text).replace(" · ", "&nbsp;·&nbsp;") for text in table.head]
     head = "".join(
-        f'<th class="l">{html.escape(text)}</th>' if table.is_text(place) else f"<th>{html.escape(text)}</th>"
-        for place, text in enumerate(table.head)
+        f'<th class="l">{text}</th>' if table.is_text(place) else f"<th>{text}</th>"
+        for place, text in enumerate(titles)
     )
     lines = "\n".join(_html_row(table, row) for row in table.rows)
     return (

@@ -153,7 +153,7 @@ def forgetting(facts: Json) -> list[Block]:
         (row["benchmark"], change["verdict"]) for row in rows if (change := change_of(row, base, last))
     ]
     said = [
-        f"{word} {', '.join(names)}"
+        f"{len(names)} {word} ({', '.join(names)})"
         for word in ("worse", "improved", "no clear change")
         if (names := [name for name, verdict in verdicts if verdict == word])
     ]

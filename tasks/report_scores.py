@@ -142,10 +142,11 @@ def benchmark_row(name: str, group: str, names: Sequence[str], inputs: ReportInp
     estimates: dict[str, Estimate] = {}
     for together in alike:
         estimates |= question_scores({model: tables[model] for model in together}, main, f"questions/{name}")
+    kind = _bounds([table[main].to_numpy() for table in tables.values()])
     guess, rule = _chance(tables[measured[0]], read[measured[0]])
     values = {}
     for model in measured:
-        low, high = (_finite(end) for end in estimates[model].interval())
+        low, high = (_finite(min(max(end, kind[0]), kind[1])) for end in estimates[model].interval())
         values[model] = {
             "score": read[model]["metrics"][main],
             "low": low,
@@ -158,6 +159,13 @@ def benchmark_row(name: str, group: str, names: Sequence[str], inputs: ReportInp
     kept = {key: read[measured[0]][key] for key in _KEPT}
     facts = {"benchmark": name, "group": group, "metric": main, **kept, "chance": guess, "rule": rule}
     return Row({**facts, "models": values}, estimates, alike, tables, main)
+
+
+def _bounds(columns: Sequence[Any]) -> tuple[float, float]:
+    """Where a mean of these values can lie: 0 to 1, unless some are of another kind."""
+    if all(((column >= 0) & (column <= 1)).all() for column in columns):
+        return 0.0, 1.0
+    return -math.inf, math.inf
 
 
 def _chance(table: pa.Table, scores: Json) -> tuple[float, str]:
