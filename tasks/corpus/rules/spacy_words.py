@@ -114,7 +114,7 @@ def _inner(piece: str) -> list[str]:
 
 def _joined(words: list[str]) -> list[str]:
     """Words that make up an exception of several signs, such as `):`, are put together: the longest first."""
-    if not any(word in _OPENERS for word in words):
+    if _OPENERS.isdisjoint(words):
         return words
     found = [
         (length, -start)
