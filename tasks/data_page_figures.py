@@ -235,7 +235,8 @@ def _scores(scores: Sequence[Json]) -> Figure:
         edges = score["edges"]
         axes.stairs(score["before"], edges, fill=True, color="#cbd0d8")
         axes.stairs(score["after"], edges, fill=True, color=KEPT, alpha=0.85)
-        axes.axvline(score["limit"], color=STAGE_COLOURS["filter"], linewidth=1.2)
+        if score["limit"] is not None:
+            axes.axvline(score["limit"], color=STAGE_COLOURS["filter"], linewidth=1.2)
         axes.set_yscale("symlog", linthresh=10)
         axes.tick_params(labelsize=7.5)
         axes.yaxis.set_visible(False)

@@ -28,7 +28,8 @@ def measure(
 ) -> list[Json]:
     """[{rule, limit, least, documents, kept, edges, before, after, median, median_after, failing}] of at most `most` rules.
 
-    Those that give a score (language, education) come first, then those that dropped most (`reasons`: counts by rule).
+    Those that give a score (language, education) come first, then those that dropped most (`reasons`: counts by rule); and
+    last the source's own education score where the filter does not ask for it (limit: None).
     `before`, `after`: documents of the sample in each bin; the outer bins hold what lies beyond the edges.
     """
     if not drawn:
@@ -41,11 +42,13 @@ def measure(
     for family in config.families():
         for rule in family.rules:
             if rule.name in shown:
-                found[rule.name] = _row(rule, values(rule, batch), kept)
+                found[rule.name] = _row(rule.name, rule.limit, rule.least, values(rule, batch), kept)
         if family.edit is not None:
             edited = family.edit(batch, np.ones(len(batch), bool))
             batch = Batch(edited.texts, meta)
-    order = _chosen(config, reasons, most)
+    if all(rule.name != education.RULE for rule in config.rules()):
+        found[education.RULE] = _row(education.RULE, None, True, education.own_scores(meta), kept)
+    order = dict.fromkeys([*_chosen(config, reasons, most), education.RULE])
     return [row for name in order if (row := found.get(name)) is not None]
 
 
@@ -86,19 +89,22 @@ def groups(path: Path, rows: np.ndarray, columns: Sequence[str]) -> Any:
         yield table.take(rows[group_of == group] - edges[group])
 
 
-def _row(rule: Rule, measured: np.ndarray, kept: np.ndarray) -> Json | None:
+def _row(name: str, limit: float | None, least: bool, measured: np.ndarray, kept: np.ndarray) -> Json | None:
     there = np.isfinite(measured)
     before, after = measured[there], measured[there & kept]
     if not len(before):
         return None
     low, high = np.quantile(before, [0.005, 0.995])
-    low, high = min(low, rule.limit), max(high, rule.limit)
+    if limit is not None:
+        low, high = min(low, limit), max(high, limit)
     edges = np.linspace(low, high if high > low else low + 1, _BINS + 1)
-    good = before >= rule.limit if rule.least else before <= rule.limit
+    good = (
+        (before >= limit if least else before <= limit) if limit is not None else np.ones(len(before), bool)
+    )
     return {
-        "rule": rule.name,
-        "limit": float(rule.limit),
-        "least": rule.least,
+        "rule": name,
+        "limit": None if limit is None else float(limit),
+        "least": least,
         "documents": len(before),
         "kept": len(after),
         "edges": [float(edge) for edge in edges],

@@ -179,10 +179,12 @@ def _scores(facts: Json, pictures: dict[str, Picture]) -> list[Block]:
     rows = tuple(
         (
             words(score["rule"]),
-            f"at {'least' if score['least'] else 'most'} {score['limit']:g}",
+            "not asked"
+            if score["limit"] is None
+            else f"at {'least' if score['least'] else 'most'} {score['limit']:g}",
             f"{score['median']:.3g}",
             "" if score["median_after"] is None else f"{score['median_after']:.3g}",
-            _share(score["failing"], score["documents"]),
+            "" if score["limit"] is None else _share(score["failing"], score["documents"]),
         )
         for score in facts["scores"]
     )

@@ -152,6 +152,16 @@ def test_scores_are_the_rules_own_values(line: Line) -> None:
         assert sum(score["before"]) == score["documents"]
 
 
+def test_a_score_that_the_filter_does_not_ask_is_shown_without_a_limit(line: Line) -> None:
+    unasked = FilterConfig(**{**line.filter.model_dump(), "min_edu_score": None})
+    made, facts = page(line, DataConfig(filter=unasked))
+    [score] = [score for score in facts["scores"] if score["rule"] == "education"]
+    assert score["limit"] is None and score["failing"] == 0
+    scored = [json.loads(row["meta"]).get("score") for row in documents(line, "dedup")]
+    assert score["documents"] == sum(one is not None for one in scored) > score["kept"]
+    assert "| education | not asked |" in (made.path / "data.md").read_text()
+
+
 def test_packing_stands_beside_concatenate_and_cut(line: Line) -> None:
     _, facts = page(line)
     first, second = facts["packing"]["rounds"]
