@@ -13,7 +13,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 
 from storage.artifact import Artifact
 
+TAG = "standing"
 _WIDTH = 1.959963984540054
 """Standard errors to either side in a 95 % interval of a normal mean."""
 
@@ -51,18 +52,16 @@ class Standing:
         return self.high is not None and self.high < 0
 
     def tags(self) -> dict[str, str]:
-        """As a model version's tags, from which `standing_of` reads it again."""
-        numbers = {"domain": self.domain, "general": self.general, "low": self.low, "high": self.high}
-        found = {name: repr(value) for name, value in numbers.items() if value is not None}
-        return {"tokens": str(self.tokens), "measure": self.measure, **found}
+        """As a model version's tag, from which `standing_of` reads it again."""
+        return {TAG: json.dumps(asdict(self))}
 
 
 def standing_of(tags: Mapping[str, str]) -> Standing | None:
     """From a version's tags; None where it was not measured."""
-    if "measure" not in tags or "domain" not in tags:
+    try:
+        return Standing(**json.loads(tags[TAG]))
+    except (KeyError, ValueError, TypeError):
         return None
-    general, low, high = (float(tags[name]) if name in tags else None for name in ("general", "low", "high"))
-    return Standing(int(tags["tokens"]), float(tags["domain"]), general, low, high, tags["measure"])
 
 
 def choose(standings: Mapping[str, Standing], measure: str) -> str | None:

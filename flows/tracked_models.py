@@ -190,7 +190,7 @@ class Models:
         self._client.set_registered_model_alias(registered, alias, version)
 
     def crown(self, registered: str, standings: Mapping[str, Standing]) -> str | None:
-        """Tag versions (by number) with where they stand, and let `champion` point at the best; returns its number.
+        """Tag versions (by number) with where each stands, and let `champion` point at the best; returns its number.
 
         Versions of other runs that were measured in the same way take part.
         """
