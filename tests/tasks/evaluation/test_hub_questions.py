@@ -15,7 +15,7 @@ import pytest
 
 from storage.testing import artifact_of
 from tasks.corpus.questions import benchmark_inputs, read_questions
-from tasks.evaluation import benchmarks
+from tasks.evaluation import benchmarks, hub_questions
 from tasks.evaluation.catalog import BENCHMARKS
 from tests.loopback import LoopbackHub
 from tests.tasks.evaluation.cases import LENGTH, Case, scores
@@ -136,3 +136,14 @@ def test_what_was_fetched_stays_and_a_silent_hub_is_no_matter_then(hub: Loopback
 def test_a_benchmark_that_the_hub_has_not_is_named(hub: LoopbackHub, tmp_path: Path) -> None:
     said = fetch(hub, ("sciq",), tmp_path / "store")
     assert said.startswith("ConfigError evaluation") and "allenai/sciq" in said
+
+
+def test_a_continuation_form_reads_the_same_file(hub: LoopbackHub, tmp_path: Path) -> None:
+    directory = Path(fetch(hub, ("mmlu_continuation",), tmp_path / "store"))
+    assert [path.name for path in directory.iterdir()] == ["mmlu"]
+    hub.stop()
+    assert fetch(hub, ("mmlu",), tmp_path / "store") == str(directory)
+    assert (
+        hub_questions.origins(directory, ("mmlu", "mmlu_continuation"))["mmlu_continuation"]["split"]
+        == "test"
+    )
