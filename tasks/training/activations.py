@@ -8,19 +8,20 @@ as single documents, on the path of one SDPA call per document; variable-length 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import CheckpointPolicy
 
 from tasks.training.attention import NAME, Packing, register
 from tasks.training.config import Identity
-from tasks.training.recompute import checkpoint_layers, kept
+from tasks.training.recompute import checkpoint_layers, kept, selective_contexts, to_train
 
 
 @dataclass(frozen=True)
@@ -70,22 +71,41 @@ class _Tally:
         self._held[storage._cdata] = storage
         return tensor
 
-    def kept(self, context: Any, operation: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
-        """`recompute.kept`, counting what it keeps."""
-        policy = kept(context, operation, *args, **kwargs)
-        if policy == CheckpointPolicy.MUST_SAVE:
-            found = context.op_output
-            for tensor in found if isinstance(found, tuple | list) else (found,):
-                if isinstance(tensor, Tensor):
-                    self.add(tensor)
-        return policy
-
     def take(self, without: Iterable[Tensor]) -> int:
         """Bytes held since it was last asked, but for those of `without`."""
         left_out = {tensor.untyped_storage()._cdata for tensor in without}
         total = sum(storage.nbytes() for mark, storage in self._held.items() if mark not in left_out)
         self._held.clear()
         return total
+
+
+class _Keeping(TorchDispatchMode):
+    """Adds the results that `recompute.kept` keeps of a checkpointed layer; they do not pass autograd's hooks."""
+
+    def __init__(self, tally: _Tally) -> None:
+        super().__init__()
+        self._tally = tally
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        found = func(*args, **(kwargs or {}))
+        if kept(None, func, *args, **(kwargs or {})) == CheckpointPolicy.MUST_SAVE:
+            for tensor in found if isinstance(found, tuple | list) else (found,):
+                if isinstance(tensor, Tensor):
+                    self._tally.add(tensor)
+        return found
+
+
+def _contexts(tally: _Tally) -> tuple[AbstractContextManager[None], Any]:
+    forward, again = selective_contexts()
+    return _both(_Keeping(tally), forward), again
+
+
+@contextmanager
+def _both(outer: Any, inner: Any) -> Iterator[None]:
+    with outer, inner:
+        yield
 
 
 def _fake_body(config: Any, precision: str, mode: str, tally: _Tally) -> tuple[Any, Any]:
@@ -99,8 +119,8 @@ def _fake_body(config: Any, precision: str, mode: str, tally: _Tally) -> tuple[A
     fake = FakeTensorMode()
     with quiet(), fake:
         whole = maker.from_config(config, attn_implementation=NAME, dtype=dtype)
-    whole.train()
-    checkpoint_layers(whole, mode, tally.kept)
+    to_train(whole)
+    checkpoint_layers(whole, mode, partial(_contexts, tally))
     return whole.base_model, fake
 
 

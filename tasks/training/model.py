@@ -21,7 +21,7 @@ from storage.errors import ConfigError
 from tasks.training.attention import NAME, Packing, register
 from tasks.training.config import BF16_WEIGHTS, Identity
 from tasks.training.processes import ALONE, Processes
-from tasks.training.recompute import as_mode, checkpoint_layers
+from tasks.training.recompute import as_mode, checkpoint_layers, to_train
 from tasks.training.sharding import FULL, shard
 
 _DROPOUT_SUFFIXES = ("dropout", "pdrop", "dropout_prob", "dropout_rate")
@@ -163,7 +163,7 @@ def load_model(
     whole.to(device)
     check_documents_apart(model)
     checkpoint_layers(whole, as_mode(execution["gradient_checkpointing"]))
-    whole.train()
+    to_train(whole)
     if execution["compile"]:
         # sizes are constants: feed.py makes rows of one size, which no documents change
         body: Any = torch.compile(model.body, dynamic=False)
@@ -213,7 +213,7 @@ def check_documents_apart(model: LanguageModel) -> None:
             f"{name}: the logits of packed documents differ from those of the same documents alone by "
             f"{difference:.3g}: its attention, positions or head are of a kind that cannot be packed here."
         )
-    whole.train()
+    to_train(whole)
 
 
 def _logits(model: LanguageModel, ids: Tensor, lengths: tuple[int, ...]) -> Tensor:

@@ -13,7 +13,6 @@ it would shift.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, Final
 
 import torch
@@ -42,17 +41,24 @@ def as_mode(value: Any) -> Any:
     return {True: FULL, False: NONE}[value] if isinstance(value, bool) else value
 
 
-def checkpoint_layers(whole: Any, mode: str, policy: Callable[..., CheckpointPolicy] | None = None) -> None:
+def selective_contexts() -> tuple[Any, Any]:
+    """What torch enters around a layer's forward, and around what it computes again: `kept` is kept between them."""
+    contexts: tuple[Any, Any] = create_selective_checkpoint_contexts(kept)
+    return contexts
+
+
+def checkpoint_layers(
+    whole: Any, mode: str, contexts: Callable[[], tuple[Any, Any]] = selective_contexts
+) -> None:
     """Make a transformers model's layers compute again in backward, as `mode` says.
 
-    `policy` tells for `selective` what is kept (default: `kept`). Raises ConfigError for a model that transformers
-    cannot checkpoint.
+    `contexts` are those of `selective`. Raises ConfigError for a model that transformers cannot checkpoint.
     """
     if mode == NONE:
         return
     options: dict[str, Any] = {"use_reentrant": False}
     if mode == SELECTIVE:
-        options["context_fn"] = partial(create_selective_checkpoint_contexts, policy or kept)
+        options["context_fn"] = contexts
     if not getattr(whole, "supports_gradient_checkpointing", False):
         raise ConfigError(
             f"{type(whole).__name__} does not offer gradient checkpointing. Set "
@@ -81,3 +87,15 @@ def _drops(operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> boo
             given = args[place] if place < len(args) else kwargs.get("dropout_p", argument.default_value)
             return bool(given)
     return False
+
+
+def to_train(whole: Any) -> None:
+    """Put a transformers model into training, with no layer left out by chance.
+
+    Where a module could leave layers out, older versions draw a number at each layer even with a rate of zero, which no
+    graph and no tensor without memory can hold: the module itself, not its layers, is told that it is not in training.
+    """
+    whole.train()
+    for module in whole.modules():
+        if hasattr(module, "layerdrop"):
+            module.training = False

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +20,7 @@ from tasks.training.activations import Activations, count_activations
 from tasks.training.attention import NAME, Packing, register
 from tasks.training.config import AUTO, Identity, parse_spec
 from tasks.training.memory import Device, Step, choose
-from tasks.training.recompute import MODES, checkpoint_layers
+from tasks.training.recompute import MODES, checkpoint_layers, to_train
 from tests.tasks.training.helpers import VOCABULARY, World, llama_config, outputs, run_here
 from tests.tasks.training.test_execution import SMOLLM, counted
 
@@ -224,3 +227,30 @@ def test_the_rule_asks_only_for_what_it_needs(identity: Identity) -> None:
 
     choose(Step(SMOLLM, identity, Device("cuda", 141 * GB), count), 64, AUTO, AUTO)
     assert set(asked) == {"none"}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_all_is_in_training_but_what_could_leave_layers_out(family: str) -> None:
+    whole = model_of(family, "none", "fp32", dropout=0.5).eval()
+    to_train(whole)
+    resting = [type(module).__name__ for module in whole.modules() if not module.training]
+    assert resting == (["OPTDecoder"] if family == "opt" else [])
+    first, again = (forward(whole, "fp32", (8,)) for _ in range(2))
+    assert torch.equal(first, again), "the draws of a seed"
+    torch.manual_seed(3)
+    assert not torch.equal(first, forward(whole.eval(), "fp32", (8,))), "dropout is at work"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["none", "full"])
+def test_a_trainer_takes_what_the_rule_predicts_and_no_more(tmp_path: Path, mode: str) -> None:
+    order = {"device": "cpu", "shape": "llama-9m", "length": 512, "micro": 4, "steps": 3, "fused": True}
+    order |= {"name": mode, "root": str(tmp_path / "world"), "whole_logits": False}
+    order |= {"changes": {"identity.precision": "fp32", "execution.gradient_checkpointing": mode}}
+    script = Path(__file__).parents[3] / "benchmarks" / "memory.py"
+    for making in (True, False):
+        row = json.dumps({**order, "make": making})
+        answer = subprocess.run([sys.executable, str(script), "--row", row], capture_output=True, text=True)
+        assert answer.returncode == 0, answer.stderr
+    found = json.loads(answer.stdout.splitlines()[-1])
+    assert found["peak"] - (192 << 20) < found["predicted"] < 1.4 * found["peak"]
