@@ -2,14 +2,15 @@
 
     python benchmarks/evaluation.py                              # shared model, some ten minutes on two cores
     python benchmarks/evaluation.py --model DIRECTORY --rows 100 # a larger model, fewer questions
+    python benchmarks/evaluation.py --workloads all --repeats 1  # the scores of every benchmark beside each other
     python benchmarks/evaluation.py --rows 20 --repeats 1        # to see that it runs
 
-Two workloads: `arc_easy` alone, and a mixture of requests of very different lengths (a word after a passage, answers of
-a sentence, letters, passages of 200 tokens). Each side is a process of its own from its start to its scores; a second
-pair with two questions each says how much of that is imports and loading, and the difference is the scoring. The command
-line runs as it is by default (batch size 1) and with the best of the batch sizes given; sides take turns, and the
-median of the repeats counts. Scores are compared too: a speed of other scores is none. Prints a Markdown table and a
-JSON line for each row.
+Two workloads, where none is named: `arc_easy` alone, and a mixture of requests of very different lengths (a word after a
+passage, answers of a sentence, letters, passages of 200 tokens). Each side is a process of its own from its start to its
+scores; a second pair with two questions each says how much of that is imports and loading, and the difference is the
+scoring. The command line runs as it is by default (batch size 1) and with the other batch sizes given; sides take turns,
+and the median of the repeats counts. Scores are compared too: a speed of other scores is none. Prints Markdown tables
+and a JSON line for each row.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from tests.tasks.evaluation import command_line  # noqa: E402
 WORKLOADS = {
     "arc_easy": ("arc_easy",),
     "mixture": ("lambada_openai", "boolq", "hellaswag", "sciq", "mmlu_continuation", "mmlu"),
+    "all": (*command_line.DEFINITIONS, "mmlu_continuation", "mmlu"),
 }
 WARM_UP_ROWS = 2
 _LEAST_SECONDS = 0.3
@@ -99,11 +101,14 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--batch-sizes", default="1,16", help="of the command line; the first is its default")
-    parser.add_argument("--workloads", default=",".join(WORKLOADS))
+    parser.add_argument("--workloads", default="arc_easy,mixture", help=f"of {', '.join(WORKLOADS)}")
     given = parser.parse_args()
+    agreement: list[str] = []
     with tempfile.TemporaryDirectory() as work:
         rows = [
-            row for name in given.workloads.split(",") for row in workload(name, given, Path(work) / name)
+            row
+            for name in given.workloads.split(",")
+            for row in workload(name, given, Path(work) / name, agreement)
         ]
     print(
         f"{platform.processor() or platform.machine()}, {given.threads} threads, model {given.model.name}\n"
@@ -115,12 +120,14 @@ def main() -> None:
         faster = " | ".join(f"{ratio:.2f} × faster" if ratio else "" for ratio in ratios)
         seconds = f"{row.whole_seconds:.1f} | {row.scoring_seconds:.1f} | {row.scoring_cpu_seconds:.1f}"
         print(f"| {row.workload} | {row.side} | {row.questions:,} | {seconds} | {faster} |")
+    print("\n| benchmark | acc here | acc by the command line |\n| --- | --- | --- |")
+    print("\n".join(dict.fromkeys(agreement)) + "\n")
     for row in rows:
         print(json.dumps(asdict(row)))
 
 
-def workload(name: str, given: argparse.Namespace, work: Path) -> list[Row]:
-    """Both sides on one workload, taking turns."""
+def workload(name: str, given: argparse.Namespace, work: Path, agreement: list[str]) -> list[Row]:
+    """Both sides on one workload, taking turns; `agreement` gets a line for each benchmark."""
     count = 10**9 if name == "arc_easy" and given.rows >= 400 else given.rows
     full, small = (
         prepare(name, given.data, work / label, size)
@@ -138,6 +145,8 @@ def workload(name: str, given: argparse.Namespace, work: Path) -> list[Row]:
                 found |= {side: scores} if whole else {}
     for side in sides[1:]:
         same(found["ours"], found[side])
+    for benchmark, value in found["ours"].items():
+        agreement.append(f"| {benchmark} | {value:.6f} | {found[sides[1]][benchmark]:.6f} |")
     rows = []
     for side in sides:
         (whole, cpu), (start, start_cpu) = (
