@@ -11,7 +11,7 @@ import logging
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -87,13 +87,12 @@ def _as_prefect_wants(kind: str, data: Any) -> Any:
     return json.dumps(data) if kind == "table" else data
 
 
-def report_page(pages: Pages | None, report: Input | None) -> None:
-    """The report, as a Markdown page of the flow run."""
-    if pages is None or report is None:
+def report_page(pages: Pages | None, page: Path | None) -> None:
+    """The report, as a Markdown page of the flow run; `page` is the directory where it lies with what it cost."""
+    if pages is None or page is None:
         return
-    for path in report.paths:
-        if path.suffix == ".md":
-            published(partial(pages.put, "report", "markdown", path.read_text(), "The run's report"))
+    text = (page / "report.md").read_text(encoding="utf-8")
+    published(lambda: pages.put("report", "markdown", text, "The run's report"))
 
 
 def data_page(pages: Pages | None, page: Input | None) -> None:

@@ -34,12 +34,13 @@ from flows.story import Story
 from flows.tracking import Tracked, Tracker, describe_run, flat
 from flows.truth import crash_lost_attempts
 from storage.artifact import Artifact
-from storage.errors import ConfigError, StageFailed
+from storage.errors import ConfigError, OnwardError, StageFailed
 from storage.keys import canonical_json
 from storage.runs import RunRecord, amend_record, read_records, shared_lock
 from storage.settings import identity_of
 from storage.store import Store
 from storage.workers import Workers
+from tasks import report_cost
 
 _MEASURED_BEFORE = ("perplexity", "evaluate", "pack", "report")
 """Stages by whose end more of a model may have been measured; none of them runs beside the main thread."""
@@ -133,7 +134,8 @@ def _attempt(run: RunConfig, options: Options, builder: Builder, attempt: _Attem
                 outcome=attempt.outcome,
             )
             publish.data_page(pages, outcome.data.part("page") if outcome.data else None)
-            publish.report_page(pages, outcome.report.part("report") if outcome.report else None)
+            page = _page(builder.store, outcome.report, builder.story) if outcome.report else None
+            publish.report_page(pages, page)
             if "all" in options.force:
                 _same_bytes(builder)
         return attempt.end("completed", outcome, None)
@@ -143,6 +145,15 @@ def _attempt(run: RunConfig, options: Options, builder: Builder, attempt: _Attem
     except BaseException as error:  # asked to stop
         attempt.end("stopped", None, error)
         raise
+
+
+def _page(store: Store, report: Artifact, story: Story) -> Path:
+    """Where the report lies with what it cost, which no stage may know; or, where it cannot be written, without."""
+    try:
+        return report_cost.published(report, store.lookup, report_cost.page_of(store.root, report))
+    except (OSError, OnwardError) as error:
+        story.warn(f"the report is shown without what it cost: {error}")
+        return report.path
 
 
 def _same_bytes(builder: Builder) -> None:

@@ -321,5 +321,13 @@ def test_seeds_differ_in_training_alone_and_end_in_a_page(tmp_path):
     assert {state for name, state in states if name in ("pack", "train", "decay")} == {"built"}
     assert first["models"][1]["perplexity"] != second["models"][1]["perplexity"]
     assert "± " in Path(found["page"]).with_suffix(".md").read_text()
+    for run in found["runs"]:
+        page = tmp_path / "store" / "runs" / f"report-{Path(run['report']).name}"
+        assert "## What it cost" in (page / "report.md").read_text()
+        with sqlite3.connect(tmp_path / "prefect/prefect.db") as database:
+            [(shown,)] = database.execute(
+                "select data from artifact where key = 'report' and flow_run_id = ?", [run["flow_run"]]
+            ).fetchall()
+        assert "## What it cost" in json.loads(shown)
     again = run_json(tmp_path, config)
     assert {stage["state"] for stage in again["stages"]} == {"cached"}  # the first seed is the run itself
