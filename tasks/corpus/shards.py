@@ -67,7 +67,8 @@ def read_rows(path: Path, rows: np.ndarray) -> pl.Series:
         groups = [reader.metadata.row_group(i).num_rows for i in range(reader.num_row_groups)]
         edges = np.concatenate([[0], np.cumsum(groups)])
         held, group = np.unique(np.searchsorted(edges, rows, side="right") - 1, return_inverse=True)
-        read = reader.read_row_groups(held.tolist(), columns=["text"])  # at once: a call costs as much as a group
+        # at once: a call costs as much as a group
+        read = reader.read_row_groups(held.tolist(), columns=["text"])
     sizes = edges[held + 1] - edges[held]
     within = rows - edges[held][group] + (np.cumsum(sizes) - sizes)[group]
     return pl.from_arrow(read["text"].take(pa.array(within)))  # type: ignore[return-value]
