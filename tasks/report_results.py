@@ -120,7 +120,7 @@ def _benchmark_note(facts: Json) -> str:
 def _contaminated(name: str, found: Mapping[str, Json]) -> Cell:
     row = found.get(name) or found.get(name.removesuffix("_continuation"))
     if row is None:
-        return Cell("–", below="not looked for")
+        return Cell("–", below="not\xa0looked\xa0for")
     looked = row["questions"] - row["unchecked"]
     if not looked:
         return Cell("–", below="cannot be looked for")
@@ -262,9 +262,10 @@ SURE = (
     "at 95 % on its own. The verdict is by p after Holm's correction (1979) over the benchmarks of a comparison, sources "
     "and group means apart: less than 0.05. Beside it McNemar's exact test, of the questions that became right or wrong. "
     "Would be seen: the smallest true change that had been called clear in 80 of 100 tries, (z(1 − 0.025/m) + z(0.8)) "
-    "standard errors for m benchmarks (Bloom 1995; Miller 2024, arXiv 2411.00640). A score is at chance where its interval "
-    "holds chance: the mean of 1/n over the questions, or, if larger, the share of the commonest answer, where all "
-    "questions have as many choices and shuffling would give such a share less than once in 1,000 times."
+    "standard errors for m benchmarks (Bloom 1995; Miller 2024, arXiv 2411.00640)."
+    " A score is at chance where its interval holds chance: the mean of 1/n over the questions; where all questions have "
+    "the same labels for choices (boolq, lettered sets), the share of the commonest answer, if that is larger and shuffled "
+    "answers would reach it less than once in 1,000 times."
 )
 
 

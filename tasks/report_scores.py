@@ -28,7 +28,7 @@ from tasks.evaluation.compare import (
     score_change,
     with_mcnemar,
 )
-from tasks.evaluation.significance import chance
+from tasks.evaluation.significance import chance, labelled
 
 if TYPE_CHECKING:
     from tasks.report import ReportInputs
@@ -143,7 +143,7 @@ def benchmark_row(name: str, group: str, names: Sequence[str], inputs: ReportInp
     for together in alike:
         estimates |= question_scores({model: tables[model] for model in together}, main, f"questions/{name}")
     kind = _bounds([table[main].to_numpy() for table in tables.values()])
-    guess, rule = _chance(tables[measured[0]], read[measured[0]])
+    guess, rule = _chance(name, tables[measured[0]], read[measured[0]])
     values = {}
     for model in measured:
         low, high = (_finite(min(max(end, kind[0]), kind[1])) for end in estimates[model].interval())
@@ -168,11 +168,11 @@ def _bounds(columns: Sequence[Any]) -> tuple[float, float]:
     return -math.inf, math.inf
 
 
-def _chance(table: pa.Table, scores: Json) -> tuple[float, str]:
+def _chance(name: str, table: pa.Table, scores: Json) -> tuple[float, str]:
     if "loglikelihoods" not in table.column_names:
         return float(scores["chance"]), "guess"
     choices = pa.compute.list_value_length(table["loglikelihoods"]).to_pylist()
-    return chance(choices, table["target"].to_pylist())
+    return chance(choices, table["target"].to_pylist(), labelled(name.split(" ")[0]))
 
 
 def _alike(tables: Mapping[str, pa.Table], columns: Sequence[str]) -> list[list[str]]:

@@ -6,7 +6,6 @@ questions are the same for every seed, so that what differs is training alone.
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -124,15 +123,5 @@ def _change(row: Json, before: str, after: str) -> Cell:
     for change in row["changes"]:
         if (change["from"], change["to"]) == (before, after):
             cell = _spread(change, "+")
-            return Cell(cell.text, _tone(row, change), f"over questions ± {change['questions']:.2f}")
+            return Cell(cell.text, below=f"over questions ± {change['questions']:.2f}")
     return Cell("–")
-
-
-def _tone(row: Json, change: Json) -> str:
-    """Better or worse where all seeds say so, by more than twice the error of their mean."""
-    values = change["values"]
-    if change["deviation"] is None:
-        return ""
-    if abs(change["mean"]) <= 2 * change["deviation"] / math.sqrt(len(values)):
-        return "same"
-    return "better" if (change["mean"] > 0) == (row["unit"] == "%") else "worse"

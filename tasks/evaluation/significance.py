@@ -51,18 +51,27 @@ def smallest_seen(stderr: float, tests: int, count: int | None = None) -> float:
     return found
 
 
-def chance(choices: Sequence[int], targets: Sequence[int]) -> tuple[float, str]:
+def labelled(benchmark: str) -> bool:
+    """Whether the choices are the same labels for every question: yes and no, or letters.
+
+    Elsewhere a place among the choices is no answer that a model could always give: sciq's right one is always the last.
+    """
+    lettered = benchmark.startswith("mmlu") and not benchmark.endswith("_continuation")
+    return lettered or benchmark in ("boolq", "commonsense_qa")
+
+
+def chance(choices: Sequence[int], targets: Sequence[int], labels: bool) -> tuple[float, str]:
     """What guessing scores (0 … 1), and the rule: "guess" (the mean of 1/n) or "majority". 0 where questions are open.
 
-    The share of the commonest answer counts where it is larger and belongs to the questions: all have the same number of
-    choices, and among shuffled answers so many would stand in one place less than once in a thousand times (boolq, whose
-    answer is yes for 62 %).
+    With `labels` (see `labelled`) it is the share of the commonest answer where that is larger, and not by the draw of
+    questions alone: of shuffled answers so many would be the same less than once in a thousand times. So for boolq, whose
+    answer is yes for 62 %.
     """
     if not choices:
         return 0.0, "guess"
     guess = sum(1 / count if count > 1 else 0.0 for count in choices) / len(choices)
     count = choices[0]
-    if count > 1 and all(other == count for other in choices):
+    if labels and count > 1 and all(other == count for other in choices):
         most = max(targets.count(target) for target in set(targets))
         if most / len(targets) > guess and count * _binomial_tail(most, len(targets), 1 / count) < _LABELS:
             return most / len(targets), "majority"

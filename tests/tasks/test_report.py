@@ -255,7 +255,10 @@ def test_a_score_whose_interval_holds_chance_is_at_chance(plain: Plain) -> None:
     sciq, mine = facts["benchmarks"]
     assert [sciq["models"][name]["at_chance"] for name in ("base", "10K", "20K")] == [True, True, False]
     assert sciq["chance"] == 0.25 and sciq["rule"] == "guess"
-    assert (mine["chance"], mine["rule"]) == (1.0, "majority")  # one answer is always the right one
+    assert (mine["chance"], mine["rule"]) == (
+        0.25,
+        "guess",
+    )  # its answer always stands in one place, which is no label
 
 
 def test_tests_are_corrected_for_the_number_of_benchmarks(plain: Plain) -> None:
@@ -280,7 +283,9 @@ def test_the_findings_say_what_the_numbers_say(plain: Plain) -> None:
 def test_contamination_stands_beside_each_score(plain: Plain) -> None:
     _, artifact, _ = plain
     text = (artifact.path / "report.md").read_text()
-    assert "| sciq<br>acc | 4 of 900 | 25.0 |" in text and "| mine<br>acc | –<br>not looked for |" in text
+    assert (
+        "| sciq<br>acc | 4 of 900 | 25.0 |" in text and "| mine<br>acc | –<br>not\xa0looked\xa0for |" in text
+    )
 
 
 def test_what_was_counted_afterwards_is_marked_as_still_in_the_corpus(tmp_path: Path) -> None:
@@ -302,7 +307,7 @@ def test_scores_of_benchmarks_that_were_never_looked_for_say_so(tmp_path: Path) 
     outcome = world.outcome()
     outcome.reading = None
     text = (made(world, outcome)[0].path / "report.md").read_text()
-    assert "| sciq<br>acc | –<br>not looked for |" in text
+    assert "| sciq<br>acc | –<br>not\xa0looked\xa0for |" in text
     assert "None of these benchmarks was looked for in the corpus" in text
 
 

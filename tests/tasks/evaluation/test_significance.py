@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from tasks.evaluation.significance import chance, holm, mcnemar, smallest_seen
+from tasks.evaluation.significance import chance, holm, labelled, mcnemar, smallest_seen
 
 
 @given(st.integers(0, 400), st.integers(0, 400))
@@ -55,17 +55,17 @@ def test_so_few_questions_that_no_test_could_show_less() -> None:
 
 
 def test_chance_is_the_mean_of_one_in_n() -> None:
-    assert chance([4, 4, 2], [0, 1, 0]) == (pytest.approx((0.25 + 0.25 + 0.5) / 3), "guess")
-    assert chance([1, 1], [0, 0]) == (0.0, "guess")
-    assert chance([], []) == (0.0, "guess")
+    assert chance([4, 4, 2], [0, 1, 0], True) == (pytest.approx((0.25 + 0.25 + 0.5) / 3), "guess")
+    assert chance([1, 1], [0, 0], True) == (0.0, "guess")
+    assert chance([], [], True) == (0.0, "guess")
 
 
 def test_where_one_answer_is_commoner_than_shuffling_allows_chance_is_to_give_it() -> None:
     boolq = [1] * 622 + [0] * 378
-    assert chance([2] * 1000, boolq) == (0.622, "majority")
+    assert chance([2] * 1000, boolq, True) == (0.622, "majority")
     shuffled = np.random.default_rng(3).integers(0, 4, 1000).tolist()
-    assert chance([4] * 1000, shuffled) == (0.25, "guess")
-    few = chance([2] * 10, [1] * 7 + [0] * 3)
+    assert chance([4] * 1000, shuffled, True) == (0.25, "guess")
+    few = chance([2] * 10, [1] * 7 + [0] * 3, True)
     assert few == (0.5, "guess")  # seven of ten say nothing of the questions
 
 
@@ -73,6 +73,15 @@ def test_the_rule_for_the_majority_class_is_a_binomial_tail() -> None:
     tail = [2 * stats.binom.sf(most - 1, 100, 0.5) for most in range(51, 80)]
     least = next(most for most, p in zip(range(51, 80), tail, strict=True) if p < 0.001)
     for most in (least - 1, least):
-        found = chance([2] * 100, [1] * most + [0] * (100 - most))[1]
+        found = chance([2] * 100, [1] * most + [0] * (100 - most), True)[1]
         assert found == ("majority" if most == least else "guess")
-    assert math.isclose(chance([2] * 100, [1] * least + [0] * (100 - least))[0], least / 100)
+    assert math.isclose(chance([2] * 100, [1] * least + [0] * (100 - least), True)[0], least / 100)
+
+
+def test_a_place_among_the_choices_is_no_label() -> None:
+    assert chance([4] * 1000, [3] * 1000, labelled("sciq")) == (
+        0.25,
+        "guess",
+    )  # the right one is always the last
+    named = ("boolq", "mmlu", "commonsense_qa", "mmlu_continuation", "arc_easy", "mine")
+    assert [labelled(name) for name in named] == [True, True, True, False, False, False]
