@@ -51,7 +51,7 @@ def _registered(
 ) -> tuple[Store, Artifact, Registered]:
     from mlflow.exceptions import MlflowException
 
-    from flows.tracking import connect
+    from flows.tracked_client import connect
 
     uri = mlflow or os.environ.get("MLFLOW_TRACKING_URI") or mlflow_database()
     shown = without_secrets(uri)

@@ -8,7 +8,6 @@ A child is made once per stage key and linked by later parents; a metric's step 
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import queue
 import threading
@@ -24,6 +23,7 @@ from flows.account import Account, Event, left_behind
 from flows.secrets import without_secrets
 from flows.stage import Call
 from flows.tracked_attempt import Attempt
+from flows.tracked_client import connect, is_answer, said
 from flows.tracked_models import alias_of
 from flows.tracked_runs import owner
 from flows.tracked_values import flat, lines_of, rows_of
@@ -203,7 +203,7 @@ class Tracker:
                 self._error = None
             except Exception as error:  # whatever the server or its client does, training goes on
                 self._stale = True
-                self._error = _said(error)
+                self._error = said(error)
                 if not ended:
                     time.sleep(0.5)
         if self._account is not None:
@@ -222,12 +222,13 @@ class Tracker:
             try:
                 attempt.publish(event)
             except Exception as error:
-                if not _is_answer(error):
+                if not is_answer(error):
                     raise
-                waiting[0] = (event, tries + 1)
-                if tries + 1 < _TRIES:
-                    raise
-                self._refused = f"{event['event']} {event.get('stage', '')}: {_said(error)}"
+                if tries + 1 < _TRIES:  # what was read of the server may be old
+                    waiting[0] = (event, tries + 1)
+                    attempt.runs.read()
+                    return
+                self._refused = f"{event['event']} {event.get('stage', '')}: {said(error)}"
         waiting.popleft()
 
     def _connected(self, head: Event) -> Attempt:
@@ -264,9 +265,9 @@ class Tracker:
                     _publish_again(client, self.store, account, own)
                     account.settle()
             except Exception as error:
-                if not _is_answer(error):
+                if not is_answer(error):
                     raise
-                self._refused = f"what an earlier attempt left: {_said(error)}"
+                self._refused = f"what an earlier attempt left: {said(error)}"
             finally:
                 account.leave()
 
@@ -305,39 +306,11 @@ def _publish_again(client: Any, store: Store, account: Account, own: Event) -> N
             if not (same and event["event"] == "close"):
                 attempt.publish(event)
         except Exception as error:
-            if not _is_answer(error):
+            if not is_answer(error):
                 raise
     attempt.runs.flush()
     if not same:
         attempt.ended(account.events)
-
-
-def connect(uri: str) -> Any:
-    """MLflow's client, which waits no longer than ten seconds for an answer."""
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-    logging.getLogger("mlflow").setLevel(logging.WARNING)
-    logging.getLogger("alembic").setLevel(logging.WARNING)
-    from mlflow import MlflowClient
-
-    return MlflowClient(uri)
-
-
-def _is_answer(error: Exception) -> bool:
-    """Whether the server has understood and refuses, so that asking again gives the same."""
-    from mlflow.exceptions import MlflowException
-
-    if not isinstance(error, MlflowException):
-        return not isinstance(error, OSError) and type(error).__module__.partition(".")[0] not in (
-            "requests",
-            "urllib3",
-            "sqlalchemy",
-        )
-    return error.get_http_status_code() in (400, 404, 409, 413, 422)
-
-
-def _said(error: Exception) -> str:
-    return f"{type(error).__name__}: {without_secrets(str(error).partition(chr(10))[0])[:200]}"
 
 
 def _of(call: Call) -> dict[str, Any]:
@@ -380,4 +353,4 @@ def describe_run(name: str, url: str | None, store: Path, summary: Mapping[str, 
     return "\n\n".join(part for part in (f"**{name}**", link, table, f"Store: `{store}`") if part)
 
 
-__all__ = ["Tracked", "Tracker", "connect", "describe_run", "flat", "public_address", "without_secrets"]
+__all__ = ["Tracked", "Tracker", "describe_run", "flat", "public_address", "without_secrets"]

@@ -33,7 +33,7 @@ from storage.workers import Workers
 
 name, home, count = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
 store = Store(home / "store")
-tracker = Tracker(Tracked("small", "", name, "", None, {}, {}), store.work_of, lambda message: None)
+tracker = Tracker(Tracked("small", "", name, "", None, {}, {}), store, lambda message: None)
 builder = Builder(store, Workers(1), Story(quiet=True))
 attempt = _Attempt(run_with([40960]), store, builder, tracker, None)
 attempt.begin()
