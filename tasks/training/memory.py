@@ -33,9 +33,9 @@ SHARE = {"cpu": 0.6, "cuda": 0.85}
 PROCESS_BYTES = 600 << 20
 """Of the host: Python, torch and transformers themselves, before the first weight."""
 HOLES = {"cpu": 1.25, "cuda": 1.0}
-"""Of activations: rows of ever other documents leave holes in the C library's heap (with this, predictions were 1.01 to 1.24
-times what was measured: benchmarks/results.md). torch's allocator on a GPU is counted at what it hands out; its own holes
-are within what `SHARE` leaves."""
+"""Of activations: rows of ever other documents leave holes in the C library's heap (with this, predictions were 1.01 to
+1.24 times what was measured: benchmarks/results.md). torch's allocator on a GPU is counted at what it hands out; its own
+holes are within what `SHARE` leaves."""
 KERNELS_BYTES = 300 << 20
 """For each thread on CPU in bf16: attention's kernels are made for each length of document and kept. Room for many lengths;
 a few steps need little of it, float32 nothing."""
