@@ -2,10 +2,10 @@
 
 Questions are drawn again within their strata (MMLU's subjects), for all models at once, so that the draws of two models
 subtract question by question. What is drawn from a stratum of n is spread by √(n / (n − 1)), which makes the variance
-unbiased also where strata are small (Rao & Wu 1988, JASA 83:231); strata of one question are drawn from together. Intervals are BCa (Efron 1987,
-JASA 82:171), which follow skew and do not depend on the scale; the acceleration is that of strata (Davison & Hinkley 1997,
-section 5.3.2). Drawing n times from k different rows is one draw of a multinomial, so answers that are right or wrong
-cost nothing. Same data, same name: the same draws, to the bit.
+unbiased also where strata are small (Rao & Wu 1988, JASA 83:231); strata of one question are drawn from together.
+Intervals are BCa (Efron 1987, JASA 82:171), which follow skew and do not depend on the scale; the acceleration is that of
+strata (Davison & Hinkley 1997, section 5.3.2). Drawing n times from k different rows is one draw of a multinomial, so
+answers that are right or wrong cost nothing. Same data, same name: the same draws, to the bit.
 """
 
 from __future__ import annotations
