@@ -70,9 +70,9 @@ def test_an_address_without_a_password_stays_as_it_is():
 
 def test_one_rule_blots_out_secrets_wherever_they_are_told():
     """Story, pages and failures, MLflow and the doctor: each has the rule of flows/secrets.py, and none its own."""
-    from flows import doctor, failure, live, publish, story, tracking
+    from flows import doctor, failure, live, story, tracking, truth
 
-    for module in (doctor, failure, live, publish, story, tracking):
+    for module in (doctor, failure, live, story, tracking, truth):
         assert module.without_secrets is without_secrets
     told = doctor.Finding("x", "bad", "http://me:hunter2@host does not answer", "ask https://hunter2@host")
     assert (
