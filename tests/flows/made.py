@@ -51,12 +51,13 @@ class Made:
     ) -> Tracker:
         """A tracker of a flow run of this run."""
         tags = {"prefect.flow_run": flow_run, "prefect.url": URL, "onward.run": "3f9a2c"}
+        local = address.startswith("sqlite:///")  # MLflow's own choice would be the working directory
         tracked = Tracked(
             experiment,
             "3f9a2c",
             "small · 8K→20K · 3f9a2c",
             address,
-            None,
+            Path(address.removeprefix("sqlite:///")).parent / "files" if local else None,
             {"seed": "3"},
             tags,
             "note",

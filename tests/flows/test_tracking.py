@@ -34,6 +34,7 @@ def database(tmp_path_factory) -> str:
 @pytest.fixture(scope="module", params=["sqlite", "postgresql", "server"])
 def address(request, tmp_path_factory) -> Iterator[str]:
     home = tmp_path_factory.mktemp(request.param)
+    before = Path.cwd()
     os.chdir(home)  # MLflow's default places would be made here
     if request.param == "sqlite":
         yield f"sqlite:///{home / 'a' / 'mlflow.db'}"
@@ -43,6 +44,7 @@ def address(request, tmp_path_factory) -> Iterator[str]:
     else:
         with MlflowServer(home / "server") as server:
             yield server.uri
+    os.chdir(before)
 
 
 def client_of(address: str) -> Any:
