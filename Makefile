@@ -11,7 +11,7 @@ demo: $(STAMP)  ## the whole DAG on the embedded corpus, on the CPU
 	$(BIN)/onward run configs/demo.yaml
 
 test: $(STAMP) check  ## formatting, lint, types, tests (the slow ones too)
-	$(BIN)/pytest -n $(TEST_WORKERS) --dist loadfile
+	$(BIN)/pytest -n $(TEST_WORKERS) --dist loadfile --durations 40 --durations-min 10
 
 check: $(STAMP)
 	$(BIN)/ruff format --check -q .
