@@ -17,9 +17,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from storage.artifact import Artifact
+from storage.errors import OnwardError
 
 TAG = "standing"
 _WIDTH = 1.959963984540054
@@ -81,7 +83,7 @@ def standing(
 ) -> Standing | None:
     """Where a model stands beside its base; `groups`: benchmark → domain or general; `roles`: source → domain or replay.
 
-    None where nothing of the domain was measured.
+    None where nothing of the domain was measured. Raises OnwardError where model and base were asked other questions.
     """
     domain = [
         model.scores[name] for name, group in groups.items() if group == "domain" and name in model.scores
@@ -124,29 +126,36 @@ def _averaged(changes: Iterable[tuple[float, float]]) -> tuple[float, float]:
 def _by_question(model: Artifact, base: Artifact) -> tuple[float, float]:
     """Mean and standard error of the differences of one benchmark's main metric."""
     metric = str(model.stats["main"])
-    columns = ["subject", "doc", metric]
-    ours, theirs = (pq.read_table(one.part("questions").only(), columns=columns) for one in (model, base))
-    joined = ours.join(theirs, ["subject", "doc"], join_type="inner", right_suffix=" of the base")
-    after, before = (joined[name].to_numpy().astype(np.float64) for name in (metric, f"{metric} of the base"))
-    differences = after - before
+    ours, theirs = _alike(model, base, "questions", ["subject", "doc"], [metric])
+    differences = ours[metric].to_numpy().astype(np.float64) - theirs[metric].to_numpy()
     if len(differences) < 2:
-        return float(differences.mean()) if len(differences) else 0.0, math.inf
+        return float(differences.mean()), math.inf
     return float(differences.mean()), float(differences.std(ddof=1) / math.sqrt(len(differences)))
 
 
 def _by_document(model: Artifact, base: Artifact) -> tuple[float, float]:
     """Change in bits per byte, turned so that more is better, with the standard error of a ratio (Cochran 1977, 6.13)."""
-    ours, theirs = (
-        pq.read_table(one.part("documents").only(), columns=["id", "nll", "bytes"]) for one in (model, base)
-    )
-    joined = ours.join(theirs, "id", join_type="inner", right_suffix=" of the base")
-    size = joined["bytes"].to_numpy().astype(np.float64)
-    gained = (joined["nll of the base"].to_numpy() - joined["nll"].to_numpy()) / math.log(2)
-    if len(size) < 2:
-        return float(gained.sum() / size.sum()) if len(size) else 0.0, math.inf
+    ours, theirs = _alike(model, base, "documents", ["id", "bytes"], ["nll"])
+    size = ours["bytes"].to_numpy().astype(np.float64)
+    gained = (theirs["nll"].to_numpy() - ours["nll"].to_numpy()) / math.log(2)
     ratio = gained.sum() / size.sum()
+    if len(size) < 2:
+        return float(ratio), math.inf
     spread = ((gained - ratio * size) ** 2).sum() * len(size) / (len(size) - 1)
     return float(ratio), float(math.sqrt(spread) / size.sum())
+
+
+def _alike(
+    model: Artifact, base: Artifact, part: str, same: list[str], measured: list[str]
+) -> tuple[pa.Table, pa.Table]:
+    """Both tables, row by row of the same question or document. Raises OnwardError where they are not, or are empty."""
+    ours, theirs = (pq.read_table(one.part(part).only(), columns=[*same, *measured]) for one in (model, base))
+    if not len(ours) or not ours.select(same).equals(theirs.select(same)):
+        raise OnwardError(
+            f"{model.stage}/{model.key[:16]} and {base.stage}/{base.key[:16]} (the base) hold other {part}: the model's "
+            "change to the base cannot be told"
+        )
+    return ours, theirs
 
 
 def _measure(model: Measured) -> str:

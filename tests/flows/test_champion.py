@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from flows.champion import Measured, Standing, choose, standing, standing_of
+from storage.errors import OnwardError
 
 QUESTIONS = 400
 
@@ -28,13 +29,17 @@ def artifact(path: Path, table: dict[str, Any], stage: str, numbers: dict[str, A
     manifest = SimpleNamespace(
         config={"max_length": 64}, inputs={"model": {"digest": path.stem}, "files": []}
     )
-    return SimpleNamespace(stage=stage, stats=numbers, manifest=manifest, part=lambda name: part)
+    return SimpleNamespace(
+        stage=stage, key=path.stem, stats=numbers, manifest=manifest, part=lambda name: part
+    )
 
 
 def benchmark(path: Path, right: np.ndarray) -> Any:
-    table = {"subject": [None] * len(right), "doc": np.arange(len(right)), "acc": right.astype(float)}
-    numbers = {"main": "acc", "metrics": {"acc": float(right.mean())}}
-    return artifact(path, {**table, "subject": pa.array([""] * len(right))}, "evaluate", numbers)
+    """As the stage writes it: of all benchmarks only MMLU has subjects, the others have null."""
+    subject = pa.nulls(len(right), pa.string())
+    table = {"subject": subject, "doc": np.arange(len(right)), "acc": right.astype(float)}
+    numbers = {"main": "acc", "metrics": {"acc": float(right.mean()) if len(right) else 0.0}}
+    return artifact(path, table, "evaluate", numbers)
 
 
 def text(path: Path, nll: np.ndarray, size: np.ndarray) -> Any:
@@ -66,6 +71,42 @@ def test_the_interval_is_that_of_the_paired_differences(tmp_path):
     low, high = stats.norm.interval(0.95, np.mean([one.mean() for one in differences]), error)
     assert (found.low, found.high) == pytest.approx((low, high))
     assert found.domain == pytest.approx(domain.mean())
+
+
+def test_what_fell_clearly_in_general_is_no_champion(tmp_path):
+    rng = np.random.default_rng(2)
+    domain, general = rng.random(QUESTIONS) < 0.5, rng.random(QUESTIONS) < 0.6
+    forgot = general & (rng.random(QUESTIONS) < 0.8)
+    groups = {"sciq": "domain", "piqa": "general"}
+    made = {
+        name: Measured(
+            {
+                "sciq": benchmark(tmp_path / name / "sciq.parquet", sciq),
+                "piqa": benchmark(tmp_path / name / "piqa.parquet", piqa),
+            },
+            {},
+        )
+        for name, sciq, piqa in (
+            ("base", domain, general),
+            ("kept", domain | (rng.random(QUESTIONS) < 0.1), general),
+            ("forgot", domain | (rng.random(QUESTIONS) < 0.4), forgot),
+        )
+    }
+    found = {name: standing(10, one, made["base"], groups, {}) for name, one in made.items()}
+    assert found["forgot"].domain > found["kept"].domain > found["base"].domain
+    assert [name for name, one in found.items() if one.clearly_worse] == ["forgot"]
+    assert choose(found, found["base"].measure) == "kept"
+
+
+def test_other_questions_than_the_base_was_asked_are_an_error(tmp_path):
+    groups = {"sciq": "domain", "piqa": "general"}
+    made = [
+        Measured({n: benchmark(tmp_path / str(size) / f"{n}.parquet", np.ones(size)) for n in groups}, {})
+        for size in (5, 6, 0)
+    ]
+    for model, base in ((made[0], made[1]), (made[2], made[2])):
+        with pytest.raises(OnwardError, match=r"evaluate/piqa .*other questions"):
+            standing(10, model, base, groups, {})
 
 
 def test_without_benchmarks_it_is_bits_per_byte_of_held_out_text(tmp_path):
