@@ -24,6 +24,7 @@ from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, PREFECT_UI_URL, tempora
 
 from flows.logbook import Logbook
 from flows.plan import Row
+from flows.secrets import without_secrets
 from flows.stage import named
 from flows.story import Story
 from storage.artifact import Input
@@ -155,11 +156,11 @@ def _told_already(record: logging.LogRecord) -> bool:
 
 
 def flow_run_url(flow_run: str | None) -> str | None:
-    """Where people look at the flow run; None where no server shows it (one that is gone with its run)."""
+    """Where people look at the flow run, without secrets; None where no server shows it (one that is gone with its run)."""
     base = PREFECT_UI_URL.value()
     if flow_run is None or not base or os.environ.get("ONWARD_OWN_SERVER"):
         return None
-    return f"{base.rstrip('/')}/runs/flow-run/{flow_run}"
+    return without_secrets(f"{base.rstrip('/')}/runs/flow-run/{flow_run}")
 
 
 def announce_process(flow_run: str | None) -> None:

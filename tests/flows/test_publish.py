@@ -11,6 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow import MlflowClient
+from prefect.settings import PREFECT_API_URL, PREFECT_UI_URL, temporary_settings
+from runs import run_with
+
+from flows.publish import flow_run_url
+from flows.run import _tracked
+from flows.story import Story
+from storage.store import Store
 
 pytestmark = pytest.mark.slow
 
@@ -86,3 +94,31 @@ def test_a_failure_is_the_message_of_the_state_word_for_word(run):
         "ingest failed: no text\nKept: nothing.\nTo go on: try again",
     )
     assert "Traceback" not in server.logs(found["id"]) + told
+
+
+@pytest.mark.parametrize("own", [None, "http://me:hunter2@prefect:4200"])
+def test_a_flow_runs_address_holds_no_password(monkeypatch, own):
+    monkeypatch.delenv("ONWARD_OWN_SERVER", raising=False)
+    set_to = {PREFECT_API_URL: "http://me:hunter2@prefect:4200/api"} | ({PREFECT_UI_URL: own} if own else {})
+    with temporary_settings(set_to, restore_defaults={PREFECT_UI_URL, PREFECT_API_URL}):
+        assert flow_run_url("a1") == "http://prefect:4200/runs/flow-run/a1"
+
+
+def test_no_password_of_prefects_address_is_told_to_mlflow(monkeypatch, tmp_path):
+    monkeypatch.delenv("ONWARD_OWN_SERVER", raising=False)
+    monkeypatch.chdir(tmp_path)
+    config = run_with([40960])
+    tracking = config.tracking.model_copy(update={"mlflow_uri": f"sqlite:///{tmp_path / 'mlflow.db'}"})
+    config = config.model_copy(update={"tracking": tracking})
+    store = Store(tmp_path / "store")
+    address = {PREFECT_API_URL: "http://me:hunter2@prefect:4200/api"}
+    with (
+        temporary_settings(address, restore_defaults={PREFECT_UI_URL}),
+        _tracked(config, store, "a1", Story(quiet=True)) as tracker,
+    ):
+        (account,) = store.root.glob(".tracking/*.jsonl")
+        text = account.read_text()
+    assert "http://prefect:4200/runs/flow-run/a1" in text and "hunter2" not in text
+    run = MlflowClient(config.tracking.mlflow_uri).get_run(tracker.parent)
+    assert run.data.tags["prefect.url"] == "http://prefect:4200/runs/flow-run/a1"
+    assert "hunter2" not in str(run.to_dictionary())
