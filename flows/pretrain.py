@@ -285,10 +285,19 @@ def _measure_kept(
     round: Round,
     holdouts: Mapping[str, Input],
 ) -> None:
-    """The checkpoints that the round's trunk kept on its way, where they are asked for, each a model of its own."""
+    """The checkpoints that the round's trunk kept on its way, where they are asked for, each a model of its own.
+
+    One that cannot be exported is kept in `outcome.failed`, as what cannot be measured is.
+    """
     for tokens in kept_of(trunk) if ask.run.evaluation.checkpoints else ():
         name = f"{count_text(tokens)} trunk"
-        made = build(ask.checkpoint(trunk, tokens), round=round.number, item=name)
+        try:
+            made = build(ask.checkpoint(trunk, tokens), round=round.number, item=name)
+        except Interrupted:
+            raise
+        except Exception as error:
+            outcome.failed[f"export of {name}"] = error
+            continue
         outcome.between.append(Model(name, tokens, made, round.number))
         measure(ask, build, outcome, outcome.between[-1], holdouts)
 

@@ -275,3 +275,27 @@ def test_what_training_kept_on_its_way_is_measured_on_request(ran):
     assert not outcome.between and {state for _, state in states} == {"cached"}  # the report is the same
     with pytest.raises(ConfigError, match=r"set training\.keep_every_tokens"):
         check(run.model_copy(update={"evaluation": section}))
+
+
+def test_a_kept_checkpoint_that_cannot_be_exported_ends_neither_training_nor_measuring(ran, tmp_path):
+    shutil.copytree(ran[1].root, tmp_path / "store", symlinks=True)
+    store, run = Store(tmp_path / "store"), ran[2]
+    training = run.training.model_copy(update={"keep_every_tokens": 4000, "token_budgets": (8000, 12000)})
+    section = run.evaluation.model_copy(update={"checkpoints": True})
+    config = run.model_copy(update={"training": training, "evaluation": section})
+    place = store.root / "checkpoint"
+    shutil.rmtree(place, ignore_errors=True)
+    place.write_text("a file where the stage's directory should be")
+    outcome, _, error = adapted(store, config)
+    assert [(model.name, sorted(model.scores)) for model in outcome.models] == [
+        ("base", ["continuation"]),
+        ("8K", ["continuation"]),
+        ("12K", ["continuation"]),
+    ]
+    assert "export of 4K trunk" in outcome.failed and "export of 8K trunk" in outcome.failed
+    assert error is not None and outcome.report is None and not outcome.between
+    assert outcome.data is not None
+    place.unlink()
+    outcome, states, error = adapted(store, config)
+    assert error is None and [model.name for model in outcome.between] == ["4K trunk", "8K trunk"]
+    assert not {stage for stage, state in states if state == "built"} & {"train", "decay"}
