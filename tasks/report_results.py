@@ -226,7 +226,7 @@ def _bits(row: Json, change: Json | None, millions: float) -> Cell:
 
 
 def sureness(facts: Json) -> list[Block]:
-    """Each comparison's tests: the interval, Holm's p, McNemar's counts and p, and the smallest change to be seen."""
+    """Each comparison's tests: interval, Holm's p, counts and p of the exact test, and the smallest change to be seen."""
     if not facts["pairs"]:
         return []
     rows: list[tuple[Cell, ...]] = []
@@ -248,7 +248,7 @@ def sureness(facts: Json) -> list[Block]:
         "p",
         "p, Holm",
         "questions gained : lost",
-        "McNemar p",
+        "exact p",
         "would be seen",
         "verdict",
     )
@@ -259,8 +259,10 @@ SURE = (
     "Intervals are over questions (or documents), not over training seeds: another seed would give other models; "
     "“onward run --seeds 3” measures that. They are paired bootstrap intervals: questions are drawn again 10,000 times for "
     "all models at once, within subjects where a benchmark has them, documents for perplexity (BCa, Efron 1987). Each is "
-    "at 95 % on its own. The verdict is by p after Holm's correction (1979) over the benchmarks of a comparison, sources "
-    "and group means apart: less than 0.05. Beside it McNemar's exact test, of the questions that became right or wrong. "
+    "at 95 % on its own. Where answers are right or wrong, the exact test of the questions that changed stands beside p "
+    "(McNemar 1947; for means, whose questions weigh unlike, of all signs of the changes), and the larger of the two "
+    "counts: of few changes a bootstrap says too much. The verdict is by that after Holm's correction (1979) over the "
+    "benchmarks of a comparison, sources and group means apart: less than 0.05. "
     "Would be seen: the smallest true change that had been called clear in 80 of 100 tries, (z(1 − 0.025/m) + z(0.8)) "
     "standard errors for m benchmarks (Bloom 1995; Miller 2024, arXiv 2411.00640)."
     " A score is at chance where its interval holds chance: the mean of 1/n over the questions; where all questions have "
@@ -278,6 +280,7 @@ def _rows(facts: Json) -> list[tuple[str, Json]]:
 def _test_row(label: str, change: Json) -> tuple[Cell, ...]:
     unit = " %" if label.startswith("perplexity on ") else ""
     test = change.get("mcnemar")
+    exact = test["p"] if test else change.get("flips")
     return (
         Cell(label),
         Cell(f"{change['count']:,}"),
@@ -285,7 +288,7 @@ def _test_row(label: str, change: Json) -> tuple[Cell, ...]:
         Cell(_p(change["p"])),
         Cell(_p(change["adjusted"])),
         Cell(f"{test['gained']:,} : {test['lost']:,}" if test else ""),
-        Cell(_p(test["p"]) if test else ""),
+        Cell("" if exact is None else _p(exact)),
         Cell(f"{100 * change['seen']:.1f}{unit}"),
         Cell(change["verdict"], _TONES[change["verdict"]]),
     )

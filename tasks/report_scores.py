@@ -10,9 +10,10 @@ import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute
 import pyarrow.parquet as pq
@@ -26,9 +27,10 @@ from tasks.evaluation.compare import (
     perplexity_change,
     question_scores,
     score_change,
+    turns,
     with_mcnemar,
 )
-from tasks.evaluation.significance import chance, labelled
+from tasks.evaluation.significance import chance, labelled, sign_flips
 
 if TYPE_CHECKING:
     from tasks.report import ReportInputs
@@ -57,6 +59,8 @@ class Row:
     tables: dict[str, pa.Table] = field(default_factory=dict)
     metric: str = ""
     relative: bool = False
+    members: Sequence[Row] = ()
+    """The benchmarks of a group."""
 
     def change(self, before: str, after: str) -> Change | None:
         """From one model to another; None where they were not asked the same."""
@@ -65,8 +69,8 @@ class Row:
         if self.relative:
             return perplexity_change(self.estimates[before], self.estimates[after])
         change = score_change(self.estimates[before], self.estimates[after])
-        if not self.tables:
-            return change
+        if self.members:
+            return replace(change, flips=_flips(self.members, before, after))
         return with_mcnemar(change, self.tables[before], self.tables[after], self.metric)
 
 
@@ -95,7 +99,16 @@ def _plain(change: Change) -> Json:
     if change.mcnemar is not None:
         gained, lost, p = change.mcnemar
         found["mcnemar"] = {"gained": gained, "lost": lost, "p": p}
+    if change.flips is not None:
+        found["flips"] = change.flips
     return found
+
+
+def _flips(members: Sequence[Row], before: str, after: str) -> float | None:
+    """The exact test of a mean: each question that changed weighs as its benchmark's size lets it."""
+    changed = [turns(row.tables[before], row.tables[after], row.metric) for row in members]
+    known = [one / len(one) for one in changed if one is not None]
+    return sign_flips(np.concatenate(known)) if len(known) == len(changed) else None
 
 
 def _finite(value: float) -> float | None:
@@ -211,7 +224,7 @@ def group_row(group: str, rows: Sequence[Row], names: Sequence[str]) -> Row | No
         "chance": sum(row.facts["chance"] for row in members) / len(members),
         "models": values,
     }
-    return Row(facts, estimates, together)
+    return Row(facts, estimates, together, members=members)
 
 
 def _both(row: Row, one: str, other: str) -> bool:

@@ -1,6 +1,8 @@
 """Differences between models on the same questions or documents: size, interval, test, and a verdict in words.
 
-Intervals and tests are of the sample of questions or documents alone, not of training with another seed.
+Intervals and tests are of the sample of questions or documents alone, not of training with another seed. Where answers are
+right or wrong and few of them changed, a bootstrap knows too little (five gained of 500, none lost: p = 0.001): there the
+verdict also asks the exact test of the questions that changed (p = 0.06), which holds its level however few they are.
 """
 
 from __future__ import annotations
@@ -24,8 +26,9 @@ Verdict = Literal["improved", "worse", "no clear change"]
 class Change:
     """A difference of two models: `value` in [low, high] (95 %), over `count` questions or documents.
 
-    p: of no difference, by the bootstrap; adjusted: Holm's, over the benchmarks of the comparison; seen: the smallest
-    change that would have been seen; mcnemar: (gained, lost, p) of right-or-wrong questions. `rising`: more is better.
+    p: of no difference, by the bootstrap; adjusted: Holm's of `tested`, over the benchmarks of the comparison; seen: the
+    smallest change that would have been seen; mcnemar: (gained, lost, p) of right-or-wrong questions; flips: the exact
+    test of a mean of such benchmarks. `rising`: more is better.
     """
 
     value: float
@@ -38,7 +41,13 @@ class Change:
     adjusted: float = 1.0
     seen: float = 0.0
     mcnemar: tuple[int, int, float] | None = None
+    flips: float | None = None
     relative: bool = False
+
+    @property
+    def tested(self) -> float:
+        """What the verdict is by: the bootstrap's p, and where answers are right or wrong no less than the exact one."""
+        return max(self.p, self.flips or 0.0, self.mcnemar[2] if self.mcnemar else 0.0)
 
     @property
     def verdict(self) -> Verdict:
@@ -103,16 +112,23 @@ def perplexity_change(before: Estimate, after: Estimate) -> Change:
 
 def with_mcnemar(change: Change, before: pa.Table, after: pa.Table, metric: str) -> Change:
     """The change with McNemar's test beside it, where the metric is right or wrong (1 or 0) for each question."""
-    first, second = (table[metric].to_numpy() for table in (before, after))
-    if not np.isin(np.concatenate([first, second]), (0.0, 1.0)).all():
+    turned = turns(before, after, metric)
+    if turned is None:
         return change
-    gained, lost = int((second > first).sum()), int((second < first).sum())
+    gained, lost = int((turned > 0).sum()), int((turned < 0).sum())
     return replace(change, mcnemar=(gained, lost, mcnemar(gained, lost)))
+
+
+def turns(before: pa.Table, after: pa.Table, metric: str) -> np.ndarray | None:
+    """Of each question: 1 where it became right, −1 where wrong, else 0; None where answers are not right or wrong."""
+    first, second = (table[metric].to_numpy().astype(np.float64) for table in (before, after))
+    right_or_wrong = np.isin(np.concatenate([first, second]), (0.0, 1.0)).all()
+    return np.asarray(second - first) if right_or_wrong else None
 
 
 def judged(changes: Sequence[Change]) -> list[Change]:
     """The changes of one comparison, one a benchmark, corrected for their number, with what would have been seen."""
-    adjusted = holm([change.p for change in changes])
+    adjusted = holm([change.tested for change in changes])
     return [
         replace(change, adjusted=p, seen=_seen(change, len(changes)))
         for change, p in zip(changes, adjusted, strict=True)

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import functools
 import math
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from scipy import stats
 
 from storage.errors import OnwardError
 from tasks.evaluation.compare import (
@@ -16,6 +18,7 @@ from tasks.evaluation.compare import (
     score_change,
     with_mcnemar,
 )
+from tasks.evaluation.significance import ALPHA
 
 
 def questions(values: list[float], subjects: list[str] | None = None) -> pa.Table:
@@ -58,11 +61,52 @@ def test_the_verdict_is_by_the_corrected_test_and_by_what_is_better() -> None:
 
 def test_a_change_that_stands_alone_may_not_stand_among_many() -> None:
     base = [0.0] * 100
-    some = changed(questions(base), questions([1.0] * 6 + [0.0] * 93 + [0.0]))
+    some = changed(questions(base), questions([1.0] * 7 + [0.0] * 93))
     some = Change(**{**vars(some), "p": 0.02})
     alone, among = judged([some])[0], judged([some] + [Change(0.0, -0.1, 0.1, 0.05, 100, 0.9)] * 9)[0]
     assert (alone.verdict, among.verdict) == ("improved", "no clear change")
     assert among.adjusted == pytest.approx(0.2) and among.seen > alone.seen
+
+
+def turned(gained: int, lost: int, count: int = 500) -> Change:
+    """So many of 500 questions became right or wrong, of which the model answered half before."""
+    before = np.arange(count) % 2.0
+    after = before.copy()
+    after[0 : 2 * gained : 2], after[1 : 2 * lost : 2] = 1.0, 0.0
+    return changed(questions(before.tolist()), questions(after.tolist()))
+
+
+def test_five_questions_of_five_hundred_are_no_verdict() -> None:
+    five = turned(5, 0)
+    assert five.p < 0.01 < 0.05 < five.tested == pytest.approx(0.0625)
+    assert five.low > 0, "the bootstrap alone would call it clear"
+    assert judged([five])[0].verdict == "no clear change" and judged([five])[0].adjusted == five.tested
+    assert judged([turned(6, 0)])[0].verdict == "improved"
+    many = turned(90, 60)
+    assert many.tested == pytest.approx(many.p, abs=0.006), "of many changes both say the same"
+
+
+@pytest.mark.parametrize("expected", [4, 6, 8, 10])
+def test_where_few_questions_change_wrong_verdicts_are_as_rare_as_their_level(expected: int) -> None:
+    # of 500 questions; either way the same number is expected: every verdict is a wrong one
+    chance = expected / 2 / 500
+    wrong, alone = 0.0, 0.0
+    for gained in range(18):
+        for lost in range(gained):
+            share = stats.multinomial.pmf(
+                [gained, lost, 500 - gained - lost], 500, [chance, chance, 1 - 2 * chance]
+            )
+            if share < 1e-6:
+                continue
+            change = judgements(gained, lost)
+            wrong += 2 * share * (change.verdict != "no clear change")
+            alone += 2 * share * (change.p < ALPHA)
+    assert 0 < wrong <= ALPHA < alone
+
+
+@functools.cache
+def judgements(gained: int, lost: int) -> Change:
+    return judged([turned(gained, lost)])[0]
 
 
 def test_falling_perplexity_is_better_and_its_interval_is_of_the_ratio() -> None:

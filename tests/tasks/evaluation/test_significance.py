@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from tasks.evaluation.significance import chance, holm, labelled, mcnemar, smallest_seen
+from tasks.evaluation.significance import chance, holm, labelled, mcnemar, sign_flips, smallest_seen
 
 
 @given(st.integers(0, 400), st.integers(0, 400))
@@ -21,6 +21,16 @@ def test_mcnemar_is_the_exact_test_of_a_coin(gained: int, lost: int) -> None:
 def test_mcnemar_of_ten_thousand_questions_is_exact_too() -> None:
     assert mcnemar(5100, 4900) == pytest.approx(stats.binomtest(5100, 10_000, 0.5).pvalue, rel=1e-9)
     assert mcnemar(5000, 5000) == 1.0
+
+
+def test_signs_of_differences_of_one_size_are_mcnemars_test_and_of_several_that_of_all_signs() -> None:
+    assert sign_flips(np.array([0.002] * 9 + [0.0] * 80 + [-0.002] * 2)) == mcnemar(9, 2)
+    assert sign_flips(np.zeros(5)) == 1.0
+    differences = np.array([0.01] * 5 + [0.004] * 4 + [-0.004] * 2 + [-0.01])
+    signs = np.array(list(itertools.product([1, -1], repeat=len(differences))))
+    exact = (np.abs(signs @ differences) >= abs(differences.sum()) - 1e-12).mean()
+    assert sign_flips(differences) == pytest.approx(exact, rel=0.1) and 0.01 < exact < 0.2
+    assert sign_flips(differences) == sign_flips(differences[::-1])
 
 
 def test_holm_on_a_worked_example() -> None:
