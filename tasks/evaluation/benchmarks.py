@@ -27,6 +27,7 @@ from tasks.evaluation.catalog import (
     OWN_MAIN,
     benchmark_files_of,
     file_identity,
+    harness_version,
 )
 from tasks.evaluation.directory import TaskDirectory, read_task_directory
 
@@ -59,12 +60,14 @@ class EvaluateInputs:
     """A model (part `export`) and the questions: files by their digests, or an artifact made from held-out documents.
 
     `files` is plain JSON (`file_identity` of each file); `paths` are the same files, and `directory`, where it is given,
-    holds the task files among them.
+    holds the task files among them. `harness` is its version, by whose definitions and metrics is measured: another one
+    measures anew.
     """
 
     model: Input
     files: tuple[Mapping[str, Any], ...] = ()
     own: Input | None = None
+    harness: str = field(default_factory=harness_version)
     paths: tuple[Path, ...] = field(default=(), metadata={"in_key": False})
     directory: Path | None = field(default=None, metadata={"in_key": False})
 
@@ -167,7 +170,7 @@ def run(config: EvaluateConfig, inputs: EvaluateInputs, draft: Draft) -> Evaluat
         "limit": config.limit,
         "seed": config.seed,
         "max_length": config.max_length,
-        "harness": harness.version(),
+        "harness": inputs.harness,
         "available": sum(sizes.values()),
         "answers_over_max_length": scorer.cut,
         **score(table, task.aggregation(), asked.groups),

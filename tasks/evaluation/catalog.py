@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import importlib.metadata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -258,6 +259,11 @@ def _file(directory: Path, name: str, split: str) -> Path | None:
         if path.is_file():
             return path
     return None
+
+
+def harness_version() -> str:
+    """Version of lm-evaluation-harness as it is installed, whose task definitions and metrics decide a score."""
+    return importlib.metadata.version("lm_eval")
 
 
 def file_identity(path: Path) -> dict[str, Any]:

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import importlib.metadata
 import json
 from pathlib import Path
 
+import lm_eval
 import polars as pl
 import pytest
 
 from storage.artifact import Input
 from storage.errors import BadInput, ConfigError
+from storage.keys import difference, key_inputs
 from storage.testing import artifact_of, draft_in
 from tasks.evaluation import benchmarks
 from tests.tasks.evaluation.cases import LENGTH, Case, scores
@@ -51,6 +54,27 @@ def test_the_same_inputs_give_the_same_bytes(case: Case, tmp_path: Path) -> None
     benchmarks.run(benchmarks.evaluate_config("openbookqa", None, 0, LENGTH, "cpu"), inputs, draft)
     for name in ("scores.json", "questions.parquet"):
         assert (draft.path / name).read_bytes() == (made.path / name).read_bytes()
+
+
+def test_another_version_of_the_harness_is_another_key(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = measure(case, case.base.part("export"), "openbookqa", 30)
+    assert made.manifest.inputs["harness"] == scores(made)["harness"] == lm_eval.__version__
+    files, rows = case.benchmark_files("openbookqa", 30), case.root / "rows.jsonl"
+    rows.write_text('{"question": "One", "choices": ["a", "b"], "answer": 0}\n')
+    export = case.base.part("export")
+
+    def inputs() -> list[benchmarks.EvaluateInputs]:
+        return [
+            benchmarks.harness_inputs(export, "openbookqa", files),
+            benchmarks.own_file_inputs(export, rows),
+            benchmarks.own_held_out_inputs(export, export),
+        ]
+
+    before = [key_inputs(one) for one in inputs()]
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: {"lm_eval": "0.5.0"}[name])
+    assert [str(*difference(one, key_inputs(two))) for one, two in zip(before, inputs(), strict=True)] == [
+        f"harness: {lm_eval.__version__} → 0.5.0"
+    ] * 3
 
 
 def test_a_limit_draws_by_seed_and_not_the_first_rows(case: Case) -> None:
