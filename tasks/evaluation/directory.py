@@ -167,7 +167,9 @@ def _checked(
             raise ConfigError(f"{path}: {field}: {config[field]} is not in dataset_kwargs.data_files")
     if not (config.get("test_split") or config.get("validation_split")):
         raise ConfigError(f"{path}: neither test_split nor validation_split says what is scored")
-    files.update({_name(one, directory): one for some in data.values() for one in some})
+    for split, some in data.items():
+        for place, one in enumerate(some):
+            files[_data_name(one, directory, f"{config['task']}/{split}/{place}")] = one
     given = {split: [str(one) for one in some] for split, some in data.items()}
     return {**config, "dataset_kwargs": {"data_files": given}}
 
@@ -202,5 +204,12 @@ def _only(path: Path, where: str, config: Any, fields: frozenset[str]) -> None:
 
 
 def _name(file: Path, directory: Path) -> str:
-    inside = file.resolve().is_relative_to(directory.resolve())
-    return str(file.resolve().relative_to(directory.resolve())) if inside else f"../{file.name}"
+    """A task file's: its place in the directory, also where it is a link to elsewhere."""
+    root = directory if file.is_relative_to(directory) else directory.resolve()
+    return str(file.relative_to(root))
+
+
+def _data_name(file: Path, directory: Path, use: str) -> str:
+    """A data file's: its place in the directory; of one that lies elsewhere, what it is to which task."""
+    root = directory.resolve()
+    return str(file.relative_to(root)) if file.is_relative_to(root) else f"../{use}"

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
+from storage.artifact import Input
 from storage.errors import BadInput, ConfigError
 from storage.testing import artifact_of, draft_in
 from tasks.evaluation import benchmarks
@@ -62,6 +63,38 @@ def test_its_bytes_decide_not_its_names(case: Case, tmp_path: Path) -> None:
     )
     (directory(tmp_path / "c") / "template.yaml").write_text("doc_to_text: '{{q}}'\n")  # nobody includes it
     assert measured(case, tmp_path / "b").key != first == measured(case, tmp_path / "c").key
+
+
+def test_data_files_of_one_name_outside_of_the_directory_are_all_in_the_key(tmp_path: Path) -> None:
+    found = []
+    for side, last in (("a", "play"), ("b", "sleep")):
+        given: dict[str, Any] = {}
+        for split, row in (("test", ROWS[0]), ("shown", {**ROWS[1], "options": ["zinc", last]})):
+            file = tmp_path / side / "data" / split / "rows.jsonl"
+            file.parent.mkdir(parents=True)
+            file.write_text(json.dumps(row) + "\n")
+            given[split] = f"../data/{split}/rows.jsonl"
+        root = directory(
+            tmp_path / side / "mine", dataset_kwargs={"data_files": given}, fewshot_split="shown"
+        )
+        found.append(
+            benchmarks.own_directory_inputs(Input("base", "0", "export", "0", tmp_path, ()), root).files
+        )
+    names = [[one["name"] for one in files] for files in found]
+    assert names == [["../mine/shown/0", "../mine/test/0", "mine.yaml"]] * 2
+    differ = [one["name"] for one, two in zip(*found, strict=True) if one["sha256"] != two["sha256"]]
+    assert differ == ["../mine/shown/0"]
+
+
+def test_task_files_of_one_name_that_are_links_are_all_in_the_key(tmp_path: Path) -> None:
+    root = tmp_path / "mine"
+    for name in ("a", "b"):
+        made = directory(tmp_path / "elsewhere" / name, task=name)
+        (root / name).mkdir(parents=True)
+        (root / name / "task.yaml").symlink_to(made / "mine.yaml")
+        (root / name / "rows.jsonl").symlink_to(made / "rows.jsonl")
+    found = read_task_directory(root)
+    assert set(found.files) == {"a/task.yaml", "b/task.yaml", "../a/test/0", "../b/test/0"}
 
 
 def test_splits_includes_and_groups_are_read_as_the_harness_reads_them(tmp_path: Path) -> None:
