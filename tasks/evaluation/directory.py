@@ -59,14 +59,13 @@ class TaskDirectory:
 
     @property
     def main(self) -> str:
-        """The score shown first: `acc_norm` where the first task has it, else its first metric."""
+        """The score shown first: `acc_norm` where the first task has it, else `acc`, else its first share of right answers.
+
+        Never perplexity, of which less is better and which is no share: it could not stand in a mean of scores.
+        """
         first = next(iter(self.tasks.values()))
-        names = [entry["metric"] for entry in first.get("metric_list") or ()]
-        if not names:  # the harness's own lists (`DEFAULT_METRIC_REGISTRY`)
-            names = (
-                ["acc", "acc_norm"] if first["output_type"] == "multiple_choice" else ["perplexity", "acc"]
-            )
-        return "acc_norm" if "acc_norm" in names else str(names[0])
+        shares = _shares(first)
+        return next((name for name in ("acc_norm", "acc") if name in shares), shares[0])
 
 
 def read_task_directory(directory: Path) -> TaskDirectory:
@@ -89,6 +88,14 @@ def read_task_directory(directory: Path) -> TaskDirectory:
     if not tasks:
         raise ConfigError(f"{directory} holds no task of the harness (a .yaml file with a field `task`)")
     return TaskDirectory(dict(sorted(tasks.items())), dict(sorted(files.items())))
+
+
+def _shares(config: Mapping[str, Any]) -> list[str]:
+    """Metrics of a task that are shares of right answers, in its order."""
+    names = [str(entry["metric"]) for entry in config.get("metric_list") or ()]
+    if not names:  # the harness's own lists (`DEFAULT_METRIC_REGISTRY`)
+        names = ["acc", "acc_norm"] if config["output_type"] == "multiple_choice" else ["perplexity", "acc"]
+    return [name for name in names if name != "perplexity"]
 
 
 class _Loader(yaml.SafeLoader):
@@ -155,6 +162,11 @@ def _checked(
         raise ConfigError(f"{path}: output_type {kind}: measured here are {' and '.join(_OUTPUTS)}")
     for entry in config.get("metric_list") or ():
         _check_metric(path, entry, _OUTPUTS[kind])
+    if not _shares(config):
+        raise ConfigError(
+            f"{path}: metric_list: the task {config['task']} has perplexity alone, which is no share of right answers and "
+            "cannot be shown first: name acc too"
+        )
     if config.get("repeats", 1) != 1:
         raise ConfigError(f"{path}: repeats: likelihoods do not change, so only 1 is measured")
     if config.get("dataset_path") not in _DATA:

@@ -127,6 +127,10 @@ def test_splits_includes_and_groups_are_read_as_the_harness_reads_them(tmp_path:
         ({"metric_list": [{"metric": "acc", "hf_evaluate": True}]}, "metric_list.hf_evaluate: not supported"),
         ({"metric_list": [{"metric": "acc", "aggregation": "median"}]}, "acc is aggregated by mean"),
         ({"repeats": 3}, "repeats"),
+        (
+            {"output_type": "loglikelihood", "metric_list": [{"metric": "perplexity"}]},
+            "the task mine has perplexity alone",
+        ),
         ({"include": "../other.yaml"}, "no file of"),
         ({"include": "mine.yaml"}, "includes itself"),
         ({"task": None}, "holds no task"),
@@ -138,6 +142,35 @@ def test_what_is_not_measured_is_refused_by_name(tmp_path: Path, over: dict[str,
     with pytest.raises(ConfigError) as caught:
         read_task_directory(root)
     assert said in str(caught.value) and str(root) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "metrics", "main"),
+    [
+        ("loglikelihood", [], "acc"),
+        ("loglikelihood", ["perplexity", "acc"], "acc"),
+        ("multiple_choice", [], "acc_norm"),
+        ("multiple_choice", ["acc", "acc_norm"], "acc_norm"),
+        ("multiple_choice", ["acc_bytes", "acc"], "acc"),
+        ("multiple_choice", ["acc_mutual_info"], "acc_mutual_info"),
+    ],
+)
+def test_the_score_shown_first_is_a_share_of_right_answers(
+    tmp_path: Path, kind: str, metrics: list[str], main: str
+) -> None:
+    listed = [{"metric": name} for name in metrics] or None
+    assert read_task_directory(directory(tmp_path, output_type=kind, metric_list=listed)).main == main
+
+
+def test_the_last_word_of_a_passage_is_scored_as_right_or_wrong(case: Case, tmp_path: Path) -> None:
+    root = directory(
+        tmp_path / "mine",
+        output_type="loglikelihood",
+        doc_to_choice=None,
+        doc_to_target="{{' ' + options[right]}}",
+    )
+    found = scores(measured(case, root))
+    assert found["main"] == "acc" and 0 <= found["metrics"]["acc"] <= 1 < found["metrics"]["perplexity"]
 
 
 @pytest.mark.parametrize(
