@@ -4,6 +4,10 @@ Documents are taken in their order. A document is dropped if its normalised text
 shares a band of its MinHash signature with a kept one and their true Jaccard similarity is at least the threshold; so
 the first occurrence stays, and what is decided never depends on what comes later. Lines that repeat those of earlier
 documents are removed where that is asked for (paragraphs.py). Only kept documents are remembered (signatures.py).
+
+With lines removed, a document is compared with the others as they are kept, and what is kept of them depends on which
+documents before them were dropped. Both are decided in turn until nothing changes any more. Each turn settles at least
+the first document that is not settled yet, so what comes out is what one pass in their order would decide.
 """
 
 from __future__ import annotations
@@ -25,7 +29,7 @@ from storage.settings import Settings, identity
 from tasks.corpus.documents import dropped_table, read_documents, write_documents, write_dropped
 from tasks.corpus.duplicates import EMPTIED, EXACT, KEPT, NEAR, Fates, Sketched, decide
 from tasks.corpus.minhash import MinHashConfig, sketch
-from tasks.corpus.paragraphs import FILE, ParagraphConfig, Repeated, repeated_lines, without_lines
+from tasks.corpus.paragraphs import FILE, ParagraphConfig, Repeated, lines_of, without_lines
 from tasks.corpus.shards import PART_FILE, Selection, document_shards, texts_of
 from tasks.corpus.signatures import Kept, NewLink, Table
 
@@ -36,7 +40,6 @@ ROW_GROUP_BYTES = 128_000
 
 REASONS = {EXACT: "exact_duplicate", NEAR: "near_duplicate", EMPTIED: "repeated_paragraphs"}
 _WHITESPACE = r"[^\S ]\s*| \s+"
-_NONE = np.zeros(0, np.int64)
 
 
 class DedupConfig(Settings):
@@ -66,6 +69,8 @@ class DedupInputs:
 class DedupStats:
     """Counts of documents and of bytes of text; `compared` are the candidate pairs whose similarity was computed.
 
+    beyond_group: how often a kept document shared a band with so many kept before it (`MOST_IN_GROUP`) that later ones
+    are not compared with it for that band's sake.
     bytes_in = bytes_out + bytes_dropped + bytes_removed, the repeated lines of `documents_edited` others.
     """
 
@@ -80,6 +85,7 @@ class DedupStats:
     documents_edited: int
     lines_removed: int
     bytes_removed: int
+    beyond_group: int
 
 
 def run(config: DedupConfig, inputs: DedupInputs, draft: Draft) -> DedupStats:
@@ -92,13 +98,17 @@ def run(config: DedupConfig, inputs: DedupInputs, draft: Draft) -> DedupStats:
         "sketch", {name: SketchJob(path, config) for name, path in shards.items()}, sketch_shard
     )
     current, kept = Sketched.of(shards, sketches), Kept(inputs.earlier)
-    fates = decide(current, kept, config.exact, config.minhash)
-    repeated = Repeated(_NONE, _NONE, _NONE, _NONE, _NONE.astype(np.uint64))
-    if config.paragraphs:
-        keep = fates.kinds == KEPT
-        repeated = repeated_lines(draft, config.paragraphs, shards, current.edges, keep, kept)
-        repeated = _empty(repeated, fates)
-        _write_edited(draft, current, repeated)
+    lines = lines_of(draft, config.paragraphs, shards, current.edges, kept) if config.paragraphs else None
+    repeated = Repeated.nothing()
+    while True:
+        fates = decide(current, kept, config.exact, config.minhash, repeated, draft.path)
+        if lines is None:
+            break
+        before, repeated = repeated, lines.repeated(fates.kinds == KEPT)
+        if repeated.same_edits(before):
+            repeated = _empty(repeated, fates)
+            _write_edited(draft, current, repeated)
+            break
     jobs = dict(zip(shards, _keep_jobs(current, fates, repeated), strict=True))
     draft.shards("documents", jobs, write_kept)
     _write_dropped(draft, current, fates)
@@ -275,4 +285,5 @@ def _stats(current: Sketched, fates: Fates, repeated: Repeated) -> DedupStats:
         documents_edited=len(np.unique(repeated.rows)),
         lines_removed=len(repeated.rows),
         bytes_removed=removed,
+        beyond_group=fates.beyond_group,
     )

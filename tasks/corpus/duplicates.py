@@ -2,12 +2,15 @@
 
 Positions number all documents in order: those kept of earlier slices first, then this slice's. Candidates are those of
 equal hashes: found by sorting this slice's and looking them up in the tables of what was kept before (signatures.py).
-The decision itself is one pass over the candidates of this slice.
+The decision itself is one pass over the candidates of this slice. Of those that share a band a document is compared with
+the first `MOST_IN_GROUP`, so that pages of one template, too alike for the bands and too different to be dropped, cost a
+bounded time each; shingles of candidates lie in a file meanwhile, not in memory.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import tempfile
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -19,11 +22,14 @@ import pyarrow.parquet as pq
 
 from tasks.corpus.documents import read_documents
 from tasks.corpus.minhash import MinHashConfig, jaccard, shingles
+from tasks.corpus.paragraphs import Repeated, without_lines
 from tasks.corpus.shards import read_rows
 from tasks.corpus.signatures import Kept, Table
 from tasks.corpus.words import batches
 
 KEPT, EXACT, NEAR, EMPTIED = 0, 1, 2, 3
+MOST_IN_GROUP = 64
+"""Kept documents of one value of a band that later ones are compared with: the first. Bounds a document's comparisons."""
 
 
 @dataclass(frozen=True)
@@ -84,20 +90,30 @@ class Fates:
     similarity: np.ndarray
     kept_document: dict[int, str] = field(default_factory=dict)
     compared: int = 0
+    beyond_group: int = 0
 
 
-def decide(current: Sketched, kept: Kept, exact: bool, near: MinHashConfig | None) -> Fates:
-    """The fate of every document of `current`, given what was kept before."""
+def decide(
+    current: Sketched, kept: Kept, exact: bool, near: MinHashConfig | None, edits: Repeated, spill: Path
+) -> Fates:
+    """The fate of every document of `current`, given what was kept before and what is removed of those that are kept.
+
+    Near-duplicates are compared with documents as they are kept, and what is emptied is nobody's original. `spill`: a
+    directory for a temporary file.
+    """
     base = len(kept)
     fates = Fates(np.zeros(len(current), np.int8), np.full(len(current), np.nan))
     if not len(current):
         return fates
-    copy_of = _exact_copies(current, kept) if exact else {}
+    copy_of = _exact_copies(current, kept, edits.emptied) if exact else {}
     kept_of: dict[int, int] = dict(copy_of)
     if near is not None:
         taken = np.ones(len(current), bool)
         taken[[position - base for position in copy_of]] = False
-        for position, (first, similarity) in _near_copies(current, kept, taken, near, fates).items():
+        members = _candidates(current, kept, taken, near.bands)
+        with ShingleSets(np.unique(members[:, 0]), current, kept, near.ngram, edits, spill) as sets:
+            copies = _first_kept(members, sets, len(kept), near.jaccard, fates, edits)
+        for position, (first, similarity) in copies.items():
             kept_of[position] = first
             fates.kinds[position - base] = NEAR
             fates.similarity[position - base] = similarity
@@ -118,17 +134,21 @@ def decide(current: Sketched, kept: Kept, exact: bool, near: MinHashConfig | Non
 
 
 def _shared(
-    values: np.ndarray, positions: np.ndarray, tables: Iterable[Table], rests: np.ndarray | None = None
+    values: np.ndarray,
+    positions: np.ndarray,
+    tables: Iterable[Table],
+    rests: np.ndarray | None = None,
+    most: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Members of groups of equal values that hold one of `values` and another: positions, group numbers, rests.
 
-    `rests` are further bits of the values; empty where there are none.
+    `rests` are further bits of the values; empty where there are none. `most`: so many of a group from each table.
     """
     distinct, group, counts = np.unique(values, return_inverse=True, return_counts=True)
     wanted = counts > 1
     found_positions, found_groups, found_rests = [], [], []
     for table in tables:
-        rows, at = table.find(distinct)
+        rows, at = table.find(distinct, most)
         wanted[at] = True
         found_positions.append(table.at(rows))
         found_groups.append(at)
@@ -144,8 +164,8 @@ def _shared(
     )
 
 
-def _exact_copies(current: Sketched, kept: Kept) -> dict[int, int]:
-    """Position of each exact copy → position of the first document with that text."""
+def _exact_copies(current: Sketched, kept: Kept, emptied: np.ndarray) -> dict[int, int]:
+    """Position of each exact copy → position of the first document with that text that is not `emptied`."""
     mine, base = current.values("exact"), len(kept)
     places = np.arange(len(current)) + base
     positions, groups, rests = _shared(mine[:, 0], places, kept.tables("exact.arrow"), mine[:, 1])
@@ -153,47 +173,48 @@ def _exact_copies(current: Sketched, kept: Kept) -> dict[int, int]:
     positions, groups, rests = positions[order], groups[order], rests[order]
     begins = np.ones(len(positions), bool)
     begins[1:] = (groups[1:] != groups[:-1]) | (rests[1:] != rests[:-1])
-    first = positions[begins][np.cumsum(begins) - 1]
-    copies = ~begins & (positions >= base)
-    return dict(zip(positions[copies].tolist(), first[copies].tolist(), strict=True))
+    same = np.cumsum(begins) - 1
+    stays = ~np.isin(positions, emptied + base)
+    first = np.full(int(begins.sum()), np.iinfo(np.int64).max)
+    np.minimum.at(first, same[stays], positions[stays])
+    copies = (positions > first[same]) & (positions >= base)
+    return dict(zip(positions[copies].tolist(), first[same][copies].tolist(), strict=True))
 
 
-def _near_copies(
-    current: Sketched, kept: Kept, taken: np.ndarray, config: MinHashConfig, fates: Fates
-) -> dict[int, tuple[int, float]]:
-    """Position of each near-duplicate → position of the kept document, and their similarity."""
-    base = len(kept)
+def _candidates(current: Sketched, kept: Kept, taken: np.ndarray, bands: int) -> np.ndarray:
+    """Documents that share a band with another: int64, shape (memberships, 2), sorted: position, group."""
     able = np.flatnonzero(taken & current.with_shingles)
     positions, groups = [], []
-    for band in range(config.bands):
+    for band in range(bands):
         values = current.values(f"band_{band:02d}")[able]
-        place, group, _ = _shared(values, able + base, kept.tables("bands.arrow", band))
+        place, group, _ = _shared(
+            values, able + len(kept), kept.tables("bands.arrow", band), most=MOST_IN_GROUP
+        )
         positions.append(place)
         groups.append(group + band * len(able))
     members = np.stack([np.concatenate(positions), np.concatenate(groups)], axis=1)
-    members = members[np.lexsort((members[:, 1], members[:, 0]))]
-    sets = _shingle_sets(np.unique(members[:, 0]), current, kept, config.ngram)
-    return _first_kept(members, sets, base, config.jaccard, fates)
+    return members[np.lexsort((members[:, 1], members[:, 0]))]
 
 
 def _first_kept(
-    members: np.ndarray, sets: Callable[[int], np.ndarray], base: int, threshold: float, fates: Fates
+    members: np.ndarray, sets: ShingleSets, base: int, threshold: float, fates: Fates, edits: Repeated
 ) -> dict[int, tuple[int, float]]:
     """One pass in order: a document is a copy of the first kept one in a group of its that is similar enough.
 
-    members: int64, shape (memberships, 2), sorted: position, group. A loop over candidates, because each decision
-    depends on those before it.
+    `members` as `_candidates` has them. Returns position → (position of the kept one, similarity). A loop over
+    candidates, because each decision depends on those before it.
     """
     kept_in: dict[int, list[int]] = {}
     copies: dict[int, tuple[int, float]] = {}
+    emptied = set((edits.emptied + base).tolist())
     edges = np.flatnonzero(np.diff(members[:, 0], prepend=-1, append=-1))
     for begin, end in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
         position = int(members[begin, 0])
         own_groups = members[begin:end, 1].tolist()
         if position >= base:
-            own = sets(position)
+            own = sets.given(position)
             for other in sorted({kept for group in own_groups for kept in kept_in.get(group, ())}):
-                its = sets(other)
+                its = sets.kept(other)
                 if min(len(own), len(its)) < threshold * max(len(own), len(its)):
                     continue  # the similarity cannot reach the threshold
                 fates.compared += 1
@@ -201,30 +222,76 @@ def _first_kept(
                 if similarity >= threshold:
                     copies[position] = (other, similarity)
                     break
-        if position not in copies:
+        if position not in copies and position not in emptied:
             for group in own_groups:
-                kept_in.setdefault(group, []).append(position)
+                others = kept_in.setdefault(group, [])
+                if len(others) < MOST_IN_GROUP:
+                    others.append(position)
+                else:
+                    fates.beyond_group += position >= base
     return copies
 
 
-def _shingle_sets(
-    positions: np.ndarray, current: Sketched, kept: Kept, ngram: int
-) -> Callable[[int], np.ndarray]:
-    """The shingle sets of the documents at these positions (ascending), read back from the files of documents."""
-    sets: dict[int, np.ndarray] = {}
+class ShingleSets:
+    """The shingles of the documents at some positions (ascending), read back from the files of documents.
 
-    def add(places: np.ndarray, texts: pl.Series) -> None:
+    They lie in a temporary file in `spill` that is mapped: pages of it are given up where memory is short.
+    """
+
+    def __init__(
+        self,
+        positions: np.ndarray,
+        current: Sketched,
+        kept: Kept,
+        ngram: int,
+        edits: Repeated,
+        spill: Path,
+    ) -> None:
+        self._file = tempfile.TemporaryFile(dir=spill)  # noqa: SIM115
+        self._given: dict[int, tuple[int, int]] = {}
+        self._kept: dict[int, tuple[int, int]] = {}
+        self._end, base = 0, len(kept)
+        for places, texts in kept.texts(positions[positions < base]):
+            self._add(self._kept, places, texts, ngram)
+        own = positions[positions >= base] - base
+        for file, low, high in zip(current.files, current.edges[:-1], current.edges[1:], strict=True):
+            here = own[(own >= low) & (own < high)]
+            if not len(here):
+                continue
+            texts = read_rows(file, here - low)
+            self._add(self._given, here + base, texts, ngram)
+            at, lines = edits.of(here)
+            stays = ~np.isin(here[at], edits.emptied)
+            edited, which = np.unique(at[stays], return_inverse=True)
+            if len(edited):
+                left = without_lines(texts.gather(edited), which, lines[stays])
+                self._add(self._kept, here[edited] + base, left, ngram)
+        self._file.flush()
+        self._all = np.memmap(self._file, np.uint64, "r") if self._end else np.zeros(0, np.uint64)
+
+    def __enter__(self) -> ShingleSets:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self._file.close()
+
+    def given(self, position: int) -> np.ndarray:
+        """The shingles of a document of this slice: uint64, ascending, without repeats."""
+        begin, end = self._given[position]
+        return self._all[begin:end]
+
+    def kept(self, position: int) -> np.ndarray:
+        """The same of a document as it is kept."""
+        begin, end = self._kept.get(position) or self._given[position]
+        return self._all[begin:end]
+
+    def _add(
+        self, index: dict[int, tuple[int, int]], places: np.ndarray, texts: pl.Series, ngram: int
+    ) -> None:
         for offset, some in batches(texts):
-            found = shingles(some, ngram, numbers=True)
+            found = shingles(some, ngram)
             for i in range(len(some)):
-                sets[int(places[offset + i])] = found.of(i)
-
-    base = len(kept)
-    for places, texts in kept.texts(positions[positions < base]):
-        add(places, texts)
-    own = positions[positions >= base] - base
-    for file, low, high in zip(current.files, current.edges[:-1], current.edges[1:], strict=True):
-        here = own[(own >= low) & (own < high)]
-        if len(here):
-            add(here + base, read_rows(file, here - low))
-    return sets.__getitem__
+                own = found.of(i)
+                self._file.write(own.tobytes())
+                index[int(places[offset + i])] = (self._end, self._end + len(own))
+                self._end += len(own)

@@ -3,7 +3,8 @@
 Parameters and normalisation are datatrove's (`pipeline/dedup/minhash.py`, `utils/text.py: simplify_text`), with all of
 Unicode's punctuation, compatibility forms (ligatures, full width) and invisible characters treated alike. Two texts
 that share a band are candidates, with probability 1 − (1 − s^rows)^bands at similarity s (0.924 at 0.8 for 14 × 8).
-Candidates are then compared with their numbers kept: two tables of other numbers are no copies of each other.
+datatrove writes 0 for every number. Here numbers stay, for the signatures as for the similarity: two tables of other
+numbers are no copies of each other, and thousands of them would otherwise be candidates of one another.
 """
 
 from __future__ import annotations
@@ -23,7 +24,6 @@ SEED = 1
 
 _ALGORITHM = 2
 
-_NUMBER = r"\p{Nd}+(?:[.,،٫⎖⎗⎘]\p{Nd}+)?"
 _GAP = "[[" + PUNCTUATION + r"\p{P}\s]&&[^ ]]+"
 _MARK = r"[\p{Mn}\p{Cf}]+"
 
@@ -54,29 +54,28 @@ class Shingles:
         return np.unique(self.values[self.first[text] : self.first[text + 1]])
 
 
-def simplify(texts: pl.Series, numbers: bool = False) -> pl.Series:
-    """Texts as they are compared: lower-case, numbers as 0 unless they are kept, punctuation as spaces, no accents."""
-    return _unaccented(plain(texts.str.to_lowercase(), numbers)).str.replace_all(" +", " ")
+def simplify(texts: pl.Series) -> pl.Series:
+    """Texts as they are compared: lower-case, punctuation as spaces, no accents."""
+    return _unaccented(plain(texts.str.to_lowercase())).str.replace_all(" +", " ")
 
 
-def plain(lowered: pl.Series, numbers: bool) -> pl.Series:
-    """Numbers as 0, runs of punctuation and of other white space as one space; spaces themselves stay as they are."""
-    kept = lowered if numbers else lowered.str.replace_all(_NUMBER, "0")
-    return kept.str.replace_all(_GAP, " ")
+def plain(lowered: pl.Series) -> pl.Series:
+    """Runs of punctuation and of other white space as one space; spaces themselves stay as they are."""
+    return lowered.str.replace_all(_GAP, " ")
 
 
 def _unaccented(texts: pl.Series) -> pl.Series:
     return texts.str.normalize("NFKD").str.replace_all(_MARK, "")
 
 
-def shingles(texts: pl.Series, ngram: int, numbers: bool = False) -> Shingles:
-    """Hashes of all runs of `ngram` words; a text of fewer words has none. `numbers` keeps them as they are."""
-    return shingles_of_lowered(texts.str.to_lowercase(), ngram, numbers)
+def shingles(texts: pl.Series, ngram: int) -> Shingles:
+    """Hashes of all runs of `ngram` words; a text of fewer words has none."""
+    return shingles_of_lowered(texts.str.to_lowercase(), ngram)
 
 
-def shingles_of_lowered(lowered: pl.Series, ngram: int, numbers: bool = False) -> Shingles:
+def shingles_of_lowered(lowered: pl.Series, ngram: int) -> Shingles:
     """The same of texts that are lower-case already."""
-    hashes, first = compared_words(plain(lowered, numbers))
+    hashes, first = compared_words(plain(lowered))
     fits = inside(first, ngram)
     per_text = np.maximum(np.diff(first) - (ngram - 1), 0)
     return Shingles(ngram_hashes(hashes, ngram)[fits], np.concatenate([[0], np.cumsum(per_text)]))

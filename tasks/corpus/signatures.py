@@ -83,13 +83,17 @@ class Table:
         assert self.places is not None
         return self.places.astype(np.int64) + self.start
 
-    def find(self, distinct: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Rows with a hash of `distinct` (uint64, ascending, without repeats), and the index in `distinct` of each."""
+    def find(self, distinct: np.ndarray, most: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Rows with a hash of `distinct` (uint64, ascending, without repeats), and the index in `distinct` of each.
+
+        `most`: the first so many rows of each hash.
+        """
         low = np.searchsorted(self.hashes, distinct)
         hit = np.flatnonzero(low < len(self.hashes))
         hit = hit[self.hashes[low[hit]] == distinct[hit]]
         low = low[hit]
         counts = np.searchsorted(self.hashes, distinct[hit], side="right") - low
+        counts = counts if most is None else np.minimum(counts, most)
         before = np.cumsum(counts) - counts
         return np.repeat(low - before, counts) + np.arange(int(counts.sum())), np.repeat(hit, counts)
 

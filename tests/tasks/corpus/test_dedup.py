@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from storage.artifact import Chain, Input
 from storage.draft import Draft
 from storage.testing import artifact_of, draft_in
 from storage.workers import Workers
-from tasks.corpus import dedup
+from tasks.corpus import dedup, duplicates
 from tasks.corpus.dedup import DedupConfig, DedupInputs
 from tasks.corpus.documents import document_ids, read_documents, write_documents
 from tasks.corpus.minhash import MinHashConfig
@@ -125,6 +126,43 @@ def test_tables_of_other_numbers_are_no_copies(tmp_path: Path) -> None:
     assert texts_in(path) == texts[:2]
 
 
+def test_pages_that_differ_in_their_numbers_are_not_all_compared(tmp_path: Path) -> None:
+    texts = [" ".join(f"row {i} holds {i * factor}" for i in range(60)) for factor in range(2, 200)]
+    texts.insert(100, texts[50] + " and so on")
+    paths, left = chained(tmp_path, texts, [40, 90])
+    compared = sum(json.loads((path / "stats.json").read_text())["compared"] for path in paths)
+    assert left == [text for text in texts if "so on" not in text]
+    assert 1 <= compared < len(texts) / 10
+
+
+def templates(count: int) -> list[str]:
+    """Pages of which any two are alike by 0.65: too much for the bands to miss, too little for one to be dropped."""
+    random = np.random.default_rng(12)
+    common, own = " ".join(prose(random, 394)), 104
+    return [" ".join([common, *prose(random, own)]) for _ in range(count)]
+
+
+def test_a_page_of_a_template_is_compared_with_so_many_of_it_and_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = templates(120)
+    assert 0.6 < true_jaccard(texts[0], texts[1]) < 0.7
+    texts += [texts[0] + " and more", texts[119] + " and more"]
+    every, _ = chained(tmp_path / "every", texts, [])
+    monkeypatch.setattr(duplicates, "MOST_IN_GROUP", 2)
+    whole, kept_of_one = chained(tmp_path / "whole", texts, [])
+    parts, kept_of_several = chained(tmp_path / "parts", texts, [10, 30, 60, 61, 100])
+    facts = [
+        [json.loads((path / "stats.json").read_text()) for path in paths] for paths in (every, whole, parts)
+    ]
+    assert kept_of_one == kept_of_several
+    assert texts[120] not in kept_of_one
+    assert facts[0][0]["compared"] > 1000 and facts[0][0]["beyond_group"] == 0
+    assert facts[1][0]["compared"] <= len(texts) * 14 * 2
+    assert facts[1][0]["compared"] < facts[0][0]["compared"] / 2
+    assert facts[1][0]["beyond_group"] == sum(one["beyond_group"] for one in facts[2]) > 0
+
+
 @pytest.mark.parametrize(
     ("config", "left"),
     [
@@ -149,7 +187,8 @@ def chained(directory: Path, texts: list[str], cuts: list[int]) -> tuple[list[Pa
     paths: list[Path] = []
     for number, (begin, end) in enumerate(pairwise([0, *cuts, len(texts)])):
         given_ = slice_of(directory / f"in{number}", texts[begin:end], first=begin, shards=2)
-        path, _ = run_on(directory / str(number), given_, earlier=tuple(links))
+        path, stats = run_on(directory / str(number), given_, earlier=tuple(links))
+        (path / "stats.json").write_text(json.dumps(asdict(stats)))
         links.append(part_in(path, "signatures"))
         paths.append(path)
     return paths, [text for path in paths for text in texts_in(path)]

@@ -114,7 +114,7 @@ def test_bands_match_with_the_stated_probability(similarity: float, low: float, 
     ("a", "b"),
     [
         ("Hello, World!", "hello world"),
-        ("in 1,234 of 99.5 cases", "in 7 of 3 cases"),
+        ("in 1,234 of 99.5 cases", "in 1 234 of 99 5 cases"),
         ("Café São Tomé", "cafe sao tome"),
         ("well-known don't", "well‐known don’t"),
         ("a b\tc\n\nd", "a b c d"),
@@ -124,6 +124,12 @@ def test_bands_match_with_the_stated_probability(similarity: float, low: float, 
 def test_texts_that_differ_in_form_alone_are_simplified_to_the_same(a: str, b: str) -> None:
     one, other = (text.split() for text in simplify(pl.Series([a, b])))
     assert one == other
+
+
+def test_tables_of_other_numbers_share_no_band() -> None:
+    tables = [" ".join(f"row {i} holds {i * factor}" for i in range(60)) for factor in range(2, 40)]
+    bands, _ = sketch(pl.Series(tables), MinHashConfig())
+    assert all(len(np.unique(band)) == len(tables) for band in bands.T)
 
 
 def test_simplifying_keeps_the_order_of_plain_and_accented_texts() -> None:
@@ -153,10 +159,10 @@ AWKWARD = st.one_of(
 )
 
 
-@given(st.lists(st.lists(AWKWARD, max_size=6).map(" ".join), max_size=6), st.booleans())
-def test_words_normalised_one_by_one_are_those_of_whole_texts(texts: list[str], numbers: bool) -> None:
-    whole = split_words(simplify(pl.Series(texts, dtype=pl.String), numbers))
-    hashes, first = compared_words(plain(pl.Series(texts, dtype=pl.String).str.to_lowercase(), numbers))
+@given(st.lists(st.lists(AWKWARD, max_size=6).map(" ".join), max_size=6))
+def test_words_normalised_one_by_one_are_those_of_whole_texts(texts: list[str]) -> None:
+    whole = split_words(simplify(pl.Series(texts, dtype=pl.String)))
+    hashes, first = compared_words(plain(pl.Series(texts, dtype=pl.String).str.to_lowercase()))
     assert hashes.tolist() == whole.hashes.tolist()
     assert first.tolist() == whole.first.tolist()
 

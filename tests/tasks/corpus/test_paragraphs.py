@@ -23,6 +23,7 @@ from tests.tasks.corpus.slices import bytes_in, dropped_in, part_in, slice_of, t
 
 NOTICE = "This work is licensed to everybody under the same terms as the last one."
 MENU = "Home | Products | Services | About the company | Contact"
+NAMES = [f"{own} of tales" for own in document_ids("tales", 0, 9).tolist()]
 CONFIG = DedupConfig(minhash=None, paragraphs=ParagraphConfig())
 
 
@@ -113,6 +114,73 @@ def test_an_edited_document_is_found_again_by_later_copies(tmp_path: Path) -> No
         "near_duplicate",
     ]
     assert texts_in(paths[0])[1] == body
+
+
+BOTH = DedupConfig(paragraphs=ParagraphConfig())
+LONG = "\n".join(
+    " ".join(chr(97 + row) + a + b for a in "abcdefgh" for b in "opqr") for row in range(5)
+)  # 160 words that every page below begins with
+
+
+def all_of(paths: list[Path]) -> tuple[list[str], list[tuple[int, str, str]]]:
+    """Texts that are kept, and id, reason and detail of what was dropped."""
+    dropped = [(row["id"], row["reason"], row["detail"]) for path in paths for row in dropped_in(path)]
+    return [text for path in paths for text in texts_in(path)], dropped
+
+
+def test_nothing_is_a_copy_of_lines_that_are_removed(tmp_path: Path) -> None:
+    texts = [f"{LONG}\nof the page itself", f"{LONG}\nalpha is here", f"{LONG}\nbeta is there"]
+    one, _ = chained(tmp_path / "one", texts, [], BOTH)
+    several, _ = chained(tmp_path / "several", texts, [1, 2], BOTH)
+    assert all_of(one) == all_of(several)
+    assert all_of(one)[1] == [(document_ids("tales", 0, 3)[i], "near_duplicate", NAMES[0]) for i in (1, 2)]
+    page = " ".join(f"word{i}" for i in range(200))
+    texts = [f"{LONG}\n{page}", f"{LONG}\nalpha is here", f"{LONG}\nbeta is there"]
+    one, _ = chained(tmp_path / "menu", texts, [], BOTH)
+    several, _ = chained(tmp_path / "menus", texts, [1, 2], BOTH)
+    assert all_of(one) == all_of(several)
+    assert all_of(one) == ([texts[0], "alpha is here", "beta is there"], [])
+
+
+def test_nothing_is_a_copy_of_a_document_that_was_emptied(tmp_path: Path) -> None:
+    rows = LONG.split("\n")
+    first = [f"{row}\n{'own words of this page ' * 30}{i}" for i, row in enumerate(rows)]
+    texts = [*first, LONG, f"{LONG}\na last sentence", LONG.replace("\n", " ") + " and so on", LONG.upper()]
+    one, _ = chained(tmp_path / "one", texts, [], BOTH)
+    several, _ = chained(tmp_path / "several", texts, [6, 7, 8], BOTH)
+    assert all_of(one) == all_of(several)
+    kept, dropped = all_of(one)
+    assert "a last sentence" in kept and texts[7] in kept
+    assert dropped[0][1] == "repeated_paragraphs"
+    gone = {f"{own} of tales" for own, _, _ in dropped}
+    assert all(
+        detail in NAMES and detail not in gone
+        for _, reason, detail in dropped
+        if reason != "repeated_paragraphs"
+    )
+
+
+POOL = [" ".join(f"{a}{b}{c}" for b in "aeiou" for c in "klmnpr") for a in "bcdfg"]
+PAGES = st.lists(
+    st.tuples(
+        st.lists(st.sampled_from(POOL), min_size=1, max_size=4, unique=True),
+        st.sampled_from(["", "a line of its own", "other words, and a few more of them here", "the end"]),
+    ).map(lambda page: "\n".join([*page[0], page[1]])),
+    max_size=8,
+)
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(texts=PAGES, cuts=st.lists(st.integers(0, 8), max_size=3))
+def test_decisions_are_the_same_for_one_slice_and_for_several(
+    tmp_path_factory: pytest.TempPathFactory, texts: list[str], cuts: list[int]
+) -> None:
+    directory = tmp_path_factory.mktemp("both")
+    one, _ = chained(directory / "one", texts, [], BOTH)
+    several, _ = chained(directory / "several", texts, sorted(min(cut, len(texts)) for cut in cuts), BOTH)
+    assert all_of(one) == all_of(several)
+    gone = {f"{own} of tales" for own, _, _ in all_of(one)[1]}
+    assert not gone & {detail for _, _, detail in all_of(one)[1]}
 
 
 def test_where_it_is_off_there_is_no_trace_of_it(tmp_path: Path) -> None:
