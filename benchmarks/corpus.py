@@ -2,9 +2,11 @@
 
     python benchmarks/corpus.py [--megabytes 110] [--rounds 3] [--peer-rounds 1]       # 20 minutes on two cores
 
-Each step is a process of its own, one thread, one worker; its CPU seconds are those of the step, without imports. Ours
-are whole stages with their store: files written, fsynced and digested. A peer's step reads and writes what it would. The
-whole way is, of ours, ingest to pack; of datatrove, its four filters, MinHash and tokens, added up (it does not pack).
+One thread, one worker. Each of the peers' steps is a process of its own, and so is each run of our stages. `tokenize` over
+all of the text, which stands beside the peer's, has a process of its own too: nothing is loaded before its clock starts. CPU
+seconds are those of the step, without imports. Ours are whole stages with their store: files written, fsynced and digested.
+A peer's step reads and writes what it would. The whole way is, of ours, ingest to pack; of datatrove, its four filters,
+MinHash and tokens, added up (it does not pack).
 Packing is measured on a billion tokens: this text's shards as often as that takes, as if so many slices had been read.
 The peers' environment (peers.py) is made on the first run. Prints a Markdown table and a JSON line.
 """
@@ -15,6 +17,7 @@ import argparse
 import hashlib
 import json
 import os
+import pickle
 import platform
 import re
 import resource
@@ -136,17 +139,32 @@ def our_steps(home: Path, workers: int) -> dict[str, dict[str, Any]]:
             lambda given=given: pack.PackInputs({"real": given}),  # type: ignore[misc]
             name,
         )
-    timed(  # of all the text, as the peer has it
-        tokenize,
-        tokenize.TokenizeConfig(),
-        lambda: tokenize.TokenizeInputs(read.part("documents"), tokenizer),
-        "tokenize_all",
-    )
+    if not pool:  # of all the text, as the peer has it, and as it: in a process that has no tokenizer yet
+        asked = home / f"tokenize-{os.getpid()}.pickle"
+        asked.write_bytes(pickle.dumps((read.part("documents"), tokenizer)))
+        found["tokenize_all"] = ask([sys.executable, __file__, "--tokenize", asked, home / "store-tokenize"])
     if pool:
         pool.close()
     make_writable(store)
     shutil.rmtree(store)
     return found
+
+
+def tokenize_alone(asked: Path, store: Path) -> dict[str, Any]:
+    """Stage `tokenize` over the documents and with the tokenizer in `asked`, in this process, which did nothing before."""
+    from storage.testing import artifact_of
+    from tasks.corpus import tokenize
+
+    documents, tokenizer = pickle.loads(asked.read_bytes())
+    loaded = tokenize.loaded.cache_info().currsize + tokenize.tools.cache_info().currsize
+    cpu, wall = spent(), time.monotonic()
+    made = artifact_of(
+        tokenize, tokenize.TokenizeConfig(), tokenize.TokenizeInputs(documents, tokenizer), store
+    )
+    found = {"wall": time.monotonic() - wall, "cpu": spent() - cpu, "tokens": made.stats["tokens"]}
+    make_writable(store)
+    shutil.rmtree(store)
+    return {**found, "tokenizers_before": loaded}
 
 
 def imported() -> None:
@@ -278,9 +296,13 @@ def main() -> None:
         help="give peers only so much of the text; their rates are what is compared",
     )
     parser.add_argument("--ours", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--tokenize", nargs=2, type=Path, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.ours:
         print(json.dumps(our_steps(Path(chosen.ours[0]), int(chosen.ours[1]))))
+        return
+    if chosen.tokenize:
+        print(json.dumps(tokenize_alone(*chosen.tokenize)))
         return
     with tempfile.TemporaryDirectory(prefix="onward-corpus-") as directory:
         home = Path(directory)
