@@ -2,14 +2,15 @@
 
 One file for each attempt, `<store>/.tracking/<attempt>.jsonl`: a line of what identifies it, then a line for each event.
 Its process holds a lock on the file while it lives; a file that nobody holds is an attempt that ended with the server away,
-or was killed. It is gone once everything in it is published. No event holds more than names, keys and numbers: what they
-stand for is in the store.
+or was killed. It is gone once everything in it is published; what was refused is kept in it for a few runs more. No event
+holds more than names, keys and numbers: what they stand for is in the store.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from typing import Any
 from storage.lock import Lock
 
 DIRECTORY = ".tracking"
+_TOLD = "told"
 
 Event = dict[str, Any]
 """Plain JSON; `event` names what happened, `at` is when, in milliseconds since 1970."""
@@ -27,10 +29,16 @@ Event = dict[str, Any]
 class Account:
     """An attempt's events, in order. Adding one never fails a run: without disk space MLflow only learns less."""
 
-    def __init__(self, path: Path, head: Event, lock: Lock, events: list[Event]) -> None:
+    def __init__(self, path: Path, head: Event, lock: Lock, lines: list[Event]) -> None:
         self.path = path
         self.head = head
-        self.events = events
+        told = [line for line in lines if line.get("event") == _TOLD]
+        self.events: list[Event] = [line for line in lines if line.get("event") != _TOLD]
+        """All that happened."""
+        self.left: list[Event] = told[-1]["left"] if told else self.events
+        """What the server has not got."""
+        self.told = len(told)
+        """How often it was told all, and some was refused."""
         self._lock = lock
         self._writing = threading.Lock()
 
@@ -63,6 +71,14 @@ class Account:
         with contextlib.suppress(OSError):
             self.path.unlink(missing_ok=True)
         self._lock.release()
+
+    def keep(self, left: list[Event]) -> None:
+        """All was told, and this was refused: the next attempts try that again. The file's age stays, by which accounts
+        are told in order."""
+        with contextlib.suppress(OSError):
+            before = self.path.stat()
+            self._append({"event": _TOLD, "left": left})
+            os.utime(self.path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
     def leave(self) -> None:
         """Leave it to the next attempt in this store."""

@@ -13,7 +13,7 @@ from flows.champion import Measured, Standing, standing
 from flows.tracked_data import inputs_of
 from flows.tracked_models import Exported, Models
 from flows.tracked_runs import FORMAT, NOTE, PUBLISHED, Point, Runs, owner
-from flows.tracked_values import facts_of, flat, journal_of, moment, numbers, rows_of, scores_of
+from flows.tracked_values import anchored, facts_of, flat, journal_of, moment, numbers, rows_of, scores_of
 from storage.artifact import Artifact
 from storage.errors import OnwardError
 from storage.store import Store
@@ -21,6 +21,8 @@ from tasks.report_cost import page_of
 
 READERS = frozenset({"train", "decay", "evaluate", "perplexity"})
 """Stages whose datasets stand on the parent too."""
+_BEGAN = "onward.began"
+"""Tag of a parent run: when the attempt that goes on in it began, in milliseconds since 1970."""
 
 
 class Attempt:
@@ -49,6 +51,7 @@ class Attempt:
         self.runs.read()
         head = self.head
         tags = {**head["tags"], "onward.attempt": head["attempt"], "kind": "flow run", NOTE: head["note"]}
+        tags |= {_BEGAN: str(head["began"])}
         tags |= owner() if at_work else {}
         self.parent, there = self.runs.parent(head["flow_run"], head["name"], int(head["began"]), tags)
         known: Mapping[str, str] = {}
@@ -59,7 +62,14 @@ class Attempt:
             if at_work:
                 self.client.update_run(self.parent, status="RUNNING")
                 self.runs.tag(self.parent, tags)
+            elif self._later(run.data.tags):
+                self.runs.tag(self.parent, tags)
         self.runs.params(self.parent, head["params"], known)
+
+    def _later(self, tags: Mapping[str, str]) -> bool:
+        """Whether this attempt began after the one whose run it is now: how it ended is how the run ended."""
+        other, began = tags.get("onward.attempt"), tags.get(_BEGAN, "")
+        return other != self.head["attempt"] and began.isdigit() and int(began) < int(self.head["began"])
 
     def _steps_of(self, metric: str) -> set[int]:
         return {point.step for point in self.client.get_metric_history(self.parent, metric)}
@@ -206,11 +216,9 @@ class Attempt:
     def _line(self, child: str, event: Event) -> None:
         """The whole training line of a model, trunk and branch, on the model's own run."""
         last = self.runs.last_step(child, "line/loss")
-        for stage, key in event["journals"]:
-            artifact = self._artifact(stage, key)
-            if artifact is not None and artifact.has("journal"):
-                anchor = moment(artifact, "started") or 0
-                self.runs.points(child, rows_of(journal_of(artifact), "line", anchor, after=last))
+        found = [self._artifact(stage, key) for stage, key in event["journals"]]
+        for rows, anchor in anchored([one for one in found if one is not None and one.has("journal")]):
+            self.runs.points(child, rows_of(rows, "line", anchor, after=last))
 
     def _champion(self, event: Event) -> None:
         """Where each model of the run stands, and which is the best."""

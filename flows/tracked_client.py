@@ -8,6 +8,9 @@ from typing import Any
 
 from flows.secrets import without_secrets
 
+TRIES = 3
+"""Of what is refused: what was read of the server may have been old."""
+
 
 def connect(uri: str) -> Any:
     """MLflow's client, which waits no longer than ten seconds for an answer."""
@@ -21,16 +24,26 @@ def connect(uri: str) -> Any:
 
 
 def is_answer(error: Exception) -> bool:
-    """Whether the server has understood and refuses, so that asking again gives the same."""
+    """Whether what was asked is refused, so that asking again gives the same: by the server, by the store of files
+    behind it, by a local directory, or by the client before it asks."""
     from mlflow.exceptions import MlflowException
 
-    if not isinstance(error, MlflowException):
-        return not isinstance(error, OSError) and type(error).__module__.partition(".")[0] not in (
-            "requests",
-            "urllib3",
-            "sqlalchemy",
-        )
-    return error.get_http_status_code() in (400, 404, 409, 413, 422)
+    if isinstance(error, MlflowException):
+        return _refuses(error.get_http_status_code())
+    if (response := getattr(error, "response", None)) is not None:  # requests.HTTPError, of an artifact
+        return _refuses(int(response.status_code))
+    if isinstance(error, _LOCAL):
+        return True
+    packages = ("requests", "urllib3", "sqlalchemy")
+    return not isinstance(error, OSError) and type(error).__module__.partition(".")[0] not in packages
+
+
+_LOCAL = (PermissionError, FileNotFoundError, FileExistsError, NotADirectoryError, IsADirectoryError)
+
+
+def _refuses(status: int) -> bool:
+    """Of HTTP: what is wrong with the request. Who asks (401) may be put right, as may what came too late or too often."""
+    return 400 <= status < 500 and status not in (401, 408, 429, 499)
 
 
 def said(error: Exception) -> str:

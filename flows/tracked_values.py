@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -72,6 +73,22 @@ def journal_of(artifact: Artifact) -> list[dict[str, Any]]:
 def lines_of(journal: Path) -> list[dict[str, Any]]:
     """The whole lines of a journal that is being written."""
     return [json.loads(line) for line in journal.read_bytes().split(b"\n")[:-1] if line.strip()]
+
+
+def anchored(segments: list[Artifact]) -> list[tuple[list[dict[str, Any]], int]]:
+    """(rows, when the first began in milliseconds since 1970) of trainings' journals, oldest first.
+
+    A training that was interrupted began, by its manifest, with its last attempt; its end is certain. So each is laid
+    before its own end and before the next one's beginning, and no step lies before the step before it.
+    """
+    found: list[tuple[list[dict[str, Any]], int]] = []
+    for artifact in reversed(segments):
+        rows = journal_of(artifact)
+        end = moment(artifact, "ended") or 0
+        end = min(end, found[-1][1]) if found else end
+        spent = sum(float(row.get("seconds") or 0.0) for row in rows)
+        found.append((rows, end - math.ceil(spent * 1000)))
+    return found[::-1]
 
 
 def rows_of(

@@ -19,12 +19,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from flows.account import Account, Event, left_behind
+from flows.account import Account, Event
 from flows.secrets import without_secrets
 from flows.stage import Call
 from flows.tracked_attempt import Attempt
-from flows.tracked_client import connect, is_answer, said
+from flows.tracked_client import TRIES, connect, is_answer, said
 from flows.tracked_models import alias_of
+from flows.tracked_replay import replay
 from flows.tracked_runs import owner
 from flows.tracked_values import flat, lines_of, rows_of
 from storage.artifact import Artifact
@@ -34,8 +35,9 @@ _TRAINING = ("train", "decay")
 _POLL_SECONDS = 3.0
 _FLUSH_SECONDS = 60.0
 _ALIVE_SECONDS = 60.0
-_TRIES = 3
-"""Of an event that the server refuses; one that it cannot be asked about is tried for ever."""
+_STUBBORN = 10
+"""Tries of an event that fails without a word of refusal (a disk that is full behind the server), while the server can be
+read; while it cannot, nothing is given up."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,9 @@ class Tracker:
     _told: dict[str, int] = field(default_factory=dict)
     _alive: float = 0.0
     _error: str | None = None
+    _away: bool = False
     _refused: str | None = None
+    _set_aside: list[Event] = field(default_factory=list)
     _tell_parent: Callable[[str, str], None] | None = None
 
     def start(self) -> None:
@@ -173,7 +177,7 @@ class Tracker:
             why = self._error or f"still writing after {seconds:.0f} s"
             self.warn(f"MLflow at {where} has not got everything ({why}); the next run adds it")
         if self._refused:
-            self.warn(f"MLflow at {where} refused something, which is not there: {self._refused}")
+            self.warn(f"MLflow at {where} refused something; the next runs try again: {self._refused}")
 
     def _note(self, event: str, **facts: Any) -> None:
         if self._account is not None:
@@ -186,7 +190,7 @@ class Tracker:
     def _work(self, head: Event) -> None:
         waiting: deque[tuple[Event, int]] = deque()
         ended = False
-        while not (ended and (not waiting or self._error)):
+        while not (ended and (not waiting or self._away)):
             with contextlib.suppress(queue.Empty):
                 while True:
                     item = self._queue.get(timeout=0.01 if ended or waiting else _POLL_SECONDS)
@@ -204,13 +208,14 @@ class Tracker:
             except Exception as error:  # whatever the server or its client does, training goes on
                 self._stale = True
                 self._error = said(error)
-                if not ended:
+                if not (ended and self._away):
                     time.sleep(0.5)
         if self._account is not None:
-            if self._error or waiting:
-                self._account.leave()
-            else:
+            if not (self._error or waiting) and not self._set_aside:
                 self._account.settle()
+            elif not (self._error or waiting):
+                self._account.keep(self._set_aside)
+            self._account.leave()
 
     def _publish(self, attempt: Attempt, waiting: deque[tuple[Event, int]]) -> None:
         event, tries = waiting[0]
@@ -222,17 +227,19 @@ class Tracker:
             try:
                 attempt.publish(event)
             except Exception as error:
-                if not is_answer(error):
-                    raise
-                if tries + 1 < _TRIES:  # what was read of the server may be old
-                    waiting[0] = (event, tries + 1)
-                    attempt.runs.read()
+                attempt.runs.read()  # raises where the server is away; and what was read of it before may be old
+                waiting[0] = (event, tries + 1)
+                if tries + 1 < (TRIES if is_answer(error) else _STUBBORN):
+                    if not is_answer(error):
+                        raise
                     return
                 self._refused = f"{event['event']} {event.get('stage', '')}: {said(error)}"
+                self._set_aside.append(event)
         waiting.popleft()
 
     def _connected(self, head: Event) -> Attempt:
-        """The attempt at the server; after an error, what is there is read anew."""
+        """The attempt at the server; after an error, what is there is read anew. `_away` where it does not answer."""
+        self._away = True
         if self._attempt is None:
             client = connect(self.tracked.uri)
             attempt = Attempt(client, self.store, head)
@@ -246,7 +253,7 @@ class Tracker:
         if tell is not None:
             tell(self._attempt.parent, self._attempt.experiment)
         if not self._replayed:
-            self._replay(self._attempt.client, head)
+            self._refused = replay(self._attempt, self.store, head) or self._refused
             self._attempt.runs.end_lost()
             self._attempt.runs.read()
             self._replayed = True
@@ -255,21 +262,8 @@ class Tracker:
                 [run for key in self._followed if (run := self._attempt.runs.children.get(key))]
             )
             self._alive = time.monotonic()
+        self._away = False
         return self._attempt
-
-    def _replay(self, client: Any, own: Event) -> None:
-        """Publish what attempts that are gone have left for this server; what it refuses stays where it is."""
-        for account in left_behind(self.store.root):
-            try:
-                if account.head.get("uri") == own["uri"]:
-                    _publish_again(client, self.store, account, own)
-                    account.settle()
-            except Exception as error:
-                if not is_answer(error):
-                    raise
-                self._refused = f"what an earlier attempt left: {said(error)}"
-            finally:
-                account.leave()
 
     def _follow(self, attempt: Attempt) -> None:
         """Publish a running trainer's journal, up to its newest durable checkpoint."""
@@ -294,23 +288,6 @@ class Tracker:
                 max((points[0].step for points in rows if points), default=last),
                 anchor,
             )
-
-
-def _publish_again(client: Any, store: Store, account: Account, own: Event) -> None:
-    """The events of an attempt that is gone; what the server refuses now, it refused then."""
-    attempt = Attempt(client, store, account.head)
-    same = bool(own["flow_run"]) and account.head.get("flow_run") == own["flow_run"]
-    attempt.begin(at_work=False)
-    for event in account.events:
-        try:
-            if not (same and event["event"] == "close"):
-                attempt.publish(event)
-        except Exception as error:
-            if not is_answer(error):
-                raise
-    attempt.runs.flush()
-    if not same:
-        attempt.ended(account.events)
 
 
 def _of(call: Call) -> dict[str, Any]:

@@ -19,6 +19,7 @@ import pytest
 from made import NAMES, REGISTERED, URL, Made
 from mlflow_server import ROOT, MlflowServer, postgresql_address
 
+from flows.account import left_behind
 from flows.stage import Call
 from flows.tracking import Tracked, Tracker, describe_run, public_address
 from storage.store import Store
@@ -336,8 +337,11 @@ def test_what_was_left_running_on_another_machine_is_ended_once_it_gives_no_sign
     assert client.get_run(new.info.run_id).info.status == "RUNNING"
 
 
-def test_what_the_server_refuses_does_not_keep_the_rest_from_it(database, made):
+def test_what_the_server_refuses_does_not_keep_the_rest_from_it(database, made, tmp_path):
     warned: list[str] = []
+    store = tmp_path / "store"
+    shutil.copytree(made.store.root, store, symlinks=True)
+    made = Made(made.home, Store(store), made.artifacts, made.models, made.report, made.items)
     tracker = made.tracker(database, "flow-6", "refusing", warned.append)
     tracker.start()
     tracker._note("files", stage="report", key="ff" * 32)  # not in the store: nothing to publish
@@ -350,6 +354,9 @@ def test_what_the_server_refuses_does_not_keep_the_rest_from_it(database, made):
     assert any("refused" in words and "latest" in words for words in warned), warned
     client = client_of(database)
     run = client.get_run(tracker.parent)
+    (account,) = left_behind(store)
+    account.leave()
+    assert [(event["event"], event["alias"]) for event in account.left] == [("model", "latest")]
     assert run.info.status == "FINISHED" and "perplexity/domain" in run.data.metrics
 
 
