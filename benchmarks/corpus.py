@@ -3,10 +3,10 @@
     python benchmarks/corpus.py [--megabytes 110] [--rounds 3] [--peer-rounds 1]       # 20 minutes on two cores
 
 One thread, one worker. Each of the peers' steps is a process of its own, and so is each run of our stages. `tokenize` over
-all of the text, which stands beside the peer's, has a process of its own too: nothing is loaded before its clock starts. CPU
-seconds are those of the step, without imports. Ours are whole stages with their store: files written, fsynced and digested.
-A peer's step reads and writes what it would. The whole way is, of ours, ingest to pack; of datatrove, its four filters,
-MinHash and tokens, added up (it does not pack).
+all of the text, which stands beside the peer's, has a process of its own too: nothing is loaded before its clock starts.
+CPU seconds are those of the step, without imports. Ours are whole stages with their store: files written, fsynced and
+digested. A peer's step reads and writes what it would. The whole way is, of ours, ingest to pack; of datatrove, its four
+filters, MinHash and tokens, added up (it does not pack).
 Packing is measured on a billion tokens: this text's shards as often as that takes, as if so many slices had been read.
 The peers' environment (peers.py) is made on the first run. Prints a Markdown table and a JSON line.
 """
