@@ -22,7 +22,6 @@ from storage.errors import StageFailed
 from storage.settings import Settings, identity
 from tasks.corpus.decontaminate import MatchJob, count_hits, match_shard, write_hits
 from tasks.corpus.overlap import Index, build_index, save_index
-from tasks.corpus.questions import read_questions
 from tasks.corpus.shards import document_shards
 
 STAGE = "contamination"
@@ -79,10 +78,7 @@ def run(config: CountConfig, inputs: CountInputs, draft: Draft) -> CountStats:
         for shard, path in document_shards(documents).items()
     }
     looked = draft.scratch("matches", jobs if index.checked.any() else {}, match_shard)
-    hits = count_hits(index, list(looked.values()))
-    questions, rows = read_questions(name, inputs.benchmark_path)
-    hits[name]["questions"] += rows - len(questions)
-    hits[name]["unchecked"] += rows - len(questions)
+    hits = count_hits(index, list(looked.values()), (inputs.benchmark_path,))
     write_hits(draft, hits)
     _write_found(draft, index, list(looked.values()))
     documents = sum(pq.read_metadata(job.path).num_rows for job in jobs.values())

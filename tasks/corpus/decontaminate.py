@@ -24,10 +24,11 @@ from storage.settings import Settings, identity
 from tasks.corpus.documents import dropped_table, read_documents, write_documents, write_dropped
 from tasks.corpus.holdout import held_out, text_hashes
 from tasks.corpus.overlap import Index, build_index, find_matches, load_index, save_index
+from tasks.corpus.questions import read_questions
 from tasks.corpus.shards import Selection, document_shards, texts_of, write_selection
 
 STAGE = "decontaminate"
-VERSION = 2
+VERSION = 3
 REASON = "benchmark_overlap"
 
 
@@ -67,7 +68,8 @@ class DecontaminateInputs:
 
 @dataclass(frozen=True)
 class DecontaminateStats:
-    """Counts of documents and bytes of text. `unchecked` are questions too short to be looked for, by benchmark."""
+    """Counts of documents and bytes of text. `unchecked`, by benchmark: questions too short to be looked for, or of no
+    schema that is known."""
 
     documents_in: int
     documents_out: int
@@ -115,7 +117,7 @@ def run(config: DecontaminateConfig, inputs: DecontaminateInputs, draft: Draft) 
     if holding:
         _write_holdout(draft, list(shards.values()), [out for _, out in masks])
     _write_dropped(draft, documents, dropped)
-    hits = count_hits(index, [found[name] for name in shards])
+    hits = count_hits(index, [found[name] for name in shards], inputs.benchmark_paths)
     write_hits(draft, hits)
     return DecontaminateStats(
         documents_in=len(dropped),
@@ -217,10 +219,13 @@ def _write_dropped(draft: Draft, documents: pa.Table, dropped: np.ndarray) -> No
     draft.part("dropped", "dropped.parquet")
 
 
-def count_hits(index: Index, found: Sequence[Path]) -> dict[str, dict[str, int]]:
+def count_hits(
+    index: Index, found: Sequence[Path], benchmark_paths: Sequence[Path]
+) -> dict[str, dict[str, int]]:
     """Per benchmark: questions, indexed, unchecked, and how many questions and documents were found.
 
-    `found`: directories that `match_shard` wrote with this index.
+    `found`: directories that `match_shard` wrote with this index; `benchmark_paths`: the files it was made of, whose rows
+    of no known schema are questions that are unchecked.
     """
     pairs = [pq.read_table(path / "matches.parquet", partitioning=None) for path in found]
     questions = np.concatenate([np.zeros(0, np.int64), *(table["question"].to_numpy() for table in pairs)])
@@ -232,12 +237,14 @@ def count_hits(index: Index, found: Sequence[Path]) -> dict[str, dict[str, int]]
         for table in pairs
     ]
     hits = {}
-    for number, name in enumerate(index.benchmarks):
+    for number, (name, path) in enumerate(zip(index.benchmarks, benchmark_paths, strict=True)):
         own = index.benchmark_of == number
+        readable, rows = read_questions(name, path)
+        unread = rows - len(readable)
         hits[name] = {
-            "questions": int(own.sum()),
+            "questions": int(own.sum()) + unread,
             "indexed": int(index.checked[own].sum()),
-            "unchecked": int((~index.checked[own]).sum()),
+            "unchecked": int((~index.checked[own]).sum()) + unread,
             "questions_found": int(own[np.unique(questions)].sum()),
             "documents_found": int(sum((some[:, 1] == number).sum() for some in in_documents)),
         }

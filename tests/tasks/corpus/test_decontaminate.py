@@ -84,6 +84,15 @@ def test_hits_say_what_was_looked_for_and_found(tmp_path: Path) -> None:
     assert stats.dropped_by_reason == {"benchmark_overlap": 2}
 
 
+def test_rows_of_no_known_schema_are_questions_that_are_not_checked(tmp_path: Path) -> None:
+    rows = [{"question": LONG, "choices": ["x"], "answer": 0}, {"prompt": LONG}, {"prompt": SHORT}]
+    path, stats = run_on(tmp_path, [LONG, FILLER], rows)
+    assert json.loads((path / "hits.json").read_text()) == {
+        "quiz": {"questions": 3, "indexed": 1, "unchecked": 2, "questions_found": 1, "documents_found": 1}
+    }
+    assert stats.unchecked == {"quiz": 2}
+
+
 def test_matches_do_not_run_from_one_document_into_the_next(tmp_path: Path) -> None:
     words = LONG.split()
     _, stats = run_on(tmp_path, [" ".join(words[:9]), " ".join(words[9:])])
