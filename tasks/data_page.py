@@ -141,7 +141,8 @@ def gather(config: DataConfig, inputs: DataInputs, draft: Draft) -> Json:
         "tokens": tables.lengths_in_tokens(shards),
     }
     draft.progress(2, 4, "parts of the page")
-    drawn = tables.drawn(shards, config.score_bytes, longest=config.score_bytes // 10)
+    longest = config.score_bytes // 10
+    drawn = tables.drawn(shards, config.score_bytes, longest)
     failed = {row["reason"]: row["documents"] for row in reasons if row["stage"] == "filter"}
     scores = measure(config.filter, drawn, failed, config.rules) if config.rules else []
     draft.progress(3, 4, "parts of the page")
@@ -158,7 +159,14 @@ def gather(config: DataConfig, inputs: DataInputs, draft: Draft) -> Json:
         ],
         "packing": packing(inputs.packs),
         "examples": reader.of_reasons(_shown(reasons, config.reasons), config.examples),
-        "sample": {"shards": len(shards), "shards_in_all": in_all, "masked": masked},
+        "sample": {
+            "shards": len(shards),
+            "shards_in_all": in_all,
+            "masked": masked,
+            "longest": longest,
+            "longer": tables.longer(shards, longest) if scores else 0,
+            "classifier": config.filter.edu_classifier is not None,
+        },
     }
     facts["findings"] = findings(facts)
     return facts

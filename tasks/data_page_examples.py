@@ -6,6 +6,7 @@ Text is masked before it is cut, so that no half of an address is left over.
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +25,8 @@ _READ = 20_000
 _LINES = 10
 _BEFORE = {"dedup": "ingest", "filter": "dedup", "decontaminate": "filter"}
 """The stage whose documents a stage reads."""
-_UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]")
+_UNSEEN = ("Cc", "Cf", "Zl", "Zp")
+"""Categories of Unicode that show nothing and may do something: controls, formats (directions, tags), separators."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ class Reader:
             shown = pii.mask(shown)[0][len(pii.mask(text[low:begin])[0]) :]
         else:
             shown = shown[begin - low :]
-        lines = [_UNSEEN.sub("·", line.rstrip()) for line in shown.split("\n") if line.strip()]
+        lines = [visible(line.rstrip()) for line in shown.split("\n") if line.strip()]
         cut = "\n".join(lines[:_LINES])
         if len(cut) > length:
             cut = cut[:length].rsplit(" ", 1)[0] if " " in cut[length // 2 : length] else cut[:length]
@@ -105,7 +107,7 @@ class Reader:
             "id": None if row["id"] is None else str(row["id"]),
             "source": row["source"],
             "value": row["value"],
-            "detail": _UNSEEN.sub("·", detail)[:LENGTH],
+            "detail": visible(detail)[:LENGTH],
             "characters": None if text is None else len(text),
             "text": None if text is None else self.excerpt(text, start),
         }
@@ -126,6 +128,15 @@ class Reader:
             texts = [text for table in groups(path, rows, ["text"]) for text in table["text"].to_pylist()]
             found |= {one: text for (_, one), text in zip(own, texts, strict=True)}
         return found
+
+
+def visible(text: str) -> str:
+    """The text with a dot for each character that a reader does not see, but for line ends and tabs."""
+    if text.isprintable():
+        return text
+    return "".join(
+        "·" if sign not in "\n\t" and unicodedata.category(sign) in _UNSEEN else sign for sign in text
+    )
 
 
 def _first_difference(one: str, two: str) -> int:

@@ -227,6 +227,17 @@ class Tables:
             budget,
         )
 
+    def longer(self, shards: Sequence[Shard], longest: int) -> int:
+        """How many documents that `filter` read are longer than `longest` bytes, and so in no sample for the rules."""
+        files = self._files("dedup", shards)
+        if not files:
+            return 0
+        found = self.rows(
+            f"select count(*) as documents from read_parquet({_listed(files)}) where strlen(text) > ?",
+            longest,
+        )
+        return int(found[0]["documents"])
+
     def _files(self, stage: str, shards: Sequence[Shard]) -> list[str]:
         found = []
         for shard in shards:

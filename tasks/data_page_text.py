@@ -174,8 +174,9 @@ def _lengths(facts: Json, pictures: dict[str, Picture]) -> list[Block]:
 
 
 def _scores(facts: Json, pictures: dict[str, Picture]) -> list[Block]:
+    apart = _not_measured(facts)
     if "scores" not in pictures:
-        return []
+        return [Heading(2, "What the filter measured"), Text(apart, "note")] if apart else []
     rows = tuple(
         (
             words(score["rule"]),
@@ -194,6 +195,7 @@ def _scores(facts: Json, pictures: dict[str, Picture]) -> list[Block]:
         "each; counts are on a logarithmic scale. Failing: what the rule alone would drop; a document that fails several "
         "is counted once, for the first, in the table above."
     )
+    note += f" {apart}" if apart else ""
     head = ("rule", "kept", "median before", "median after", "failing")
     return [
         Heading(2, "What the filter measured"),
@@ -201,6 +203,19 @@ def _scores(facts: Json, pictures: dict[str, Picture]) -> list[Block]:
         Table(head, rows, (0, 1)),
         Text(note, "note"),
     ]
+
+
+def _not_measured(facts: Json) -> str:
+    sample, said = facts["sample"], []
+    if sample["classifier"]:
+        said.append(
+            "What the filter's classifier scored is not measured again: education scores here are the sources' own alone."
+        )
+    if sample["longer"]:
+        said.append(
+            f"{sample['longer']:,} documents of more than {sample['longest'] / 1000:,g} KB are left out of the sample."
+        )
+    return " ".join(said)
 
 
 def _duplicates(facts: Json) -> list[Block]:

@@ -21,7 +21,7 @@ from tasks.corpus.filter import FilterConfig
 from tasks.corpus.questions import benchmark_inputs
 from tasks.data_page import DataConfig, data_inputs
 from tasks.data_page_blocks import fenced
-from tasks.data_page_examples import LENGTH, Reader
+from tasks.data_page_examples import LENGTH, Reader, visible
 from tests.tasks.corpus.line import Line, gpt2, write_source
 
 FILTER = FilterConfig(language="en", c4=True, c4_curly_brackets=False, fineweb=True, min_edu_score=2.0)
@@ -288,6 +288,33 @@ def test_lengths_are_of_a_sample_where_there_is_much_and_the_page_says_so(line: 
         in (made.path / "data.md").read_text()
     )
     assert 0 < max(score["documents"] for score in facts["scores"]) < len(documents(line, "dedup"))
+
+
+def test_the_page_says_what_the_sample_for_the_rules_leaves_out(line: Line) -> None:
+    config = DataConfig(filter=line.filter, score_bytes=20_000)
+    made, facts = page(line, config)
+    longer = sum(len(row["text"].encode()) > 2000 for row in documents(line, "dedup"))
+    assert facts["sample"]["longer"] == longer > 0
+    said = f"{longer:,} documents of more than 2 KB are left out of the sample."
+    assert said in (made.path / "data.md").read_text()
+    assert "left out of the sample" not in (page(line)[0].path / "data.md").read_text()
+
+
+def test_the_page_says_that_a_classifiers_scores_are_not_shown(line: Line, tmp_path: Path) -> None:
+    config = DataConfig(filter=line.filter.model_copy(update={"edu_classifier": Path("scorer")}))
+    assert line.filter.min_edu_score is not None
+    draft = draft_in(tmp_path)
+    data_page.run(config, data_inputs(line.slices, line.packed, 1, ()), draft)
+    said = "What the filter's classifier scored is not measured again"
+    assert said in (draft.path / "data.md").read_text()
+    assert said not in (page(line)[0].path / "data.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "sign", ["\u061c", "\u00ad", "\u2028", "\u2029", "\u202e", "\ufeff", "\x1b", "\r", "\U000e0041"]
+)
+def test_what_is_not_seen_is_shown_as_a_dot(sign: str) -> None:
+    assert visible(f"a{sign}b\t\n\u00e9\u6f22\U0001f30a") == "a·b\t\n\u00e9\u6f22\U0001f30a"
 
 
 def test_a_document_that_vanished_is_a_warning(line: Line) -> None:
