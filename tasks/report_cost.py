@@ -35,11 +35,7 @@ def cost_of(facts: Mapping[str, Any], lookup: Lookup) -> Json:
     in bytes, energy_joules or None}], models: [the same, summed], all: the same, measuring_seconds}. A device-hour is an
     hour of one GPU, or of one CPU thread. Steps that a kill made to be done again count once, as in the journal.
     """
-    entries = list(facts["segments"])
-    base = facts["models"][0]
-    if base["stage"] == "train":
-        entries.insert(0, {**base, "kind": "base", "computed": 0})
-    segments = [found for one in entries if (found := _segment(one, lookup)) is not None]
+    segments = [found for one in _trained(facts) if (found := _segment(one, lookup)) is not None]
     by_key = {segment["key"]: segment for segment in segments}
     models = []
     for model in facts["models"]:
@@ -50,6 +46,16 @@ def cost_of(facts: Mapping[str, Any], lookup: Lookup) -> Json:
     measured = [made for stage, key in facts["measured"] if (made := lookup(stage, key)) is not None]
     seconds = sum(float(made.manifest.provenance.get("seconds", 0.0)) for made in measured)
     return {"segments": segments, "models": models, "all": _sum(segments), "measuring_seconds": seconds}
+
+
+def _trained(facts: Mapping[str, Any]) -> list[Json]:
+    """Each base that was trained, and each segment, once: runs that are compared share some."""
+    segments = {one["key"] for one in facts["segments"]}
+    bases = [one for one in facts["models"] if one["stage"] == "train" and one["key"] not in segments]
+    entries: dict[str, Json] = {}
+    for one in [*({**base, "kind": "base", "computed": 0} for base in bases), *facts["segments"]]:
+        entries.setdefault(one["key"], dict(one))
+    return list(entries.values())
 
 
 def _segment(entry: Mapping[str, Any], lookup: Lookup) -> Json | None:
@@ -138,12 +144,12 @@ def _gain(facts: Mapping[str, Any], cost: Mapping[str, Any], unit: str) -> list[
     """Points of each group's mean for each device-hour between two models."""
     models = {model["name"]: model for model in cost["models"]}
     segments = {segment["key"]: segment for segment in cost["segments"]}
-    base = facts["models"][0]["name"]
+    bases = {model["name"] for model in facts["models"] if not model.get("segments")}
     rows = []
     for before, after in facts["pairs"]:
-        if after not in models or (before not in models and before != base):
+        if after not in models or (before not in models and before not in bases):
             continue
-        known = set() if before == base else set(models[before]["segments"])
+        known = set() if before in bases else set(models[before]["segments"])
         hours = sum(segments[key]["device_hours"] for key in models[after]["segments"] if key not in known)
         changes = [change_of(row, before, after) for row in facts["groups"]]
         if hours and any(changes):
