@@ -1,8 +1,9 @@
 """`onward compare RUN RUN…`: the report's page across runs, and exactly the fields in which their configurations differ.
 
 Runs are found by their records, and what they measured by the inputs of their reports: nothing is made, and nothing in the
-store changes. A model that several runs share (the base, mostly) stands there once. Two models are tested against each
-other where they were asked the same questions, or read the same documents by the same tokens; else they stand side by side.
+store changes. A model that several runs share (the base, mostly) stands there once, unless they measured it differently.
+Two models are tested against each other where they were asked the same questions, or read the same documents by the same
+tokens, in the same way; else they stand side by side.
 """
 
 from __future__ import annotations
@@ -114,8 +115,9 @@ def compare(store: Store, names: Sequence[str]) -> Comparison:
         Run(chr(ord("A") + place), record, *inputs_of(store, report_of(store, record)))
         for place, record in enumerate(records)
     )
-    names_of = _model_names(runs)
-    config, inputs = _together(runs, names_of)
+    called = _benchmark_names(runs)
+    names_of = _model_names(runs, called)
+    config, inputs = _together(runs, names_of, called)
     pairs = _pairs(runs, names_of)
     own = [  # for the figures alone: every model against its base
         (names_of[run.label, run.inputs.models[0]["name"]], names_of[run.label, model["name"]])
@@ -134,32 +136,54 @@ def compare(store: Store, names: Sequence[str]) -> Comparison:
 
 
 Names = dict[tuple[str, str], str]
-"""(run's label, model's name there) → its name here."""
+"""(run's label, name of a model or benchmark there) → its name here."""
+_ASKED, _READ = ("scores", "questions"), ("perplexity", "documents")
 
 
-def _model_names(runs: Sequence[Run]) -> Names:
-    """`B · 400M`; for a model that several runs share `A, B · 400M`, or its name alone where all do."""
-    owners: dict[tuple[str, str], list[str]] = {}
+def _model_names(runs: Sequence[Run], called: Names) -> Names:
+    """`B · 400M`; for a model that several runs share `A, B · 400M`, or its name alone where all do.
+
+    A model that runs measured with other results (at another length, say) is not shared between these.
+    """
+    owners: dict[tuple[str, str], list[list[Run]]] = {}
     for run in runs:
         for model in run.inputs.models:
-            owners.setdefault((model["digest"], model["name"]), []).append(run.label)
-    found: Names = {}
-    for run in runs:
-        for model in run.inputs.models:
-            labels = owners[model["digest"], model["name"]]
             name = str(model["name"])
-            found[run.label, name] = name if len(labels) == len(runs) else f"{', '.join(labels)} · {name}"
+            groups = owners.setdefault((model["digest"], name), [])
+            for group in groups:
+                if all(_measured_alike(other, run, name, called) for other in group):
+                    group.append(run)
+                    break
+            else:
+                groups.append([run])
+    found: Names = {}
+    for (_, name), groups in owners.items():
+        for group in groups:
+            labels = [run.label for run in group]
+            shown = name if len(labels) == len(runs) else f"{', '.join(labels)} · {name}"
+            found.update({(label, name): shown for label in labels})
     return found
 
 
-def _together(runs: Sequence[Run], names: Names) -> tuple[ReportConfig, ReportInputs]:
-    models: dict[str, Json] = {}
-    tables: dict[str, dict[str, dict[str, Input]]] = {
-        kind: {} for kind in ("scores", "questions", "perplexity", "documents")
+def _measured_alike(one: Run, other: Run, model: str, called: Names) -> bool:
+    """Whether everything that both measured of a model came out the same, to the bit."""
+    first, second = (_measured(run, model, called) for run in (one, other))
+    return all(first[what] == second[what] for what in first.keys() & second.keys())
+
+
+def _measured(run: Run, model: str, called: Names) -> dict[tuple[str, str], str]:
+    return {
+        (kind, called.get((run.label, item), item) if kind in _ASKED else item): part.digest
+        for kind in (*_ASKED, *_READ)
+        for item, part in getattr(run.inputs, kind).get(model, {}).items()
     }
+
+
+def _together(runs: Sequence[Run], names: Names, called: Names) -> tuple[ReportConfig, ReportInputs]:
+    models: dict[str, Json] = {}
+    tables: dict[str, dict[str, dict[str, Input]]] = {kind: {} for kind in (*_ASKED, *_READ)}
     journals: list[Json] = []
     samples: dict[str, Input] = {}
-    called = _benchmark_names(runs)
     for run in runs:
         for model in run.inputs.models:
             name = names[run.label, model["name"]]
@@ -168,7 +192,7 @@ def _together(runs: Sequence[Run], names: Names) -> tuple[ReportConfig, ReportIn
                 own = getattr(run.inputs, kind).get(model["name"], {})
                 measured = merged.setdefault(name, {})
                 for item, part in own.items():
-                    wanted = called.get((run.label, item), item) if kind in ("scores", "questions") else item
+                    wanted = called.get((run.label, item), item) if kind in _ASKED else item
                     measured.setdefault(wanted, part)
             if model["name"] in run.inputs.samples:
                 samples.setdefault(name, run.inputs.samples[model["name"]])
@@ -195,7 +219,7 @@ def _together(runs: Sequence[Run], names: Names) -> tuple[ReportConfig, ReportIn
     )
 
 
-def _benchmark_names(runs: Sequence[Run]) -> dict[tuple[str, str], str]:
+def _benchmark_names(runs: Sequence[Run]) -> Names:
     """(run, benchmark) → another name, where one name stands for different questions in different runs."""
     asked: dict[str, dict[str, str]] = {}
     for run in runs:
@@ -253,8 +277,12 @@ def _findings(runs: Sequence[Run], names: Names, facts: Json) -> list[str]:
             for row in facts["groups"]
             if (change := change_of(row, before, after))
         ]
-        if before == after:
-            found.append(f"{runs[0].label} and {other.label} ended in the same model ({two}), to the bit.")
+        first, last = runs[0].model(one), other.model(two)
+        if first and last and first["digest"] == last["digest"]:
+            how = "" if before == after else "; it was measured differently"
+            found.append(
+                f"{runs[0].label} and {other.label} ended in the same model ({two}), to the bit{how}."
+            )
         else:
             found.append(f"{after} against {before}: {'; '.join(said) or 'nothing was measured on both'}.")
     return found

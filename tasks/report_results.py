@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tasks.report_blocks import Block, Cell, Heading, Table, Text
@@ -48,13 +48,18 @@ def perplexity(facts: Json) -> list[Block]:
         for row in facts["perplexity"]
     )
     note = (
-        f"On held-out documents ({measured}), in windows of {one['max_length']} tokens with stride "
-        f"{one['stride']}: each token scored once, the first after an end-of-text token. Not comparable with the "
+        f"On held-out documents ({measured}), in windows of {_lengths(facts['perplexity'])} tokens with "
+        f"stride {one['stride']}: each token scored once, the first after an end-of-text token. Not comparable with the "
         "harness's rolling perplexity, whose windows are disjoint. Below each: bits per byte of UTF-8, which compare "
         "across tokenizers. Changes are of perplexity, in percent; less is better."
     )
     head = ("source", *names, *_pair_heads(facts))
     return [Heading(2, "Perplexity on held-out text"), Table(head, tuple(rows)), Text(note, "note")]
+
+
+def _lengths(rows: Sequence[Json]) -> str:
+    """At how many tokens: models that were measured at others stand beside each other, and are not compared."""
+    return " or ".join(str(one) for one in sorted({length for row in rows for length in row["lengths"]}))
 
 
 def _perplexity_cell(value: Json | None) -> Cell:
@@ -111,7 +116,7 @@ def _benchmark_note(facts: Json) -> str:
     )
     return (
         "Percent of questions, by lm-evaluation-harness with its own prompts and shots, at most "
-        f"{rows[0]['max_length']} tokens.{drawn} In brackets the 95 % interval, over questions, not training seeds. "
+        f"{_lengths(rows)} tokens.{drawn} In brackets the 95 % interval, over questions, not training seeds. "
         "Where no change is clear, the smallest that would have been seen stands beside it (see How sure). Chance is the "
         f"mean of 1/n over the questions.{commonest}{corpus}"
     )

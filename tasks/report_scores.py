@@ -1,7 +1,8 @@
 """The report's measured numbers: every model's scores with intervals, and the changes between models with their verdicts.
 
 A comparison is a pair of models. Its changes are corrected together: benchmarks one family, held-out sources another, the
-means of the groups a third. Models that were asked other questions are shown beside each other, but not compared.
+means of the groups a third. Models that were asked other questions, at another length, with other examples or by another
+version of the harness are shown beside each other, but not compared.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ class Row:
     facts: Json
     estimates: dict[str, Estimate]
     alike: list[list[str]]
-    """Models that were asked the same questions, together."""
+    """Models that were asked the same questions in the same way, together."""
     tables: dict[str, pa.Table] = field(default_factory=dict)
     metric: str = ""
     relative: bool = False
@@ -63,7 +64,7 @@ class Row:
     """The benchmarks of a group."""
 
     def change(self, before: str, after: str) -> Change | None:
-        """From one model to another; None where they were not asked the same."""
+        """From one model to another; None where they were not asked the same in the same way."""
         if not any(before in together and after in together for together in self.alike):
             return None
         if self.relative:
@@ -126,7 +127,7 @@ def perplexity_row(source: str, names: Sequence[str], inputs: ReportInputs) -> R
         return None
     read = {name: _read(inputs.perplexity[name][source]) for name in measured}
     tables = {name: pq.read_table(inputs.documents[name][source].only()) for name in measured}
-    alike = _alike(tables, ("id", "tokens"))
+    alike = _alike(tables, ("id", "tokens"), {name: _settings(read[name]) for name in measured})
     estimates: dict[str, Estimate] = {}
     for together in alike:
         estimates |= document_scores({name: tables[name] for name in together}, f"perplexity/{source}")
@@ -140,7 +141,8 @@ def perplexity_row(source: str, names: Sequence[str], inputs: ReportInputs) -> R
             "bits_per_byte": read[name]["bits_per_byte"],
         }
     kept = {key: read[measured[0]][key] for key in ("documents", "tokens", "bytes", "max_length", "stride")}
-    return Row({"source": source, **kept, "models": values}, estimates, alike, relative=True)
+    facts = {"source": source, **kept, "lengths": _lengths(read)}
+    return Row({**facts, "models": values}, estimates, alike, relative=True)
 
 
 def benchmark_row(name: str, group: str, names: Sequence[str], inputs: ReportInputs) -> Row | None:
@@ -151,7 +153,7 @@ def benchmark_row(name: str, group: str, names: Sequence[str], inputs: ReportInp
     read = {model: _read(inputs.scores[model][name]) for model in measured}
     tables = {model: pq.read_table(inputs.questions[model][name].only()) for model in measured}
     main = read[measured[0]]["main"]
-    alike = _alike(tables, ("subject", "doc"))
+    alike = _alike(tables, ("subject", "doc"), {model: _settings(read[model]) for model in measured})
     estimates: dict[str, Estimate] = {}
     for together in alike:
         estimates |= question_scores({model: tables[model] for model in together}, main, f"questions/{name}")
@@ -170,8 +172,14 @@ def benchmark_row(name: str, group: str, names: Sequence[str], inputs: ReportInp
             "errors": read[model]["stderr"],
         }
     kept = {key: read[measured[0]][key] for key in _KEPT}
+    kept["lengths"] = _lengths(read)
     facts = {"benchmark": name, "group": group, "metric": main, **kept, "chance": guess, "rule": rule}
     return Row({**facts, "models": values}, estimates, alike, tables, main)
+
+
+def _lengths(read: Mapping[str, Json]) -> list[int]:
+    """The lengths at which the models were measured."""
+    return sorted({int(scores["max_length"]) for scores in read.values()})
 
 
 def _bounds(columns: Sequence[Any]) -> tuple[float, float]:
@@ -188,11 +196,24 @@ def _chance(name: str, table: pa.Table, scores: Json) -> tuple[float, str]:
     return chance(choices, table["target"].to_pylist(), labelled(name.split(" ")[0]))
 
 
-def _alike(tables: Mapping[str, pa.Table], columns: Sequence[str]) -> list[list[str]]:
+def _settings(scores: Json) -> list[Any]:
+    """How it was measured, beside what was asked: equal for scores that can be compared.
+
+    The draw of a limit is in the questions themselves.
+    """
+    return [scores.get(name) for name in ("main", "split", "shots", "max_length", "stride", "harness")]
+
+
+def _alike(
+    tables: Mapping[str, pa.Table], columns: Sequence[str], settings: Mapping[str, list[Any]]
+) -> list[list[str]]:
     found: list[list[str]] = []
     for name, table in tables.items():
         for together in found:
-            if tables[together[0]].select(columns).equals(table.select(columns)):
+            first = together[0]
+            if settings[first] == settings[name] and tables[first].select(columns).equals(
+                table.select(columns)
+            ):
                 together.append(name)
                 break
         else:

@@ -111,6 +111,78 @@ def test_other_questions_by_the_same_name_are_not_compared(world: World, tmp_pat
     assert change_of(mine, "A · 20K", "B · 20K") is not None
 
 
+@pytest.mark.parametrize(
+    ("kind", "over"),
+    [
+        ("asked", {"max_length": 128}),
+        ("asked", {"shots": 2}),
+        ("asked", {"harness": "0.5.0"}),
+        ("read", {"max_length": 128}),
+        ("read", {"stride": 16}),
+    ],
+)
+def test_what_was_measured_in_another_way_stands_apart(world: World, kind: str, over: dict[str, Any]) -> None:
+    run_of(world, "small-cccccc", world.outcome(last=5, **{kind: over}))
+    compared = compare(store_of(world), ["aaaaaa", "cccccc"])
+    found = compared.to_json()
+    names = [model["name"] for model in found["models"]]
+    assert names == ["A · base", "A · 10K", "A · 20K", "B · base", "B · 10K", "B · 20K"]
+    row = next(row for row in found["benchmarks" if kind == "asked" else "perplexity"])
+    assert set(row["models"]) == set(names), "both runs' base is shown as it was measured there"
+    assert [(change["from"], change["to"]) for change in row["changes"]] == [
+        (f"{run} · base", f"{run} · {budget}") for budget in ("20K", "10K") for run in "AB"
+    ]
+    mine = next(row for row in found["benchmarks"] if row["benchmark"] == "mine")
+    assert change_of(mine, "A · 20K", "B · 20K") is not None
+    domain = next(row for row in found["groups"] if row["group"] == "domain")
+    assert (change_of(domain, "A · 20K", "B · 20K") is None) == (kind == "asked")
+    assert ("64 or 128 tokens" in compared.to_markdown()) == ("max_length" in over)
+
+
+def test_one_model_that_was_measured_differently_is_still_said_to_be_one(world: World) -> None:
+    outcome = world.outcome()
+    run_of(world, "small-cccccc", outcome)
+    for model in outcome.models:
+        model.scores["sciq"] = world.evaluation("sciq", [1.0, 0.0] * 10, max_length=128)
+    run_of(world, "small-dddddd", outcome, evaluation__limit=20)
+    sentence = compare(store_of(world), ["cccccc", "dddddd"]).to_json()["findings"][0]
+    assert sentence == "A and B ended in the same model (20K), to the bit; it was measured differently."
+
+
+def test_what_runs_share_was_paid_once_and_each_trained_base_is_paid(world: World) -> None:
+    def trained_base() -> Any:
+        stats = {"tokens": 30_000, "tokens_seen": 30_000}
+        return world.artifact("train", stats, {"export": {"config.json": {"number": world.count}}})
+
+    outcome = world.outcome()
+    outcome.models[0].export = trained_base()
+    run_of(world, "small-cccccc", outcome)
+    outcome.models[-1].scores["sciq"] = world.evaluation("sciq", [1.0] * 20)  # all else is the first run's
+    run_of(world, "small-dddddd", outcome, evaluation__limit=20)
+    other = world.outcome()
+    other.models[0].export = trained_base()
+    run_of(world, "small-eeeeee", other, seed=7)
+
+    def hours(*names: str) -> float:
+        cost = compare(store_of(world), names).cost
+        keys = [segment["key"] for segment in cost["segments"]]
+        assert len(set(keys)) == len(keys)
+        assert cost["all"]["device_hours"] == pytest.approx(
+            sum(one["device_hours"] for one in cost["segments"])
+        )
+        return float(cost["all"]["device_hours"])
+
+    step = 0.5 * 2 / 3600  # half a second on two threads
+    own = 8 + 10 + 2 + 2 + 30
+    assert hours("cccccc", "dddddd") == pytest.approx(own * step)
+    assert hours("cccccc", "eeeeee") == pytest.approx(2 * own * step)
+    models = compare(store_of(world), ["cccccc", "eeeeee"]).cost["models"]
+    assert {one["name"]: one["tokens"] for one in models if "base" in one["name"]} == {
+        "A · base": 30_000,
+        "B · base": 30_000,
+    }
+
+
 def test_the_page_is_written_with_its_figures(world: World, tmp_path: Path) -> None:
     compared = compare(store_of(world), ["aaaaaa", "bbbbbb"])
     compared.write(tmp_path / "page")

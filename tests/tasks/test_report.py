@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
@@ -71,7 +72,7 @@ class World:
         made = timed(stage) if stage in ("train", "decay") else stage_of_files(stage)
         return artifact_of(made, FilesConfig(stats={**stats, "n": self.count}), inputs, self.root / "store")
 
-    def evaluation(self, name: str, right: list[float]) -> Artifact:
+    def evaluation(self, name: str, right: list[float], **over: Any) -> Artifact:
         mean = sum(right) / len(right)
         scores = {
             "benchmark": name,
@@ -85,6 +86,8 @@ class World:
             "split": "test",
             "shots": 0,
             "max_length": 64,
+            "harness": "0.4.13",
+            **over,
         }
         rows = {
             "subject": pa.nulls(len(right), pa.string()),
@@ -96,7 +99,7 @@ class World:
         files = {"scores": {"scores.json": scores}, "questions": {"questions.parquet": pa.table(rows)}}
         return self.artifact("evaluate", {}, files)
 
-    def perplexity(self, nll: list[float]) -> Artifact:
+    def perplexity(self, nll: list[float], **over: Any) -> Artifact:
         tokens = [100] * len(nll)
         mean = sum(nll) / sum(tokens)
         scores = {
@@ -107,6 +110,7 @@ class World:
             "documents": len(nll),
             "max_length": 64,
             "stride": 32,
+            **over,
         }
         table = pa.table({"id": list(range(len(nll))), "nll": nll, "tokens": tokens, "bytes": tokens})
         return self.artifact(
@@ -169,8 +173,15 @@ class World:
         }
         return self.artifact("pack", {**stats, "documents_cut": 4, "sources": {"edu": ledger}})
 
-    def outcome(self, lost: int = 0, epochs: float = 0.75, last: int = 16) -> Any:
-        """Three models, of which the last answers `last` of 20 questions."""
+    def outcome(
+        self,
+        lost: int = 0,
+        epochs: float = 0.75,
+        last: int = 16,
+        asked: Mapping[str, Any] | None = None,
+        read: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Three models, of which the last answers `last` of 20 questions, `asked` and `read` in another way."""
         trunk, more = self.segment("train", 0, 8), self.segment("train", 8, 10)
         first, second = self.segment("decay", 8, 2), self.segment("decay", 18, 2)
         right = [[1.0] * 2 + [0.0] * 18, [1.0] * 4 + [0.0] * 16, [1.0] * last + [0.0] * (20 - last)]
@@ -180,8 +191,11 @@ class World:
         models = [
             SimpleNamespace(
                 name=name, tokens=tokens, export=export, journals=journals,
-                scores={"sciq": self.evaluation("sciq", right[place]), "mine": self.evaluation("mine", right[0])},
-                perplexity={"edu": self.perplexity(nll[place])},
+                scores={
+                    "sciq": self.evaluation("sciq", right[place], **asked or {}),
+                    "mine": self.evaluation("mine", right[0]),
+                },
+                perplexity={"edu": self.perplexity(nll[place], **read or {})},
             )
             for place, (name, tokens, export, journals) in enumerate(shown)
         ]  # fmt: skip
