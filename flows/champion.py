@@ -4,7 +4,8 @@ In the domain: the mean of the main metric over the domain's benchmarks, each co
 byte of the domain's held-out text. Clearly worse in general: the 95 % interval of the difference to the base, paired by
 question and averaged over the general benchmarks (where there is none: by held-out document of replay, in bits per byte),
 lies wholly on the worse side. Of two that are equally good, the one that has seen fewer tokens. Only models that were
-measured on the same questions and documents in the same way are compared.
+measured on the same questions and documents in the same way, and where each counts as the same (domain or general), are
+compared.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -24,6 +25,8 @@ from storage.artifact import Artifact
 from storage.errors import OnwardError
 
 TAG = "standing"
+Kind = Literal["benchmarks", "texts"]
+"""Of what the level in the domain is the mean."""
 _WIDTH = 1.959963984540054
 """Standard errors to either side in a 95 % interval of a normal mean."""
 
@@ -46,7 +49,7 @@ class Standing:
     low: float | None
     high: float | None
     measure: str
-    """Digest of what was measured and how: equal for models that can be compared."""
+    """Digest of what was measured, how, and as what (domain or general): equal for models that can be compared."""
 
     @property
     def clearly_worse(self) -> bool:
@@ -94,14 +97,17 @@ def standing(
         if role == "domain" and name in model.perplexity
     ]
     if domain:
+        kind: Kind = "benchmarks"
         level = float(np.mean([one.stats["metrics"][one.stats["main"]] for one in domain]))
     elif texts:
+        kind = "texts"
         level = -float(np.mean([one.stats["bits_per_byte"] for one in texts]))
     else:
         return None
     change = _general_change(model, base, groups, roles)
     low, high = (change[0] - _WIDTH * change[1], change[0] + _WIDTH * change[1]) if change else (None, None)
-    return Standing(tokens, level, change[0] if change else None, low, high, _measure(model))
+    measure = _measure(model, kind, groups, roles)
+    return Standing(tokens, level, change[0] if change else None, low, high, measure)
 
 
 def _general_change(
@@ -158,13 +164,13 @@ def _alike(
     return ours, theirs
 
 
-def _measure(model: Measured) -> str:
-    """What was measured and how, whatever the model."""
-    found: list[Any] = []
-    for group in (model.scores, model.perplexity):
-        for name, one in sorted(group.items()):
+def _measure(model: Measured, kind: Kind, groups: Mapping[str, str], roles: Mapping[str, str]) -> str:
+    """What was measured and how, and what of it counts as what, whatever the model."""
+    found: list[Any] = [kind]
+    for measured, counted_as in ((model.scores, groups), (model.perplexity, roles)):
+        for name, one in sorted(measured.items()):
             inputs = {key: value for key, value in one.manifest.inputs.items() if key != "model"}
-            found.append([name, one.manifest.config, _digests(inputs)])
+            found.append([name, counted_as.get(name), one.manifest.config, _digests(inputs)])
     return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:16]
 
 

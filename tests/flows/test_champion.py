@@ -134,6 +134,34 @@ def test_without_benchmarks_it_is_bits_per_byte_of_held_out_text(tmp_path):
     assert first.measure == found.measure
 
 
+def test_levels_of_other_sets_are_not_compared(tmp_path):
+    """The same scores and texts, of which other ones count as the domain's."""
+    right, nll, size = np.arange(20) % 2 == 0, np.full(5, 300.0), np.full(5, 400)
+    model = Measured(
+        {n: benchmark(tmp_path / f"{n}.parquet", right) for n in ("a", "b")},
+        {n: text(tmp_path / f"{n}.parquet", nll, size) for n in ("books", "web")},
+    )
+
+    def measure(groups, roles):
+        found = standing(10, model, model, groups, roles)
+        assert found is not None
+        return found.measure
+
+    groups, roles = {"a": "domain", "b": "general"}, {"books": "domain", "web": "replay"}
+    ways = [
+        (groups, roles),
+        ({"a": "domain", "b": "domain"}, roles),
+        ({"a": "general", "b": "domain"}, roles),
+        ({"a": "general", "b": "general"}, roles),
+        (groups, {"books": "domain", "web": "domain"}),
+        ({}, roles),
+    ]
+    assert len({measure(*way) for way in ways}) == len(ways)
+    assert measure(dict(reversed(groups.items())), {**roles, "not measured": "domain"}) == measure(
+        groups, roles
+    )
+
+
 def test_a_model_measured_on_the_domain_in_no_way_has_no_standing(tmp_path):
     nothing = Measured({}, {})
     assert standing(0, nothing, nothing, {}, {"web": "replay"}) is None
