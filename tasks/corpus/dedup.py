@@ -239,11 +239,11 @@ def _write_signatures(
     documents = pa.table(
         {
             "id": pa.array(current.ids[rows]),
-            "source": current.sources.take(pa.array(rows)),
+            "source": current.sources.take(pa.array(rows)).dictionary_encode(),
             "file": pa.DictionaryArray.from_arrays(
                 pa.array(file, pa.int32()),
                 pa.array([f"documents/{name}/{PART_FILE}" for name in names], pa.string()),
-            ).cast(pa.string()),
+            ),
             "row": pa.array((np.arange(len(rows)) - np.searchsorted(file, file)).astype(np.uint32)),
         }
     )

@@ -1,7 +1,7 @@
 """What dedup remembers of the documents that it kept: where each one stands, and tables of hashes to find it by.
 
 A slice's part `signatures` is a link of a chain, oldest first:
-    part.parquet      the documents kept of this slice: id, source, and the file and row where the text stands
+    documents.arrow   the documents kept of this slice: id, source, and the file and row where the text stands
     exact.arrow       one table: hashes of whole normalised texts, 128 bits
     bands.arrow       a table for each band of the MinHash signatures
     paragraphs.arrow  one table: hashes of the lines seen first in this slice; where paragraphs are compared
@@ -15,16 +15,17 @@ about log(k) of them: the time of a slice does not grow with what came before it
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from storage.artifact import Chain, Input
 from storage.errors import OnwardError
@@ -33,6 +34,9 @@ from tasks.corpus.shards import read_rows
 
 RADIX = 4
 FORMAT = 2
+AT_ONCE = 1 << 20
+"""Rows of tables that are joined in memory, about."""
+
 _MOST_PLACES = 1 << 32
 
 
@@ -97,31 +101,52 @@ class Table:
         before = np.cumsum(counts) - counts
         return np.repeat(low - before, counts) + np.arange(int(counts.sum())), np.repeat(hit, counts)
 
-    def at(self, rows: np.ndarray) -> np.ndarray:
+    def ranges(self, count: int) -> list[int]:
+        """The first row of each of `count` equal ranges of hashes, and the end."""
+        begins = np.array([(number << 64) // count for number in range(count)], np.uint64)
+        return [*np.searchsorted(self.hashes, begins).tolist(), len(self.hashes)]
+
+    def at(self, rows: np.ndarray | slice) -> np.ndarray:
         """Positions of some rows."""
         assert self.places is not None
         return self.places[rows].astype(np.int64) + self.start
 
 
-def merged(tables: Sequence[Table]) -> Table:
-    """One table of several, oldest first."""
+def merged(tables: Sequence[Table], spill: Path) -> Table:
+    """One table of several, oldest first. It is made a range of hashes at a time, in temporary files in `spill` that are
+    mapped, so that it may be larger than the memory."""
     if len(tables) == 1:
         return tables[0]
-    hashes = np.concatenate([table.hashes for table in tables])
-    order = np.argsort(hashes, kind="stable")  # runs that are sorted already are merged
-    start = tables[0].start
-    places, rests = None, None
-    if tables[0].places is not None:
-        last = max(
-            (int(t.places.max()) + t.start for t in tables if t.places is not None and len(t.places)),
-            default=0,
-        )
-        if last - start >= _MOST_PLACES:
-            raise OnwardError(f"one table of signatures cannot hold {_MOST_PLACES:,} documents")
-        places = np.concatenate([(table.positions - start).astype(np.uint32) for table in tables])[order]
-    if tables[0].rests is not None:
-        rests = np.concatenate([table.rests for table in tables if table.rests is not None])[order]
-    return Table(hashes[order], places, rests, start)
+    total, start = sum(len(table.hashes) for table in tables), tables[0].start
+    edges = [table.ranges(-(-total // AT_ONCE)) for table in tables]
+    hashes = _mapped(total, np.uint64, spill)
+    places = None if tables[0].places is None else _mapped(total, np.uint32, spill)
+    rests = None if tables[0].rests is None else _mapped(total, np.uint64, spill)
+    done = 0
+    for cuts in zip(*map(pairwise, edges), strict=True):
+        here = [(table, slice(*cut)) for table, cut in zip(tables, cuts, strict=True)]
+        values = np.concatenate([table.hashes[cut] for table, cut in here])
+        order = np.argsort(values, kind="stable")  # runs that are sorted already are merged
+        to = slice(done, done := done + len(values))
+        hashes[to] = values[order]
+        if places is not None:
+            positions = np.concatenate([table.at(cut) - start for table, cut in here])
+            if len(positions) and int(positions.max()) >= _MOST_PLACES:
+                raise OnwardError(f"one table of signatures cannot hold {_MOST_PLACES:,} documents")
+            places[to] = positions[order]
+        if rests is not None:
+            rests[to] = np.concatenate([table.rests[cut] for table, cut in here if table.rests is not None])[
+                order
+            ]
+    return Table(hashes, places, rests, start)
+
+
+def _mapped(length: int, kind: type[np.generic], spill: Path) -> np.ndarray:
+    if not length:
+        return np.zeros(0, kind)
+    with tempfile.TemporaryFile(dir=spill) as file:  # mapped, it stays until nobody has the array any more
+        file.truncate(length * np.dtype(kind).itemsize)
+        return np.memmap(file, kind, "r+", shape=(length,))
 
 
 def write_tables(path: Path, tables: Iterable[Table]) -> None:
@@ -153,9 +178,9 @@ class Link:
         columns = {field: numpy_view(batch.column(field)) for field in batch.schema.names}
         return Table(columns["hash"], columns.get("place"), columns.get("rest"), self.facts["table_start"])
 
-    def rows(self, columns: list[str]) -> pa.Table:
-        """Some columns of the documents kept of this slice."""
-        return pq.read_table(self._paths["part.parquet"], columns=columns, partitioning=None)
+    def documents(self, rows: np.ndarray) -> pa.RecordBatch:
+        """id, source, file and row of some of the documents kept of this slice (int64); the others are not read."""
+        return self._files("documents.arrow").get_batch(0).take(pa.array(rows))
 
     def _files(self, name: str) -> pa.ipc.RecordBatchFileReader:
         return pa.ipc.open_file(pa.memory_map(str(self._paths[name]), "r"))
@@ -186,7 +211,7 @@ class Kept:
         """`<id> of <source>` of the documents at these positions (int64, ascending)."""
         found: dict[int, str] = {}
         for link, here, rows in self._by_link(positions):
-            table = link.rows(["id", "source"]).take(pa.array(rows))
+            table = link.documents(rows)
             for position, own, source in zip(
                 here.tolist(), table["id"].to_pylist(), table["source"].to_pylist(), strict=True
             ):
@@ -196,12 +221,12 @@ class Kept:
     def texts(self, positions: np.ndarray) -> Iterator[tuple[np.ndarray, pl.Series]]:
         """Texts of the documents at these positions (int64, ascending), as they were kept, a file at a time."""
         for link, here, rows in self._by_link(positions):
-            table = link.rows(["file", "row"]).take(pa.array(rows))
-            files = table["file"].combine_chunks().dictionary_encode()
+            table = link.documents(rows)
             row = table["row"].to_numpy().astype(np.int64)
-            index = files.indices.to_numpy()
-            for number, file in enumerate(files.dictionary.to_pylist()):
-                mine = index == number
+            index = table["file"].indices.to_numpy()
+            names = table["file"].dictionary
+            for number in np.unique(index).tolist():
+                mine, file = index == number, names[number].as_py()
                 yield here[mine], read_rows(link.root / file, row[mine])
 
     def _by_link(self, positions: np.ndarray) -> Iterator[tuple[Link, np.ndarray, np.ndarray]]:
@@ -238,16 +263,19 @@ class NewLink:
         write_tables(
             directory / name,
             (
-                merged([*self.kept.tables(name, number, self.covered), table])
+                merged([*self.kept.tables(name, number, self.covered), table], directory)
                 for number, table in enumerate(own)
             ),
         )
 
     def close(self, directory: Path, documents: pa.Table, facts: dict[str, Any]) -> None:
-        """`part.parquet` (id, source, file, row) and `chain.json`."""
-        pq.write_table(
-            documents, directory / "part.parquet", compression="zstd", use_dictionary=["source", "file"]
-        )
+        """`documents.arrow` (id, source, file, row; one batch) and `chain.json`."""
+        with (
+            pa.OSFile(str(directory / "documents.arrow"), "wb") as sink,
+            pa.ipc.new_file(sink, documents.schema) as writer,
+        ):
+            for batch in documents.unify_dictionaries().combine_chunks().to_batches():
+                writer.write_batch(batch)
         chain = {
             "format": FORMAT,
             "before": self.kept.digest,
