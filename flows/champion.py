@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 
 from storage.artifact import Artifact
 from storage.errors import OnwardError
+from tasks.evaluation.catalog import questions_of
 
 TAG = "standing"
 Kind = Literal["benchmarks", "texts"]
@@ -116,7 +117,7 @@ def _general_change(
     """(mean of the paired differences to the base, its standard error), more is better."""
     names = [n for n, g in groups.items() if g == "general" and n in model.scores and n in base.scores]
     if names:
-        return _averaged(_by_question(model.scores[name], base.scores[name]) for name in names)
+        return _by_question(model, base, names)
     names = [n for n, r in roles.items() if r == "replay" and n in model.perplexity and n in base.perplexity]
     if names:
         return _averaged(_by_document(model.perplexity[name], base.perplexity[name]) for name in names)
@@ -129,14 +130,26 @@ def _averaged(changes: Iterable[tuple[float, float]]) -> tuple[float, float]:
     return float(np.mean(values)), math.sqrt(sum(error**2 for error in errors)) / len(values)
 
 
-def _by_question(model: Artifact, base: Artifact) -> tuple[float, float]:
-    """Mean and standard error of the differences of one benchmark's main metric."""
-    metric = str(model.stats["main"])
-    ours, theirs = _alike(model, base, "questions", ["subject", "doc"], [metric])
-    differences = ours[metric].to_numpy().astype(np.float64) - theirs[metric].to_numpy()
-    if len(differences) < 2:
-        return float(differences.mean()), math.inf
-    return float(differences.mean()), float(differences.std(ddof=1) / math.sqrt(len(differences)))
+def _by_question(model: Measured, base: Measured, names: Sequence[str]) -> tuple[float, float]:
+    """Mean and standard error of the differences of the benchmarks' main metrics, each counted alike.
+
+    Of benchmarks that ask the same questions in other words, what a question gives to each is summed before it is squared.
+    """
+    means: list[float] = []
+    parts: dict[tuple[str, str | None, int], float] = {}
+    for name in names:
+        ours, theirs = model.scores[name], base.scores[name]
+        metric = str(ours.stats["main"])
+        after, before = _alike(ours, theirs, "questions", ["subject", "doc"], [metric])
+        differences = after[metric].to_numpy().astype(np.float64) - before[metric].to_numpy()
+        means.append(float(differences.mean()))
+        count = len(differences)
+        scale = 1 / math.sqrt(max(1, count * (count - 1))) / len(names)
+        asked = zip(after["subject"].to_pylist(), after["doc"].to_pylist(), strict=True)
+        for (subject, doc), away in zip(asked, differences - differences.mean(), strict=True):
+            key = (questions_of(name), subject, doc)
+            parts[key] = parts.get(key, 0.0) + (float(away) * scale if count > 1 else math.inf)
+    return float(np.mean(means)), math.sqrt(sum(part**2 for part in parts.values()))
 
 
 def _by_document(model: Artifact, base: Artifact) -> tuple[float, float]:

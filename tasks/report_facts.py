@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 import pyarrow.parquet as pq
 
 from storage.artifact import Input
+from tasks.report_groups import group_row
 from tasks.report_scores import (
     GROUPS,
     Pair,
     add_changes,
     benchmark_row,
     change_of,
-    group_row,
     pairs_of,
     perplexity_row,
 )

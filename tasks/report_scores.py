@@ -10,17 +10,16 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute
 import pyarrow.parquet as pq
 
 from storage.artifact import Input
-from tasks.evaluation.bootstrap import Estimate, mean_of
+from tasks.evaluation.bootstrap import Estimate
 from tasks.evaluation.compare import (
     Change,
     document_scores,
@@ -28,10 +27,9 @@ from tasks.evaluation.compare import (
     perplexity_change,
     question_scores,
     score_change,
-    turns,
     with_mcnemar,
 )
-from tasks.evaluation.significance import chance, labelled, sign_flips
+from tasks.evaluation.significance import chance, labelled
 
 if TYPE_CHECKING:
     from tasks.report import ReportInputs
@@ -60,8 +58,8 @@ class Row:
     tables: dict[str, pa.Table] = field(default_factory=dict)
     metric: str = ""
     relative: bool = False
-    members: Sequence[Row] = ()
-    """The benchmarks of a group."""
+    exact: Callable[[str, str], float | None] | None = None
+    """The exact test of two models, of a group."""
 
     def change(self, before: str, after: str) -> Change | None:
         """From one model to another; None where they were not asked the same in the same way."""
@@ -70,8 +68,8 @@ class Row:
         if self.relative:
             return perplexity_change(self.estimates[before], self.estimates[after])
         change = score_change(self.estimates[before], self.estimates[after])
-        if self.members:
-            return replace(change, flips=_flips(self.members, before, after))
+        if self.exact is not None:
+            return replace(change, flips=self.exact(before, after))
         return with_mcnemar(change, self.tables[before], self.tables[after], self.metric)
 
 
@@ -88,8 +86,8 @@ def add_changes(rows: Sequence[Row], pairs: Sequence[Pair]) -> None:
 def _plain(change: Change) -> Json:
     found: Json = {
         "value": change.value,
-        "low": _finite(change.low),
-        "high": _finite(change.high),
+        "low": finite(change.low),
+        "high": finite(change.high),
         "stderr": change.stderr,
         "count": change.count,
         "p": change.p,
@@ -105,14 +103,8 @@ def _plain(change: Change) -> Json:
     return found
 
 
-def _flips(members: Sequence[Row], before: str, after: str) -> float | None:
-    """The exact test of a mean: each question that changed weighs as its benchmark's size lets it."""
-    changed = [turns(row.tables[before], row.tables[after], row.metric) for row in members]
-    known = [one / len(one) for one in changed if one is not None]
-    return sign_flips(np.concatenate(known)) if len(known) == len(changed) else None
-
-
-def _finite(value: float) -> float | None:
+def finite(value: float) -> float | None:
+    """As JSON has it: None for what is not a number."""
     return value if math.isfinite(value) else None
 
 
@@ -133,7 +125,7 @@ def perplexity_row(source: str, names: Sequence[str], inputs: ReportInputs) -> R
         estimates |= document_scores({name: tables[name] for name in together}, f"perplexity/{source}")
     values = {}
     for name in measured:
-        low, high = (_finite(end) for end in estimates[name].interval())
+        low, high = (finite(end) for end in estimates[name].interval())
         values[name] = {
             "perplexity": read[name]["perplexity"],
             "low": None if low is None else math.exp(low),
@@ -161,7 +153,7 @@ def benchmark_row(name: str, group: str, names: Sequence[str], inputs: ReportInp
     guess, rule = _chance(name, tables[measured[0]], read[measured[0]])
     values = {}
     for model in measured:
-        low, high = (_finite(min(max(end, kind[0]), kind[1])) for end in estimates[model].interval())
+        low, high = (finite(min(max(end, kind[0]), kind[1])) for end in estimates[model].interval())
         values[model] = {
             "score": read[model]["metrics"][main],
             "low": low,
@@ -219,37 +211,6 @@ def _alike(
         else:
             found.append([name])
     return found
-
-
-def group_row(group: str, rows: Sequence[Row], names: Sequence[str]) -> Row | None:
-    """The mean of a group's main scores, every benchmark alike, over the benchmarks that all models have."""
-    members = [row for row in rows if row.facts["group"] == group and set(names) <= set(row.facts["models"])]
-    if not members:
-        return None
-    estimates = {name: mean_of([row.estimates[name] for row in members]) for name in names}
-    values = {}
-    for name in names:
-        low, high = (_finite(end) for end in estimates[name].interval())
-        values[name] = {
-            "score": estimates[name].value,
-            "low": low,
-            "high": high,
-            "stderr": estimates[name].stderr,
-        }
-    together = [
-        [other for other in names if all(_both(row, name, other) for row in members)] for name in names
-    ]
-    facts = {
-        "group": group,
-        "benchmarks": [row.facts["benchmark"] for row in members],
-        "chance": sum(row.facts["chance"] for row in members) / len(members),
-        "models": values,
-    }
-    return Row(facts, estimates, together, members=members)
-
-
-def _both(row: Row, one: str, other: str) -> bool:
-    return any(one in together and other in together for together in row.alike)
 
 
 def change_of(row: Mapping[str, Any], before: str, after: str) -> Json | None:

@@ -131,14 +131,39 @@ def ratios(
     return found
 
 
-def mean_of(estimates: Sequence[Estimate]) -> Estimate:
-    """The mean of statistics over different questions (benchmarks), each with the same weight."""
-    count = len(estimates)
+def mean_of(estimates: Sequence[Estimate], weights: Sequence[int] | None = None) -> Estimate:
+    """The mean of statistics over different questions (benchmarks), with the same weight unless others are given."""
+    weights = weights or [1] * len(estimates)
+    whole = sum(weights)
+    weighted = list(zip(weights, estimates, strict=True))
     return Estimate(
-        sum(one.value for one in estimates) / count,
-        np.sum([one.draws for one in estimates], axis=0) / count,
-        np.concatenate([one.influence for one in estimates]) / count,
+        sum(weight * one.value for weight, one in weighted) / whole,
+        np.sum([weight * one.draws for weight, one in weighted], axis=0) / whole,
+        np.concatenate([weight * one.influence for weight, one in weighted]) / whole,
     )
+
+
+def together(
+    members: Sequence[Sequence[Estimate]],
+    places: Sequence[Sequence[np.ndarray]],
+    strata: np.ndarray,
+    name: str,
+    seed: int = 0,
+    draws: int = DRAWS,
+) -> list[Estimate]:
+    """Each model's mean over several benchmarks that ask the same questions, or some of them, in other words.
+
+    `members` are the models' estimates by benchmark; `places` of the same shape say for each row of an estimate which of
+    all questions it is, and `strata` (questions,) in which stratum that lies. A question is drawn for all benchmarks at
+    once, so that what they have in common does not cancel. Exact for means, whose influence is the statistic itself.
+    """
+    influence = np.zeros((len(strata), len(members[0])))
+    for estimates, rows in zip(members, places, strict=True):
+        for model, (one, own) in enumerate(zip(estimates, rows, strict=True)):
+            influence[own, model] += one.influence / len(members)
+    values = [sum(one.value for one in models) / len(members) for models in zip(*members, strict=True)]
+    moved = _resampled(influence, _groups(strata), _generator(name, seed), draws, widen=False)
+    return [Estimate(value, value + moved[:, k], influence[:, k]) for k, value in enumerate(values)]
 
 
 def _generator(name: str, seed: int) -> np.random.Generator:
@@ -169,9 +194,13 @@ def _centred(values: np.ndarray, groups: list[np.ndarray]) -> np.ndarray:
 
 
 def _resampled(
-    columns: np.ndarray, groups: list[np.ndarray], generator: np.random.Generator, draws: int
+    columns: np.ndarray,
+    groups: list[np.ndarray],
+    generator: np.random.Generator,
+    draws: int,
+    widen: bool = True,
 ) -> np.ndarray:
-    """Sums of the columns over resampled rows, (draws, columns), each stratum's spread as it is without bias."""
+    """Sums of the columns over resampled rows, (draws, columns), each stratum's spread made that without bias (`widen`)."""
     total = np.zeros((draws, columns.shape[1]))
     for rows in groups:
         inside = columns[rows]
@@ -182,7 +211,7 @@ def _resampled(
         else:
             sums = _drawn_sums(inside, generator, draws)
         own = inside.sum(axis=0)
-        total += own + (sums - own) * math.sqrt(len(rows) / max(1, len(rows) - 1))
+        total += own + (sums - own) * (math.sqrt(len(rows) / max(1, len(rows) - 1)) if widen else 1.0)
     return total
 
 

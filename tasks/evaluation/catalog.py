@@ -261,6 +261,11 @@ def _file(directory: Path, name: str, split: str) -> Path | None:
     return None
 
 
+def questions_of(name: str) -> str:
+    """The benchmark whose questions it asks: itself, unless it asks those of another in other words (`Benchmark.data`)."""
+    return BENCHMARKS[name].files if name in BENCHMARKS else name
+
+
 def harness_version() -> str:
     """Version of lm-evaluation-harness as it is installed, whose task definitions and metrics decide a score."""
     return importlib.metadata.version("lm_eval")

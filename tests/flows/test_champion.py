@@ -73,6 +73,30 @@ def test_the_interval_is_that_of_the_paired_differences(tmp_path):
     assert found.domain == pytest.approx(domain.mean())
 
 
+@pytest.mark.parametrize("shared", [True, False])
+def test_two_forms_of_the_same_questions_are_no_two_samples(tmp_path, shared):
+    rng = np.random.default_rng(3)
+    groups = {"mmlu": "general", "mmlu_continuation" if shared else "piqa": "general", "sciq": "domain"}
+    base = [rng.random(QUESTIONS) < 0.6 for _ in groups]
+    turned = rng.random(QUESTIONS) < 0.1
+    model = [np.where(turned, ~right, right) for right in base]
+    made = [
+        Measured(
+            {
+                n: benchmark(tmp_path / side / f"{n}.parquet", right)
+                for n, right in zip(groups, rights, strict=True)
+            },
+            {},
+        )
+        for side, rights in (("model", model), ("base", base))
+    ]
+    found = standing(10, made[0], made[1], groups, {})
+    assert found is not None and found.low is not None and found.high is not None
+    first, second = (after.astype(float) - before for after, before in zip(model[:2], base[:2], strict=True))
+    error = stats.sem((first + second) / 2) if shared else np.hypot(stats.sem(first), stats.sem(second)) / 2
+    assert (found.high - found.low) / 2 == pytest.approx(stats.norm.isf(0.025) * error)
+
+
 def test_what_fell_clearly_in_general_is_no_champion(tmp_path):
     rng = np.random.default_rng(2)
     domain, general = rng.random(QUESTIONS) < 0.5, rng.random(QUESTIONS) < 0.6

@@ -293,6 +293,26 @@ def test_a_mean_of_few_changed_questions_is_no_verdict_either(tmp_path: Path) ->
     assert domain["verdict"] == sciq["verdict"] == "no clear change"
 
 
+def test_two_forms_of_the_same_questions_do_not_count_as_two_samples(tmp_path: Path) -> None:
+    world, facts = World(tmp_path), {}
+    for second in ("mmlu_continuation", "piqa"):
+        outcome = world.outcome()
+        for place, model in enumerate(outcome.models):
+            right = [1.0] * (4, 9, 10)[place] + [0.0] * 16
+            model.scores = {name: world.evaluation(name, right[:20]) for name in ("mmlu", second)}
+        section = EvaluationConfig(domain=("mmlu", second))
+        artifact = artifact_of(report, *report.report_request(section, outcome), tmp_path / "store")
+        facts[second] = json.loads((artifact.path / "report.json").read_text())
+    joined, apart = (
+        changes(facts[name]["groups"][0])["base", "10K"] for name in ("mmlu_continuation", "piqa")
+    )
+    alone = changes(facts["piqa"]["benchmarks"][0])["base", "10K"]
+    assert joined["count"] == alone["count"] == 20 and apart["count"] == 40
+    assert joined["stderr"] == pytest.approx(alone["stderr"]) == pytest.approx(2**0.5 * apart["stderr"])
+    assert joined["flips"] == alone["mcnemar"]["p"] == 0.0625 and apart["flips"] == 2 / 2**10
+    assert (joined["verdict"], apart["verdict"]) == ("no clear change", "improved")
+
+
 def test_the_findings_say_what_the_numbers_say(plain: Plain) -> None:
     _, artifact, facts = plain
     assert facts["findings"][0].startswith("Perplexity on edu fell from 20.09 to 7.389 (−63.2 [−")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tasks.evaluation.bootstrap import Estimate, mean_of, means, ratios
+from tasks.evaluation.bootstrap import Estimate, mean_of, means, ratios, together
 
 
 def pair(rng: np.random.Generator, count: int, before: float, gained: float, lost: float) -> np.ndarray:
@@ -102,6 +102,45 @@ def test_the_mean_of_benchmarks_weighs_each_alike() -> None:
     assert mean.value == pytest.approx((one.value + other.value) / 2)
     assert mean.stderr == pytest.approx(math.hypot(one.stderr, other.stderr) / 2)
     assert mean.draws.std() == pytest.approx(mean.stderr, rel=0.05)
+
+
+@pytest.mark.parametrize("shared", [120, 60, 0])
+def test_two_forms_of_the_same_questions_are_drawn_together(shared: int) -> None:
+    # 120 questions of each form, of which `shared` are asked in both, and mostly answered alike
+    rng = np.random.default_rng(12)
+    first, count = pair(rng, 120, 0.4, 0.3, 0.1), 240 - shared
+    second = pair(rng, 120, 0.4, 0.3, 0.1)
+    second[:shared] = np.where(rng.random((shared, 1)) < 0.8, first[120 - shared :], second[:shared])
+    strata = rng.integers(0, 3, count)
+    own = [np.arange(120), np.arange(120 - shared, count)]
+    members = [
+        means(values, strata[rows], name)
+        for values, rows, name in zip((first, second), own, "ab", strict=True)
+    ]
+    before, after = together(members, [[rows] * 2 for rows in own], strata, "ab")
+    found = after.minus(before)
+    differences = [values[:, 1] - values[:, 0] for values in (first, second)]
+    assert found.value == pytest.approx(np.concatenate(differences).mean()) and found.count == count
+    # variance of a sum of two means over strata, with numpy's own covariances of what both asked
+    expected = 0.0
+    for stratum in range(3):
+        sizes = [int((strata[rows] == stratum).sum()) for rows in own]
+        inside = [one[strata[rows] == stratum] for one, rows in zip(differences, own, strict=True)]
+        expected += sum(size * one.var(ddof=1) for size, one in zip(sizes, inside, strict=True))
+        both = np.arange(120 - shared, 120)[strata[120 - shared : 120] == stratum]
+        apart = [
+            (one[both - rows[0]] - values.mean()) * math.sqrt(size / (size - 1))
+            for one, rows, values, size in zip(differences, own, inside, sizes, strict=True)
+        ]
+        expected += 2 * float((apart[0] * apart[1]).sum())
+    error = math.sqrt(expected) / 240
+    assert found.stderr == pytest.approx(error) and found.draws.std() == pytest.approx(error, rel=0.03)
+    alone = mean_of([two.minus(one) for one, two in members]).stderr
+    assert found.stderr == pytest.approx(alone) if not shared else found.stderr > 1.1 * alone
+    if shared == 120:  # the same as one benchmark, each question's answer the mean of its forms
+        whole = change((first + second) / 2, strata)
+        assert found.stderr == pytest.approx(whole.stderr)
+        assert found.interval() == pytest.approx(whole.interval(), abs=0.1 * whole.stderr)
 
 
 def test_the_same_questions_give_the_same_draws_and_another_benchmark_others() -> None:

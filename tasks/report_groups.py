@@ -1,0 +1,105 @@
+"""The mean of a group's main scores: every benchmark counts alike, over the benchmarks that all models have.
+
+Benchmarks are independent samples of questions, but for those that ask the same questions in other words (mmlu and
+mmlu_continuation): these are drawn again together, and a question that changed in both counts as one that changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import chain
+
+import numpy as np
+
+from tasks.evaluation.bootstrap import Estimate, mean_of, together
+from tasks.evaluation.catalog import questions_of
+from tasks.evaluation.compare import turns
+from tasks.evaluation.significance import sign_flips
+from tasks.report_scores import Row, finite
+
+
+def group_row(group: str, rows: Sequence[Row], names: Sequence[str]) -> Row | None:
+    """The mean over the benchmarks of a group that all models have; None where there are none."""
+    members = [row for row in rows if row.facts["group"] == group and set(names) <= set(row.facts["models"])]
+    if not members:
+        return None
+    estimates = _means(members, names)
+    values = {}
+    for name in names:
+        low, high = (finite(end) for end in estimates[name].interval())
+        values[name] = {
+            "score": estimates[name].value,
+            "low": low,
+            "high": high,
+            "stderr": estimates[name].stderr,
+        }
+    alike = [[other for other in names if all(_both(row, name, other) for row in members)] for name in names]
+    facts = {
+        "group": group,
+        "benchmarks": [row.facts["benchmark"] for row in members],
+        "chance": sum(row.facts["chance"] for row in members) / len(members),
+        "models": values,
+    }
+    return Row(facts, estimates, alike, exact=lambda before, after: _flips(members, before, after))
+
+
+def _both(row: Row, one: str, other: str) -> bool:
+    return any(one in together and other in together for together in row.alike)
+
+
+def _families(members: Sequence[Row]) -> dict[str, list[Row]]:
+    """Benchmarks by the questions that they ask; `sciq (B)` of a comparison of runs asks others than `sciq (A)`."""
+    found: dict[str, list[Row]] = {}
+    for row in members:
+        name, _, run = str(row.facts["benchmark"]).partition(" ")
+        found.setdefault(f"{questions_of(name)} {run}".strip(), []).append(row)
+    return found
+
+
+def _means(members: Sequence[Row], names: Sequence[str]) -> dict[str, Estimate]:
+    families = _families(members)
+    found: list[list[Estimate]] = []
+    for asked, rows in families.items():
+        estimates = [[row.estimates[name] for name in names] for row in rows]
+        if len(rows) == 1:
+            found += estimates
+            continue
+        places, strata = _places(rows, names)
+        found.append(together(estimates, places, strata, f"together/{asked}"))
+    weights = [len(rows) for rows in families.values()]
+    return {name: mean_of([one[k] for one in found], weights) for k, name in enumerate(names)}
+
+
+def _places(rows: Sequence[Row], names: Sequence[str]) -> tuple[list[list[np.ndarray]], np.ndarray]:
+    """By benchmark and model, which of all questions each row of a table is; and the stratum (subject) of each question."""
+    asked = [[_questions(row, name) for name in names] for row in rows]
+    numbers = {key: number for number, key in enumerate(dict.fromkeys(chain(*chain(*asked))))}
+    places = [[np.array([numbers[key] for key in keys]) for keys in models] for models in asked]
+    strata = np.unique(np.array([subject for subject, _ in numbers]), return_inverse=True)[1]
+    return places, strata
+
+
+def _questions(row: Row, name: str) -> list[tuple[str, int]]:
+    table = row.tables[name]
+    return [
+        (subject or "", doc)
+        for subject, doc in zip(table["subject"].to_pylist(), table["doc"].to_pylist(), strict=True)
+    ]
+
+
+def _flips(members: Sequence[Row], before: str, after: str) -> float | None:
+    """The exact test of a mean: each question that changed weighs as the sizes of its benchmarks let it.
+
+    None where answers of a benchmark are not right or wrong.
+    """
+    found = []
+    for rows in _families(members).values():
+        places, strata = _places(rows, [before])
+        changed = np.zeros(len(strata))
+        for row, [own] in zip(rows, places, strict=True):
+            turned = turns(row.tables[before], row.tables[after], row.metric)
+            if turned is None:
+                return None
+            changed[own] += turned / len(turned)
+        found.append(changed)
+    return sign_flips(np.concatenate(found))
