@@ -6,7 +6,10 @@ One thread, one worker. Each of the peers' steps is a process of its own, and so
 all of the text, which stands beside the peer's, has a process of its own too: nothing is loaded before its clock starts.
 CPU seconds are those of the step, without imports. Ours are whole stages with their store: files written, fsynced and
 digested. A peer's step reads and writes what it would. The whole way is, of ours, ingest to pack; of datatrove, its four
-filters, MinHash and tokens, added up (it does not pack).
+filters, MinHash and tokens, added up (it does not pack), each for as many bytes as our stage of its kind was given: its
+steps are measured on all of the text, and what a step before drops costs the next nothing. With --peer-megabytes the
+peers get the first of the text and half of that, and their time for all is by the slope between the two, so that what
+a step costs whatever it is given is counted once.
 Packing is measured on a billion tokens: this text's shards as often as that takes, as if so many slices had been read.
 The peers' environment (peers.py) is made on the first run. Prints a Markdown table and a JSON line.
 """
@@ -36,6 +39,11 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 DATA = Path(os.environ.get("ONWARD_TEST_DATA", ROOT.parent / "shared" / "data"))
 STAGES = ("ingest", "dedup", "filter", "decontaminate", "tokenize", "pack")
 PEERS = {"dedup": "dedup", "filter": "filters", "tokenize": "map", "tokens": "tokens"}
+SAME = {
+    "dedup": "dedup",
+    "filter": "filter",
+    "tokens": "tokenize",
+}  # a peer's step on the whole way: our stage
 PACKED_TOKENS = 1_000_000_000
 GOALS = {"dedup": 40, "filter": 30, "tokenize": 12, "whole": 30}
 
@@ -97,6 +105,7 @@ def our_steps(home: Path, workers: int) -> dict[str, dict[str, Any]]:
             "cpu": spent() - cpu,
             "digests": digests,
             "tokens": made.stats.get("tokens"),
+            "bytes": made.stats.get("bytes_in"),
         }
         return made
 
@@ -211,32 +220,37 @@ def median(values: list[float]) -> float:
 def compare(
     home: Path, size: int, rounds: int, peer_rounds: int, peer_megabytes: float | None
 ) -> dict[str, Any]:
-    """Ours and theirs, taking turns. With `peer_megabytes` peers are given the first of the text, and more time for all."""
+    """Ours and theirs, taking turns. With `peer_megabytes` peers are given the first of the text, and half of that."""
     from peers import environment
 
-    python, given, share = environment(), home / "text.parquet", 1.0
+    python, given = environment(), {size: home / "text.parquet"}
     if peer_megabytes is not None:
-        given = home / "peer" / "text.parquet"
-        given.parent.mkdir()
-        share = write_text(given, peer_megabytes) / size
+        given = {}
+        for megabytes in (peer_megabytes / 2, peer_megabytes):
+            part = home / f"peer-{megabytes:g}" / "text.parquet"
+            part.parent.mkdir()
+            given[write_text(part, megabytes)] = part
     ours: list[Any] = []
-    theirs: dict[str, list[Any]] = {name: [] for name in PEERS}
+    theirs: dict[str, dict[int, list[float]]] = {name: {some: [] for some in given} for name in PEERS}
     for number in range(max(rounds, peer_rounds)):
         if number < rounds:
             ours.append(ask([sys.executable, __file__, "--ours", home, 1]))
         for name, step in PEERS.items() if number < peer_rounds else ():
-            work = home / f"peer-{name}-{number}"
-            work.mkdir()
-            script = ROOT / "benchmarks" / "corpus_peers.py"
-            theirs[name].append(ask([python, script, step, given, home / "tokenizer", work]))
-            shutil.rmtree(work)
+            for some, part in given.items():
+                work = home / f"peer-{name}-{number}"
+                work.mkdir()
+                script = ROOT / "benchmarks" / "corpus_peers.py"
+                asked = ask([python, script, step, part, home / "tokenizer", work])
+                theirs[name][some].append(asked["cpu"])
+                shutil.rmtree(work)
     two = ask([sys.executable, __file__, "--ours", home, 2])
     cpu = {stage: median([one[stage]["cpu"] for one in ours]) for stage in ours[0]}
-    peer = {name: median([one["cpu"] for one in all_]) / share for name, all_ in theirs.items()}
-    whole, whole_peer = (
-        sum(cpu[stage] for stage in STAGES),
-        sum(peer[n] for n in ("dedup", "filter", "tokens")),
-    )
+    peer = {
+        name: at_size({some: median(all_) for some, all_ in parts.items()}, size)
+        for name, parts in theirs.items()
+    }
+    bytes_in = {stage: int(ours[0][stage]["bytes"]) for stage in SAME.values()}
+    whole, whole_peer = sum(cpu[stage] for stage in STAGES), whole_way(peer, bytes_in, size)
     walls = [sum(one[stage]["wall"] for stage in STAGES) for one in (ours[-1], two)]
     return {
         "bytes": size,
@@ -247,10 +261,25 @@ def compare(
             "whole": (whole, whole_peer),
         },
         "cpu": cpu,
+        "peer_cpu": peer,
+        "bytes_in": bytes_in,
         "packed_tokens_per_core_second": ours[0]["pack_billion"]["tokens"] / cpu["pack_billion"],
         "two_workers": walls[0] / walls[1],
         "same_bytes": all(ours[0][stage]["digests"] == two[stage]["digests"] for stage in STAGES),
     }
+
+
+def at_size(seconds: dict[int, float], size: int) -> float:
+    """Seconds for `size` bytes by those for one size or two: beyond the larger by the slope between them."""
+    (small, few), (large, many) = min(seconds.items()), max(seconds.items())
+    if large == small:
+        return many * size / large
+    return many + (many - few) / (large - small) * (size - large)
+
+
+def whole_way(peer: dict[str, float], bytes_in: dict[str, int], size: int) -> float:
+    """Seconds of the peer's steps, which were each given `size` bytes, for what our stages of their kind were given."""
+    return sum(peer[step] * bytes_in[stage] / size for step, stage in SAME.items())
 
 
 def heading(size: int, rounds: int, peer_megabytes: float | None) -> str:
@@ -265,7 +294,11 @@ def heading(size: int, rounds: int, peer_megabytes: float | None) -> str:
         f"`make bench-corpus` · {len(cpus)} cores of {cpus[0]} · "
         f"{time.strftime('%Y-%m-%d')} · commit {commit} · Python {platform.python_version()}, {', '.join(CORPUS[:3])} · "
         f"{size / 1e6:.0f} MB of English, median of {rounds}"
-        + (f"; peers on the first {peer_megabytes:g} MB of it" if peer_megabytes is not None else "")
+        + (
+            f"; peers on the first {peer_megabytes:g} MB of it and on half of that"
+            if peer_megabytes is not None
+            else ""
+        )
     )
 
 
@@ -280,6 +313,8 @@ def table(found: dict[str, Any]) -> str:
         )
     packed = found["packed_tokens_per_core_second"] / 1e6
     lines.append(f"| pack | {packed:,.0f} million tokens | | | 500 million |")
+    given = ", ".join(f"{stage} {some / 1e6:.1f}" for stage, some in found["bytes_in"].items())
+    lines.append(f"| MB that stages were given on the whole way | {given} | the same | | |")
     lines.append(f"| two workers | {found['two_workers']:.2f} × one | | | 1.8 |")
     lines.append(f"| bytes with two workers | {'the same' if found['same_bytes'] else 'OTHERS'} | | | |")
     return "\n".join(lines)
@@ -293,7 +328,7 @@ def main() -> None:
     parser.add_argument(
         "--peer-megabytes",
         type=float,
-        help="give peers only so much of the text; their rates are what is compared",
+        help="give peers only so much of the text, and half of that: their time for all is by the slope",
     )
     parser.add_argument("--ours", nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--tokenize", nargs=2, type=Path, help=argparse.SUPPRESS)
