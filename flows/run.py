@@ -45,6 +45,9 @@ from tasks import report_cost
 _MEASURED_BEFORE = ("perplexity", "evaluate", "pack", "report")
 """Stages by whose end more of a model may have been measured; none of them runs beside the main thread."""
 
+_TRUNK = "trunk/"
+"""Before the names of scores of checkpoints that training kept on its way."""
+
 
 @dataclass(frozen=True)
 class Options:
@@ -283,7 +286,13 @@ class _Attempt:
     def _show_scores(self, event: str, call: Call, artifact: Artifact | None) -> None:
         """Publish what is measured so far: a run may train for days after that."""
         if event == "end" and call.request.stage in _MEASURED_BEFORE:
-            self.tracker.measured(self.outcome.models, self._registered)
+            self._measured()
+
+    def _measured(self) -> None:
+        """What is measured so far. Checkpoints of the way are measured after the budget that follows them, so that their
+        scores are a line of their own: within it no step goes back."""
+        self.tracker.measured(self.outcome.models, self._registered)
+        self.tracker.measured(self.outcome.between, prefix=_TRUNK)
 
     @property
     def _registered(self) -> tuple[str, ...]:
@@ -292,7 +301,7 @@ class _Attempt:
 
     def _publish_scores(self, complete: bool) -> None:
         models, report = self.outcome.models, self.outcome.report
-        self.tracker.measured(models, self._registered)
+        self._measured()
         if complete:
             groups = self.run.evaluation.groups()
             roles = {source.name: source.role for source in self.run.corpus.sources}

@@ -181,7 +181,7 @@ class Attempt:
         there = self.client.get_run(child).data.metrics
         for kind, item, key in event["scores"]:
             if (export.key, key) not in self._scored and (score := self._artifact(kind, key)) is not None:
-                self._score(score, item, event["tokens"], model_id, child, there)
+                self._score(score, item, event, model_id, child, there)
                 self._scored.add((export.key, key))
 
     def _exported(self, event: Event, export: Artifact, child: str) -> Exported:
@@ -197,12 +197,13 @@ class Attempt:
         return {"source_run": self.parent, **found}
 
     def _score(
-        self, score: Artifact, item: str, tokens: int, model_id: str, child: str, there: Mapping[str, float]
+        self, score: Artifact, item: str, event: Event, model_id: str, child: str, there: Mapping[str, float]
     ) -> None:
         """On the parent, on the run of the stage that made the model, and, tied to model and dataset, on its own run."""
-        at = moment(score, "ended") or 0
+        at, tokens = moment(score, "ended") or 0, event["tokens"]
         values = scores_of(score, item)
-        new = {name: value for name, value in values.items() if tokens not in self._steps.get(name, ())}
+        named = {f"{event.get('prefix', '')}{name}": value for name, value in values.items()}
+        new = {name: value for name, value in named.items() if tokens not in self._steps.get(name, ())}
         self.runs.points(self.parent, [[Point(n, v, tokens, at) for n, v in new.items()]])
         absent = {name: value for name, value in values.items() if name not in there}
         self.runs.points(child, [[Point(n, v, tokens, at) for n, v in absent.items()]])

@@ -138,17 +138,18 @@ class Tracker:
         """Call with (run id, experiment id) of the parent, once the server has it."""
         self._tell_parent = tell
 
-    def measured(self, models: Sequence[Measured], registered: Sequence[str] = ()) -> None:
+    def measured(self, models: Sequence[Measured], registered: Sequence[str] = (), prefix: str = "") -> None:
         """Models and what is measured of them so far; called again, it publishes what is new.
 
-        Those whose name is in `registered` become versions of the registered model.
+        Those whose name is in `registered` become versions of the registered model. Names of metrics on the parent begin
+        with `prefix`.
         """
         for model in list(models):
             entry = _entry(model, registered)
             if self._told.get(model.export.key) != len(entry["scores"]):
                 self._told[model.export.key] = len(entry["scores"])
                 journals = [[one.stage, one.key] for one in model.journals]
-                self._note("model", **entry, journals=journals)
+                self._note("model", **entry, journals=journals, prefix=prefix)
 
     def champion(
         self,

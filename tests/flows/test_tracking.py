@@ -18,8 +18,11 @@ from typing import Any
 import pytest
 from made import NAMES, REGISTERED, URL, Made
 from mlflow_server import ROOT, MlflowServer, postgresql_address
+from runs import run_with
 
 from flows.account import left_behind
+from flows.pretrain import Outcome
+from flows.run import _Attempt
 from flows.stage import Call
 from flows.tracking import Tracked, Tracker, describe_run, public_address
 from storage.store import Store
@@ -249,6 +252,29 @@ def test_killed_at_any_moment_and_told_again_it_ends_as_if_it_never_was(made, tm
     killed = dict.fromkeys(("flow-0", "flow-1", "flow-2"), "KILLED")
     assert states == {**killed, "flow-last": "FINISHED"}
     assert not list(store.glob(".tracking/*.jsonl"))
+
+
+def test_checkpoints_of_the_way_are_a_line_of_their_own_that_never_steps_back(database, made):
+    """As a run tells them: the first budget, then what was kept before it."""
+    tracker = made.tracker(database, "flow-7", "kept")
+    builder: Any = SimpleNamespace(listeners=[])
+    attempt = _Attempt(run_with([40960]), made.store, builder, tracker, None)
+    base, between, budget = made.models
+    attempt.outcome = Outcome(models=[base, budget], between=[between])
+    tracker.start()
+    attempt._publish_scores(complete=False)
+    tracker.close("FINISHED", seconds=120)
+    client = client_of(database)
+    parent = client.get_run(tracker.parent)
+    scores = histories(client, parent)
+    for prefix, models in (("", (base, budget)), ("trunk/", (between,))):
+        for name in ("perplexity", "bits_per_byte"):
+            expected = {one.tokens: one.perplexity["domain"].stats[name] for one in models}
+            assert dict(scores[f"{prefix}{name}/domain"]) == pytest.approx(expected)
+        expected = {one.tokens: one.scores["continuation"].stats["metrics"]["acc"] for one in models}
+        assert dict(scores[f"{prefix}eval/continuation/acc"]) == pytest.approx(expected)
+    logged = client.search_logged_models([parent.info.experiment_id])
+    assert {one.tags["stage_key"] for one in logged} == {one.export.key for one in made.models}
 
 
 def tracker_of(database: str, store: Path, flow_run: str) -> Tracker:
