@@ -120,6 +120,10 @@ def _outside(artifact: Artifact) -> Iterator[Outside]:
     elif artifact.stage == "decontaminate":
         for one in inputs.get("benchmarks") or ():
             yield Outside("benchmark", one["benchmark"], one["file"], "sha256", one["sha256"])
+    elif artifact.stage == "contamination" and (one := inputs.get("benchmark")):
+        yield Outside("benchmark", one["benchmark"], one["file"], "sha256", one["sha256"])
+    elif artifact.stage == "evaluate":
+        yield from _questions(str(artifact.manifest.config["benchmark"]), inputs)
     elif artifact.stage == "filter" and isinstance(inputs.get("classifier"), str):
         yield Outside("classifier", "education", "classifier", "sha256", inputs["classifier"])
 
@@ -131,6 +135,17 @@ def _text(source: str, inputs: Mapping[str, Any]) -> Iterator[Outside]:
         yield Outside("file", source, file["name"], "sha256", str(file["sha256"]), file["bytes"], facts)
     for name, version in (inputs.get("distributions") or {}).items():
         yield Outside("package", source, name, "version", str(version))
+
+
+def _questions(benchmark: str, inputs: Mapping[str, Any]) -> Iterator[Outside]:
+    """The files that were scored, without sizes: what was looked for in the text are the same. The name of a user's one
+    file is in no key. By the harness's version is measured."""
+    for file in inputs.get("files") or ():
+        yield Outside(
+            "benchmark", benchmark, str(file.get("name", "questions")), "sha256", str(file["sha256"])
+        )
+    if version := inputs.get("harness"):
+        yield Outside("package", "evaluation", "lm_eval", "version", str(version))
 
 
 def _base(origin: Mapping[str, Any]) -> Iterator[Outside]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from small import environment, write_config
 from flows.checks import check
 from flows.config import TrackingConfig, load_config
 from flows.evaluation import Evaluation, held_out_of, measures_of, model_of
+from flows.lineage import as_text, graph_of
 from flows.pretrain import Model, Outcome, adapt, describe, measure, scores_of
 from flows.requests import Requests
 from storage.artifact import Artifact
@@ -231,6 +234,25 @@ def test_a_new_benchmark_evaluates_only_that(ran):
     section = limited.evaluation.model_copy(update={"limit": 3})
     _, states, _ = adapted(store, limited.model_copy(update={"evaluation": section}))
     assert [stage for stage, state in states if state == "built"].count("evaluate") == 6  # other settings
+
+
+def test_a_reports_lineage_names_the_files_of_its_benchmarks(ran):
+    home, store, run = ran
+    scored = questions(home, "scored", 5)
+    outcome, _, error = adapted(store, with_own(run, home, "scored"))
+    assert error is None and outcome.report is not None and "scored" in outcome.counted
+    digest = hashlib.sha256(scored.read_bytes()).hexdigest()
+    entered = {
+        (graph.nodes[key].stage, one.name, one.digest)
+        for graph in [graph_of(store, outcome.report)]
+        for key, found in graph.outside.items()
+        for one in found
+        if one.kind == "benchmark" and one.group == "scored"
+    }
+    assert entered == {("evaluate", "questions", digest), ("contamination", "scored.jsonl", digest)}
+    text = as_text(graph_of(store, outcome.report))
+    assert f"benchmark scored · questions  sha256 {digest}" in text
+    assert f"package evaluation · lm_eval  version {version('lm_eval')}" in text
 
 
 def test_every_model_continues_the_prompts_and_other_prompts_make_nothing_else_again(ran):
