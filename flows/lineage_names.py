@@ -25,7 +25,7 @@ def resolve(given: str, store: Path, mlflow: str | None = None) -> tuple[Store, 
     where keys are looked for; a version says itself where its store was, and is looked for there too. `mlflow`: address of
     the registry (None: MLFLOW_TRACKING_URI, else this home's database). Raises OnwardError where it is not to be had.
     """
-    if (path := Path(given)).is_dir() and (found := _at(path)) is not None:
+    if (found := _at(given)) is not None:
         return *found, None
     if match := _ALIAS.fullmatch(given):
         return _registered(given, match[1], match[2], None, store, mlflow)
@@ -38,8 +38,14 @@ def resolve(given: str, store: Path, mlflow: str | None = None) -> tuple[Store, 
     return opened, find_artifact(opened, given), None
 
 
-def _at(path: Path) -> tuple[Store, Artifact] | None:
-    """The artifact that a directory is, or is a part of."""
+def _at(given: str) -> tuple[Store, Artifact] | None:
+    """The artifact that a directory of this name is, or is a part of."""
+    path = Path(given)
+    try:
+        if not path.is_dir():
+            return None
+    except (OSError, ValueError):  # too long for a file's name, or none at all
+        return None
     for directory in (path.resolve(), *path.resolve().parents):
         if (directory / NAME).is_file():
             return Store(directory.parents[1]), Artifact(directory, read_manifest(directory))
