@@ -1,28 +1,52 @@
 """What stages did to a document that they kept: what they took out of its text or masked in it, and what it still holds.
 
-Read from texts and tables that the stages left, nothing guessed.
+Read from texts and tables that the stages left, nothing guessed: lines are named where the text before them, without them,
+is the text that the stage left; rules and placeholders where the stage's own rules, asked again, give that text.
 """
 
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from storage.catalog import Catalog
 from tasks.corpus.rules import pii
 
-_MASKED = {"e-mail addresses": pii.EMAIL, "IP addresses": pii.IP, "telephone numbers": pii.PHONE}
+SHOWN_LINES = 8
+LINE_CHARACTERS = 160
+"""Of what was taken out, so many lines are shown, each cut to so many characters."""
+
+_MASKED = {
+    "email": ("e-mail addresses", pii.EMAIL),
+    "ip": ("IP addresses", pii.IP),
+    "phone": ("telephone numbers", pii.PHONE),
+}
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A line that was taken out, and the rule that did it where there are several."""
+
+    line: str
+    rule: str = ""
 
 
 def edited(catalog: Catalog, stage: str, path: str, document: int) -> list[str]:
-    """What the artifact at `path` (relative to the store) changed in the document; empty where nothing."""
+    """What the artifact at `path` (relative to the store) changed in the document, in lines; empty where nothing."""
     if stage == "filter":
-        return _rewritten(catalog, path, document)
+        return _filtered(catalog, path, document)
     if stage == "dedup":
-        return [
-            f"edited (lines that stood in earlier documents: {row['lines']:,}): {row['bytes']:,} bytes taken out"
-            for row in _rows(catalog, path, "edited", "lines, bytes", document)
-        ]
+        return _deduplicated(catalog, path, document)
     return []
+
+
+def emptied(catalog: Catalog, path: str, document: int) -> list[str]:
+    """The lines of a document that dedup dropped because each of them stood in an earlier one."""
+    text = _given(catalog, path, document)
+    return _shown([Cut(line) for line in text.split("\n") if line.strip()]) if text is not None else []
 
 
 def held_questions(catalog: Catalog, document: int) -> list[str]:
@@ -35,30 +59,115 @@ def held_questions(catalog: Catalog, document: int) -> list[str]:
     return sorted(found)
 
 
-def _rewritten(catalog: Catalog, path: str, document: int) -> list[str]:
-    """The text as the filter was given it beside the text as it left it."""
+def _deduplicated(catalog: Catalog, path: str, document: int) -> list[str]:
+    found = []
+    before, after = _given(catalog, path, document), _text(catalog, path, document)
+    for row in _rows(catalog, path, "edited", "lines, bytes", document):
+        told = f"edited (lines that stood in earlier documents: {row['lines']:,}): {row['bytes']:,} bytes taken out"
+        cuts = None
+        if before is not None and after is not None:
+            told += f", {len(before):,} characters in, {len(after):,} out"
+            cuts = _missing(before.split("\n"), after.split("\n"))
+        found += [told, *_shown(cuts if cuts is not None and len(cuts) == row["lines"] else [])]
+    return found
+
+
+def _missing(before: Sequence[str], after: Sequence[str]) -> list[Cut] | None:
+    """The lines that are not there any more; None where something else was done. A line that repeats is gone wherever it
+    stands, so the first that is equal is the one that stayed."""
+    gone, at = [], 0
+    for line in before:
+        if at < len(after) and line == after[at]:
+            at += 1
+        else:
+            gone.append(Cut(line))
+    return gone if at == len(after) else None
+
+
+def _filtered(catalog: Catalog, path: str, document: int) -> list[str]:
+    one, two = _given(catalog, path, document), _text(catalog, path, document)
+    if one is None or two is None or one == two:
+        return []
+    said, cuts = _by_rules(catalog, path, one, two) or (_by_looks(one, two), [])
+    return [
+        f"edited ({', '.join(said) or 'white space'}): {len(one):,} characters in, {len(two):,} out",
+        *_shown(cuts),
+    ]
+
+
+def _by_rules(catalog: Catalog, path: str, one: str, two: str) -> tuple[list[str], list[Cut]] | None:
+    """What the artifact's own rules do to the text it was given; None where that is not the text that it left."""
+    import numpy as np
+    import polars as pl
+
+    from tasks.corpus import filter as stage
+    from tasks.corpus.rules import c4
+    from tasks.corpus.rules.rule import Batch
+
+    (made,) = catalog.sql("select version, config from artifacts where path = ?", [path])
+    if made["version"] != stage.VERSION:
+        return None
+    masked: dict[str, int] = {}
+    cuts: list[Cut] = []
+    citations, text = 0, one
+    for family in stage.FilterConfig.model_validate(json.loads(made["config"])).families():
+        if family.edit is None:
+            continue
+        if family is not pii.FAMILY:
+            # no rule for lines looks at another line: each is asked as a text of its own
+            lines = [line for line in text.splitlines() if line.strip()]
+            left = family.edit(Batch(pl.Series(lines, dtype=pl.String)), np.ones(len(lines), bool)).texts
+            for line, kept in zip(lines, left.to_list(), strict=True):
+                counts = {} if kept else family.edit(Batch(pl.Series([line])), np.ones(1, bool)).counts
+                rules = [name for name, count in counts.items() if count]
+                cuts += [Cut(line, rule) for rule in rules]
+                citations += 0 if rules else len(re.findall(rf"\[{c4.CITATION.strip('^$')}\]", line))
+        change = family.edit(Batch(pl.Series([text])), np.ones(1, bool))
+        text = change.texts[0]
+        masked |= {kind: count for kind, count in change.counts.items() if kind in pii.KINDS}
+    if text != two:
+        return None
+    said = [f"{_MASKED[kind][0]} masked: {count:,}" for kind, count in masked.items() if count]
+    said += [f"lines cut: {len(cuts):,}"] if cuts else []
+    said += [f"citations cut: {citations:,}"] if citations else []
+    return said, cuts
+
+
+def _by_looks(one: str, two: str) -> list[str]:
+    """What two texts show by themselves."""
+    counts = {name: two.count(sign) - one.count(sign) for name, sign in _MASKED.values()}
+    said = [f"{name} masked: {count:,}" for name, count in counts.items() if count > 0]
+    lines = len(one.splitlines()) - len(two.splitlines())
+    return [*said, f"lines cut: {lines:,}"] if lines > 0 else said or ["citations cut, or white space"]
+
+
+def _shown(cuts: Sequence[Cut]) -> list[str]:
+    """The first lines that were taken out, without personal data, harmless on a terminal."""
+    from tasks.data_page_examples import visible
+
+    told = []
+    for cut in cuts[:SHOWN_LINES]:
+        line = visible(pii.mask(cut.line)[0].expandtabs(1).strip())
+        line = line if len(line) <= LINE_CHARACTERS else line[:LINE_CHARACTERS].rstrip() + " …"
+        told.append(f"− {line}" + (f"  ({cut.rule})" if cut.rule else ""))
+    more = len(cuts) - len(told)
+    return [*told, f"− and {more:,} more"] if more else told
+
+
+def _text(catalog: Catalog, path: str, document: int) -> str | None:
+    """The document's text as the artifact has it."""
+    rows = _rows(catalog, path, "documents", "text", document)
+    return rows[0]["text"] if rows else None
+
+
+def _given(catalog: Catalog, path: str, document: int) -> str | None:
+    """The document's text as the artifact was given it, where the store still has that."""
     given = catalog.sql(
         "select b.path from artifacts a join inputs i using (key) join artifacts b on b.key = i.from_key "
         "where a.path = ? and i.part = 'documents'",
         [path],
     )
-    before = (
-        [row["text"] for row in _rows(catalog, given[0]["path"], "documents", "text", document)]
-        if given
-        else []
-    )
-    after = [row["text"] for row in _rows(catalog, path, "documents", "text", document)]
-    if not before or not after or before[0] == after[0]:
-        return []
-    one, two = before[0], after[0]
-    counts = {name: two.count(sign) - one.count(sign) for name, sign in _MASKED.items()}
-    said = [f"{name} masked: {count:,}" for name, count in counts.items() if count > 0]
-    lines = len(one.splitlines()) - len(two.splitlines())
-    if lines > 0:
-        said.append(f"lines cut: {lines:,}")
-    elif not said:
-        said.append("citations cut, or white space")
-    return [f"edited ({', '.join(said)}): {len(one):,} characters in, {len(two):,} out"]
+    return _text(catalog, given[0]["path"], document) if given else None
 
 
 def _rows(catalog: Catalog, path: str, part: str, columns: str, document: int) -> list[dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flows.edits import edited, held_questions
+from flows.edits import edited, emptied, held_questions
 from flows.exposure import Seen, seen_by
 from storage.catalog import Catalog
 
@@ -10,8 +10,8 @@ _WAY = ("ingest", "dedup", "filter", "decontaminate")
 
 
 def fate(catalog: Catalog, document: int) -> str:
-    """A few lines: the artifacts that hold the document, the stage that dropped it with reason, value and detail, and the
-    models that were trained on it, with how many times."""
+    """A few lines: the artifacts that hold the document, what was changed in it there, the stage that dropped it with
+    reason, value and detail, and the models that were trained on it, with how many times."""
     lines = [f"document {document}"]
     for stage in _WAY:
         for part in ("documents", "holdout"):
@@ -26,6 +26,8 @@ def fate(catalog: Catalog, document: int) -> str:
         ):
             value = "" if row["value"] is None else f" ({row['value']:.4g})"
             lines.append(f"  {stage:<14} dropped: {row['reason']}{value}  {row['detail']}  {row['artifact']}")
+            if row["reason"] == "repeated_paragraphs":
+                lines += [f"  {'':<14} {line}" for line in emptied(catalog, row["artifact"], document)]
     if len(lines) == 1:
         lines.append(f"  no stage in {catalog.store.root} has seen it")
         return "\n".join(lines) + "\n"
