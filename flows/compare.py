@@ -21,12 +21,13 @@ from storage.errors import ConfigError, OnwardError
 from storage.manifest import read_manifest
 from storage.runs import RunRecord
 from storage.store import Store
+from tasks.pages.blocks import Block, Cell, Heading, Picture, Place, Table, Text
+from tasks.pages.html import html_of
+from tasks.pages.markdown import markdown_of
 from tasks.report import ReportConfig, ReportInputs
-from tasks.report_blocks import Block, Cell, Heading, Picture, Place, Table, Text
 from tasks.report_cost import cost_blocks, cost_of
 from tasks.report_facts import gather, within
 from tasks.report_figures import draw
-from tasks.report_markup import html_of, markdown_of
 from tasks.report_page import blocks_of
 from tasks.report_scores import change_of
 

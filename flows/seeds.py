@@ -13,7 +13,8 @@ from typing import Any
 
 from flows.config import RunConfig
 from storage.store import Store
-from tasks.report_markup import html_of, markdown_of
+from tasks.pages.html import html_of
+from tasks.pages.markdown import markdown_of
 from tasks.seeds_page import seeds_blocks, seeds_facts
 
 

@@ -2,7 +2,7 @@
 
 A pure function of what the stages left: their statistics, their `dropped.parquet` and, of some documents, the text.
 Numbers are gathered in `data_page_flow`, `data_page_tables` and `data_page_scores`, excerpts in `data_page_examples`,
-drawn in `data_page_figures`, and written in `data_page_text`.
+drawn in `data_page_figures`, said in `data_page_text` and written by `tasks.pages`.
 """
 
 from __future__ import annotations
@@ -16,16 +16,17 @@ from storage.artifact import Artifact, Input
 from storage.draft import Draft
 from storage.settings import Count, Settings, identity
 from tasks.corpus.filter import FilterConfig
-from tasks.data_page_blocks import html_of, markdown_of
 from tasks.data_page_examples import Reader
 from tasks.data_page_figures import draw
 from tasks.data_page_flow import STAGES, contamination, flow, packing
 from tasks.data_page_scores import measure
 from tasks.data_page_tables import COPIES, Tables
 from tasks.data_page_text import blocks_of, findings
+from tasks.pages.html import html_of
+from tasks.pages.markdown import markdown_of
 
 STAGE = "data"
-VERSION = 1
+VERSION = 2
 Json = dict[str, Any]
 _REASONS = 40
 _PARTS = {

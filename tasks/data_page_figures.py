@@ -1,4 +1,4 @@
-"""The data page's figures, with matplotlib's Agg: the same facts give the same bytes (no date, a fixed salt of ids).
+"""The data page's figures: what was taken out and why, how long documents are, what rules measured, where tokens went.
 
 Matplotlib is imported when something is drawn.
 """
@@ -9,8 +9,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.data_page_sankey import HELD, KEPT, STAGE_COLOURS, UNNAMED, draw_flow, short, words
+from tasks.data_page_sankey import HELD, KEPT, STAGE_COLOURS, draw_flow
 from tasks.data_page_tables import BINS_PER_DECADE, FATES
+from tasks.pages.canvas import GREY, save
+from tasks.pages.wording import count_text, words
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,26 +24,6 @@ _FATE_COLOURS = {
     FATES[1]: HELD,
     **{f"dropped by {name}": c for name, c in STAGE_COLOURS.items()},
 }
-_STYLE: dict[Any, Any] = {
-    "font.family": "DejaVu Sans",
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.grid.axis": "y",
-    "grid.color": "#e5e7eb",
-    "grid.linewidth": 0.8,
-    "axes.axisbelow": True,
-    "axes.edgecolor": "#9ca3af",
-    "axes.labelcolor": "#374151",
-    "xtick.color": "#4b5563",
-    "ytick.color": "#4b5563",
-    "axes.titlesize": 10,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "legend.frameon": False,
-    "svg.fonttype": "path",
-}
 
 
 def draw(facts: Json, directory: Path) -> list[Json]:
@@ -50,7 +32,7 @@ def draw(facts: Json, directory: Path) -> list[Json]:
     figures: list[Json] = []
 
     def add(name: str, build: Callable[[], Figure], caption: str) -> None:
-        _save(build, directory, name)
+        save(lambda _: build(), directory, name)
         figures.append({"name": name, "caption": caption})
 
     stages = facts["flow"]["stages"]
@@ -92,16 +74,6 @@ def draw(facts: Json, directory: Path) -> list[Json]:
     return figures
 
 
-def _save(build: Callable[[], Figure], directory: Path, name: str) -> None:
-    import matplotlib
-
-    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": f"onward-data-{name}"}):
-        figure = build()
-        figure.savefig(directory / f"{name}.svg", format="svg", metadata={"Date": None, "Creator": None})
-        figure.set_layout_engine("none")  # it stays as it was laid out
-        figure.savefig(directory / f"{name}.png", format="png", dpi=110, metadata={"Software": None})
-
-
 # ---- reasons and clusters -----------------------------------------------------------------------------------------
 
 
@@ -118,7 +90,7 @@ def _reasons(facts: Json) -> Figure:
     axes.barh(
         range(len(rows)),
         counts,
-        color=[STAGE_COLOURS.get(row["stage"], UNNAMED) for row in rows],
+        color=[STAGE_COLOURS.get(row["stage"], GREY) for row in rows],
         height=0.72,
     )
     axes.set_yticks(range(len(rows)), [words(row["reason"]) for row in rows])
@@ -127,7 +99,7 @@ def _reasons(facts: Json) -> Figure:
     axes.set_xticks([])
     axes.spines["bottom"].set_visible(False)
     for place, count in enumerate(counts):
-        axes.text(count, place, f" {short(count)}", va="center", fontsize=8.5, color="#374151")
+        axes.text(count, place, f" {count_text(count)}", va="center", fontsize=8.5, color="#374151")
     axes.set_xlim(0, max(counts) * 1.12)
     stages = [name for name in STAGE_COLOURS if any(row["stage"] == name for row in rows)]
     axes.legend(handles=[_swatch(STAGE_COLOURS[name], name) for name in stages], loc="lower right")
@@ -138,6 +110,7 @@ def _reasons(facts: Json) -> Figure:
 
 def _clusters(axes: Axes, sizes: Sequence[Json]) -> None:
     axes.set_title("Groups of copies")
+    axes.grid(visible=False)
     bins = dict.fromkeys(_SIZES, 0)
     for row in sizes:
         bins[next(label for label, most in _SIZES.items() if row["size"] <= most)] += row["clusters"]
@@ -146,7 +119,9 @@ def _clusters(axes: Axes, sizes: Sequence[Json]) -> None:
     axes.bar(list(bins), list(bins.values()), color=STAGE_COLOURS["dedup"], width=0.72)
     for place, count in enumerate(bins.values()):
         if count:
-            axes.text(place, count, short(count), ha="center", va="bottom", fontsize=8.5, color="#374151")
+            axes.text(
+                place, count, count_text(count), ha="center", va="bottom", fontsize=8.5, color="#374151"
+            )
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
     axes.margins(y=0.12)
@@ -198,6 +173,7 @@ def _lengths(facts: Json) -> Figure:
     _mark_sequence(right, facts["packing"]["rounds"], unit)
     for axes in (left, right):
         _decades(axes)
+        axes.grid(visible=False, axis="x")
         axes.set_ylabel("documents")
     return figure
 
@@ -216,7 +192,7 @@ def _mark_sequence(axes: Axes, rounds: Sequence[Json], unit: str) -> None:
 def _decades(axes: Axes) -> None:
     low, high = axes.get_xlim()
     decades = range(int(max(low, 0)) // BINS_PER_DECADE, int(high) // BINS_PER_DECADE + 2)
-    axes.set_xticks([one * BINS_PER_DECADE for one in decades], [short(10**one) for one in decades])
+    axes.set_xticks([one * BINS_PER_DECADE for one in decades], [count_text(10**one) for one in decades])
     axes.set_xlim(max(low, 0), high)
 
 
@@ -240,6 +216,7 @@ def _scores(scores: Sequence[Json]) -> Figure:
         axes.set_yscale("symlog", linthresh=10)
         axes.tick_params(labelsize=7.5)
         axes.yaxis.set_visible(False)
+        axes.grid(visible=False)
         axes.spines["left"].set_visible(False)
         axes.locator_params(axis="x", nbins=4)
     return figure
@@ -279,7 +256,7 @@ def _tokens(packing: Json) -> Figure:
     axes.grid(visible=True, axis="x")
     axes.grid(visible=False, axis="y")
     axes.set_xlim(0, max([*left, 1.0]) * 1.12)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: count_text(value)))
     axes.set_xlabel("tokens")
     axes.legend(ncols=len(rounds) + 2, loc="lower left", bbox_to_anchor=(0, 1), fontsize=8.5)
     return figure

@@ -6,36 +6,16 @@ import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from tasks.pages.canvas import COLOURS, GREY
+from tasks.pages.wording import count_text, size_text, words
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 Json = dict[str, Any]
-KEPT = "#1f5a99"
-HELD = "#3d7f3d"
-STAGE_COLOURS = {"ingest": "#8c6d1f", "dedup": "#c2571a", "filter": "#a03050", "decontaminate": "#8a4f9e"}
-UNNAMED = "#6b7280"
-
-
-def short(value: float) -> str:
-    """A count as a reader says it: 400K, 1.5M."""
-    for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
-        if value >= size:
-            return f"{value / size:.3g}{unit}"
-    return f"{value:,.0f}"
-
-
-def size(value: float) -> str:
-    """Bytes of text as a reader says them: 10.6 MB."""
-    for step, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if value >= step:
-            return f"{value / step:.3g} {unit}"
-    return f"{value:.0f} B"
-
-
-def words(name: str) -> str:
-    """A reason as it is read: gopher top 2 gram."""
-    return name.replace("_", " ")
+KEPT, _DEDUP, HELD, _DECONTAMINATE, _INGEST, _FILTER = COLOURS
+STAGE_COLOURS = {"ingest": _INGEST, "dedup": _DEDUP, "filter": _FILTER, "decontaminate": _DECONTAMINATE}
 
 
 def draw_flow(stages: Sequence[Json]) -> Figure:
@@ -43,7 +23,7 @@ def draw_flow(stages: Sequence[Json]) -> Figure:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9.2, 6.0), layout="constrained")
-    for place, (kind, shown) in enumerate((("documents", short), ("text", size))):
+    for place, (kind, shown) in enumerate((("documents", count_text), ("text", size_text))):
         axes = figure.add_subplot(2, 1, place + 1)
         _sankey(axes, stages, kind, shown)
         axes.set_title("Documents" if kind == "documents" else "Text")
@@ -64,7 +44,7 @@ def _sankey(axes: Axes, stages: Sequence[Json], kind: str, shown: Callable[[floa
         bottom = 1 - came
         axes.add_patch(_bar(x, bottom, came))
         level = 1 - out
-        for what, colour in (("held_out", HELD), ("dropped", STAGE_COLOURS.get(stage["stage"], UNNAMED))):
+        for what, colour in (("held_out", HELD), ("dropped", STAGE_COLOURS.get(stage["stage"], GREY))):
             share = max(stage.get(f"{kind}_{what}", 0), 0) / whole
             if share <= 0:
                 continue
@@ -102,7 +82,7 @@ def _sankey(axes: Axes, stages: Sequence[Json], kind: str, shown: Callable[[floa
 def _why(axes: Axes, x: float, y: float, reasons: Mapping[str, int]) -> None:
     """The two commonest reasons, below what was dropped."""
     first = sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
-    shown = [textwrap.fill(f"{words(reason)} {short(count)}", 29) for reason, count in first[:2]]
+    shown = [textwrap.fill(f"{words(reason)} {count_text(count)}", 29) for reason, count in first[:2]]
     shown += [f"and {len(first) - 2} more"] if len(first) > 2 else []
     axes.text(x, y - 0.07, "\n".join(shown), color="#4b5563", va="top", fontsize=6.8, linespacing=1.25)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from tasks.data_page_blocks import Block, Heading, Picture, Quote, Table, Text
-from tasks.data_page_sankey import short, size, words
+from tasks.pages.blocks import Block, Heading, Picture, Quote, Table, Text
+from tasks.pages.wording import count_text, size_text, words
 
 Json = dict[str, Any]
 _BAR = 10
@@ -44,8 +44,8 @@ def findings(facts: Json) -> list[str]:
     first, last = stages["ingest"], facts["flow"]["stages"][-1]
     read, left = first["documents_in"], last["documents_out"]
     sentences = [
-        f"Of {read:,} documents that were read ({size(first['text_out'])} of text), {left:,} "
-        f"({_share(left, read)}) are left for training ({size(last['text_out'])})."
+        f"Of {read:,} documents that were read ({size_text(first['text_out'])} of text), {left:,} "
+        f"({_share(left, read)}) are left for training ({size_text(last['text_out'])})."
     ]
     gone = [
         f"{stages[name]['documents_dropped']:,} {how}"
@@ -62,7 +62,7 @@ def findings(facts: Json) -> list[str]:
     sentences += [_listed(gone) + "."] if gone else []
     if last.get("tokens"):
         sentences.append(
-            f"They are {short(last['tokens'])} tokens, {last['text_out'] / last['tokens']:.2f} bytes each."
+            f"They are {count_text(last['tokens'])} tokens, {last['text_out'] / last['tokens']:.2f} bytes each."
         )
     rounds = facts["packing"]["rounds"]
     if rounds:
@@ -113,7 +113,7 @@ def _flow(facts: Json, pictures: dict[str, Picture]) -> list[Block]:
     )
     blocks: list[Block] = [Heading(2, "From the sources to training")]
     blocks += [pictures["flow"]] if "flow" in pictures else []
-    return [*blocks, Table(head, tuple(rows), (0, 5)), Text(note, "note")]
+    return [*blocks, Table(head, tuple(rows)), Text(note, "note")]
 
 
 def _flow_row(stage: Json, begun: int) -> tuple[str, ...]:
@@ -122,8 +122,8 @@ def _flow_row(stage: Json, begun: int) -> tuple[str, ...]:
         stage["stage"],
         *(f"{stage[f'documents_{name}']:,}" for name in ("in", "dropped", "held_out", "out")),
         _bar(stage["documents_out"], begun),
-        size(stage["text_out"]) if "text_out" in stage else "",
-        f"{'−' if edited < 0 else ''}{size(abs(edited))}" if edited else "",
+        size_text(stage["text_out"]) if "text_out" in stage else "",
+        f"{'−' if edited < 0 else ''}{size_text(abs(edited))}" if edited else "",
         f"{stage['tokens']:,}" if "tokens" in stage else "",
     )
 
@@ -151,7 +151,7 @@ def _reasons(facts: Json, pictures: dict[str, Picture]) -> list[Block]:
             )
             for row in rows
         ),
-        (0, 1),
+        2,
     )
     blocks: list[Block] = [Heading(2, "Why documents were dropped")]
     blocks += [pictures["reasons"]] if "reasons" in pictures else []
@@ -200,7 +200,7 @@ def _scores(facts: Json, pictures: dict[str, Picture]) -> list[Block]:
     return [
         Heading(2, "What the filter measured"),
         pictures["scores"],
-        Table(head, rows, (0, 1)),
+        Table(head, rows, 2),
         Text(note, "note"),
     ]
 
@@ -256,7 +256,7 @@ def _contamination(facts: Json) -> list[Block]:
             Table(
                 ("benchmark", "source", "questions", "not checked", "found", "documents dropped"),
                 rows,
-                (0, 1),
+                2,
             )
         )
         blocks.append(Text("Summed over slices: a question that stands in two counts twice.", "note"))

@@ -2,7 +2,7 @@
 
 A pure function of what the store holds: no clock, no run's name or id, the same inputs give the same bytes. What it cost is
 added where it is published (`report_cost`). Numbers are gathered in `report_facts` and `report_scores`, drawn in
-`report_figures`, put in order in `report_page` and written by `report_markup`.
+`report_figures`, put in order in `report_page` and written by `tasks.pages`.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ from storage.artifact import Artifact, Input
 from storage.draft import Draft
 from storage.settings import Settings, identity
 from tasks.evaluation.catalog import EvaluationConfig
+from tasks.pages.html import html_of
+from tasks.pages.markdown import markdown_of
 from tasks.report_facts import gather
 from tasks.report_figures import draw
-from tasks.report_markup import html_of, markdown_of
 from tasks.report_page import blocks_of
 
 STAGE = "report"
-VERSION = 2
+VERSION = 3
 CORPUS_STAGES = ("ingest", "dedup", "filter", "decontaminate", "tokenize")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tasks.report_blocks import Block, Cell, Heading, Table, Text
+from tasks.pages.blocks import Block, Cell, Heading, Table, Text
 
 Json = dict[str, Any]
 

@@ -16,9 +16,10 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from storage.artifact import Artifact
-from tasks.report_blocks import Block, Cell, Heading, Table, Text
+from tasks.pages.blocks import Block, Cell, Heading, Table, Text
+from tasks.pages.html import html_block
+from tasks.pages.markdown import markdown_of
 from tasks.report_facts import within
-from tasks.report_markup import html_block, markdown_of
 from tasks.report_page import COST
 from tasks.report_scores import change_of
 

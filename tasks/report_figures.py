@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tasks.report_canvas import COLOURS, GREY, Tips, save
+from tasks.pages.canvas import COLOURS, GREY, Tips, save
+from tasks.pages.wording import count_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,14 +48,6 @@ def draw(facts: Json, directory: Path) -> list[Json]:
         )
         figures.append({"name": "changes", "caption": caption})
     return figures
-
-
-def count_text(value: float) -> str:
-    """A count as a reader says it: 400K, 1M, 1.5B."""
-    for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
-        if value >= size:
-            return f"{value / size:.3g}{unit}"
-    return f"{value:.0f}"
 
 
 def _counted(axes: Axes) -> None:

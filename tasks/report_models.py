@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from tasks.report_blocks import Block, Cell, Heading, Table, Text
-from tasks.report_figures import count_text
+from tasks.pages.blocks import Block, Cell, Heading, Table, Text
+from tasks.pages.wording import count_text
 
 Json = dict[str, Any]
 

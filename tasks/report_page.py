@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from tasks.report_blocks import Block, Heading, Picture, Place, Text
+from tasks.pages.blocks import Block, Heading, Picture, Place, Text
 from tasks.report_corpus import contamination, data, packing
 from tasks.report_models import models, samples
 from tasks.report_results import benchmarks, every_metric, forgetting, gain, perplexity, sureness

@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tasks.report_blocks import Block, Cell, Heading, Table, Text
+from tasks.pages.blocks import Block, Cell, Heading, Table, Text
+from tasks.pages.wording import count_text
 from tasks.report_facts import signed, within
-from tasks.report_figures import count_text
 from tasks.report_scores import GROUPS, change_of
 
 Json = dict[str, Any]

@@ -10,7 +10,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tasks.report_blocks import Block, Cell, Heading, Table, Text
+from tasks.pages.blocks import Block, Cell, Heading, Table, Text
 from tasks.report_facts import signed
 from tasks.report_scores import change_of
 

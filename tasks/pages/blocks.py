@@ -1,4 +1,4 @@
-"""What a page is made of: headings, paragraphs, tables and figures, without a word on how they are written."""
+"""What a page is made of: headings, paragraphs, tables, figures and quotes, without a word on how they are written."""
 
 from __future__ import annotations
 
@@ -12,6 +12,10 @@ class Cell:
     text: str
     tone: str = ""
     below: str = ""
+
+
+Row = tuple[Cell | str, ...]
+"""Cells from left to right; a string is a cell that is nothing but its text."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,7 @@ class Table:
     """
 
     head: tuple[str, ...]
-    rows: tuple[tuple[Cell, ...], ...]
+    rows: tuple[Row, ...]
     labels: int = 1
     notes: int = 0
 
@@ -56,6 +60,14 @@ class Picture:
 
 
 @dataclass(frozen=True)
+class Quote:
+    """Text of a document as it stands there, with a line that says which."""
+
+    label: str
+    text: str
+
+
+@dataclass(frozen=True)
 class Place:
     """Where something is put when the page is published, by name; nothing is seen of it before."""
 
@@ -67,4 +79,4 @@ class Place:
         return f"<!-- {self.name} -->"
 
 
-Block = Heading | Text | Table | Picture | Place
+Block = Heading | Text | Table | Picture | Quote | Place
