@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,32 @@ from tokenizers import Tokenizer
 
 from storage.artifact import Input
 from storage.errors import BadInput, ConfigError
+
+
+@dataclass(frozen=True)
+class TextModel:
+    """A model that reads documents as in training: each is plain text, and begins after an end-of-text token."""
+
+    model: Any
+    device: torch.device
+    tokenizer: Tokenizer
+    eot: int
+
+    def ids_of(self, texts: Sequence[str]) -> Iterator[list[int]]:
+        """The tokens of each document, the end-of-text token before it included."""
+        for encoding in self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False):
+            yield [self.eot, *encoding.ids]
+
+
+def load_text_model(model: Input, device: str, max_length: int) -> TextModel:
+    """The model of a part `export` on the device that `auto`, `cpu` or `cuda` means, with its tokenizer for plain text.
+
+    Raises ConfigError for a device or a length that is not there, BadInput where the part is no model or lacks a fast
+    tokenizer or an end-of-text token.
+    """
+    export, chosen = export_directory(model), device_of(device)
+    loaded = load_model(export, chosen, max_length)
+    return TextModel(loaded, chosen, load_text_tokenizer(export), end_of_text(export))
 
 
 def device_of(wanted: str) -> torch.device:

@@ -83,24 +83,13 @@ def run(config: PerplexityConfig, inputs: PerplexityInputs, draft: Draft) -> Per
 
     Raises BadInput where there is no held-out text, ConfigError for a length that the model does not have.
     """
-    from tasks.evaluation.model import (
-        device_of,
-        end_of_text,
-        execution_facts,
-        export_directory,
-        load_model,
-        load_text_tokenizer,
-    )
+    from tasks.evaluation.model import execution_facts, load_text_model
 
-    export = export_directory(inputs.model)
     documents = read_documents(inputs.holdout.paths, columns=["id", "text"]).sort_by("id")
     texts = documents["text"].to_pylist()[: config.limit_documents]
-    device = device_of(config.device)
-    model = load_model(export, device, config.max_length)
-    encoded = load_text_tokenizer(export).encode_batch_fast(texts, add_special_tokens=False)
-    opened = end_of_text(export)
-    tokens = [np.array([opened, *encoding.ids], dtype=np.int64) for encoding in encoded]
-    nll = document_nll(model, tokens, config.max_length, draft)
+    read = load_text_model(inputs.model, config.device, config.max_length)
+    tokens = [np.array(ids, dtype=np.int64) for ids in read.ids_of(texts)]
+    nll = document_nll(read.model, tokens, config.max_length, draft)
     table = pa.table(
         {
             "id": documents["id"].combine_chunks()[: config.limit_documents],
@@ -115,7 +104,7 @@ def run(config: PerplexityConfig, inputs: PerplexityInputs, draft: Draft) -> Per
     pq.write_table(table, draft.path / "documents.parquet", compression="zstd")
     draft.part("scores", "scores.json")
     draft.part("documents", "documents.parquet")
-    draft.note(**execution_facts(device))
+    draft.note(**execution_facts(read.device))
     return stats
 
 

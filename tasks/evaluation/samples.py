@@ -68,30 +68,19 @@ def run(config: SamplesConfig, inputs: SamplesInputs, draft: Draft) -> SamplesSt
 
     `ended`: the model closed the text itself. Raises ConfigError for a length that the model does not have.
     """
-    from tasks.evaluation.model import (
-        device_of,
-        end_of_text,
-        execution_facts,
-        export_directory,
-        load_model,
-        load_text_tokenizer,
-    )
+    from tasks.evaluation.model import execution_facts, load_text_model
 
-    export = export_directory(inputs.model)
-    device = device_of(config.device)
-    model = load_model(export, device, config.max_length)
-    tokenizer, close = load_text_tokenizer(export), end_of_text(export)
+    read = load_text_model(inputs.model, config.device, config.max_length)
+    written = min(config.tokens, config.max_length - 1)
     rows: list[dict[str, Any]] = []
-    for number, prompt in enumerate(config.prompts):
-        written = min(config.tokens, config.max_length - 1)
-        ids = tokenizer.encode(prompt, add_special_tokens=False).ids
-        ids = [close, *ids][-(config.max_length - written) :]
+    for number, whole in enumerate(read.ids_of(config.prompts)):
+        ids = whole[-(config.max_length - written) :]
         for decoding, choose in _ways(config, number):
-            found, ended = continued(model, ids, written, close, choose)
-            text = tokenizer.decode([*ids, *found])[len(tokenizer.decode(ids)) :]
+            found, ended = continued(read.model, ids, written, read.eot, choose)
+            text = read.tokenizer.decode([*ids, *found])[len(read.tokenizer.decode(ids)) :]
             rows.append(
                 {
-                    "prompt": prompt,
+                    "prompt": config.prompts[number],
                     "decoding": decoding,
                     "continuation": text,
                     "tokens": len(found),
@@ -102,7 +91,7 @@ def run(config: SamplesConfig, inputs: SamplesInputs, draft: Draft) -> SamplesSt
     content = json.dumps(rows, indent=1, ensure_ascii=False) + "\n"
     (draft.path / "samples.json").write_text(content, encoding="utf-8")
     draft.part("samples", "samples.json")
-    draft.note(**execution_facts(device))
+    draft.note(**execution_facts(read.device))
     return SamplesStats(len(config.prompts), len(rows), sum(row["tokens"] for row in rows))
 
 
