@@ -33,6 +33,7 @@ def flat(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
 
 
 def numbers(value: Any, prefix: str = "") -> Iterator[tuple[str, float]]:
+    """Leaves of nested plain data that are numbers, not truth values, as (name of its place by slashes, number)."""
     if isinstance(value, bool):
         return
     if isinstance(value, int | float):
