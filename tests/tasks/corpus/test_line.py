@@ -1,4 +1,7 @@
-"""What holds for a whole corpus, whatever its texts: conservation, looking back only, the same bytes for any workers."""
+"""What holds for a whole corpus, whatever its texts: conservation, the same bytes for any workers.
+
+That it only looks back is tested with what a run drives it by: tests/flows/test_reading.py.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +38,6 @@ TEXTS = st.lists(
 pytestmark = pytest.mark.slow
 QUESTION = "Which of these rivers, if any, had carried the grain of the northern plains down to the sea?"
 NOTICE = "This work is licensed to everybody under the same terms as the last one."
-OWN = ("grain", "river", "plain")
 MANY = settings(
     max_examples=6,
     deadline=None,
@@ -57,14 +59,6 @@ def tokenizer(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> In
     return gpt2(shared_data, tmp_path_factory.mktemp("gpt2"))
 
 
-def line_of(root: Path, texts: Sequence[str], tokenizer: Input, store: str = "store", **over: object) -> Line:
-    """Two sources of the same texts, but for a few of their own that nothing takes for copies."""
-    for name in ("tales", "letters"):
-        own = [f"{name} {word} " * 3 for word in OWN]
-        write_source(root / f"{name}.jsonl", [{"text": text} for text in (*own, *texts)])
-    return Line(root, root / store, tokenizer, ("tales", "letters"), **{"slice_bytes": 400, **over})  # type: ignore[arg-type]
-
-
 def planted(name: str) -> list[str]:
     """Prose that is kept; a copy, repeated lines, a question and a page that a rule drops."""
     pages = [
@@ -78,7 +72,7 @@ def planted(name: str) -> list[str]:
 
 
 def real_line(root: Path, texts: Sequence[str], tokenizer: Input, store: str, **over: object) -> Line:
-    """The same with rules of the filter, repeated lines and a benchmark that is looked for."""
+    """Two sources of the same texts, with rules of the filter, repeated lines and a benchmark that is looked for."""
     for name in ("tales", "letters"):
         rows = planted(name)
         write_source(root / f"{name}.jsonl", [{"text": text} for text in (*rows, *texts)])
@@ -133,21 +127,6 @@ def test_every_document_is_in_the_next_stage_or_dropped_or_held_out_and_every_to
         assert tokens + ledger["tokens_repeated"] == sum(placed)
     for made in line.packed:
         assert PackingManifest.open(made.part("manifest").only()).pieces.length.sum() == made.stats["tokens"]
-
-
-@MANY
-@given(texts=TEXTS, more=TEXTS, n=st.integers(1, 4))
-def test_slices_and_rounds_that_are_there_do_not_change_with_what_comes_later(
-    tmp_path_factory: pytest.TempPathFactory, tokenizer: Input, texts: list[str], more: list[str], n: int
-) -> None:
-    """n slices and a round, then all of them and a second round: the first n, and the first round, are the same bytes."""
-    root = tmp_path_factory.mktemp("back")
-    few = line_of(root, texts + more, tokenizer, store="few").read(max(n, 2)).pack(3)
-    first = few.digests()
-    whole = line_of(root, texts + more, tokenizer, store="whole").read(len(few.slices)).pack(3).read().pack(2)
-    parts = [artifact for one in whole.slices[: len(few.slices)] for artifact in one.artifacts.values()]
-    kept = Line(root, root, tokenizer, (), slices=whole.slices[: len(few.slices)], packed=whole.packed[:1])
-    assert len(parts) == 5 * len(few.slices) and kept.digests() == first
 
 
 def in_small_pieces() -> None:
