@@ -27,7 +27,7 @@ from tasks.corpus.filter import FilterConfig
 from tasks.corpus.pack import PackingConfig
 from tasks.corpus.sources import SourceConfig
 from tasks.evaluation.catalog import EvaluationConfig
-from tasks.train import TrainingConfig
+from tasks.train_config import TrainingConfig
 
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,59}")
 

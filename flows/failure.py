@@ -15,7 +15,7 @@ from flows.secrets import without_secrets
 from flows.stage import Call
 from storage.errors import ConfigError, OnwardError, said
 from storage.store import Store
-from tasks.train import newest_checkpoint, tokens_at
+from tasks.train_progress import newest_checkpoint, tokens_at
 
 
 class RunFailed(OnwardError):

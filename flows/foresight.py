@@ -25,7 +25,7 @@ from storage.errors import ConfigError
 from storage.store import Store
 from tasks.base import InitConfig
 from tasks.corpus.budgets import sequences_per_step
-from tasks.train import resolve_precision
+from tasks.train_config import resolve_precision
 
 if TYPE_CHECKING:
     from tasks.training.config import Identity

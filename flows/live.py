@@ -24,7 +24,7 @@ from storage.artifact import Artifact
 from storage.errors import said
 from storage.manifest import Manifest
 from storage.store import Request
-from tasks.train import last_row, newest_checkpoint
+from tasks.train_progress import last_row, newest_checkpoint
 
 PERIOD_SECONDS = 10.0
 SHOWN_AFTER_SECONDS = 4.0

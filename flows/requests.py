@@ -26,7 +26,8 @@ from tasks.corpus.sources import IngestConfig, SourceConfig, plan_slice
 from tasks.evaluation import benchmarks, hub_questions, own, perplexity, samples
 from tasks.evaluation.catalog import EvaluationConfig, OwnBenchmark, supported
 from tasks.hub import Remembered, remembered_in
-from tasks.train import RewarmConfig, SegmentConfig, TrainInputs, resolve_precision
+from tasks.train import TrainInputs
+from tasks.train_config import RewarmConfig, SegmentConfig, resolve_precision
 
 if TYPE_CHECKING:
     from flows.pretrain import Line, Outcome

@@ -8,7 +8,7 @@ from typing import Any
 from flows.config import RunConfig
 from storage.errors import ConfigError
 from tasks.corpus.budgets import sequences_per_step, steps_for
-from tasks.train import RewarmConfig, SegmentAverage, WsdConfig
+from tasks.train_config import RewarmConfig, SegmentAverage, WsdConfig
 
 _INIT_WARMUP, _INIT_DECAY = 0.02, 0.2
 

@@ -24,7 +24,7 @@ from storage.artifact import Artifact
 from storage.errors import Interrupted, OnwardError, said
 from storage.store import Making, Outcome, Request, Store
 from storage.workers import Workers
-from tasks.train import newest_checkpoint
+from tasks.train_progress import newest_checkpoint
 
 TRAINING_STAGES = frozenset({"train", "decay"})
 GPU_STAGES = TRAINING_STAGES | {"evaluate", "perplexity", "samples"}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from tasks.train import CODE_ROOTS, VERSION, SegmentConfig, TrainInputs, TrainStats, run
+from tasks.train import CODE_ROOTS, VERSION, TrainInputs, TrainStats, run
+from tasks.train_config import SegmentConfig
 
 __all__ = ["CODE_ROOTS", "STAGE", "VERSION", "SegmentConfig", "TrainInputs", "TrainStats", "run"]
 

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from storage.errors import ConfigError, StageFailed
 from tasks import trainer
-from tasks.train import TrainingConfig
+from tasks.train_config import TrainingConfig
 from tasks.training.config import parse_spec
 from tasks.training.processes import Processes
 from tasks.training.sharding import check_sharding
@@ -53,7 +53,7 @@ def alone(world: World, work: Path, **changes: Any) -> Path:
     return work
 
 
-def close(one: Path, other: Path, tolerance: float = 1e-5) -> None:
+def assert_close(one: Path, other: Path, tolerance: float = 1e-5) -> None:
     """The same files, and in them the same tensors to rounding."""
     assert set(outputs(one)) == set(outputs(other))
     np.testing.assert_allclose(losses(one), losses(other), rtol=tolerance)
@@ -80,7 +80,7 @@ def test_shards_hold_the_gradients_norms_and_weights_of_one(tmp_path: Path) -> N
 def test_two_that_share_the_weights_out_take_the_steps_of_one(
     world: World, shared_out: Path, tmp_path: Path
 ) -> None:
-    close(shared_out, alone(world, tmp_path / "work"))
+    assert_close(shared_out, alone(world, tmp_path / "work"))
     assert json.loads((shared_out / "execution.json").read_text())["sharding"] == "full"
     lines = [path.read_text() for path in (shared_out / "export").glob("*.json")]
     assert not any("FSDP" in line for line in lines)
@@ -95,9 +95,8 @@ def test_in_bf16_with_layers_computed_again_and_a_mean_of_weights(world: World, 
     }
     work = started(world, tmp_path / "two" / "work", **(CHANGES | changes))
     train(work)
-    close(
-        work, alone(world, tmp_path / "one" / "work", **changes), 1e-3
-    )  # where a weight rounds the other way, so much
+    one = alone(world, tmp_path / "one" / "work", **changes)
+    assert_close(work, one, tolerance=1e-3)  # where a weight rounds the other way, so much
 
 
 @pytest.mark.slow
@@ -140,7 +139,7 @@ def test_begun_by_one_kind_it_goes_on_with_the_other(
     assert 8 <= journal_steps(work)[-1] < STEPS
     started(world, work, **(CHANGES | {"execution__sharding": then}))
     train(work, processes=by[then])
-    close(work, shared_out)
+    assert_close(work, shared_out)
     found = json.loads((work / "execution.json").read_text())
     assert (found["processes"], found["sharding"]) == (by[then], then)
     (before,) = found["before"]
