@@ -1,6 +1,6 @@
 """A run without Prefect: the DAG, made by the store alone. Prints a line when a stage is found, made, or done.
 
-Usage: python driver.py CONFIG
+Usage: python driver.py CONFIG [UNTIL]
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from storage.workers import Workers
 
 
 def main() -> None:
-    run = load_config(Path(sys.argv[1]))
+    run, until = load_config(Path(sys.argv[1])), sys.argv[2] if len(sys.argv) > 2 else "report"
     store = Store(run.store_path)
 
     with Workers(run.corpus.execution.count, run.corpus.execution.executor) as workers, shared_lock(store):
@@ -30,7 +30,7 @@ def main() -> None:
             print("end", request.stage, outcome.state, flush=True)
             return outcome.artifact
 
-        adapt(Requests(run, store, warn=lambda message: None), build)
+        adapt(Requests(run, store, warn=lambda message: None), build, until=until)
     print("done", flush=True)
 
 

@@ -1,8 +1,9 @@
-"""Killed with SIGKILL at random moments in every stage, a run ends with the bytes of one that was never killed."""
+"""Killed with SIGKILL in every stage, a run ends with the bytes of one that was never killed."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import random
 import signal
@@ -12,6 +13,7 @@ import threading
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 from small import ONWARD, ROOT, digests, environment, run_json, write_config
@@ -26,14 +28,29 @@ STAGES = (
     "tokenize",
     "pack",
     "train",
-    "train",
-    "train",
     "perplexity",
     "questions",
     "evaluate",
+    "samples",
+    "train",
+    "train",
     "decay",
+    "checkpoint",
+    "contamination",
+    "data",
     "report",
 )
+"""Every stage, in the order in which a run comes to them: one that is killed has all that follow before it."""
+EVERY_STAGE: dict[str, Any] = {
+    "budgets": ("8K",),
+    "training__keep_every_tokens": "4K",
+    "evaluation__checkpoints": True,
+    "evaluation__own": [
+        {"name": "continuation", "group": "domain", "held_out": "domain", "questions": 8},
+        {"name": "counting", "group": "general", "file": "questions.jsonl"},
+    ],
+}
+"""A run that comes to each of them: a checkpoint kept on the way, a benchmark that the corpus was not searched for."""
 LEAVES_WITHIN_SECONDS = 30.0
 
 
@@ -110,71 +127,70 @@ class Attempt:
         self.process.wait()
 
 
-@pytest.fixture(scope="module")
-def calm(tmp_path_factory):
-    """Part digests of an undisturbed run, and its home."""
-    home = tmp_path_factory.mktemp("calm")
-    attempt = Attempt(
-        [sys.executable, str(ROOT / "tests/integration/driver.py"), str(write_config(home))], home
-    )
-    attempt.process.wait(600)
-    assert attempt.process.returncode == 0, attempt.errors[-3000:]
-    return home, digests(home / "store")
+def configure(home: Path) -> list[str]:
+    """The command that makes a run of every stage in `home`."""
+    rows = [
+        {"question": f"The word after {word} is", "choices": [after, "none"], "answer": 0}
+        for word, after in (("one", "two"), ("three", "four"))
+    ]
+    (home / "questions.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
+    config = write_config(home, **EVERY_STAGE)
+    return [sys.executable, str(ROOT / "tests/integration/driver.py"), str(config)]
 
 
 @pytest.mark.slow
-def test_killed_in_every_stage_it_ends_with_the_same_bytes(tmp_path, calm):
-    _, undisturbed = calm
-    config = write_config(tmp_path)
-    command = [sys.executable, str(ROOT / "tests/integration/driver.py"), str(config)]
+def test_killed_in_every_stage_it_ends_with_the_same_bytes(tmp_path, tmp_path_factory):
+    calm = tmp_path_factory.mktemp("calm")
+    alone = Attempt(configure(calm), calm)
+    command, store = configure(tmp_path), tmp_path / "store"
+    assert alone.process.wait(600) == 0, alone.errors[-3000:]
+    undisturbed = digests(calm / "store")
     seed = random.randrange(10**6)
     rng = random.Random(seed)
-    store = tmp_path / "store"
-    kills = 0
-    hit = Counter[str]()
+    begun, hit = Counter[str](), Counter[str]()
     for number, stage in enumerate(STAGES):
         attempt = Attempt(command, tmp_path)
         if attempt.wait_for(f"make {stage} "):
             time.sleep(rng.uniform(0, 3.0 if stage in ("train", "decay") else 0.05))
             attempt.kill(whole_group=number % 2 == 0)
-            kills += 1
+            begun[stage] += 1
             hit[attempt.last_stage()] += 1
         wait_until_alone(store)
-    while kills < 20:
-        attempt = Attempt(command, tmp_path)
-        time.sleep(rng.uniform(2, 8))
-        attempt.kill(whole_group=kills % 2 == 0)
-        kills += 1
-        hit[attempt.last_stage()] += 1
-        wait_until_alone(store)
     last = Attempt(command, tmp_path)
-    last.process.wait(600)
-    assert last.process.returncode == 0, last.errors[-3000:]
-    assert digests(store) == undisturbed, f"after {kills} kills, seed {seed}"
+    assert last.process.wait(600) == 0, last.errors[-3000:]
+    assert digests(store) == undisturbed, f"killed in {dict(hit)}, seed {seed}"
     assert not list((store / ".work").glob("*/manifest.json"))
-    assert hit["train"] and len(hit) > 5, f"the kills landed in {dict(hit)}"
-    print(f"{kills} kills, seed {seed}, in {dict(hit)}: {len(undisturbed)} artifacts equal")
+    assert begun == Counter(STAGES), f"not begun any more when it was to be killed; seed {seed}"
+    assert hit["train"] and len(hit) > 9, f"the kills landed in {dict(hit)}"
+    print(f"{begun.total()} kills, seed {seed}, in {dict(hit)}: {len(undisturbed)} artifacts equal")
 
 
 @pytest.mark.slow
-def test_onward_run_killed_at_random_moments_ends_with_the_same_bytes(tmp_path, calm):
-    _, undisturbed = calm
-    config = write_config(tmp_path)
+def test_onward_run_killed_again_and_again_ends_with_the_same_bytes(tmp_path, reference_run):
+    undisturbed = digests(reference_run / "store")
+    config, store = write_config(tmp_path), tmp_path / "store"
     seed = random.randrange(10**6)
     rng = random.Random(seed)
-    kills = 0
     longest = 0.0
-    for number in range(6):
+    for number in range(4):
+        before = len(finished(store))
         attempt = Attempt([*ONWARD, "run", str(config), "--json"], tmp_path)
-        try:
-            attempt.process.wait(rng.uniform(4, 9))
-        except subprocess.TimeoutExpired:
-            attempt.kill(whole_group=number % 2 == 0)
-            kills += 1
-        longest = max(longest, wait_until_alone(tmp_path / "store"))
-    assert kills >= 5
+        while len(finished(store)) == before:
+            assert attempt.process.poll() is None, attempt.errors[-3000:]
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0, 4))
+        assert attempt.process.poll() is None
+        attempt.kill(whole_group=number % 2 == 0)
+        longest = max(longest, wait_until_alone(store))
     result = run_json(tmp_path, config)
-    assert digests(tmp_path / "store") == undisturbed, f"after {kills} kills, seed {seed}"
+    assert digests(store) == undisturbed, f"after {number + 1} kills, seed {seed}"
     assert {f"{s['stage']}/{s['key']}" for s in result["stages"]} == set(undisturbed)
     assert [model["name"] for model in result["models"]] == ["base", "8K", "20K"]
-    print(f"{kills} kills of onward run, seed {seed}; the last process left {longest:.1f} s after its kill")
+    print(
+        f"{number + 1} kills of onward run, seed {seed}; the last process left {longest:.1f} s after its kill"
+    )
+
+
+def finished(store: Path) -> set[Path]:
+    """The artifacts that are there."""
+    return set(store.glob("[!.]*/*/manifest.json"))
