@@ -31,7 +31,7 @@ SHOWN_AFTER_SECONDS = 4.0
 """A stage that is over by then gets no progress bar."""
 _WINDOW_SECONDS = 120.0
 _PASSES = {
-    "dedup": ("sketch", "documents"),
+    "dedup": ("sketches", "documents"),
     "decontaminate": ("matches", "documents"),
 }
 """The shards that a stage makes, in order, where it goes over its documents more than once."""

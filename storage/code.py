@@ -47,21 +47,33 @@ def _digest(roots: tuple[str, ...]) -> str:
         if path is None:
             continue
         seen.add(name)
-        waiting += _imports(path.read_text(), name, path)
+        waiting += _read(name, path)[1]
     digest = hashlib.sha256()
     for name in sorted(seen):
         path = _source(name)
         if path is not None:
-            digest.update(f"{name}\0{bare_source(path.read_text())}\0".encode())
+            digest.update(f"{name}\0{_read(name, path)[0]}\0".encode())
     return digest.hexdigest()
+
+
+@functools.cache
+def _read(name: str, path: Path) -> tuple[str, list[str]]:
+    """A module's source, bare, and the project's modules that it imports: read once for all stages that share it."""
+    text = path.read_text()
+    tree = ast.parse(text)
+    return _bare(text, tree), _imports(tree, name, path)
 
 
 def bare_source(text: str) -> str:
     """Source text without comments, docstrings and blank lines; the same under every Python version."""
+    return _bare(text, ast.parse(text))
+
+
+def _bare(text: str, tree: ast.Module) -> str:
     lines = text.splitlines(keepends=True)
     for (row, start), (_, end) in _comments(text):
         lines[row - 1] = lines[row - 1][:start] + lines[row - 1][end:]
-    for node in ast.walk(ast.parse(text)):
+    for node in ast.walk(tree):
         if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             continue
         if ast.get_docstring(node, clean=False) is None:
@@ -73,14 +85,16 @@ def bare_source(text: str) -> str:
 
 
 def _comments(text: str) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+    if "#" not in text:
+        return []
     tokens = tokenize.generate_tokens(io.StringIO(text).readline)
     return [(token.start, token.end) for token in tokens if token.type == tokenize.COMMENT]
 
 
-def _imports(text: str, name: str, path: Path) -> list[str]:
+def _imports(tree: ast.Module, name: str, path: Path) -> list[str]:
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
     found = []
-    for node in ast.walk(ast.parse(text)):
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             found += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):

@@ -22,6 +22,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pyarrow import feather
 
 from storage.artifact import Chain, Input
 from storage.draft import Draft
@@ -95,7 +96,7 @@ def run(config: DedupConfig, inputs: DedupInputs, draft: Draft) -> DedupStats:
     """
     shards = document_shards(inputs.documents)
     sketches = draft.scratch(
-        "sketch", {name: SketchJob(path, config) for name, path in shards.items()}, sketch_shard
+        "sketches", {name: SketchJob(path, config) for name, path in shards.items()}, sketch_shard
     )
     current, kept = Sketched.of(shards, sketches), Kept(inputs.earlier)
     lines = lines_of(draft, config.paragraphs, shards, current.edges, kept) if config.paragraphs else None
@@ -125,7 +126,7 @@ class SketchJob:
 
 
 def sketch_shard(job: SketchJob, directory: Path) -> dict[str, Any]:
-    """Shard function: `sketch.parquet` with bytes, exact hash, number of shingles and band hashes of each document."""
+    """Shard function: `sketch.arrow` with bytes, exact hash, number of shingles and band hashes of each document."""
     texts = texts_of(job.path)
     lowered = texts.str.to_lowercase()
     columns: dict[str, pa.Array] = {
@@ -138,7 +139,7 @@ def sketch_shard(job: SketchJob, directory: Path) -> dict[str, Any]:
         columns |= {
             f"band_{i:02d}": pa.array(np.ascontiguousarray(bands[:, i])) for i in range(bands.shape[1])
         }
-    pq.write_table(pa.table(columns), directory / "sketch.parquet", compression="none", use_dictionary=False)
+    feather.write_feather(pa.table(columns), directory / "sketch.arrow", compression="uncompressed")
     return {"rows": len(texts)}
 
 

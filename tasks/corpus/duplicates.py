@@ -19,6 +19,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pyarrow import feather
 
 from tasks.corpus.documents import read_documents
 from tasks.corpus.minhash import MinHashConfig, jaccard, shingles
@@ -36,11 +37,11 @@ MOST_IN_GROUP = 64
 class Sketched:
     """The documents of the slice at hand, with their hashes.
 
-    `sketches` are Parquet files with the columns exact, shingles and band_00 …, read a column at a time; `edges` (int64,
-    shape (files + 1,)) says which of the rows lie in which of `files`, the files of documents.
+    `sketches` are tables in mapped files with the columns exact, shingles and band_00 …, touched a column at a time;
+    `edges` (int64, shape (files + 1,)) says which of the rows lie in which of `files`, the files of documents.
     """
 
-    sketches: tuple[Path, ...]
+    sketches: tuple[pa.Table, ...]
     files: tuple[Path, ...]
     edges: np.ndarray
     ids: np.ndarray
@@ -48,11 +49,11 @@ class Sketched:
 
     @classmethod
     def of(cls, shards: Mapping[str, Path], sketches: Mapping[str, Path]) -> Sketched:
-        """All documents of a slice, in order; `sketches` are the directories with `sketch.parquet`."""
+        """All documents of a slice, in order; `sketches` are the directories with `sketch.arrow`."""
         table = read_documents(shards.values(), ["id", "source"])
         sizes = [pq.read_metadata(path).num_rows for path in shards.values()]
         return cls(
-            tuple(sketches[name] / "sketch.parquet" for name in shards),
+            tuple(feather.read_table(sketches[name] / "sketch.arrow", memory_map=True) for name in shards),
             tuple(shards.values()),
             np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64),
             table["id"].to_numpy(),
@@ -64,7 +65,7 @@ class Sketched:
 
     def values(self, name: str) -> np.ndarray:
         """One hash column: uint64 for a band, int64 for counts, uint64 of shape (documents, 2) for `exact`."""
-        columns = [pq.read_table(path, columns=[name], partitioning=None)[name] for path in self.sketches]
+        columns = [sketch[name] for sketch in self.sketches]
         if name == "exact":
             pairs = [_pairs(chunk) for column in columns for chunk in column.chunks]
             return np.concatenate([np.zeros((0, 2), np.uint64), *pairs])

@@ -247,7 +247,7 @@ def test_shards_are_shown_as_the_documents_in_them(run):
     object.__setattr__(call.request, "inputs", SimpleNamespace(documents=documents))
     with run.live._guard:
         run.live._stages.append(Stage(call, time.monotonic()))
-    run.live.follow(call, 3, 8, "shards of sketch")
+    run.live.follow(call, 3, 8, "shards of sketches")
     (stage,) = run.live._stages
     assert "3,000 of 8,000 documents (pass 1 of 2)" in run.live.description(stage)
     assert stage.share == pytest.approx(3 / 16)
