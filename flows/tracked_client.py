@@ -12,15 +12,16 @@ TRIES = 3
 """Of what is refused: what was read of the server may have been old."""
 
 
-def connect(uri: str) -> Any:
-    """MLflow's client, which waits no longer than ten seconds for an answer."""
+def connect(uri: str, registry: str | None = None) -> Any:
+    """MLflow's client, which waits no longer than ten seconds for an answer; with a registry of models elsewhere."""
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # it asks for what it prints
     logging.getLogger("mlflow").setLevel(logging.WARNING)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     from mlflow import MlflowClient
 
-    return MlflowClient(uri)
+    return MlflowClient(uri, registry)
 
 
 def is_answer(error: Exception) -> bool:

@@ -19,7 +19,8 @@ PUBLISHED = "onward.published"
 FORMAT = "2"
 """Of what a finished stage's run holds; one of before is completed."""
 _PAGE = 1000
-_METRICS = 1000
+_ENTITIES = 1000
+"""Metrics and params that a request may carry."""
 _PARAMS = 100
 _PARAM_CHARACTERS = 6000
 _LOST_SECONDS = 900.0
@@ -147,24 +148,32 @@ class Runs:
 
     def params(self, run: str, params: Mapping[str, str], there: Mapping[str, str]) -> None:
         """Log those that are not there: a value that was logged cannot be another."""
-        from mlflow.entities import Param
-
-        new = [Param(metric_name(n), _cut(v)) for n, v in params.items() if metric_name(n) not in there]
-        for start in range(0, len(new), _PARAMS):
-            self.client.log_batch(run, params=new[start : start + _PARAMS])
+        self.fill(run, params, there, ())
 
     def points(self, run: str, rows: Iterable[Iterable[Point]]) -> None:
         """Log metrics; the points of one row come in one request, which is carried out as a whole."""
+        self.fill(run, {}, {}, rows)
+
+    def fill(
+        self, run: str, params: Mapping[str, str], there: Mapping[str, str], rows: Iterable[Iterable[Point]]
+    ) -> None:
+        """`params` and `points` in as few requests as they fit in: each costs more than what it carries."""
+        from mlflow.entities import Param
+
+        new = [Param(metric_name(n), _cut(v)) for n, v in params.items() if metric_name(n) not in there]
         batch: list[Point] = []
         for row in rows:
             points = list(row)
-            if len(batch) + len(points) > _METRICS:
-                self._send(run, batch)
-                batch = []
+            if len(batch) + len(points) + min(len(new), _PARAMS) > _ENTITIES:
+                self._send(run, batch, new[:_PARAMS])
+                batch, new = [], new[_PARAMS:]
             batch += points
-        self._send(run, batch)
+        while batch or new:
+            self._send(run, batch, new[:_PARAMS])
+            batch, new = [], new[_PARAMS:]
 
-    def _send(self, run: str, points: list[Point]) -> None:
+    def _send(self, run: str, points: list[Point], params: list[Any]) -> None:
+        """The client sends them as one request, as far as the server takes one."""
         from mlflow.entities import Metric
 
         entries = [
@@ -180,8 +189,7 @@ class Runs:
             )
             for point in points
         ]
-        for start in range(0, len(entries), _METRICS):
-            self.client.log_batch(run, metrics=entries[start : start + _METRICS])
+        self.client.log_batch(run, metrics=entries, params=params)
 
     def last_step(self, run: str, metric: str) -> int:
         """The greatest step of a metric; −1 where it has none."""

@@ -62,9 +62,18 @@ class Database:
             "--pwfile=password",
             "--no-sync",
         )
+        self.start()
+
+    def start(self) -> None:
+        """Start it (again); returns before it answers."""
         self.process = self._popen(
             "postgres", "-D", "data", "-p", str(self.port), "-h", "127.0.0.1", "-k", str(self.directory)
         )
+
+    def crash(self) -> None:
+        """Immediate shutdown: connections are cut, nothing is written any more."""
+        self.process.send_signal(signal.SIGQUIT)
+        self.process.wait(30)
 
     def _popen(self, program: str, *arguments: str) -> subprocess.Popen[bytes]:
         as_user: dict[str, Any] = {}

@@ -13,6 +13,10 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from stack import Database
 
 ROOT = Path(__file__).resolve().parents[2]
 for _directory in ("integration", "docker"):
@@ -20,7 +24,7 @@ for _directory in ("integration", "docker"):
 
 
 class MlflowServer:
-    """`mlflow server` on a database file of its own; what is written while it is killed is lost to it."""
+    """`mlflow server` on a database of its own, as `onward up` starts it; what it is told while it is killed, it misses."""
 
     def __init__(self, home: Path, database: str | None = None) -> None:
         home.mkdir(parents=True, exist_ok=True)
@@ -49,7 +53,7 @@ class MlflowServer:
             self._process = subprocess.Popen(
                 command,
                 cwd=self.home,
-                env={**environment, "DO_NOT_TRACK": "true"},
+                env={**environment, "DO_NOT_TRACK": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -73,8 +77,11 @@ class MlflowServer:
 
 
 @contextlib.contextmanager
-def postgresql_address() -> Iterator[str]:
-    """The address of an empty database in a PostgreSQL that is started for the block; skips where there is none."""
+def postgresql_database() -> Iterator[tuple[str, Database]]:
+    """An empty database in a PostgreSQL that is started for the block: its address, and the PostgreSQL.
+
+    Skips where there is none.
+    """
     import psycopg
     from stack import Database, postgresql
 
@@ -90,6 +97,13 @@ def postgresql_address() -> Iterator[str]:
             except psycopg.OperationalError:
                 assert time.monotonic() < until, "PostgreSQL did not answer within a minute"
                 time.sleep(0.2)
-        yield plain.replace("postgresql://", "postgresql+psycopg://") + "/mlflow"
+        yield plain.replace("postgresql://", "postgresql+psycopg://") + "/mlflow", database
     finally:
         database.close()
+
+
+@contextlib.contextmanager
+def postgresql_address() -> Iterator[str]:
+    """The address of an empty database in a PostgreSQL that is started for the block; skips where there is none."""
+    with postgresql_database() as (address, _):
+        yield address
