@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from storage.lock import Lock
 
 DIRECTORY = ".tracking"
 _TOLD = "told"
+_KEY = re.compile(r'"([0-9a-f]{64})"')
 
 Event = dict[str, Any]
 """Plain JSON; `event` names what happened, `at` is when, in milliseconds since 1970."""
@@ -32,12 +34,11 @@ class Account:
     def __init__(self, path: Path, head: Event, lock: Lock, lines: list[Event]) -> None:
         self.path = path
         self.head = head
-        told = [line for line in lines if line.get("event") == _TOLD]
         self.events: list[Event] = [line for line in lines if line.get("event") != _TOLD]
         """All that happened."""
-        self.left: list[Event] = told[-1]["left"] if told else self.events
+        self.left = _left(lines)
         """What the server has not got."""
-        self.told = len(told)
+        self.told = len(lines) - len(self.events)
         """How often it was told all, and some was refused."""
         self._lock = lock
         self._writing = threading.Lock()
@@ -101,6 +102,31 @@ def left_behind(store: Path) -> Iterator[Account]:
         yield Account(path, lines[0], lock, lines[1:])
 
 
+def heads(store: Path) -> Iterator[Event]:
+    """What identifies each attempt of which something may not be published yet, at work or gone."""
+    for path in sorted((store / DIRECTORY).glob("*.jsonl")):
+        yield from _lines(path)[:1]
+
+
+def unpublished(store: Path) -> dict[str, set[str]]:
+    """Keys of artifacts that each account still has to tell of, by its MLflow's address: publishing reads them.
+
+    Raises OSError where an account cannot be read.
+    """
+    found: dict[str, set[str]] = {}
+    for path in sorted((store / DIRECTORY).glob("*.jsonl")):
+        if lines := _whole(path.read_bytes()):
+            keys = found.setdefault(str(lines[0].get("uri", "")), set())
+            keys.update(_KEY.findall(json.dumps(_left(lines[1:]))))
+    return found
+
+
+def _left(lines: list[Event]) -> list[Event]:
+    """Of the lines after the first: what was refused when all was told last, or everything."""
+    told: list[list[Event]] = [line["left"] for line in lines if line.get("event") == _TOLD]
+    return told[-1] if told else lines
+
+
 def _age(path: Path) -> float:
     with contextlib.suppress(OSError):
         return path.stat().st_mtime
@@ -108,10 +134,15 @@ def _age(path: Path) -> float:
 
 
 def _lines(path: Path) -> list[Event]:
+    with contextlib.suppress(OSError):
+        return _whole(path.read_bytes())
+    return []
+
+
+def _whole(content: bytes) -> list[Event]:
     """Whole lines; one that was torn by a kill is left out."""
     found: list[Event] = []
-    with contextlib.suppress(OSError):
-        for line in path.read_bytes().split(b"\n")[:-1]:
-            with contextlib.suppress(ValueError):
-                found.append(json.loads(line))
+    for line in content.split(b"\n")[:-1]:
+        with contextlib.suppress(ValueError):
+            found.append(json.loads(line))
     return found

@@ -226,9 +226,19 @@ def gc(
     ] = False,
     forget: Annotated[list[str] | None, typer.Option(help="forget a run (a name under runs/) first")] = None,
     dry_run: Annotated[bool, typer.Option(help="only say what would be freed")] = False,
+    mlflow: Annotated[
+        list[str] | None,
+        typer.Option(help="an MLflow to ask, beside those that the store's runs were told to"),
+    ] = None,
+    without_mlflow: Annotated[
+        bool,
+        typer.Option(
+            "--without-mlflow", help="go on where an MLflow cannot be asked: what only it knows is freed"
+        ),
+    ] = False,
 ) -> None:
-    """Free what no run that is remembered needs."""
-    from storage.runs import collect_garbage
+    """Free what neither a run that is remembered nor a registered model in MLflow needs."""
+    from flows.collect import collect
     from storage.store import Store
 
     opened = Store(_existing(store))
@@ -236,9 +246,16 @@ def gc(
         record = opened.root / "runs" / f"{name}.json"
         if record.parent != opened.root / "runs" or record not in opened.root.glob("runs/*.json"):
             raise OnwardError(f"there is no run {name!r} in {opened.root / 'runs'}")
-        if not dry_run:
-            record.unlink()
-    collected = collect_garbage(opened, keep or (), work=work, dry_run=dry_run)
+    collected = collect(
+        opened,
+        keep or (),
+        forget=forget or (),
+        mlflow=mlflow or (),
+        without_mlflow=without_mlflow,
+        work=work,
+        dry_run=dry_run,
+        say=_aside,
+    )
     for path in (*collected.artifacts, *collected.work):
         sys.stdout.write(f"{path}\n")
     sys.stdout.write(f"{'would free' if dry_run else 'freed'} {collected.bytes:,} bytes\n")
@@ -506,6 +523,10 @@ def _existing(store: Path) -> Path:
 
 def _tell(line: str) -> None:
     _write(line + "\n")
+
+
+def _aside(line: str) -> None:
+    sys.stderr.write(f"{line}\n")
 
 
 def _write(text: str) -> None:

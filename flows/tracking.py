@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from flows.account import Account, Event
+from flows.addresses import note_address, registry_of
 from flows.secrets import without_secrets
 from flows.stage import Call
 from flows.tracked_attempt import Attempt
@@ -113,6 +114,7 @@ class Tracker:
         """Begin publishing."""
         head = self.tracked.head(uuid.uuid4().hex)
         try:
+            note_address(self.store.root, registry_of(self.tracked.uri))
             self._account = Account.begin(self.store.root, head)
         except (
             OSError

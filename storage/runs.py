@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -119,11 +119,19 @@ class Collected:
 
 
 def collect_garbage(
-    store: Store, keep: Iterable[str] = (), *, work: bool = False, dry_run: bool = False
+    store: Store,
+    keep: Iterable[str] = (),
+    *,
+    forget: Collection[str] = (),
+    spare: Callable[[Sequence[Artifact]], Iterable[str]] | None = None,
+    work: bool = False,
+    dry_run: bool = False,
 ) -> Collected:
-    """Remove what no run record and no key in `keep` (prefixes) reaches; with `work`, half-made artifacts too.
+    """Remove what no run record, no key in `keep` (prefixes) and none that `spare` names reaches.
 
-    A work directory holds what a killed stage goes on from, so it is kept unless it is asked for.
+    The records of the runs named in `forget` count no more, and are gone afterwards. `spare` is asked once, with what would
+    be removed, while no run can use the store; where it raises, nothing is removed and no run forgotten. With `work`,
+    half-made artifacts go too: they hold what a killed stage goes on from, so they are kept unless it is asked for.
 
     Raises OnwardError while a run holds the store.
     """
@@ -132,19 +140,28 @@ def collect_garbage(
         raise OnwardError(f"a run is using {store.root}; nothing was collected, try again when it has ended")
     try:
         keep = tuple(keep)
-        roots = [key for record in read_records(store) for _, key in record.artifacts]
+        records = [record for record in read_records(store) if record.run not in forget]
+        roots = [key for record in records for _, key in record.artifacts]
         roots += [artifact.key for artifact in store.artifacts() if keep and artifact.key.startswith(keep)]
-        needed = reachable(store, roots)
-        unneeded = [artifact for artifact in store.artifacts() if artifact.key not in needed]
+        unneeded = _unneeded(store, roots)
+        if spare is not None:
+            unneeded = _unneeded(store, [*roots, *spare(unneeded)])
         half_made = [path for path in sorted((store.root / ".work").glob("*")) if work and _abandoned(path)]
         freed = sum(artifact.manifest.bytes for artifact in unneeded)
         freed += sum(file.stat().st_size for path in half_made for file in path.rglob("*") if file.is_file())
         if not dry_run:
+            for name in forget:
+                (store.root / "runs" / f"{name}.json").unlink(missing_ok=True)
             _remove(store.root / ".trash", [*(artifact.path for artifact in unneeded), *half_made])
         names = tuple(str(artifact.path.relative_to(store.root)) for artifact in unneeded)
         return Collected(names, tuple(path.name for path in half_made), freed)
     finally:
         lock.release()
+
+
+def _unneeded(store: Store, roots: Iterable[str]) -> list[Artifact]:
+    needed = reachable(store, roots)
+    return [artifact for artifact in store.artifacts() if artifact.key not in needed]
 
 
 def _abandoned(path: Path) -> bool:

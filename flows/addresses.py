@@ -1,0 +1,89 @@
+"""To which MLflows the runs of a store were told: what is registered there must not be collected here.
+
+`<store>/.tracking/mlflow-<digest of the address>.json` is written before anything is published to an address, without
+secrets; it travels with the store, and stays when the run is forgotten.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+from flows.account import DIRECTORY, heads
+from flows.places import mlflow_database
+from flows.secrets import without_secrets
+from storage.atomic import write_bytes
+from storage.errors import OnwardError
+from storage.runs import read_records
+from storage.store import Store
+
+SQLITE = "sqlite:///"
+
+
+def registry_of(uri: str) -> str:
+    """Where models are registered by who is told to `uri`: there, unless MLFLOW_REGISTRY_URI names another place."""
+    return _absolute(os.environ.get("MLFLOW_REGISTRY_URI") or uri)
+
+
+def note_address(store: Path, uri: str) -> None:
+    """Remember a registry. Raises OSError where it cannot be written."""
+    shown = without_secrets(uri)
+    name = hashlib.sha256(shown.encode()).hexdigest()[:16]
+    path = store / DIRECTORY / f"mlflow-{name}.json"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(path, (json.dumps({"mlflow": shown}) + "\n").encode())
+
+
+def addresses_of(store: Store, given: Iterable[str] = ()) -> list[str]:
+    """Every registry that may know models of this store, each once: as it is given or configured, with its secrets.
+
+    `given` by the user; what runs of the store were told to, by its notes, its accounts, and its run records; and where a
+    run would be told to now, unless that is this home's database and there is none. Raises OnwardError where a note
+    cannot be read.
+    """
+    found = {without_secrets(uri): uri for uri in (*_noted(store), *_of_runs(store))}
+    known = dict.fromkeys(found)
+    for uri in (*_configured(), *(_absolute(one) for one in given)):
+        found[without_secrets(uri)] = uri
+    return [found[shown] for shown in {**known, **found}]
+
+
+def database_of(uri: str) -> Path | None:
+    """The file of a SQLite database."""
+    return Path(uri.removeprefix(SQLITE)) if uri.startswith(SQLITE) else None
+
+
+def _configured() -> Iterator[str]:
+    set_ = [os.environ.get(name) for name in ("MLFLOW_REGISTRY_URI", "MLFLOW_TRACKING_URI")]
+    yield from (_absolute(uri) for uri in set_ if uri)
+    local = mlflow_database()
+    if (file := database_of(local)) is not None and file.exists():
+        yield local
+
+
+def _noted(store: Store) -> Iterator[str]:
+    for path in sorted((store.root / DIRECTORY).glob("mlflow-*.json")):
+        try:
+            yield str(json.loads(path.read_bytes())["mlflow"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise OnwardError(f"{path}, which names an MLflow, cannot be read: {error}") from error
+
+
+def _of_runs(store: Store) -> Iterator[str]:
+    for head in heads(store.root):
+        if uri := head.get("uri"):
+            yield str(uri)
+    for record in read_records(store):
+        tracking = record.config.get("tracking")
+        if isinstance(tracking, Mapping) and (uri := tracking.get("mlflow_uri")):
+            yield _absolute(str(uri))
+
+
+def _absolute(uri: str) -> str:
+    """A database's file from the root, so that the address means the same everywhere."""
+    file = database_of(uri)
+    return uri if file is None else f"{SQLITE}{file.resolve()}"
