@@ -1,48 +1,60 @@
 """Which of several models is the champion: the best in the domain among those not clearly worse in general than the base.
 
 In the domain: the mean of the main metric over the domain's benchmarks, each counted alike; where there is none, bits per
-byte of the domain's held-out text. Clearly worse in general: the 95 % interval of the difference to the base, paired by
-question and averaged over the general benchmarks (where there is none: by held-out document of replay, in bits per byte),
-lies wholly on the worse side. Of two that are equally good, the one that has seen fewer tokens. Only models that were
-measured on the same questions and documents in the same way, and where each counts as the same (domain or general), are
-compared.
+byte of the domain's held-out text. Clearly worse in general: the report of the same models says so, of the mean of the
+general benchmarks against the base (where there is none: of perplexity on any replay text): the same tables, the same
+draws and tests, in the same families, by the same functions. Of two that are equally good, the one that has seen fewer
+tokens. Only models that were measured on the same questions and documents in the same way, and where each counts as the
+same (domain or general), are compared.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
-
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
+from typing import TYPE_CHECKING, Any, Literal
 
 from storage.artifact import Artifact
 from storage.errors import OnwardError
-from tasks.evaluation.catalog import questions_of
+
+if TYPE_CHECKING:
+    from tasks.report_scores import Row
 
 TAG = "standing"
 Kind = Literal["benchmarks", "texts"]
 """Of what the level in the domain is the mean."""
-_WIDTH = 1.959963984540054
-"""Standard errors to either side in a 95 % interval of a normal mean."""
+Verdict = Literal["improved", "worse", "no clear change"]
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A model's evaluations by benchmark, and perplexities by source."""
+    """A model of a run: its name, tokens seen, evaluations by benchmark, and perplexities by source."""
 
+    name: str
+    tokens: int
     scores: Mapping[str, Artifact]
     perplexity: Mapping[str, Artifact]
 
 
 @dataclass(frozen=True)
+class Change:
+    """To the base, in general, more is better; 95 % in [low, high], None where one question tells nothing of others."""
+
+    value: float
+    low: float | None
+    high: float | None
+    verdict: Verdict
+
+
+@dataclass(frozen=True)
 class Standing:
-    """`domain`: more is better; `general`: the change to the base with its interval, more is better; None: not measured."""
+    """`domain`: more is better; `general`, `low`, `high`, `verdict`: of the change to the base; None: not measured.
+
+    The change is of the mean of the general benchmarks; or, without any, of perplexity on the replay text that lost most,
+    as a share of it, turned so that more is better.
+    """
 
     tokens: int
     domain: float
@@ -51,11 +63,12 @@ class Standing:
     high: float | None
     measure: str
     """Digest of what was measured, how, and as what (domain or general): equal for models that can be compared."""
+    verdict: Verdict | None = None
 
     @property
     def clearly_worse(self) -> bool:
-        """Whether something was lost in general, beyond doubt."""
-        return self.high is not None and self.high < 0
+        """Whether something was lost in general, as the report says it."""
+        return self.verdict == "worse"
 
     def tags(self) -> dict[str, str]:
         """As a model version's tag, from which `standing_of` reads it again."""
@@ -63,9 +76,12 @@ class Standing:
 
 
 def standing_of(tags: Mapping[str, str]) -> Standing | None:
-    """From a version's tags; None where it was not measured."""
+    """From a version's tags; None where it was not measured. One without a verdict has it from its interval."""
     try:
-        return Standing(**json.loads(tags[TAG]))
+        known = json.loads(tags[TAG])
+        if "verdict" not in known and known["high"] is not None:
+            known["verdict"] = "worse" if known["high"] < 0 else "no clear change"
+        return Standing(**known)
     except (KeyError, ValueError, TypeError):
         return None
 
@@ -82,99 +98,114 @@ def _numbered(name: str) -> tuple[int, str]:
     return (int(name), "") if name.isdigit() else (0, name)
 
 
-def standing(
-    tokens: int, model: Measured, base: Measured, groups: Mapping[str, str], roles: Mapping[str, str]
-) -> Standing | None:
-    """Where a model stands beside its base; `groups`: benchmark → domain or general; `roles`: source → domain or replay.
+def standings(
+    models: Sequence[Measured], groups: Mapping[str, str], roles: Mapping[str, str]
+) -> dict[str, Standing | None]:
+    """Where each model of a run stands, by name; the first is the base. The same inputs give the same, to the bit.
 
-    None where nothing of the domain was measured. Raises OnwardError where model and base were asked other questions.
+    `groups`: benchmark → domain or general; `roles`: source → domain or replay. None where nothing of the domain was
+    measured. Raises OnwardError where a model and the base were asked other questions, or in another way.
     """
-    domain = [
-        model.scores[name] for name, group in groups.items() if group == "domain" and name in model.scores
-    ]
+    changes = _changes(models, groups, roles)
+    found: dict[str, Standing | None] = {}
+    for model in models:
+        level = _level(model, groups, roles)
+        if level is None:
+            found[model.name] = None
+            continue
+        kind, domain = level
+        change = changes.get(model.name)
+        value, low, high = (change.value, change.low, change.high) if change else (None, None, None)
+        measure = _measure(model, kind, groups, roles)
+        verdict = change.verdict if change else None
+        found[model.name] = Standing(model.tokens, domain, value, low, high, measure, verdict)
+    return found
+
+
+def _level(model: Measured, groups: Mapping[str, str], roles: Mapping[str, str]) -> tuple[Kind, float] | None:
+    """Of what a model's level in the domain is the mean, and the level; None where nothing of it was measured."""
+    scores = [model.scores[name] for name, one in groups.items() if one == "domain" and name in model.scores]
+    if scores:
+        return "benchmarks", _mean(float(one.stats["metrics"][one.stats["main"]]) for one in scores)
     texts = [
-        model.perplexity[name]
-        for name, role in roles.items()
-        if role == "domain" and name in model.perplexity
+        model.perplexity[name] for name, one in roles.items() if one == "domain" and name in model.perplexity
     ]
-    if domain:
-        kind: Kind = "benchmarks"
-        level = float(np.mean([one.stats["metrics"][one.stats["main"]] for one in domain]))
-    elif texts:
-        kind = "texts"
-        level = -float(np.mean([one.stats["bits_per_byte"] for one in texts]))
-    else:
-        return None
-    change = _general_change(model, base, groups, roles)
-    low, high = (change[0] - _WIDTH * change[1], change[0] + _WIDTH * change[1]) if change else (None, None)
-    measure = _measure(model, kind, groups, roles)
-    return Standing(tokens, level, change[0] if change else None, low, high, measure)
+    return ("texts", -_mean(float(one.stats["bits_per_byte"]) for one in texts)) if texts else None
 
 
-def _general_change(
-    model: Measured, base: Measured, groups: Mapping[str, str], roles: Mapping[str, str]
-) -> tuple[float, float] | None:
-    """(mean of the paired differences to the base, its standard error), more is better."""
-    names = [n for n, g in groups.items() if g == "general" and n in model.scores and n in base.scores]
-    if names:
-        return _by_question(model, base, names)
-    names = [n for n, r in roles.items() if r == "replay" and n in model.perplexity and n in base.perplexity]
-    if names:
-        return _averaged(_by_document(model.perplexity[name], base.perplexity[name]) for name in names)
-    return None
+def _mean(values: Iterable[float]) -> float:
+    listed = list(values)
+    return sum(listed) / len(listed)
 
 
-def _averaged(changes: Iterable[tuple[float, float]]) -> tuple[float, float]:
-    """Means of independent samples, each counted alike."""
-    values, errors = zip(*changes, strict=True)
-    return float(np.mean(values)), math.sqrt(sum(error**2 for error in errors)) / len(values)
+def _changes(
+    models: Sequence[Measured], groups: Mapping[str, str], roles: Mapping[str, str]
+) -> dict[str, Change]:
+    """Each model's change to the base in general, as the report has it; empty where nothing general was measured."""
+    from tasks.report import ReportInputs
+    from tasks.report_groups import group_row
+    from tasks.report_scores import GROUPS, benchmark_row, perplexity_row
+
+    names = [model.name for model in models]
+    inputs = ReportInputs(
+        models=(),
+        scores={model.name: {n: one.part("scores") for n, one in model.scores.items()} for model in models},
+        questions={
+            model.name: {n: one.part("questions") for n, one in model.scores.items()} for model in models
+        },
+        perplexity={
+            model.name: {n: one.part("scores") for n, one in model.perplexity.items()} for model in models
+        },
+        documents={
+            model.name: {n: one.part("documents") for n, one in model.perplexity.items()} for model in models
+        },
+    )
+    benchmarks = [
+        row
+        for name, group in groups.items()
+        if (row := benchmark_row(name, group, names, inputs)) is not None
+    ]
+    means = [row for group in GROUPS if (row := group_row(group, benchmarks, names)) is not None]
+    if any(row.facts["group"] == "general" for row in means):
+        return _judged(means, lambda row: row.facts["group"] == "general", names)
+    texts = [row for name in roles if (row := perplexity_row(name, names, inputs)) is not None]
+    return _judged(texts, lambda row: roles[row.facts["source"]] == "replay", names)
 
 
-def _by_question(model: Measured, base: Measured, names: Sequence[str]) -> tuple[float, float]:
-    """Mean and standard error of the differences of the benchmarks' main metrics, each counted alike.
+def _judged(rows: Sequence[Row], general: Callable[[Row], bool], names: Sequence[str]) -> dict[str, Change]:
+    """Of each model: the worst of its changes in the general ones of the rows, which are a family of tests."""
+    from tasks.report_scores import add_changes, change_of
 
-    Of benchmarks that ask the same questions in other words, what a question gives to each is summed before it is squared.
-    """
-    means: list[float] = []
-    parts: dict[tuple[str, str | None, int], float] = {}
-    for name in names:
-        ours, theirs = model.scores[name], base.scores[name]
-        metric = str(ours.stats["main"])
-        after, before = _alike(ours, theirs, "questions", ["subject", "doc"], [metric])
-        differences = after[metric].to_numpy().astype(np.float64) - before[metric].to_numpy()
-        means.append(float(differences.mean()))
-        count = len(differences)
-        scale = 1 / math.sqrt(max(1, count * (count - 1))) / len(names)
-        asked = zip(after["subject"].to_pylist(), after["doc"].to_pylist(), strict=True)
-        for (subject, doc), away in zip(asked, differences - differences.mean(), strict=True):
-            key = (questions_of(name), subject, doc)
-            parts[key] = parts.get(key, 0.0) + (float(away) * scale if count > 1 else math.inf)
-    return float(np.mean(means)), math.sqrt(sum(part**2 for part in parts.values()))
-
-
-def _by_document(model: Artifact, base: Artifact) -> tuple[float, float]:
-    """Change in bits per byte, turned so that more is better, with the standard error of a ratio (Cochran 1977, 6.13)."""
-    ours, theirs = _alike(model, base, "documents", ["id", "bytes"], ["nll"])
-    size = ours["bytes"].to_numpy().astype(np.float64)
-    gained = (theirs["nll"].to_numpy() - ours["nll"].to_numpy()) / math.log(2)
-    ratio = gained.sum() / size.sum()
-    if len(size) < 2:
-        return float(ratio), math.inf
-    spread = ((gained - ratio * size) ** 2).sum() * len(size) / (len(size) - 1)
-    return float(ratio), float(math.sqrt(spread) / size.sum())
+    base, *others = names
+    add_changes(rows, [(base, name) for name in others])
+    chosen = [row for row in rows if general(row) and base in row.facts["models"]]
+    if not chosen:
+        return {}
+    found = {base: Change(0.0, 0.0, 0.0, "no clear change")}
+    for name in others:
+        changes = [
+            _change(row, change_of(row.facts, base, name), name)
+            for row in chosen
+            if name in row.facts["models"]
+        ]
+        if changes:
+            found[name] = min(changes, key=lambda one: (one.verdict != "worse", one.value))
+    return found
 
 
-def _alike(
-    model: Artifact, base: Artifact, part: str, same: list[str], measured: list[str]
-) -> tuple[pa.Table, pa.Table]:
-    """Both tables, row by row of the same question or document. Raises OnwardError where they are not, or are empty."""
-    ours, theirs = (pq.read_table(one.part(part).only(), columns=[*same, *measured]) for one in (model, base))
-    if not len(ours) or not ours.select(same).equals(theirs.select(same)):
+def _change(row: Row, change: Mapping[str, Any] | None, name: str) -> Change:
+    """Turned so that more is better. Raises OnwardError where the two cannot be compared."""
+    if change is None:
+        what = row.facts.get("source") or ", ".join(row.facts["benchmarks"])
         raise OnwardError(
-            f"{model.stage}/{model.key[:16]} and {base.stage}/{base.key[:16]} (the base) hold other {part}: the model's "
+            f"{name} and the base were asked other questions or documents, or in another way, of {what}: the model's "
             "change to the base cannot be told"
         )
-    return ours, theirs
+    value, low, high = change["value"], change["low"], change["high"]
+    if row.relative:  # of perplexity: less is better
+        low, high = (None if end is None else -end for end in (high, low))
+        value = -value
+    return Change(value, low, high, change["verdict"])
 
 
 def _measure(model: Measured, kind: Kind, groups: Mapping[str, str], roles: Mapping[str, str]) -> str:

@@ -5,11 +5,12 @@ An event names what is in the store by its key; what it stands for is read from 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from itertools import chain
 from typing import Any
 
 from flows.account import Event
-from flows.champion import Measured, Standing, standing
+from flows.champion import Measured, Standing, standings
 from flows.tracked_data import inputs_of
 from flows.tracked_models import Exported, Models
 from flows.tracked_runs import FORMAT, NOTE, PUBLISHED, Point, Runs, owner
@@ -38,6 +39,8 @@ class Attempt:
         self.models = Models(client, self.experiment)
         self._steps: dict[str, set[int]] = {}
         self._scored: set[tuple[str, str]] = set()
+        self._shown: set[tuple[tuple[str, str], str]] = set()
+        """Datasets that stand on the parent."""
         self._read: dict[tuple[str, str], Artifact | None] = {}
 
     def _experiment(self) -> str:
@@ -122,8 +125,11 @@ class Attempt:
         data = inputs_of(artifact, self.store, event.get("item")) if self._wanted(artifact) else []
         if artifact.key not in self.runs.complete:
             self._fill(child, there, artifact, data)
-        if data and artifact.stage in READERS:
-            self.client.log_inputs(self.parent, [one.entity() for one in data])
+        if artifact.stage in READERS:
+            new = [one for one in data if (one.reference, one.use) not in self._shown]
+            if new:
+                self.client.log_inputs(self.parent, [one.entity() for one in new])
+            self._shown |= {(one.reference, one.use) for one in new}
         self.runs.link(self.parent, f"child.{event['link']}", child)
 
     def _wanted(self, artifact: Artifact) -> bool:
@@ -132,19 +138,18 @@ class Attempt:
     def _fill(self, child: str, there: bool, artifact: Artifact, data: list[Any]) -> None:
         """Everything of a finished stage; its run is FINISHED once all is there."""
         run = self.client.get_run(child) if there else None
-        self.runs.params(child, dict(flat(artifact.manifest.config)), run.data.params if run else {})
         known = run.data.metrics if run else {}
         at = moment(artifact, "ended") or 0
-        stats = [
+        rows: Iterable[list[Point]] = (
             [Point(name, value, 0, at)]
             for name, value in numbers(artifact.stats)
             if not name.startswith("result") and name not in known
-        ]
-        self.runs.points(child, stats)
+        )
         if artifact.has("journal"):
             anchor = run.info.start_time if run else moment(artifact, "started") or at
             last = self.runs.last_step(child, "train/loss") if run else -1
-            self.runs.points(child, rows_of(journal_of(artifact), "train", anchor, after=last))
+            rows = chain(rows, rows_of(journal_of(artifact), "train", anchor, after=last))
+        self.runs.fill(child, dict(flat(artifact.manifest.config)), run.data.params if run else {}, rows)
         if data:
             self.client.log_inputs(child, [one.entity() for one in data])
         if there:
@@ -223,25 +228,20 @@ class Attempt:
 
     def _champion(self, event: Event) -> None:
         """Where each model of the run stands, and which is the best."""
-        found: dict[str, tuple[Event, Measured, Standing | None]] = {}
-        base: Measured | None = None
-        for entry in event["models"]:
-            measured = self._measured(entry)
-            base = base or measured
-            place = standing(entry["tokens"], measured, base, event["groups"], event["roles"])
-            found[entry["key"]] = (entry, measured, place)
-        for entry, measured, _ in found.values():
-            self._means(entry["tokens"], measured, event["groups"])
+        models = [self._measured(entry) for entry in event["models"]]
+        for measured in models:
+            self._means(measured, event["groups"])
         if not (registered := self.head.get("registered")):
             return
-        standings: dict[str, Standing] = {}
-        for key, (entry, _, place) in found.items():
+        places = standings(models, event["groups"], event["roles"])
+        by_version: dict[str, Standing] = {}
+        for entry in event["models"]:
+            place, key = places[entry["name"]], entry["key"]
             export, child = self._artifact(entry["stage"], key), self.runs.children.get(key)
             if place is not None and export is not None and child is not None and entry.get("alias"):
                 model = self._exported(entry, export, child)
-                version = self.models.version(registered, model, self._origin())
-                standings[version] = place
-        if champion := self.models.crown(registered, standings):
+                by_version[self.models.version(registered, model, self._origin())] = place
+        if champion := self.models.crown(registered, by_version):
             self.runs.tag(self.parent, {"onward.champion": f"{registered}/{champion}"})
 
     def _measured(self, entry: Event) -> Measured:
@@ -249,11 +249,11 @@ class Attempt:
         for kind, item, key in entry["scores"]:
             if (score := self._artifact(kind, key)) is not None:
                 scores[kind][item] = score
-        return Measured(scores["evaluate"], scores["perplexity"])
+        return Measured(entry["name"], int(entry["tokens"]), scores["evaluate"], scores["perplexity"])
 
-    def _means(self, tokens: int, measured: Measured, groups: Mapping[str, str]) -> None:
+    def _means(self, measured: Measured, groups: Mapping[str, str]) -> None:
         """Means of the main metrics over the domain's and the general benchmarks, on the parent."""
-        points = []
+        points, tokens = [], measured.tokens
         for group in ("domain", "general"):
             of = [one for name, one in measured.scores.items() if groups.get(name) == group]
             name = f"mean/{group}"

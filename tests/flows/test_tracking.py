@@ -21,9 +21,11 @@ from mlflow_server import ROOT, MlflowServer, postgresql_address
 from runs import run_with
 
 from flows.account import left_behind
+from flows.champion import standing_of
 from flows.pretrain import Outcome
 from flows.run import _Attempt
 from flows.stage import Call
+from flows.tracked_runs import Point, Runs
 from flows.tracking import Tracked, Tracker, describe_run, public_address
 from storage.store import Store
 
@@ -106,6 +108,16 @@ def journal_of(artifact: Any) -> list[dict[str, Any]]:
     return rows
 
 
+def verdict_of(made: Made, name: str) -> tuple[float, str]:
+    """What the report says of a model's perplexity on replay text against the base: the loss as a negative number."""
+    report = json.loads((made.report.path / "report.json").read_text())
+    (row,) = [row for row in report["perplexity"] if row["source"] == "general"]
+    for change in row["changes"]:
+        if (change["from"], change["to"]) == ("base", name):
+            return -change["value"], change["verdict"]
+    return 0.0, "no clear change"
+
+
 def check_models(made: Made, client: Any, experiment: str) -> dict[str, Any]:
     known = client.get_experiment_by_name(experiment)
     logged = {one.tags["stage_key"]: one for one in client.search_logged_models([known.experiment_id])}
@@ -130,6 +142,9 @@ def check_models(made: Made, client: Any, experiment: str) -> dict[str, Any]:
         for benchmark, score in model.scores.items():
             name = (f"eval/{benchmark}/acc", f"benchmark/{benchmark}", model.tokens)
             assert tied[name] == pytest.approx(score.stats["metrics"]["acc"])
+        place = standing_of(version.tags)
+        assert place is not None
+        assert (place.general, place.verdict) == verdict_of(made, model.name)
     return {"versions": sorted((int(v.version), v.tags["stage_key"]) for v in versions), "aliases": aliases}
 
 
@@ -392,3 +407,28 @@ def test_links_lead_to_the_public_address_and_hold_no_password(monkeypatch):
     assert public_address("http://me:hunter2@mlflow:5000/") == "http://mlflow:5000"
     monkeypatch.setenv("ONWARD_MLFLOW_URL", "https://mlflow.example/")
     assert public_address("sqlite:////tmp/mlflow.db") == "https://mlflow.example"
+
+
+def test_many_values_and_params_come_in_few_requests_and_no_step_is_torn(database):
+    client = client_of(database)
+    experiment = client.create_experiment("many")
+    run = client.create_run(experiment).info.run_id
+    sent: list[tuple[list[Any], list[Any]]] = []
+
+    def log_batch(run: str, metrics: list[Any], params: list[Any]) -> None:
+        sent.append((metrics, params))
+        client.log_batch(run, metrics, params)
+
+    runs = Runs(SimpleNamespace(log_batch=log_batch), experiment, "attempt")
+    steps = range(1, 1251)
+    rows = ([Point(f"train/{k}", step + k / 10, 256 * step, 500 * step) for k in range(8)] for step in steps)
+    runs.fill(run, {f"p{number}": "x" for number in range(150)}, {"p0": "x"}, rows)
+    assert len(sent) == 11  # 10,000 values and 149 params, 1,000 at most to a request
+    for metrics, params in sent:
+        assert len(metrics) + len(params) <= 1000 and len(params) <= 100
+        assert {
+            len([one for one in metrics if one.step == step]) for step in {one.step for one in metrics}
+        } == {8}
+    found = client.get_run(run)
+    assert len(found.data.params) == 149
+    assert {len(points) for points in histories(client, found).values()} == {1250}
