@@ -1,4 +1,4 @@
-"""MLflow's server is killed with SIGKILL while a run goes on, and comes back in the middle of it, or after its end."""
+"""MLflow's server, or the database behind it, is gone while a run goes on, and comes back in the middle or after it."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ import json
 import os
 import shutil
 import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from made import Made
-from mlflow_server import MlflowServer
+from mlflow_server import MlflowServer, postgresql_database
 from test_tracking import check_whole, client_of, histories, runs_of
 
 from storage.store import Store
@@ -47,44 +50,81 @@ def wait(until, seconds: float = 300.0) -> None:
         time.sleep(0.2)
 
 
+def live_through(
+    mine: Made, server: MlflowServer, away: Callable[[], None], back: Callable[[], None]
+) -> tuple[int, int]:
+    """Tell a whole run, with what happens in `away` in the middle of a training, and `back` some seconds later.
+
+    Returns how many values the server had before, and has afterwards, when it has been found whole.
+    """
+    export = mine.models[-1].export
+    ordered = [one for one in mine.ordered() if one.key != export.key]
+    tracker = mine.tracker(server.uri, "flow-1")
+    tracker.start()
+    for artifact in ordered[: len(ordered) // 2]:
+        mine.stage(tracker, artifact)
+    tracker.listen("begin", mine.call(export), None)
+    write_journal(mine, 4)
+    client = client_of(server.uri)
+    wait(lambda: client.get_experiment_by_name("small") is not None)
+    wait(lambda: export.key in runs_of(client)[0])
+    wait(lambda: "train/loss" in runs_of(client)[0][export.key].data.metrics)
+    before = count(server)
+
+    away()
+    write_journal(mine, 12)
+    for artifact in ordered[len(ordered) // 2 :]:
+        mine.stage(tracker, artifact)
+    tracker.measured(mine.models[:2], ("base", "8K"))
+    wait(lambda: tracker._error is not None)
+    time.sleep(2)
+    back()
+
+    tracker.listen("end", mine.call(export), export)
+    mine.tell_end(tracker)
+    tracker.close("FINISHED", seconds=240)
+    check_whole(mine, server.uri)
+    _, (parent,) = runs_of(client)
+    assert parent.info.status == "FINISHED"
+    histories(client, parent)
+    assert not list(mine.store.root.glob(".tracking/*.jsonl"))
+    return before, count(server)
+
+
 def test_what_happens_while_the_server_is_away_is_there_once_when_it_is_back(mine, tmp_path):
     with MlflowServer(tmp_path / "server") as server:
-        export = mine.models[-1].export
-        ordered = [one for one in mine.ordered() if one.key != export.key]
-        tracker = mine.tracker(server.uri, "flow-1")
-        tracker.start()
-        for artifact in ordered[: len(ordered) // 2]:
-            mine.stage(tracker, artifact)
-        tracker.listen("begin", mine.call(export), None)
-        write_journal(mine, 4)
-        client = client_of(server.uri)
-        wait(lambda: client.get_experiment_by_name("small") is not None)
-        wait(lambda: export.key in runs_of(client)[0])
-        wait(lambda: "train/loss" in runs_of(client)[0][export.key].data.metrics)
-        before = count(server)
+        before, after = live_through(mine, server, server.kill, server.start)
+    assert after - before > 200
+    print(f"{before} values before, {after - before} of the outage and after: all found")
 
-        server.kill()
-        steps = write_journal(mine, 12) - 4
-        for artifact in ordered[len(ordered) // 2 :]:
-            mine.stage(tracker, artifact)
-        tracker.measured(mine.models[:2], ("base", "8K"))
-        wait(lambda: tracker._error is not None)
-        time.sleep(2)
-        server.start()
 
-        tracker.listen("end", mine.call(export), export)
-        mine.tell_end(tracker)
-        tracker.close("FINISHED", seconds=240)
-        check_whole(mine, server.uri)
-        _, (parent,) = runs_of(client)
-        assert parent.info.status == "FINISHED"
-        histories(client, parent)
-        after = count(server)
-        assert after - before > 200
-        print(
-            f"{before} values before, {after - before} of the outage and after ({steps} steps of training): all found"
-        )
-    assert not list(mine.store.root.glob(".tracking/*.jsonl"))
+def test_what_happens_while_the_servers_database_is_away_is_there_once_when_it_is_back(mine, tmp_path):
+    """PostgreSQL is stopped, as in a crash, and started again; MLflow's server stays, and answers with errors meanwhile."""
+    with (
+        postgresql_database() as (address, database),
+        MlflowServer(tmp_path / "server", address) as server,
+    ):
+        answers = []
+
+        def back() -> None:
+            answers.append(_answer_of(server))
+            database.start()
+
+        before, after = live_through(mine, server, database.crash, back)
+        assert _answer_of(server) == 200
+    assert answers == [500] or answers == [503]
+    assert after - before > 200
+    print(f"{before} values before, {after - before} of the outage and after: all found")
+
+
+def _answer_of(server: MlflowServer) -> int:
+    """The status of a request that needs the database."""
+    url = f"{server.uri}/api/2.0/mlflow/experiments/get?experiment_id=0"
+    try:
+        with urllib.request.urlopen(url, timeout=30) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
 
 
 def count(server: MlflowServer) -> int:
