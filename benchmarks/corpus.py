@@ -10,6 +10,7 @@ ingest to pack; of datatrove, its four filters, MinHash and tokens, added up (it
 our stage of its kind was given: its steps are measured on all of the text, and what a step before drops costs the next
 nothing. With --peer-megabytes the peers get the first of the text and half of that, and their time for all is by the
 slope between the two, so that what a step costs whatever it is given is counted once.
+Two workers beside one: wall seconds of a slice that is not the first of its run, taking turns, medians of the rounds.
 Packing is measured on a billion tokens: this text's shards as often as that takes, as if so many slices had been read.
 The peers' environment (peers.py) is made on the first run. Prints a Markdown table and a JSON line.
 """
@@ -27,6 +28,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,8 @@ SAME = {
     "filter": "filter",
     "tokens": "tokenize",
 }  # a peer's step on the whole way: our stage
+FIRST_MEGABYTES = 80
+"""Of the slice before the one that workers are measured on: enough for each worker to get a shard of every stage."""
 GOALS = {"dedup": 40, "filter": 30, "tokenize": 12, "whole": 30}
 
 
@@ -107,7 +111,7 @@ def compare(
                 asked = ask([python, script, step, part, home / "tokenizer", work])
                 theirs[name][some].append(asked["cpu"])
                 shutil.rmtree(work)
-    two = ask([sys.executable, OURS, "steps", home, 2])
+    later = scaling(home, rounds)
     cpu = {stage: median([one[stage]["cpu"] for one in ours]) for stage in ours[0]}
     peer = {
         name: at_size({some: median(all_) for some, all_ in parts.items()}, size)
@@ -115,7 +119,6 @@ def compare(
     }
     bytes_in = {stage: int(ours[0][stage]["bytes"]) for stage in SAME.values()}
     whole, whole_peer = sum(cpu[stage] for stage in STAGES), whole_way(peer, bytes_in, size)
-    walls = [sum(one[stage]["wall"] for stage in STAGES) for one in (ours[-1], two)]
     return {
         "bytes": size,
         "rows": {
@@ -128,9 +131,36 @@ def compare(
         "peer_cpu": peer,
         "bytes_in": bytes_in,
         "packed_tokens_per_core_second": ours[0]["pack_billion"]["tokens"] / cpu["pack_billion"],
-        "two_workers": walls[0] / walls[1],
-        "same_bytes": all(ours[0][stage]["digests"] == two[stage]["digests"] for stage in STAGES),
+        "two_workers": median(later[1]["walls"]) / median(later[2]["walls"]),
+        "two_workers_by_stage": {
+            stage: round(median(later[1][stage]) / median(later[2][stage]), 2) for stage in STAGES
+        },
+        "same_bytes": all(found["digests"] == [digests(ours[0])] * rounds for found in later.values()),
     }
+
+
+def scaling(home: Path, rounds: int) -> dict[int, dict[str, Any]]:
+    """Wall seconds with one worker and with two, taking turns: {workers: {walls, digests, stage: seconds}}, by rounds.
+
+    Of a slice that is not the first of its run: what a process loads once, tokenizers among it, is loaded.
+    """
+    from corpus_ours import ask
+
+    write_text(home / "first.parquet", FIRST_MEGABYTES)
+    later: dict[int, dict[str, Any]] = {1: defaultdict(list), 2: defaultdict(list)}
+    for _ in range(rounds):
+        for workers, found in later.items():
+            steps = ask([sys.executable, OURS, "later", home, workers])
+            found["walls"].append(sum(steps[stage]["wall"] for stage in STAGES))
+            found["digests"].append(digests(steps))
+            for stage in STAGES:
+                found[stage].append(steps[stage]["wall"])
+    return later
+
+
+def digests(steps: dict[str, Any]) -> list[Any]:
+    """Of everything that the stages made."""
+    return [steps[stage]["digests"] for stage in STAGES]
 
 
 def at_size(seconds: dict[int, float], size: int) -> float:
@@ -179,7 +209,8 @@ def table(found: dict[str, Any]) -> str:
     lines.append(f"| pack | {packed:,.0f} million tokens | | | 500 million |")
     given = ", ".join(f"{stage} {some / 1e6:.1f}" for stage, some in found["bytes_in"].items())
     lines.append(f"| MB that stages were given on the whole way | {given} | the same | | |")
-    lines.append(f"| two workers | {found['two_workers']:.2f} × one | | | 1.8 |")
+    by_stage = ", ".join(f"{stage} {ratio}" for stage, ratio in found["two_workers_by_stage"].items())
+    lines.append(f"| two workers | {found['two_workers']:.2f} × one ({by_stage}) | | | 1.8 |")
     lines.append(f"| bytes with two workers | {'the same' if found['same_bytes'] else 'OTHERS'} | | | |")
     return "\n".join(lines)
 

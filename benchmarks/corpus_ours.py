@@ -1,6 +1,7 @@
 """Our stages' way through the corpus, timed.
 
     python benchmarks/corpus_ours.py steps HOME WORKERS            # every stage over HOME/text.parquet, in one process
+    python benchmarks/corpus_ours.py later HOME WORKERS            # the same, after a slice of HOME/first.parquet
     python benchmarks/corpus_ours.py tokenize ASKED.pickle STORE   # tokenize alone, in a process that did nothing before
 
 corpus.py writes HOME and starts both. CPU seconds are those of this process and of its children, without imports; whole
@@ -32,18 +33,13 @@ class Steps:
     """Our stages, one after the other, and what each took: `found` is {stage: {cpu, wall, tokens, bytes, digests}}."""
 
     home: Path
-    workers: int
+    text: str
+    pool: Any
     found: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        from storage.workers import Workers
-
-        self.store = self.home / f"store-{self.workers}-{os.getpid()}"
+        self.store = self.home / f"store-{self.text}-{os.getpid()}"
         self.store.mkdir()
-        self.pool = Workers(self.workers) if self.workers > 1 else None
-        if self.pool:  # imports are made before the clock starts, as in this process
-            for _ in self.pool.run((str(number), imported, ()) for number in range(self.workers)):
-                pass
 
     def take(self, module: Any, config: Any, inputs: Callable[[], Any], name: str = "") -> Any:
         """Run a stage and time it, finding its inputs included; its artifact. `name`: it stands under another."""
@@ -61,18 +57,35 @@ class Steps:
         return made
 
     def close(self) -> None:
-        """End the workers and remove what was made."""
-        if self.pool:
-            self.pool.close()
+        """Remove what was made."""
         make_writable(self.store)
         shutil.rmtree(self.store)
 
 
-def our_steps(home: Path, workers: int) -> dict[str, dict[str, Any]]:
-    """Every stage in turn over the text in `home`: {stage: {cpu, wall, tokens, bytes, digests}}."""
+def our_steps(home: Path, workers: int, later: bool = False) -> dict[str, dict[str, Any]]:
+    """Every stage in turn over the text in `home`: {stage: {cpu, wall, tokens, bytes, digests}}.
+
+    `later`: as for a slice that is not a run's first. Processes have loaded what they need, tokenizers among it.
+    """
+    from storage.workers import Workers
+
+    pool = Workers(workers) if workers > 1 else None
+    if pool:  # imports are made before the clock starts, as in this process
+        for _ in pool.run((str(number), imported, ()) for number in range(workers)):
+            pass
+    if later:
+        one_slice(home, "first.parquet", pool)
+    found = one_slice(home, "text.parquet", pool, tokenize_alone=not pool and not later)
+    if pool:
+        pool.close()
+    return found
+
+
+def one_slice(home: Path, text: str, pool: Any, tokenize_alone: bool = False) -> dict[str, dict[str, Any]]:
+    """Every stage in turn over one text as the one slice of a store that is removed then."""
     from tasks.corpus import tokenize
 
-    steps, tokenizer = Steps(home, workers), tokenizer_of(home)
+    steps, tokenizer = Steps(home, text, pool), tokenizer_of(home)
     read = ingested(steps)
     clean = cleaned(steps, read)
     tokens = steps.take(
@@ -81,7 +94,9 @@ def our_steps(home: Path, workers: int) -> dict[str, dict[str, Any]]:
         lambda: tokenize.TokenizeInputs(clean.part("documents"), tokenizer),
     )
     pack_all(steps, tokens)
-    if workers == 1:  # of all the text, as the peer has it, and as it: in a process that has no tokenizer yet
+    if (
+        tokenize_alone
+    ):  # of all the text, as the peer has it, and as it: in a process that has no tokenizer yet
         asked = home / f"tokenize-{os.getpid()}.pickle"
         asked.write_bytes(pickle.dumps((read.part("documents"), tokenizer)))
         alone = [sys.executable, __file__, "tokenize", asked, home / "store-tokenize"]
@@ -105,7 +120,7 @@ def ingested(steps: Steps) -> Any:
     from tasks.corpus.digests import FileDigests
     from tasks.corpus.sources import IngestConfig, SourceConfig, plan_slice
 
-    files = (str(steps.home / "text.parquet"),)
+    files = (str(steps.home / steps.text),)
     source = SourceConfig(name="real", role="domain", weight=1.0, files=files)
     config = IngestConfig.of(source, slice_bytes=10**12, seed=0, max_bad_fraction=0.01)
 
@@ -198,7 +213,7 @@ def main() -> None:
     if what == "tokenize":
         print(json.dumps(tokenize_alone(Path(first), Path(second))))
     else:
-        print(json.dumps(our_steps(Path(first), int(second))))
+        print(json.dumps(our_steps(Path(first), int(second), later=what == "later")))
 
 
 if __name__ == "__main__":
