@@ -1,0 +1,198 @@
+"""`run`: the flow in this process, once or with several training seeds. Standard output carries the answer alone."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import os
+import sys
+import threading
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from flows.commands.common import STOPPED, Config, Overrides, load
+from storage.errors import ConfigError, OnwardError
+
+_NOTHING: dict[str, Any] = {"flow_run": None, "stages": [], "models": [], "report": None, "mlflow_run": None}
+
+
+class Stopped(BaseException):
+    """SIGINT or SIGTERM while a flow was running."""
+
+
+def run(
+    config: Config,
+    set_: Overrides = None,
+    force: Annotated[
+        list[str] | None,
+        typer.Option(help="make a stage again and compare; all: every one, and fail where a byte differs"),
+    ] = None,
+    until: Annotated[
+        str, typer.Option(help="last stage: ingest … tokenize, pack, data, train, evaluate, report")
+    ] = "report",
+    slices: Annotated[
+        int | None, typer.Option(min=1, help="with a corpus stage as the last: so many slices")
+    ] = None,
+    seeds: Annotated[
+        int,
+        typer.Option(min=1, max=100, help="run it with so many training seeds, and say how much they differ"),
+    ] = 1,
+    json_: Annotated[bool, typer.Option("--json", help="print one line of JSON and nothing else")] = False,
+) -> None:
+    """Run the flow in this process; what is finished is found, not made again."""
+    from flows.environment import prepare
+
+    prepare()
+    with _clean_stdout() as out:
+        try:
+            wanted = (config, set_ or [], tuple(force or ()), until, slices)
+            summary, code = _run(*wanted) if seeds == 1 else _run_seeds(*wanted, seeds)
+        except (Stopped, KeyboardInterrupt):
+            summary, code = {**_NOTHING, "state": "stopped", "error": STOPPED}, 1
+            sys.stderr.write(f"{STOPPED}\n")
+        if json_:
+            out.write(json.dumps(summary, ensure_ascii=False) + "\n")
+        elif code == 0 and seeds > 1:
+            sys.stderr.write(f"seeds: {summary['page']}\n")
+        elif code == 0:
+            _show_models(summary, config, set_ or [])
+    raise typer.Exit(code)
+
+
+def _run(
+    path: Path, overrides: list[str], force: tuple[str, ...], until: str, slices: int | None
+) -> tuple[dict[str, Any], int]:
+    """(summary, exit code) of one attempt; errors are told on standard error."""
+    try:
+        config = load(path, overrides)
+        _check_options(force, until, slices)
+    except ConfigError as error:
+        sys.stderr.write(f"{error}\n")
+        return {**_NOTHING, "state": "failed", "error": str(error)}, 2
+    from flows.server import prefect_server
+
+    with prefect_server(Path(os.environ["PREFECT_HOME"])) as ready:
+        from prefect.exceptions import ExternalSignal  # while the server starts
+
+        from flows.entrypoints import pretrain
+        from flows.run import run_name
+        from flows.truth import settle
+
+        threading.Thread(
+            target=importlib.import_module, args=("mlflow",), daemon=True
+        ).start()  # it takes seconds
+
+        sys.stderr.write(f"{run_name(config)}\n")
+        summary: dict[str, Any] = {**_NOTHING, "state": "failed"}
+        try:
+            ready()
+            start: Any = pretrain  # the options were checked above
+            summary = start(config, until=until, slices=slices, force=force)
+            return summary, 0
+        except (KeyboardInterrupt, ExternalSignal) as error:
+            raise Stopped from error
+        except Exception as error:
+            if not isinstance(error, OnwardError | OSError):
+                traceback.print_exc()
+            sys.stderr.write(f"failed: {error}\n")
+            summary = getattr(error, "summary", None) or summary
+            return {**summary, "error": str(error) or type(error).__name__}, 2 if isinstance(
+                error, ConfigError
+            ) else 1
+        finally:
+            settle()
+
+
+def _run_seeds(
+    path: Path, overrides: list[str], force: tuple[str, ...], until: str, slices: int | None, count: int
+) -> tuple[dict[str, Any], int]:
+    """(summary of all, exit code): one attempt for each training seed, then the page of what they came to together."""
+    from flows.seeds import override_of, seeds_of, summarise
+
+    runs: list[dict[str, Any]] = []
+    try:
+        config = load(path, overrides)
+        if until != "report":
+            raise ConfigError("--seeds goes with whole runs, not with --until")
+    except ConfigError as error:
+        sys.stderr.write(f"{error}\n")
+        return {"state": "failed", "error": str(error), "runs": runs, "page": None}, 2
+    from flows.server import prefect_server
+
+    with prefect_server(Path(os.environ["PREFECT_HOME"])):  # one for all: each run finds it configured
+        for seed in seeds_of(config, count):
+            summary, code = _run(path, [*overrides, *override_of(config, seed)], force, until, slices)
+            runs.append({"seed": seed, **summary})
+            if code:
+                return {
+                    "state": summary["state"],
+                    "error": summary["error"],
+                    "runs": runs,
+                    "page": None,
+                }, code
+    from flows.run import run_id
+
+    page, facts = summarise(config, run_id(config), {run["seed"]: run["report"] for run in runs})
+    return {"state": "completed", "runs": runs, "page": str(page / "seeds.html"), **facts}, 0
+
+
+def _check_options(force: tuple[str, ...], until: str, slices: int | None) -> None:
+    from flows.pretrain import ALL_STAGES, STAGES
+    from flows.reading import CORPUS_STAGES
+
+    known = ("all", *ALL_STAGES)
+    for option, name, allowed in (("--until", until, STAGES), *(("--force", name, known) for name in force)):
+        if name not in allowed:
+            raise ConfigError(f"{option} {name}: unknown stage; one of {', '.join(allowed)}")
+    if slices is not None and until not in CORPUS_STAGES:
+        raise ConfigError(f"--slices goes with --until and a corpus stage ({', '.join(CORPUS_STAGES)})")
+
+
+@contextlib.contextmanager
+def _clean_stdout() -> Iterator[Any]:
+    """Standard output for one line of ours; whatever else writes there, in any library or child, goes to standard error."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    with os.fdopen(kept, "w") as out:
+        try:
+            yield out
+        finally:
+            sys.stdout.flush()
+            out.flush()
+            os.dup2(kept, 1)
+
+
+def _show_models(summary: dict[str, Any], config: Path, overrides: list[str]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from flows.config import load_config
+
+    if not summary["models"]:
+        return
+    table = Table(title="scores")
+    table.add_column("", justify="left")
+    for model in summary["models"]:
+        table.add_column(model["name"], justify="right")
+    rows: dict[str, dict[str, str]] = {}
+    for model in summary["models"]:
+        for source, value in model["perplexity"].items():
+            rows.setdefault(f"perplexity · {source}", {})[model["name"]] = f"{value:.2f}"
+        for benchmark, scores in model["scores"].items():
+            for metric, value in scores.items():
+                rows.setdefault(f"{benchmark} · {metric}", {})[model["name"]] = f"{value:.4f}"
+    for name, values in rows.items():
+        table.add_row(name, *(values.get(model["name"], "") for model in summary["models"]))
+    console = Console(stderr=True)
+    store = load_config(config, overrides).store_path
+    console.print(table)
+    if summary["report"]:
+        key = Path(summary["report"]).name
+        page = store / "runs" / f"report-{key}" / "report.html"  # with what it cost
+        console.print(f"report: {page}", highlight=False, soft_wrap=True)
