@@ -1,4 +1,4 @@
-"""A whole small run in a store, made once for all tests that only read it, and told to a tracker as a flow would.
+"""A whole small run in a store, that tests only read, and told to a tracker as a flow would.
 
 `python made.py STORE ADDRESS FLOW_RUN EXPERIMENT [PAUSE]` tells it in a process of its own, that can be killed.
 """
@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -19,9 +18,6 @@ from flows.stage import Call
 from flows.tracking import Tracked, Tracker
 from storage.artifact import Artifact
 from storage.store import Store
-
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "tests" / "integration"))
 
 REGISTERED = "small-model"
 NAMES = ("base", "8K", "20K")
@@ -96,19 +92,6 @@ class Made:
 
 def _fail(words: str) -> None:
     raise AssertionError(words)
-
-
-def make(home: Path) -> Made:
-    """Make everything of the run by the store alone, without Prefect and MLflow."""
-    from small import environment, write_config
-
-    config = write_config(home)
-    command = [sys.executable, str(ROOT / "tests/integration/driver.py"), str(config)]
-    answer = subprocess.run(
-        command, env=environment(home), cwd=home, capture_output=True, text=True, timeout=900
-    )
-    assert answer.returncode == 0, answer.stderr[-4000:]
-    return opened(home, home / "store")
 
 
 def opened(home: Path, store: Path) -> Made:

@@ -82,7 +82,8 @@ def write_config(
             "execution": {"device": "cpu", "threads": 1, "checkpoint_every": "500ms"},
         },
         "evaluation": {
-            "own": [{"name": "continuation", "group": "domain", "held_out": "domain", "questions": 8}]
+            "own": [{"name": "continuation", "group": "domain", "held_out": "domain", "questions": 8}],
+            "sample_tokens": 8,
         },
     }
     for dotted, value in over.items():

@@ -25,21 +25,24 @@ ON: dict[str, Any] = {
 
 
 def made(home: Path, *budgets: str, **over: Any) -> dict[str, dict[str, Any]]:
-    """Make everything of a run by the store alone; the manifests of its training stages by stage and key."""
+    """Make a run's models by the store alone; the manifests of its training stages by stage and key."""
     home.mkdir(exist_ok=True)
     config = write_config(home, budgets=budgets, **over)
-    command = [sys.executable, str(ROOT / "tests/integration/driver.py"), str(config)]
+    command = [sys.executable, str(ROOT / "tests/integration/driver.py"), str(config), "decay"]
     answer = subprocess.run(
         command, env=environment(home), cwd=home, capture_output=True, text=True, timeout=900
     )
     assert answer.returncode == 0, answer.stderr[-4000:]
-    found = {}
-    for artifact in Store(home / "store").artifacts():
-        if artifact.stage in ("train", "decay"):
-            found[f"{artifact.stage}/{artifact.key}"] = json.loads(
-                (artifact.path / "manifest.json").read_bytes()
-            )
-    return found
+    return trained(home / "store")
+
+
+def trained(store: Path) -> dict[str, dict[str, Any]]:
+    """The manifests of a store's training stages by stage and key."""
+    return {
+        f"{artifact.stage}/{artifact.key}": json.loads((artifact.path / "manifest.json").read_bytes())
+        for artifact in Store(store).artifacts()
+        if artifact.stage in ("train", "decay")
+    }
 
 
 def test_two_budgets_at_once_are_one_after_the_other_and_keys_name_the_base(tmp_path: Path) -> None:
@@ -64,8 +67,8 @@ def test_two_budgets_at_once_are_one_after_the_other_and_keys_name_the_base(tmp_
             assert {tensor.dtype for tensor in load_file(path).values()} == {torch.bfloat16}
 
 
-def test_without_a_pull_no_key_names_the_base(tmp_path: Path) -> None:
-    found = made(tmp_path / "plain", "8K")
-    assert len(found) == 3
+def test_without_a_pull_no_key_names_the_base(reference_run: Path) -> None:
+    found = trained(reference_run / "store")
+    assert len(found) == 5
     assert {m["inputs"]["base"] for m in found.values()} == {None}
     assert all("base" not in m["config"] for m in found.values())

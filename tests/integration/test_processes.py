@@ -35,13 +35,14 @@ def test_two_processes_under_onward_run(tmp_path: Path) -> None:
             sys.executable,
             str(ROOT / "tests/integration/driver.py"),
             str(write_config(tmp_path, "calm", **over)),
+            "decay",
         ],
         tmp_path,
     )
     assert calm.process.wait(500) == 0, calm.errors[-3000:]
 
     config, store = write_config(tmp_path, "store", **over), tmp_path / "store"
-    command = [*ONWARD, "run", str(config), "--json"]
+    command = [*ONWARD, "run", str(config), "--json", "--until", "decay"]
     asked = Attempt(command, tmp_path)
     wait_for_steps(asked, store, 3)
     asked.process.send_signal(signal.SIGTERM)
@@ -54,7 +55,7 @@ def test_two_processes_under_onward_run(tmp_path: Path) -> None:
     killed.kill(whole_group=False)
     wait_until_alone(store)
 
-    result = run_json(tmp_path, config)
+    result = run_json(tmp_path, config, "--until", "decay")
     assert digests(store) == digests(tmp_path / "calm")
     for entry in result["stages"]:
         if entry["stage"] in ("train", "decay"):
