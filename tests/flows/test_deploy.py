@@ -311,15 +311,16 @@ def test_everything_made_again_gives_the_same_bytes_and_a_difference_fails(ran):
     server.wait(again, "COMPLETED")
     assert not list(server.home.glob("store/*/.damaged-*"))
 
-    report = next((server.home / "store" / "report").iterdir())
-    manifest = read_manifest(report)
-    planted = manifest.parts["report"].digest
-    (report / "manifest.json").chmod(0o644)
-    (report / "manifest.json").write_bytes(manifest.to_bytes().replace(planted.encode(), b"0" * 64))
-    failed = server.wait(server.start("pretrain/small", force=["all"]), "FAILED")
-    assert "gave other bytes" in failed["state"]["message"]
-    assert f"report/{report.name}" in failed["state"]["message"]
-    assert len(list((server.home / "store" / "report").glob(".damaged-*"))) == 1
+    places = (server.home / "store" / "dedup").glob("[!.]*")
+    manifests = {place: read_manifest(place) for place in places}
+    (first,) = (place for place, manifest in manifests.items() if manifest.inputs["earlier"] is None)
+    planted = manifests[first].parts["documents"].digest
+    (first / "manifest.json").chmod(0o644)
+    (first / "manifest.json").write_bytes(manifests[first].to_bytes().replace(planted.encode(), b"0" * 64))
+    again = server.start("pretrain/small", force=["all"], until="dedup", slices=1)
+    message = server.wait(again, "FAILED")["state"]["message"]
+    assert "gave other bytes" in message and f"dedup/{first.name}" in message
+    assert len(list((server.home / "store" / "dedup").glob(".damaged-*"))) == 1
 
 
 def test_a_model_is_measured_by_its_key(ran):
