@@ -29,7 +29,7 @@ def stack(tmp_path_factory) -> Iterator[Stack]:
     """Everything up, in the file's own order."""
     home = tmp_path_factory.mktemp("composed") / "onward"
     (home / "configs").mkdir(parents=True)
-    write_config(home).rename(home / "configs" / "small.yaml")
+    write_config(home, budgets=("8K",)).rename(home / "configs" / "small.yaml")
     stack = Stack(home)
     try:
         for service in ("worker-cpu", "worker-gpu"):
