@@ -7,8 +7,8 @@ import json
 from pathlib import Path
 
 from flows.config import RunConfig
-from flows.places import home
 from flows.rounds import round_zero, rounds_of, short_count
+from flows.services.places import home
 from storage.errors import ConfigError
 from tasks.base import InitConfig
 from tasks.corpus.origins import Hub

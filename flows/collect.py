@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from flows.account import unpublished
-from flows.addresses import addresses_of, database_of
 from flows.secrets import without_secrets
+from flows.tracking.account import unpublished
+from flows.tracking.addresses import addresses_of, database_of
 from storage.artifact import Artifact
 from storage.errors import OnwardError
 from storage.runs import Collected, collect_garbage, reachable, references
@@ -72,7 +72,7 @@ def registered(address: str) -> list[Version]:
     file = database_of(address)
     if file is not None and not file.is_file():  # the client would make one
         raise FileNotFoundError(f"there is no database at {file}")
-    from flows.tracked_client import connect
+    from flows.tracking.client import connect
 
     client = connect(address, registry=address)
     found: list[Version] = []

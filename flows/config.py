@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, get_args
 import yaml
 from pydantic import BaseModel, BeforeValidator, ValidationError, model_validator
 
-from flows.places import home
+from flows.services.places import home
 from storage.errors import ConfigError
 from storage.executors import EXECUTOR, PROCESSES, check_executor
 from storage.settings import Count, Settings, execution, identity

@@ -14,19 +14,19 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from flows import publish
 from flows.checks import check_length, positions_of
 from flows.config import TrackingConfig
-from flows.gpu import Gpu
-from flows.places import home, state_directory
 from flows.pretrain import Model, Outcome, describe, measure
 from flows.requests import Measures
 from flows.run import experiment, open_tracker
+from flows.services.gpu import Gpu
+from flows.services.places import home, state_directory
+from flows.services.truth import crash_lost_attempts
 from flows.session import current_flow_run, in_flow_run, shown, told
 from flows.stage import Builder
 from flows.story import Story
-from flows.tracking import Tracked, Tracker, describe_run, flat
-from flows.truth import crash_lost_attempts
+from flows.tracking.tracker import Tracked, Tracker, describe_run, flat
+from flows.ui import publish
 from storage.artifact import Artifact, Input
 from storage.catalog import Catalog
 from storage.errors import ConfigError, OnwardError

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.config import RunConfig
-from flows.places import home
 from flows.plan import Row
 from flows.rounds import round_zero, rounds_of, short_count
+from flows.services.places import home
 from storage.artifact import Artifact
 from storage.errors import ConfigError
 from storage.store import Store

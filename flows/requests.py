@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.config import RunConfig
-from flows.places import home
 from flows.rounds import Round, averaging, decay_schedule, trunk_schedule
+from flows.services.places import home
 from storage.artifact import Artifact, Chain, Input
 from storage.errors import StageFailed
 from storage.store import Request, Store

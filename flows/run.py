@@ -16,23 +16,23 @@ from typing import Any
 from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
-from flows import publish
 from flows.checks import advice, check, check_hub
 from flows.config import RunConfig
 from flows.foresight import foresee
-from flows.gpu import Gpu
-from flows.places import from_home, mlflow_database, mlflow_files, state_directory
 from flows.plan import make_plan, render
 from flows.pretrain import ALL_STAGES, Outcome, adapt, describe
-from flows.processes import at_work, start_ticks
 from flows.reading import CORPUS_STAGES
 from flows.requests import Requests
 from flows.rounds import short_count
+from flows.services.gpu import Gpu
+from flows.services.places import from_home, mlflow_database, mlflow_files, state_directory
+from flows.services.processes import at_work, start_ticks
+from flows.services.truth import crash_lost_attempts
 from flows.session import current_flow_run, in_flow_run, shown, told
 from flows.stage import Builder, Call
 from flows.story import Story
-from flows.tracking import Tracked, Tracker, describe_run, flat
-from flows.truth import crash_lost_attempts
+from flows.tracking.tracker import Tracked, Tracker, describe_run, flat
+from flows.ui import publish
 from storage.artifact import Artifact
 from storage.errors import ConfigError, OnwardError, StageFailed
 from storage.keys import canonical_json

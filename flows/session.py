@@ -12,15 +12,15 @@ from typing import Any
 from prefect.context import FlowRunContext
 from prefect.states import Failed
 
-from flows import publish
-from flows.environment import outlive_worker
 from flows.failure import RunFailed, how_to_go_on, run_failed, standing
-from flows.live import Live, own_artifacts
 from flows.plan import Reasons
+from flows.services.environment import outlive_worker
+from flows.services.truth import make_true
 from flows.stage import Builder, Call
 from flows.story import Story
-from flows.tracking import Tracker, public_address
-from flows.truth import make_true
+from flows.tracking.tracker import Tracker, public_address
+from flows.ui import publish
+from flows.ui.live import Live, own_artifacts
 from storage.errors import OnwardError
 from storage.store import Store
 

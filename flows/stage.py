@@ -18,7 +18,7 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.context import TaskRunContext
 from prefect.states import Completed
 
-from flows.gpu import Gpu
+from flows.services.gpu import Gpu
 from flows.story import Story
 from storage.artifact import Artifact
 from storage.errors import Interrupted, OnwardError, said

@@ -27,6 +27,7 @@ LONGEST_FIRST = (
     "integration/test_stop.py",
     "integration/test_frugal.py",
     "flows/test_outage.py",
+    "flows/test_collect.py",
     "tasks/training/test_processes.py",
     "integration/test_processes.py",
     "integration/test_mlflow_away.py",

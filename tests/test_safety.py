@@ -30,8 +30,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from flows.config import parse_config
-from flows.places import mlflow_files
 from flows.secrets import without_secrets
+from flows.services.places import mlflow_files
 from storage.atomic import make_writable
 from storage.draft import Draft
 from storage.errors import ConfigError, DamagedArtifact, OnwardError

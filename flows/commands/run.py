@@ -45,7 +45,7 @@ def run(
     json_: Annotated[bool, typer.Option("--json", help="print one line of JSON and nothing else")] = False,
 ) -> None:
     """Run the flow in this process; what is finished is found, not made again."""
-    from flows.environment import prepare
+    from flows.services.environment import prepare
 
     prepare()
     with _clean_stdout() as out:
@@ -74,14 +74,14 @@ def _run(
     except ConfigError as error:
         sys.stderr.write(f"{error}\n")
         return {**_NOTHING, "state": "failed", "error": str(error)}, 2
-    from flows.server import prefect_server
+    from flows.services.server import prefect_server
 
     with prefect_server(Path(os.environ["PREFECT_HOME"])) as ready:
         from prefect.exceptions import ExternalSignal  # while the server starts
 
         from flows.entrypoints import pretrain
         from flows.run import run_name
-        from flows.truth import settle
+        from flows.services.truth import settle
 
         threading.Thread(
             target=importlib.import_module, args=("mlflow",), daemon=True
@@ -122,7 +122,7 @@ def _run_seeds(
     except ConfigError as error:
         sys.stderr.write(f"{error}\n")
         return {"state": "failed", "error": str(error), "runs": runs, "page": None}, 2
-    from flows.server import prefect_server
+    from flows.services.server import prefect_server
 
     with prefect_server(Path(os.environ["PREFECT_HOME"])):  # one for all: each run finds it configured
         for seed in seeds_of(config, count):

@@ -20,16 +20,16 @@ def up(
     mlflow_port: Annotated[int | None, typer.Option(min=1, max=65535, help="5000, or where it runs")] = None,
 ) -> None:
     """Start Prefect, MLflow, a worker and the deployments on 127.0.0.1; returns when all of them answer."""
-    from flows import services
+    from flows.services import home
 
-    services.up(configs or [], prefect_port, mlflow_port, _tell)
+    home.up(configs or [], prefect_port, mlflow_port, _tell)
 
 
 def down() -> None:
     """Stop what `up` started: runs leave a checkpoint, the servers write what they hold."""
-    from flows import services
+    from flows.services import home
 
-    services.down(_tell)
+    home.down(_tell)
 
 
 def status(
@@ -37,7 +37,7 @@ def status(
     json_: Annotated[bool, typer.Option("--json", help="print one line of JSON")] = False,
 ) -> None:
     """Say what runs: services, work pools, and the runs under way, waiting and ended."""
-    from flows.status import collect, render
+    from flows.services.status import collect, render
 
     found = collect(existing(store) if store else None)
     sys.stdout.write(json.dumps(found, ensure_ascii=False) + "\n" if json_ else render(found))
@@ -47,7 +47,7 @@ def doctor(
     config: Annotated[Path | None, typer.Argument(help="YAML file of a run", show_default=False)] = None,
 ) -> None:
     """Check that everything is in place; says for each thing that is not what to do. Exit code 1 where a run would fail."""
-    from flows.doctor import run_all
+    from flows.services.doctor import run_all
 
     raise typer.Exit(0 if run_all(config, _write) else 1)
 

@@ -27,9 +27,9 @@ def lineage(
     ] = None,
 ) -> None:
     """Say what a model, or any artifact, is made of, back to the source files, with the digest of each."""
-    from flows.lineage import as_mermaid, as_text, graph_of
-    from flows.lineage_events import as_openlineage
-    from flows.lineage_names import resolve
+    from flows.lineage.events import as_openlineage
+    from flows.lineage.graph import as_mermaid, as_text, graph_of
+    from flows.lineage.names import resolve
 
     if format_ not in ("text", "mermaid", "openlineage"):
         raise ConfigError(f"--format {format_}: one of text, mermaid, openlineage")
@@ -48,7 +48,7 @@ def explain(
     store: Annotated[Path, typer.Option(help="the store")] = Path("store"),
 ) -> None:
     """Say what became of a document, and why, and which models were trained on it, how many times."""
-    from flows.explain import fate
+    from flows.lineage.explain import fate
 
     sys.stdout.write(fate(catalog_of(store), document))
 

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from flows.stage import Call
-from flows.tracking import Tracked, Tracker
+from flows.tracking.tracker import Tracked, Tracker
 from storage.artifact import Artifact
 from storage.store import Store
 

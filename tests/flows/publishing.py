@@ -14,12 +14,12 @@ from prefect.client.schemas.objects import TaskRun
 from prefect.states import Completed, Running
 from prefect.types._datetime import now
 
-from flows import publish
 from flows.failure import RunFailed
+from flows.services.truth import make_true
 from flows.session import current_flow_run, in_flow_run
 from flows.stage import Call
 from flows.story import Story
-from flows.truth import make_true
+from flows.ui import publish
 
 
 @flow(name="publishing", persist_result=False)

@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from flows.environment import worker_command
+from flows.services.environment import worker_command
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests" / "integration"))
@@ -113,8 +113,8 @@ class PrefectServer:
         )
 
     def deploy(self, *configs: Path, **over: str) -> list[str]:
-        """`python -m flows.deploy`; the lines that it prints."""
-        answer = self.python("flows.deploy", *map(str, configs), **over)
+        """`python -m flows.services.deploy`; the lines that it prints."""
+        answer = self.python("flows.services.deploy", *map(str, configs), **over)
         assert answer.returncode == 0, answer.stderr
         return answer.stdout.splitlines()
 

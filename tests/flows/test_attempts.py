@@ -27,7 +27,7 @@ from slow_stage import SlowConfig, SlowInputs
 from flows.run import _Attempt
 from flows.stage import Builder, Call
 from flows.story import Story
-from flows.tracking import Tracked, Tracker
+from flows.tracking.tracker import Tracked, Tracker
 from storage.store import Request, Store
 from storage.workers import Workers
 

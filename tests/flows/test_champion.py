@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from flows.champion import TAG, Measured, Standing, choose, standing_of, standings
+from flows.tracking.champion import TAG, Measured, Standing, choose, standing_of, standings
 from storage.artifact import Input
 from storage.errors import OnwardError
 from tasks.report import ReportConfig, ReportInputs

@@ -10,9 +10,9 @@ from mlflow_server import MlflowServer
 from small import onward
 from test_tracking import check_whole, client_of
 
-from flows.addresses import addresses_of, note_address
 from flows.collect import collect
-from flows.lineage import as_text, graph_of
+from flows.lineage.graph import as_text, graph_of
+from flows.tracking.addresses import addresses_of, note_address
 from storage.catalog import Catalog
 from storage.errors import OnwardError
 from storage.runs import RunRecord, read_records, write_record

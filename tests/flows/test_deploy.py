@@ -18,8 +18,8 @@ import pytest
 from servers import Refused
 from small import write_config
 
-from flows import automations, deployments, supervisor
-from flows.rest import Api
+from flows.services import automations, deployments, supervisor
+from flows.services.rest import Api
 from storage.manifest import read_manifest
 
 pytestmark = pytest.mark.slow
@@ -187,7 +187,7 @@ def test_a_configuration_that_cannot_be_read_is_passed_over_and_absent_files_are
     raw["name"] = "absent"
     raw["corpus"]["sources"][0]["files"] = ["nowhere/*.parquet"]
     absent.write_text(json.dumps(raw))
-    answer = server.python("flows.deploy", str(config), str(broken), str(absent))
+    answer = server.python("flows.services.deploy", str(config), str(broken), str(absent))
     assert answer.returncode == 0
     assert "pretrain/absent (made)" in answer.stdout and "broken" not in answer.stdout
     assert "passed over" in answer.stderr and "seeed" in answer.stderr

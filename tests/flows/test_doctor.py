@@ -20,8 +20,8 @@ from typing import Any
 import pytest
 import yaml
 
-from flows import doctor
-from flows.rest import Api
+from flows.services import doctor
+from flows.services.rest import Api
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -17,7 +17,7 @@ from small import write_config
 from flows.checks import check
 from flows.config import TrackingConfig, load_config
 from flows.evaluation import Evaluation, held_out_of, measures_of, model_of
-from flows.lineage import as_text, graph_of
+from flows.lineage.graph import as_text, graph_of
 from flows.pretrain import Model, Outcome, adapt, describe, measure, scores_of
 from flows.requests import Requests
 from storage.artifact import Artifact

@@ -10,8 +10,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from flows.edits import SHOWN_LINES
-from flows.explain import fate
+from flows.lineage.edits import SHOWN_LINES
+from flows.lineage.explain import fate
 from storage.catalog import Catalog
 from storage.store import Store
 from storage.testing import artifact_of

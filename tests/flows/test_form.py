@@ -13,7 +13,7 @@ from servers import ROOT
 
 from flows.config import load_config, parse_config
 from flows.entrypoints import evaluate, pretrain
-from flows.form import form_schema, form_values
+from flows.ui.form import form_schema, form_values
 from storage.settings import count_text, parse_count, parse_seconds, seconds_text
 
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from flows.gpu import Gpu
+from flows.services.gpu import Gpu
 
 _HOLD = """
 import sys, time
 from pathlib import Path
-from flows.gpu import Gpu
+from flows.services.gpu import Gpu
 with Gpu(Path(sys.argv[1]), "fake", "the first run").held(lambda who: None):
     print("held", flush=True)
     time.sleep(600)

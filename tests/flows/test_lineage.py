@@ -17,11 +17,11 @@ import pytest
 from made import REGISTERED, Made
 from mlflow_server import ROOT
 
-from flows.explain import fate
-from flows.exposure import line_of, seen_by
-from flows.lineage import as_mermaid, as_text, find_artifact, graph_of
-from flows.lineage_events import as_openlineage
-from flows.lineage_names import resolve
+from flows.lineage.events import as_openlineage
+from flows.lineage.explain import fate
+from flows.lineage.exposure import line_of, seen_by
+from flows.lineage.graph import as_mermaid, as_text, find_artifact, graph_of
+from flows.lineage.names import resolve
 from storage.catalog import Catalog
 from storage.errors import OnwardError
 from storage.packing import PackingManifest
@@ -100,7 +100,7 @@ def test_the_picture_has_the_same_ways_with_fewer_edges(made):
 
 
 def test_a_name_with_signs_of_mermaid_s_own_stays_text():
-    from flows.lineage import _quoted
+    from flows.lineage.graph import _quoted
 
     assert _quoted(['a "b" <c>', "d & e"]) == "a &quot;b&quot; &lt;c&gt;<br/>d &amp; e"
 

@@ -17,11 +17,11 @@ import pytest
 import slow_stage
 from slow_stage import SlowConfig, SlowInputs
 
-from flows.gpu import Gpu
-from flows.live import Live, Stage, duration, own_artifacts, slug
 from flows.plan import Reasons
+from flows.services.gpu import Gpu
 from flows.stage import Builder, Call
 from flows.story import Story
+from flows.ui.live import Live, Stage, duration, own_artifacts, slug
 from storage.errors import StageFailed
 from storage.store import Request, Store
 from storage.workers import Workers

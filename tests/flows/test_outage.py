@@ -187,7 +187,7 @@ def test_no_password_is_in_an_account(mine, tmp_path):
 
 
 def test_a_torn_account_loses_only_its_torn_line(mine, tmp_path):
-    from flows.account import DIRECTORY, Account, left_behind
+    from flows.tracking.account import DIRECTORY, Account, left_behind
 
     account = Account.begin(mine.store.root, {"attempt": "one", "uri": "x"})
     for number in range(3):

@@ -10,7 +10,7 @@ import pytest
 from prefect.client.schemas.objects import FlowRun
 from prefect.states import AwaitingRetry, Cancelled, Cancelling, Completed, Crashed, Pending, Running
 
-from flows.prefect_worker import is_attempt
+from flows.services.prefect_worker import is_attempt
 
 SCRIPT = """
 import asyncio, json, logging, subprocess, sys
@@ -20,7 +20,7 @@ from prefect.runner import _cancellation_manager
 from prefect.runner._flow_run_executor import FlowRunExecutorContext
 from prefect.runner._process_manager import ProcessHandle
 from prefect.states import AwaitingRetry, Cancelled, Cancelling, Running
-from flows import prefect_worker
+from flows.services import prefect_worker
 
 heard = []
 cancel = prefect_worker.cancel_if_asked

@@ -10,8 +10,8 @@ import time
 
 import pytest
 
-from flows import processes, supervisor
-from flows.processes import alive, at_work, start_ticks, stop_group
+from flows.services import processes, supervisor
+from flows.services.processes import alive, at_work, start_ticks, stop_group
 
 
 def process(pid: int, host: str | None = None) -> dict[str, object]:

@@ -15,9 +15,9 @@ from mlflow import MlflowClient
 from prefect.settings import PREFECT_API_URL, PREFECT_UI_URL, temporary_settings
 from runs import run_with
 
-from flows.publish import flow_run_url
 from flows.run import _tracked
 from flows.story import Story
+from flows.ui.publish import flow_run_url
 from storage.store import Store
 
 pytestmark = pytest.mark.slow

@@ -16,9 +16,9 @@ import pytest
 import segment_stage
 from mlflow_server import MlflowServer
 
-from flows.account import Account, left_behind
-from flows.tracked_client import connect, is_answer
-from flows.tracking import Tracked, Tracker
+from flows.tracking.account import Account, left_behind
+from flows.tracking.client import connect, is_answer
+from flows.tracking.tracker import Tracked, Tracker
 from storage.artifact import Artifact
 from storage.errors import StageFailed
 from storage.store import Request, Store

@@ -20,13 +20,13 @@ from made import NAMES, REGISTERED, URL, Made
 from mlflow_server import ROOT, MlflowServer, postgresql_address
 from runs import run_with
 
-from flows.account import left_behind
-from flows.champion import standing_of
 from flows.pretrain import Outcome
 from flows.run import _Attempt
 from flows.stage import Call
-from flows.tracked_runs import Point, Runs
-from flows.tracking import Tracked, Tracker, describe_run, public_address
+from flows.tracking.account import left_behind
+from flows.tracking.champion import standing_of
+from flows.tracking.runs import Point, Runs
+from flows.tracking.tracker import Tracked, Tracker, describe_run, public_address
 from storage.store import Store
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]

@@ -17,10 +17,10 @@ from uuid import uuid4
 
 import pytest
 
-from flows import watch as watching
-from flows.processes import boot_id, start_ticks
-from flows.rest import Api, ApiError
-from flows.watch import LOST, Watch, sweep_until
+from flows.services import watch as watching
+from flows.services.processes import boot_id, start_ticks
+from flows.services.rest import Api, ApiError
+from flows.services.watch import LOST, Watch, sweep_until
 from storage.runs import RunRecord, write_record
 from storage.store import Store
 
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.slow
 @pytest.fixture(scope="module")
 def api(tmp_path_factory) -> Iterator[Api]:
     """A Prefect server of this module's own, gone with it."""
-    from flows.server import prefect_server
+    from flows.services.server import prefect_server
 
     home = tmp_path_factory.mktemp("prefect")
     kept = {name: value for name, value in os.environ.items() if name.startswith("PREFECT_")}

@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterable, Mapping
 from itertools import chain
 from typing import Any
 
-from flows.account import Event
-from flows.champion import Measured, Standing, standings
-from flows.tracked_data import inputs_of
-from flows.tracked_models import Exported, Models
-from flows.tracked_runs import FORMAT, NOTE, PUBLISHED, Point, Runs, owner
-from flows.tracked_values import anchored, facts_of, flat, journal_of, moment, numbers, rows_of, scores_of
+from flows.tracking.account import Event
+from flows.tracking.champion import Measured, Standing, standings
+from flows.tracking.data import inputs_of
+from flows.tracking.models import Exported, Models
+from flows.tracking.runs import FORMAT, NOTE, PUBLISHED, Point, Runs, owner
+from flows.tracking.values import anchored, facts_of, flat, journal_of, moment, numbers, rows_of, scores_of
 from storage.artifact import Artifact
 from storage.errors import OnwardError
 from storage.store import Store

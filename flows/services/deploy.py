@@ -7,7 +7,7 @@
 
 What was changed in the UI stays: schedules and descriptions always, parameters unless the configuration file they came from
 has changed since. The file and its digest are in the deployment's version (`<code>+<file>@<digest>`), so that it does not
-matter which other files are deployed beside it. `python -m flows.deploy [CONFIG…]` does it.
+matter which other files are deployed beside it. `python -m flows.services.deploy [CONFIG…]` does it.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from prefect.client.schemas.responses import DeploymentResponse
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.workers.process import ProcessWorker
 
-from flows.automations import install
-from flows.deployments import NIGHT_QUEUE, NIGHTLY, OF_A_HOME, Wanted, read, wanted
-from flows.form import form_schema
-from flows.places import home as project_directory
+from flows.services.automations import install
+from flows.services.deployments import NIGHT_QUEUE, NIGHTLY, OF_A_HOME, Wanted, read, wanted
+from flows.services.places import home as project_directory
+from flows.ui.form import form_schema
 from storage.code import ROOT
 from storage.errors import OnwardError
 from storage.provenance import git_commit

@@ -6,7 +6,7 @@ this machine; what is gone in two sweeps, one after the other, is really gone, a
 a run of another machine, or one whose process lives; nor, of a run that has ended, a process that is not known for its
 own: by the run's id in its environment, or by its pid and start time in the run's record.
 
-`python -m flows.watch` sweeps for ever: for a worker's machine where no `onward up` runs.
+`python -m flows.services.watch` sweeps for ever: for a worker's machine where no `onward up` runs.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from flows.places import home
-from flows.processes import (
+from flows.services.places import home
+from flows.services.processes import (
     alive,
     command_of,
     environment_of,
@@ -34,7 +34,7 @@ from flows.processes import (
     start_ticks,
     started_at,
 )
-from flows.rest import Api, ApiError
+from flows.services.rest import Api, ApiError
 from storage.errors import OnwardError
 from storage.runs import read_records
 from storage.store import Store
@@ -403,7 +403,7 @@ def _trainer(pid: int) -> bool:
 def _has_worker(pid: int) -> bool:
     """Whether a Prefect worker watches the process; of one that is run directly, nobody else hears of a cancellation."""
     command = command_of(parent_of(pid))
-    return "flows.prefect_worker" in command or "worker start" in command
+    return "flows.services.prefect_worker" in command or "worker start" in command
 
 
 def main() -> int:

@@ -1,7 +1,7 @@
 """What is to be deployed: which flows, with which parameters, from which configuration files, on which pool.
 
 A deployment holds the whole configuration, with absolute paths, so that the form shows all of it and a worker may be
-started anywhere. Nothing here talks to Prefect; `flows.deploy` does.
+started anywhere. Nothing here talks to Prefect; `flows.services.deploy` does.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from prefect.client.schemas.schedules import CronSchedule
 
 from flows.config import RunConfig, load_config
 from flows.entrypoints import evaluate, pretrain
-from flows.environment import gpus
-from flows.form import form_schema, form_values
-from flows.places import from_home
+from flows.services.environment import gpus
+from flows.services.places import from_home
+from flows.ui.form import form_schema, form_values
 from storage.code import ROOT
 from storage.errors import ConfigError
 

@@ -6,9 +6,9 @@ import os
 import re
 from pathlib import Path
 
-from flows.lineage import Registered, find_artifact
-from flows.places import mlflow_database
+from flows.lineage.graph import Registered, find_artifact
 from flows.secrets import without_secrets
+from flows.services.places import mlflow_database
 from storage.artifact import Artifact
 from storage.errors import OnwardError
 from storage.manifest import NAME, read_manifest
@@ -57,7 +57,7 @@ def _registered(
 ) -> tuple[Store, Artifact, Registered]:
     from mlflow.exceptions import MlflowException
 
-    from flows.tracked_client import connect
+    from flows.tracking.client import connect
 
     uri = mlflow or os.environ.get("MLFLOW_TRACKING_URI") or mlflow_database()
     shown = without_secrets(uri)

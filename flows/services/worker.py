@@ -1,6 +1,6 @@
-"""`python -m flows.worker POOL NAME`: one Prefect worker in a container, with the sweep of lost runs beside it.
+"""`python -m flows.services.worker POOL NAME`: one Prefect worker in a container, with the sweep of lost runs beside it.
 
-It is to a container what flows/supervisor.py is to a home. SIGTERM ends the worker's runs first, each with time for
+It is to a container what supervisor.py is to a home. SIGTERM ends the worker's runs first, each with time for
 its checkpoint and with its true state left behind (a Prefect worker alone would wait for them, and the container's end
 would kill them), then the worker. Where the worker ends by itself, so does this, and the container is started again.
 """
@@ -14,11 +14,11 @@ import subprocess
 import sys
 import threading
 
-from flows.environment import worker_command
-from flows.processes import send, stop_group
-from flows.rest import Api
-from flows.supervisor import stop_flows, tell
-from flows.watch import Watch, sweep_until
+from flows.services.environment import worker_command
+from flows.services.processes import send, stop_group
+from flows.services.rest import Api
+from flows.services.supervisor import stop_flows, tell
+from flows.services.watch import Watch, sweep_until
 
 _WORKER_GRACE_SECONDS = 20.0
 

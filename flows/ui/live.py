@@ -39,7 +39,7 @@ _LOG = logging.getLogger("onward")
 
 
 class Pages(Protocol):
-    """Where it is shown: `flows.publish.Pages` in the UI."""
+    """Where it is shown: `flows.ui.publish.Pages` in the UI."""
 
     def put(
         self, key: str, kind: str, data: Any, description: str | None = None, task_run: UUID | None = None

@@ -24,15 +24,15 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
-from flows.environment import gpus
-from flows.places import home, mlflow_database, state_directory
-from flows.rest import Api, ApiError
 from flows.secrets import without_secrets
-from flows.services import Record, read_record, workers_online
+from flows.services.environment import gpus
+from flows.services.home import Record, read_record, workers_online
+from flows.services.places import home, mlflow_database, state_directory
+from flows.services.rest import Api, ApiError
 from storage.errors import ConfigError
 from storage.lock import Lock
 
-_ROOT = Path(__file__).resolve().parents[1]
+_ROOT = Path(__file__).resolve().parents[2]
 _MARKS = {"ok": "✓", "note": "!", "bad": "✗"}
 _STORE_BYTES = 4_000_000_000
 _STATE_BYTES = 1_000_000_000
@@ -331,7 +331,7 @@ def workers(api: Api, start: str) -> Iterator[Finding]:
     known = {row["name"]: row for row in api.every("/work_pools/filter", {})}
     if not used:
         yield Finding(
-            "deployments", "bad", "there are none", f"{start}   (or: python -m flows.deploy CONFIG)"
+            "deployments", "bad", "there are none", f"{start}   (or: python -m flows.services.deploy CONFIG)"
         )
     for pool in sorted(used | known.keys()):
         online = [worker["name"] for worker in workers_online(api, pool)] if pool in known else []
@@ -351,7 +351,7 @@ def automations(api: Api) -> Finding:
     there = list(api.every("/automations/filter", {}))
     crash = [row for row in there if "crash" in row["name"].lower() or "heartbeat" in row["name"].lower()]
     if not crash:
-        act = "onward up   (or: python -m flows.deploy)"
+        act = "onward up   (or: python -m flows.services.deploy)"
         return Finding("automations", "bad", "none sets a run Crashed whose machine is gone", act)
     off = [row["name"] for row in crash if not row["enabled"]]
     if off:

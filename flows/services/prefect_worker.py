@@ -1,4 +1,4 @@
-"""`python -m flows.prefect_worker --pool cpu …`: Prefect's own process worker, that ends or judges no later attempt.
+"""Prefect's own process worker, that ends or judges no later attempt: `python -m flows.services.prefect_worker --pool …`.
 
 Prefect's worker follows the flow run, not the attempt, which hits a run that is retried soon after it was stopped:
 

@@ -1,7 +1,7 @@
-"""`python -m flows.supervisor PREFECT_PORT MLFLOW_PORT`: keeps the services of one home running; started by `onward up`.
+"""Keeps the services of one home running (`python -m flows.services.supervisor PREFECT_PORT MLFLOW_PORT`, by `onward up`).
 
 Services whose process lives are adopted, others started; one that ends is started again, after a pause that grows. The
-sweep of lost runs (flows/watch.py) runs beside. SIGTERM stops everything in order. A lock makes it the only one of its
+sweep of lost runs (watch.py) runs beside. SIGTERM stops everything in order. A lock makes it the only one of its
 home; services.json is written by it alone.
 """
 
@@ -19,9 +19,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from flows.environment import gpus
-from flows.places import state_directory
-from flows.processes import (
+from flows.services.environment import gpus
+from flows.services.home import Record, Service, command, logs, pools, read_record, record_path, rotate
+from flows.services.places import state_directory
+from flows.services.processes import (
     KILLED_SECONDS,
     boot_id,
     environment_of,
@@ -32,9 +33,8 @@ from flows.processes import (
     still_there,
     stop_group,
 )
-from flows.rest import Api, ApiError
-from flows.services import Record, Service, command, logs, pools, read_record, record_path, rotate
-from flows.watch import (
+from flows.services.rest import Api, ApiError
+from flows.services.watch import (
     CANCELLED,
     LOST_TASK,
     STOPPED,

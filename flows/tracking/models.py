@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from flows.champion import Standing, choose, standing_of
+from flows.tracking.champion import Standing, choose, standing_of
 from storage.artifact import Artifact
 
 CHAMPION = "champion"

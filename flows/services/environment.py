@@ -18,8 +18,8 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from flows.places import home, prefect_home, state_directory
-from flows.processes import alive, boot_id
+from flows.services.places import home, prefect_home, state_directory
+from flows.services.processes import alive, boot_id
 
 _QUIET = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -57,7 +57,7 @@ def prepare() -> None:
         os.environ.setdefault(name, value)
     os.environ.setdefault(
         "PREFECT_SERVER_EPHEMERAL_ENABLED", "false"
-    )  # ours (flows/server.py) leaves with its run
+    )  # ours (flows/services/server.py) leaves with its run
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     record = running_servers()
@@ -87,7 +87,7 @@ def addresses(prefect_port: int, mlflow_port: int) -> dict[str, str]:
         "PREFECT_UI_URL": prefect,
         "MLFLOW_TRACKING_URI": mlflow,
         "ONWARD_MLFLOW_URL": mlflow,
-        "ONWARD_MLFLOW_LOCAL": "1",  # same machine: files of experiments lie in flows.places.mlflow_files()
+        "ONWARD_MLFLOW_LOCAL": "1",  # same machine: files of experiments lie in flows.services.places.mlflow_files()
     }
 
 
@@ -155,4 +155,4 @@ def gpus() -> list[str]:
 def worker_command(pool: str, name: str) -> list[str]:
     """The command line of a Prefect worker; the pool is there already, and nothing is installed."""
     options = ["--pool", pool, "--name", name, "--install-policy", "never", "--no-create-pool-if-not-found"]
-    return [sys.executable, "-m", "flows.prefect_worker", *options]
+    return [sys.executable, "-m", "flows.services.prefect_worker", *options]

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from importlib import metadata
 from typing import Any
 
-from flows.lineage import Edge, Graph, Outside, Registered
+from flows.lineage.graph import Edge, Graph, Outside, Registered
 from storage.artifact import Artifact
 
 JOBS = "onward"

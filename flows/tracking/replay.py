@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from flows.account import Account, Event, left_behind
-from flows.tracked_attempt import Attempt
-from flows.tracked_client import TRIES, is_answer, said
+from flows.tracking.account import Account, Event, left_behind
+from flows.tracking.attempt import Attempt
+from flows.tracking.client import TRIES, is_answer, said
 from storage.store import Store
 
 RUNS = 5

@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from flows.tracked_runs import Point
+from flows.tracking.runs import Point
 from storage.artifact import Artifact
 
 

@@ -1,7 +1,7 @@
 """A Prefect server for one run, where none is configured: on loopback, gone when the run is.
 
-`python -m flows.server PORT FD` serves until the pipe FD ends, which it does however the run's process dies. The run's
-history stays in Prefect's database under `PREFECT_HOME`.
+`python -m flows.services.server PORT FD` serves until the pipe FD ends, which it does however the run's process dies. The
+run's history stays in Prefect's database under `PREFECT_HOME`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from flows.processes import KILLED_SECONDS, still_there
+from flows.services.processes import KILLED_SECONDS, still_there
 from storage.errors import OnwardError
 
 _START_SECONDS = 180.0
@@ -42,9 +42,9 @@ def prefect_server(home: Path) -> Iterator[Callable[[], None]]:
     home.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "flows.server", str(port), str(reader)],
+            [sys.executable, "-m", "flows.services.server", str(port), str(reader)],
             env=environment,
-            cwd=Path(__file__).resolve().parents[1],
+            cwd=Path(__file__).resolve().parents[2],
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,

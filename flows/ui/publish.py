@@ -22,11 +22,11 @@ from prefect.context import FlowRunContext
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, PREFECT_UI_URL, temporary_settings
 
-from flows.logbook import Logbook
 from flows.plan import Row
 from flows.secrets import without_secrets
 from flows.stage import named
 from flows.story import Story
+from flows.ui.logbook import Logbook
 from storage.artifact import Input
 from storage.errors import OnwardError
 

@@ -19,16 +19,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from flows.account import Account, Event
-from flows.addresses import note_address, registry_of
 from flows.secrets import without_secrets
 from flows.stage import Call
-from flows.tracked_attempt import Attempt
-from flows.tracked_client import TRIES, connect, is_answer, said
-from flows.tracked_models import alias_of
-from flows.tracked_replay import replay
-from flows.tracked_runs import owner
-from flows.tracked_values import flat, lines_of, rows_of
+from flows.tracking.account import Account, Event
+from flows.tracking.addresses import note_address, registry_of
+from flows.tracking.attempt import Attempt
+from flows.tracking.client import TRIES, connect, is_answer, said
+from flows.tracking.models import alias_of
+from flows.tracking.replay import replay
+from flows.tracking.runs import owner
+from flows.tracking.values import flat, lines_of, rows_of
 from storage.artifact import Artifact
 from storage.store import Store
 

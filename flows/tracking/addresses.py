@@ -12,9 +12,9 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from flows.account import DIRECTORY, heads
-from flows.places import mlflow_database
 from flows.secrets import without_secrets
+from flows.services.places import mlflow_database
+from flows.tracking.account import DIRECTORY, heads
 from storage.atomic import write_bytes
 from storage.errors import OnwardError
 from storage.runs import read_records

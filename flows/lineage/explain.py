@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from flows.edits import edited, emptied, held_questions
-from flows.exposure import Seen, seen_by
+from flows.lineage.edits import edited, emptied, held_questions
+from flows.lineage.exposure import Seen, seen_by
 from storage.catalog import Catalog
 
 _WAY = ("ingest", "dedup", "filter", "decontaminate")

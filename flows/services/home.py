@@ -1,7 +1,7 @@
 """`onward up` and `onward down`: Prefect server, MLflow server, workers and deployments of one home, on 127.0.0.1.
 
 `<home>/.onward/services.json` says which processes there are, by pid and start time. One supervisor
-(flows/supervisor.py) keeps them running; where it was killed, they run on, and the next `up` adopts them or `down`
+(flows/services/supervisor.py) keeps them running; where it was killed, they run on, and the next `up` adopts them or `down`
 stops them. Light to import: prefect and mlflow are only ever imported by child processes.
 """
 
@@ -22,10 +22,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from flows.environment import gpus, service_environment, worker_command
-from flows.places import home, mlflow_database, state_directory
-from flows.processes import alive, boot_id, command_of, start_ticks, stop_group
-from flows.rest import Api, ApiError
+from flows.services.environment import gpus, service_environment, worker_command
+from flows.services.places import home, mlflow_database, state_directory
+from flows.services.processes import alive, boot_id, command_of, start_ticks, stop_group
+from flows.services.rest import Api, ApiError
 from storage.atomic import write_bytes
 from storage.errors import ConfigError, OnwardError
 from storage.lock import Lock
@@ -33,7 +33,7 @@ from storage.lock import Lock
 PREFECT_PORT, MLFLOW_PORT = 4200, 5000
 START_SECONDS = 240.0
 STOP_SECONDS = 300.0
-_ROOT = Path(__file__).resolve().parents[1]
+_ROOT = Path(__file__).resolve().parents[2]
 
 Say = Callable[[str], None]
 
@@ -208,7 +208,7 @@ def up(configs: Sequence[Path], prefect_port: int | None, mlflow_port: int | Non
 
 def down(say: Say) -> None:
     """Stop everything: workers and their runs first, Prefect last, once it has written what it holds."""
-    from flows.supervisor import flow_processes, stop_all
+    from flows.services.supervisor import flow_processes, stop_all
 
     with _turn(say):
         record = read_record()
@@ -269,7 +269,13 @@ def _start_supervisor(record: Record) -> subprocess.Popen[bytes]:
     rotate(log)
     with log.open("ab") as output:
         return subprocess.Popen(
-            [sys.executable, "-m", "flows.supervisor", str(record.prefect_port), str(record.mlflow_port)],
+            [
+                sys.executable,
+                "-m",
+                "flows.services.supervisor",
+                str(record.prefect_port),
+                str(record.mlflow_port),
+            ],
             cwd=_ROOT,
             env=record.environment,
             stdin=subprocess.DEVNULL,
@@ -398,9 +404,9 @@ def _seconds(moment: str | None) -> float:
 
 
 def _deploy(record: Record, configs: Sequence[Path], say: Say) -> list[str]:
-    """Run flows/deploy.py against the servers; what it deployed. It is idempotent."""
+    """Run flows/services/deploy.py against the servers; what it deployed. It is idempotent."""
     answer = subprocess.run(
-        [sys.executable, "-m", "flows.deploy", *map(str, (config.resolve() for config in configs))],
+        [sys.executable, "-m", "flows.services.deploy", *map(str, (config.resolve() for config in configs))],
         env={**record.environment, "PYTHONPATH": os.pathsep.join([str(_ROOT), *_python_path()])},
         cwd=home(),
         stdin=subprocess.DEVNULL,

@@ -22,10 +22,10 @@ from prefect.logging.handlers import APILogWorker
 from prefect.states import Completed, Crashed, Failed, Running
 from prefect.utilities.engine import emit_task_run_state_change_event
 
-from flows.processes import at_work
-from flows.publish import published
 from flows.secrets import without_secrets
+from flows.services.processes import at_work
 from flows.stage import Call
+from flows.ui.publish import published
 from storage.runs import RunRecord
 
 LOST = "the process was killed; a later attempt goes on from what it finished"

@@ -12,9 +12,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from flows.processes import at_work
-from flows.rest import Api, ApiError
-from flows.services import Record, read_record, workers_online
+from flows.services.home import Record, read_record, workers_online
+from flows.services.processes import at_work
+from flows.services.rest import Api, ApiError
 
 _LAST = 5
 

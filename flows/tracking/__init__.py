@@ -1,0 +1,1 @@
+"""MLflow: what a run tells it, by events that are kept beside the store until they are published."""
