@@ -119,12 +119,12 @@ def _by_rules(catalog: Catalog, path: str, one: str, two: str) -> tuple[list[str
             left = family.edit(Batch(pl.Series(lines, dtype=pl.String)), np.ones(len(lines), bool)).texts
             for line, kept in zip(lines, left.to_list(), strict=True):
                 counts = {} if kept else family.edit(Batch(pl.Series([line])), np.ones(1, bool)).counts
-                rules = [name for name, count in counts.items() if count]
+                rules = [name for name, count in counts.items() if count.any()]
                 cuts += [Cut(line, rule) for rule in rules]
                 citations += 0 if rules else len(re.findall(rf"\[{c4.CITATION.strip('^$')}\]", line))
         change = family.edit(Batch(pl.Series([text])), np.ones(1, bool))
         text = change.texts[0]
-        masked |= {kind: count for kind, count in change.counts.items() if kind in pii.KINDS}
+        masked |= {kind: int(count.sum()) for kind, count in change.counts.items() if kind in pii.KINDS}
     if text != two:
         return None
     said = [f"{_MASKED[kind][0]} masked: {count:,}" for kind, count in masked.items() if count]

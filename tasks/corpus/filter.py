@@ -310,6 +310,7 @@ def judge(texts: pl.Series, meta: pl.Series | None, families: Sequence[Family]) 
     for offset, some in batches(texts, _BATCH_BYTES):
         rows = np.arange(offset, offset + len(some))
         batch, number = Batch(some, None if meta is None else meta.slice(offset, len(some))), 0
+        changes: list[tuple[np.ndarray, dict[str, np.ndarray]]] = []
         for family in families:
             for rule in family.rules:
                 measured, good = rule.measure(batch)
@@ -322,10 +323,12 @@ def judge(texts: pl.Series, meta: pl.Series | None, families: Sequence[Family]) 
                 if family.edit is not None:
                     change = family.edit(batch, keep)
                     edited = change.texts
-                    edits.update(change.counts)
+                    changes.append((rows[keep], change.counts))
                 rows = rows[keep]
                 batch = Batch(edited, None if batch.meta is None else batch.meta.filter(pl.Series(keep)))
         kept.append(batch.texts.filter(pl.Series(failed[rows] < 0)))
+        for edited_rows, counts in changes:  # a later family may have dropped some
+            edits.update({name: int(each[failed[edited_rows] < 0].sum()) for name, each in counts.items()})
     return Judged(failed, value, pl.concat(kept), dict(edits))
 
 

@@ -135,7 +135,7 @@ class Kept:
         sizes -= np.bincount(owner, (to - from_)[held], minlength=len(self.batch))
         edges = np.concatenate([[0], np.cumsum(sizes[keep])]).astype(np.int64)
         texts = series(data[stays], edges).str.strip_chars()
-        return Edited(texts, {name: int(counts[keep].sum()) for name, counts in self.removed.items()})
+        return Edited(texts, {name: counts[keep] for name, counts in self.removed.items()})
 
 
 def family(limits: Mapping[str, float]) -> Family:

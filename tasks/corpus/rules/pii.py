@@ -70,15 +70,16 @@ def edit(batch: Batch, keep: np.ndarray) -> Edited:
     """The texts to keep, masked. A loop, over the few texts in which something looks like one of them."""
     texts = batch.texts.filter(pl.Series(keep))
     rows = np.flatnonzero(texts.str.contains(_HINT).to_numpy())
-    counts: Counter[str] = Counter()
+    counts = {kind: np.zeros(len(texts), np.int64) for kind in KINDS}
     masked = []
-    for text in texts.gather(pl.Series(rows)).to_list():
+    for row, text in zip(rows, texts.gather(pl.Series(rows)).to_list(), strict=True):
         changed, found = mask(text)
         masked.append(changed)
-        counts += found
-    if counts:
+        for kind, count in found.items():
+            counts[kind][row] = count
+    if any(count.any() for count in counts.values()):
         texts = texts.scatter(pl.Series(rows), pl.Series(masked, dtype=pl.String))
-    return Edited(texts, {kind: counts[kind] for kind in KINDS})
+    return Edited(texts, counts)
 
 
 FAMILY = Family((), edit)

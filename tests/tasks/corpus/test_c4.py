@@ -148,6 +148,16 @@ def test_lines_that_are_cut_are_counted_by_rule_in_kept_texts_alone() -> None:
     }
 
 
+def test_what_was_cut_from_texts_that_a_later_family_drops_is_not_counted() -> None:
+    kept = PROSE + "\nHome"
+    listed = "\n".join(["This line stands here twice and more, word for word, as in a menu."] * 6) + "\nHome"
+    both = FilterConfig(**{**C4_ONLY, "fineweb": True})
+    made = judge(pl.Series([kept, listed]), None, both.families())
+    assert made.texts.to_list() == [PROSE]
+    assert both.rules()[made.failed[1]].name.startswith("fineweb_")
+    assert made.edits["c4_short_lines"] == 1
+
+
 def test_a_line_threshold_can_be_moved_or_left_out() -> None:
     text = PROSE + "\nBack home"
     assert c4_of([text]) == [PROSE]

@@ -80,7 +80,7 @@ def test_the_planted_values_are_masked_and_the_look_alikes_are_not(shared_data: 
                 alike += 1
             else:
                 assert span["value"] in texts[entry["id"]] and span["value"] not in masked.texts[0]
-                assert masked.counts[kinds[span["type"]]] > 0
+                assert masked.counts[kinds[span["type"]]].any()
                 planted += 1
     assert planted > 60 and alike >= 10
 
@@ -88,4 +88,4 @@ def test_the_planted_values_are_masked_and_the_look_alikes_are_not(shared_data: 
 def test_real_textbooks_hold_next_to_nothing_that_is_masked(shared_data: Path) -> None:
     texts = pl.Series(pq.read_table(shared_data / "general" / "part-00000.parquet")["text"].to_pylist())
     counts = edit(Batch(texts), np.ones(len(texts), bool)).counts
-    assert counts["ip"] == counts["phone"] == 0
+    assert not counts["ip"].any() and not counts["phone"].any()
