@@ -6,17 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import corpus
+from benchmarks import corpus, corpus_ours
 
 
 def test_all_text_is_tokenized_by_a_process_that_has_no_tokenizer_yet(
     tmp_path: Path, shared_data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(corpus, "DATA", shared_data)
-    monkeypatch.setattr(corpus, "PACKED_TOKENS", 1)
+    monkeypatch.setattr(corpus_ours, "PACKED_TOKENS", 1)
     corpus.write_text(tmp_path / "text.parquet", 0.4)
     corpus.write_tokenizer(tmp_path / "tokenizer")
-    found = corpus.our_steps(tmp_path, 1)
+    found = corpus_ours.our_steps(tmp_path, 1)
     assert found["tokenize_all"]["tokenizers_before"] == 0
     assert found["tokenize_all"]["tokens"] >= found["tokenize"]["tokens"] > 0
     assert found["tokenize_all"]["cpu"] > 0
