@@ -29,6 +29,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +112,7 @@ def compare(
                 asked = ask([python, script, step, part, home / "tokenizer", work])
                 theirs[name][some].append(asked["cpu"])
                 shutil.rmtree(work)
-    later = scaling(home, rounds)
+    later, beside = scaling(home, rounds)
     cpu = {stage: median([one[stage]["cpu"] for one in ours]) for stage in ours[0]}
     peer = {
         name: at_size({some: median(all_) for some, all_ in parts.items()}, size)
@@ -135,27 +136,38 @@ def compare(
         "two_workers_by_stage": {
             stage: round(median(later[1][stage]) / median(later[2][stage]), 2) for stage in STAGES
         },
+        "two_processes": 2 * median(later[1]["walls"]) / median(beside),
         "same_bytes": all(found["digests"] == [digests(ours[0])] * rounds for found in later.values()),
     }
 
 
-def scaling(home: Path, rounds: int) -> dict[int, dict[str, Any]]:
+def scaling(home: Path, rounds: int) -> tuple[dict[int, dict[str, Any]], list[float]]:
     """Wall seconds with one worker and with two, taking turns: {workers: {walls, digests, stage: seconds}}, by rounds.
 
-    Of a slice that is not the first of its run: what a process loads once, tokenizers among it, is loaded.
+    Beside it those of two processes with one worker each, at work at once on a text of their own, which is all that the
+    machine's two cores can give. Of a slice that is not the first of its run: what a process loads once, tokenizers among
+    it, is loaded.
     """
     from corpus_ours import ask
 
     write_text(home / "first.parquet", FIRST_MEGABYTES)
     later: dict[int, dict[str, Any]] = {1: defaultdict(list), 2: defaultdict(list)}
+    beside: list[float] = []
     for _ in range(rounds):
         for workers, found in later.items():
             steps = ask([sys.executable, OURS, "later", home, workers])
-            found["walls"].append(sum(steps[stage]["wall"] for stage in STAGES))
+            found["walls"].append(wall_of(steps))
             found["digests"].append(digests(steps))
             for stage in STAGES:
                 found[stage].append(steps[stage]["wall"])
-    return later
+        with ThreadPoolExecutor(2) as pool:
+            beside += map(wall_of, pool.map(ask, [[sys.executable, OURS, "later", home, 1]] * 2))
+    return later, beside
+
+
+def wall_of(steps: dict[str, Any]) -> float:
+    """Seconds of all stages together."""
+    return float(sum(steps[stage]["wall"] for stage in STAGES))
 
 
 def digests(steps: dict[str, Any]) -> list[Any]:
@@ -211,6 +223,7 @@ def table(found: dict[str, Any]) -> str:
     lines.append(f"| MB that stages were given on the whole way | {given} | the same | | |")
     by_stage = ", ".join(f"{stage} {ratio}" for stage, ratio in found["two_workers_by_stage"].items())
     lines.append(f"| two workers | {found['two_workers']:.2f} × one ({by_stage}) | | | 1.8 |")
+    lines.append(f"| two processes of one worker each, at once | {found['two_processes']:.2f} × one | | | |")
     lines.append(f"| bytes with two workers | {'the same' if found['same_bytes'] else 'OTHERS'} | | | |")
     return "\n".join(lines)
 

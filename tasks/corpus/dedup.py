@@ -13,8 +13,10 @@ the first document that is not settled yet, so what comes out is what one pass i
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,7 @@ from tasks.corpus.duplicates import EMPTIED, EXACT, KEPT, NEAR, Fates, Sketched,
 from tasks.corpus.minhash import MinHashConfig, sketch
 from tasks.corpus.paragraphs import FILE, ParagraphConfig, Repeated, lines_of, without_lines
 from tasks.corpus.shards import PART_FILE, Selection, document_shards, texts_of
+from tasks.corpus.shingle_sets import shingle_shard
 from tasks.corpus.signatures import Kept, NewLink, Table
 
 STAGE = "dedup"
@@ -101,8 +104,9 @@ def run(config: DedupConfig, inputs: DedupInputs, draft: Draft) -> DedupStats:
     current, kept = Sketched.of(shards, sketches), Kept(inputs.earlier)
     lines = lines_of(draft, config.paragraphs, shards, current.edges, kept) if config.paragraphs else None
     repeated = Repeated.nothing()
-    while True:
-        fates = decide(current, kept, config.exact, config.minhash, repeated, draft.path)
+    for turn in itertools.count():
+        make = partial(draft.scratch, f"shingles-{turn:04d}", make=shingle_shard)
+        fates = decide(current, kept, config.exact, config.minhash, repeated, make)
         if lines is None:
             break
         before, repeated = repeated, lines.repeated(fates.kinds == KEPT)

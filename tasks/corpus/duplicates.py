@@ -4,29 +4,26 @@ Positions number all documents in order: those kept of earlier slices first, the
 equal hashes: found by sorting this slice's and looking them up in the tables of what was kept before (signatures.py).
 The decision itself is one pass over the candidates of this slice. Of those that share a band a document is compared with
 the first `MOST_IN_GROUP`, so that pages of one template, too alike for the bands and too different to be dropped, cost a
-bounded time each; shingles of candidates lie in a file meanwhile, not in memory.
+bounded time each; shingles of candidates are computed in the workers (shingle_sets.py).
 """
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import feather
 
 from tasks.corpus.documents import read_documents
-from tasks.corpus.minhash import MinHashConfig, jaccard, shingles
-from tasks.corpus.paragraphs import Repeated, without_lines
-from tasks.corpus.shards import read_rows
+from tasks.corpus.minhash import MinHashConfig, jaccard
+from tasks.corpus.paragraphs import Repeated
+from tasks.corpus.shingle_sets import Make, ShingleSets
 from tasks.corpus.signatures import Kept, Table
-from tasks.corpus.words import batches
 
 KEPT, EXACT, NEAR, EMPTIED = 0, 1, 2, 3
 MOST_IN_GROUP = 64
@@ -95,12 +92,12 @@ class Fates:
 
 
 def decide(
-    current: Sketched, kept: Kept, exact: bool, near: MinHashConfig | None, edits: Repeated, spill: Path
+    current: Sketched, kept: Kept, exact: bool, near: MinHashConfig | None, edits: Repeated, make: Make
 ) -> Fates:
     """The fate of every document of `current`, given what was kept before and what is removed of those that are kept.
 
-    Near-duplicates are compared with documents as they are kept, and what is emptied is nobody's original. `spill`: a
-    directory for a temporary file.
+    Near-duplicates are compared with documents as they are kept, and what is emptied is nobody's original. `make`
+    runs the jobs that compute their shingles.
     """
     base = len(kept)
     fates = Fates(np.zeros(len(current), np.int8), np.full(len(current), np.nan))
@@ -112,8 +109,10 @@ def decide(
         taken = np.ones(len(current), bool)
         taken[[position - base for position in copy_of]] = False
         members = _candidates(current, kept, taken, near.bands)
-        with ShingleSets(np.unique(members[:, 0]), current, kept, near.ngram, edits, spill) as sets:
-            copies = _first_kept(members, sets, len(kept), near.jaccard, fates, edits)
+        sets = ShingleSets(
+            np.unique(members[:, 0]), current.files, current.edges, base, kept.places, edits, near.ngram, make
+        )
+        copies = _first_kept(members, sets, base, near.jaccard, fates, edits)
         for position, (first, similarity) in copies.items():
             kept_of[position] = first
             fates.kinds[position - base] = NEAR
@@ -231,68 +230,3 @@ def _first_kept(
                 else:
                     fates.beyond_group += position >= base
     return copies
-
-
-class ShingleSets:
-    """The shingles of the documents at some positions (ascending), read back from the files of documents.
-
-    They lie in a temporary file in `spill` that is mapped: pages of it are given up where memory is short.
-    """
-
-    def __init__(
-        self,
-        positions: np.ndarray,
-        current: Sketched,
-        kept: Kept,
-        ngram: int,
-        edits: Repeated,
-        spill: Path,
-    ) -> None:
-        self._file = tempfile.TemporaryFile(dir=spill)  # noqa: SIM115
-        self._given: dict[int, tuple[int, int]] = {}
-        self._kept: dict[int, tuple[int, int]] = {}
-        self._end, base = 0, len(kept)
-        for places, texts in kept.texts(positions[positions < base]):
-            self._add(self._kept, places, texts, ngram)
-        own = positions[positions >= base] - base
-        for file, low, high in zip(current.files, current.edges[:-1], current.edges[1:], strict=True):
-            here = own[(own >= low) & (own < high)]
-            if not len(here):
-                continue
-            texts = read_rows(file, here - low)
-            self._add(self._given, here + base, texts, ngram)
-            at, lines = edits.of(here)
-            stays = ~np.isin(here[at], edits.emptied)
-            edited, which = np.unique(at[stays], return_inverse=True)
-            if len(edited):
-                left = without_lines(texts.gather(edited), which, lines[stays])
-                self._add(self._kept, here[edited] + base, left, ngram)
-        self._file.flush()
-        self._all = np.memmap(self._file, np.uint64, "r") if self._end else np.zeros(0, np.uint64)
-
-    def __enter__(self) -> ShingleSets:
-        return self
-
-    def __exit__(self, *raised: object) -> None:
-        self._file.close()
-
-    def given(self, position: int) -> np.ndarray:
-        """The shingles of a document of this slice: uint64, ascending, without repeats."""
-        begin, end = self._given[position]
-        return self._all[begin:end]
-
-    def kept(self, position: int) -> np.ndarray:
-        """The same of a document as it is kept."""
-        begin, end = self._kept.get(position) or self._given[position]
-        return self._all[begin:end]
-
-    def _add(
-        self, index: dict[int, tuple[int, int]], places: np.ndarray, texts: pl.Series, ngram: int
-    ) -> None:
-        for offset, some in batches(texts):
-            found = shingles(some, ngram)
-            for i in range(len(some)):
-                own = found.of(i)
-                self._file.write(own.tobytes())
-                index[int(places[offset + i])] = (self._end, self._end + len(own))
-                self._end += len(own)

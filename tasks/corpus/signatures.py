@@ -24,13 +24,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 import pyarrow as pa
 
 from storage.artifact import Chain, Input
 from storage.errors import OnwardError
 from storage.views import numpy_view
-from tasks.corpus.shards import read_rows
 
 RADIX = 4
 FORMAT = 2
@@ -218,16 +216,17 @@ class Kept:
                 found[position] = f"{own} of {source}"
         return found
 
-    def texts(self, positions: np.ndarray) -> Iterator[tuple[np.ndarray, pl.Series]]:
-        """Texts of the documents at these positions (int64, ascending), as they were kept, a file at a time."""
+    def places(self, positions: np.ndarray) -> Iterator[tuple[np.ndarray, list[tuple[Path, np.ndarray]]]]:
+        """Where the texts stand of the documents at these positions (int64, ascending), as they were kept.
+
+        For each link that has some: their positions, and files with the rows (int64, ascending) in them, in that order.
+        """
         for link, here, rows in self._by_link(positions):
             table = link.documents(rows)
             row = table["row"].to_numpy().astype(np.int64)
             index = table["file"].indices.to_numpy()
-            names = table["file"].dictionary
-            for number in np.unique(index).tolist():
-                mine, file = index == number, names[number].as_py()
-                yield here[mine], read_rows(link.root / file, row[mine])
+            names = table["file"].dictionary.to_pylist()
+            yield here, [(link.root / names[n], row[index == n]) for n in np.unique(index).tolist()]
 
     def _by_link(self, positions: np.ndarray) -> Iterator[tuple[Link, np.ndarray, np.ndarray]]:
         edges = np.searchsorted(positions, self.starts)
