@@ -24,7 +24,7 @@ from tasks.report_figures import draw
 from tasks.report_page import blocks_of
 
 STAGE = "report"
-VERSION = 3
+VERSION = 4
 CORPUS_STAGES = ("ingest", "dedup", "filter", "decontaminate", "tokenize")
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping
 from html.parser import HTMLParser
@@ -18,7 +19,9 @@ from storage.testing import artifact_of, draft_in
 from tasks import report
 from tasks.evaluation import benchmarks, perplexity
 from tasks.evaluation.catalog import EvaluationConfig, OwnBenchmark
+from tasks.pages.blocks import Cell, Table
 from tasks.report_cost import published
+from tasks.report_results import forgetting
 from tests.tasks.evaluation.cases import Case, FilesConfig, FilesInputs, stage_of_files
 
 SECTION = EvaluationConfig(
@@ -273,6 +276,23 @@ def test_a_score_whose_interval_holds_chance_is_at_chance(plain: Plain) -> None:
         0.25,
         "guess",
     )  # its answer always stands in one place, which is no label
+
+
+@pytest.mark.parametrize(
+    ("low", "at_chance", "share"), [(0.0, False, ""), (0.01, False, "−"), (0.01, True, "")]
+)
+def test_what_was_forgotten_is_a_share_only_of_what_was_clear_of_chance(
+    plain: Plain, low: float, at_chance: bool, share: str
+) -> None:
+    facts = copy.deepcopy(plain[2])
+    (row,) = (row for row in facts["benchmarks"] if row["group"] == "general")
+    row |= {"chance": 0.0, "rule": None}  # as of lambada_openai, where nothing is guessed
+    row["models"]["base"] |= {"score": 0.02, "low": low, "high": 0.05, "at_chance": at_chance}
+    for change in row["changes"]:
+        change["value"] = -0.01
+    _, _, table, _ = forgetting(facts)
+    assert isinstance(table, Table)
+    assert {cell.below[:1] for _, *cells in table.rows for cell in cells if isinstance(cell, Cell)} == {share}
 
 
 def test_tests_are_corrected_for_the_number_of_benchmarks(plain: Plain) -> None:
