@@ -26,8 +26,8 @@ from typing import Any, Literal
 
 from flows.secrets import without_secrets
 from flows.services.environment import gpus
-from flows.services.home import Record, read_record, workers_online
 from flows.services.places import home, mlflow_database, state_directory
+from flows.services.record import Record, read_record, workers_online
 from flows.services.rest import Api, ApiError
 from storage.errors import ConfigError
 from storage.lock import Lock

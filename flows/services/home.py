@@ -1,163 +1,32 @@
 """`onward up` and `onward down`: Prefect server, MLflow server, workers and deployments of one home, on 127.0.0.1.
 
-`<home>/.onward/services.json` says which processes there are, by pid and start time. One supervisor
-(flows/services/supervisor.py) keeps them running; where it was killed, they run on, and the next `up` adopts them or `down`
-stops them. Light to import: prefect and mlflow are only ever imported by child processes.
+One supervisor (flows/services/supervisor.py) keeps them running and its record (flows/services/record.py) true; where it
+was killed, they run on, and the next `up` adopts them or `down` stops them. Light to import: prefect and mlflow are only
+ever imported by child processes.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
-import urllib.request
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from flows.services.environment import gpus, service_environment, worker_command
-from flows.services.places import home, mlflow_database, state_directory
-from flows.services.processes import alive, boot_id, command_of, start_ticks, stop_group
-from flows.services.rest import Api, ApiError
-from storage.atomic import write_bytes
+from flows.services.places import home, state_directory
+from flows.services.processes import alive
+from flows.services.ready import Say, answers, check_ports, last_words, online, wait_for
+from flows.services.record import Record, Service, logs, pools, read_record, record_path, rotate
 from storage.errors import ConfigError, OnwardError
 from storage.lock import Lock
 
 PREFECT_PORT, MLFLOW_PORT = 4200, 5000
-START_SECONDS = 240.0
 STOP_SECONDS = 300.0
 _ROOT = Path(__file__).resolve().parents[2]
-
-Say = Callable[[str], None]
-
-
-@dataclass
-class Service:
-    """One process that is kept running. `deaths` counts its ends since the supervisor began, `code` is the last one's."""
-
-    pid: int = 0
-    started: str = ""
-    since: float = 0.0
-    deaths: int = 0
-    code: int | None = None
-
-    @property
-    def alive(self) -> bool:
-        """Whether the process is there."""
-        return alive(self.pid, self.started)
-
-
-@dataclass
-class Record:
-    """services.json. `story` is what `down` tells; `pid` and `started` are the supervisor's."""
-
-    prefect_port: int
-    mlflow_port: int
-    pid: int = 0
-    started: str = ""
-    boot: str = field(default_factory=boot_id)
-    services: dict[str, Service] = field(default_factory=dict)
-    stopping: bool = False
-    story: list[str] = field(default_factory=list)
-
-    @property
-    def supervised(self) -> bool:
-        """Whether the supervisor is there."""
-        return self.boot == boot_id() and alive(self.pid, self.started)
-
-    @property
-    def running(self) -> dict[str, Service]:
-        """The services whose process is there."""
-        if self.boot != boot_id():
-            return {}
-        return {name: service for name, service in self.services.items() if service.alive}
-
-    def stop_left(self) -> None:
-        """End what a service that was killed left behind: processes of its group, which has the service's pid.
-
-        That pid is given to no other process as long as one of the group is there.
-        """
-        if self.boot == boot_id() and not self.supervised:
-            for service in self.services.values():
-                if service.pid and not start_ticks(service.pid):
-                    stop_group(service.pid, 10)
-
-    @property
-    def prefect(self) -> str:
-        """Address of the Prefect UI."""
-        return f"http://127.0.0.1:{self.prefect_port}"
-
-    @property
-    def mlflow(self) -> str:
-        """Address of MLflow."""
-        return f"http://127.0.0.1:{self.mlflow_port}"
-
-    @property
-    def api(self) -> Api:
-        """Prefect's API."""
-        return Api(f"{self.prefect}/api")
-
-    @property
-    def environment(self) -> dict[str, str]:
-        """Of the services and what they start."""
-        return service_environment(self.prefect_port, self.mlflow_port)
-
-    def write(self) -> None:
-        """Replace services.json."""
-        write_bytes(record_path(), (json.dumps(asdict(self), indent=1) + "\n").encode())
-
-
-def record_path() -> Path:
-    """Where services.json lies."""
-    return state_directory() / "services.json"
-
-
-def logs() -> Path:
-    """Where the services' logs lie."""
-    return state_directory() / "logs"
-
-
-def read_record() -> Record | None:
-    """services.json, or None where there is none (or it is not to be read)."""
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        raw = json.loads(record_path().read_bytes())
-        raw["services"] = {name: Service(**service) for name, service in raw["services"].items()}
-        return Record(**raw)
-    return None
-
-
-def pools() -> list[str]:
-    """The work pools that this machine serves: `gpu` where there is one, and what `ONWARD_POOL` names."""
-    asked = os.environ.get("ONWARD_POOL")
-    return list(dict.fromkeys(["cpu", *(["gpu"] if gpus() else []), *([asked] if asked else [])]))
-
-
-def worker_name(pool: str) -> str:
-    """The worker's name in Prefect: the same after a restart, so that no dead ones pile up."""
-    return f"onward-{pool}-{os.uname().nodename}"
-
-
-def command(name: str, record: Record) -> list[str]:
-    """The command line of a service."""
-    if name == "prefect":
-        port = str(record.prefect_port)
-        return [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", port]
-    if name == "mlflow":
-        files = state_directory() / "mlflow" / "files"
-        return [
-            *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1"),
-            *("--port", str(record.mlflow_port), "--workers", "1", "--backend-store-uri", mlflow_database()),
-            *("--artifacts-destination", str(files)),
-        ]
-    pool = name.removeprefix("worker-")
-    return worker_command(pool, worker_name(pool))
 
 
 def up(configs: Sequence[Path], prefect_port: int | None, mlflow_port: int | None, say: Say) -> Record:
@@ -181,17 +50,17 @@ def up(configs: Sequence[Path], prefect_port: int | None, mlflow_port: int | Non
         if record is None or not found:
             record = Record(prefect_port or PREFECT_PORT, mlflow_port or MLFLOW_PORT)
         if began:
-            _check_ports(record, found)
+            check_ports(record, found)
             process = _start_supervisor(record)
         try:
             if began:
                 _wait_taken_over(process)
-            _wait(partial(_answers, f"{record.prefect}/api/health"), "prefect", say)
-            _wait(partial(_answers, f"{record.mlflow}/health"), "mlflow", say)
+            wait_for(partial(answers, f"{record.prefect}/api/health"), "prefect", say)
+            wait_for(partial(answers, f"{record.mlflow}/health"), "mlflow", say)
             deployed = _deploy(record, configs, say)
             served = [name for name in (read_record() or record).services if name.startswith("worker-")]
             for worker in served:
-                _wait(partial(_online, record, worker.removeprefix("worker-")), worker, say)
+                wait_for(partial(online, record, worker.removeprefix("worker-")), worker, say)
             if {f"worker-{pool}" for pool in pools()} - set(served):
                 say(
                     "! the work pools to serve have changed since: onward down, then onward up, to serve them"
@@ -294,113 +163,6 @@ def _wait_taken_over(process: subprocess.Popen[bytes]) -> None:
             return
         time.sleep(0.1)
     raise OnwardError(f"the supervisor did not start:\n{last_words(logs() / 'supervisor.log')}")
-
-
-def rotate(log: Path, most: int = 4_000_000) -> None:
-    """Keep one log before this one, and neither of them too large."""
-    with contextlib.suppress(FileNotFoundError):
-        if log.stat().st_size > most:
-            log.replace(log.with_suffix(".log.1"))
-
-
-def _check_ports(record: Record, found: dict[str, Service]) -> None:
-    for name, title, port in (
-        ("prefect", "Prefect server", record.prefect_port),
-        ("mlflow", "MLflow server", record.mlflow_port),
-    ):
-        if name in found:
-            continue
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except (OSError, OverflowError) as error:
-                raise ConfigError(
-                    f"port {port} for the {title} cannot be had: {_holder(port) or error}. "
-                    f"End that, or choose another port: onward up --{name}-port {port + 1}"
-                ) from error
-
-
-def _holder(port: int) -> str:
-    """Who listens there, where this user may know."""
-    import psutil
-
-    with contextlib.suppress(psutil.Error, OSError):
-        for connection in psutil.net_connections("tcp"):
-            if connection.laddr and connection.laddr.port == port and connection.status == psutil.CONN_LISTEN:
-                if connection.pid:
-                    return f"process {connection.pid} ({command_of(connection.pid)[:80]}) listens on it"
-                return "another program listens on it"
-    return ""
-
-
-def _wait(ready: Callable[[], bool], name: str, say: Say) -> None:
-    """Until a service is ready. Raises OnwardError with its last words where it died, or is not in time."""
-    began, told = time.monotonic(), False
-    before = read_record()
-    deaths = before.services[name].deaths if before and name in before.services else 0
-    while not ready():
-        record = read_record()
-        service = record.services.get(name) if record else None
-        if service is not None and service.deaths > deaths:
-            raise OnwardError(
-                f"{name} did not start (exit code {service.code}):\n{last_words(logs() / f'{name}.log')}"
-            )
-        if time.monotonic() - began > 5 and not (record and record.supervised):
-            raise OnwardError(f"the supervisor ended:\n{last_words(logs() / 'supervisor.log')}")
-        if time.monotonic() - began > START_SECONDS:
-            raise OnwardError(
-                f"{name} is not ready after {START_SECONDS:.0f} s:\n{last_words(logs() / f'{name}.log')}"
-            )
-        if not told and time.monotonic() - began > 15:
-            say(f"waiting for {name} …")
-            told = True
-        time.sleep(0.2)
-
-
-def last_words(log: Path, lines: int = 12) -> str:
-    """The end of a log, and where the rest is."""
-    text = ""
-    with contextlib.suppress(OSError), log.open("rb") as file:
-        file.seek(max(0, file.seek(0, os.SEEK_END) - 8192))
-        text = file.read().decode(errors="replace")
-    shown = [line for line in text.splitlines() if line.strip()][-lines:]
-    return "\n".join([*(f"  {line}" for line in shown), f"(the whole log: {log})"])
-
-
-def _answers(address: str) -> bool:
-    try:
-        with urllib.request.urlopen(address, timeout=5) as answer:
-            return bool(answer.status == 200)
-    except OSError:
-        return False
-
-
-def _online(record: Record, pool: str) -> bool:
-    """Whether this home's worker of the pool has told the server of itself since it was started."""
-    now = read_record()
-    service = now.services.get(f"worker-{pool}") if now else None
-    if service is None or not service.alive:
-        return False
-    with contextlib.suppress(ApiError):
-        for worker in workers_online(record.api, pool):
-            if (
-                worker["name"] == worker_name(pool)
-                and _seconds(worker["last_heartbeat_time"]) >= service.since
-            ):
-                return True
-    return False
-
-
-def workers_online(api: Api, pool: str) -> list[dict[str, Any]]:
-    """The workers of a pool that Prefect has heard of lately."""
-    return [w for w in api.every(f"/work_pools/{pool}/workers/filter", {}) if w["status"] == "ONLINE"]
-
-
-def _seconds(moment: str | None) -> float:
-    from datetime import datetime
-
-    return datetime.fromisoformat(moment.replace("Z", "+00:00")).timestamp() if moment else 0.0
 
 
 def _deploy(record: Record, configs: Sequence[Path], say: Say) -> list[str]:

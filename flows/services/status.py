@@ -12,8 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from flows.services.home import Record, read_record, workers_online
 from flows.services.processes import at_work
+from flows.services.record import Record, read_record, workers_online
 from flows.services.rest import Api, ApiError
 
 _LAST = 5

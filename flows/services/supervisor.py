@@ -20,7 +20,6 @@ from datetime import datetime
 from typing import Any
 
 from flows.services.environment import gpus
-from flows.services.home import Record, Service, command, logs, pools, read_record, record_path, rotate
 from flows.services.places import state_directory
 from flows.services.processes import (
     KILLED_SECONDS,
@@ -33,6 +32,7 @@ from flows.services.processes import (
     still_there,
     stop_group,
 )
+from flows.services.record import Record, Service, command, logs, pools, read_record, record_path, rotate
 from flows.services.rest import Api, ApiError
 from flows.services.watch import (
     CANCELLED,

@@ -105,7 +105,8 @@ def run(config: DedupConfig, inputs: DedupInputs, draft: Draft) -> DedupStats:
     lines = lines_of(draft, config.paragraphs, shards, current.edges, kept) if config.paragraphs else None
     repeated = Repeated.nothing()
     for turn in itertools.count():
-        make = partial(draft.scratch, f"shingles-{turn:04d}", make=shingle_shard)
+        name = f"shingles-{turn}" if turn else "shingles"
+        make = partial(draft.scratch, name, make=shingle_shard)
         fates = decide(current, kept, config.exact, config.minhash, repeated, make)
         if lines is None:
             break

@@ -108,7 +108,8 @@ def test_what_happens_while_the_servers_database_is_away_is_there_once_when_it_i
 
         def back() -> None:
             answers.append(_answer_of(server))
-            database.start()
+            database.start()  # returns before it answers
+            wait(lambda: _answer_of(server) == 200)
 
         before, after = live_through(mine, server, database.crash, back)
         assert _answer_of(server) == 200

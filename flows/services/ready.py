@@ -1,0 +1,117 @@
+"""Whether services can be started, and when they are ready: ports, health, workers online, last words of one that died."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+from flows.services.processes import command_of
+from flows.services.record import Record, Service, logs, read_record, worker_name, workers_online
+from flows.services.rest import ApiError
+from storage.errors import ConfigError, OnwardError
+
+START_SECONDS = 240.0
+
+Say = Callable[[str], None]
+
+
+def check_ports(record: Record, found: dict[str, Service]) -> None:
+    """Raises ConfigError where a port is taken that a server needs which is not among the `found`, and says by whom."""
+    for name, title, port in (
+        ("prefect", "Prefect server", record.prefect_port),
+        ("mlflow", "MLflow server", record.mlflow_port),
+    ):
+        if name in found:
+            continue
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except (OSError, OverflowError) as error:
+                raise ConfigError(
+                    f"port {port} for the {title} cannot be had: {_holder(port) or error}. "
+                    f"End that, or choose another port: onward up --{name}-port {port + 1}"
+                ) from error
+
+
+def _holder(port: int) -> str:
+    """Who listens there, where this user may know."""
+    import psutil
+
+    with contextlib.suppress(psutil.Error, OSError):
+        for connection in psutil.net_connections("tcp"):
+            if connection.laddr and connection.laddr.port == port and connection.status == psutil.CONN_LISTEN:
+                if connection.pid:
+                    return f"process {connection.pid} ({command_of(connection.pid)[:80]}) listens on it"
+                return "another program listens on it"
+    return ""
+
+
+def wait_for(ready: Callable[[], bool], name: str, say: Say) -> None:
+    """Until a service is ready. Raises OnwardError with its last words where it died, or is not in time."""
+    began, told = time.monotonic(), False
+    before = read_record()
+    deaths = before.services[name].deaths if before and name in before.services else 0
+    while not ready():
+        record = read_record()
+        service = record.services.get(name) if record else None
+        if service is not None and service.deaths > deaths:
+            raise OnwardError(
+                f"{name} did not start (exit code {service.code}):\n{last_words(logs() / f'{name}.log')}"
+            )
+        if time.monotonic() - began > 5 and not (record and record.supervised):
+            raise OnwardError(f"the supervisor ended:\n{last_words(logs() / 'supervisor.log')}")
+        if time.monotonic() - began > START_SECONDS:
+            raise OnwardError(
+                f"{name} is not ready after {START_SECONDS:.0f} s:\n{last_words(logs() / f'{name}.log')}"
+            )
+        if not told and time.monotonic() - began > 15:
+            say(f"waiting for {name} …")
+            told = True
+        time.sleep(0.2)
+
+
+def last_words(log: Path, lines: int = 12) -> str:
+    """The end of a log, and where the rest is."""
+    text = ""
+    with contextlib.suppress(OSError), log.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - 8192))
+        text = file.read().decode(errors="replace")
+    shown = [line for line in text.splitlines() if line.strip()][-lines:]
+    return "\n".join([*(f"  {line}" for line in shown), f"(the whole log: {log})"])
+
+
+def answers(address: str) -> bool:
+    """Whether a server says 200 there within five seconds."""
+    try:
+        with urllib.request.urlopen(address, timeout=5) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
+
+
+def online(record: Record, pool: str) -> bool:
+    """Whether this home's worker of the pool has told the server of itself since it was started."""
+    now = read_record()
+    service = now.services.get(f"worker-{pool}") if now else None
+    if service is None or not service.alive:
+        return False
+    with contextlib.suppress(ApiError):
+        for worker in workers_online(record.api, pool):
+            if (
+                worker["name"] == worker_name(pool)
+                and _seconds(worker["last_heartbeat_time"]) >= service.since
+            ):
+                return True
+    return False
+
+
+def _seconds(moment: str | None) -> float:
+    from datetime import datetime
+
+    return datetime.fromisoformat(moment.replace("Z", "+00:00")).timestamp() if moment else 0.0

@@ -1,0 +1,154 @@
+"""What runs in a home: `<home>/.onward/services.json` says which processes there are, by pid and start time.
+
+Read by whoever wants to know, written by the supervisor alone. Light to import.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from flows.services.environment import gpus, service_environment, worker_command
+from flows.services.places import mlflow_database, state_directory
+from flows.services.processes import alive, boot_id, start_ticks, stop_group
+from flows.services.rest import Api
+from storage.atomic import write_bytes
+
+
+@dataclass
+class Service:
+    """One process that is kept running. `deaths` counts its ends since the supervisor began, `code` is the last one's."""
+
+    pid: int = 0
+    started: str = ""
+    since: float = 0.0
+    deaths: int = 0
+    code: int | None = None
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process is there."""
+        return alive(self.pid, self.started)
+
+
+@dataclass
+class Record:
+    """services.json. `story` is what `down` tells; `pid` and `started` are the supervisor's."""
+
+    prefect_port: int
+    mlflow_port: int
+    pid: int = 0
+    started: str = ""
+    boot: str = field(default_factory=boot_id)
+    services: dict[str, Service] = field(default_factory=dict)
+    stopping: bool = False
+    story: list[str] = field(default_factory=list)
+
+    @property
+    def supervised(self) -> bool:
+        """Whether the supervisor is there."""
+        return self.boot == boot_id() and alive(self.pid, self.started)
+
+    @property
+    def running(self) -> dict[str, Service]:
+        """The services whose process is there."""
+        if self.boot != boot_id():
+            return {}
+        return {name: service for name, service in self.services.items() if service.alive}
+
+    def stop_left(self) -> None:
+        """End what a service that was killed left behind: processes of its group, which has the service's pid.
+
+        That pid is given to no other process as long as one of the group is there.
+        """
+        if self.boot == boot_id() and not self.supervised:
+            for service in self.services.values():
+                if service.pid and not start_ticks(service.pid):
+                    stop_group(service.pid, 10)
+
+    @property
+    def prefect(self) -> str:
+        """Address of the Prefect UI."""
+        return f"http://127.0.0.1:{self.prefect_port}"
+
+    @property
+    def mlflow(self) -> str:
+        """Address of MLflow."""
+        return f"http://127.0.0.1:{self.mlflow_port}"
+
+    @property
+    def api(self) -> Api:
+        """Prefect's API."""
+        return Api(f"{self.prefect}/api")
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Of the services and what they start."""
+        return service_environment(self.prefect_port, self.mlflow_port)
+
+    def write(self) -> None:
+        """Replace services.json."""
+        write_bytes(record_path(), (json.dumps(asdict(self), indent=1) + "\n").encode())
+
+
+def record_path() -> Path:
+    """Where services.json lies."""
+    return state_directory() / "services.json"
+
+
+def logs() -> Path:
+    """Where the services' logs lie."""
+    return state_directory() / "logs"
+
+
+def read_record() -> Record | None:
+    """services.json, or None where there is none (or it is not to be read)."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        raw = json.loads(record_path().read_bytes())
+        raw["services"] = {name: Service(**service) for name, service in raw["services"].items()}
+        return Record(**raw)
+    return None
+
+
+def pools() -> list[str]:
+    """The work pools that this machine serves: `gpu` where there is one, and what `ONWARD_POOL` names."""
+    asked = os.environ.get("ONWARD_POOL")
+    return list(dict.fromkeys(["cpu", *(["gpu"] if gpus() else []), *([asked] if asked else [])]))
+
+
+def worker_name(pool: str) -> str:
+    """The worker's name in Prefect: the same after a restart, so that no dead ones pile up."""
+    return f"onward-{pool}-{os.uname().nodename}"
+
+
+def command(name: str, record: Record) -> list[str]:
+    """The command line of a service."""
+    if name == "prefect":
+        port = str(record.prefect_port)
+        return [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", port]
+    if name == "mlflow":
+        files = state_directory() / "mlflow" / "files"
+        return [
+            *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1"),
+            *("--port", str(record.mlflow_port), "--workers", "1", "--backend-store-uri", mlflow_database()),
+            *("--artifacts-destination", str(files)),
+        ]
+    pool = name.removeprefix("worker-")
+    return worker_command(pool, worker_name(pool))
+
+
+def workers_online(api: Api, pool: str) -> list[dict[str, Any]]:
+    """The workers of a pool that Prefect has heard of lately."""
+    return [w for w in api.every(f"/work_pools/{pool}/workers/filter", {}) if w["status"] == "ONLINE"]
+
+
+def rotate(log: Path, most: int = 4_000_000) -> None:
+    """Keep one log before this one, and neither of them too large."""
+    with contextlib.suppress(FileNotFoundError):
+        if log.stat().st_size > most:
+            log.replace(log.with_suffix(".log.1"))
