@@ -181,9 +181,8 @@ def _forgotten(row: Json, base: str, name: str) -> Cell:
     if change is None or start is None:
         return Cell("–")
     above = start["score"] - row["chance"]
-    least = (
-        start["score"] if start["low"] is None else start["low"]
-    )  # of a benchmark without chance, above nothing
+    # of a benchmark without chance: clear of nothing
+    least = start["score"] if start["low"] is None else start["low"]
     clear = not start["at_chance"] and least > row["chance"]
     share = f"{signed(100 * change['value'] / above, 0)} % of {100 * above:.1f}" if clear else ""
     return Cell(within(change), _TONES[change["verdict"]], share)

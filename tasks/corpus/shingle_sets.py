@@ -5,7 +5,7 @@ A set lies on disk while documents are compared, so that pages of it are given u
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,8 @@ _SCHEMA = pa.schema({"shingles": pa.large_list(pa.uint64())})
 class ShingleJob:
     """Documents to compute the shingles of: `pieces` are files of documents and rows of them, packed int64, ascending.
 
-    From those numbered `edited` (int64, packed, ascending, with repeats) the `lines` are removed in a second set.
+    From those numbered `edited` (int64, packed, ascending, with repeats) the `lines` are removed in a second set; there is
+    one piece then.
     """
 
     pieces: tuple[tuple[Path, bytes], ...]
@@ -45,13 +46,17 @@ def shingle_shard(job: ShingleJob, directory: Path) -> dict[str, Any]:
 
     One column, shingles: for each document uint64, ascending, without repeats.
     """
-    texts = pl.concat([read_rows(path, np.frombuffer(rows, np.int64)) for path, rows in job.pieces])
-    _write_sets(directory / GIVEN, texts, job.ngram)
+    pieces = (
+        read_rows(path, np.frombuffer(rows, np.int64)) for path, rows in job.pieces
+    )  # one in memory at a time
+    rows = _write_sets(directory / GIVEN, pieces, job.ngram)
     edited, which = np.unique(np.frombuffer(job.edited, np.int64), return_inverse=True)
     if len(edited):
-        left = without_lines(texts.gather(edited), which, np.frombuffer(job.lines, np.int64))
-        _write_sets(directory / AS_KEPT, left, job.ngram)
-    return {"rows": len(texts)}
+        ((path, own),) = job.pieces
+        texts = read_rows(path, np.frombuffer(own, np.int64)[edited])
+        left = without_lines(texts, which, np.frombuffer(job.lines, np.int64))
+        _write_sets(directory / AS_KEPT, [left], job.ngram)
+    return {"rows": rows}
 
 
 class ShingleSets:
@@ -109,14 +114,18 @@ class ShingleSets:
         return self._given[position] if found is None else found
 
 
-def _write_sets(path: Path, texts: pl.Series, ngram: int) -> None:
+def _write_sets(path: Path, pieces: Iterable[pl.Series], ngram: int) -> int:
+    """How many sets were written: one for each text."""
+    rows = 0
     with pa.ipc.new_file(str(path), _SCHEMA) as writer:
-        for _, some in batches(texts):
+        for some in (some for texts in pieces for _, some in batches(texts)):
+            rows += len(some)
             found = shingles(some, ngram)
             sets = [found.of(i) for i in range(len(some))]
             edges = np.concatenate([[0], np.cumsum([len(one) for one in sets])]).astype(np.int64)
             lists = pa.LargeListArray.from_arrays(pa.array(edges), pa.array(np.concatenate(sets)))
             writer.write_batch(pa.record_batch([lists], schema=_SCHEMA))
+    return rows
 
 
 def _read_sets(path: Path) -> Iterator[np.ndarray]:
