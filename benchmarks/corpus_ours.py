@@ -117,8 +117,8 @@ def tokenizer_of(home: Path) -> Any:
 def ingested(steps: Steps) -> Any:
     """The text in `home` through `ingest`; planning the slice is part of its time."""
     from tasks.corpus import ingest
-    from tasks.corpus.digests import FileDigests
-    from tasks.corpus.sources import IngestConfig, SourceConfig, plan_slice
+    from tasks.corpus.reading.digests import FileDigests
+    from tasks.corpus.reading.sources import IngestConfig, SourceConfig, plan_slice
 
     files = (str(steps.home / steps.text),)
     source = SourceConfig(name="real", role="domain", weight=1.0, files=files)

@@ -17,7 +17,7 @@ import torch
 
 from storage.packing import PackingManifest, Pieces, ShardEntry, write_manifest
 from storage.tokens import TokenShard, write_shard
-from tasks.corpus.windows import Documents, Packing, Position, fill, no_sequences
+from tasks.corpus.packing.windows import Documents, Packing, Position, fill, no_sequences
 from tasks.training.model import quiet
 
 EOT = 0

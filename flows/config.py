@@ -15,19 +15,19 @@ from typing import Annotated, Any, Literal, get_args
 import yaml
 from pydantic import BaseModel, BeforeValidator, ValidationError, model_validator
 
-from flows.services.places import home
 from storage.errors import ConfigError
 from storage.executors import EXECUTOR, PROCESSES, check_executor
+from storage.paths import home
 from storage.settings import Count, Settings, execution, identity
 from storage.workers import usable_cores
-from tasks.base import ModelConfig
 from tasks.corpus.decontaminate import ContaminationConfig
 from tasks.corpus.dedup import DedupConfig
 from tasks.corpus.filter import FilterConfig
 from tasks.corpus.pack import PackingConfig
-from tasks.corpus.sources import SourceConfig
+from tasks.corpus.reading.sources import SourceConfig
 from tasks.evaluation.catalog import EvaluationConfig
-from tasks.train_config import TrainingConfig
+from tasks.models.base import ModelConfig
+from tasks.models.config import TrainingConfig
 
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,59}")
 

@@ -1,6 +1,6 @@
 """The flows that deployments start, and the command line too: what the form in the Prefect UI shows is these signatures.
 
-Nothing is done here: a flow turns its parameters into what `flows.run` takes. A value that a type does not
+Nothing is done here: a flow turns its parameters into what `flows.runs.run` takes. A value that a type does not
 allow is refused before the flow starts, by the server where the schema can say it.
 """
 
@@ -12,8 +12,8 @@ from prefect import flow
 from pydantic import Field
 
 from flows.config import RunConfig, parse_config
-from flows.run import Options, execute, run_name
-from flows.story import Story
+from flows.runs.run import Options, execute, run_name
+from flows.ui.console import Console
 from tasks.evaluation.catalog import EvaluationConfig
 
 Stage = Literal[
@@ -83,7 +83,7 @@ def pretrain(
             byte differs.
         dry_run: Only say what would be done, on the run's page; nothing is made.
     """
-    return execute(config, Options(tuple(force), until, slices, dry_run), Story())
+    return execute(config, Options(tuple(force), until, slices, dry_run), Console())
 
 
 @flow(name="evaluate", flow_run_name=_evaluation_name, persist_result=False, log_prints=False)
@@ -125,12 +125,12 @@ def evaluate(
         name=name,
         mlflow_uri=mlflow_uri,
     )
-    from flows.evaluation import execute as measure
+    from flows.runs.evaluate import execute as measure
 
-    return measure(wanted, Story())
+    return measure(wanted, Console())
 
 
 def _evaluation(mlflow_uri: str | None = None, **given: Any) -> Any:
-    from flows.evaluation import Evaluation
+    from flows.runs.evaluate import Evaluation
 
     return Evaluation.model_validate({**given, "tracking": {"mlflow_uri": mlflow_uri}})

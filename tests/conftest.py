@@ -16,7 +16,7 @@ os.environ.update(
     PREFECT_SERVER_ANALYTICS_ENABLED="false",
     HF_HUB_OFFLINE="1",
     TOKENIZERS_PARALLELISM="false",
-    GOMP_SPINCOUNT="20000",  # two test processes share the cores: see flows/services/environment.py
+    GOMP_SPINCOUNT="20000",  # two test processes share the cores: see flows/machine/environment.py
 )
 LONGEST_FIRST = (
     "integration/test_run.py",

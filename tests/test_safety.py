@@ -30,17 +30,17 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from flows.config import parse_config
-from flows.secrets import without_secrets
-from flows.services.places import mlflow_files
 from storage.atomic import make_writable
 from storage.draft import Draft
 from storage.errors import ConfigError, DamagedArtifact, OnwardError
+from storage.paths import mlflow_files
 from storage.runs import RunRecord, collect_garbage, read_records, write_record
+from storage.secrets import without_secrets
 from storage.settings import Settings, identity
 from storage.store import Request, Store
 from storage.testing import artifact_of
-from tasks import base
-from tasks.base import BaseConfig, ModelConfig, resolve_base
+from tasks.models import base
+from tasks.models.base import BaseConfig, ModelConfig, resolve_base
 from tasks.training.checkpoint import MODEL, OPTIMIZER, newest_checkpoint, save_checkpoint
 
 sys.path.insert(0, str(Path(__file__).parent / "integration"))
@@ -85,7 +85,7 @@ def with_name(where: str, name: str) -> dict[str, Any]:
 @pytest.mark.parametrize("where", NAMED)
 @pytest.mark.parametrize("name", NOT_NAMES)
 def test_a_name_that_could_lead_elsewhere_is_refused(where, name):
-    from flows.checks import check
+    from flows.runs.checks import check
 
     with pytest.raises(ConfigError):
         check(parse_config(with_name(where, name)))

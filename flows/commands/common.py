@@ -18,8 +18,8 @@ Overrides = Annotated[
 
 def load(path: Path, overrides: list[str]) -> Any:
     """The configuration, checked. Raises ConfigError."""
-    from flows.checks import check
     from flows.config import load_config
+    from flows.runs.checks import check
 
     config = load_config(path, overrides)
     check(config)

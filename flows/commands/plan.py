@@ -27,9 +27,9 @@ def plan(
 
     Training stages say what they would take: micro-batch, checkpointing, tokens per second, hours.
     """
-    from flows.checks import advice
-    from flows.foresight import foresee
-    from flows.plan import make_plan, render
+    from flows.dag.plan import make_plan, render
+    from flows.runs.checks import advice
+    from flows.runs.estimate import foresee
 
     run = load(config, set_ or [])
     for line in advice(run):
@@ -45,7 +45,7 @@ def why(
     set_: Overrides = None,
 ) -> None:
     """Say why a stage will run again: the fields and inputs that differ from what is in the store."""
-    from flows.plan import make_plan, render
+    from flows.dag.plan import make_plan, render
 
     rows = [row for row in make_plan(load(config, set_ or [])) if row.stage == stage]
     if not rows:

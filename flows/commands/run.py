@@ -45,7 +45,7 @@ def run(
     json_: Annotated[bool, typer.Option("--json", help="print one line of JSON and nothing else")] = False,
 ) -> None:
     """Run the flow in this process; what is finished is found, not made again."""
-    from flows.services.environment import prepare
+    from flows.machine.environment import prepare
 
     prepare()
     with _clean_stdout() as out:
@@ -80,8 +80,8 @@ def _run(
         from prefect.exceptions import ExternalSignal  # while the server starts
 
         from flows.entrypoints import pretrain
-        from flows.run import run_name
-        from flows.services.truth import settle
+        from flows.runs.prefect_states import settle
+        from flows.runs.run import run_name
 
         threading.Thread(
             target=importlib.import_module, args=("mlflow",), daemon=True
@@ -112,7 +112,7 @@ def _run_seeds(
     path: Path, overrides: list[str], force: tuple[str, ...], until: str, slices: int | None, count: int
 ) -> tuple[dict[str, Any], int]:
     """(summary of all, exit code): one attempt for each training seed, then the page of what they came to together."""
-    from flows.seeds import override_of, seeds_of, summarise
+    from flows.runs.seeds import override_of, seeds_of, summarise
 
     runs: list[dict[str, Any]] = []
     try:
@@ -135,15 +135,15 @@ def _run_seeds(
                     "runs": runs,
                     "page": None,
                 }, code
-    from flows.run import run_id
+    from flows.runs.run import run_id
 
     page, facts = summarise(config, run_id(config), {run["seed"]: run["report"] for run in runs})
     return {"state": "completed", "runs": runs, "page": str(page / "seeds.html"), **facts}, 0
 
 
 def _check_options(force: tuple[str, ...], until: str, slices: int | None) -> None:
-    from flows.pretrain import ALL_STAGES, STAGES
-    from flows.reading import CORPUS_STAGES
+    from flows.dag.pretrain import ALL_STAGES, STAGES
+    from flows.dag.slices import CORPUS_STAGES
 
     known = ("all", *ALL_STAGES)
     for option, name, allowed in (("--until", until, STAGES), *(("--force", name, known) for name in force)):

@@ -64,7 +64,7 @@ def compare(
     json_: Annotated[bool, typer.Option("--json", help="print one line of JSON")] = False,
 ) -> None:
     """Set runs side by side: the fields in which they differ, and what that did to the models, with tests."""
-    from flows.compare import compare as compared
+    from flows.inspect.compare import compare as compared
     from storage.store import Store
 
     found = compared(Store(existing(store)), runs)
@@ -120,7 +120,7 @@ def gc(
     ] = False,
 ) -> None:
     """Free what neither a run that is remembered nor a registered model in MLflow needs."""
-    from flows.collect import collect
+    from flows.inspect.gc import collect
     from storage.store import Store
 
     opened = Store(existing(store))
@@ -155,7 +155,7 @@ def export(
     """Copy a model's files, what `from_pretrained` loads, with a card: data, training and scores (README.md)."""
     import shutil
 
-    from tasks.model_card import model_card
+    from tasks.models.card import model_card
 
     catalog = catalog_of(store)
     found = catalog.find(model)

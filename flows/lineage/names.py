@@ -7,11 +7,11 @@ import re
 from pathlib import Path
 
 from flows.lineage.graph import Registered, find_artifact
-from flows.secrets import without_secrets
-from flows.services.places import mlflow_database
 from storage.artifact import Artifact
 from storage.errors import OnwardError
 from storage.manifest import NAME, read_manifest
+from storage.paths import mlflow_database
+from storage.secrets import without_secrets
 from storage.store import Store
 
 _VERSION = re.compile(r"([^/:@]+)/([0-9]+)")

@@ -1,7 +1,7 @@
 """Automations in Prefect: a run whose process is gone becomes Crashed; and, switched off until wanted, notifications.
 
 Made once, by name; what a person changed or disabled stays as it is. A run tells of itself every 30 seconds
-(`PREFECT_FLOWS_HEARTBEAT_FREQUENCY`, set in `flows.services.environment`); the crash automation waits for three of them.
+(`PREFECT_FLOWS_HEARTBEAT_FREQUENCY`, set in `flows.machine.environment`); the crash automation waits for three of them.
 """
 
 from __future__ import annotations

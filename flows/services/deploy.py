@@ -31,10 +31,10 @@ from prefect.workers.process import ProcessWorker
 
 from flows.services.automations import install
 from flows.services.deployments import NIGHT_QUEUE, NIGHTLY, OF_A_HOME, Wanted, read, wanted
-from flows.services.places import home as project_directory
 from flows.ui.form import form_schema
 from storage.code import ROOT
 from storage.errors import OnwardError
+from storage.paths import home as project_directory
 from storage.provenance import git_commit
 
 _MISSED = timedelta(hours=1)

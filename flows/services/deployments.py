@@ -21,11 +21,11 @@ from prefect.client.schemas.schedules import CronSchedule
 
 from flows.config import RunConfig, load_config
 from flows.entrypoints import evaluate, pretrain
-from flows.services.environment import gpus
-from flows.services.places import from_home
+from flows.machine.environment import gpus
 from flows.ui.form import form_schema, form_values
 from storage.code import ROOT
 from storage.errors import ConfigError
+from storage.paths import from_home
 
 NIGHTLY = "nightly-demo"
 NIGHT_QUEUE = "nightly"

@@ -24,13 +24,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
-from flows.secrets import without_secrets
-from flows.services.environment import gpus
-from flows.services.places import home, mlflow_database, state_directory
+from flows.machine.environment import gpus
 from flows.services.record import Record, read_record, workers_online
 from flows.services.rest import Api, ApiError
 from storage.errors import ConfigError
 from storage.lock import Lock
+from storage.paths import home, mlflow_database, state_directory
+from storage.secrets import without_secrets
 
 _ROOT = Path(__file__).resolve().parents[2]
 _MARKS = {"ok": "✓", "note": "!", "bad": "✗"}
@@ -80,8 +80,8 @@ def _load(config: Path | None) -> tuple[Any, Finding | None]:
     """(the run, what is wrong or right about its file)."""
     if config is None:
         return None, None
-    from flows.checks import check
     from flows.config import load_config
+    from flows.runs.checks import check
 
     run = None
     try:

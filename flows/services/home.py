@@ -17,12 +17,12 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-from flows.services.places import home, state_directory
-from flows.services.processes import alive
+from flows.machine.processes import alive
 from flows.services.ready import Say, answers, check_ports, last_words, online, wait_for
 from flows.services.record import Record, Service, logs, pools, read_record, record_path, rotate
 from storage.errors import ConfigError, OnwardError
 from storage.lock import Lock
+from storage.paths import home, state_directory
 
 PREFECT_PORT, MLFLOW_PORT = 4200, 5000
 STOP_SECONDS = 300.0

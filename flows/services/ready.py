@@ -10,7 +10,7 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
-from flows.services.processes import command_of
+from flows.machine.processes import command_of
 from flows.services.record import Record, Service, logs, read_record, worker_name, workers_online
 from flows.services.rest import ApiError
 from storage.errors import ConfigError, OnwardError

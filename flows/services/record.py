@@ -13,11 +13,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from flows.services.environment import gpus, service_environment, worker_command
-from flows.services.places import mlflow_database, state_directory
-from flows.services.processes import alive, boot_id, start_ticks, stop_group
+from flows.machine.environment import gpus, service_environment, worker_command
+from flows.machine.processes import alive, boot_id, start_ticks, stop_group
 from flows.services.rest import Api
 from storage.atomic import write_bytes
+from storage.paths import mlflow_database, state_directory
 
 
 @dataclass

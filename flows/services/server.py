@@ -18,7 +18,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from flows.services.processes import KILLED_SECONDS, still_there
+from flows.machine.processes import KILLED_SECONDS, still_there
 from storage.errors import OnwardError
 
 _START_SECONDS = 180.0

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from flows.services.processes import at_work
+from flows.machine.processes import at_work
 from flows.services.record import Record, read_record, workers_online
 from flows.services.rest import Api, ApiError
 

@@ -19,9 +19,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from flows.services.environment import gpus
-from flows.services.places import state_directory
-from flows.services.processes import (
+from flows.machine.environment import gpus
+from flows.machine.processes import (
     KILLED_SECONDS,
     boot_id,
     environment_of,
@@ -32,9 +31,7 @@ from flows.services.processes import (
     still_there,
     stop_group,
 )
-from flows.services.record import Record, Service, command, logs, pools, read_record, record_path, rotate
-from flows.services.rest import Api, ApiError
-from flows.services.watch import (
+from flows.services.lost_runs import (
     CANCELLED,
     LOST_TASK,
     STOPPED,
@@ -44,7 +41,10 @@ from flows.services.watch import (
     set_tasks,
     sweep_until,
 )
+from flows.services.record import Record, Service, command, logs, pools, read_record, record_path, rotate
+from flows.services.rest import Api, ApiError
 from storage.lock import Lock
+from storage.paths import state_directory
 
 FLOW_GRACE_SECONDS = 150.0
 """What flow runs get to end in: a trainer has 120 seconds for its checkpoint."""

@@ -14,11 +14,11 @@ import subprocess
 import sys
 import threading
 
-from flows.services.environment import worker_command
-from flows.services.processes import send, stop_group
+from flows.machine.environment import worker_command
+from flows.machine.processes import send, stop_group
+from flows.services.lost_runs import Watch, sweep_until
 from flows.services.rest import Api
 from flows.services.supervisor import stop_flows, tell
-from flows.services.watch import Watch, sweep_until
 
 _WORKER_GRACE_SECONDS = 20.0
 

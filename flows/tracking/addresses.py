@@ -12,12 +12,12 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from flows.secrets import without_secrets
-from flows.services.places import mlflow_database
 from flows.tracking.account import DIRECTORY, heads
 from storage.atomic import write_bytes
 from storage.errors import OnwardError
+from storage.paths import mlflow_database
 from storage.runs import read_records
+from storage.secrets import without_secrets
 from storage.store import Store
 
 SQLITE = "sqlite:///"

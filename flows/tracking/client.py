@@ -6,7 +6,7 @@ import logging
 import os
 from typing import Any
 
-from flows.secrets import without_secrets
+from storage.secrets import without_secrets
 
 TRIES = 3
 """Of what is refused: what was read of the server may have been old."""

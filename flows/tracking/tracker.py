@@ -19,8 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from flows.secrets import without_secrets
-from flows.stage import Call
+from flows.runs.stage_task import Call
 from flows.tracking.account import Account, Event
 from flows.tracking.addresses import note_address, registry_of
 from flows.tracking.attempt import Attempt
@@ -30,6 +29,7 @@ from flows.tracking.replay import replay
 from flows.tracking.runs import owner
 from flows.tracking.values import flat, lines_of, rows_of
 from storage.artifact import Artifact
+from storage.secrets import without_secrets
 from storage.store import Store
 
 _TRAINING = ("train", "decay")

@@ -7,7 +7,7 @@ own place: the UI under the schema's `definitions`; the server, as JSON schema h
 stands in, since every section has an `$id`. What the UI asks to be checked before it submits is what it draws.
 
 `form_schema` gives the schema of a flow, `form_values` its values as the form writes them. What no schema can say is
-checked when the flow starts, before its first stage (`flows.checks`).
+checked when the flow starts, before its first stage (`flows.runs.checks`).
 """
 
 from __future__ import annotations

@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any, Protocol
 from uuid import UUID
 
-from flows.secrets import without_secrets
-from flows.stage import Call, named
+from flows.runs.stage_task import Call, named
 from storage.artifact import Artifact
 from storage.errors import said
 from storage.manifest import Manifest
+from storage.secrets import without_secrets
 from storage.store import Request
-from tasks.train_progress import last_row, newest_checkpoint
+from tasks.models.progress import last_row, newest_checkpoint
 
 PERIOD_SECONDS = 10.0
 SHOWN_AFTER_SECONDS = 4.0

@@ -22,13 +22,13 @@ from prefect.context import FlowRunContext
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, PREFECT_UI_URL, temporary_settings
 
-from flows.plan import Row
-from flows.secrets import without_secrets
-from flows.stage import named
-from flows.story import Story
+from flows.dag.plan import Row
+from flows.runs.stage_task import named
+from flows.ui.console import Console
 from flows.ui.logbook import Logbook
 from storage.artifact import Input
 from storage.errors import OnwardError
+from storage.secrets import without_secrets
 
 LAST_WORD_SECONDS = 4.0
 """For each server, where a run is asked to stop: whoever asked waits half a minute in all."""
@@ -123,8 +123,8 @@ def plan_page(pages: Pages, rows: Sequence[Row], text: str) -> None:
 
 
 @contextlib.contextmanager
-def told_in_prefect(story: Story) -> Iterator[None]:
-    """Send the story's lines to the flow run's log, and keep Prefect's own lines for each task, and tracebacks of
+def told_in_prefect(console: Console) -> Iterator[None]:
+    """Send the console's lines to the flow run's log, and keep Prefect's own lines for each task, and tracebacks of
     errors that say themselves what happened, out of it."""
     context = FlowRunContext.get()
     if context is None or context.flow_run is None:
@@ -132,7 +132,7 @@ def told_in_prefect(story: Story) -> Iterator[None]:
         return
     book = Logbook(str(context.flow_run.id))
     book.start()
-    before, story.tell = story.tell, book.write
+    before, console.tell = console.tell, book.write
     for name in _PREFECT_LOGS:  # for good: what ends the run is logged after this block
         logging.getLogger(name).addFilter(_told_already)
     patience = LAST_WORD_SECONDS
@@ -143,8 +143,8 @@ def told_in_prefect(story: Story) -> Iterator[None]:
         patience = PATIENCE_SECONDS
         raise
     finally:
-        story.flush()
-        story.tell = before
+        console.flush()
+        console.tell = before
         book.close(patience)
 
 

@@ -20,8 +20,8 @@ from storage.artifact import Input
 from storage.draft import Draft
 from storage.errors import StageFailed
 from storage.settings import Settings, identity
+from tasks.corpus.benchmarks.overlap import Index, build_index, save_index
 from tasks.corpus.decontaminate import MatchJob, count_hits, match_shard, write_hits
-from tasks.corpus.overlap import Index, build_index, save_index
 from tasks.corpus.shards import document_shards
 
 STAGE = "contamination"

@@ -21,10 +21,10 @@ from storage.artifact import Input
 from storage.draft import Draft
 from storage.errors import StageFailed
 from storage.settings import Settings, identity
+from tasks.corpus.benchmarks.overlap import Index, build_index, find_matches, load_index, save_index
+from tasks.corpus.benchmarks.questions import read_questions
 from tasks.corpus.documents import dropped_table, read_documents, write_documents, write_dropped
 from tasks.corpus.holdout import held_out, text_hashes
-from tasks.corpus.overlap import Index, build_index, find_matches, load_index, save_index
-from tasks.corpus.questions import read_questions
 from tasks.corpus.shards import Selection, document_shards, texts_of, write_selection
 
 STAGE = "decontaminate"

@@ -30,12 +30,12 @@ from storage.artifact import Chain, Input
 from storage.draft import Draft
 from storage.settings import Settings, identity
 from tasks.corpus.documents import dropped_table, read_documents, write_documents, write_dropped
-from tasks.corpus.duplicates import EMPTIED, EXACT, KEPT, NEAR, Fates, Sketched, decide
-from tasks.corpus.minhash import MinHashConfig, sketch
-from tasks.corpus.paragraphs import FILE, ParagraphConfig, Repeated, lines_of, without_lines
+from tasks.corpus.duplicates.comparison import EMPTIED, EXACT, KEPT, NEAR, Fates, Sketched, decide
+from tasks.corpus.duplicates.minhash import MinHashConfig, sketch
+from tasks.corpus.duplicates.paragraphs import FILE, ParagraphConfig, Repeated, lines_of, without_lines
+from tasks.corpus.duplicates.shingle_sets import shingle_shard
+from tasks.corpus.duplicates.signatures import Kept, NewLink, Table
 from tasks.corpus.shards import PART_FILE, Selection, document_shards, texts_of
-from tasks.corpus.shingle_sets import shingle_shard
-from tasks.corpus.signatures import Kept, NewLink, Table
 
 STAGE = "dedup"
 VERSION = 2

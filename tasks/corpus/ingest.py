@@ -22,12 +22,12 @@ import pyarrow.parquet as pq
 
 from storage.draft import Draft
 from storage.errors import OnwardError, StageFailed
-from tasks.corpus import ingest_shard
-from tasks.corpus.batches import Unit
-from tasks.corpus.digests import FileDigests
 from tasks.corpus.documents import DROPPED, write_dropped
-from tasks.corpus.ingest_shard import DROPPED_FILE, STAGE, ShardJob, read_shard
-from tasks.corpus.sources import (
+from tasks.corpus.reading import ingest_shard
+from tasks.corpus.reading.batches import Unit
+from tasks.corpus.reading.digests import FileDigests
+from tasks.corpus.reading.ingest_shard import DROPPED_FILE, STAGE, ShardJob, read_shard
+from tasks.corpus.reading.sources import (
     IngestConfig,
     IngestInputs,
     SlicePlan,

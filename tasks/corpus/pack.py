@@ -30,8 +30,8 @@ from storage.manifest import read_manifest
 from storage.packing import Pieces, ShardEntry, write_manifest
 from storage.settings import Count, Settings, identity
 from storage.tokens import TokenShard
-from tasks.corpus import interleave
-from tasks.corpus.windows import Documents, Filled, Packing, Position, Sequences, fill, no_sequences
+from tasks.corpus.packing import interleave
+from tasks.corpus.packing.windows import Documents, Filled, Packing, Position, Sequences, fill, no_sequences
 
 STAGE = "pack"
 VERSION = 1

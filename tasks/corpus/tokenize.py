@@ -25,8 +25,8 @@ from storage.errors import BadInput
 from storage.settings import Settings
 from storage.tokens import write_shard
 from tasks.corpus.documents import read_documents
-from tasks.corpus.fast_ids import Encode, encode_checked, fast_encoder
-from tasks.corpus.vocabulary import Vocabulary, load_vocabulary, one_thread, tokenizer_directory
+from tasks.corpus.tokens.fast_ids import Encode, encode_checked, fast_encoder
+from tasks.corpus.tokens.vocabulary import Vocabulary, load_vocabulary, one_thread, tokenizer_directory
 
 STAGE = "tokenize"
 VERSION = 1

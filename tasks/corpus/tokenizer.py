@@ -19,7 +19,7 @@ from storage.draft import Draft
 from storage.errors import StageFailed
 from storage.settings import Count, Settings, identity
 from tasks.corpus.documents import read_documents
-from tasks.corpus.vocabulary import load_vocabulary, one_thread
+from tasks.corpus.tokens.vocabulary import load_vocabulary, one_thread
 
 STAGE = "tokenizer"
 VERSION = 1

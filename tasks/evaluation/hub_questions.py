@@ -18,8 +18,8 @@ import orjson
 
 from storage.atomic import write_bytes
 from storage.errors import ConfigError
+from tasks.corpus.reading.hub import Remembered, asked, commit_of
 from tasks.evaluation.catalog import supported
-from tasks.hub import Remembered, asked, commit_of
 
 _WHOLE = {"mmlu": "all", "mmlu_continuation": "all"}
 """Configurations that hold all subjects, where the harness reads one a subject."""

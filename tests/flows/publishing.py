@@ -14,29 +14,29 @@ from prefect.client.schemas.objects import TaskRun
 from prefect.states import Completed, Running
 from prefect.types._datetime import now
 
-from flows.failure import RunFailed
-from flows.services.truth import make_true
-from flows.session import current_flow_run, in_flow_run
-from flows.stage import Call
-from flows.story import Story
+from flows.runs.failure import RunFailed
+from flows.runs.prefect_states import make_true
+from flows.runs.session import current_flow_run, in_flow_run
+from flows.runs.stage_task import Call
 from flows.ui import publish
+from flows.ui.console import Console
 
 
 @flow(name="publishing", persist_result=False)
 def publishing(fails: bool) -> Any:
-    return in_flow_run(Story(quiet=True), lambda: act(fails, Story(quiet=True)))
+    return in_flow_run(Console(quiet=True), lambda: act(fails, Console(quiet=True)))
 
 
-def act(fails: bool, story: Story) -> str:
+def act(fails: bool, console: Console) -> str:
     flow_run = str(current_flow_run())
     publish.announce_process(flow_run)
     for number in (1, 2):  # as two attempts at a run would
         pages = publish.Pages(flow_run)
         pages.put("stages", "table", [{"stage": "ingest", "attempt": number}], "Stages")
         pages.put("bar", "progress", 50.0 * number, f"attempt {number}")
-    with publish.told_in_prefect(story):
-        story.line("a line with http://me:hunter2@host in it")
-        story.warn("a warning")
+    with publish.told_in_prefect(console):
+        console.line("a line with http://me:hunter2@host in it")
+        console.warn("a warning")
     calls = [
         Call(SimpleNamespace(stage=stage, key="00"), 1, None, None, state="cached", task_run=run)  # type: ignore[arg-type]
         for stage, run in (("ingest", lost(flow_run)), ("dedup", never_heard_of(flow_run)))

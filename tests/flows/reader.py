@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from flows.config import load_config
-from flows.pretrain import Outcome, adapt
-from flows.requests import Requests
+from flows.dag.pretrain import Outcome, adapt
+from flows.dag.requests import Requests
 from storage.artifact import Artifact
 from storage.store import Making, Request, Store
 

@@ -24,9 +24,9 @@ from pathlib import Path
 from runs import run_with
 import slow_stage
 from slow_stage import SlowConfig, SlowInputs
-from flows.run import _Attempt
-from flows.stage import Builder, Call
-from flows.story import Story
+from flows.runs.run import _Attempt
+from flows.runs.stage_task import Builder, Call
+from flows.ui.console import Story
 from flows.tracking.tracker import Tracked, Tracker
 from storage.store import Request, Store
 from storage.workers import Workers

@@ -10,14 +10,14 @@ from mlflow_server import MlflowServer
 from small import onward
 from test_tracking import check_whole, client_of
 
-from flows.collect import collect
+from flows.inspect.gc import collect
 from flows.lineage.graph import as_text, graph_of
 from flows.tracking.addresses import addresses_of, note_address
 from storage.catalog import Catalog
 from storage.errors import OnwardError
 from storage.runs import RunRecord, read_records, write_record
 from storage.store import Store
-from tasks.model_card import model_card
+from tasks.models.card import model_card
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 MODEL = f"{REGISTERED}-small"

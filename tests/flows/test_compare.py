@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from flows.compare import compare
 from flows.config import parse_config
-from flows.differences import differences
+from flows.inspect.compare import compare
+from flows.inspect.differences import differences
 from storage.errors import ConfigError, OnwardError
 from storage.runs import RunRecord, write_record
 from storage.store import Store

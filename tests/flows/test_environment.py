@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from flows.services.environment import prepare, service_environment
+from flows.machine.environment import prepare, service_environment
 
 
 @pytest.fixture

@@ -14,12 +14,12 @@ import pytest
 from pydantic import ValidationError
 from small import write_config
 
-from flows.checks import check
 from flows.config import TrackingConfig, load_config
-from flows.evaluation import Evaluation, held_out_of, measures_of, model_of
+from flows.dag.pretrain import Model, Outcome, adapt, describe, measure, scores_of
+from flows.dag.requests import Requests
 from flows.lineage.graph import as_text, graph_of
-from flows.pretrain import Model, Outcome, adapt, describe, measure, scores_of
-from flows.requests import Requests
+from flows.runs.checks import check
+from flows.runs.evaluate import Evaluation, held_out_of, measures_of, model_of
 from storage.artifact import Artifact
 from storage.errors import BadInput, ConfigError, HubUnreachable, OnwardError, StageFailed
 from storage.runs import RunRecord, write_record

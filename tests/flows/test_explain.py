@@ -16,12 +16,12 @@ from storage.catalog import Catalog
 from storage.store import Store
 from storage.testing import artifact_of
 from tasks.corpus import contamination
+from tasks.corpus.benchmarks.questions import benchmark_inputs
 from tasks.corpus.contamination import CountConfig, CountInputs
 from tasks.corpus.dedup import DedupConfig
 from tasks.corpus.documents import read_documents
+from tasks.corpus.duplicates.paragraphs import ParagraphConfig
 from tasks.corpus.filter import PUBLISHED, FilterConfig
-from tasks.corpus.paragraphs import ParagraphConfig
-from tasks.corpus.questions import benchmark_inputs
 from tests.tasks.corpus.line import Line, gpt2, write_source
 
 QUESTION = "Which of these rivers, if any, had carried the grain of the northern plains down to the sea?"

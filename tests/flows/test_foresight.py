@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from flows.checks import advice
 from flows.config import parse_config
-from flows.foresight import ASSUMED_MFU, foresee
-from flows.plan import Row, render
+from flows.dag.plan import Row, render
+from flows.runs.checks import advice
+from flows.runs.estimate import ASSUMED_MFU, foresee
 from storage.errors import ConfigError
 from tasks.training import memory
 from tasks.training.activations import counter
@@ -125,8 +125,8 @@ def test_a_new_model_is_known_from_its_shape(home: Path) -> None:
 def test_torch_is_not_loaded_where_nothing_is_to_be_trained(home: Path) -> None:
     (home / "run.json").write_text(config().model_dump_json())
     program = (
-        "import sys; from flows.config import parse_config; from flows.foresight import foresee; "
-        "from flows.plan import Row; import json; run = parse_config(json.load(open('run.json'))); "
+        "import sys; from flows.config import parse_config; from flows.runs.estimate import foresee; "
+        "from flows.dag.plan import Row; import json; run = parse_config(json.load(open('run.json'))); "
         "rows = [Row('train', None, 1, None, 'cached', 'k'), Row('pack', None, 1, None, 'to build', 'k')]; "
         "assert foresee(run, rows) == rows; print('torch' in sys.modules)"
     )

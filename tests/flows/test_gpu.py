@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from flows.services.gpu import Gpu
+from flows.machine.gpu import Gpu
 
 _HOLD = """
 import sys, time
 from pathlib import Path
-from flows.services.gpu import Gpu
+from flows.machine.gpu import Gpu
 with Gpu(Path(sys.argv[1]), "fake", "the first run").held(lambda who: None):
     print("held", flush=True)
     time.sleep(600)

@@ -17,10 +17,10 @@ import pytest
 import slow_stage
 from slow_stage import SlowConfig, SlowInputs
 
-from flows.plan import Reasons
-from flows.services.gpu import Gpu
-from flows.stage import Builder, Call
-from flows.story import Story
+from flows.dag.plan import Reasons
+from flows.machine.gpu import Gpu
+from flows.runs.stage_task import Builder, Call
+from flows.ui.console import Console
 from flows.ui.live import Live, Stage, duration, own_artifacts, slug
 from storage.errors import StageFailed
 from storage.store import Request, Store
@@ -57,7 +57,7 @@ class Run:
         self.go = home / "go"
         self.store = Store(home / "store")
         self.pages = Kept()
-        self.builder = Builder(self.store, Workers(1), Story(quiet=True), force, {"flow_run": "this one"})
+        self.builder = Builder(self.store, Workers(1), Console(quiet=True), force, {"flow_run": "this one"})
         reasons = Reasons(self.store, own_artifacts("this one", set()))
         self.live = Live(self.pages, "small", self.store.work_of, reasons.brief, force, period, 0.2)
         self.builder.listeners.append(self.live.listen)
@@ -170,7 +170,7 @@ def test_what_is_under_way_stands_first_and_what_it_waits_for(run):
 
 
 def test_a_stage_that_waits_for_the_gpu_says_so_and_goes_on(run, tmp_path, monkeypatch):
-    monkeypatch.setattr("flows.stage.GPU_STAGES", frozenset({"slow"}))
+    monkeypatch.setattr("flows.runs.stage_task.GPU_STAGES", frozenset({"slow"}))
     run.go.touch()
     run.builder.gpu = Gpu(tmp_path, "fake", "the second")
     with Gpu(tmp_path, "fake", "the first").held(lambda who: None):
@@ -183,7 +183,7 @@ def test_a_stage_that_waits_for_the_gpu_says_so_and_goes_on(run, tmp_path, monke
     thread.join(10)
     run.live.close(10)
     assert run.pages.newest("stages")[0][0]["state"] == "built"
-    assert any("waiting for the GPU" in warning for warning in run.builder.story.warnings)
+    assert any("waiting for the GPU" in warning for warning in run.builder.console.warnings)
 
 
 def test_a_server_that_is_away_costs_nothing_but_the_delay(run):

@@ -10,8 +10,9 @@ import time
 
 import pytest
 
-from flows.services import processes, supervisor
-from flows.services.processes import alive, at_work, start_ticks, stop_group
+from flows.machine import processes
+from flows.machine.processes import alive, at_work, start_ticks, stop_group
+from flows.services import supervisor
 
 
 def process(pid: int, host: str | None = None) -> dict[str, object]:

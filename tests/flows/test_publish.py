@@ -15,8 +15,8 @@ from mlflow import MlflowClient
 from prefect.settings import PREFECT_API_URL, PREFECT_UI_URL, temporary_settings
 from runs import run_with
 
-from flows.run import _tracked
-from flows.story import Story
+from flows.runs.run import _tracked
+from flows.ui.console import Console
 from flows.ui.publish import flow_run_url
 from storage.store import Store
 
@@ -114,7 +114,7 @@ def test_no_password_of_prefects_address_is_told_to_mlflow(monkeypatch, tmp_path
     address = {PREFECT_API_URL: "http://me:hunter2@prefect:4200/api"}
     with (
         temporary_settings(address, restore_defaults={PREFECT_UI_URL}),
-        _tracked(config, store, "a1", Story(quiet=True)) as tracker,
+        _tracked(config, store, "a1", Console(quiet=True)) as tracker,
     ):
         (account,) = store.root.glob(".tracking/*.jsonl")
         text = account.read_text()

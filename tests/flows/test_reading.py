@@ -26,8 +26,8 @@ from hypothesis import strategies as st
 from reader import facts, read
 
 from flows.config import load_config
-from flows.reading import Reading
-from flows.requests import Requests
+from flows.dag.requests import Requests
+from flows.dag.slices import Reading
 from storage.artifact import Chain
 from storage.store import Making, Store
 

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from runs import run_with
 
-from flows.rounds import averaging, decay_schedule, rounds_of, short_count, trunk_schedule
+from flows.dag.rounds import averaging, decay_schedule, rounds_of, short_count, trunk_schedule
 from storage.errors import ConfigError
-from tasks.train_config import AverageConfig, SegmentAverage
+from tasks.models.config import AverageConfig, SegmentAverage
 
 
 @given(st.lists(st.integers(10_000, 10**7), min_size=2, max_size=4, unique=True), st.floats(0, 0.5))

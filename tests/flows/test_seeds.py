@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from flows.config import parse_config
-from flows.requests import Requests
-from flows.seeds import override_of, seeds_of, summarise
+from flows.dag.requests import Requests
+from flows.runs.seeds import override_of, seeds_of, summarise
 from storage.store import Store
 from tasks.seeds_page import seeds_blocks, seeds_facts
 from tests.flows.test_config import minimal

@@ -22,12 +22,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "integration"))
 from operated import Operated, free_port
 from small import ONWARD
 
-from flows.services.processes import alive
+from flows.machine.processes import alive
 
 TOY = """
 import time
 from prefect import flow, task
-from flows.services.environment import outlive_worker
+from flows.machine.environment import outlive_worker
 
 @task
 def nap(seconds):
@@ -166,7 +166,7 @@ def test_up_again_finds_what_runs_and_deploys_again(home):
 @pytest.mark.slow
 def test_a_command_in_this_home_reports_to_these_servers(home):
     code = (
-        "import json, os; from flows.services.environment import prepare; prepare(); "
+        "import json, os; from flows.machine.environment import prepare; prepare(); "
         "names = ['PREFECT_API_URL', 'MLFLOW_TRACKING_URI', 'ONWARD_MLFLOW_LOCAL', 'PREFECT_API_KEY']; "
         "print(json.dumps([os.environ.get(name) for name in names]))"
     )

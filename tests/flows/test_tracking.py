@@ -20,9 +20,9 @@ from made import NAMES, REGISTERED, URL, Made
 from mlflow_server import ROOT, MlflowServer, postgresql_address
 from runs import run_with
 
-from flows.pretrain import Outcome
-from flows.run import _Attempt
-from flows.stage import Call
+from flows.dag.pretrain import Outcome
+from flows.runs.run import _Attempt
+from flows.runs.stage_task import Call
 from flows.tracking.account import left_behind
 from flows.tracking.champion import standing_of
 from flows.tracking.runs import Point, Runs

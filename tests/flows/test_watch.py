@@ -17,10 +17,10 @@ from uuid import uuid4
 
 import pytest
 
-from flows.services import watch as watching
-from flows.services.processes import boot_id, start_ticks
+from flows.machine.processes import boot_id, start_ticks
+from flows.services import lost_runs as watching
+from flows.services.lost_runs import LOST, Watch, sweep_until
 from flows.services.rest import Api, ApiError
-from flows.services.watch import LOST, Watch, sweep_until
 from storage.runs import RunRecord, write_record
 from storage.store import Store
 

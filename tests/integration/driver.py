@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 from flows.config import load_config
-from flows.pretrain import adapt
-from flows.requests import Requests
+from flows.dag.pretrain import adapt
+from flows.dag.requests import Requests
 from storage.artifact import Artifact
 from storage.runs import shared_lock
 from storage.store import Making, Request, Store

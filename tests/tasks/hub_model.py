@@ -13,8 +13,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from storage.errors import OnwardError
 from storage.store import Making, Request, Store
-from tasks import base
-from tasks.hub import remembered_in
+from tasks.corpus.reading.hub import remembered_in
+from tasks.models import base
 
 wanted = json.loads(sys.argv[1])
 store = Store(Path(wanted["store"]))

@@ -22,10 +22,10 @@ from storage.errors import ConfigError, HubUnreachable
 from storage.keys import key_inputs
 from storage.settings import identity_of
 from storage.testing import artifact_of
-from tasks import base
-from tasks.base import BaseConfig, InitConfig, ModelConfig, resolve_base
 from tasks.corpus.tokenizer import train, write_tokenizer
-from tasks.model_files import end_of_text, model_facts, tokenizer_digest
+from tasks.models import base
+from tasks.models.base import BaseConfig, InitConfig, ModelConfig, resolve_base
+from tasks.models.files import end_of_text, model_facts, tokenizer_digest
 
 SHAPE: dict[str, Any] = {
     "hidden_size": 32,

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from storage.testing import artifact_of
-from tasks import base
-from tasks.base import BaseConfig, ModelConfig, resolve_base
+from tasks.models import base
+from tasks.models.base import BaseConfig, ModelConfig, resolve_base
 from tests.loopback import LoopbackHub
 
 DRIVER = Path(__file__).with_name("hub_model.py")

@@ -15,10 +15,10 @@ from storage.store import Request, Store
 from storage.testing import artifact_of, draft_in
 from tasks import data_page
 from tasks.corpus import contamination
+from tasks.corpus.benchmarks.questions import benchmark_inputs
 from tasks.corpus.contamination import CountConfig, CountInputs
 from tasks.corpus.documents import read_documents
 from tasks.corpus.filter import FilterConfig
-from tasks.corpus.questions import benchmark_inputs
 from tasks.data_page import DataConfig, data_inputs
 from tasks.data_page_examples import LENGTH, Reader, visible
 from tests.tasks.corpus.line import Line, gpt2, write_source

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.energy import Meter, read_joules
+from tasks.models.energy import Meter, read_joules
 
 _LIBRARY = """
 #include <stdlib.h>

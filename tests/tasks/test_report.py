@@ -17,7 +17,7 @@ from storage.draft import Draft
 from storage.store import Store
 from storage.testing import artifact_of, draft_in
 from tasks import report
-from tasks.evaluation import benchmarks, perplexity
+from tasks.evaluation import evaluate, perplexity
 from tasks.evaluation.catalog import EvaluationConfig, OwnBenchmark
 from tasks.pages.blocks import Cell, Table
 from tasks.report_cost import published
@@ -475,9 +475,9 @@ def test_the_page_is_whole_and_needs_nothing_beside_it(plain: Plain) -> None:
 
 def test_what_the_measuring_stages_leave_is_what_the_report_reads(case: Case, tmp_path: Path) -> None:
     export = case.base.part("export")
-    inputs = benchmarks.harness_inputs(export, "openbookqa", case.benchmark_files("openbookqa", 12))
+    inputs = evaluate.harness_inputs(export, "openbookqa", case.benchmark_files("openbookqa", 12))
     scored = artifact_of(
-        benchmarks, benchmarks.evaluate_config("openbookqa", None, 0, 128, "cpu"), inputs, case.store
+        evaluate, evaluate.evaluate_config("openbookqa", None, 0, 128, "cpu"), inputs, case.store
     )
     texts = [text[:400] for text in case.texts[:3]]
     held = perplexity.PerplexityInputs(export, case.holdout(texts).part("holdout"))

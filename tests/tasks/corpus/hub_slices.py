@@ -19,10 +19,11 @@ from storage.artifact import Artifact
 from storage.errors import OnwardError
 from storage.store import Making, Request, Store
 from storage.workers import Workers
-from tasks.corpus import ingest, remote
-from tasks.corpus.digests import FileDigests
+from tasks.corpus import ingest
 from tasks.corpus.ingest import IngestConfig, SourceConfig, plan_slice
-from tasks.hub import remembered_in
+from tasks.corpus.reading import remote
+from tasks.corpus.reading.digests import FileDigests
+from tasks.corpus.reading.hub import remembered_in
 
 
 def main(wanted: dict[str, Any]) -> int:

@@ -16,12 +16,12 @@ from storage.testing import artifact_of
 from storage.workers import Workers
 from tasks.corpus import decontaminate, dedup, ingest, pack, tokenize
 from tasks.corpus import filter as quality
+from tasks.corpus.benchmarks.questions import benchmark_inputs
 from tasks.corpus.decontaminate import DecontaminateConfig, DecontaminateInputs
 from tasks.corpus.dedup import DedupConfig, DedupInputs
 from tasks.corpus.filter import FilterConfig, FilterInputs
 from tasks.corpus.ingest import FileDigests, IngestConfig, SourceConfig, plan_slice
 from tasks.corpus.pack import PackConfig, PackingConfig, PackInputs, SourceWeight
-from tasks.corpus.questions import benchmark_inputs
 from tasks.corpus.tokenize import TokenizeConfig, TokenizeInputs
 
 ALL_COPIES = DedupConfig()

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.corpus.bestfit import best_fit
+from tasks.corpus.packing.bestfit import best_fit
 
 
 def one_at_a_time(lengths: list[int], capacity: int) -> list[list[int]]:

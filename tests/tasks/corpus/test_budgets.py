@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from storage.errors import ConfigError
-from tasks.corpus.budgets import needed_tokens, sequences_for, sequences_per_step, steps_for
+from tasks.corpus.packing.budgets import needed_tokens, sequences_for, sequences_per_step, steps_for
 
 
 def test_a_round_ends_at_the_step_that_reaches_its_budget() -> None:

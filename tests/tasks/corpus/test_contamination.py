@@ -12,9 +12,9 @@ from storage.draft import Draft
 from storage.testing import artifact_of, draft_in
 from storage.workers import Workers
 from tasks.corpus import contamination, decontaminate
+from tasks.corpus.benchmarks.questions import benchmark_inputs
 from tasks.corpus.contamination import CountConfig, CountInputs
 from tasks.corpus.decontaminate import DecontaminateConfig, DecontaminateInputs
-from tasks.corpus.questions import benchmark_inputs
 from tests.tasks.corpus.slices import bytes_in, slice_of
 
 LONG = "Which of these rivers, if any, had carried the grain of the northern plains down to the sea?"

@@ -15,8 +15,8 @@ from storage.errors import StageFailed
 from storage.testing import artifact_of, draft_in
 from storage.workers import Workers
 from tasks.corpus import decontaminate
+from tasks.corpus.benchmarks.questions import benchmark_inputs
 from tasks.corpus.decontaminate import DecontaminateConfig, DecontaminateInputs
-from tasks.corpus.questions import benchmark_inputs
 from tests.tasks.corpus.slices import bytes_in, dropped_in, slice_of, texts_in
 
 LONG = "Which of these rivers, if any, had carried the grain of the northern plains down to the sea?"

@@ -17,10 +17,11 @@ from storage.artifact import Chain, Input
 from storage.draft import Draft
 from storage.testing import artifact_of, draft_in
 from storage.workers import Workers
-from tasks.corpus import dedup, duplicates
+from tasks.corpus import dedup
 from tasks.corpus.dedup import DedupConfig, DedupInputs
 from tasks.corpus.documents import document_ids, read_documents, write_documents
-from tasks.corpus.minhash import MinHashConfig
+from tasks.corpus.duplicates import comparison
+from tasks.corpus.duplicates.minhash import MinHashConfig
 from tasks.corpus.shards import read_rows
 from tests.tasks.corpus.slices import bytes_in, dropped_in, part_in, slice_of, texts_in
 
@@ -149,7 +150,7 @@ def test_a_page_of_a_template_is_compared_with_so_many_of_it_and_no_more(
     assert 0.6 < true_jaccard(texts[0], texts[1]) < 0.7
     texts += [texts[0] + " and more", texts[119] + " and more"]
     every, _ = chained(tmp_path / "every", texts, [])
-    monkeypatch.setattr(duplicates, "MOST_IN_GROUP", 2)
+    monkeypatch.setattr(comparison, "MOST_IN_GROUP", 2)
     whole, kept_of_one = chained(tmp_path / "whole", texts, [])
     parts, kept_of_several = chained(tmp_path / "parts", texts, [10, 30, 60, 61, 100])
     facts = [

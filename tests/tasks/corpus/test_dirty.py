@@ -16,11 +16,11 @@ import zstandard
 from storage.testing import draft_in
 from tasks.corpus import decontaminate, dedup
 from tasks.corpus import filter as quality
+from tasks.corpus.benchmarks.questions import benchmark_inputs
 from tasks.corpus.decontaminate import DecontaminateConfig, DecontaminateInputs
 from tasks.corpus.dedup import DedupConfig, DedupInputs
 from tasks.corpus.documents import document_ids
 from tasks.corpus.filter import FilterConfig, FilterInputs
-from tasks.corpus.questions import benchmark_inputs
 from tests.tasks.corpus.slices import dropped_in, part_in, slice_of, texts_in
 
 BENCHMARKS = (

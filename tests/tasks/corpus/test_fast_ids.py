@@ -14,11 +14,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
-from tasks.corpus import fast_ids
-from tasks.corpus.fast_ids import Encode, encode_checked, fast_encoder, pieces_of, same_ids
 from tasks.corpus.tokenize import encode_column
 from tasks.corpus.tokenizer import train
-from tasks.corpus.vocabulary import Vocabulary
+from tasks.corpus.tokens import fast_ids
+from tasks.corpus.tokens.fast_ids import Encode, encode_checked, fast_encoder, pieces_of, same_ids
+from tasks.corpus.tokens.vocabulary import Vocabulary
 
 NAMES = ("gpt2", "gpt-neox-olmo-dolma-v1_5", "dolma2")
 SPELLED = ("<|endoftext|>", "|||IP_ADDRESS|||", "<|extra_id_0|>", "<|padding|>")

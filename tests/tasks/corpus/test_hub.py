@@ -24,9 +24,9 @@ from pydantic import ValidationError
 from storage.artifact import Artifact
 from storage.testing import artifact_of
 from tasks.corpus import ingest
-from tasks.corpus.digests import FileDigests
 from tasks.corpus.documents import read_documents
 from tasks.corpus.ingest import IngestConfig, SourceConfig, plan_slice
+from tasks.corpus.reading.digests import FileDigests
 from tests.loopback import LoopbackHub
 
 DRIVER = Path(__file__).with_name("hub_slices.py")

@@ -29,9 +29,10 @@ from storage.settings import identity_of
 from storage.store import Request
 from storage.testing import artifact_of, draft_in
 from storage.workers import Workers
-from tasks.corpus import ingest, ingest_shard, streams
+from tasks.corpus import ingest
 from tasks.corpus.documents import read_documents
 from tasks.corpus.ingest import FileDigests, IngestConfig, SlicePlan, SourceConfig, plan_slice
+from tasks.corpus.reading import ingest_shard, streams
 
 MEMORY = FileDigests(None)
 
@@ -176,7 +177,7 @@ def test_files_of_documents_are_cut_by_text_alone(
     assert len(files) > 12 and max(sizes) < 21_100
     assert len({Path(file).parent.name for file in files}) == len(files)
     monkeypatch.setattr(streams, "BLOCK_BYTES", 3_000)
-    monkeypatch.setattr("tasks.corpus.parquet._BATCH_BYTES", 3_000)
+    monkeypatch.setattr("tasks.corpus.reading.parquet._BATCH_BYTES", 3_000)
     (again,) = slices(source, config_of(source), corpus, tmp_path / "again")
     assert digests(again) == digests(artifact)
 

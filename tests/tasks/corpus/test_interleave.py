@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from storage.errors import ConfigError
-from tasks.corpus.interleave import choose, counts, shares
+from tasks.corpus.packing.interleave import choose, counts, shares
 
 WEIGHTS = st.lists(st.integers(0, 60), min_size=1, max_size=6).filter(any)
 

@@ -22,11 +22,11 @@ from storage.artifact import Artifact, Input
 from storage.packing import PackingManifest
 from storage.tokens import TokenShard
 from storage.workers import Workers
-from tasks.corpus import ingest_shard, streams
 from tasks.corpus.dedup import DedupConfig
 from tasks.corpus.documents import read_documents
+from tasks.corpus.duplicates.paragraphs import ParagraphConfig
 from tasks.corpus.filter import FilterConfig
-from tasks.corpus.paragraphs import ParagraphConfig
+from tasks.corpus.reading import ingest_shard, streams
 from tests.tasks.corpus.line import Line, gpt2, write_source
 
 PLAIN = ("the", "grain", "of", "Fuß", "naïve", "日本語", "\n", "\r\n")

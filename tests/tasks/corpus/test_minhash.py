@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from storage.errors import StageFailed
-from tasks.corpus.minhash import (
+from tasks.corpus.duplicates.minhash import (
     SEED,
     MinHashConfig,
     Shingles,

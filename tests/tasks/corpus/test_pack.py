@@ -17,9 +17,9 @@ from storage.packing import PackingManifest
 from storage.testing import artifact_of
 from storage.tokens import TokenShard, write_shard
 from tasks.corpus import pack
-from tasks.corpus.budgets import needed_tokens
-from tasks.corpus.interleave import shares
-from tasks.corpus.windows import Documents, Packing, Position, fill, no_sequences, seeded_order
+from tasks.corpus.packing.budgets import needed_tokens
+from tasks.corpus.packing.interleave import shares
+from tasks.corpus.packing.windows import Documents, Packing, Position, fill, no_sequences, seeded_order
 
 VOCABULARY = 50
 

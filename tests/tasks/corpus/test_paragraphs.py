@@ -19,7 +19,7 @@ from storage.workers import Workers
 from tasks.corpus import dedup
 from tasks.corpus.dedup import DedupConfig, DedupInputs
 from tasks.corpus.documents import document_ids
-from tasks.corpus.paragraphs import ParagraphConfig, without_lines
+from tasks.corpus.duplicates.paragraphs import ParagraphConfig, without_lines
 from tests.tasks.corpus.slices import bytes_in, dropped_in, part_in, slice_of, texts_in
 
 NOTICE = "This work is licensed to everybody under the same terms as the last one."

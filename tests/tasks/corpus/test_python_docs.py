@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from storage.errors import StageFailed
-from tasks.corpus import ingest, prose, python_docs
+from tasks.corpus import ingest
 from tasks.corpus.ingest import FileDigests, IngestConfig, SourceConfig, plan_slice
-from tasks.corpus.python_docs import DOMAIN, documents, groups
+from tasks.corpus.reading import prose, python_docs
+from tasks.corpus.reading.python_docs import DOMAIN, documents, groups
 
 FILLER = "This sentence is here because a document of the corpus has to be of a certain length in words. " * 4
 

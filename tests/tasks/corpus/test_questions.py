@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from storage.errors import ConfigError
-from tasks.corpus.questions import Question, benchmark_inputs, read_questions
+from tasks.corpus.benchmarks.questions import Question, benchmark_inputs, read_questions
 
 
 def write(path: Path, *rows: dict) -> Path:

@@ -20,10 +20,10 @@ import zstandard
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from tasks.corpus import streams
-from tasks.corpus.batches import Fault, Unit
-from tasks.corpus.origins import survey_file
-from tasks.corpus.readers import read_unit
+from tasks.corpus.reading import streams
+from tasks.corpus.reading.batches import Fault, Unit
+from tasks.corpus.reading.origins import survey_file
+from tasks.corpus.reading.readers import read_unit
 
 
 def read(path: Path, text_field: str = "text") -> tuple[list[str], list[Fault], list[dict]]:

@@ -17,8 +17,17 @@ from hypothesis import strategies as st
 from storage.artifact import Chain
 from storage.errors import OnwardError
 from storage.views import numpy_view
-from tasks.corpus import signatures
-from tasks.corpus.signatures import RADIX, Kept, NewLink, Table, covering, merged, span_of, write_tables
+from tasks.corpus.duplicates import signatures
+from tasks.corpus.duplicates.signatures import (
+    RADIX,
+    Kept,
+    NewLink,
+    Table,
+    covering,
+    merged,
+    span_of,
+    write_tables,
+)
 from tests.tasks.corpus.slices import part_in
 
 HASHES = st.lists(st.integers(0, 40), max_size=60).map(lambda values: np.array(values, np.uint64))

@@ -22,7 +22,7 @@ from storage.tokens import TokenShard
 from storage.workers import Workers
 from tasks.corpus import tokenize, tokenizer
 from tasks.corpus.documents import document_ids, write_documents
-from tasks.corpus.vocabulary import load_vocabulary
+from tasks.corpus.tokens.vocabulary import load_vocabulary
 
 SPELLED = "It ends <|endoftext|> here </s> or <s> there, <|padding|> not."
 

@@ -10,7 +10,7 @@ import pytest
 
 from storage.artifact import Artifact
 from storage.testing import artifact_of
-from tasks.evaluation import benchmarks
+from tasks.evaluation import evaluate
 from tasks.evaluation.catalog import BENCHMARKS, COMMONSENSE_QA_CONTINUATION
 from tests.tasks.evaluation import command_line
 from tests.tasks.evaluation.cases import Case, scores
@@ -49,9 +49,9 @@ def theirs(case: Case, rows: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 def ours(case: Case, name: str, rows: Path) -> Artifact:
-    inputs = benchmarks.harness_inputs(case.base.part("export"), name, rows)
-    config = benchmarks.evaluate_config(name, None, 0, LENGTH, "cpu")
-    return artifact_of(benchmarks, config, inputs, case.store)
+    inputs = evaluate.harness_inputs(case.base.part("export"), name, rows)
+    config = evaluate.evaluate_config(name, None, 0, LENGTH, "cpu")
+    return artifact_of(evaluate, config, inputs, case.store)
 
 
 def test_all_of_the_catalog_is_compared() -> None:
@@ -110,9 +110,9 @@ def test_a_task_directory_scores_as_the_command_line_does(
     case: Case, theirs: dict[str, Any], tmp_path: Path
 ) -> None:
     names = write_tasks(tmp_path / "mine", case)
-    inputs = benchmarks.own_directory_inputs(case.base.part("export"), tmp_path / "mine")
-    config = benchmarks.evaluate_config("mine", None, 0, LENGTH, "cpu")
-    made = artifact_of(benchmarks, config, inputs, case.store)
+    inputs = evaluate.own_directory_inputs(case.base.part("export"), tmp_path / "mine")
+    config = evaluate.evaluate_config("mine", None, 0, LENGTH, "cpu")
+    made = artifact_of(evaluate, config, inputs, case.store)
     found = scores(made)
     assert set(found["subjects"]) == set(names) and found["main"] == "acc_norm" and found["split"] == "test"
     table = pl.read_parquet(made.part("questions").only())

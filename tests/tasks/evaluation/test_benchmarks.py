@@ -12,7 +12,7 @@ from storage.artifact import Input
 from storage.errors import BadInput, ConfigError
 from storage.keys import difference, key_inputs
 from storage.testing import artifact_of, draft_in
-from tasks.evaluation import benchmarks
+from tasks.evaluation import evaluate
 from tests.tasks.evaluation.cases import LENGTH, Case, scores
 
 
@@ -25,9 +25,9 @@ def measure(
     seed: int = 0,
     split: str = "test",
 ):
-    inputs = benchmarks.harness_inputs(model, name, case.benchmark_files(name, rows, split))
+    inputs = evaluate.harness_inputs(model, name, case.benchmark_files(name, rows, split))
     return artifact_of(
-        benchmarks, benchmarks.evaluate_config(name, limit, seed, LENGTH, "cpu"), inputs, case.store
+        evaluate, evaluate.evaluate_config(name, limit, seed, LENGTH, "cpu"), inputs, case.store
     )
 
 
@@ -47,11 +47,11 @@ def test_questions_are_kept_and_add_up_to_the_scores(case: Case) -> None:
 
 def test_the_same_inputs_give_the_same_bytes(case: Case, tmp_path: Path) -> None:
     made = measure(case, case.base.part("export"), "openbookqa", 30)
-    inputs = benchmarks.harness_inputs(
+    inputs = evaluate.harness_inputs(
         case.base.part("export"), "openbookqa", case.benchmark_files("openbookqa", 30)
     )
     draft = draft_in(tmp_path)
-    benchmarks.run(benchmarks.evaluate_config("openbookqa", None, 0, LENGTH, "cpu"), inputs, draft)
+    evaluate.run(evaluate.evaluate_config("openbookqa", None, 0, LENGTH, "cpu"), inputs, draft)
     for name in ("scores.json", "questions.parquet"):
         assert (draft.path / name).read_bytes() == (made.path / name).read_bytes()
 
@@ -63,11 +63,11 @@ def test_another_version_of_the_harness_is_another_key(case: Case, monkeypatch: 
     rows.write_text('{"question": "One", "choices": ["a", "b"], "answer": 0}\n')
     export = case.base.part("export")
 
-    def inputs() -> list[benchmarks.EvaluateInputs]:
+    def inputs() -> list[evaluate.EvaluateInputs]:
         return [
-            benchmarks.harness_inputs(export, "openbookqa", files),
-            benchmarks.own_file_inputs(export, rows),
-            benchmarks.own_held_out_inputs(export, export),
+            evaluate.harness_inputs(export, "openbookqa", files),
+            evaluate.own_file_inputs(export, rows),
+            evaluate.own_held_out_inputs(export, export),
         ]
 
     before = [key_inputs(one) for one in inputs()]
@@ -95,10 +95,8 @@ def test_a_limit_draws_by_seed_and_not_the_first_rows(case: Case) -> None:
 
 
 def test_without_a_limit_the_seed_is_not_in_the_key() -> None:
-    assert benchmarks.evaluate_config("piqa", None, 7, 128) == benchmarks.evaluate_config(
-        "piqa", None, 0, 128
-    )
-    assert benchmarks.evaluate_config("piqa", 10, 7, 128) != benchmarks.evaluate_config("piqa", 10, 0, 128)
+    assert evaluate.evaluate_config("piqa", None, 7, 128) == evaluate.evaluate_config("piqa", None, 0, 128)
+    assert evaluate.evaluate_config("piqa", 10, 7, 128) != evaluate.evaluate_config("piqa", 10, 0, 128)
 
 
 def test_mmlu_is_measured_by_subject_and_as_a_whole(case: Case) -> None:
@@ -108,10 +106,8 @@ def test_mmlu_is_measured_by_subject_and_as_a_whole(case: Case) -> None:
     (directory / "mmlu").mkdir(parents=True)
     chosen = some[:12] + some[-6:]
     (directory / "mmlu/test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in chosen))
-    inputs = benchmarks.harness_inputs(case.base.part("export"), "mmlu", directory)
-    made = artifact_of(
-        benchmarks, benchmarks.evaluate_config("mmlu", None, 0, LENGTH, "cpu"), inputs, case.store
-    )
+    inputs = evaluate.harness_inputs(case.base.part("export"), "mmlu", directory)
+    made = artifact_of(evaluate, evaluate.evaluate_config("mmlu", None, 0, LENGTH, "cpu"), inputs, case.store)
     found = scores(made)
     assert {name: one["questions"] for name, one in found["subjects"].items()} == {
         "anatomy": 12,
@@ -140,9 +136,9 @@ def test_every_form_of_benchmark_is_measured(case: Case, name: str, split: str, 
 
 
 def test_hellaswag_is_read_from_a_compressed_file(case: Case) -> None:
-    inputs = benchmarks.harness_inputs(case.base.part("export"), "hellaswag", case.data / "benchmarks")
-    config = benchmarks.evaluate_config("hellaswag", 4, 0, LENGTH, "cpu")
-    found = scores(artifact_of(benchmarks, config, inputs, case.store))
+    inputs = evaluate.harness_inputs(case.base.part("export"), "hellaswag", case.data / "benchmarks")
+    config = evaluate.evaluate_config("hellaswag", 4, 0, LENGTH, "cpu")
+    found = scores(artifact_of(evaluate, config, inputs, case.store))
     assert found["available"] == 10_042 and set(found["metrics"]) == {"acc", "acc_norm"}
 
 
@@ -156,8 +152,8 @@ def test_an_answer_longer_than_the_window_is_scored_in_pieces(case: Case, tmp_pa
     file.write_text(
         json.dumps(row) + "\n" + json.dumps({**row, "choices": ["a cat sat", "a dog ran"]}) + "\n"
     )
-    inputs = benchmarks.own_file_inputs(case.base.part("export"), file)
-    made = artifact_of(benchmarks, benchmarks.evaluate_config("long", None, 0, 64, "cpu"), inputs, case.store)
+    inputs = evaluate.own_file_inputs(case.base.part("export"), file)
+    made = artifact_of(evaluate, evaluate.evaluate_config("long", None, 0, 64, "cpu"), inputs, case.store)
     assert scores(made)["answers_over_max_length"] == 2  # after the question, and alone
     long, short = pl.read_parquet(made.part("questions").only())["loglikelihoods"].to_list()
     assert long[0] < 10 * short[0] < 0 and long[1] == pytest.approx(short[1], abs=1e-3)
@@ -166,10 +162,10 @@ def test_an_answer_longer_than_the_window_is_scored_in_pieces(case: Case, tmp_pa
 def test_nothing_is_written_to_standard_output(
     case: Case, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    inputs = benchmarks.harness_inputs(
+    inputs = evaluate.harness_inputs(
         case.base.part("export"), "openbookqa", case.benchmark_files("openbookqa", 30)
     )
-    benchmarks.run(benchmarks.evaluate_config("openbookqa", 3, 5, LENGTH, "cpu"), inputs, draft_in(tmp_path))
+    evaluate.run(evaluate.evaluate_config("openbookqa", 3, 5, LENGTH, "cpu"), inputs, draft_in(tmp_path))
     assert capfd.readouterr().out == ""
 
 
@@ -177,17 +173,15 @@ def test_a_file_that_changed_since_it_was_named_is_refused(case: Case, tmp_path:
     (tmp_path / "sciq").mkdir()
     file = tmp_path / "sciq" / "test.jsonl"
     file.write_text((case.data / "benchmarks/sciq/validation.jsonl").read_text())
-    inputs = benchmarks.harness_inputs(case.base.part("export"), "sciq", tmp_path)
+    inputs = evaluate.harness_inputs(case.base.part("export"), "sciq", tmp_path)
     file.write_text(file.read_text() + "\n")
     with pytest.raises(BadInput, match="changed since"):
-        benchmarks.run(benchmarks.evaluate_config("sciq", None, 0, LENGTH), inputs, draft_in(tmp_path))
+        evaluate.run(evaluate.evaluate_config("sciq", None, 0, LENGTH), inputs, draft_in(tmp_path))
 
 
 def test_a_length_beyond_the_models_positions_is_an_error(case: Case, tmp_path: Path) -> None:
-    inputs = benchmarks.harness_inputs(
+    inputs = evaluate.harness_inputs(
         case.base.part("export"), "openbookqa", case.benchmark_files("openbookqa", 30)
     )
     with pytest.raises(ConfigError, match="512 positions"):
-        benchmarks.run(
-            benchmarks.evaluate_config("openbookqa", 2, 0, 1024, "cpu"), inputs, draft_in(tmp_path)
-        )
+        evaluate.run(evaluate.evaluate_config("openbookqa", 2, 0, 1024, "cpu"), inputs, draft_in(tmp_path))

@@ -12,7 +12,7 @@ import yaml
 from storage.artifact import Input
 from storage.errors import BadInput, ConfigError
 from storage.testing import artifact_of, draft_in
-from tasks.evaluation import benchmarks
+from tasks.evaluation import evaluate
 from tasks.evaluation.catalog import EvaluationConfig, OwnBenchmark, check_benchmarks
 from tasks.evaluation.directory import read_task_directory
 from tests.tasks.evaluation.cases import LENGTH, Case, scores
@@ -42,9 +42,9 @@ def directory(root: Path, **over: Any) -> Path:
 
 
 def measured(case: Case, path: Path, limit: int | None = None):
-    inputs = benchmarks.own_directory_inputs(case.base.part("export"), path)
-    config = benchmarks.evaluate_config("mine", limit, 0, LENGTH, "cpu")
-    return artifact_of(benchmarks, config, inputs, case.store)
+    inputs = evaluate.own_directory_inputs(case.base.part("export"), path)
+    config = evaluate.evaluate_config("mine", limit, 0, LENGTH, "cpu")
+    return artifact_of(evaluate, config, inputs, case.store)
 
 
 def test_a_task_over_a_local_file_is_measured_wherever_it_lies(case: Case, tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_data_files_of_one_name_outside_of_the_directory_are_all_in_the_key(tmp_
             tmp_path / side / "mine", dataset_kwargs={"data_files": given}, fewshot_split="shown"
         )
         found.append(
-            benchmarks.own_directory_inputs(Input("base", "0", "export", "0", tmp_path, ()), root).files
+            evaluate.own_directory_inputs(Input("base", "0", "export", "0", tmp_path, ()), root).files
         )
     names = [[one["name"] for one in files] for files in found]
     assert names == [["../mine/shown/0", "../mine/test/0", "mine.yaml"]] * 2
@@ -198,9 +198,9 @@ def test_no_code_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: s
 @pytest.mark.parametrize("template", ["{{ ''.__class__.__mro__[1].__subclasses__() }}", "{{ not_there }}"])
 def test_a_template_reaches_values_alone(case: Case, tmp_path: Path, template: str) -> None:
     root = directory(tmp_path / "mine", doc_to_text=template)
-    inputs = benchmarks.own_directory_inputs(case.base.part("export"), root)
+    inputs = evaluate.own_directory_inputs(case.base.part("export"), root)
     with pytest.raises(BadInput, match="template"):
-        benchmarks.run(benchmarks.evaluate_config("mine", None, 0, LENGTH), inputs, draft_in(tmp_path))
+        evaluate.run(evaluate.evaluate_config("mine", None, 0, LENGTH), inputs, draft_in(tmp_path))
 
 
 def test_two_tasks_of_one_name_are_refused(tmp_path: Path) -> None:
@@ -212,10 +212,10 @@ def test_two_tasks_of_one_name_are_refused(tmp_path: Path) -> None:
 
 def test_a_directory_that_changed_since_it_was_named_is_refused(case: Case, tmp_path: Path) -> None:
     root = directory(tmp_path / "mine")
-    inputs = benchmarks.own_directory_inputs(case.base.part("export"), root)
+    inputs = evaluate.own_directory_inputs(case.base.part("export"), root)
     (root / "rows.jsonl").write_text(json.dumps(ROWS[0]) + "\n")
     with pytest.raises(BadInput, match="changed since"):
-        benchmarks.run(benchmarks.evaluate_config("mine", None, 0, LENGTH), inputs, draft_in(tmp_path))
+        evaluate.run(evaluate.evaluate_config("mine", None, 0, LENGTH), inputs, draft_in(tmp_path))
 
 
 def test_an_unweighted_group_is_refused(tmp_path: Path) -> None:

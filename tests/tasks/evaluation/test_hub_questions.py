@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from storage.testing import artifact_of
-from tasks.corpus.questions import benchmark_inputs, read_questions
-from tasks.evaluation import benchmarks, hub_questions
+from tasks.corpus.benchmarks.questions import benchmark_inputs, read_questions
+from tasks.evaluation import evaluate, hub_questions
 from tasks.evaluation.catalog import BENCHMARKS
 from tests.loopback import LoopbackHub
 from tests.tasks.evaluation.cases import LENGTH, Case, scores
@@ -28,7 +28,7 @@ from pathlib import Path
 sys.path.insert(0, {root!r})
 from storage.errors import OnwardError
 from tasks.evaluation import hub_questions
-from tasks.hub import remembered_in
+from tasks.corpus.reading.hub import remembered_in
 names, store = json.loads(sys.argv[1]), Path(sys.argv[2])
 try:
     print(hub_questions.fetch(names, store / ".cache" / "benchmarks", remembered_in(store), "evaluation"))
@@ -100,9 +100,9 @@ def test_questions_and_scores_are_those_of_local_copies(case: Case, hub: Loopbac
     for name in NAMES:
         made = []
         for copies, store in ((files, case.store), (directory, tmp_path / "measured")):
-            inputs = benchmarks.harness_inputs(export, name, copies)
-            config = benchmarks.evaluate_config(name, None, 0, LENGTH, "cpu")
-            made.append(artifact_of(benchmarks, config, inputs, store))
+            inputs = evaluate.harness_inputs(export, name, copies)
+            config = evaluate.evaluate_config(name, None, 0, LENGTH, "cpu")
+            made.append(artifact_of(evaluate, config, inputs, store))
         assert scores(made[0]) == scores(made[1])
         assert made[0].part("questions").digest == made[1].part("questions").digest
 

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from storage.errors import BadInput
 from storage.testing import artifact_of
-from tasks.evaluation import benchmarks, own
+from tasks.evaluation import evaluate, questions
 from tests.tasks.evaluation.cases import LENGTH, Case, scores
 
-SMALL = own.QuestionsConfig(questions=12, context_words=(6, 10), continuation_words=(2, 4))
+SMALL = questions.QuestionsConfig(questions=12, context_words=(6, 10), continuation_words=(2, 4))
 
 
 def documents(sizes: list[int]) -> dict[int, list[str]]:
@@ -25,7 +25,7 @@ def test_an_item_is_a_passage_its_continuation_and_passages_of_other_documents(
     sizes: list[int], seed: int
 ) -> None:
     words = documents(sizes)
-    items = own.make_questions(words, SMALL.model_copy(update={"seed": seed}))
+    items = questions.make_questions(words, SMALL.model_copy(update={"seed": seed}))
     assert len(items) == min(12, sum(size // 14 for size in sizes))
     for item in items:
         text = " ".join(words[item["document"]])
@@ -40,22 +40,24 @@ def test_an_item_is_a_passage_its_continuation_and_passages_of_other_documents(
 def test_items_follow_from_documents_and_seed_alone() -> None:
     words = documents([40, 50, 60, 70])
     backward = dict(reversed(words.items()))
-    assert own.make_questions(words, SMALL) == own.make_questions(backward, SMALL)
-    assert own.make_questions(words, SMALL) != own.make_questions(words, SMALL.model_copy(update={"seed": 1}))
+    assert questions.make_questions(words, SMALL) == questions.make_questions(backward, SMALL)
+    assert questions.make_questions(words, SMALL) != questions.make_questions(
+        words, SMALL.model_copy(update={"seed": 1})
+    )
 
 
 def test_too_few_documents_are_an_error() -> None:
     with pytest.raises(BadInput, match="3 held-out documents have 14 words or more"):
-        own.make_questions(documents([40, 50, 60, 5]), SMALL)
+        questions.make_questions(documents([40, 50, 60, 5]), SMALL)
 
 
 def test_questions_of_held_out_documents_are_scored_by_mutual_information(case: Case) -> None:
     holdout = case.holdout(case.texts[:12])
-    config = own.QuestionsConfig(questions=10)
-    made = artifact_of(own, config, own.QuestionsInputs(holdout.part("holdout")), case.store)
-    inputs = benchmarks.own_held_out_inputs(case.base.part("export"), made.part("questions"))
+    config = questions.QuestionsConfig(questions=10)
+    made = artifact_of(questions, config, questions.QuestionsInputs(holdout.part("holdout")), case.store)
+    inputs = evaluate.own_held_out_inputs(case.base.part("export"), made.part("questions"))
     measured = artifact_of(
-        benchmarks, benchmarks.evaluate_config("continued", None, 0, LENGTH, "cpu"), inputs, case.store
+        evaluate, evaluate.evaluate_config("continued", None, 0, LENGTH, "cpu"), inputs, case.store
     )
     found = scores(measured)
     assert (
@@ -79,9 +81,9 @@ def test_a_users_own_file_is_measured_whatever_its_name(case: Case, tmp_path: Pa
     model = case.base.part("export")
     made = [
         artifact_of(
-            benchmarks,
-            benchmarks.evaluate_config("stories", None, 0, LENGTH, "cpu"),
-            benchmarks.own_file_inputs(model, file),
+            evaluate,
+            evaluate.evaluate_config("stories", None, 0, LENGTH, "cpu"),
+            evaluate.own_file_inputs(model, file),
             case.store,
         )
         for file in files
@@ -106,5 +108,5 @@ def test_a_bad_row_is_named_by_its_place(tmp_path: Path, line: str, said: str) -
     file = tmp_path / "mine.jsonl"
     file.write_text('{"question": "q", "choices": ["a", "b"], "answer": 1}\n' + line + "\n")
     with pytest.raises(BadInput, match=said) as caught:
-        own.read_questions(file)
+        questions.read_questions(file)
     assert "2" in str(caught.value)

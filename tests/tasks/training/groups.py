@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from tasks import trainer
+from tasks.models import trainer
 from tasks.training import launch
 from tests.tasks.training.helpers import World
 

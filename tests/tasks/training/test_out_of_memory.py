@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from storage.errors import StageFailed
-from tasks.train import warnings_of
+from tasks.models.train import warnings_of
 from tasks.training import loop
 from tasks.training import step as steps
 from tasks.training.out_of_memory import AT_STEP, go_smaller, is_out_of_memory, smaller

@@ -21,7 +21,7 @@ import pytest
 import torch
 
 from storage.errors import ConfigError, Interrupted, StageFailed
-from tasks import trainer
+from tasks.models import trainer
 from tasks.training import execution, launch, restart
 from tasks.training.config import Execution, parse_spec
 from tasks.training.processes import ALONE, Processes, mark_of
@@ -176,7 +176,7 @@ def test_whatever_is_killed_the_bits_are_those_of_two_undisturbed(
     before = journal_steps(work)[-1]
     assert before < STEPS
     script = (
-        "import sys; from pathlib import Path; from tasks.trainer import run_trainer\n"
+        "import sys; from pathlib import Path; from tasks.models.trainer import run_trainer\n"
         "run_trainer(Path(sys.argv[1]), processes=2, follow=lambda p: p.wait(), warn=print)"
     )
     parent = subprocess.Popen([sys.executable, "-c", script, str(work)], cwd=ROOT)

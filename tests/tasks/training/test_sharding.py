@@ -16,8 +16,8 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 
 from storage.errors import ConfigError, StageFailed
-from tasks import trainer
-from tasks.train_config import TrainingConfig
+from tasks.models import trainer
+from tasks.models.config import TrainingConfig
 from tasks.training.config import parse_spec
 from tasks.training.processes import Processes
 from tasks.training.sharding import check_sharding

@@ -1,0 +1,210 @@
+"""What a run would do, without doing it: the same DAG, asked by a builder that only looks.
+
+A stage whose inputs are all there has a real key: it is cached, or to build, and then the fields and inputs in which its
+key differs from the nearest one in the store are named. A stage that waits for bytes not made yet is open. What comes
+after an unread slice is an estimate and says so.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from flows.config import RunConfig
+from flows.dag.pretrain import adapt
+from flows.dag.requests import Requests
+from flows.runs.stage_task import named
+from storage.artifact import Artifact, Input
+from storage.errors import DamagedArtifact
+from storage.keys import Difference, difference, key_inputs
+from storage.manifest import Manifest
+from storage.store import Request, Store
+
+_PENDING = "pending:"
+_BYTES_PER_TOKEN = 4
+NEVER = "never made in this store"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One stage of the plan. `why`: the fields that made the difference, or what the stage waits for."""
+
+    stage: str
+    slice: int | None
+    round: int | None
+    item: str | None
+    state: str
+    key: str | None
+    why: tuple[str, ...] = ()
+    training: dict[str, Any] | None = None
+    """Of a training stage to be made: what it would take of the device (foresight.py)."""
+
+
+class _Estimates(dict[str, Any]):
+    """Statistics that are not known yet: what was not estimated counts as 0."""
+
+    def __missing__(self, name: str) -> int:
+        return 0
+
+
+class Pending(Artifact):
+    """Stands for an artifact that is not made yet; its statistics are estimates."""
+
+    @property
+    def stats(self) -> dict[str, Any]:
+        """What the DAG asks of an artifact's statistics, estimated."""
+        return self.manifest.stats
+
+    def has(self, part: str) -> bool:
+        """Whether it will have the part: true but for a holdout, which only a source's first slice has."""
+        return part != "holdout" or bool(self.manifest.stats.get("holdout"))
+
+    def part(self, name: str) -> Input:
+        """A part whose digest is not known."""
+        return Input(
+            self.stage, self.key, name, f"{_PENDING}{self.stage}", self.path, (), self.manifest.stats
+        )
+
+
+@dataclass
+class Planner:
+    """Finds artifacts; never makes one."""
+
+    store: Store
+    slice_bytes: int
+    holdout: bool
+    rows: list[Row] = field(default_factory=list)
+    reasons: Reasons = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.reasons = Reasons(self.store)
+
+    def __call__(
+        self, request: Request, *, slice: int | None = None, round: int | None = None, item: str | None = None
+    ) -> Artifact:
+        """The artifact, or a stand-in; keeps a row of what was found."""
+        waits = _pending_stages(key_inputs(request.inputs))
+        state, why, found = "open", tuple(f"waits for {stage}" for stage in sorted(waits)), None
+        if not waits:
+            try:
+                found = self.store.lookup(request.stage, request.key)
+                state, why = ("cached", ()) if found else ("to build", self.reasons(request))
+            except DamagedArtifact as error:
+                state, why = "to build", (f"damaged: {error}",)
+        self.rows.append(Row(request.stage, slice, round, item, state, None if waits else request.key, why))
+        return found or self._pending(request)
+
+    def _pending(self, request: Request) -> Pending:
+        first = bool(getattr(request.inputs, "first_of_source", False))
+        stats = _Estimates(
+            {
+                "tokens": self.slice_bytes // _BYTES_PER_TOKEN,
+                "exhausted": True,
+                "holdout": first and self.holdout,
+                "documents_held_out": int(first and self.holdout),
+                "metrics": {},
+                "perplexity": 0.0,
+                "sources": {},
+            }
+        )
+        manifest = Manifest(request.stage, request.module.VERSION, "f" * 64, {}, {}, {}, stats=stats)
+        return Pending(Path("/nonexistent") / request.stage / "pending", manifest)
+
+
+class Reasons:
+    """Says why a stage is made: how its key differs from the nearest one in the store. Each stage is read once.
+
+    `own` tells which artifacts do not count: a run that asks while it runs would compare with what it has just made.
+    """
+
+    def __init__(self, store: Store, own: Callable[[Manifest], bool] = lambda manifest: False) -> None:
+        self._store = store
+        self._own = own
+        self._known: dict[str, list[Manifest]] = {}
+
+    def __call__(self, request: Request) -> tuple[str, ...]:
+        """The fields and inputs that made the difference."""
+        nearest = self._nearest(request)
+        return tuple(str(one) for one in nearest[:8]) if nearest is not None else (NEVER,)
+
+    def brief(self, request: Request) -> str:
+        """The same in a line: changed settings by name and value, changed inputs by name."""
+        nearest = self._nearest(request)
+        if nearest is None:
+            return NEVER
+        settings = [str(one) for one in nearest if not one.path.startswith("inputs")]
+        inputs = sorted(
+            {one.path.removeprefix("inputs.").split(".")[0].split("[")[0] for one in _inputs(nearest)}
+        )
+        return "; ".join([*settings[:3], *([f"input changed: {', '.join(inputs)}"] if inputs else [])])
+
+    def _nearest(self, request: Request) -> list[Difference] | None:
+        if request.stage not in self._known:
+            found = self._store.artifacts(request.stage)
+            self._known[request.stage] = [one.manifest for one in found if not self._own(one.manifest)]
+        wanted = request.identity
+        differences = [difference(_identity(manifest), wanted) for manifest in self._known[request.stage]]
+        differences = [found for found in differences if found]
+        if not differences:
+            return None
+        return min(differences, key=lambda found: (len(found), len(_inputs(found))))
+
+
+def make_plan(run: RunConfig) -> list[Row]:
+    """The rows of a run's plan, in the order in which it would go."""
+    store = Store(run.store_path)
+    planner = Planner(store, run.corpus.slice_bytes, run.corpus.holdout_fraction > 0)
+    adapt(Requests(run, store, warn=lambda message: None), planner)
+    return planner.rows
+
+
+def render(rows: list[Row]) -> str:
+    """The plan as text: stages that are cached in one line a stage, the others each with its reason."""
+    lines: list[str] = []
+    cached: dict[str, int] = {}
+    for row in rows:
+        if row.state == "cached":
+            cached[row.stage] = cached.get(row.stage, 0) + 1
+            continue
+        label = " · ".join([row.stage, *named(row.slice, row.round, row.item)])
+        lines.append(f"{row.state:<9} {label}")
+        foreseen = [row.training["line"]] if row.training else []
+        lines += [f"            {reason}" for reason in (*foreseen, *row.why)]
+    head = [f"cached    {stage} × {count}" for stage, count in cached.items()]
+    last = (
+        "nothing to do"
+        if not lines
+        else f"{len(lines)} lines of work; slices after an unread one are estimates"
+    )
+    return "\n".join([*head, *lines, last]) + "\n"
+
+
+def _identity(manifest: Manifest) -> dict[str, Any]:
+    return {
+        "stage": manifest.stage,
+        "version": manifest.version,
+        "config": manifest.config,
+        "inputs": _bare(manifest.inputs),
+    }
+
+
+def _bare(value: Any) -> Any:
+    if isinstance(value, dict):
+        if {"stage", "key", "part", "digest"} <= value.keys():
+            return value["digest"]
+        return {name: _bare(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_bare(item) for item in value]
+    return value
+
+
+def _inputs(found: list[Difference]) -> list[Difference]:
+    return [one for one in found if one.path.startswith("inputs")]
+
+
+def _pending_stages(value: Any) -> set[str]:
+    text = json.dumps(value)
+    return {piece.split('"', 1)[0] for piece in text.split(_PENDING)[1:]}

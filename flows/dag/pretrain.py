@@ -1,0 +1,332 @@
+"""THE DAG: one flow, a loop over rounds and slices.
+
+    base model (imported, or initialised and pre-trained: round 0) → evaluate
+    for each token budget, a round:
+        read on until the budget is covered, slice by slice:  ingest → dedup → filter → decontaminate → tokenize
+        go on from the round before:                          pack → train → decay → evaluate
+    data (what was done to the text) → report
+
+`adapt` is that picture; it only asks for artifacts, and whoever calls it decides how they are found or made (`build`):
+the flow makes them as Prefect tasks, `onward plan` only looks. Each is decided by what came before it alone, so a run
+for one budget and its extension to two share all that the first one made.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+from flows.dag.read_ahead import reading_ahead
+from flows.dag.requests import Measures, Requests
+from flows.dag.rounds import Round, round_zero, rounds_of
+from flows.dag.slices import CORPUS_STAGES, Reading, Slice
+from storage.artifact import Artifact, Input
+from storage.errors import Interrupted, StageFailed, said
+from storage.settings import count_text
+from storage.store import Request
+from tasks.models.base import InitConfig
+from tasks.models.checkpoint import kept_of
+
+ROUND_STAGES = ("pack", "data", "train", "decay", "evaluate", "report")
+STAGES = (*CORPUS_STAGES, *ROUND_STAGES)
+"""What a run can be ended after (`--until`), in order."""
+ALL_STAGES = (
+    *STAGES,
+    "tokenizer",
+    "base",
+    "questions",
+    "perplexity",
+    "samples",
+    "checkpoint",
+    "contamination",
+)
+"""What can be made again (`--force`); `all` stands for all of them."""
+
+
+@dataclass
+class Model:
+    """A model of the run: the base, or what a budget made of it. `scores` and `perplexity` as they come in."""
+
+    name: str
+    tokens: int
+    export: Artifact
+    round: int
+    scores: dict[str, Artifact] = field(default_factory=dict)
+    perplexity: dict[str, Artifact] = field(default_factory=dict)
+    samples: Artifact | None = None
+    """What it writes after the run's prompts."""
+    journals: list[Artifact] = field(default_factory=list)
+    """Of the training segments that made it, oldest first."""
+
+
+@dataclass
+class Outcome:
+    """What a run came to."""
+
+    models: list[Model] = field(default_factory=list)
+    reading: Reading | None = None
+    packed: list[Artifact] = field(default_factory=list)
+    counted: dict[str, Artifact] = field(default_factory=dict)
+    """Of each benchmark that was not looked for when the corpus was made, how much of it stands there."""
+    data: Artifact | None = None
+    """The page that says what was done to the data."""
+    report: Artifact | None = None
+    between: list[Model] = field(default_factory=list)
+    """Checkpoints that trunks kept on their way, where they are to be measured too, by tokens: `500M trunk`."""
+    failed: dict[str, Exception] = field(default_factory=dict)
+    """Measures that failed, each alone: `arc_easy of 400M` and why."""
+
+    def settle(self) -> None:
+        """Raise what failed: the error itself where it is one, StageFailed with all of them where they are several."""
+        errors = list(self.failed.values())
+        if len(errors) > 1:
+            words = "; ".join(f"{name}: {said(error)}" for name, error in self.failed.items())
+            raise StageFailed(f"{len(errors)} measures failed, all others are kept: {words}") from errors[0]
+        if errors:
+            raise errors[0]
+
+
+@dataclass(frozen=True)
+class Line:
+    """Where training stands: the part it goes on from, the manifests so far, the packing's state, tokens taken before."""
+
+    start: Input
+    tokenizer: Input
+    manifests: tuple[Input, ...] = ()
+    state: Input | None = None
+    trunks: tuple[Artifact, ...] = ()
+    taken: Mapping[str, int] = field(default_factory=dict)
+    base: Input | None = None
+    """The base model's export, which weights may be pulled to."""
+
+
+def adapt(
+    ask: Requests,
+    build: Callable[..., Artifact],
+    *,
+    until: str = "report",
+    slices: int | None = None,
+    overlap: bool = False,
+    stop: threading.Event | None = None,
+    halt: Callable[[], None] = lambda: None,
+    outcome: Outcome | None = None,
+) -> Outcome:
+    """Make, or find, everything of a run, in order. `until` names the last stage; `slices` bounds a corpus-only run.
+
+    `stop` and `halt` end what reads ahead, see `reading_ahead`. `outcome` is filled on the way: a caller that gives one
+    sees what there is so far, also where the run fails.
+    """
+    tokenizer = _Tokenizer(ask, build)
+    reading = Reading(ask, build, tokenizer)
+    outcome = outcome or Outcome()
+    outcome.reading = reading
+    if until in CORPUS_STAGES:
+        reading.all(until, slices)
+        return outcome
+
+    rounds = rounds_of(ask.run)
+    holdouts: Mapping[str, Input] = {}
+    line, base = _base(ask, build, reading, tokenizer, outcome)
+    for round, following in zip(rounds, [*rounds[1:], None], strict=True):
+        read = reading.until(ask.needed(round, line.taken))
+        line = _pack(ask, build, outcome, line, round, read)
+        if until in ("pack", "data"):
+            continue
+        if round.number == 1 and until in ("evaluate", "report"):
+            holdouts = reading.holdouts(read)
+            measure(ask, build, outcome, base, holdouts)
+        ahead = ask.needed(following, line.taken) if following and overlap else None
+        read_on = partial(reading.until, ahead) if ahead else None
+        with reading_ahead(read_on, stop or threading.Event(), halt):
+            line, model = _train(ask, build, line, round, read, until)
+        if model is not None and until in ("evaluate", "report"):
+            measure(ask, build, outcome, model, holdouts)
+            _measure_kept(ask, build, outcome, line.trunks[-1], round, holdouts)
+    if until in ("data", "report"):
+        _account(ask, build, outcome, reading)
+    outcome.settle()
+    if until == "report":
+        outcome.report = build(ask.report(outcome))
+    return outcome
+
+
+class _Tokenizer:
+    """The run's tokenizer: the base model's, or one made of the first slice of replay text where the base is new."""
+
+    def __init__(self, ask: Requests, build: Callable[..., Artifact]) -> None:
+        self._ask = ask
+        self._build = build
+        self.base: Artifact | None = None
+
+    def __call__(self, read: list[Slice]) -> Input:
+        base = self._ask.run.model.base
+        if self.base is None and isinstance(base, InitConfig):
+            documents = read[0].artifacts["decontaminate"].part("documents")
+            made = self._build(self._ask.tokenizer(documents), round=0)
+            self.base = self._build(self._ask.initial(made.part("tokenizer")), round=0)
+        elif self.base is None:
+            self.base = self._build(self._ask.imported(), round=0)
+        return self.base.part("tokenizer")
+
+
+def _base(
+    ask: Requests, build: Callable[..., Artifact], reading: Reading, tokenizer: _Tokenizer, outcome: Outcome
+) -> tuple[Line, Model]:
+    """The base model; one that is only initialised is pre-trained on replay text, which replay then reads on behind."""
+    config = ask.run.model.base
+    if not isinstance(config, InitConfig):
+        tokens = tokenizer([])
+        assert tokenizer.base is not None
+        model = Model("base", 0, tokenizer.base, 0)
+        outcome.models.append(model)
+        export = tokenizer.base.part("export")
+        return Line(export, tokens, base=export), model
+    zero = round_zero(ask.run, config.pretrain_tokens)
+    read = reading.until(ask.needed(zero, {}))
+    packed = build(ask.pack(zero, read, None), round=0)
+    outcome.packed.append(packed)
+    assert tokenizer.base is not None
+    start = Line(tokenizer.base.part("export"), tokenizer(read), (packed.part("manifest"),))
+    trained = build(ask.train(zero, start, read), round=0)
+    model = Model("base", 0, trained, 0)
+    outcome.models.append(model)
+    export = trained.part("export")
+    line = Line(export, start.tokenizer, (), packed.part("state"), (), ask.taken(packed), export)
+    return line, model
+
+
+def _pack(
+    ask: Requests,
+    build: Callable[..., Artifact],
+    outcome: Outcome,
+    line: Line,
+    round: Round,
+    read: list[Slice],
+) -> Line:
+    packed = build(ask.pack(round, read, line.state), round=round.number)
+    outcome.packed.append(packed)
+    manifests = (*line.manifests, packed.part("manifest"))
+    return replace(line, manifests=manifests, state=packed.part("state"))
+
+
+def _train(
+    ask: Requests, build: Callable[..., Artifact], line: Line, round: Round, read: list[Slice], until: str
+) -> tuple[Line, Model | None]:
+    """The round's trunk, and the branch to its budget (`rewarm` rounds have none)."""
+    trunk = build(ask.train(round, line, read), round=round.number, item=round.name)
+    trunks = (*line.trunks, trunk)
+    after = replace(line, start=trunk.part("trunk"), trunks=trunks)
+    if until == "train":
+        return after, None
+    trained = trunk
+    if ask.branches:
+        trained = build(ask.decay(round, after, read), round=round.number, item=round.name)
+    journals = [*trunks, trained] if ask.branches else list(trunks)
+    return after, Model(round.name, round.budget, trained, round.number, journals=journals)
+
+
+def _account(ask: Requests, build: Callable[..., Artifact], outcome: Outcome, reading: Reading) -> None:
+    """What stands in the corpus of benchmarks that were not looked for, and what was done to the data.
+
+    Last of all, so that no training waits for it. What cannot be counted is kept in `outcome.failed`.
+    """
+    for name, request in ask.counted(reading.slices):
+        try:
+            outcome.counted[name] = build(request(), item=name)
+        except Interrupted:
+            raise
+        except Exception as error:
+            outcome.failed[f"contamination by {name}"] = error
+    outcome.data = build(ask.data(reading.slices, outcome))
+
+
+def measure(
+    ask: Measures,
+    build: Callable[..., Artifact],
+    outcome: Outcome,
+    model: Model,
+    holdouts: Mapping[str, Input],
+) -> None:
+    """The model on every benchmark and on the held-out documents of every source, and what it writes.
+
+    What fails, fails alone, and is kept in `outcome.failed`: measuring, and training, go on.
+    """
+    if not any(one is model for one in (*outcome.models, *outcome.between)):
+        outcome.models.append(model)
+    export = model.export.part("export")
+
+    def make(name: str, request: Callable[[], Request], item: str | None) -> Artifact | None:
+        try:
+            return build(request(), round=model.round, item=item)
+        except Interrupted:
+            raise
+        except Exception as error:
+            outcome.failed[f"{name} of {model.name}"] = error
+            return None
+
+    for source, holdout in holdouts.items():
+        if made := make(f"perplexity on {source}", partial(ask.perplexity, export, holdout), source):
+            model.perplexity[source] = made
+    for benchmark, request in ask.evaluations(export, holdouts, build):
+        if made := make(benchmark, request, benchmark):
+            model.scores[benchmark] = made
+    if (samples := ask.samples(export)) is not None:
+        model.samples = make("samples", lambda: samples, None)
+
+
+def _measure_kept(
+    ask: Requests,
+    build: Callable[..., Artifact],
+    outcome: Outcome,
+    trunk: Artifact,
+    round: Round,
+    holdouts: Mapping[str, Input],
+) -> None:
+    """The checkpoints that the round's trunk kept on its way, where they are asked for, each a model of its own.
+
+    One that cannot be exported is kept in `outcome.failed`, as what cannot be measured is.
+    """
+    for tokens in kept_of(trunk) if ask.run.evaluation.checkpoints else ():
+        name = f"{count_text(tokens)} trunk"
+        try:
+            made = build(ask.checkpoint(trunk, tokens), round=round.number, item=name)
+        except Interrupted:
+            raise
+        except Exception as error:
+            outcome.failed[f"export of {name}"] = error
+            continue
+        outcome.between.append(Model(name, tokens, made, round.number))
+        measure(ask, build, outcome, outcome.between[-1], holdouts)
+
+
+def describe(outcome: Outcome) -> list[dict[str, Any]]:
+    """The models with their scores, as `onward run --json` prints them; paths are relative to the store.
+
+    Those measured on the way stand among them by their tokens.
+    """
+    described = []
+    for model in sorted((*outcome.models, *outcome.between), key=lambda model: model.tokens):
+        scores = {name: artifact.stats["metrics"] for name, artifact in model.scores.items()}
+        perplexity = {name: artifact.stats["perplexity"] for name, artifact in model.perplexity.items()}
+        path = f"{model.export.path.parent.name}/{model.export.path.name}/export"
+        described.append(
+            {
+                "name": model.name,
+                "tokens": model.tokens,
+                "path": path,
+                "scores": scores,
+                "perplexity": perplexity,
+            }
+        )
+    return described
+
+
+def scores_of(model: Model) -> dict[str, float]:
+    """Every perplexity and score of a model, by the names that MLflow shows."""
+    found = {f"perplexity/{name}": made.stats["perplexity"] for name, made in model.perplexity.items()}
+    for name, made in model.scores.items():
+        found |= {f"eval/{name}/{metric}": value for metric, value in made.stats["metrics"].items()}
+    return found

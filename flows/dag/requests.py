@@ -1,0 +1,341 @@
+"""From the run's configuration and what was made so far to the request for each stage. No stage is run here.
+
+What a stage's key holds is decided in these few lines: the identity it is given, and the digests of the parts it uses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flows.config import RunConfig
+from flows.dag.rounds import Round, averaging, decay_schedule, trunk_schedule
+from storage.artifact import Artifact, Chain, Input
+from storage.errors import StageFailed
+from storage.paths import home
+from storage.store import Request, Store
+from tasks import data_page, report
+from tasks.corpus import contamination, decontaminate, dedup, filter, ingest, pack, tokenize, tokenizer
+from tasks.corpus.benchmarks.questions import benchmark_inputs
+from tasks.corpus.packing.budgets import needed_tokens, sequences_per_step
+from tasks.corpus.reading.digests import FileDigests
+from tasks.corpus.reading.hub import Remembered, remembered_in
+from tasks.corpus.reading.sources import IngestConfig, SourceConfig, plan_slice
+from tasks.evaluation import evaluate, hub_questions, perplexity, questions, samples
+from tasks.evaluation.catalog import EvaluationConfig, OwnBenchmark, supported
+from tasks.models import base, checkpoint, decay, train
+from tasks.models.config import RewarmConfig, SegmentConfig, resolve_precision
+from tasks.models.train import TrainInputs
+
+if TYPE_CHECKING:
+    from flows.dag.pretrain import Line, Outcome
+    from flows.dag.slices import Slice
+
+
+@dataclass(kw_only=True, eq=False)
+class Measures:
+    """Requests for measuring a model: on benchmarks, and on held-out documents."""
+
+    evaluation: EvaluationConfig
+    benchmark_directory: Path | None
+    """Local copies of the benchmarks; None: the hub."""
+    cache: Path
+    """The store's: what the hub told once, and the questions that it gave."""
+    seed: int
+    max_length: int
+    """Tokens that a model is given at most: the sequence length of training."""
+    device: str
+    warn: Callable[[str], None]
+
+    def perplexity(self, model: Input, holdout: Input) -> Request:
+        """A model on the held-out documents of one source."""
+        config = perplexity.PerplexityConfig(max_length=self.max_length, device=self.device)
+        return Request(perplexity, config, perplexity.PerplexityInputs(model, holdout))
+
+    def evaluations(
+        self, model: Input, holdouts: Mapping[str, Input], build: Callable[..., Artifact]
+    ) -> Iterator[tuple[str, Callable[[], Request]]]:
+        """A model on each benchmark of the configuration, each to be asked for by itself, so that one can fail alone.
+
+        Questions of the hub are fetched, and those of held-out text are made, when they are asked for.
+        """
+        for name in (*self.evaluation.domain, *self.evaluation.general):
+            yield name, partial(self._evaluate_known, name, model)
+        for mine in self.evaluation.own:
+            if mine.held_out and mine.held_out not in holdouts:
+                self.warn(
+                    f"benchmark {mine.name} is left out: source {mine.held_out} has no held-out documents"
+                )
+                continue
+            yield mine.name, partial(self._evaluate_own, mine, model, holdouts, build)
+
+    def samples(self, model: Input) -> Request | None:
+        """A model's continuations of the usual prompts and the user's; None where none are asked for."""
+        if not self.evaluation.sample_tokens:
+            return None
+        config = samples.SamplesConfig(
+            prompts=(*samples.PROMPTS, *self.evaluation.prompts),
+            tokens=self.evaluation.sample_tokens,
+            seed=self.seed,
+            max_length=self.max_length,
+            device=self.device,
+        )
+        return Request(samples, config, samples.SamplesInputs(model))
+
+    def questions_directory(self, names: Sequence[str], where: str) -> Path:
+        """Where the files of these benchmarks of the harness lie; from the hub they are fetched first, once."""
+        if self.benchmark_directory is not None:
+            return self.benchmark_directory
+        return hub_questions.fetch(names, self.cache / "benchmarks", self.remembered, where)
+
+    @cached_property
+    def remembered(self) -> Remembered:
+        """What the hub told this store."""
+        return remembered_in(self.cache.parent)
+
+    def _questions_of(self, mine: OwnBenchmark, holdout: Input) -> Request:
+        config = questions.QuestionsConfig(questions=mine.questions, seed=self.seed)
+        return Request(questions, config, questions.QuestionsInputs(holdout))
+
+    def _evaluate_known(self, name: str, model: Input) -> Request:
+        directory = self.questions_directory([name], "evaluation")
+        return self._evaluate(name, evaluate.harness_inputs(model, name, directory))
+
+    def _evaluate_own(
+        self, mine: OwnBenchmark, model: Input, holdouts: Mapping[str, Input], build: Callable[..., Artifact]
+    ) -> Request:
+        if mine.file:
+            return self._evaluate(mine.name, evaluate.own_file_inputs(model, home() / mine.file))
+        if mine.tasks:
+            return self._evaluate(mine.name, evaluate.own_directory_inputs(model, home() / mine.tasks))
+        questions = self._questions_of(mine, holdouts[str(mine.held_out)])
+        made = build(questions, item=mine.name).part("questions")
+        return self._evaluate(mine.name, evaluate.own_held_out_inputs(model, made))
+
+    def _evaluate(self, name: str, inputs: evaluate.EvaluateInputs) -> Request:
+        config = evaluate.evaluate_config(
+            name, self.evaluation.limit, self.seed, self.max_length, self.device
+        )
+        return Request(evaluate, config, inputs)
+
+
+class Requests(Measures):
+    """Requests of one run."""
+
+    def __init__(self, run: RunConfig, store: Store, warn: Callable[[str], None]) -> None:
+        super().__init__(
+            evaluation=run.evaluation,
+            benchmark_directory=run.benchmark_directory,
+            cache=store.root / ".cache",
+            seed=run.seed,
+            max_length=run.packing.sequence_length,
+            device=run.training.execution.device,
+            warn=warn,
+        )
+        self.run = run
+        self._digests = FileDigests(self.cache / "digests.sqlite")
+
+    # ---- corpus -----------------------------------------------------------------------------------------------
+
+    def ingest(self, source: SourceConfig, before: Artifact | None) -> Request:
+        """The slice of a source after the one that `before` read."""
+        corpus = self.run.corpus
+        config = IngestConfig.of(
+            source,
+            slice_bytes=corpus.slice_bytes,
+            seed=self.run.seed,
+            max_bad_fraction=corpus.max_bad_fraction,
+        )
+        cursor = before.part("cursor") if before else None
+        plan = plan_slice(config, source, cursor, home(), self._digests, self.remembered)
+        if plan is None:
+            raise StageFailed(f"source {source.name} is used up")
+        return Request(ingest, plan.config, plan.inputs)
+
+    def dedup(self, documents: Input, earlier: Chain | None) -> Request:
+        """A slice against itself and all slices before it."""
+        return Request(dedup, self.run.corpus.dedup, dedup.DedupInputs(documents, earlier))
+
+    def filter(self, documents: Input) -> Request:
+        """Quality rules."""
+        classifier, directory = filter.classifier_inputs(self.run.corpus.filter, home())
+        inputs = filter.FilterInputs(documents, classifier, directory)
+        return Request(filter, self.run.corpus.filter, inputs)
+
+    def decontaminate(self, documents: Input, first_of_source: bool) -> Request:
+        """Benchmark questions out of the corpus, and the holdout out of a source's first slice."""
+        section = self.run.corpus.decontaminate
+        known, paths = self._questions
+        config = decontaminate.DecontaminateConfig(
+            ngram=section.ngram,
+            benchmarks=section.benchmarks,
+            holdout_fraction=self.run.corpus.holdout_fraction,
+            seed=self.run.seed,
+        )
+        inputs = decontaminate.DecontaminateInputs(documents, known, first_of_source, paths)
+        return Request(decontaminate, config, inputs)
+
+    def tokenize(self, documents: Input, tokenizer: Input) -> Request:
+        """Documents to token shards."""
+        return Request(tokenize, tokenize.TokenizeConfig(), tokenize.TokenizeInputs(documents, tokenizer))
+
+    @cached_property
+    def _questions(self) -> Any:
+        return self._question_files(
+            self.run.corpus.decontaminate.benchmarks, "corpus.decontaminate.benchmarks"
+        )
+
+    def _question_files(self, wanted: Sequence[str], where: str) -> Any:
+        own_files = {entry.name: home() / entry.file for entry in self.run.evaluation.own if entry.file}
+        of_harness = [name for name in wanted if name not in own_files]
+        return benchmark_inputs(self.questions_directory(of_harness, where), wanted, own_files)
+
+    # ---- base model -------------------------------------------------------------------------------------------
+
+    def imported(self) -> Request:
+        """The base model from a directory or the hub."""
+        inputs = base.resolve_base(self.run.model, home(), remembered=self.remembered)
+        return Request(base, base.BaseConfig(), inputs)
+
+    def tokenizer(self, documents: Input) -> Request:
+        """A new model's tokenizer."""
+        config = self.run.model.base
+        assert isinstance(config, base.InitConfig)
+        return Request(tokenizer, config.tokenizer, tokenizer.TokenizerInputs((documents,)))
+
+    def initial(self, tokens: Input) -> Request:
+        """A new model's first weights."""
+        inputs = base.resolve_base(self.run.model, home(), seed=self.training_seed, tokenizer=tokens)
+        return Request(base, base.BaseConfig(), inputs)
+
+    @property
+    def new_base(self) -> bool:
+        """Whether the base model is made here rather than imported."""
+        return isinstance(self.run.model.base, base.InitConfig)
+
+    @property
+    def training_seed(self) -> int:
+        """Of what training draws: `training.seed`, or the run's own."""
+        return self.run.seed if self.run.training.seed is None else self.run.training.seed
+
+    # ---- rounds -----------------------------------------------------------------------------------------------
+
+    def needed(self, round: Round, taken: Mapping[str, int]) -> dict[str, int]:
+        """Tokens that each source must have given by the end of a round: its share, and what round 0 took of it."""
+        sources = self._sources(round)
+        total = round.first_sequence + round.sequences
+        shares = needed_tokens([s.weight for s in sources], total, self.run.packing.sequence_length)
+        return {s.name: share + taken.get(s.name, 0) for s, share in zip(sources, shares, strict=True)}
+
+    def pack(self, round: Round, read: Sequence[Slice], state: Input | None) -> Request:
+        """The round's training sequences, of the slices that it has read."""
+        sources = self._sources(round)
+        config = pack.PackConfig(
+            packing=self.run.packing,
+            seed=self.training_seed,
+            sources=tuple(pack.SourceWeight(name=s.name, weight=s.weight) for s in sources),
+            first_sequence=round.first_sequence,
+            sequences=round.sequences,
+        )
+        shards = {s.name: tuple(one.tokens for one in read if one.source == s.name) for s in sources}
+        return Request(pack, config, pack.PackInputs(shards, state))
+
+    def taken(self, packed: Artifact) -> dict[str, int]:
+        """Tokens that a round took of each source."""
+        return {name: int(entry["tokens"]) for name, entry in packed.stats["sources"].items()}
+
+    def train(self, round: Round, line: Line, read: Sequence[Slice]) -> Request:
+        """The trunk of a round: to its branch point, or, where there are no branches, to its end."""
+        kind = "pretrain" if round.number == 0 else ("trunk" if self.branches else "rewarm")
+        config = self._segment(kind, round.first_step, round.branch_step, trunk_schedule(self.run, round))
+        return Request(train, config, self._training_inputs(line, round.first_step, round.branch_step, read))
+
+    def checkpoint(self, trunk: Artifact, tokens: int) -> Request:
+        """A checkpoint that a trunk kept on its way, as a model."""
+        inputs = checkpoint.CheckpointInputs(checkpoint.kept_part(trunk))
+        return Request(checkpoint, checkpoint.CheckpointConfig(tokens=tokens), inputs)
+
+    def decay(self, round: Round, line: Line, read: Sequence[Slice]) -> Request:
+        """The branch of a round, from its trunk to its budget."""
+        config = self._segment("decay", round.branch_step, round.last_step, decay_schedule(self.run, round))
+        return Request(decay, config, self._training_inputs(line, round.branch_step, round.last_step, read))
+
+    @property
+    def branches(self) -> bool:
+        """Whether each round has a decay branch (`wsd`), or ends where its one segment does (`rewarm`)."""
+        return not isinstance(self.run.training.schedule, RewarmConfig)
+
+    def _sources(self, round: Round) -> list[SourceConfig]:
+        """Round 0 reads replay sources alone."""
+        return [s for s in self.run.corpus.sources if round.number or s.role == "replay"]
+
+    def _segment(self, kind: Any, first_step: int, last_step: int, schedule: dict[str, Any]) -> SegmentConfig:
+        training, packing = self.run.training, self.run.packing
+        optimizer = training.optimizer
+        if kind == "pretrain":  # it makes the base that later rounds are pulled to
+            optimizer = optimizer.model_copy(update={"pull_to_base": 0.0})
+        return SegmentConfig(
+            kind=kind,
+            seed=self.training_seed,
+            sequence_length=packing.sequence_length,
+            sequences_per_step=sequences_per_step(training.batch_tokens, packing.sequence_length),
+            first_step=first_step,
+            last_step=last_step,
+            schedule=schedule,
+            optimizer=optimizer,
+            precision=self._precision,
+            document_masking=training.document_masking,
+            dropout=self.run.model.dropout,
+            keep_every_tokens=training.keep_every_tokens,
+            average=averaging(self.run) if kind in ("decay", "rewarm") else None,
+            execution=training.execution,
+        )
+
+    @cached_property
+    def _precision(self) -> Any:
+        return resolve_precision(self.run.training)
+
+    def _training_inputs(self, line: Line, first: int, last: int, read: Sequence[Slice]) -> TrainInputs:
+        """Only the manifests that hold sequences of these steps, so that a key names nothing it does not use."""
+        per_step = sequences_per_step(self.run.training.batch_tokens, self.run.packing.sequence_length)
+        manifests = []
+        for manifest in line.manifests:
+            begin = int(manifest.stats.get("first_sequence", 0))
+            end = begin + int(manifest.stats.get("sequences", 0))
+            if not end or (begin < last * per_step and end > first * per_step):
+                manifests.append(manifest)
+        base = line.base if self.run.training.optimizer.pull_to_base else None
+        return TrainInputs(
+            line.start, tuple(manifests), line.tokenizer, tuple(one.tokens for one in read), base
+        )
+
+    # ---- what came of it ----------------------------------------------------------------------------------------
+
+    def counted(self, slices: Sequence[Slice]) -> Iterator[tuple[str, Callable[[], Request]]]:
+        """Each benchmark with questions in a file that is evaluated but was not looked for when the corpus was made."""
+        documents = tuple(one.artifacts["decontaminate"].part("documents") for one in slices)
+        known = self.run.corpus.decontaminate.benchmarks
+        files = [supported(name).files for name in (*self.evaluation.domain, *self.evaluation.general)]
+        own = [mine.name for mine in self.evaluation.own if mine.file]
+        for name in dict.fromkeys((*files, *own)):
+            if name not in known:
+                yield name, partial(self._count, name, documents)
+
+    def _count(self, name: str, documents: tuple[Input, ...]) -> Request:
+        [entry], [path] = self._question_files([name], "evaluation")
+        config = contamination.CountConfig(ngram=self.run.corpus.decontaminate.ngram)
+        return Request(contamination, config, contamination.CountInputs(documents, entry, path))
+
+    def data(self, slices: Sequence[Slice], outcome: Outcome) -> Request:
+        """The page that says what was done to the data."""
+        config = data_page.DataConfig(seed=self.run.seed, filter=self.run.corpus.filter)
+        first = 0 if self.new_base else 1
+        counted = tuple(outcome.counted.values())
+        return Request(data_page, config, data_page.data_inputs(slices, outcome.packed, first, counted))
+
+    def report(self, outcome: Outcome) -> Request:
+        """The page that says what came of it."""
+        return Request(report, *report.report_request(self.run.evaluation, outcome))

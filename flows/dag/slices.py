@@ -1,0 +1,147 @@
+"""Reading on: slice after slice from the sources, until a round has its share of each.
+
+1. Which source comes next follows from the weights, by a low-discrepancy sequence.
+2. A source that is used up, or has its share for the round, is passed over; both are known from the slices before.
+3. So the slices of a smaller budget are a prefix of those of a larger one, and nothing that is read changes later.
+
+`Reading` holds only what the slices before have told; the same calls give the same slices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
+
+from flows.dag.requests import Requests
+from storage.artifact import Artifact, Chain, Input
+from storage.errors import StageFailed
+from tasks.corpus.packing.interleave import choose
+from tasks.corpus.reading.sources import SourceConfig
+
+if TYPE_CHECKING:
+    from flows.runs.stage_task import Build
+
+CORPUS_STAGES = ("ingest", "dedup", "filter", "decontaminate", "tokenize")
+_STRETCH = 64
+
+
+@dataclass(frozen=True)
+class Slice:
+    """One slice of one source, as far as it was made."""
+
+    number: int
+    source: str
+    artifacts: Mapping[str, Artifact]
+
+    @property
+    def tokens(self) -> Input:
+        """Its token shards."""
+        return self.artifacts["tokenize"].part("tokens")
+
+
+@dataclass
+class Reading:
+    """The slices read so far. Used by one thread at a time."""
+
+    requests: Requests
+    build: Build
+    tokenizer: Callable[[list[Slice]], Input]
+    """Gives the tokenizer, made of the first slices where the base has none of its own."""
+    slices: list[Slice] = field(default_factory=list)
+    cursors: dict[str, Artifact] = field(default_factory=dict)
+    _signatures: list[Input] = field(default_factory=list)
+    _turns: dict[tuple[str, ...], int] = field(default_factory=dict)
+
+    def until(self, needed: Mapping[str, int]) -> list[Slice]:
+        """Read until each source has at least `needed` tokens or is used up; all slices so far.
+
+        Raises StageFailed where a source is used up without having given a token.
+        """
+        sources = [source for source in self.requests.run.corpus.sources if source.name in needed]
+        while any(self._wants(source, needed) for source in sources):
+            source = self._next(list(sources), needed)
+            self._read(source, "tokenize")
+        for source in sources:
+            if needed[source.name] and not self.tokens_of(source.name):
+                raise StageFailed(
+                    f"source {source.name} is used up and gave no token: every document was dropped or held out. "
+                    "`dropped.parquet` of its stages says why; loosen corpus.filter, or give it more text"
+                )
+        return list(self.slices)
+
+    def all(self, until: str, most: int | None) -> None:
+        """Read every slice of every source (or the first `most`), up to one corpus stage."""
+        sources = list(self.requests.run.corpus.sources)
+        if self.requests.new_base:  # its tokenizer is made of replay text, which a whole run reads first too
+            self._read(self._next([s for s in sources if s.role == "replay"], None), until)
+        while (most is None or len(self.slices) < most) and any(not self.used_up(s.name) for s in sources):
+            self._read(self._next(sources, None), until)
+
+    def tokens_of(self, source: str) -> int:
+        """Tokens that a source has given so far, the holdout aside."""
+        return sum(int(s.artifacts["tokenize"].stats["tokens"]) for s in self.slices if s.source == source)
+
+    def used_up(self, source: str) -> bool:
+        """Whether the source has no text after the slices so far."""
+        return source in self.cursors and bool(self.cursors[source].stats["exhausted"])
+
+    def holdouts(self, read: list[Slice]) -> dict[str, Input]:
+        """The held-out documents of each source among the slices of the first round: all models are measured on them."""
+        found: dict[str, Input] = {}
+        for one in read:
+            artifact = one.artifacts.get("decontaminate")
+            if artifact is None or not artifact.has("holdout") or one.source in found:
+                continue
+            if artifact.stats["documents_held_out"]:
+                found[one.source] = artifact.part("holdout")
+            else:
+                self.requests.warn(
+                    f"nothing of source {one.source} is held out: its first slice left no document to spare"
+                )
+        return found
+
+    def artifacts(self, stage: str) -> list[tuple[Slice, Artifact]]:
+        """The slices' artifacts of one stage, in order."""
+        return [(one, one.artifacts[stage]) for one in self.slices if stage in one.artifacts]
+
+    def _wants(self, source: SourceConfig, needed: Mapping[str, int]) -> bool:
+        return not self.used_up(source.name) and self.tokens_of(source.name) < needed[source.name]
+
+    def _next(self, sources: list[SourceConfig], needed: Mapping[str, int] | None) -> SourceConfig:
+        """The next source in turn that wants text. The turns of a set of sources go on from round to round."""
+        names = tuple(source.name for source in sources)
+        weights = [Fraction(str(source.weight)) for source in sources]
+        while True:
+            turn = self._turns.get(names, 0)
+            chosen = sources[int(choose(weights, 1, turn)[0])]
+            self._turns[names] = turn + 1
+            if self._wants(chosen, needed) if needed is not None else not self.used_up(chosen.name):
+                return chosen
+
+    def _read(self, source: SourceConfig, until: str) -> None:
+        number = len(self.slices) + 1
+        made: dict[str, Artifact] = {}
+
+        def make(stage: str, request: Any) -> Artifact:
+            made[stage] = self.build(request, slice=number)
+            return made[stage]
+
+        ask, name = self.requests, source.name
+        first = name not in self.cursors
+        ingested = make("ingest", ask.ingest(source, self.cursors.get(name)))
+        if until != "ingest":
+            earlier = Chain(tuple(self._signatures)) if self._signatures else None
+            deduped = make("dedup", ask.dedup(ingested.part("documents"), earlier))
+            self._signatures.append(deduped.part("signatures"))
+        if until not in ("ingest", "dedup"):
+            filtered = make("filter", ask.filter(deduped.part("documents")))
+            if until != "filter":
+                make("decontaminate", ask.decontaminate(filtered.part("documents"), first))
+        if until == "tokenize":
+            one = Slice(number, name, made)
+            tokenizer = self.tokenizer([*self.slices, one])
+            make("tokenize", ask.tokenize(made["decontaminate"].part("documents"), tokenizer))
+        self.cursors[name] = ingested
+        self.slices.append(Slice(number, name, made))

@@ -1,0 +1,1 @@
+"""What stands in a store, looked at afterwards: compared, or freed where nothing needs it."""

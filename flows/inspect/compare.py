@@ -1,0 +1,332 @@
+"""`onward compare RUN RUN…`: the report's page across runs, and exactly the fields in which their configurations differ.
+
+Runs are found by their records, and what they measured by the inputs of their reports: nothing is made, and nothing in the
+store changes. A model that several runs share (the base, mostly) stands there once, unless they measured it differently.
+Two models are tested against each other where they were asked the same questions, or read the same documents by the same
+tokens, in the same way; else they stand side by side.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flows.inspect.differences import Differences, Field, differences, shown
+from flows.inspect.reports import inputs_of, record_of, report_of
+from storage.artifact import Input
+from storage.errors import ConfigError, OnwardError
+from storage.manifest import read_manifest
+from storage.runs import RunRecord
+from storage.store import Store
+from tasks.pages.blocks import Block, Cell, Heading, Picture, Place, Table, Text
+from tasks.pages.html import html_of
+from tasks.pages.markdown import markdown_of
+from tasks.report import ReportConfig, ReportInputs
+from tasks.report_cost import cost_blocks, cost_of
+from tasks.report_facts import gather, within
+from tasks.report_figures import draw
+from tasks.report_page import blocks_of
+from tasks.report_scores import change_of
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of a comparison: its letter, its record, and what its report was made of."""
+
+    label: str
+    record: RunRecord
+    config: ReportConfig
+    inputs: ReportInputs
+
+    def model(self, name: str) -> Mapping[str, Any] | None:
+        """The run's own model of that name."""
+        return next((model for model in self.inputs.models if model["name"] == name), None)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What is shown: `facts` as a report's, and in what the runs differ."""
+
+    runs: tuple[Run, ...]
+    differing: Differences
+    facts: Json
+    cost: Json
+
+    def to_json(self) -> Json:
+        """All of it as plain JSON, without the points of figures."""
+        kept = ("findings", "models", "pairs", "perplexity", "benchmarks", "groups", "samples")
+        return {
+            "runs": [
+                {
+                    "label": run.label,
+                    "run": run.record.run,
+                    "name": run.record.name,
+                    "state": run.record.state,
+                }
+                for run in self.runs
+            ],
+            "differences": {
+                kind: [
+                    {"field": field.path, "values": field.values} for field in getattr(self.differing, kind)
+                ]
+                for kind in ("identity", "execution", "unknown")
+            },
+            "cost": self.cost,
+            **{name: self.facts[name] for name in kept},
+        }
+
+    def to_markdown(self) -> str:
+        """The page as text, without figures."""
+        blocks = [block for block in self._blocks(()) if not isinstance(block, Picture)]
+        return markdown_of(blocks)
+
+    def write(self, directory: Path) -> None:
+        """compare.md, compare.html, compare.json and figures/ in a directory that is new or empty; raises OnwardError."""
+        if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+            raise OnwardError(f"{directory} exists already and is not empty")
+        directory.mkdir(parents=True, exist_ok=True)
+        blocks = self._blocks(draw(self.facts, directory / "figures"))
+        (directory / "compare.md").write_text(markdown_of(blocks), encoding="utf-8")
+        (directory / "compare.html").write_text(html_of(blocks, directory), encoding="utf-8")
+        (directory / "compare.json").write_text(json.dumps(self.to_json(), indent=1) + "\n", encoding="utf-8")
+
+    def _blocks(self, figures: Sequence[Json]) -> list[Block]:
+        blocks: list[Block] = []
+        for block in blocks_of(self.facts, figures, [*_runs_table(self.runs), *_differing(self)]):
+            blocks += cost_blocks(self.facts, self.cost) if isinstance(block, Place) else [block]
+        return blocks
+
+
+def compare(store: Store, names: Sequence[str]) -> Comparison:
+    """Runs by their names, in that order: the others are held against the first.
+
+    Raises ConfigError where one is unknown or fewer than two are meant, OnwardError where one has no report yet.
+    """
+    records = list({record.run: record for record in (record_of(store, name) for name in names)}.values())
+    if len(records) < 2:
+        raise ConfigError("compare: name two runs or more, each another")
+    if len(records) > 26:
+        raise ConfigError("compare: at most 26 runs")
+    runs = tuple(
+        Run(chr(ord("A") + place), record, *inputs_of(store, report_of(store, record)))
+        for place, record in enumerate(records)
+    )
+    called = _benchmark_names(runs)
+    names_of = _model_names(runs, called)
+    config, inputs = _together(runs, names_of, called)
+    pairs = _pairs(runs, names_of)
+    own = [  # for the figures alone: every model against its base
+        (names_of[run.label, run.inputs.models[0]["name"]], names_of[run.label, model["name"]])
+        for run in runs
+        for model in run.inputs.models[1:]
+    ]
+    facts = gather(config, inputs, list(dict.fromkeys([*pairs, *own])))
+    facts["pairs"] = [list(pair) for pair in pairs]
+    facts["title"] = f"{', '.join(run.label for run in runs[:-1])} and {runs[-1].label}, compared"
+    facts["findings"] = _findings(runs, names_of, facts)
+    differing = differences({run.label: run.record.config for run in runs})
+    return Comparison(runs, differing, facts, cost_of(facts, store.lookup))
+
+
+# ---- models and questions of several runs ---------------------------------------------------------------------------
+
+
+Names = dict[tuple[str, str], str]
+"""(run's label, name of a model or benchmark there) → its name here."""
+_ASKED, _READ = ("scores", "questions"), ("perplexity", "documents")
+
+
+def _model_names(runs: Sequence[Run], called: Names) -> Names:
+    """`B · 400M`; for a model that several runs share `A, B · 400M`, or its name alone where all do.
+
+    A model that runs measured with other results (at another length, say) is not shared between these.
+    """
+    owners: dict[tuple[str, str], list[list[Run]]] = {}
+    for run in runs:
+        for model in run.inputs.models:
+            name = str(model["name"])
+            groups = owners.setdefault((model["digest"], name), [])
+            for group in groups:
+                if all(_measured_alike(other, run, name, called) for other in group):
+                    group.append(run)
+                    break
+            else:
+                groups.append([run])
+    found: Names = {}
+    for (_, name), groups in owners.items():
+        for group in groups:
+            labels = [run.label for run in group]
+            shown = name if len(labels) == len(runs) else f"{', '.join(labels)} · {name}"
+            found.update({(label, name): shown for label in labels})
+    return found
+
+
+def _measured_alike(one: Run, other: Run, model: str, called: Names) -> bool:
+    """Whether everything that both measured of a model came out the same, to the bit."""
+    first, second = (_measured(run, model, called) for run in (one, other))
+    return all(first[what] == second[what] for what in first.keys() & second.keys())
+
+
+def _measured(run: Run, model: str, called: Names) -> dict[tuple[str, str], str]:
+    return {
+        (kind, called.get((run.label, item), item) if kind in _ASKED else item): part.digest
+        for kind in (*_ASKED, *_READ)
+        for item, part in getattr(run.inputs, kind).get(model, {}).items()
+    }
+
+
+def _together(runs: Sequence[Run], names: Names, called: Names) -> tuple[ReportConfig, ReportInputs]:
+    models: dict[str, Json] = {}
+    tables: dict[str, dict[str, dict[str, Input]]] = {kind: {} for kind in (*_ASKED, *_READ)}
+    journals: list[Json] = []
+    samples: dict[str, Input] = {}
+    for run in runs:
+        for model in run.inputs.models:
+            name = names[run.label, model["name"]]
+            models.setdefault(name, {**model, "name": name, "series": []})["series"].append(run.label)
+            for kind, merged in tables.items():
+                own = getattr(run.inputs, kind).get(model["name"], {})
+                measured = merged.setdefault(name, {})
+                for item, part in own.items():
+                    wanted = called.get((run.label, item), item) if kind in _ASKED else item
+                    measured.setdefault(wanted, part)
+            if model["name"] in run.inputs.samples:
+                samples.setdefault(name, run.inputs.samples[model["name"]])
+        known = {segment["journal"].key for segment in journals}
+        for segment in run.inputs.journals:
+            entry = {**segment, "series": run.label}
+            journals.append({**entry, "computed": 0} if segment["journal"].key in known else entry)
+    benchmarks: dict[str, str] = {}
+    for run in runs:
+        for item, group in run.config.benchmarks:
+            benchmarks.setdefault(called.get((run.label, item), item), group)
+    sources = tuple(dict.fromkeys(source for run in runs for source in run.config.sources))
+    alike = len({json.dumps([entry["key"] for entry in run.inputs.corpus]) for run in runs}) == 1
+    first = runs[0].inputs
+    return ReportConfig(benchmarks=tuple(benchmarks.items()), sources=sources), ReportInputs(
+        models=tuple(models.values()),
+        journals=tuple(journals),
+        corpus=first.corpus if alike else (),
+        hits=first.hits if alike else (),
+        counted=first.counted if alike else (),
+        packs=(),
+        samples=samples,
+        **tables,
+    )
+
+
+def _benchmark_names(runs: Sequence[Run]) -> Names:
+    """(run, benchmark) → another name, where one name stands for different questions in different runs."""
+    asked: dict[str, dict[str, str]] = {}
+    for run in runs:
+        for scores in run.inputs.scores.values():
+            for item, part in scores.items():
+                asked.setdefault(item, {})[run.label] = _questions_of(part)
+    return {
+        (label, item): f"{item} ({label})"
+        for item, labels in asked.items()
+        if len(set(labels.values())) > 1
+        for label in labels
+    }
+
+
+def _questions_of(part: Input) -> str:
+    """What stands for the questions that were asked: digests of their files, or of the part that they were made into."""
+    inputs = read_manifest(part.root).inputs
+    own = inputs.get("own")
+    return json.dumps(own["digest"] if own else [file.get("sha256") for file in inputs.get("files", ())])
+
+
+def _pairs(runs: Sequence[Run], names: Names) -> list[tuple[str, str]]:
+    """Each run's last model against its base; then at each budget the other runs against the first."""
+    found = []
+    for run in runs:
+        own = [names[run.label, model["name"]] for model in run.inputs.models]
+        found.append((own[0], own[-1]))
+    for other in runs[1:]:
+        found += [
+            (names[runs[0].label, one], names[other.label, two]) for one, two in _budgets(runs[0], other)
+        ]
+    return [pair for pair in dict.fromkeys(found) if pair[0] != pair[1]]
+
+
+def _budgets(first: Run, other: Run) -> list[tuple[str, str]]:
+    """The models of two runs that stand for each other: those of the same name; the last ones where there are none."""
+    shared = [str(model["name"]) for model in first.inputs.models[1:] if other.model(model["name"])]
+    if shared:
+        return [(name, name) for name in shared]
+    return [(str(first.inputs.models[-1]["name"]), str(other.inputs.models[-1]["name"]))]
+
+
+def _findings(runs: Sequence[Run], names: Names, facts: Json) -> list[str]:
+    found = []
+    for other in runs[1:]:
+        one, two = _budgets(runs[0], other)[-1]
+        before, after = names[runs[0].label, one], names[other.label, two]
+        said = [
+            f"perplexity on {row['source']} {within(change)} % ({change['verdict']})"
+            for row in facts["perplexity"]
+            if (change := change_of(row, before, after))
+        ]
+        said += [
+            f"the mean of the {row['group']} benchmarks {within(change)} points ({change['verdict']})"
+            for row in facts["groups"]
+            if (change := change_of(row, before, after))
+        ]
+        first, last = runs[0].model(one), other.model(two)
+        if first and last and first["digest"] == last["digest"]:
+            how = "" if before == after else "; it was measured differently"
+            found.append(
+                f"{runs[0].label} and {other.label} ended in the same model ({two}), to the bit{how}."
+            )
+        else:
+            found.append(f"{after} against {before}: {'; '.join(said) or 'nothing was measured on both'}.")
+    return found
+
+
+# ---- what stands above the results ----------------------------------------------------------------------------------
+
+
+def _runs_table(runs: Sequence[Run]) -> list[Block]:
+    rows = tuple(
+        (
+            Cell(run.label),
+            Cell(run.record.run),
+            Cell(run.record.state),
+            Cell(", ".join(str(model["name"]) for model in run.inputs.models)),
+        )
+        for run in runs
+    )
+    return [Heading(2, "The runs"), Table(("", "run", "state", "models"), rows, 4)]
+
+
+def _differing(comparison: Comparison) -> list[Block]:
+    differing, labels = comparison.differing, [run.label for run in comparison.runs]
+    blocks: list[Block] = [Heading(2, "In what their configurations differ")]
+    if differing.unknown:
+        return [
+            *blocks,
+            Text("A configuration has keys that are no longer known; all fields together:"),
+            _fields_table("field", differing.unknown, labels),
+        ]
+    if differing.identity:
+        blocks.append(_fields_table("field that decides results", differing.identity, labels))
+    else:
+        blocks.append(Text("In nothing that decides results."))
+    if differing.execution:
+        blocks.append(
+            _fields_table("field that does not (where, how fast, names)", differing.execution, labels)
+        )
+    return blocks
+
+
+def _fields_table(title: str, fields: Sequence[Field], labels: Sequence[str]) -> Table:
+    rows = tuple(
+        (Cell(field.path), *(Cell(shown(field.values[label])) for label in labels)) for field in fields
+    )
+    return Table((title, *labels), rows, notes=len(labels))

@@ -1,0 +1,1 @@
+"""This machine as seen by a run: processes, their environment, GPUs."""

@@ -1,0 +1,167 @@
+"""The environment of our processes, decided before prefect or mlflow is imported. Light to import.
+
+`prepare` is for a command of the user's; `service_environment` for servers, workers and the flow runs below them. Both
+must agree on where data lies. What the user has set stays, except what would lock us out of our own loopback servers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import shutil
+import stat
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+from flows.machine.processes import alive, boot_id
+from storage.paths import home, prefect_home, state_directory
+
+_QUIET = {
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "DO_NOT_TRACK": "true",  # serves both; MLflow takes no other word than this
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "TOKENIZERS_PARALLELISM": "false",
+    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",  # the least there is; the crash automation counts on it
+}
+_SPINS = {"GOMP_SPINCOUNT": "20000"}
+"""How often a thread of OpenMP (libgomp) looks for work before it sleeps; 300,000 where it is not said. On cores that
+others use too, a thread that spins keeps from running the one that it waits for: a training step beside two busy
+processes took 1.8 s with 300,000 and 1.4 s with 20,000, and no more on idle cores. No number changes."""
+_OF_OTHER_SERVERS = (
+    "PREFECT_API_KEY",  # a stray one wins over everything, and gives 401
+    "PREFECT_API_AUTH_STRING",
+    "PREFECT_SERVER_API_AUTH_STRING",
+    "PREFECT_SERVER_API_HOST",
+    "PREFECT_SERVER_API_PORT",
+    "PREFECT_SERVER_API_BASE_PATH",
+    "PREFECT_PROFILE",
+    "PREFECT_UI_API_URL",
+    "PREFECT_SERVER_UI_API_URL",
+    "MLFLOW_TRACKING_USERNAME",
+    "MLFLOW_TRACKING_PASSWORD",
+    "MLFLOW_TRACKING_TOKEN",
+)
+
+
+def prepare() -> None:
+    """Set this process's environment for a run: quiet, at home, and reporting to `onward up` where that runs here."""
+    own = os.environ.get("PREFECT_API_URL") is None
+    if own:
+        for name in ("PREFECT_API_KEY", "PREFECT_PROFILE"):
+            os.environ.pop(name, None)
+    os.environ.setdefault("PREFECT_HOME", str(prefect_home()))
+    Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)
+    for name, value in {**_QUIET, **_spins()}.items():
+        os.environ.setdefault(name, value)
+    os.environ.setdefault(
+        "PREFECT_SERVER_EPHEMERAL_ENABLED", "false"
+    )  # ours (flows/services/server.py) leaves with its run
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    record = running_servers()
+    if own and record is not None:
+        os.environ.pop("PREFECT_API_AUTH_STRING", None)
+        elsewhere = "MLFLOW_TRACKING_URI" in os.environ
+        for name, value in addresses(record["prefect_port"], record["mlflow_port"]).items():
+            if not (elsewhere and "MLFLOW" in name):
+                os.environ.setdefault(name, value)
+
+
+def _spins() -> dict[str, str]:
+    return {} if "OMP_WAIT_POLICY" in os.environ else _SPINS  # who has chosen how to wait has chosen
+
+
+def running_servers() -> dict[str, Any] | None:
+    """What `onward up` recorded in this home, where its Prefect server runs; None otherwise."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        record = json.loads((state_directory() / "services.json").read_bytes())
+        prefect = record["services"]["prefect"]
+        if record["boot"] == boot_id() and alive(prefect["pid"], prefect["started"]):
+            return dict(record)
+    return None
+
+
+def addresses(prefect_port: int, mlflow_port: int) -> dict[str, str]:
+    """Where the servers of `onward up` are found, for clients and for links."""
+    prefect, mlflow = f"http://127.0.0.1:{prefect_port}", f"http://127.0.0.1:{mlflow_port}"
+    return {
+        "PREFECT_API_URL": f"{prefect}/api",
+        "PREFECT_UI_URL": prefect,
+        "MLFLOW_TRACKING_URI": mlflow,
+        "ONWARD_MLFLOW_URL": mlflow,
+        "ONWARD_MLFLOW_LOCAL": "1",  # same machine: files of experiments lie in storage.paths.mlflow_files()
+    }
+
+
+def service_environment(prefect_port: int, mlflow_port: int) -> dict[str, str]:
+    """Of the servers, workers and flow runs of `onward up`: no password, no other server, data in this home."""
+    public = {
+        name: os.environ[name] for name in ("PREFECT_UI_URL", "ONWARD_MLFLOW_URL") if name in os.environ
+    }
+    kept = {name: value for name, value in os.environ.items() if name not in _OF_OTHER_SERVERS}
+    return {
+        **_QUIET,
+        **_spins(),
+        "PREFECT_WORKER_QUERY_SECONDS": "5",
+        "PREFECT_WORKER_HEARTBEAT_SECONDS": "10",
+        **kept,
+        "ONWARD_HOME": str(home()),
+        "PREFECT_HOME": str(prefect_home()),
+        "PREFECT_RUNNER_AUTO_INSTALL_DEPENDENCIES": "false",  # a flow run uses what is installed
+        "PREFECT_SERVER_EPHEMERAL_ENABLED": "false",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "PYTHONUNBUFFERED": "1",
+        "PYTHONSAFEPATH": "1",  # Prefect runs a script beside its own storage.py, which would hide our package
+        **addresses(prefect_port, mlflow_port),
+        **public,
+    }
+
+
+def outlive_worker() -> None:
+    """Let a flow run live on when the worker dies that reads its output: what it writes then goes to a file.
+
+    Without this the next line that any library writes to standard error would end the run.
+    """
+    if "PREFECT__FLOW_RUN_ID" not in os.environ:
+        return
+    watched = [number for number in (1, 2) if stat.S_ISFIFO(os.fstat(number).st_mode)]
+
+    def redirect_when_broken() -> None:
+        broken = select.poll()
+        for number in watched:
+            broken.register(number, 0)  # errors alone: the reading end was closed
+        broken.poll()
+        logs = state_directory() / "logs"
+        logs.mkdir(parents=True, exist_ok=True)
+        file = os.open(logs / "flows.log", os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        for number in watched:
+            os.dup2(file, number)
+
+    if watched:
+        threading.Thread(target=redirect_when_broken, name="outlive-worker", daemon=True).start()
+
+
+def gpus() -> list[str]:
+    """Names of the NVIDIA GPUs of this machine, asked of the driver; torch is not loaded for that."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return []
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        answer = subprocess.run(
+            [tool, "--query-gpu=name", "--format=csv,noheader"], capture_output=True, text=True, timeout=20
+        )
+        if answer.returncode == 0:
+            return [line.strip() for line in answer.stdout.splitlines() if line.strip()]
+    return []
+
+
+def worker_command(pool: str, name: str) -> list[str]:
+    """The command line of a Prefect worker; the pool is there already, and nothing is installed."""
+    options = ["--pool", pool, "--name", name, "--install-policy", "never", "--no-create-pool-if-not-found"]
+    return [sys.executable, "-m", "flows.services.prefect_worker", *options]

@@ -1,0 +1,1 @@
+"""A run with its surroundings: the stages as Prefect tasks, the account of an attempt, how it ends."""

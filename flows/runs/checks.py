@@ -1,0 +1,113 @@
+"""What can be known to be wrong before any work starts. Raises ConfigError naming the field."""
+
+from __future__ import annotations
+
+import glob
+import json
+from pathlib import Path
+
+from flows.config import RunConfig
+from flows.dag.rounds import round_zero, rounds_of, short_count
+from storage.errors import ConfigError
+from storage.paths import home
+from tasks.corpus.benchmarks.questions import benchmark_file
+from tasks.corpus.reading.hub import remembered_in
+from tasks.corpus.reading.origins import Hub
+from tasks.corpus.reading.sources import IngestConfig
+from tasks.evaluation.catalog import BENCHMARKS, check_benchmarks
+from tasks.models.base import InitConfig
+
+_FEW_STEPS = 500
+
+
+def check(run: RunConfig) -> None:
+    """Refuse a configuration that cannot be run: sizes that do not fit, files and benchmarks that are not there."""
+    rounds_of(run)
+    _processes(run)
+    _sources(run)
+    if run.evaluation.checkpoints and run.training.keep_every_tokens is None:
+        raise ConfigError(
+            "evaluation.checkpoints measures what training keeps on its way, and nothing is kept: "
+            "set training.keep_every_tokens"
+        )
+    evaluation = run.evaluation.below(home())
+    check_benchmarks(evaluation, run.benchmark_directory, [source.name for source in run.corpus.sources])
+    files = {mine.name: home() / mine.file for mine in run.evaluation.own if mine.file}
+    for name in run.corpus.decontaminate.benchmarks:
+        if name in files or name not in BENCHMARKS or run.benchmark_directory is not None:
+            benchmark_file(run.benchmark_directory, name, files)
+    if isinstance(run.model.base, InitConfig) and not any(
+        source.role == "replay" for source in run.corpus.sources
+    ):
+        raise ConfigError(
+            "model.base is initialised here and pre-trained on replay text, but no source in corpus.sources "
+            "has the role replay"
+        )
+    if isinstance(run.model.base, InitConfig):
+        positions: int | None = run.model.base.max_positions
+    else:
+        positions = positions_of(home() / run.model.base)
+    check_length(run.packing.sequence_length, positions, "packing.sequence_length", "model.base")
+
+
+def check_hub(run: RunConfig) -> None:
+    """Refuse sources that the hub does not have. Each is asked for once; HubUnreachable where it gives no answer."""
+    for source in run.corpus.sources:
+        if source.hub is not None:
+            config = IngestConfig.of(source, slice_bytes=run.corpus.slice_bytes, seed=run.seed)
+            Hub(config, source.hub, None, remembered_in(run.store_path))
+
+
+def _processes(run: RunConfig) -> None:
+    execution = run.training.execution
+    sequences = run.training.batch_tokens // run.packing.sequence_length
+    if execution.processes * execution.nodes > sequences:
+        raise ConfigError(
+            f"training.execution: {execution.nodes} x {execution.processes} processes (nodes x processes), but a step "
+            f"has only {sequences} sequences; each process needs one at least"
+        )
+
+
+def _sources(run: RunConfig) -> None:
+    for source in run.corpus.sources:
+        for pattern in source.files or ():
+            if not glob.glob(str(home() / pattern), recursive=True):
+                raise ConfigError(
+                    f"corpus.sources: {source.name}: no file matches {pattern} (looked in {home()})"
+                )
+
+
+def check_length(length: int, positions: int | None, field: str, model: str) -> None:
+    """Raise ConfigError where sequences are longer than the model's positions, as far as they are known."""
+    if positions is not None and length > positions:
+        raise ConfigError(f"{field} {length:,} is longer than the {positions:,} positions of {model}")
+
+
+def positions_of(directory: Path) -> int | None:
+    """Positions of a model in a directory; None where it is not there: a hub model's are known once it is imported."""
+    path = directory / "config.json"
+    if not path.is_file():
+        return None
+    try:
+        config = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ConfigError(f"{path} is no JSON: {error}") from error
+    for name in ("max_position_embeddings", "n_positions"):
+        if isinstance(config.get(name), int):
+            return int(config[name])
+    return None
+
+
+def advice(run: RunConfig) -> list[str]:
+    """What is allowed, but probably not meant: budgets of few steps."""
+    named = [(f"the budget {one.name}", one.last_step) for one in rounds_of(run)]
+    if isinstance(run.model.base, InitConfig):
+        tokens = run.model.base.pretrain_tokens
+        named.insert(
+            0, (f"model.base.init.pretrain_tokens {short_count(tokens)}", round_zero(run, tokens).last_step)
+        )
+    return [
+        f"{what} has only {steps:,} steps; a smaller training.batch_tokens gives more of them"
+        for what, steps in named
+        if steps < _FEW_STEPS
+    ]

@@ -1,0 +1,220 @@
+"""A given model, measured: one of the store, of a directory or of the hub, on benchmarks and on a run's held-out text.
+
+The same stages as in a run, through the same store: what was measured before is found, and a model that is not in the store
+yet is imported into it first. Scores go to an MLflow run of their own, by the same names as a run's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from flows.config import TrackingConfig
+from flows.dag.pretrain import Model, Outcome, describe, measure
+from flows.dag.requests import Measures
+from flows.machine.gpu import Gpu
+from flows.runs.checks import check_length, positions_of
+from flows.runs.prefect_states import crash_lost_attempts
+from flows.runs.run import experiment, open_tracker
+from flows.runs.session import current_flow_run, in_flow_run, shown, told
+from flows.runs.stage_task import Builder
+from flows.tracking.tracker import Tracked, Tracker, describe_run, flat
+from flows.ui import publish
+from flows.ui.console import Console
+from storage.artifact import Artifact, Input
+from storage.catalog import Catalog
+from storage.errors import ConfigError, OnwardError
+from storage.keys import canonical_json
+from storage.paths import home, state_directory
+from storage.runs import RunRecord, read_records, shared_lock, write_record
+from storage.settings import Settings, execution, identity, identity_of
+from storage.store import Request, Store
+from storage.workers import Workers
+from tasks.evaluation.catalog import EvaluationConfig, check_benchmarks
+from tasks.models import base
+from tasks.models.base import ModelConfig
+
+PLAIN_NAME = r"^\w[\w.-]*$"
+"""It becomes part of paths: it must not lead out of the directory that it is used in."""
+_KEY = re.compile(r"(base|train|decay)/[0-9a-f]+|[0-9a-f]{6,64}")
+
+
+class Evaluation(Settings):
+    """What an evaluation is asked for: the flow's parameters."""
+
+    model: str = execution(
+        description="key (or its beginning) of a model in the store, directory, or hub name"
+    )
+    benchmarks: EvaluationConfig = identity(description="what it is measured on")
+    run: str | None = execution(None, description="run whose held-out text it is measured on too")
+    sequence_length: int = identity(description="tokens that the model is given at most")
+    seed: int = identity(description="of the draw, where there is a limit")
+    device: str = execution(description="auto, cpu or cuda")
+    benchmark_files: str | None = execution(description="directory of local copies; null: the hub")
+    store: str = execution(description="directory of the store")
+    name: str = execution(description="experiment in MLflow", pattern=PLAIN_NAME, max_length=60)
+    tracking: TrackingConfig = execution(description="where scores are published")
+
+    @property
+    def id(self) -> str:
+        """Six hex digits that stand for the model's name and what is measured."""
+        named = {"model": self.model, "run": self.run, **identity_of(self)}
+        return hashlib.sha256(canonical_json(named)).hexdigest()[:6]
+
+    @property
+    def title(self) -> str:
+        """`evaluation · train/8c01d5e2 · 3f9a2c`."""
+        model = Path(self.model).name if self.model.startswith(("/", ".")) else self.model
+        return f"{self.name} · {model} · {self.id}"
+
+
+def execute(wanted: Evaluation, console: Console) -> Any:
+    """Measure the model: the same summary as a run's, or, inside a flow run, the state that it ends in.
+
+    Raises (or ends) before any stage where the model, the run or a benchmark is not to be had.
+    """
+    return in_flow_run(console, lambda: _execute(wanted, console))
+
+
+def _execute(wanted: Evaluation, console: Console) -> dict[str, Any]:
+    store = Store(home() / wanted.store)
+    store.root.mkdir(parents=True, exist_ok=True)
+    flow_run = current_flow_run()
+    builder: Builder | None = None
+    with told(store, lambda: builder.calls if builder else []), shared_lock(store), Workers(1) as workers:
+        holdouts = held_out_of(store, wanted.run) if wanted.run else {}
+        measures = measures_of(wanted, holdouts, console.warn)
+        with _tracked(wanted, store, flow_run, console) as tracker:
+            crash_lost_attempts(None, flow_run)
+            publish.announce_process(flow_run)
+            gpu = Gpu(state_directory(), wanted.device, wanted.title)
+            builder = Builder(store, workers, console, facts={"flow_run": flow_run}, gpu=gpu)
+            builder.listeners.append(tracker.listen)
+            outcome = Outcome()
+            with shown(builder, tracker, wanted.name):
+                try:
+                    model = model_of(wanted, store, builder)
+                    measure(measures, builder, outcome, model, holdouts)
+                    tracker.measured([model])
+                    outcome.settle()
+                finally:
+                    _remember(wanted, store, builder, flow_run)
+        return {
+            "flow_run": flow_run,
+            "state": "completed",
+            "stages": [asdict(record) for record in builder.records],
+            "models": describe(outcome),
+            "report": None,
+            "mlflow_run": tracker.parent,
+        }
+
+
+def held_out_of(store: Store, name: str) -> dict[str, Input]:
+    """The held-out documents of a run (its name, or a record's under `runs/`), by source.
+
+    Raises ConfigError where there is no such run, or nothing of it is held out.
+    """
+    records = [record for record in read_records(store) if name in (record.run, record.name)]
+    if not records:
+        known = ", ".join(record.run for record in read_records(store)) or "none"
+        raise ConfigError(f"run: {store.root} has no run {name!r} (there are: {known})")
+    found: dict[str, Input] = {}
+    for record in records:
+        for stage, key in record.artifacts:
+            artifact = store.lookup(stage, key) if stage == "decontaminate" else None
+            if artifact is not None and artifact.has("holdout") and artifact.stats["documents_held_out"]:
+                found.setdefault(_source_of(store, artifact), artifact.part("holdout"))
+    if not found:
+        raise ConfigError(f"run: nothing of the run {name!r} is held out in {store.root}")
+    return found
+
+
+def _source_of(store: Store, artifact: Artifact) -> str:
+    """The name of the source that a slice was read from: in the configuration of its first stage."""
+    while artifact.stage != "ingest":
+        documents = artifact.manifest.inputs["documents"]
+        before = store.lookup(documents["stage"], documents["key"])
+        if before is None:
+            raise ConfigError(f"run: {documents['stage']}/{documents['key'][:16]} is gone from {store.root}")
+        artifact = before
+    return str(artifact.manifest.config["name"])
+
+
+def measures_of(wanted: Evaluation, holdouts: Mapping[str, Input], warn: Callable[[str], None]) -> Measures:
+    """What is asked for; raises ConfigError where it is nothing, or a benchmark cannot be measured."""
+    section = wanted.benchmarks
+    directory = home() / wanted.benchmark_files if wanted.benchmark_files else None
+    own = tuple(mine for mine in section.below(home()).own if not mine.held_out or mine.held_out in holdouts)
+    for mine in section.own:
+        if mine.held_out and mine.held_out not in holdouts:
+            warn(
+                f"benchmark {mine.name} is left out: it is made of the held-out text of a run (parameter run)"
+            )
+    section = section.model_copy(update={"own": own})
+    if not section.groups() and not holdouts:
+        raise ConfigError("benchmarks: nothing to measure; name benchmarks, or a run for its held-out text")
+    check_benchmarks(section, directory, list(holdouts))
+    return Measures(
+        evaluation=section,
+        benchmark_directory=directory,
+        cache=home() / wanted.store / ".cache",
+        seed=wanted.seed,
+        max_length=wanted.sequence_length,
+        device=wanted.device,
+        warn=warn,
+    )
+
+
+def model_of(wanted: Evaluation, store: Store, build: Callable[..., Artifact]) -> Model:
+    """The model: found by its key, or imported as the stage `base` of a run imports it."""
+    given = wanted.model
+    if not (home() / given).is_dir() and _KEY.fullmatch(given):
+        try:
+            found = Catalog(store).find(given)
+        except OnwardError as error:
+            raise ConfigError(f"model: {error}") from error
+        artifact = store.lookup(found["stage"], found["key"])
+        if artifact is None or not artifact.has("export"):
+            raise ConfigError(
+                f"model: {found['stage']}/{found['key'][:16]} holds no model (a trunk, or no training)"
+            )
+    else:
+        config = ModelConfig(base=given)
+        artifact = build(Request(base, base.BaseConfig(), base.resolve_base(config, home())))
+    positions = positions_of(artifact.path / "export")
+    check_length(wanted.sequence_length, positions, "sequence_length", given)
+    tokens = int(artifact.stats.get("tokens_seen", 0))
+    return Model(given, tokens, artifact, 0)
+
+
+def _remember(wanted: Evaluation, store: Store, builder: Builder, flow_run: str | None) -> None:
+    """A record, so that `gc` keeps what was measured, and what it was measured on."""
+    name = f"{wanted.name}-{wanted.id}"
+    before = next((record for record in read_records(store) if record.run == name), None)
+    earlier = [one for one in (before.attempts if before else ()) if one != flow_run]
+    attempts = (*earlier, *([flow_run] if flow_run else []))
+    made = {(artifact.stage, artifact.key) for artifact in builder.artifacts.values()}
+    artifacts = tuple(sorted({*(before.artifacts if before else ()), *made}))
+    write_record(
+        store, RunRecord(name, wanted.name, wanted.model_dump(mode="json"), artifacts, attempts, "measured")
+    )
+
+
+@contextmanager
+def _tracked(wanted: Evaluation, store: Store, flow_run: str | None, console: Console) -> Iterator[Tracker]:
+    uri, artifacts = experiment(wanted.tracking.mlflow_uri, wanted.name)
+    params = dict(flat({"model": wanted.model, **identity_of(wanted)}))
+    url = publish.flow_run_url(flow_run)
+    tags = {"onward.run": wanted.id, "prefect.flow_run": flow_run or "", "store": str(store.root)}
+    tags |= {"prefect.url": url} if url else {}
+    words = {"model": wanted.model, "benchmarks": ", ".join(wanted.benchmarks.groups()) or "none"}
+    words |= {"held-out text of": wanted.run} if wanted.run else {}
+    note = describe_run(wanted.title, url, store.root, words)
+    tracked = Tracked(wanted.name, wanted.id, wanted.title, uri, artifacts, params, tags, note)
+    with open_tracker(Tracker(tracked, store, console.warn)) as tracker:
+        yield tracker

@@ -1,0 +1,133 @@
+"""States in Prefect that are true: of a run's tasks at its end, and of what earlier attempts left Running.
+
+Prefect hears of task runs by events, a little late, and a server that was killed in between has not heard of all: before a
+run ends, it asks which ends are known there, and tells those that are not once more.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any
+from uuid import UUID
+
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.filters import FlowRunFilter, TaskRunFilter
+from prefect.client.schemas.objects import TaskRun
+from prefect.context import FlowRunContext
+from prefect.events.worker import EventsWorker
+from prefect.exceptions import ObjectNotFound
+from prefect.logging.handlers import APILogWorker
+from prefect.states import Completed, Crashed, Failed, Running
+from prefect.utilities.engine import emit_task_run_state_change_event
+
+from flows.machine.processes import at_work
+from flows.runs.stage_task import Call
+from flows.ui.publish import published
+from storage.runs import RunRecord
+from storage.secrets import without_secrets
+
+LOST = "the process was killed; a later attempt goes on from what it finished"
+_PAGE = 200
+"""Task runs of one answer, the most that a server gives."""
+
+
+def settle(seconds: float = 10.0) -> None:
+    """Return when what was told of a run has left this process."""
+    APILogWorker.drain_all(timeout=seconds)
+    EventsWorker.drain_all(timeout=seconds)
+
+
+def make_true(flow_run: str | None, calls: Sequence[Call], seconds: float = 10.0) -> None:
+    """Before a run ends: wait until Prefect knows the ends of its tasks, and tell it those that it has not heard.
+
+    Waits at most twice `seconds`: for what is still on its way, and for what was told again.
+    """
+    if flow_run is not None and calls:
+        published(lambda: _make_true(calls, seconds))
+
+
+def _make_true(calls: Sequence[Call], seconds: float) -> None:
+    ended = {call.task_run.id: call for call in calls if call.task_run and call.state != "running"}
+    with get_client(sync_client=True) as client:
+        unheard = _unheard(client, ended, seconds)
+        if not unheard:
+            return
+        for one in unheard:
+            _tell_again(ended[one])
+        for one in _unheard(client, unheard, seconds):
+            with contextlib.suppress(ObjectNotFound):
+                client.set_task_run_state(one, _state_of(ended[one]), force=True)
+
+
+def _unheard(client: SyncPrefectClient, runs: Iterable[UUID], seconds: float) -> list[UUID]:
+    """Those of the task runs that Prefect does not know to have ended, `seconds` from now at the latest."""
+    left, until = list(runs), time.monotonic() + seconds
+    while True:
+        pages = [left[start : start + _PAGE] for start in range(0, len(left), _PAGE)]
+        known = {one for page in pages for one in _ended(client, page)}
+        left = [one for one in left if one not in known]
+        if not left or time.monotonic() > until:
+            return left
+        time.sleep(0.1)
+
+
+def _ended(client: SyncPrefectClient, runs: Sequence[UUID]) -> set[UUID]:
+    chosen = TaskRunFilter.model_validate({"id": {"any_": list(runs)}})
+    found = client.read_task_runs(task_run_filter=chosen, limit=_PAGE)
+    return {run.id for run in found if run.state is not None and run.state.is_final()}
+
+
+def _tell_again(call: Call) -> None:
+    """Send the event of a task run's end, with what it says of its name and times; known already, it changes nothing."""
+    run: TaskRun | None = call.task_run
+    if run is not None and run.state is not None and run.state.is_final():
+        emit_task_run_state_change_event(run, Running(), run.state)
+
+
+def _state_of(call: Call) -> Any:
+    if call.state == "failed":
+        message = without_secrets(str(call.error))
+        return Failed(message=message) if isinstance(call.error, Exception) else Crashed(message=message)
+    return Completed(name="Cached" if call.state == "cached" else "Completed")
+
+
+def crash_lost_attempts(before: RunRecord | None, flow_run: str | None) -> None:
+    """Set what earlier attempts left Running, since they were killed, to Crashed: their flow runs, and their tasks.
+
+    Tasks of an earlier attempt at this same flow run too; called before this attempt's first task.
+    """
+    begun = before.processes if before else {}
+    there = at_work(begun)
+    lost = [UUID(one) for one in (before.attempts if before else ()) if one in begun and one not in there]
+    own = UUID(flow_run) if flow_run else None
+    published(lambda: _crash([one for one in lost if one != own], own))
+
+
+def _crash(attempts: Sequence[UUID], own: UUID | None) -> None:
+    state: Any = Crashed(message=LOST)
+    context = FlowRunContext.get()
+    again = context is not None and context.flow_run is not None and context.flow_run.run_count > 1
+    if not attempts and not again:
+        return
+    with get_client(sync_client=True) as client:
+        runs = FlowRunFilter.model_validate({"id": {"any_": list(attempts)}})
+        for run in client.read_flow_runs(flow_run_filter=runs) if attempts else ():
+            if run.state is not None and run.state.is_running():
+                client.set_flow_run_state(run.id, state, force=True)
+        for attempt in (*attempts, *([own] if own and again else [])):
+            for task_run in _open_tasks(client, attempt):
+                client.set_task_run_state(task_run.id, state, force=True)
+
+
+def _open_tasks(client: SyncPrefectClient, flow_run: UUID) -> list[TaskRun]:
+    """The flow run's task runs that Prefect takes for running, or about to."""
+    states = TaskRunFilter.model_validate({"state": {"type": {"any_": ["RUNNING", "PENDING", "SCHEDULED"]}}})
+    runs = FlowRunFilter.model_validate({"id": {"any_": [flow_run]}})
+    found: list[TaskRun] = []
+    while page := client.read_task_runs(
+        flow_run_filter=runs, task_run_filter=states, limit=_PAGE, offset=len(found)
+    ):
+        found += page
+    return found

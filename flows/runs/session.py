@@ -1,0 +1,121 @@
+"""What every flow of ours has around it: its log, its pages while it runs, its end told in words, and gone in seconds when
+it is asked to stop. `flows.runs.run` and `flows.runs.evaluate` are written with it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from prefect.context import FlowRunContext
+from prefect.states import Failed
+
+from flows.dag.plan import Reasons
+from flows.machine.environment import outlive_worker
+from flows.runs.failure import RunFailed, how_to_go_on, run_failed, standing
+from flows.runs.prefect_states import make_true
+from flows.runs.stage_task import Builder, Call
+from flows.tracking.tracker import Tracker, public_address
+from flows.ui import publish
+from flows.ui.console import Console
+from flows.ui.live import Live, own_artifacts
+from storage.errors import OnwardError
+from storage.store import Store
+
+_AS_TRAINING = "workflowType=machine_learning"  # MLflow's pages for applications have no charts to compare
+_FLOW_RUNS = "compareRunsMode=CHART&searchFilter=tags.kind%20%3D%20%22flow%20run%22"
+
+
+def current_flow_run() -> str | None:
+    """The id of the flow run that this is, if it is one."""
+    context = FlowRunContext.get()
+    return str(context.flow_run.id) if context and context.flow_run else None
+
+
+def _deployed() -> bool:
+    context = FlowRunContext.get()
+    return bool(context and context.flow_run and context.flow_run.deployment_id)
+
+
+def in_flow_run(console: Console, act: Callable[[], Any]) -> Any:
+    """What `act` returns; or, where it raised RunFailed in a flow run, the state whose message is the error's text."""
+    outlive_worker()
+    with publish.told_in_prefect(console):
+        try:
+            return act()
+        except RunFailed as failed:
+            if current_flow_run() is None:
+                raise
+            return Failed(message=str(failed), data=failed)
+
+
+@contextmanager
+def told(store: Store, calls: Callable[[], Sequence[Call]]) -> Iterator[None]:
+    """Turn an error into RunFailed: what is kept, what repeats, how to go on. Its `summary` is handed on."""
+    try:
+        yield
+    except RunFailed:
+        raise
+    except Exception as error:
+        failed = run_failed(error, store, calls(), how_to_go_on(current_flow_run(), _deployed()))
+        failed.summary = getattr(error, "summary", None)  # type: ignore[attr-defined]
+        if not isinstance(error, OnwardError | OSError):
+            logging.getLogger("onward").error("unexpected", exc_info=error)
+        raise failed from error
+
+
+@contextmanager
+def shown(
+    builder: Builder, tracker: Tracker, name: str, known: frozenset[str] = frozenset()
+) -> Iterator[publish.Pages | None]:
+    """Publish a run to Prefect while the block runs, and leave all its tasks in their true states.
+
+    `known` are keys that earlier attempts made. Where the block is asked to stop, so is all that runs beside it.
+    """
+    flow_run = current_flow_run()
+    pages = publish.Pages(flow_run) if flow_run else None
+    live = _begin(builder, tracker, name, flow_run, pages, known) if flow_run and pages else None
+    try:
+        yield pages
+    except Exception:
+        _end(builder, flow_run, live)
+        raise
+    except BaseException:  # asked to stop
+        builder.halt()
+        builder.console.line("\n".join(["stopped", *standing(builder.store, builder.calls)]))
+        if live is not None:
+            live.close(publish.LAST_WORD_SECONDS)
+        raise
+    _end(builder, flow_run, live)
+
+
+def _begin(
+    builder: Builder,
+    tracker: Tracker,
+    name: str,
+    flow_run: str,
+    pages: publish.Pages,
+    known: frozenset[str],
+) -> Live:
+    reasons = Reasons(builder.store, own_artifacts(flow_run, set(known)))
+    live = Live(pages, name, builder.store.work_of, reasons.brief, builder.force)
+
+    def link(run: str, experiment: str) -> None:
+        if (base := public_address(tracker.tracked.uri)) is not None:
+            runs = f"{base}/#/experiments/{experiment}/runs"
+            live.link("mlflow", f"{runs}/{run}?{_AS_TRAINING}", "This run in MLflow")
+            live.link("mlflow-runs", f"{runs}?{_AS_TRAINING}&{_FLOW_RUNS}", "Compare runs in MLflow")
+
+    builder.listeners.append(live.listen)
+    builder.followers.append(live.follow)
+    tracker.call_with_parent(link)
+    live.start()
+    return live
+
+
+def _end(builder: Builder, flow_run: str | None, live: Live | None) -> None:
+    if live is not None:
+        live.close(publish.PATIENCE_SECONDS)
+    make_true(flow_run, builder.calls)

@@ -1,0 +1,276 @@
+"""How a stage becomes a Prefect task: the only @task. It asks the store, and says `Cached` or `Completed`.
+
+Prefect's own cache is off: the store is the one cache. What a stage made, how long it took and what it dropped is kept in
+`Builder.records`, from which the table, the JSON line and the run record are made. Listeners are told when a stage
+begins, gets on, waits, ends or fails; they must return at once.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.context import TaskRunContext
+from prefect.states import Completed
+
+from flows.machine.gpu import Gpu
+from flows.ui.console import Console
+from storage.artifact import Artifact
+from storage.errors import Interrupted, OnwardError, said
+from storage.store import Making, Outcome, Request, Store
+from storage.workers import Workers
+from tasks.models.progress import newest_checkpoint
+
+TRAINING_STAGES = frozenset({"train", "decay"})
+GPU_STAGES = TRAINING_STAGES | {"evaluate", "perplexity", "samples"}
+"""Those that compute on the device where there is one."""
+
+
+class Build(Protocol):
+    """What the DAG needs of its surroundings: the artifact of a request, found or made."""
+
+    def __call__(
+        self, request: Request, *, slice: int | None = None, round: int | None = None, item: str | None = None
+    ) -> Artifact:
+        """The artifact; `slice`, `round` and `item` only name it for people."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """What became of one stage in this run. Counts from 1; round 0 is the base."""
+
+    stage: str
+    slice: int | None
+    round: int | None
+    item: str | None
+    key: str
+    state: str
+    path: str | None
+    seconds: float
+    documents_in: int | None = None
+    documents_out: int | None = None
+    tokens: int | None = None
+
+
+@dataclass
+class Call:
+    """One stage of this run. A plain object, so that Prefect does not look through it."""
+
+    request: Request
+    slice: int | None
+    round: int | None
+    item: str | None
+    state: str = "running"
+    seconds: float = 0.0
+    artifact: Artifact | None = None
+    began: float = 0.0
+    """Seconds since 1970."""
+    task_run: TaskRun | None = None
+    """As the engine knows it: its state changes after the stage has returned."""
+    resumed: bool = False
+    """An earlier attempt had begun it."""
+    error: BaseException | None = None
+    differs: bool = False
+    """It was forced, and gave other bytes than before."""
+
+    @property
+    def name(self) -> str:
+        """`tokenize · slice 7`."""
+        return " · ".join([self.request.stage, *named(self.slice, self.round, self.item)])
+
+    @property
+    def label(self) -> str:
+        """`tokenize · slice 7 · 3f9a2c`."""
+        return f"{self.name} · {self.request.key[:6]}"
+
+
+def named(slice: int | None, round: int | None, item: str | None) -> list[str]:
+    """Which one of a run's stages of one kind: `slice 7`; `round 1`, `400M`."""
+    words = [f"slice {slice}" if slice else None, f"round {round}" if round is not None else None, item]
+    return [word for word in words if word]
+
+
+class Listener(Protocol):
+    """What is told of stages: `begin`, then `end` or `failed`."""
+
+    def __call__(self, event: str, call: Call, artifact: Artifact | None) -> None:
+        """Must return at once."""
+
+
+class Follower(Protocol):
+    """What is told how far a stage is; `note` is what it waits for."""
+
+    def __call__(self, call: Call, done: int, total: int | None, unit: str, note: str = "") -> None:
+        """Must return at once; may be called often."""
+
+
+@dataclass
+class Builder:
+    """Makes stages for a flow run, as Prefect tasks, and keeps account of them."""
+
+    store: Store
+    workers: Workers
+    console: Console
+    force: frozenset[str] = frozenset()
+    facts: dict[str, Any] = field(default_factory=dict)
+    stop: threading.Event = field(default_factory=threading.Event)
+    gpu: Gpu | None = None
+    listeners: list[Listener] = field(default_factory=list)
+    followers: list[Follower] = field(default_factory=list)
+    calls: list[Call] = field(default_factory=list)
+    records: list[Record] = field(default_factory=list)
+    artifacts: dict[str, Artifact] = field(default_factory=dict)
+
+    def __call__(
+        self, request: Request, *, slice: int | None = None, round: int | None = None, item: str | None = None
+    ) -> Artifact:
+        """Run the stage as a task of the current flow."""
+        if self.stop.is_set():
+            raise Interrupted("asked to stop")
+        call = Call(request, slice, round, item)
+        known = call.request.stage not in self.force and self._known(request)
+        name = call.label + (" (cached)" if known else "")
+        run: Any = stage.with_options(name=request.stage, task_run_name=name)
+        run(_Opaque(self, call))
+        assert call.artifact is not None
+        return call.artifact
+
+    def halt(self) -> None:
+        """Begin nothing more, and end what runs beside the main thread: what is under way goes on from its shards."""
+        self.stop.set()
+        self.workers.abandon()
+
+    def make(self, call: Call) -> Artifact:
+        """Find or make the artifact, reporting to the console and keeping the record."""
+        began, call.began = time.monotonic(), time.time()
+        context = TaskRunContext.get()
+        call.task_run = context.task_run if context else None
+        call.resumed = self.store.work_of(call.request.stage, call.request.key).exists()
+        self._begin(call)
+        try:
+            outcome = self._ensure(call)
+        except BaseException as error:
+            call.state, call.seconds, call.error = "failed", time.monotonic() - began, error
+            self.records.append(self._record(call, None))
+            self._tell("failed", call, None)
+            if isinstance(error, Exception):
+                self.console.failed(call.label, said(error))
+            raise
+        call.state = "cached" if outcome.state != "built" else "built"
+        call.differs = outcome.differs
+        call.seconds = time.monotonic() - began
+        self.records.append(self._record(call, outcome.artifact))
+        self.artifacts[outcome.artifact.key] = outcome.artifact
+        self._tell("end", call, outcome.artifact)
+        self.console.done(call.label, outcome.state, call.seconds, outcome.artifact.stats)
+        return outcome.artifact
+
+    def _begin(self, call: Call) -> None:
+        """Keep account of it; a task that Prefect tries again is one stage still, and its last try counts."""
+        if any(one is call for one in self.calls):
+            self.records.remove(self._record(call, None))
+            call.state, call.error = "running", None
+        else:
+            self.calls.append(call)
+        self._tell("begin", call, None)
+
+    def _ensure(self, call: Call) -> Outcome:
+        """Ask the store; where something has to be computed on a GPU, only once that is ours."""
+        request, force = call.request, call.request.stage in self.force
+        making = Making(
+            workers=self.workers,
+            progress=lambda done, total, unit: self._follow(call, done, total, unit),
+            warn=lambda message: self.console.warn(f"{call.label}: {message}"),
+            waiting=lambda path: self._wait(call, "another process is making it; waiting"),
+            facts=self.facts,
+        )
+        if not force and self._known(request):
+            return self.store.ensure(request, making)
+        if request.stage in TRAINING_STAGES:
+            before = newest_checkpoint(self.store.work_of(request.stage, request.key))
+            self.console.begun(call.label, f"goes on from step {before.step:,}" if before else "")
+        if self.gpu is None or request.stage not in GPU_STAGES:
+            return self.store.ensure(request, making, force=force)
+        with self.gpu.held(waiting=lambda who: self._wait(call, f"waiting for the GPU ({who})")) as held:
+            return self.store.ensure(request, replace(making, held=held), force=force)
+
+    def _follow(self, call: Call, done: int, total: int | None, unit: str) -> None:
+        self.console.progress(call.label, done, total, unit)
+        for follower in self.followers:
+            follower(call, done, total, unit)
+
+    def _wait(self, call: Call, what: str) -> None:
+        self.console.warn(f"{call.label}: {what}")
+        for follower in self.followers:
+            follower(call, 0, None, "", note=what)
+
+    def _known(self, request: Request) -> bool:
+        try:
+            return self.store.lookup(request.stage, request.key) is not None
+        except OnwardError:
+            return False
+
+    def _tell(self, event: str, call: Call, artifact: Artifact | None) -> None:
+        for listener in self.listeners:
+            listener(event, call, artifact)
+
+    def _record(self, call: Call, artifact: Artifact | None) -> Record:
+        stats = artifact.stats if artifact else {}
+        path = str(artifact.path.relative_to(self.store.root)) if artifact else None
+        return Record(
+            call.request.stage,
+            call.slice,
+            call.round,
+            call.item,
+            call.request.key,
+            call.state,
+            path,
+            round(call.seconds, 3),
+            stats.get("documents_in"),
+            stats.get("documents_out"),
+            stats.get("tokens"),
+        )
+
+
+class _Opaque:
+    """Holds a task's argument; Prefect neither copies nor walks it."""
+
+    __slots__ = ("builder", "call")
+
+    def __init__(self, builder: Builder, call: Call) -> None:
+        self.builder = builder
+        self.call = call
+
+
+def _worth_another_try(task: Any, run: Any, state: State) -> bool:
+    """Errors of the machine (a lost connection, a file system's hiccup), not those that would only come again."""
+    try:
+        state.result(raise_on_failure=True)
+    except OnwardError:
+        return False
+    except OSError:
+        return True
+    except Exception:
+        return False
+    return False
+
+
+@task(
+    cache_policy=NO_CACHE,
+    persist_result=False,
+    retries=2,
+    retry_delay_seconds=2,
+    retry_condition_fn=_worth_another_try,
+)
+def stage(handle: Any) -> State[str]:
+    """Ask the store for an artifact; make it where it is not there."""
+    artifact = handle.call.artifact = handle.builder.make(handle.call)
+    reference = f"{artifact.path.parent.name}/{artifact.path.name}"
+    if handle.call.state == "cached":
+        return Completed(name="Cached", message=f"found in the store: {reference}", data=reference)
+    return Completed(message=f"made in {handle.call.seconds:.1f} s: {reference}", data=reference)

@@ -1,0 +1,1 @@
+"""Benchmark questions, and where they stand in text."""

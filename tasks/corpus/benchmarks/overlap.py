@@ -1,0 +1,292 @@
+"""An index of benchmark questions by their word n-grams, and the documents that hold some of them.
+
+Words are what stands between anything but letters, digits and marks, lower-cased. A question of `ngram` words or more
+is found by any of its n-grams; a shorter one only as one run together with its correct answer, of which the first
+`ngram` words count and eight are needed. Equal hashes are checked on the words themselves.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from storage.errors import StageFailed
+from tasks.corpus.benchmarks.questions import Question, read_questions
+from tasks.corpus.words import Words, batches, inside, ngram_hashes, split_words
+
+HEAD_WORDS = 8
+"""Words that a short question and its answer have at least, in all, to be looked for; their first ones are indexed."""
+
+_TABLE_BITS = 24
+_TABLE_SHIFT = np.uint64(64 - _TABLE_BITS)
+_TABLE_MASK = np.uint64((1 << _TABLE_BITS) - 1)
+
+
+def plain_words(texts: pl.Series) -> pl.Series:
+    """Lower-case, with a space for every run of other characters than letters, digits and marks."""
+    return texts.str.to_lowercase().str.replace_all(r"[^\p{L}\p{N}\p{M}]+", " ")
+
+
+@dataclass(frozen=True)
+class Entries:
+    """Runs of words to look for, sorted by the hash of their first words (`width` of them).
+
+    heads, whole: uint64, hashes of the first words and of the whole run; lengths: words in the run; wordings and
+    places: where the run stands in the index's wordings. All of shape (entries,).
+    """
+
+    width: int
+    heads: np.ndarray
+    whole: np.ndarray
+    lengths: np.ndarray
+    wordings: np.ndarray
+    places: np.ndarray
+
+    def find(self, words: Words) -> tuple[np.ndarray, np.ndarray]:
+        """(first word, entry) of every place in `words` where an entry's whole run has the same hash."""
+        hashes = ngram_hashes(words.hashes, self.width)
+        upper, lower = self._tables
+        places = np.flatnonzero(upper[hashes >> _TABLE_SHIFT] & inside(words.first, self.width))
+        places = places[lower[hashes[places] & _TABLE_MASK]]
+        low = np.searchsorted(self.heads, hashes[places], side="left")
+        high = np.searchsorted(self.heads, hashes[places], side="right")
+        counts = high - low
+        position = np.repeat(places, counts)
+        entry = np.repeat(low - np.cumsum(counts) + counts, counts) + np.arange(counts.sum())
+        return self._whole(words, position, entry)
+
+    @cached_property
+    def _tables(self) -> tuple[np.ndarray, np.ndarray]:
+        """Which upper and lower bits the heads have: most places are ruled out by these."""
+        tables = np.zeros((2, 1 << _TABLE_BITS), bool)
+        tables[0, self.heads >> _TABLE_SHIFT] = True
+        tables[1, self.heads & _TABLE_MASK] = True
+        return tables[0], tables[1]
+
+    def _whole(self, words: Words, position: np.ndarray, entry: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        good = np.ones(len(position), bool)
+        for length in np.unique(self.lengths[entry]):
+            if length == self.width:
+                continue
+            these = np.flatnonzero(self.lengths[entry] == length)
+            at = position[these]
+            end = words.first[np.searchsorted(words.first, at, side="right")]
+            fits = at + length <= end
+            good[these[~fits]] = False
+            these, at = these[fits], at[fits]
+            run = words.hashes[at[:, None] + np.arange(length)[None, :]].ravel()
+            hashes = ngram_hashes(run, int(length))[:: int(length)] if len(at) else np.zeros(0, np.uint64)
+            good[these] = hashes == self.whole[entry[these]]
+        return position[good], entry[good]
+
+
+@dataclass(frozen=True)
+class Index:
+    """Questions to look for. `question_of` gives each wording's question; questions are numbered over all benchmarks.
+
+    benchmark_of, row_of, checked: shape (questions,). wordings: normalised texts, words separated by single spaces.
+    """
+
+    benchmarks: tuple[str, ...]
+    benchmark_of: np.ndarray
+    row_of: np.ndarray
+    checked: np.ndarray
+    wordings: list[str]
+    question_of: np.ndarray
+    entries: tuple[Entries, ...]
+
+    def name(self, question: int) -> str:
+        """`benchmark:row`."""
+        return f"{self.benchmarks[self.benchmark_of[question]]}:{self.row_of[question]}"
+
+
+@dataclass(frozen=True)
+class Match:
+    """A place in a document: its first word, the number of words, and the question."""
+
+    text: int
+    position: int
+    words: str
+    question: int
+
+
+def build_index(files: tuple[tuple[str, Path], ...], ngram: int, partly: bool = False) -> Index:
+    """Index the questions of (benchmark, file). Raises StageFailed for a benchmark of which nothing was indexed.
+
+    `partly`: one of which nothing can be indexed is no error.
+    """
+    wordings: list[str] = []
+    owners: list[int] = []
+    kinds: list[str] = []
+    benchmark_of: list[int] = []
+    row_of: list[int] = []
+    for number, (benchmark, path) in enumerate(files):
+        questions, rows = read_questions(benchmark, path)
+        before = len(wordings)
+        for question in questions:
+            for kind, text in _wordings(question):
+                wordings.append(text)
+                owners.append(len(benchmark_of))
+                kinds.append(kind)
+            benchmark_of.append(number)
+            row_of.append(question.row)
+        if len(wordings) == before and not partly:
+            raise StageFailed(
+                f"decontaminate: no question of {benchmark!r} could be read from {path} ({rows} rows); "
+                "its fields are of no schema that is known (own benchmarks: question, choices, answer)"
+            )
+    index = _assemble(tuple(name for name, _ in files), benchmark_of, row_of, wordings, owners, kinds, ngram)
+    for number, (benchmark, path) in enumerate(files):
+        if not partly and not index.checked[index.benchmark_of == number].any():
+            raise StageFailed(
+                f"decontaminate: nothing of {benchmark!r} was indexed from {path}: every question, even with its "
+                f"answer, has fewer than {min(HEAD_WORDS, ngram)} words"
+            )
+    return index
+
+
+def _wordings(question: Question) -> list[tuple[str, str]]:
+    listed = [("alone", text) for text in question.texts]
+    return listed + [("answered", text) for text in question.answered]
+
+
+def _assemble(
+    benchmarks: tuple[str, ...],
+    benchmark_of: list[int],
+    row_of: list[int],
+    wordings: list[str],
+    owners: list[int],
+    kinds: list[str],
+    ngram: int,
+) -> Index:
+    head = min(HEAD_WORDS, ngram)
+    normalised = plain_words(pl.Series(wordings, dtype=pl.String)).str.strip_chars()
+    words, plain = split_words(normalised), normalised.to_list()
+    counts = np.diff(words.first)
+    owner = np.array(owners, np.int64)
+    alone = np.array([kind == "alone" for kind in kinds], bool)
+    checked = np.zeros(len(benchmark_of), bool)
+    checked[owner[alone & (counts >= ngram)]] = True
+    own_words = counts[
+        np.searchsorted(owner, np.arange(len(checked)))
+    ]  # of the question itself, its first wording
+    blanks = np.array(
+        [len(re.findall(r"_+", text)) for text in wordings], np.int64
+    )  # a blank is a word left out
+    runs = (
+        (own_words[owner] < ngram) & (counts >= head) & (~alone | ((blanks > 0) & (counts + blanks >= ngram)))
+    )
+    runs &= ~alone | (counts < ngram)
+    checked[owner[runs]] = True
+    return Index(
+        benchmarks,
+        np.array(benchmark_of, np.int64),
+        np.array(row_of, np.int64),
+        checked,
+        plain,
+        owner,
+        (_windows(words, alone, ngram), _runs(words, runs, head, ngram)),
+    )
+
+
+def _windows(words: Words, chosen: np.ndarray, ngram: int) -> Entries:
+    hashes = ngram_hashes(words.hashes, ngram)
+    wording = np.repeat(np.arange(len(chosen)), np.diff(words.first))[: len(hashes)]
+    keep = np.flatnonzero(inside(words.first, ngram) & chosen[wording])
+    order = keep[np.argsort(hashes[keep], kind="stable")]
+    return Entries(
+        ngram,
+        hashes[order],
+        hashes[order],
+        np.full(len(order), ngram, np.int64),
+        wording[order],
+        order - words.first[wording[order]],
+    )
+
+
+def _runs(words: Words, chosen: np.ndarray, head: int, ngram: int) -> Entries:
+    wording = np.flatnonzero(chosen)
+    starts = words.first[wording]
+    lengths = np.minimum(words.first[wording + 1] - starts, ngram)
+    heads = ngram_hashes(words.hashes, head)[starts] if len(starts) else np.zeros(0, np.uint64)
+    whole = np.array(
+        [ngram_hashes(words.hashes[a : a + n], int(n))[0] for a, n in zip(starts, lengths, strict=True)],
+        np.uint64,
+    )
+    order = np.argsort(heads, kind="stable")
+    return Entries(
+        head, heads[order], whole[order], lengths[order], wording[order], np.zeros(len(order), np.int64)
+    )
+
+
+def find_matches(texts: pl.Series, index: Index) -> list[Match]:
+    """Every place in the texts that holds an indexed run, by text and place; each checked on the words themselves."""
+    matches: list[Match] = []
+    for offset, some in batches(texts):
+        words = split_words(plain_words(some))
+        for entries in index.entries:
+            if not len(entries.heads):
+                continue
+            positions, found = entries.find(words)
+            owners = np.searchsorted(words.first, positions, side="right") - 1
+            for text, position, entry in zip(owners, positions, found, strict=True):  # matches alone: few
+                length = int(entries.lengths[entry])
+                wording = int(entries.wordings[entry])
+                run = words.text(int(position), int(position) + length)
+                place = int(entries.places[entry])
+                if run == " ".join(index.wordings[wording].split(" ")[place : place + length]):
+                    begin = int(position - words.first[text])
+                    matches.append(Match(offset + int(text), begin, run, int(index.question_of[wording])))
+    return sorted(matches, key=lambda match: (match.text, match.position, match.question, match.words))
+
+
+def save_index(index: Index, directory: Path) -> None:
+    """Write an index for the workers to load."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for number, entries in enumerate(index.entries):
+        columns = {
+            "heads": entries.heads,
+            "whole": entries.whole,
+            "lengths": entries.lengths,
+            "wordings": entries.wordings,
+            "places": entries.places,
+        }
+        table = pa.table(columns).replace_schema_metadata({"width": str(entries.width)})
+        pq.write_table(
+            table, directory / f"entries-{number}.parquet", compression="none", use_dictionary=False
+        )
+    pq.write_table(
+        pa.table({"wording": pa.array(index.wordings, pa.large_string()), "question": index.question_of}),
+        directory / "wordings.parquet",
+    )
+    pq.write_table(
+        pa.table({"benchmark": index.benchmark_of, "row": index.row_of, "checked": index.checked}),
+        directory / "questions.parquet",
+    )
+
+
+def load_index(directory: Path, benchmarks: tuple[str, ...]) -> Index:
+    """Read what `save_index` wrote."""
+    entries = []
+    for path in sorted(directory.glob("entries-*.parquet")):
+        table = pq.read_table(path, partitioning=None)
+        width = int((table.schema.metadata or {})[b"width"])
+        entries.append(Entries(width, *(table[name].to_numpy() for name in table.column_names)))
+    wordings = pq.read_table(directory / "wordings.parquet", partitioning=None)
+    questions = pq.read_table(directory / "questions.parquet", partitioning=None)
+    return Index(
+        benchmarks,
+        questions["benchmark"].to_numpy(),
+        questions["row"].to_numpy(),
+        questions["checked"].to_numpy(),
+        wordings["wording"].to_pylist(),
+        wordings["question"].to_numpy(),
+        tuple(entries),
+    )

@@ -1,0 +1,1 @@
+"""Copies and near-copies: signatures, candidates and their comparison."""

@@ -1,0 +1,232 @@
+"""Which documents are copies of earlier ones, decided in the order of the documents. Reads texts of candidates alone.
+
+Positions number all documents in order: those kept of earlier slices first, then this slice's. Candidates are those of
+equal hashes: found by sorting this slice's and looking them up in the tables of what was kept before (signatures.py).
+The decision itself is one pass over the candidates of this slice. Of those that share a band a document is compared with
+the first `MOST_IN_GROUP`, so that pages of one template, too alike for the bands and too different to be dropped, cost a
+bounded time each; shingles of candidates are computed in the workers (shingle_sets.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow import feather
+
+from tasks.corpus.documents import read_documents
+from tasks.corpus.duplicates.minhash import MinHashConfig, jaccard
+from tasks.corpus.duplicates.paragraphs import Repeated
+from tasks.corpus.duplicates.shingle_sets import Make, ShingleSets
+from tasks.corpus.duplicates.signatures import Kept, Table
+
+KEPT, EXACT, NEAR, EMPTIED = 0, 1, 2, 3
+MOST_IN_GROUP = 64
+"""Kept documents of one value of a band that later ones are compared with: the first. Bounds a document's comparisons."""
+
+
+@dataclass(frozen=True)
+class Sketched:
+    """The documents of the slice at hand, with their hashes.
+
+    `sketches` are tables in mapped files with the columns exact, shingles and band_00 …, touched a column at a time;
+    `edges` (int64, shape (files + 1,)) says which of the rows lie in which of `files`, the files of documents.
+    """
+
+    sketches: tuple[pa.Table, ...]
+    files: tuple[Path, ...]
+    edges: np.ndarray
+    ids: np.ndarray
+    sources: pa.ChunkedArray
+
+    @classmethod
+    def of(cls, shards: Mapping[str, Path], sketches: Mapping[str, Path]) -> Sketched:
+        """All documents of a slice, in order; `sketches` are the directories with `sketch.arrow`."""
+        table = read_documents(shards.values(), ["id", "source"])
+        sizes = [pq.read_metadata(path).num_rows for path in shards.values()]
+        return cls(
+            tuple(feather.read_table(sketches[name] / "sketch.arrow", memory_map=True) for name in shards),
+            tuple(shards.values()),
+            np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64),
+            table["id"].to_numpy(),
+            table["source"],
+        )
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def values(self, name: str) -> np.ndarray:
+        """One hash column: uint64 for a band, int64 for counts, uint64 of shape (documents, 2) for `exact`."""
+        columns = [sketch[name] for sketch in self.sketches]
+        if name == "exact":
+            pairs = [_pairs(chunk) for column in columns for chunk in column.chunks]
+            return np.concatenate([np.zeros((0, 2), np.uint64), *pairs])
+        return np.concatenate([column.to_numpy() for column in columns]) if columns else np.zeros(0, np.int64)
+
+    @cached_property
+    def with_shingles(self) -> np.ndarray:
+        """Which documents have a signature: bool, shape (documents,)."""
+        return np.asarray(self.values("shingles") > 0)
+
+
+def _pairs(column: pa.FixedSizeBinaryArray) -> np.ndarray:
+    if not len(column):
+        return np.zeros((0, 2), np.uint64)
+    return np.frombuffer(column.buffers()[1], np.uint64).reshape(-1, 2)[column.offset :][: len(column)]
+
+
+@dataclass
+class Fates:
+    """What becomes of each document of a slice: kinds (KEPT, EXACT, …), similarity, and of which kept document."""
+
+    kinds: np.ndarray
+    similarity: np.ndarray
+    kept_document: dict[int, str] = field(default_factory=dict)
+    compared: int = 0
+    beyond_group: int = 0
+
+
+def decide(
+    current: Sketched, kept: Kept, exact: bool, near: MinHashConfig | None, edits: Repeated, make: Make
+) -> Fates:
+    """The fate of every document of `current`, given what was kept before and what is removed of those that are kept.
+
+    Near-duplicates are compared with documents as they are kept, and what is emptied is nobody's original. `make`
+    runs the jobs that compute their shingles.
+    """
+    base = len(kept)
+    fates = Fates(np.zeros(len(current), np.int8), np.full(len(current), np.nan))
+    if not len(current):
+        return fates
+    copy_of = _exact_copies(current, kept, edits.emptied) if exact else {}
+    kept_of: dict[int, int] = dict(copy_of)
+    if near is not None:
+        taken = np.ones(len(current), bool)
+        taken[[position - base for position in copy_of]] = False
+        members = _candidates(current, kept, taken, near.bands)
+        sets = ShingleSets(
+            np.unique(members[:, 0]), current.files, current.edges, base, kept.places, edits, near.ngram, make
+        )
+        copies = _first_kept(members, sets, base, near.jaccard, fates, edits)
+        for position, (first, similarity) in copies.items():
+            kept_of[position] = first
+            fates.kinds[position - base] = NEAR
+            fates.similarity[position - base] = similarity
+    for position, first in copy_of.items():
+        own = position - base
+        fates.kinds[own], fates.similarity[own] = EXACT, 1.0
+        if first >= base and fates.kinds[first - base] == NEAR:  # it shares the fate of what it is a copy of
+            kept_of[position] = kept_of[first]
+            fates.kinds[own], fates.similarity[own] = NEAR, fates.similarity[first - base]
+    names = kept.names(np.unique([first for first in kept_of.values() if first < base]).astype(np.int64))
+    for position, first in kept_of.items():
+        fates.kept_document[position - base] = (
+            names[first]
+            if first < base
+            else f"{current.ids[first - base]} of {current.sources[first - base].as_py()}"
+        )
+    return fates
+
+
+def _shared(
+    values: np.ndarray,
+    positions: np.ndarray,
+    tables: Iterable[Table],
+    rests: np.ndarray | None = None,
+    most: int | None = None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Members of groups of equal values that hold one of `values` and another: positions, group numbers, rests.
+
+    `rests` are further bits of the values; empty where there are none. `most`: so many of a group from each table.
+    """
+    distinct, group, counts = np.unique(values, return_inverse=True, return_counts=True)
+    wanted = counts > 1
+    found_positions, found_groups, found_rests = [], [], []
+    for table in tables:
+        rows, at = table.find(distinct, most)
+        wanted[at] = True
+        found_positions.append(table.at(rows))
+        found_groups.append(at)
+        if table.rests is not None:
+            found_rests.append(table.rests[rows])
+    own = np.flatnonzero(wanted[group])
+    if rests is not None:
+        found_rests.append(rests[own])
+    return (
+        np.concatenate([*found_positions, positions[own]]),
+        np.concatenate([*found_groups, group[own]]),
+        np.concatenate([np.zeros(0, np.uint64), *found_rests]),
+    )
+
+
+def _exact_copies(current: Sketched, kept: Kept, emptied: np.ndarray) -> dict[int, int]:
+    """Position of each exact copy → position of the first document with that text that is not `emptied`."""
+    mine, base = current.values("exact"), len(kept)
+    places = np.arange(len(current)) + base
+    positions, groups, rests = _shared(mine[:, 0], places, kept.tables("exact.arrow"), mine[:, 1])
+    order = np.lexsort((positions, rests, groups))
+    positions, groups, rests = positions[order], groups[order], rests[order]
+    begins = np.ones(len(positions), bool)
+    begins[1:] = (groups[1:] != groups[:-1]) | (rests[1:] != rests[:-1])
+    same = np.cumsum(begins) - 1
+    stays = ~np.isin(positions, emptied + base)
+    first = np.full(int(begins.sum()), np.iinfo(np.int64).max)
+    np.minimum.at(first, same[stays], positions[stays])
+    copies = (positions > first[same]) & (positions >= base)
+    return dict(zip(positions[copies].tolist(), first[same][copies].tolist(), strict=True))
+
+
+def _candidates(current: Sketched, kept: Kept, taken: np.ndarray, bands: int) -> np.ndarray:
+    """Documents that share a band with another: int64, shape (memberships, 2), sorted: position, group."""
+    able = np.flatnonzero(taken & current.with_shingles)
+    positions, groups = [], []
+    for band in range(bands):
+        values = current.values(f"band_{band:02d}")[able]
+        place, group, _ = _shared(
+            values, able + len(kept), kept.tables("bands.arrow", band), most=MOST_IN_GROUP
+        )
+        positions.append(place)
+        groups.append(group + band * len(able))
+    members = np.stack([np.concatenate(positions), np.concatenate(groups)], axis=1)
+    return members[np.lexsort((members[:, 1], members[:, 0]))]
+
+
+def _first_kept(
+    members: np.ndarray, sets: ShingleSets, base: int, threshold: float, fates: Fates, edits: Repeated
+) -> dict[int, tuple[int, float]]:
+    """One pass in order: a document is a copy of the first kept one in a group of its that is similar enough.
+
+    `members` as `_candidates` has them. Returns position → (position of the kept one, similarity). A loop over
+    candidates, because each decision depends on those before it.
+    """
+    kept_in: dict[int, list[int]] = {}
+    copies: dict[int, tuple[int, float]] = {}
+    emptied = set((edits.emptied + base).tolist())
+    edges = np.flatnonzero(np.diff(members[:, 0], prepend=-1, append=-1))
+    for begin, end in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
+        position = int(members[begin, 0])
+        own_groups = members[begin:end, 1].tolist()
+        if position >= base:
+            own = sets.given(position)
+            for other in sorted({kept for group in own_groups for kept in kept_in.get(group, ())}):
+                its = sets.kept(other)
+                if min(len(own), len(its)) < threshold * max(len(own), len(its)):
+                    continue  # the similarity cannot reach the threshold
+                fates.compared += 1
+                similarity = jaccard(own, its)
+                if similarity >= threshold:
+                    copies[position] = (other, similarity)
+                    break
+        if position not in copies and position not in emptied:
+            for group in own_groups:
+                others = kept_in.setdefault(group, [])
+                if len(others) < MOST_IN_GROUP:
+                    others.append(position)
+                else:
+                    fates.beyond_group += position >= base
+    return copies

@@ -1,0 +1,1 @@
+"""From documents to sequences: budgets, windows, best fit and the mixture of sources."""

@@ -1,0 +1,51 @@
+"""From token budgets to steps and sequences, and to the tokens that each source must have.
+
+A step is `batch_tokens / sequence_length` sequences, padding included; a round ends at step
+`ceil(budget / batch_tokens)` of its line. Nothing here depends on later budgets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from storage.errors import ConfigError
+from tasks.corpus.packing import interleave
+
+
+def sequences_per_step(batch_tokens: int, sequence_length: int) -> int:
+    """Sequences of a step. Raises ConfigError, naming the nearest allowed, where the batch is no whole
+    number."""
+    if batch_tokens > 0 and batch_tokens % sequence_length == 0:
+        return batch_tokens // sequence_length
+    below = batch_tokens // sequence_length * sequence_length
+    allowed = [str(tokens) for tokens in (below, below + sequence_length) if tokens > 0]
+    raise ConfigError(
+        f"training.batch_tokens is {batch_tokens}, which is no whole number of sequences of {sequence_length} "
+        f"tokens (packing.sequence_length); the nearest allowed: {' or '.join(allowed)}."
+    )
+
+
+def steps_for(budget_tokens: int, batch_tokens: int) -> int:
+    """The step at which a budget is reached: ceil(budget / batch)."""
+    if budget_tokens <= 0 or batch_tokens <= 0:
+        raise ConfigError(
+            f"Budgets and batches must be positive, not {budget_tokens} and {batch_tokens} tokens."
+        )
+    return -(-budget_tokens // batch_tokens)
+
+
+def sequences_for(budget_tokens: int, batch_tokens: int, sequence_length: int) -> int:
+    """Sequences from the beginning of a line of rounds to the end of the round with this budget."""
+    return steps_for(budget_tokens, batch_tokens) * sequences_per_step(batch_tokens, sequence_length)
+
+
+def needed_tokens(
+    weights: Sequence[interleave.Weight], sequences_total: int, sequence_length: int
+) -> list[int]:
+    """Tokens (end-of-text included) of each source that are enough for the first `sequences_total`
+    sequences of a line.
+
+    Full sequences are assumed, so padding only leaves more over. The flow reads slices until a source has
+    this many, plus what round 0 took of it, or is used up.
+    """
+    return [count * sequence_length for count in interleave.counts(weights, sequences_total)]

@@ -1,0 +1,198 @@
+"""One shard of a slice, in a worker: units of a source become files of documents, and a file of what was set aside.
+
+Memory holds about one piece, whatever the size of a unit. Files of documents are cut by their texts alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from storage.errors import OnwardError, StageFailed
+from tasks.corpus.documents import (
+    DOCUMENTS,
+    DROPPED,
+    document_ids,
+    dropped_table,
+    write_documents,
+    write_dropped,
+)
+from tasks.corpus.reading.batches import Batch, Fault, Unit, whole_fault
+from tasks.corpus.reading.readers import read_unit
+from tasks.corpus.reading.remote import Missing, RemoteFile, spooled
+
+STAGE = "ingest"
+PIECE_BYTES = 32_000_000
+"""Text in one file of documents, about: what the stages after this one work on in one go."""
+DROPPED_FILE = "dropped.parquet"
+"""Of one shard: it waits beside the shard's documents until all are merged into the part."""
+ROWS_PER_UNIT = 1 << 40
+"""A row's ordinal is its unit's place times this, plus its row: ids of different units never meet."""
+
+
+@dataclass(frozen=True)
+class ShardJob:
+    """One shard: units read one after the other, up to `limit` bytes of text (None: whole)."""
+
+    name: str
+    source: str
+    text_field: str
+    units: tuple[Unit, ...]
+    sizes: dict[str, int]
+    limit: int | None
+
+
+def read_shard(job: ShardJob, directory: Path) -> dict[str, Any]:
+    """Read a job's units into files of documents below `directory`, and what is set aside into `DROPPED_FILE` there.
+
+    Returns counts, and as `end` the row at which the last unit was left ({row, offset, bytes}), None where it was read
+    to its end. Memory holds about one piece, whatever the size of the unit.
+    """
+    writer = ShardWriter(job, directory)
+    end: dict[str, int] | None = None
+    for unit in job.units:
+        _check_unchanged(unit, job.sizes)
+        try:
+            with _here(unit, directory) as local:
+                end = _read_into(writer, local, job)
+        except Missing as error:
+            end = None
+            writer.add(unit, whole_fault(Fault(None, "unreadable_file", f"{unit.name}: {error}"), unit.row))
+    writer.close()
+    return {
+        "documents": writer.documents,
+        "bytes": writer.bytes,
+        "seen": writer.seen,
+        "end": end,
+    }
+
+
+@contextlib.contextmanager
+def _here(unit: Unit, directory: Path) -> Iterator[Unit]:
+    """The unit with a file on this disk where its reader needs one: a row group of a Parquet file on the hub."""
+    if unit.kind != "parquet" or not isinstance(unit.path, RemoteFile):
+        yield unit
+        return
+    with spooled(unit.path, unit.piece, directory) as path:
+        yield replace(unit, path=path)
+
+
+def _read_into(writer: ShardWriter, unit: Unit, job: ShardJob) -> dict[str, int] | None:
+    end: dict[str, int] | None = None
+    for whole in read_unit(unit, job.text_field):
+        if end is not None:  # the limit was reached with the batch before, and here is more
+            return end
+        batch = whole if job.limit is None else _within(whole, job.limit - writer.bytes)
+        _check_conserved(unit, batch)
+        writer.add(unit, batch)
+        if job.limit is not None and writer.bytes >= job.limit:
+            offset = int(batch.offsets[-1]) if batch.offsets is not None else 0
+            end = {"row": batch.first + batch.count, "offset": offset, "bytes": writer.bytes}
+            if batch.count < whole.count:
+                return end
+    return None
+
+
+def _within(batch: Batch, limit: int) -> Batch:
+    """The batch up to the document with which its texts reach `limit` bytes."""
+    reached = np.cumsum(_text_bytes(batch.texts))
+    last = int(np.searchsorted(reached, limit))
+    if last >= len(reached):
+        return batch
+    count = int(batch.rows[last]) + 1 - batch.first
+    return Batch(
+        batch.first,
+        count,
+        batch.rows[: last + 1],
+        batch.texts.slice(0, last + 1),
+        batch.metas.slice(0, last + 1),
+        [fault for fault in batch.faults if fault.row is not None and fault.row < batch.first + count],
+        None if batch.offsets is None else batch.offsets[:count],
+    )
+
+
+def _text_bytes(texts: pa.Array) -> np.ndarray:
+    sizes: np.ndarray = pc.binary_length(texts).to_numpy(zero_copy_only=False).astype(np.int64)
+    return sizes
+
+
+def _check_unchanged(unit: Unit, sizes: dict[str, int]) -> None:
+    try:
+        same = unit.name not in sizes or unit.path.stat().st_size == sizes[unit.name]
+    except FileNotFoundError:
+        same = False
+    if not same:
+        raise StageFailed(
+            f"ingest: {unit.path} has changed since this slice was planned; shards that were finished are kept, "
+            "run the same command again to plan anew"
+        )
+
+
+def _check_conserved(unit: Unit, batch: Batch) -> None:
+    aside = sum(fault.row is not None for fault in batch.faults)
+    if batch.count != len(batch.texts) + aside:
+        raise OnwardError(
+            f"ingest: {unit.name}, rows {batch.first} to {batch.first + batch.count}: {len(batch.texts)} documents and "
+            f"{aside} rows set aside do not add up; nothing was committed"
+        )
+
+
+class ShardWriter:
+    """Writes documents into files of about `PIECE_BYTES`, cut by their texts alone, and what is set aside into one."""
+
+    def __init__(self, job: ShardJob, directory: Path) -> None:
+        self.job, self.directory = job, directory
+        self.documents = self.bytes = self.seen = self.pieces = 0
+        self._tables: list[pa.Table] = []
+        self._pending = 0
+        self._dropped = [DROPPED.empty_table()]
+
+    def add(self, unit: Unit, batch: Batch) -> None:
+        ids = document_ids(self.job.source, unit.index * ROWS_PER_UNIT + batch.first, batch.count)
+        self.seen += batch.count + sum(fault.row is None for fault in batch.faults)
+        if batch.faults:
+            self._dropped.append(_dropped(self.job.source, ids, batch))
+        count = len(batch.texts)
+        source = pa.repeat(pa.scalar(self.job.source), count)
+        own = pa.array(ids[batch.rows - batch.first], pa.uint64())
+        table = pa.table([own, source, batch.texts, batch.metas], schema=DOCUMENTS)
+        sizes = _text_bytes(batch.texts)
+        self.documents, self.bytes = self.documents + count, self.bytes + int(sizes.sum())
+        start = 0
+        while start < count:
+            reached = np.cumsum(sizes[start:])
+            taken = min(int(np.searchsorted(reached, PIECE_BYTES - self._pending)) + 1, count - start)
+            self._tables.append(table.slice(start, taken))
+            self._pending += int(reached[taken - 1])
+            start += taken
+            if self._pending >= PIECE_BYTES:
+                self._flush()
+
+    def close(self) -> None:
+        if self._tables or not self.pieces:
+            self._flush()
+        write_dropped(self.directory / DROPPED_FILE, pa.concat_tables(self._dropped))
+
+    def _flush(self) -> None:
+        path = self.directory / f"{self.job.name}-{self.pieces:03d}" / "part.parquet"
+        write_documents(path, pa.concat_tables([DOCUMENTS.empty_table(), *self._tables]))
+        self._tables, self._pending, self.pieces = [], 0, self.pieces + 1
+
+
+def _dropped(source: str, ids: np.ndarray, batch: Batch) -> pa.Table:
+    faults = batch.faults
+    return dropped_table(
+        [None if fault.row is None else int(ids[fault.row - batch.first]) for fault in faults],
+        source,
+        STAGE,
+        [fault.reason for fault in faults],
+        [fault.value for fault in faults],
+        [fault.detail[:400] for fault in faults],
+    )

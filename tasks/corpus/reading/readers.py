@@ -1,0 +1,293 @@
+"""Reading one unit of a source: a row group of a Parquet file, a stretch of a JSON-lines file, a text file, Python docs.
+
+`read_unit` yields batches. A row is a document or a fault, never both and never neither; what is wrong with a whole file
+(or row group) is one fault without a row number. Batches are cut by bytes, so memory stays flat whatever a file holds;
+where they are cut changes nothing but where the caller may stop.
+
+What is read decides how: a file is gzip or zstd by its first bytes, not by its name.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import pyarrow as pa
+
+from tasks.corpus.reading import python_docs
+from tasks.corpus.reading.batches import Batch, Fault, Unit, checked, whole_fault
+from tasks.corpus.reading.parquet import read_parquet
+from tasks.corpus.reading.remote import RemoteFile
+from tasks.corpus.reading.streams import Stream, blocks, line_span, opened
+
+_MAX_ARRAY_BYTES = 1_000_000_000
+_BOM = b"\xef\xbb\xbf"
+_JSON_NAMES = {
+    dict: "an object",
+    list: "a list",
+    str: "a string",
+    int: "a number",
+    float: "a number",
+    bool: "a boolean",
+    type(None): "null",
+}
+
+
+def read_unit(unit: Unit, text_field: str) -> Iterator[Batch]:
+    """The rows of a unit from `unit.row` on, in order. What cannot be read becomes faults; OSError is let through."""
+    if unit.kind == "parquet":
+        return read_parquet(unit, text_field)
+    if unit.kind == "text":
+        return _read_text(unit)
+    if unit.kind == "python":
+        return _read_python(unit)
+    return _read_lines(unit, text_field)
+
+
+# ── JSON lines ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _read_lines(unit: Unit, text_field: str) -> Iterator[Batch]:
+    with opened(unit.path) as stream:
+        if stream.empty:
+            yield whole_fault(Fault(None, "empty_file", f"{unit.name}: the file has no bytes"))
+            return
+        if stream.utf16:
+            yield whole_fault(
+                Fault(None, "invalid_utf8", f"{unit.name}: UTF-16 (byte order mark), not UTF-8")
+            )
+            return
+        if stream.array and unit.piece == 0:
+            items = _array(unit.path)
+            if items is not None:
+                yield from _array_batches(unit, items, text_field)
+                return
+        start, end = line_span(unit.path, unit.piece) if stream.divisible else (0, None)
+        yield from _line_batches(unit, stream, max(start, unit.offset), end, text_field)
+
+
+def _line_batches(
+    unit: Unit, stream: Stream, start: int, end: int | None, text_field: str
+) -> Iterator[Batch]:
+    parser = _LineParser(unit, text_field, first_line=1 if start == 0 else None, row=unit.row, offset=start)
+    stream.read_from(start, end)
+    for block in blocks(stream):
+        batch = parser.parse(block, cut=stream.fault is not None)
+        if batch.count:
+            yield batch
+    if stream.fault:
+        reason, message = stream.fault
+        kept = f"{parser.row} rows before it are kept" if parser.row else "nothing before it could be read"
+        yield whole_fault(Fault(None, reason, f"{unit.name}: {message}; {kept}"), parser.row)
+
+
+class _LineParser:
+    """Turns blocks of whole lines into batches, keeping count of rows, lines and bytes.
+
+    A Python loop over lines: orjson spends its time inside each line (over 500 MB/s), and columnar JSON readers
+    neither set single lines aside nor keep the other fields as they are.
+    """
+
+    def __init__(self, unit: Unit, text_field: str, *, first_line: int | None, row: int, offset: int) -> None:
+        self.unit, self.text_field = unit, text_field
+        self.line, self.row, self.offset = first_line, row, offset
+
+    def parse(self, block: bytes, *, cut: bool) -> Batch:
+        """One block's rows; `cut`: the file broke off, so that an unfinished last line is no row of its own."""
+        first, faults = self.row, list[Fault]()
+        rows, texts, metas = list[int](), list[str | None](), list[str]()
+        marks, offsets = (
+            list[int](),
+            list[int](),
+        )  # of each row: its line or first byte, and the byte after it
+        if self.offset == 0 and block.startswith(_BOM):
+            block, self.offset = block[3:], 3
+        lines = block.split(b"\n")
+        unfinished = len(lines) - 1  # what follows the last newline: nothing, but at the end of a file
+        for number, line in enumerate(lines):
+            mark = self.offset if self.line is None else self.line
+            self.offset += len(line) + (number != unfinished)
+            if self.line is not None and number != unfinished:
+                self.line += 1
+            if not line or line.isspace():
+                continue
+            record = record_of_line(line, self.text_field)
+            if isinstance(record, Refused):
+                if cut and number == unfinished:
+                    break
+                faults.append(Fault(self.row, record.reason, f"{self._place(mark)}: {record.message}"))
+            else:
+                rows.append(self.row)
+                texts.append(record.text)
+                metas.append(record.meta)
+            marks.append(mark)
+            offsets.append(self.offset)
+            self.row += 1
+        return checked(
+            (first, self.row - first, np.array(rows, np.int64), np.array(offsets, np.int64)),
+            pa.array(texts, pa.large_string()),
+            pa.array(metas, pa.large_string()),
+            faults,
+            lambda row: self._place(marks[row - first]),
+        )
+
+    def _place(self, mark: int) -> str:
+        return f"{self.unit.name}:{mark}" if self.line is not None else f"{self.unit.name}: byte {mark}"
+
+
+@dataclass(frozen=True)
+class Record:
+    """A row of JSON: its text (None where it is null), and its other fields as JSON."""
+
+    text: str | None
+    meta: str
+
+
+@dataclass(frozen=True)
+class Refused:
+    """Why a row of JSON is no document."""
+
+    reason: str
+    message: str
+
+
+def record_of_line(line: bytes, text_field: str) -> Record | Refused:
+    """One line of JSON. What orjson refuses is judged again by the standard library, strictly."""
+    try:
+        value = orjson.loads(line)
+    except (orjson.JSONDecodeError, TypeError) as error:
+        try:
+            value = _strict_loads(line)
+        except (ValueError, RecursionError):
+            return _refusal(line, str(error))
+    return _record(value, text_field)
+
+
+def _refusal(line: bytes, message: str) -> Refused:
+    if b"\0" in line:
+        return Refused("null_byte", "the line holds null bytes")
+    try:
+        line.decode()
+    except UnicodeDecodeError as error:
+        return Refused("invalid_utf8", f"byte {line[error.start]:#04x} at {error.start}: {error.reason}")
+    return Refused("malformed_json", message)
+
+
+def _strict_loads(line: bytes) -> Any:
+    """For valid JSON that orjson has no type for: integers and floats out of range become text."""
+
+    def refuse(name: str) -> Any:
+        raise ValueError(f"{name} is not JSON")
+
+    def whole(digits: str) -> Any:
+        return int(digits) if len(digits) < 4300 else digits
+
+    def real(digits: str) -> Any:
+        return float(digits) if np.isfinite(float(digits)) else digits
+
+    value = json.loads(line.decode(), parse_constant=refuse, parse_int=whole, parse_float=real)
+    json.dumps(
+        value, ensure_ascii=False
+    ).encode()  # lone surrogates are no text: UnicodeEncodeError is a ValueError
+    return value
+
+
+def _record(value: Any, text_field: str) -> Record | Refused:
+    if type(value) is not dict:
+        return Refused("not_an_object", f"{_JSON_NAMES[type(value)]}, not an object")
+    if text_field not in value:
+        return Refused(
+            "missing_text", f"no field {text_field!r}; it has {', '.join(list(value)[:8]) or 'none'}"
+        )
+    text = value.pop(text_field)
+    if text is not None and type(text) is not str:
+        return Refused("text_not_string", f"{text_field!r} is {_JSON_NAMES[type(text)]}")
+    try:
+        return Record(text, orjson.dumps(value).decode())
+    except TypeError:  # deeper than orjson writes, an integer beyond 64 bits
+        try:
+            return Record(text, json.dumps(value, ensure_ascii=False, separators=(",", ":")))
+        except RecursionError:
+            return Refused("malformed_json", "nested too deep")
+
+
+def _array(path: Path | RemoteFile) -> list[Any] | None:
+    """The elements of a file that is one JSON array; None where it is not, so that it is read as lines."""
+    parts, size = list[bytes](), 0
+    with opened(path) as stream:
+        for chunk in stream:
+            parts.append(chunk)
+            size += len(chunk)
+            if size > _MAX_ARRAY_BYTES:
+                return None
+    try:
+        value = orjson.loads(b"".join(parts).removeprefix(_BOM))
+    except orjson.JSONDecodeError:
+        return None
+    return value if isinstance(value, list) else None
+
+
+def _array_batches(unit: Unit, items: list[Any], text_field: str) -> Iterator[Batch]:
+    for first in range(unit.row, len(items), 1024):
+        chunk = items[first : first + 1024]
+        records = [_record(item, text_field) for item in chunk]
+        good = [(first + n, r) for n, r in enumerate(records) if isinstance(r, Record)]
+        faults = [
+            Fault(first + n, r.reason, f"{unit.name}: element {first + n}: {r.message}")
+            for n, r in enumerate(records)
+            if isinstance(r, Refused)
+        ]
+        yield checked(
+            (first, len(chunk), np.array([row for row, _ in good], np.int64), None),
+            pa.array([record.text for _, record in good], pa.large_string()),
+            pa.array([record.meta for _, record in good], pa.large_string()),
+            faults,
+            lambda row: f"{unit.name}: element {row}",
+        )
+
+
+# ── Text files and Python documentation ──────────────────────────────────────────────────────────────────────────────
+
+
+def _read_text(unit: Unit) -> Iterator[Batch]:
+    """A text file is one document."""
+    with opened(unit.path) as stream:
+        data = b"".join(stream).removeprefix(_BOM)
+    if stream.empty:
+        yield whole_fault(Fault(None, "empty_file", f"{unit.name}: the file has no bytes"))
+        return
+    if stream.fault:
+        yield whole_fault(Fault(None, stream.fault[0], f"{unit.name}: {stream.fault[1]}"))
+        return
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        what = "UTF-16 (byte order mark)" if stream.utf16 else f"{error.reason} at byte {error.start}"
+        yield whole_fault(Fault(None, "invalid_utf8", f"{unit.name}: {what}; convert the file to UTF-8"))
+        return
+    meta = orjson.dumps({"file": unit.name}).decode()
+    yield from _documents(unit, [(text, meta)])
+
+
+def _read_python(unit: Unit) -> Iterator[Batch]:
+    assert isinstance(unit.path, Path)
+    found = python_docs.documents(unit.path, unit.files)
+    yield from _documents(unit, [(text, orjson.dumps(meta).decode()) for text, meta in found])
+
+
+def _documents(unit: Unit, pairs: list[tuple[str, str]]) -> Iterator[Batch]:
+    pairs = pairs[unit.row :]
+    if pairs:
+        rows = np.arange(unit.row, unit.row + len(pairs), dtype=np.int64)
+        yield checked(
+            (unit.row, len(pairs), rows, None),
+            pa.array([text for text, _ in pairs], pa.large_string()),
+            pa.array([meta for _, meta in pairs], pa.large_string()),
+            [],
+            lambda row: unit.name if unit.kind == "text" else f"{unit.name}: document {row}",
+        )

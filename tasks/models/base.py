@@ -1,0 +1,227 @@
+"""Base: the model that training begins with, imported from a directory or the hub, or initialised anew.
+
+The part `export` is what `from_pretrained` loads: config.json, generation_config.json, model.safetensors
+(float32, tied weights once) and the tokenizer's files; the part `tokenizer` names the tokenizer's files
+alone, so that another model with the same tokenizer leaves the tokens cached. Both name their end and begin
+of text (bos, else eos) everywhere.
+
+What decides the bytes is content: the digest of a local directory's files, or the hub's name and commit, or
+the shape and seed of a new model. Weights come from safetensors alone (never pickle), and no remote code is
+run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import warnings
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import ConfigDict, field_validator, model_validator
+
+from storage.artifact import Input
+from storage.draft import Draft
+from storage.errors import ConfigError, HubUnreachable
+from storage.settings import Count, Settings, execution, identity, identity_of
+from tasks.corpus.reading.hub import Remembered, asked, commit_of
+from tasks.corpus.tokenizer import TokenizerConfig
+from tasks.corpus.tokens.vocabulary import TOKENIZER_FILES
+
+STAGE = "base"
+VERSION = 2
+
+_WEIGHTS = "*.safetensors"
+_USED = (
+    "config.json",
+    "generation_config.json",
+    "*.safetensors",
+    "*.safetensors.index.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "*.model",
+    "chat_template.jinja",
+)
+_HUB_NAME = re.compile(r"[\w][\w.-]*(/[\w][\w.-]*)?")
+
+
+class InitConfig(Settings):
+    """A new model of the Llama architecture, pre-trained in round 0 on the replay sources."""
+
+    model_config = ConfigDict(title="New model")
+
+    hidden_size: int = identity(ge=8, description="Width of the model")
+    layers: int = identity(ge=1, description="Number of layers")
+    heads: int = identity(ge=1, description="Attention heads; they share the width")
+    kv_heads: int | None = identity(
+        None, ge=1, description="Heads of keys and values; null: as many as heads"
+    )
+    intermediate_size: int | None = identity(
+        None,
+        ge=8,
+        description="Width of the feed-forward layers; null: 8/3 of hidden_size, up to a multiple of 32",
+    )
+    max_positions: Count = identity(1024, ge=2, description="Longest sequence, in tokens")
+    tie_embeddings: bool = identity(True, description="Whether the output head is the embedding")
+    rope_theta: float = identity(10_000.0, gt=0, description="Base of the rotary positions")
+    tokenizer: TokenizerConfig = identity(
+        default_factory=TokenizerConfig, description="Vocabulary that is trained for it"
+    )
+    pretrain_tokens: Count = identity(gt=0, description="Tokens that it is pre-trained on in round 0")
+
+    @model_validator(mode="after")
+    def _shape_fits(self) -> Self:
+        if self.hidden_size % (2 * self.heads):
+            raise ValueError(f"hidden_size must be a multiple of twice the heads (2 × {self.heads})")
+        if self.kv_heads is not None and self.heads % self.kv_heads:
+            raise ValueError(f"heads ({self.heads}) must be a multiple of kv_heads ({self.kv_heads})")
+        return self
+
+
+class ModelConfig(Settings):
+    """The section `model`. What the base is enters keys by content (`resolve_base`), not by name or path."""
+
+    base: str | InitConfig = execution(description="Hub name, local directory, or {init: …}: a new model")
+    revision: str = execution("main", description="Branch, tag or commit, of a model on the hub")
+    dropout: float = identity(
+        0.0, ge=0, lt=1, description="Dropout in training (0 to 1), whatever the base's own was"
+    )
+
+    @field_validator("base", mode="before")
+    @classmethod
+    def _unwrap(cls, value: Any) -> Any:
+        return value["init"] if isinstance(value, Mapping) and set(value) == {"init"} else value
+
+
+class BaseConfig(Settings):
+    """Nothing beyond the inputs decides."""
+
+
+@dataclass(frozen=True)
+class BaseInputs:
+    """`origin` is plain JSON: {"local": digest}, {"hub": name, "commit": …} or {"init": shape, "seed": …}.
+
+    `tokenizer` is given for a new model alone; `path` is where a local directory lies, not in the key.
+    """
+
+    origin: Mapping[str, Any]
+    tokenizer: Input | None = None
+    path: Path | None = field(default=None, metadata={"in_key": False})
+
+
+@dataclass(frozen=True)
+class BaseStats:
+    """The model's facts (see `tasks.models.files.model_facts`)."""
+
+    parameters: int
+    layers: int
+    hidden_size: int
+    max_positions: int | None
+    vocabulary: int
+    eot: int
+    architecture: str
+    tokenizer: str
+
+
+def resolve_base(
+    config: ModelConfig,
+    home: Path,
+    *,
+    seed: int = 0,
+    tokenizer: Input | None = None,
+    remembered: Remembered | None = None,
+) -> BaseInputs:
+    """What the base is, by content. A relative directory is relative to `home` and goes before a hub name.
+
+    `seed` and `tokenizer` (the `tokenizer` stage's part) are for a new model. Reads the files of a local
+    directory, or asks the hub for the commit of `revision`, once for all that share `remembered`. Raises
+    ConfigError where there is no such model, HubUnreachable where the hub gives no answer.
+    """
+    if isinstance(config.base, InitConfig):
+        shape = identity_of(config.base)
+        del shape["tokenizer"], shape["pretrain_tokens"]  # by the tokenizer's digest, and in round 0's key
+        return BaseInputs(origin={"init": shape, "seed": seed}, tokenizer=tokenizer)
+    directory = home / config.base
+    if directory.is_dir():
+        return BaseInputs(origin={"local": directory_digest(directory)}, path=directory.resolve())
+    if Path(config.base).is_absolute() or config.base.startswith(".") or not _HUB_NAME.fullmatch(config.base):
+        raise ConfigError(f"model.base: there is no directory {config.base} (looked for {directory}).")
+    commit = _commit(config.base, config.revision, remembered or Remembered(None))
+    return BaseInputs(origin={"hub": config.base, "commit": commit})
+
+
+def directory_digest(directory: Path) -> str:
+    """sha256 over names and sha256 of the files that an import may read."""
+    lines = []
+    for path in sorted({path for pattern in _USED for path in directory.glob(pattern)}):
+        with path.open("rb") as file:
+            lines.append(f"{path.name}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\n")
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
+
+
+def run(config: BaseConfig, inputs: BaseInputs, draft: Draft) -> BaseStats:
+    """Write parts `export` and `tokenizer`. Raises ConfigError for a model or tokenizer that cannot be
+    used."""
+    from tasks.models.files import import_model, initialise_model, model_facts
+
+    export = draft.path / "export"
+    for left in export.glob("*"):
+        left.unlink()
+    export.mkdir(exist_ok=True)
+    if "init" in inputs.origin:
+        if inputs.tokenizer is None:
+            raise ConfigError("A new model needs the tokenizer that was trained for it.")
+        initialise_model(inputs.origin["init"], inputs.origin["seed"], inputs.tokenizer.paths, export)
+    else:
+        directory = inputs.path or _download(inputs.origin["hub"], inputs.origin["commit"])
+        if "local" in inputs.origin and directory_digest(directory) != inputs.origin["local"]:
+            raise ConfigError(
+                f"model.base: the files in {directory} changed since this run began. Run again."
+            )
+        for message in import_model(directory, export):
+            draft.warn(message)
+    draft.part("export", "export")
+    draft.part("tokenizer", *(f"export/{name}" for name in TOKENIZER_FILES))
+    return BaseStats(**asdict(model_facts(export)))
+
+
+def _commit(name: str, revision: str, remembered: Remembered) -> str:
+    """As the store was first told; where the hub is silent, as it was when the model was last downloaded here."""
+    try:
+        return commit_of("model", name, revision, "model.base", remembered, "model.revision")
+    except HubUnreachable as error:
+        commit = _cached_commit(name, revision)
+        if commit is None:
+            raise HubUnreachable(
+                f"{error} (or give a directory: there is no local one named {name!r})"
+            ) from None
+        return str(remembered.remember(commit, "commit", "model", name, revision))
+
+
+def _cached_commit(name: str, revision: str) -> str | None:
+    """The commit that the revision was when it was last downloaded to this machine."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(name, "config.json", revision=revision)
+    return Path(found).parent.name if isinstance(found, str) else None
+
+
+def _download(name: str, commit: str) -> Path:
+    """The files of a model in the client's own cache: what is there is not asked for again.
+
+    Raises ConfigError for a model that is gated or gone, HubUnreachable where the hub breaks off; what came is kept.
+    """
+    from huggingface_hub import snapshot_download
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        fetch = partial(snapshot_download, name, revision=commit, allow_patterns=list(_USED))
+        return Path(asked(fetch, "model", name, commit, "model.base", "model.revision"))

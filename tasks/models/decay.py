@@ -1,0 +1,10 @@
+"""The decay stage: the branch from a trunk to a budget. The same process as `train`, under its own name in the store."""
+
+from __future__ import annotations
+
+from tasks.models.config import SegmentConfig
+from tasks.models.train import CODE_ROOTS, VERSION, TrainInputs, TrainStats, run
+
+__all__ = ["CODE_ROOTS", "STAGE", "VERSION", "SegmentConfig", "TrainInputs", "TrainStats", "run"]
+
+STAGE = "decay"

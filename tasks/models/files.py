@@ -1,0 +1,351 @@
+"""The files of a model: importing one, writing a new one, and what is known of it without loading it.
+
+No path, clock or library version is in any byte that is written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from tokenizers import Tokenizer
+
+from storage.errors import BadInput, ConfigError
+from storage.manifest import FileEntry, part_of
+from tasks.corpus.tokens.vocabulary import TOKENIZER_FILES, load_vocabulary, token_text, tokenizer_directory
+
+WEIGHTS = "model.safetensors"
+_NOT_EXPORTED = (
+    "transformers_version",
+    "_name_or_path",
+    "auto_map",
+)  # volatile, or naming code that is not ours
+_TOKENIZER_SOURCES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
+_SPECIAL_NAMES = ("bos_token", "eos_token", "unk_token", "pad_token")
+_PROBES = (
+    "Once upon a time, there was a café; it cost $12,345.67 (naïve).",
+    "def f(x):\n\treturn  x ** 2   # 漢字 🙂\r\n\n",
+    " leading and trailing ",
+)
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What is known of a model from its files."""
+
+    parameters: int
+    """Numbers in model.safetensors: tied weights once."""
+    layers: int
+    hidden_size: int
+    max_positions: int | None
+    """None where positions have no end."""
+    vocabulary: int
+    """Rows of the embedding; the tokenizer's ids are below it."""
+    eot: int
+    architecture: str
+    tokenizer: str
+    """Digest of the part `tokenizer`."""
+
+
+def model_facts(export: Path) -> ModelFacts:
+    """Facts of an export. Raises ConfigError where a file is missing or the tokenizer has no end-of-text."""
+    config = _config(export)
+    parameters = 0
+    with safe_open(export / WEIGHTS, framework="numpy") as weights:
+        for name in weights.keys():  # noqa: SIM118 — not a mapping
+            parameters += math.prod(weights.get_slice(name).get_shape())
+    positions = getattr(config, "max_position_embeddings", None)
+    return ModelFacts(
+        parameters=parameters,
+        layers=int(config.num_hidden_layers),
+        hidden_size=int(config.hidden_size),
+        max_positions=int(positions) if positions else None,
+        vocabulary=int(config.vocab_size),
+        eot=end_of_text(export),
+        architecture=str((config.architectures or [config.model_type])[0]),
+        tokenizer=tokenizer_digest(export),
+    )
+
+
+def end_of_text(export: Path) -> int:
+    """Id of the end-of-text token of an export's tokenizer. Raises ConfigError where there is none."""
+    try:
+        return load_vocabulary(export).eot
+    except BadInput as error:
+        raise ConfigError(str(error)) from error
+
+
+def tokenizer_digest(export: Path) -> str:
+    """The digest of the part `tokenizer` of an artifact with these files in its directory `export`."""
+    entries = []
+    for name in TOKENIZER_FILES:
+        path = export / name
+        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+        entries.append(FileEntry(f"export/{name}", path.stat().st_size, sha256))
+    return part_of(entries).digest
+
+
+def import_model(directory: Path, export: Path) -> list[str]:
+    """Write the model in a directory as an export into an empty one; returns what the user should know.
+
+    Raises ConfigError for weights that are no safetensors, a model that needs remote code or lacks weights,
+    and a tokenizer that is missing, has no end-of-text or more ids than the model.
+    """
+    from transformers import AutoModelForCausalLM
+
+    _check_files(directory)
+    config = _config(directory)
+    eot, bos = _import_tokenizer(directory, config, export)
+    loader: Any = AutoModelForCausalLM
+    try:
+        with _quiet():
+            model, facts = loader.from_pretrained(
+                directory,
+                dtype=torch.float32,
+                use_safetensors=True,
+                local_files_only=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        raise ConfigError(f"model.base: {directory} cannot be loaded as a causal model ({error}).") from error
+    lost = sorted(map(str, [*facts["missing_keys"], *facts["mismatched_keys"]]))
+    if lost:
+        raise ConfigError(
+            f"model.base: {directory} lacks weights, or they have another shape: {', '.join(lost[:3])}."
+        )
+    _write_model(model, export, eot, bos)
+    _check_vocabulary(export)
+    unused = sorted(map(str, facts["unexpected_keys"]))
+    return (
+        [f"Weights of the base that its architecture does not use: {', '.join(unused[:5])}."]
+        if unused
+        else []
+    )
+
+
+def initialise_model(
+    shape: Mapping[str, Any], seed: int, tokenizer_files: Iterable[Path], export: Path
+) -> None:
+    """Write a new Llama-style model (`InitConfig` as plain JSON) with its tokenizer into an empty directory.
+
+    Matrices are normal with deviation 0.02, those that write into the residual stream with 0.02 / sqrt(2 ·
+    layers) (Radford et al. 2019, section 2.3); norms are 1. The numbers are numpy's, drawn per tensor from
+    seed and name: the same on every machine, and no global random state is touched.
+    """
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    tokenizer = tokenizer_directory(tokenizer_files)
+    for name in TOKENIZER_FILES:
+        shutil.copyfile(tokenizer / name, export / name)
+    vocabulary = load_vocabulary(export)
+    config = LlamaConfig(
+        vocab_size=vocabulary.size,
+        hidden_size=shape["hidden_size"],
+        intermediate_size=shape["intermediate_size"] or math.ceil(shape["hidden_size"] * 8 / 3 / 32) * 32,
+        num_hidden_layers=shape["layers"],
+        num_attention_heads=shape["heads"],
+        num_key_value_heads=shape["kv_heads"] or shape["heads"],
+        max_position_embeddings=shape["max_positions"],
+        tie_word_embeddings=shape["tie_embeddings"],
+        rope_parameters={"rope_type": "default", "rope_theta": shape["rope_theta"]},
+        rms_norm_eps=1e-5,
+        bos_token_id=vocabulary.eot,
+        eos_token_id=vocabulary.eot,
+        architectures=["LlamaForCausalLM"],
+        dtype="float32",
+    )
+    with torch.device("meta"):
+        model = LlamaForCausalLM(config)
+    weights = {
+        name: _drawn(name, tuple(parameter.shape), seed, config.num_hidden_layers)
+        for name, parameter in model.named_parameters()
+    }
+    save_file(weights, export / WEIGHTS, metadata={"format": "pt"})
+    _write_json(export / "config.json", config.to_diff_dict())
+    _write_generation(export, vocabulary.eot, vocabulary.eot)
+
+
+def _drawn(name: str, shape: tuple[int, ...], seed: int, layers: int) -> torch.Tensor:
+    if len(shape) == 1:
+        return torch.ones(shape)
+    deviation = 0.02
+    if name.endswith(("o_proj.weight", "down_proj.weight")):
+        deviation /= math.sqrt(2 * layers)
+    digest = hashlib.blake2b(json.dumps([seed, name]).encode(), digest_size=16).digest()
+    key = np.frombuffer(digest, dtype="<u8").astype(np.uint64)
+    numbers = np.random.Generator(np.random.Philox(key=key)).standard_normal(shape, dtype=np.float32)
+    return torch.from_numpy(numbers * np.float32(deviation))
+
+
+def _check_files(directory: Path) -> None:
+    if not (directory / "config.json").is_file():
+        raise ConfigError(f"model.base: {directory} holds no config.json.")
+    if not list(directory.glob("*.safetensors")):
+        pickled = sorted(path.name for path in directory.glob("*.bin"))
+        raise ConfigError(
+            f"model.base: {directory} holds no *.safetensors"
+            + (f", only {pickled[0]}: pickled weights can run code and are not read. " if pickled else ". ")
+            + "Convert it once with model.save_pretrained(directory), or name a revision that has safetensors."
+        )
+
+
+def _config(directory: Path) -> Any:
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise ConfigError(
+            f"model.base: transformers cannot read the config.json in {directory} without remote code ({error})."
+        ) from error
+
+
+def _write_model(model: Any, export: Path, eot: int, bos: int) -> None:
+    from transformers import GenerationConfig
+
+    model.config.eos_token_id, model.config.bos_token_id = eot, bos
+    generation: Any = GenerationConfig
+    model.generation_config = generation(eos_token_id=eot, bos_token_id=bos)
+    with _quiet():
+        model.save_pretrained(export, max_shard_size="1TB")
+    _write_json(export / "config.json", json.loads((export / "config.json").read_bytes()))
+    _write_generation(export, eot, bos)
+
+
+def _write_generation(export: Path, eot: int, bos: int) -> None:
+    _write_json(export / "generation_config.json", {"eos_token_id": eot, "bos_token_id": bos})
+
+
+def _write_json(path: Path, values: Mapping[str, Any]) -> None:
+    kept = {name: value for name, value in values.items() if name not in _NOT_EXPORTED}
+    path.write_text(json.dumps(kept, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+
+
+def _import_tokenizer(directory: Path, config: Any, export: Path) -> tuple[int, int]:
+    """Write the tokenizer's files; returns the ids of end-of-text and begin-of-text (bos, else eos)."""
+    definition = _definition(directory)
+    facts = _read_json(directory / "tokenizer_config.json")
+    for name, entry in _read_json(directory / "special_tokens_map.json").items():
+        if name in _SPECIAL_NAMES and facts.get(name) is None:
+            facts[name] = entry
+    for name in ("auto_map", "name_or_path", "tokenizer_file", "special_tokens_map_file"):
+        facts.pop(name, None)
+    added = {entry["content"]: entry for entry in definition.get("added_tokens", [])}
+    eos = token_text(facts.get("eos_token")) or _added_name(added, config.eos_token_id)
+    if eos is None:
+        raise ConfigError(
+            f"model.base: {directory} has no end-of-text token: neither tokenizer_config.json names an eos_token, "
+            "nor is config.json's eos_token_id one of the tokenizer's added tokens."
+        )
+    bos = token_text(facts.get("bos_token")) or _added_name(added, config.bos_token_id) or eos
+    facts |= {"eos_token": eos, "bos_token": bos}
+    facts.setdefault("tokenizer_class", "PreTrainedTokenizerFast")
+    if eos in added and not added[eos].get("special"):
+        added[eos]["special"] = True
+    (export / "tokenizer.json").write_text(json.dumps(definition, ensure_ascii=False))
+    _write_json(export / "tokenizer_config.json", facts)
+    if (directory / "chat_template.jinja").is_file():
+        shutil.copyfile(directory / "chat_template.jinja", export / "chat_template.jinja")
+    _make_loadable(export, facts)
+    tokenizer = load_vocabulary(export).tokenizer
+    bos_id = tokenizer.token_to_id(bos)
+    eot = end_of_text(export)
+    return eot, eot if bos_id is None else bos_id
+
+
+def _added_name(added: Mapping[str, Mapping[str, Any]], ids: int | list[int] | None) -> str | None:
+    """The added token with the (first) id: a model's default id may be any word of the vocabulary, so
+    others do not count."""
+    first = ids[0] if isinstance(ids, list) and ids else ids
+    return next((name for name, entry in added.items() if entry["id"] == first), None)
+
+
+def _definition(directory: Path) -> dict[str, Any]:
+    """tokenizer.json, or what transformers makes of an older tokenizer's files."""
+    if (directory / "tokenizer.json").is_file():
+        return _read_json(directory / "tokenizer.json")
+    if not any((directory / name).is_file() for name in _TOKENIZER_SOURCES):
+        raise ConfigError(
+            f"model.base: {directory} holds no tokenizer (tokenizer.json). Save the model's tokenizer beside it: "
+            "AutoTokenizer.from_pretrained(…).save_pretrained(directory)."
+        )
+    from transformers import AutoTokenizer
+
+    try:
+        with _quiet():
+            loaded = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+        definition: dict[str, Any] = json.loads(loaded.backend_tokenizer.to_str())
+    except (OSError, ValueError, ImportError, AttributeError) as error:
+        raise ConfigError(f"model.base: the tokenizer in {directory} has no fast form ({error}).") from error
+    return definition
+
+
+def _make_loadable(export: Path, facts: dict[str, Any]) -> None:
+    """Make sure that AutoTokenizer gives the ids of tokenizer.json; classes that rebuild it otherwise are
+    named away."""
+    reference = Tokenizer.from_file(str(export / "tokenizer.json"))
+    expected = [reference.encode(text, add_special_tokens=False).ids for text in _PROBES]
+    if _auto_ids(export) == expected:
+        return
+    facts["tokenizer_class"] = "PreTrainedTokenizerFast"
+    _write_json(export / "tokenizer_config.json", facts)
+    if _auto_ids(export) != expected:
+        raise ConfigError(
+            "model.base: transformers reads its tokenizer.json to other ids than tokenizers does."
+        )
+
+
+def _auto_ids(export: Path) -> list[list[int]] | None:
+    from transformers import AutoTokenizer
+
+    try:
+        with _quiet():
+            loaded = AutoTokenizer.from_pretrained(export, local_files_only=True, trust_remote_code=False)
+        return [loaded(text, add_special_tokens=False).input_ids for text in _PROBES]
+    except (OSError, ValueError, ImportError, AttributeError, KeyError):
+        return None
+
+
+def _check_vocabulary(export: Path) -> None:
+    size, rows = load_vocabulary(export).size, int(_config(export).vocab_size)
+    if size > rows:
+        raise ConfigError(f"model.base: its tokenizer has ids up to {size - 1}, the model only {rows} words.")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        read: dict[str, Any] = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ConfigError(f"model.base: {path} is no JSON ({error}).") from error
+    return read
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Progress bars and log lines of transformers off, and as they were after."""
+    import transformers
+
+    logging: Any = transformers.utils.logging
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()

@@ -1,0 +1,179 @@
+"""The training stages as seen from outside the trainer: one segment of a training line, made by a process of its own.
+
+A line of rounds is cut into segments: `train` (the trunk from one branch point to the next; round 0 and `rewarm`
+rounds are one such segment each) and `decay` (the branch from a trunk to a budget). This module writes what the trainer
+is to do and takes what it leaves; trainer.py starts and stops it, train_config.py says what it is told. It must stay true
+that a segment's bytes depend on its configuration and inputs alone, however often the process was killed on the way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from storage.artifact import Input
+from storage.draft import Draft
+from storage.settings import identity_of
+from tasks.models.config import SegmentConfig
+from tasks.models.energy import Meter, read_joules
+from tasks.models.progress import last_row
+from tasks.models.trainer import RESULT, run_trainer
+
+STAGE = "train"
+VERSION = 2
+CODE_ROOTS = ("tasks.training.__main__",)
+_VOLATILE = (
+    "clock.parquet",
+    "energy.json",
+    "execution.json",
+    "recovery.json",
+    "result.json",
+    "trainer.log",
+)
+
+
+@dataclass(frozen=True)
+class TrainInputs:
+    """`start` is an export (fresh optimizer) or a trunk; the manifests cover the segment's sequences."""
+
+    start: Input
+    manifests: tuple[Input, ...]
+    tokenizer: Input
+    shards: tuple[Input, ...] = field(metadata={"in_key": False})  # named by digest in the manifests
+    base: Input | None = None
+    """The base model's export, only where weights are pulled to it."""
+
+
+@dataclass(frozen=True)
+class TrainStats:
+    """What the segment did; `result` is the trainer's own account, free of the clock."""
+
+    steps: int
+    tokens: int
+    tokens_seen: int
+    result: dict[str, Any]
+
+
+def run(config: SegmentConfig, inputs: TrainInputs, draft: Draft) -> TrainStats:
+    """Train the segment.
+
+    Parts: `trunk` (what training goes on from), `export` (what from_pretrained loads; not of a trunk), `journal`, `kept`
+    (checkpoints on the way, where asked for). Raises StageFailed with the trainer's last words, Interrupted where it was
+    asked to stop.
+    """
+    work = draft.path
+    result = work / RESULT
+    if not result.exists():
+        _write_spec(config, inputs, work)
+        execution = config.execution
+        meter = None if execution.device == "cpu" else Meter(work / "energy.json", execution.processes)
+        run_trainer(
+            work,
+            processes=execution.processes,
+            nodes=execution.nodes,
+            rendezvous=execution.rendezvous,
+            held=(*(() if draft.descriptor is None else (draft.descriptor,)), *draft.held),
+            follow=lambda process: _follow(process, work / "journal.jsonl", draft, config, meter),
+            warn=draft.warn,
+        )
+    found = json.loads(result.read_bytes())
+    for part in ("export", "trunk", "journal", "kept"):
+        if (work / part).is_dir():
+            draft.part(part, part)
+    draft.volatile(*(name for name in _VOLATILE if (work / name).exists()))
+    facts = json.loads((work / "execution.json").read_bytes())
+    draft.note(**facts)
+    if (joules := read_joules(work / "energy.json")) is not None:
+        draft.note(energy_joules=joules)
+    for warning in warnings_of(facts, found):
+        draft.warn(warning)
+    return TrainStats(
+        steps=config.last_step - config.first_step,
+        tokens=int(found["tokens"]),
+        tokens_seen=int(found["tokens_seen"]),
+        result=found,
+    )
+
+
+def warnings_of(facts: Mapping[str, Any], result: Mapping[str, Any]) -> Iterator[str]:
+    """What to know of a trained segment, from execution.json and result.json: what changed on the way, what went wrong."""
+    before = facts.get("before", ())
+    groups = [entry for entry in (*before, facts) if "processes" in entry]
+    if len(groups) > 1:
+        counts = [
+            f"{entry['processes']}{' sharding' if entry.get('sharding') == 'full' else ''}"
+            for entry in groups
+        ]
+        yield f"trained by {', then '.join(counts)} processes: to rounding, not to the bit, what one number gives"
+    short = [entry for entry in before if "out_of_memory_at_step" in entry]
+    if short:
+        ways = [
+            f"micro-batch {entry['micro_batch']} (checkpointing {entry['gradient_checkpointing']}) until step "
+            f"{entry['out_of_memory_at_step']}"
+            for entry in short
+        ]
+        yield (
+            f"out of memory at {', '.join(ways)}; went on with micro-batch {facts['micro_batch']} (checkpointing "
+            f"{facts['gradient_checkpointing']}): the same batches, to rounding, not to the bit, what one setting gives"
+        )
+    for first, last in result.get("rollbacks", ()):
+        yield f"steps {first} to {last} had no finite loss or gradient: they changed no weights, and were passed over"
+
+
+def _write_spec(config: SegmentConfig, inputs: TrainInputs, work: Path) -> None:
+    identity_part = identity_of(config)
+    identity_part |= {
+        "start": {"digest": inputs.start.digest},
+        "manifests": [manifest.digest for manifest in inputs.manifests],
+        "tokenizer": inputs.tokenizer.digest,
+    }
+    base = inputs.base
+    if base is not None:
+        identity_part["base"] = {"digest": base.digest}
+    shards: dict[str, str] = {}
+    for tokens in inputs.shards:
+        manifest = json.loads((tokens.root / "manifest.json").read_bytes())
+        for entry in manifest["parts"][tokens.part]["files"]:
+            shards[entry["sha256"]] = str(tokens.root / entry["path"])
+    spec = {
+        "identity": identity_part,
+        "paths": {
+            "start": str(inputs.start.root / inputs.start.part),
+            "start_kind": inputs.start.part,
+            "base": None if base is None else str(base.root / base.part),
+            "tokenizer": str(_directory_of(inputs.tokenizer)),
+            "manifests": [str(manifest.only()) for manifest in inputs.manifests],
+            "shards": shards,
+            "work": str(work),
+        },
+        "execution": config.execution.model_dump(exclude={"overlap", "nodes", "rendezvous"}),
+        "parent_fd": None,
+    }
+    (work / "spec.json").write_text(json.dumps(spec, indent=1))
+
+
+def _directory_of(part: Input) -> Path:
+    return part.paths[0].parent
+
+
+def _follow(
+    process: subprocess.Popen[bytes], journal: Path, draft: Draft, config: SegmentConfig, meter: Meter | None
+) -> None:
+    """Tell how far the trainer is, in tokens of its batches, padding included, as budgets count them."""
+    step_tokens = config.sequences_per_step * config.sequence_length
+    total = (config.last_step - config.first_step) * step_tokens
+    while process.poll() is None:
+        row = last_row(journal)
+        if row is not None:
+            draft.progress((int(row["step"]) - config.first_step) * step_tokens, total, "tokens")
+        if meter is not None:
+            meter.note()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(0.5)
+    if meter is not None:
+        meter.note(at_once=True)

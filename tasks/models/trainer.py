@@ -1,0 +1,200 @@
+"""The trainer as its parent sees it: started, alone or under torchrun; followed; asked to stop; ended.
+
+What must stay true: it never outlives its parent for long, and while it lives it holds what it was lent (the work
+directory's lock among it). It watches a pipe whose other end is here. Alone it is asked to stop by SIGTERM; under
+torchrun by the end of the pipe, since torchrun gives its processes 30 s after a signal, which may cut a checkpoint.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import secrets
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from storage.atomic import write_bytes
+from storage.errors import Interrupted, StageFailed
+from tasks.training import launch, restart
+
+RESUMABLE = 75
+"""Exit code: the trainer stopped on request, with a checkpoint. Under torchrun it is 0, without a result."""
+SPEC, LOG, RESULT = "spec.json", "trainer.log", "result.json"
+
+_GRACE_SECONDS = 120.0
+_TORCHRUN_SECONDS = 45.0
+_ROOT = Path(__file__).resolve().parents[2]
+
+Process = subprocess.Popen[bytes]
+
+
+def run_trainer(
+    work: Path,
+    *,
+    processes: int = 1,
+    nodes: int = 1,
+    rendezvous: str | None = None,
+    held: tuple[int, ...] = (),
+    follow: Callable[[Process], None],
+    warn: Callable[[str], None],
+) -> None:
+    """Run the trainer over `work`/spec.json to its end; `follow` returns when the process has ended.
+
+    `held` are descriptors that it holds too. Raises StageFailed with the trainer's last words; Interrupted where it was
+    asked to stop. Whatever `follow` raises stops it first.
+    """
+    several = processes * nodes > 1
+    reader, writer = os.pipe()
+    end = _End(writer)
+    with contextlib.ExitStack() as cleanup:
+        cleanup.callback(end.close)
+        spec = _tell_pipe(work / SPEC, None if several else reader)
+        run = cleanup.enter_context(_met(work, processes, nodes, rendezvous, warn))
+        environment = {**os.environ, "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1"}
+        command = [sys.executable, "-m", "tasks.training", str(spec)]
+        if several:
+            command = launch.torchrun(spec, processes, nodes=nodes, address=rendezvous, run=run)
+            environment = launch.environment(reader, nodes, environment)
+        log = cleanup.enter_context((work / LOG).open("ab"))
+        begun = log.seek(0, os.SEEK_END)
+        process = start(command, environment, log, (reader, *held))
+        os.close(reader)
+        cleanup.callback(_forget_failures, work)
+        with _stopped_cleanly(process, end if several else None):
+            follow(process)
+    _judge(process.returncode, work, begun)
+
+
+def start(command: list[str], environment: dict[str, str], log: Any, held: tuple[int, ...]) -> Process:
+    """A process group of its own, which holds the descriptors `held`."""
+    return subprocess.Popen(
+        command,
+        cwd=_ROOT,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=log,
+        pass_fds=held,
+        start_new_session=True,
+    )
+
+
+def end_by_force(process: Process) -> None:
+    """A signal, so that torchrun ends its processes; where that takes too long, SIGKILL to it and to each of them."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(_TORCHRUN_SECONDS)
+            return
+        groups = [process.pid, *_children(process.pid)]
+        for group in groups:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(group, signal.SIGKILL)
+    process.wait()
+
+
+class _End:
+    """Our end of the pipe; closed once."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor: int | None = descriptor
+
+    def close(self) -> None:
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
+
+
+def _tell_pipe(path: Path, descriptor: int | None) -> Path:
+    spec = json.loads(path.read_bytes()) | {"parent_fd": descriptor}
+    path.write_text(json.dumps(spec, indent=1))
+    return path
+
+
+@contextlib.contextmanager
+def _stopped_cleanly(process: Process, end: _End | None) -> Iterator[None]:
+    """On any exception: ask the trainer to stop, give it time for its checkpoint, then end it by force."""
+    try:
+        yield
+    finally:
+        if process.poll() is None:
+            if end is not None:
+                end.close()
+            else:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGTERM)
+            try:
+                process.wait(_GRACE_SECONDS)
+            except subprocess.TimeoutExpired:
+                end_by_force(process)
+
+
+@contextlib.contextmanager
+def _met(
+    work: Path, processes: int, nodes: int, rendezvous: str | None, warn: Callable[[str], None]
+) -> Iterator[str]:
+    """Wait until every other machine has said that it joins (join.py); gives the name of this start."""
+    run = secrets.token_hex(8)
+    if nodes == 1:
+        yield run
+        return
+    call = {"id": run, "address": rendezvous, "nodes": nodes, "processes": processes}
+    try:
+        write_bytes(work / launch.RENDEZVOUS, json.dumps(call).encode())
+        warn(
+            f"waiting for {nodes - 1} other machine(s); on each, with this run's store as STORE and N from 1 to "
+            f"{nodes - 1}: python -m tasks.training.join STORE N"
+        )
+        while not all(launch.joined(work, run, node).exists() for node in range(1, nodes)):
+            time.sleep(0.2)
+        yield run
+    finally:
+        (work / launch.RENDEZVOUS).unlink(missing_ok=True)
+        for node in range(1, nodes):
+            launch.joined(work, run, node).unlink(missing_ok=True)
+
+
+def _forget_failures(work: Path) -> None:
+    for path in work.glob(f"{restart.MARKER}*"):
+        path.unlink(missing_ok=True)
+
+
+def _judge(code: int | None, work: Path, begun: int) -> None:
+    if code == RESUMABLE or (code == 0 and not (work / RESULT).exists()):
+        raise Interrupted(
+            "the trainer was asked to stop; it left a checkpoint, the same command goes on from it"
+        )
+    if code != 0:
+        raise StageFailed(
+            f"the trainer ended with exit code {code}: {_last_words(work / LOG, begun)} "
+            "Its checkpoints are kept; the same command goes on from the newest"
+        )
+
+
+def _last_words(log: Path, begun: int) -> str:
+    """What the first process says is wrong, or another, and which signal ended one; else the last lines."""
+    time.sleep(0.05)
+    with log.open("rb") as file:
+        file.seek(begun)
+        lines = [line for line in file.read().decode(errors="replace").splitlines() if line.strip()]
+    errors = [line for line in lines if line.startswith("trainer: error:")]
+    errors = errors or [line for line in lines if re.match(r"trainer \d+: error:", line)]
+    signals = [found[1] for line in lines if (found := re.search(r"Signal \d+ \((SIG\w+)\) received", line))]
+    killed = [
+        f"({name} ended one of its processes)" for name in signals if name != "SIGTERM"
+    ]  # torchrun's own
+    return " ".join([*errors[-1:], *killed[-1:]] or [" / ".join(lines[-3:])])[-1500:]
+
+
+def _children(pid: int) -> list[int]:
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
