@@ -33,11 +33,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from tasks import stages
+
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 OURS = ROOT / "benchmarks" / "corpus_ours.py"
 DATA = Path(os.environ.get("ONWARD_TEST_DATA", ROOT.parent / "shared" / "data"))
-STAGES = ("ingest", "dedup", "filter", "decontaminate", "tokenize", "pack")
+STAGES = (*stages.CORPUS, "pack")
 PEERS = {"dedup": "dedup", "filter": "filters", "tokenize": "map", "tokens": "tokens"}
 SAME = {
     "dedup": "dedup",

@@ -118,7 +118,8 @@ def ingested(steps: Steps) -> Any:
     """The text in `home` through `ingest`; planning the slice is part of its time."""
     from tasks.corpus import ingest
     from tasks.corpus.reading.digests import FileDigests
-    from tasks.corpus.reading.sources import IngestConfig, SourceConfig, plan_slice
+    from tasks.corpus.reading.slice_plan import plan_slice
+    from tasks.corpus.reading.sources import IngestConfig, SourceConfig
 
     files = (str(steps.home / steps.text),)
     source = SourceConfig(name="real", role="domain", weight=1.0, files=files)

@@ -20,9 +20,11 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from tasks import stages
+
 ROOT = Path(__file__).resolve().parents[1]
 DATA = Path(os.environ.get("ONWARD_TEST_DATA", ROOT.parent / "shared" / "data"))
-STAGES = ("ingest", "dedup", "filter", "decontaminate", "tokenize")
+STAGES = stages.CORPUS
 BYTES = {"ingest": "bytes_out", "dedup": "bytes_out", "filter": "bytes_out", "decontaminate": "bytes_out"}
 
 

@@ -6,50 +6,24 @@ allow is refused before the flow starts, by the server where the schema can say 
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from prefect import flow
 from pydantic import Field
 
 from flows.config import RunConfig, parse_config
-from flows.runs.run import Options, execute, run_name
+from flows.runs.names import run_name
+from flows.runs.run import Options, execute
 from flows.ui.console import Console
 from tasks.evaluation.catalog import EvaluationConfig
+from tasks.stages import ENDS, NAMES
 
-Stage = Literal[
-    "ingest",
-    "dedup",
-    "filter",
-    "decontaminate",
-    "tokenizer",
-    "base",
-    "tokenize",
-    "pack",
-    "train",
-    "decay",
-    "questions",
-    "perplexity",
-    "evaluate",
-    "samples",
-    "checkpoint",
-    "contamination",
-    "data",
-    "report",
-]
-Force = Literal["all", Stage]
-Until = Literal[
-    "ingest",
-    "dedup",
-    "filter",
-    "decontaminate",
-    "tokenize",
-    "pack",
-    "data",
-    "train",
-    "decay",
-    "evaluate",
-    "report",
-]
+if TYPE_CHECKING:
+    Force = str
+    Until = str
+else:
+    Force = Literal[("all", *NAMES)]
+    Until = Literal[ENDS]
 
 
 def _run_name() -> str:

@@ -13,35 +13,16 @@ import sys
 from pathlib import Path
 
 from storage.code import ROOT, stage_code_digest
+from tasks.stages import TABLE
 
 LOCK = ROOT / "stages.lock"
-MODULES = (
-    "tasks.corpus.ingest",
-    "tasks.corpus.dedup",
-    "tasks.corpus.filter",
-    "tasks.corpus.decontaminate",
-    "tasks.corpus.tokenizer",
-    "tasks.corpus.tokenize",
-    "tasks.corpus.pack",
-    "tasks.corpus.contamination",
-    "tasks.data_page",
-    "tasks.models.base",
-    "tasks.models.train",
-    "tasks.models.decay",
-    "tasks.models.checkpoint",
-    "tasks.evaluation.evaluate",
-    "tasks.evaluation.questions",
-    "tasks.evaluation.perplexity",
-    "tasks.evaluation.samples",
-    "tasks.report",
-)
 
 
 def current() -> dict[str, dict[str, str | int]]:
     """VERSION and code digest of every stage as the code stands now, by the stage's name."""
     found = {}
-    for name in MODULES:
-        module = importlib.import_module(name)
+    for stage in TABLE:
+        module = importlib.import_module(stage.module)
         found[module.STAGE] = {"version": module.VERSION, "code": stage_code_digest(module)}
     return dict(sorted(found.items()))
 

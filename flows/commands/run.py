@@ -17,6 +17,7 @@ import typer
 
 from flows.commands.common import STOPPED, Config, Overrides, load
 from storage.errors import ConfigError, OnwardError
+from tasks import stages
 
 _NOTHING: dict[str, Any] = {"flow_run": None, "stages": [], "models": [], "report": None, "mlflow_run": None}
 
@@ -80,8 +81,9 @@ def _run(
         from prefect.exceptions import ExternalSignal  # while the server starts
 
         from flows.entrypoints import pretrain
+        from flows.runs.failure import RunFailed
+        from flows.runs.names import run_name
         from flows.runs.prefect_states import settle
-        from flows.runs.run import run_name
 
         threading.Thread(
             target=importlib.import_module, args=("mlflow",), daemon=True
@@ -100,7 +102,8 @@ def _run(
             if not isinstance(error, OnwardError | OSError):
                 traceback.print_exc()
             sys.stderr.write(f"failed: {error}\n")
-            summary = getattr(error, "summary", None) or summary
+            if isinstance(error, RunFailed) and error.summary is not None:
+                summary = error.summary.as_json()
             return {**summary, "error": str(error) or type(error).__name__}, 2 if isinstance(
                 error, ConfigError
             ) else 1
@@ -135,22 +138,22 @@ def _run_seeds(
                     "runs": runs,
                     "page": None,
                 }, code
-    from flows.runs.run import run_id
+    from flows.runs.names import run_id
 
     page, facts = summarise(config, run_id(config), {run["seed"]: run["report"] for run in runs})
     return {"state": "completed", "runs": runs, "page": str(page / "seeds.html"), **facts}, 0
 
 
 def _check_options(force: tuple[str, ...], until: str, slices: int | None) -> None:
-    from flows.dag.pretrain import ALL_STAGES, STAGES
-    from flows.dag.slices import CORPUS_STAGES
-
-    known = ("all", *ALL_STAGES)
-    for option, name, allowed in (("--until", until, STAGES), *(("--force", name, known) for name in force)):
+    known = ("all", *stages.NAMES)
+    for option, name, allowed in (
+        ("--until", until, stages.ENDS),
+        *(("--force", name, known) for name in force),
+    ):
         if name not in allowed:
             raise ConfigError(f"{option} {name}: unknown stage; one of {', '.join(allowed)}")
-    if slices is not None and until not in CORPUS_STAGES:
-        raise ConfigError(f"--slices goes with --until and a corpus stage ({', '.join(CORPUS_STAGES)})")
+    if slices is not None and until not in stages.CORPUS:
+        raise ConfigError(f"--slices goes with --until and a corpus stage ({', '.join(stages.CORPUS)})")
 
 
 @contextlib.contextmanager

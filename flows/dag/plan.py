@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from flows.config import RunConfig
+from flows.dag.call import named
 from flows.dag.pretrain import adapt
 from flows.dag.requests import Requests
-from flows.runs.stage_task import named
 from storage.artifact import Artifact, Input
 from storage.errors import DamagedArtifact
 from storage.keys import Difference, difference, key_inputs

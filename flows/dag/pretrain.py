@@ -15,97 +15,28 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from flows.dag.call import Build
 from flows.dag.read_ahead import reading_ahead
 from flows.dag.requests import Measures, Requests
 from flows.dag.rounds import Round, round_zero, rounds_of
-from flows.dag.slices import CORPUS_STAGES, Reading, Slice
+from flows.dag.slices import Reading
+from flows.dag.state import Model, Outcome, Slice, TrainingState
 from storage.artifact import Artifact, Input
-from storage.errors import Interrupted, StageFailed, said
+from storage.errors import Interrupted
 from storage.settings import count_text
 from storage.store import Request
+from tasks import stages
 from tasks.models.base import InitConfig
 from tasks.models.checkpoint import kept_of
-
-ROUND_STAGES = ("pack", "data", "train", "decay", "evaluate", "report")
-STAGES = (*CORPUS_STAGES, *ROUND_STAGES)
-"""What a run can be ended after (`--until`), in order."""
-ALL_STAGES = (
-    *STAGES,
-    "tokenizer",
-    "base",
-    "questions",
-    "perplexity",
-    "samples",
-    "checkpoint",
-    "contamination",
-)
-"""What can be made again (`--force`); `all` stands for all of them."""
-
-
-@dataclass
-class Model:
-    """A model of the run: the base, or what a budget made of it. `scores` and `perplexity` as they come in."""
-
-    name: str
-    tokens: int
-    export: Artifact
-    round: int
-    scores: dict[str, Artifact] = field(default_factory=dict)
-    perplexity: dict[str, Artifact] = field(default_factory=dict)
-    samples: Artifact | None = None
-    """What it writes after the run's prompts."""
-    journals: list[Artifact] = field(default_factory=list)
-    """Of the training segments that made it, oldest first."""
-
-
-@dataclass
-class Outcome:
-    """What a run came to."""
-
-    models: list[Model] = field(default_factory=list)
-    reading: Reading | None = None
-    packed: list[Artifact] = field(default_factory=list)
-    counted: dict[str, Artifact] = field(default_factory=dict)
-    """Of each benchmark that was not looked for when the corpus was made, how much of it stands there."""
-    data: Artifact | None = None
-    """The page that says what was done to the data."""
-    report: Artifact | None = None
-    between: list[Model] = field(default_factory=list)
-    """Checkpoints that trunks kept on their way, where they are to be measured too, by tokens: `500M trunk`."""
-    failed: dict[str, Exception] = field(default_factory=dict)
-    """Measures that failed, each alone: `arc_easy of 400M` and why."""
-
-    def settle(self) -> None:
-        """Raise what failed: the error itself where it is one, StageFailed with all of them where they are several."""
-        errors = list(self.failed.values())
-        if len(errors) > 1:
-            words = "; ".join(f"{name}: {said(error)}" for name, error in self.failed.items())
-            raise StageFailed(f"{len(errors)} measures failed, all others are kept: {words}") from errors[0]
-        if errors:
-            raise errors[0]
-
-
-@dataclass(frozen=True)
-class Line:
-    """Where training stands: the part it goes on from, the manifests so far, the packing's state, tokens taken before."""
-
-    start: Input
-    tokenizer: Input
-    manifests: tuple[Input, ...] = ()
-    state: Input | None = None
-    trunks: tuple[Artifact, ...] = ()
-    taken: Mapping[str, int] = field(default_factory=dict)
-    base: Input | None = None
-    """The base model's export, which weights may be pulled to."""
 
 
 def adapt(
     ask: Requests,
-    build: Callable[..., Artifact],
+    build: Build,
     *,
     until: str = "report",
     slices: int | None = None,
@@ -122,8 +53,8 @@ def adapt(
     tokenizer = _Tokenizer(ask, build)
     reading = Reading(ask, build, tokenizer)
     outcome = outcome or Outcome()
-    outcome.reading = reading
-    if until in CORPUS_STAGES:
+    outcome.slices = reading.slices
+    if until in stages.CORPUS:
         reading.all(until, slices)
         return outcome
 
@@ -156,7 +87,7 @@ def adapt(
 class _Tokenizer:
     """The run's tokenizer: the base model's, or one made of the first slice of replay text where the base is new."""
 
-    def __init__(self, ask: Requests, build: Callable[..., Artifact]) -> None:
+    def __init__(self, ask: Requests, build: Build) -> None:
         self._ask = ask
         self._build = build
         self.base: Artifact | None = None
@@ -173,8 +104,8 @@ class _Tokenizer:
 
 
 def _base(
-    ask: Requests, build: Callable[..., Artifact], reading: Reading, tokenizer: _Tokenizer, outcome: Outcome
-) -> tuple[Line, Model]:
+    ask: Requests, build: Build, reading: Reading, tokenizer: _Tokenizer, outcome: Outcome
+) -> tuple[TrainingState, Model]:
     """The base model; one that is only initialised is pre-trained on replay text, which replay then reads on behind."""
     config = ask.run.model.base
     if not isinstance(config, InitConfig):
@@ -183,29 +114,29 @@ def _base(
         model = Model("base", 0, tokenizer.base, 0)
         outcome.models.append(model)
         export = tokenizer.base.part("export")
-        return Line(export, tokens, base=export), model
+        return TrainingState(export, tokens, base=export), model
     zero = round_zero(ask.run, config.pretrain_tokens)
     read = reading.until(ask.needed(zero, {}))
     packed = build(ask.pack(zero, read, None), round=0)
     outcome.packed.append(packed)
     assert tokenizer.base is not None
-    start = Line(tokenizer.base.part("export"), tokenizer(read), (packed.part("manifest"),))
+    start = TrainingState(tokenizer.base.part("export"), tokenizer(read), (packed.part("manifest"),))
     trained = build(ask.train(zero, start, read), round=0)
     model = Model("base", 0, trained, 0)
     outcome.models.append(model)
     export = trained.part("export")
-    line = Line(export, start.tokenizer, (), packed.part("state"), (), ask.taken(packed), export)
+    line = TrainingState(export, start.tokenizer, (), packed.part("state"), (), ask.taken(packed), export)
     return line, model
 
 
 def _pack(
     ask: Requests,
-    build: Callable[..., Artifact],
+    build: Build,
     outcome: Outcome,
-    line: Line,
+    line: TrainingState,
     round: Round,
     read: list[Slice],
-) -> Line:
+) -> TrainingState:
     packed = build(ask.pack(round, read, line.state), round=round.number)
     outcome.packed.append(packed)
     manifests = (*line.manifests, packed.part("manifest"))
@@ -213,8 +144,13 @@ def _pack(
 
 
 def _train(
-    ask: Requests, build: Callable[..., Artifact], line: Line, round: Round, read: list[Slice], until: str
-) -> tuple[Line, Model | None]:
+    ask: Requests,
+    build: Build,
+    line: TrainingState,
+    round: Round,
+    read: list[Slice],
+    until: str,
+) -> tuple[TrainingState, Model | None]:
     """The round's trunk, and the branch to its budget (`rewarm` rounds have none)."""
     trunk = build(ask.train(round, line, read), round=round.number, item=round.name)
     trunks = (*line.trunks, trunk)
@@ -228,7 +164,7 @@ def _train(
     return after, Model(round.name, round.budget, trained, round.number, journals=journals)
 
 
-def _account(ask: Requests, build: Callable[..., Artifact], outcome: Outcome, reading: Reading) -> None:
+def _account(ask: Requests, build: Build, outcome: Outcome, reading: Reading) -> None:
     """What stands in the corpus of benchmarks that were not looked for, and what was done to the data.
 
     Last of all, so that no training waits for it. What cannot be counted is kept in `outcome.failed`.
@@ -245,7 +181,7 @@ def _account(ask: Requests, build: Callable[..., Artifact], outcome: Outcome, re
 
 def measure(
     ask: Measures,
-    build: Callable[..., Artifact],
+    build: Build,
     outcome: Outcome,
     model: Model,
     holdouts: Mapping[str, Input],
@@ -279,7 +215,7 @@ def measure(
 
 def _measure_kept(
     ask: Requests,
-    build: Callable[..., Artifact],
+    build: Build,
     outcome: Outcome,
     trunk: Artifact,
     round: Round,

@@ -9,30 +9,30 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from flows.config import RunConfig
+from flows.dag.call import Build
 from flows.dag.rounds import Round, averaging, decay_schedule, trunk_schedule
+from flows.dag.state import Outcome, Slice, TrainingState
 from storage.artifact import Artifact, Chain, Input
 from storage.errors import StageFailed
 from storage.paths import home
 from storage.store import Request, Store
-from tasks import data_page, report
 from tasks.corpus import contamination, decontaminate, dedup, filter, ingest, pack, tokenize, tokenizer
 from tasks.corpus.benchmarks.questions import benchmark_inputs
 from tasks.corpus.packing.budgets import needed_tokens, sequences_per_step
 from tasks.corpus.reading.digests import FileDigests
 from tasks.corpus.reading.hub import Remembered, remembered_in
-from tasks.corpus.reading.sources import IngestConfig, SourceConfig, plan_slice
+from tasks.corpus.reading.slice_plan import plan_slice
+from tasks.corpus.reading.sources import IngestConfig, SourceConfig
 from tasks.evaluation import evaluate, hub_questions, perplexity, questions, samples
 from tasks.evaluation.catalog import EvaluationConfig, OwnBenchmark, supported
 from tasks.models import base, checkpoint, decay, train
 from tasks.models.config import RewarmConfig, SegmentConfig, resolve_precision
 from tasks.models.train import TrainInputs
-
-if TYPE_CHECKING:
-    from flows.dag.pretrain import Line, Outcome
-    from flows.dag.slices import Slice
+from tasks.pages.data import data
+from tasks.pages.report import report
 
 
 @dataclass(kw_only=True, eq=False)
@@ -56,7 +56,7 @@ class Measures:
         return Request(perplexity, config, perplexity.PerplexityInputs(model, holdout))
 
     def evaluations(
-        self, model: Input, holdouts: Mapping[str, Input], build: Callable[..., Artifact]
+        self, model: Input, holdouts: Mapping[str, Input], build: Build
     ) -> Iterator[tuple[str, Callable[[], Request]]]:
         """A model on each benchmark of the configuration, each to be asked for by itself, so that one can fail alone.
 
@@ -105,7 +105,7 @@ class Measures:
         return self._evaluate(name, evaluate.harness_inputs(model, name, directory))
 
     def _evaluate_own(
-        self, mine: OwnBenchmark, model: Input, holdouts: Mapping[str, Input], build: Callable[..., Artifact]
+        self, mine: OwnBenchmark, model: Input, holdouts: Mapping[str, Input], build: Build
     ) -> Request:
         if mine.file:
             return self._evaluate(mine.name, evaluate.own_file_inputs(model, home() / mine.file))
@@ -247,7 +247,7 @@ class Requests(Measures):
         """Tokens that a round took of each source."""
         return {name: int(entry["tokens"]) for name, entry in packed.stats["sources"].items()}
 
-    def train(self, round: Round, line: Line, read: Sequence[Slice]) -> Request:
+    def train(self, round: Round, line: TrainingState, read: Sequence[Slice]) -> Request:
         """The trunk of a round: to its branch point, or, where there are no branches, to its end."""
         kind = "pretrain" if round.number == 0 else ("trunk" if self.branches else "rewarm")
         config = self._segment(kind, round.first_step, round.branch_step, trunk_schedule(self.run, round))
@@ -258,7 +258,7 @@ class Requests(Measures):
         inputs = checkpoint.CheckpointInputs(checkpoint.kept_part(trunk))
         return Request(checkpoint, checkpoint.CheckpointConfig(tokens=tokens), inputs)
 
-    def decay(self, round: Round, line: Line, read: Sequence[Slice]) -> Request:
+    def decay(self, round: Round, line: TrainingState, read: Sequence[Slice]) -> Request:
         """The branch of a round, from its trunk to its budget."""
         config = self._segment("decay", round.branch_step, round.last_step, decay_schedule(self.run, round))
         return Request(decay, config, self._training_inputs(line, round.branch_step, round.last_step, read))
@@ -298,7 +298,9 @@ class Requests(Measures):
     def _precision(self) -> Any:
         return resolve_precision(self.run.training)
 
-    def _training_inputs(self, line: Line, first: int, last: int, read: Sequence[Slice]) -> TrainInputs:
+    def _training_inputs(
+        self, line: TrainingState, first: int, last: int, read: Sequence[Slice]
+    ) -> TrainInputs:
         """Only the manifests that hold sequences of these steps, so that a key names nothing it does not use."""
         per_step = sequences_per_step(self.run.training.batch_tokens, self.run.packing.sequence_length)
         manifests = []
@@ -331,10 +333,10 @@ class Requests(Measures):
 
     def data(self, slices: Sequence[Slice], outcome: Outcome) -> Request:
         """The page that says what was done to the data."""
-        config = data_page.DataConfig(seed=self.run.seed, filter=self.run.corpus.filter)
+        config = data.DataConfig(seed=self.run.seed, filter=self.run.corpus.filter)
         first = 0 if self.new_base else 1
         counted = tuple(outcome.counted.values())
-        return Request(data_page, config, data_page.data_inputs(slices, outcome.packed, first, counted))
+        return Request(data, config, data.data_inputs(slices, outcome.packed, first, counted))
 
     def report(self, outcome: Outcome) -> Request:
         """The page that says what came of it."""

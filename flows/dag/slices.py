@@ -12,33 +12,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from flows.dag.call import Build
 from flows.dag.requests import Requests
+from flows.dag.state import Slice
 from storage.artifact import Artifact, Chain, Input
 from storage.errors import StageFailed
 from tasks.corpus.packing.interleave import choose
 from tasks.corpus.reading.sources import SourceConfig
 
-if TYPE_CHECKING:
-    from flows.runs.stage_task import Build
-
-CORPUS_STAGES = ("ingest", "dedup", "filter", "decontaminate", "tokenize")
 _STRETCH = 64
-
-
-@dataclass(frozen=True)
-class Slice:
-    """One slice of one source, as far as it was made."""
-
-    number: int
-    source: str
-    artifacts: Mapping[str, Artifact]
-
-    @property
-    def tokens(self) -> Input:
-        """Its token shards."""
-        return self.artifacts["tokenize"].part("tokens")
 
 
 @dataclass

@@ -24,12 +24,12 @@ from storage.store import Store
 from tasks.pages.blocks import Block, Cell, Heading, Picture, Place, Table, Text
 from tasks.pages.html import html_of
 from tasks.pages.markdown import markdown_of
-from tasks.report import ReportConfig, ReportInputs
-from tasks.report_cost import cost_blocks, cost_of
-from tasks.report_facts import gather, within
-from tasks.report_figures import draw
-from tasks.report_page import blocks_of
-from tasks.report_scores import change_of
+from tasks.pages.report.cost import cost_blocks, cost_of
+from tasks.pages.report.facts import gather, within
+from tasks.pages.report.figures import draw
+from tasks.pages.report.page import blocks_of
+from tasks.pages.report.report import ReportConfig, ReportInputs
+from tasks.pages.report.scores import change_of
 
 Json = dict[str, Any]
 

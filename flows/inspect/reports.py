@@ -10,7 +10,7 @@ from storage.artifact import Artifact
 from storage.errors import ConfigError, OnwardError
 from storage.runs import RunRecord, read_records
 from storage.store import Store
-from tasks.report import STAGE, ReportConfig, ReportInputs
+from tasks.pages.report.report import STAGE, ReportConfig, ReportInputs
 
 _REFERENCE = {"stage", "key", "part", "digest"}
 

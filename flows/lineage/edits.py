@@ -143,7 +143,7 @@ def _by_looks(one: str, two: str) -> list[str]:
 
 def _shown(cuts: Sequence[Cut]) -> list[str]:
     """The first lines that were taken out, without personal data, harmless on a terminal."""
-    from tasks.data_page_examples import visible
+    from tasks.pages.data.examples import visible
 
     told = []
     for cut in cuts[:SHOWN_LINES]:

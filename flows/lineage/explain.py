@@ -5,8 +5,9 @@ from __future__ import annotations
 from flows.lineage.edits import edited, emptied, held_questions
 from flows.lineage.exposure import Seen, seen_by
 from storage.catalog import Catalog
+from tasks import stages
 
-_WAY = ("ingest", "dedup", "filter", "decontaminate")
+_WAY = stages.CORPUS[:-1]
 
 
 def fate(catalog: Catalog, document: int) -> str:

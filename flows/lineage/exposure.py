@@ -19,6 +19,7 @@ from storage.errors import OnwardError
 from storage.packing import PackingManifest
 from storage.store import Store
 from storage.tokens import TokenShard
+from tasks import stages
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Seen:
 def seen_by(store: Store, document: int) -> list[Seen]:
     """Every model of the store whose training read the document's tokenizing, by how far it is trained; models that never
     took it are in it with nothing trained. Empty where the document was not tokenized, or nothing was trained."""
-    trainings = [one for stage in ("train", "decay") for one in store.artifacts(stage)]
+    trainings = [one for stage in stages.TRAINING for one in store.artifacts(stage)]
     models = [one for one in trainings if one.has("export")]
     if not models:
         return []
@@ -72,7 +73,7 @@ def seen_by(store: Store, document: int) -> list[Seen]:
 def line_of(model: Artifact, store: Store) -> Iterator[Artifact]:
     """The segments whose steps made a model's weights, the last first, back to where weights came from outside."""
     at: Artifact | None = model
-    while at is not None and at.stage in ("train", "decay"):
+    while at is not None and at.stage in stages.TRAINING:
         yield at
         start = at.manifest.inputs["start"]
         at = store.lookup(start["stage"], start["key"])

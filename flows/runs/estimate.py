@@ -23,6 +23,7 @@ from storage.artifact import Artifact
 from storage.errors import ConfigError
 from storage.paths import home
 from storage.store import Store
+from tasks import stages
 from tasks.corpus.packing.budgets import sequences_per_step
 from tasks.models.base import InitConfig
 from tasks.models.config import resolve_precision
@@ -70,7 +71,7 @@ def target_of(run: RunConfig, memory: int | None, name: str | None) -> Target:
 
 def foresee(run: RunConfig, rows: list[Row], memory: int | None = None, name: str | None = None) -> list[Row]:
     """The rows, each training stage that is to be made with what it would take in `training`. Raises ConfigError."""
-    waiting = [row for row in rows if row.stage in ("train", "decay") and row.state != "cached"]
+    waiting = [row for row in rows if row.stage in stages.TRAINING and row.state != "cached"]
     if not waiting:
         return rows
     model = _model_config(run, rows)
@@ -173,7 +174,7 @@ class _Told:
     def _recorded(self, count: int) -> float | None:
         """The median over the newest segment of this shape, length, precision and device; None without one."""
         store, found = Store(self._run.store_path), []
-        for stage in ("train", "decay"):
+        for stage in stages.TRAINING:
             for artifact in store.artifacts(stage):
                 if self._alike(artifact, count):
                     found.append((artifact.manifest.provenance.get("started") or "", artifact))

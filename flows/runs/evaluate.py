@@ -10,19 +10,20 @@ import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from flows.config import TrackingConfig
-from flows.dag.pretrain import Model, Outcome, describe, measure
+from flows.dag.call import Build
+from flows.dag.pretrain import measure
 from flows.dag.requests import Measures
+from flows.dag.state import Model
 from flows.machine.gpu import Gpu
+from flows.runs.attempt import Attempt
 from flows.runs.checks import check_length, positions_of
-from flows.runs.prefect_states import crash_lost_attempts
-from flows.runs.run import experiment, open_tracker
-from flows.runs.session import current_flow_run, in_flow_run, shown, told
+from flows.runs.session import current_flow_run, failure_explained, in_flow_run, shown
 from flows.runs.stage_task import Builder
+from flows.runs.tracked import experiment, open_tracker
 from flows.tracking.tracker import Tracked, Tracker, describe_run, flat
 from flows.ui import publish
 from flows.ui.console import Console
@@ -31,7 +32,7 @@ from storage.catalog import Catalog
 from storage.errors import ConfigError, OnwardError
 from storage.keys import canonical_json
 from storage.paths import home, state_directory
-from storage.runs import RunRecord, read_records, shared_lock, write_record
+from storage.runs import read_records, shared_lock
 from storage.settings import Settings, execution, identity, identity_of
 from storage.store import Request, Store
 from storage.workers import Workers
@@ -85,33 +86,21 @@ def _execute(wanted: Evaluation, console: Console) -> dict[str, Any]:
     store = Store(home() / wanted.store)
     store.root.mkdir(parents=True, exist_ok=True)
     flow_run = current_flow_run()
-    builder: Builder | None = None
-    with told(store, lambda: builder.calls if builder else []), shared_lock(store), Workers(1) as workers:
+    attempt: Attempt | None = None
+    with failure_explained(store, lambda: attempt), shared_lock(store), Workers(1) as workers:
         holdouts = held_out_of(store, wanted.run) if wanted.run else {}
         measures = measures_of(wanted, holdouts, console.warn)
         with _tracked(wanted, store, flow_run, console) as tracker:
-            crash_lost_attempts(None, flow_run)
-            publish.announce_process(flow_run)
             gpu = Gpu(state_directory(), wanted.device, wanted.title)
             builder = Builder(store, workers, console, facts={"flow_run": flow_run}, gpu=gpu)
-            builder.listeners.append(tracker.listen)
-            outcome = Outcome()
-            with shown(builder, tracker, wanted.name):
-                try:
-                    model = model_of(wanted, store, builder)
-                    measure(measures, builder, outcome, model, holdouts)
-                    tracker.measured([model])
-                    outcome.settle()
-                finally:
-                    _remember(wanted, store, builder, flow_run)
-        return {
-            "flow_run": flow_run,
-            "state": "completed",
-            "stages": [asdict(record) for record in builder.records],
-            "models": describe(outcome),
-            "report": None,
-            "mlflow_run": tracker.parent,
-        }
+            record, config = f"{wanted.name}-{wanted.id}", wanted.model_dump(mode="json")
+            attempt = Attempt(store, builder, tracker, flow_run, record, wanted.name, config)
+            with attempt.account(), shown(builder, tracker, wanted.name):
+                model = model_of(wanted, store, builder)
+                measure(measures, builder, attempt.outcome, model, holdouts)
+                attempt.outcome.settle()
+        assert attempt.summary is not None
+        return attempt.summary.as_json()
 
 
 def held_out_of(store: Store, name: str) -> dict[str, Input]:
@@ -170,7 +159,7 @@ def measures_of(wanted: Evaluation, holdouts: Mapping[str, Input], warn: Callabl
     )
 
 
-def model_of(wanted: Evaluation, store: Store, build: Callable[..., Artifact]) -> Model:
+def model_of(wanted: Evaluation, store: Store, build: Build) -> Model:
     """The model: found by its key, or imported as the stage `base` of a run imports it."""
     given = wanted.model
     if not (home() / given).is_dir() and _KEY.fullmatch(given):
@@ -190,19 +179,6 @@ def model_of(wanted: Evaluation, store: Store, build: Callable[..., Artifact]) -
     check_length(wanted.sequence_length, positions, "sequence_length", given)
     tokens = int(artifact.stats.get("tokens_seen", 0))
     return Model(given, tokens, artifact, 0)
-
-
-def _remember(wanted: Evaluation, store: Store, builder: Builder, flow_run: str | None) -> None:
-    """A record, so that `gc` keeps what was measured, and what it was measured on."""
-    name = f"{wanted.name}-{wanted.id}"
-    before = next((record for record in read_records(store) if record.run == name), None)
-    earlier = [one for one in (before.attempts if before else ()) if one != flow_run]
-    attempts = (*earlier, *([flow_run] if flow_run else []))
-    made = {(artifact.stage, artifact.key) for artifact in builder.artifacts.values()}
-    artifacts = tuple(sorted({*(before.artifacts if before else ()), *made}))
-    write_record(
-        store, RunRecord(name, wanted.name, wanted.model_dump(mode="json"), artifacts, attempts, "measured")
-    )
 
 
 @contextmanager

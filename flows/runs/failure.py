@@ -11,15 +11,19 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from flows.runs.stage_task import Call
+from flows.dag.call import Call
+from flows.runs.attempt import Summary
 from storage.errors import ConfigError, OnwardError, said
 from storage.secrets import without_secrets
 from storage.store import Store
+from tasks import stages
 from tasks.models.progress import newest_checkpoint, tokens_at
 
 
 class RunFailed(OnwardError):
-    """A run that could not finish; its text is complete."""
+    """A run that could not finish; its text is complete. `summary` is what came of it, where it had begun."""
+
+    summary: Summary | None = None
 
 
 class RunRefused(RunFailed, ConfigError):
@@ -56,7 +60,7 @@ def standing(store: Store, calls: Sequence[Call]) -> list[str]:
             seen = f" ({tokens:,} tokens seen)" if tokens is not None else ""
             kept.append(f"a checkpoint of {call.name} at step {checkpoint.step:,}{seen}")
             repeats.append(f"{call.name} from step {checkpoint.step:,} on")
-        elif call.request.stage not in ("train", "decay") and (shards := _shards(work)):
+        elif call.request.stage not in stages.TRAINING and (shards := _shards(work)):
             kept.append(f"{shards} finished shards of {call.name}")
             repeats.append(f"{call.name} without those")
         else:

@@ -22,8 +22,8 @@ from prefect.logging.handlers import APILogWorker
 from prefect.states import Completed, Crashed, Failed, Running
 from prefect.utilities.engine import emit_task_run_state_change_event
 
+from flows.dag.call import Call
 from flows.machine.processes import at_work
-from flows.runs.stage_task import Call
 from flows.ui.publish import published
 from storage.runs import RunRecord
 from storage.secrets import without_secrets

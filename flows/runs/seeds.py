@@ -15,7 +15,7 @@ from flows.config import RunConfig
 from storage.store import Store
 from tasks.pages.html import html_of
 from tasks.pages.markdown import markdown_of
-from tasks.seeds_page import seeds_blocks, seeds_facts
+from tasks.pages.report.seeds import seeds_blocks, seeds_facts
 
 
 def seeds_of(run: RunConfig, count: int) -> list[int]:

@@ -5,7 +5,7 @@ it is asked to stop. `flows.runs.run` and `flows.runs.evaluate` are written with
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,9 +14,10 @@ from prefect.states import Failed
 
 from flows.dag.plan import Reasons
 from flows.machine.environment import outlive_worker
+from flows.runs.attempt import Attempt
 from flows.runs.failure import RunFailed, how_to_go_on, run_failed, standing
 from flows.runs.prefect_states import make_true
-from flows.runs.stage_task import Builder, Call
+from flows.runs.stage_task import Builder
 from flows.tracking.tracker import Tracker, public_address
 from flows.ui import publish
 from flows.ui.console import Console
@@ -52,15 +53,17 @@ def in_flow_run(console: Console, act: Callable[[], Any]) -> Any:
 
 
 @contextmanager
-def told(store: Store, calls: Callable[[], Sequence[Call]]) -> Iterator[None]:
-    """Turn an error into RunFailed: what is kept, what repeats, how to go on. Its `summary` is handed on."""
+def failure_explained(store: Store, attempt: Callable[[], Attempt | None]) -> Iterator[None]:
+    """Turn an error into RunFailed: what is kept, what repeats, how to go on, and the attempt's summary."""
     try:
         yield
     except RunFailed:
         raise
     except Exception as error:
-        failed = run_failed(error, store, calls(), how_to_go_on(current_flow_run(), _deployed()))
-        failed.summary = getattr(error, "summary", None)  # type: ignore[attr-defined]
+        failed_in = attempt()
+        calls = failed_in.builder.calls if failed_in else []
+        failed = run_failed(error, store, calls, how_to_go_on(current_flow_run(), _deployed()))
+        failed.summary = failed_in.summary if failed_in else None
         if not isinstance(error, OnwardError | OSError):
             logging.getLogger("onward").error("unexpected", exc_info=error)
         raise failed from error

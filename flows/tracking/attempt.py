@@ -18,9 +18,10 @@ from flows.tracking.values import anchored, facts_of, flat, journal_of, moment, 
 from storage.artifact import Artifact
 from storage.errors import OnwardError
 from storage.store import Store
-from tasks.report_cost import page_of
+from tasks import stages
+from tasks.pages.report.cost import page_of
 
-READERS = frozenset({"train", "decay", "evaluate", "perplexity"})
+READERS = frozenset({*stages.TRAINING, "evaluate", "perplexity"})
 """Stages whose datasets stand on the parent too."""
 _BEGAN = "onward.began"
 """Tag of a parent run: when the attempt that goes on in it began, in milliseconds since 1970."""

@@ -20,7 +20,7 @@ from storage.artifact import Artifact
 from storage.errors import OnwardError
 
 if TYPE_CHECKING:
-    from tasks.report_scores import Row
+    from tasks.pages.report.scores import Row
 
 TAG = "standing"
 Kind = Literal["benchmarks", "texts"]
@@ -142,9 +142,9 @@ def _changes(
     models: Sequence[Measured], groups: Mapping[str, str], roles: Mapping[str, str]
 ) -> dict[str, Change]:
     """Each model's change to the base in general, as the report has it; empty where nothing general was measured."""
-    from tasks.report import ReportInputs
-    from tasks.report_groups import group_row
-    from tasks.report_scores import GROUPS, benchmark_row, perplexity_row
+    from tasks.pages.report.groups import group_row
+    from tasks.pages.report.report import ReportInputs
+    from tasks.pages.report.scores import GROUPS, benchmark_row, perplexity_row
 
     names = [model.name for model in models]
     inputs = ReportInputs(
@@ -174,7 +174,7 @@ def _changes(
 
 def _judged(rows: Sequence[Row], general: Callable[[Row], bool], names: Sequence[str]) -> dict[str, Change]:
     """Of each model: the worst of its changes in the general ones of the rows, which are a family of tests."""
-    from tasks.report_scores import add_changes, change_of
+    from tasks.pages.report.scores import add_changes, change_of
 
     base, *others = names
     add_changes(rows, [(base, name) for name in others])

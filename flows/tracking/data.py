@@ -18,6 +18,7 @@ from storage.artifact import Artifact
 from storage.errors import OnwardError
 from storage.runs import references
 from storage.store import Store
+from tasks import stages
 
 DIGEST_CHARACTERS = 36
 _SOURCE_CHARACTERS = 60_000
@@ -82,7 +83,7 @@ def inputs_of(artifact: Artifact, store: Store, item: str | None = None) -> list
         return [_files_read(artifact, store)]
     if artifact.stage == "pack":
         return list(_corpus([artifact], store, "packing"))
-    if artifact.stage in ("train", "decay"):
+    if artifact.stage in stages.TRAINING:
         packs = [found for one in made["manifests"] if (found := _lookup(store, one))]
         return [*_corpus(packs, store, "training"), *(_manifest(pack) for pack in packs)]
     if artifact.stage == "evaluate":

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from flows.runs.stage_task import Call
+from flows.dag.call import Call
 from flows.tracking.account import Account, Event
 from flows.tracking.addresses import note_address, registry_of
 from flows.tracking.attempt import Attempt
@@ -31,8 +31,8 @@ from flows.tracking.values import flat, lines_of, rows_of
 from storage.artifact import Artifact
 from storage.secrets import without_secrets
 from storage.store import Store
+from tasks import stages
 
-_TRAINING = ("train", "decay")
 _POLL_SECONDS = 3.0
 _FLUSH_SECONDS = 60.0
 _ALIVE_SECONDS = 60.0
@@ -129,7 +129,7 @@ class Tracker:
         request = call.request
         facts = {"stage": request.stage, "key": request.key}
         if event == "begin":
-            if request.stage in _TRAINING:
+            if request.stage in stages.TRAINING:
                 self._queue.put({"event": "begin", **facts, **_of(call)})
         elif event == "end":
             self._note("end", **facts, **_of(call))

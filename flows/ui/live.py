@@ -18,12 +18,13 @@ from pathlib import Path
 from typing import Any, Protocol
 from uuid import UUID
 
-from flows.runs.stage_task import Call, named
+from flows.dag.call import Call, named
 from storage.artifact import Artifact
 from storage.errors import said
 from storage.manifest import Manifest
 from storage.secrets import without_secrets
 from storage.store import Request
+from tasks import stages
 from tasks.models.progress import last_row, newest_checkpoint
 
 PERIOD_SECONDS = 10.0
@@ -226,7 +227,7 @@ class Live:
             lines.append(stage.note)
         else:
             lines.append(" · ".join(word for word in (_amount(stage), _rate(stage), _left(stage)) if word))
-        if call.request.stage in ("train", "decay") and not stage.over:
+        if call.request.stage in stages.TRAINING and not stage.over:
             lines.append(_training(self.work_of(call.request.stage, call.request.key)))
         return "  \n".join(line for line in lines if line)
 

@@ -22,8 +22,8 @@ from prefect.context import FlowRunContext
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, PREFECT_UI_URL, temporary_settings
 
+from flows.dag.call import named
 from flows.dag.plan import Row
-from flows.runs.stage_task import named
 from flows.ui.console import Console
 from flows.ui.logbook import Logbook
 from storage.artifact import Input

@@ -1,6 +1,6 @@
 """Ingest: one slice of a source becomes documents. What is malformed is set aside with its reason and place.
 
-    1. `plan_slice` (sources.py) names the units that the slice reads, by estimate.
+    1. `plan_slice` (slice_plan.py) names the units that the slice reads, by estimate.
     2. All units but the last are read whole, in shards of neighbouring units, in any order.
     3. The last is read up to the row where the slice has its `slice_bytes` of text; the cursor names the row after it.
 
@@ -27,14 +27,8 @@ from tasks.corpus.reading import ingest_shard
 from tasks.corpus.reading.batches import Unit
 from tasks.corpus.reading.digests import FileDigests
 from tasks.corpus.reading.ingest_shard import DROPPED_FILE, STAGE, ShardJob, read_shard
-from tasks.corpus.reading.sources import (
-    IngestConfig,
-    IngestInputs,
-    SlicePlan,
-    SourceConfig,
-    plan_slice,
-    read_cursor,
-)
+from tasks.corpus.reading.slice_plan import IngestInputs, SlicePlan, plan_slice, read_cursor
+from tasks.corpus.reading.sources import IngestConfig, SourceConfig
 
 VERSION = 2
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from flows.runs.stage_task import Call
+from flows.dag.call import Call
 from flows.tracking.tracker import Tracked, Tracker
 from storage.artifact import Artifact
 from storage.store import Store

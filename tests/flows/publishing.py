@@ -14,10 +14,10 @@ from prefect.client.schemas.objects import TaskRun
 from prefect.states import Completed, Running
 from prefect.types._datetime import now
 
+from flows.dag.call import Call
 from flows.runs.failure import RunFailed
 from flows.runs.prefect_states import make_true
 from flows.runs.session import current_flow_run, in_flow_run
-from flows.runs.stage_task import Call
 from flows.ui import publish
 from flows.ui.console import Console
 

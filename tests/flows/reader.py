@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from flows.config import load_config
-from flows.dag.pretrain import Outcome, adapt
+from flows.dag.pretrain import adapt
 from flows.dag.requests import Requests
+from flows.dag.state import Outcome
 from storage.artifact import Artifact
 from storage.store import Making, Request, Store
 
@@ -62,10 +63,9 @@ def _made(store: Store, request: Request) -> Artifact:
 
 def facts(outcome: Outcome) -> dict[str, list[Any]]:
     """Of each slice its number, source and stages, and of each round its packing: key, and sha256 of every file on disk."""
-    assert outcome.reading is not None
     slices = [
         [one.number, one.source, {stage: _files(made) for stage, made in one.artifacts.items()}]
-        for one in outcome.reading.slices
+        for one in outcome.slices
     ]
     return {"slices": slices, "rounds": [_files(made) for made in outcome.packed]}
 

@@ -24,9 +24,10 @@ from pathlib import Path
 from runs import run_with
 import slow_stage
 from slow_stage import SlowConfig, SlowInputs
-from flows.runs.run import _Attempt
-from flows.runs.stage_task import Builder, Call
-from flows.ui.console import Story
+from flows.runs.run import RunAttempt
+from flows.dag.call import Call
+from flows.runs.stage_task import Builder
+from flows.ui.console import Console
 from flows.tracking.tracker import Tracked, Tracker
 from storage.store import Request, Store
 from storage.workers import Workers
@@ -34,8 +35,8 @@ from storage.workers import Workers
 name, home, count = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
 store = Store(home / "store")
 tracker = Tracker(Tracked("small", "", name, "", None, {}, {}), store, lambda message: None)
-builder = Builder(store, Workers(1), Story(quiet=True))
-attempt = _Attempt(run_with([40960]), store, builder, tracker, None)
+builder = Builder(store, Workers(1), Console(quiet=True))
+attempt = RunAttempt.of(run_with([40960]), builder, tracker, None)
 attempt.begin()
 print("begun", flush=True)
 input()
@@ -43,7 +44,7 @@ for number in range(count):
     builder.make(Call(Request(slow_stage, SlowConfig(letter=f"{name}-{number}"), SlowInputs()), number, None, None))
 print("made", flush=True)
 input()
-attempt.end("completed", None, None)
+attempt.end("completed")
 """
 
 

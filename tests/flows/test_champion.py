@@ -22,9 +22,9 @@ from scipy import stats
 from flows.tracking.champion import TAG, Measured, Standing, choose, standing_of, standings
 from storage.artifact import Input
 from storage.errors import OnwardError
-from tasks.report import ReportConfig, ReportInputs
-from tasks.report_facts import gather
-from tasks.report_scores import change_of
+from tasks.pages.report.facts import gather
+from tasks.pages.report.report import ReportConfig, ReportInputs
+from tasks.pages.report.scores import change_of
 
 QUESTIONS = 400
 ROLES = {"books": "domain", "web": "replay"}

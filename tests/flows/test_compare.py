@@ -17,7 +17,7 @@ from flows.inspect.differences import differences
 from storage.errors import ConfigError, OnwardError
 from storage.runs import RunRecord, write_record
 from storage.store import Store
-from tasks.report_scores import change_of
+from tasks.pages.report.scores import change_of
 from tests.flows.test_config import minimal
 from tests.tasks.test_report import World, made
 

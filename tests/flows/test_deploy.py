@@ -405,7 +405,7 @@ def eventually(holds: Any, seconds: float = 60) -> Any:
 
 def test_paths_of_a_deployment_do_not_change_which_run_it_is(tmp_path, monkeypatch):
     from flows.config import load_config, parse_config
-    from flows.runs.run import run_id
+    from flows.runs.names import run_id
 
     monkeypatch.setenv("ONWARD_HOME", str(tmp_path))
     run = load_config(write_config(tmp_path))

@@ -15,8 +15,9 @@ from pydantic import ValidationError
 from small import write_config
 
 from flows.config import TrackingConfig, load_config
-from flows.dag.pretrain import Model, Outcome, adapt, describe, measure, scores_of
+from flows.dag.pretrain import adapt, describe, measure, scores_of
 from flows.dag.requests import Requests
+from flows.dag.state import Model, Outcome
 from flows.lineage.graph import as_text, graph_of
 from flows.runs.checks import check
 from flows.runs.evaluate import Evaluation, held_out_of, measures_of, model_of

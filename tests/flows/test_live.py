@@ -17,9 +17,10 @@ import pytest
 import slow_stage
 from slow_stage import SlowConfig, SlowInputs
 
+from flows.dag.call import Call
 from flows.dag.plan import Reasons
 from flows.machine.gpu import Gpu
-from flows.runs.stage_task import Builder, Call
+from flows.runs.stage_task import Builder
 from flows.ui.console import Console
 from flows.ui.live import Live, Stage, duration, own_artifacts, slug
 from storage.errors import StageFailed
@@ -170,7 +171,7 @@ def test_what_is_under_way_stands_first_and_what_it_waits_for(run):
 
 
 def test_a_stage_that_waits_for_the_gpu_says_so_and_goes_on(run, tmp_path, monkeypatch):
-    monkeypatch.setattr("flows.runs.stage_task.GPU_STAGES", frozenset({"slow"}))
+    monkeypatch.setattr("tasks.stages.ON_DEVICE", frozenset({"slow"}))
     run.go.touch()
     run.builder.gpu = Gpu(tmp_path, "fake", "the second")
     with Gpu(tmp_path, "fake", "the first").held(lambda who: None):

@@ -232,8 +232,7 @@ def test_a_slice_that_is_compared_with_later_ones_would_be_seen(
 ) -> None:
     home, dedup = home_of(tmp_path_factory, []), Requests.dedup
     few = read_here(configured(home, base, "few", [640]), 1)
-    later = read(configured(home, base, "later", [640]), 4).reading
-    assert later is not None
+    later = read(configured(home, base, "later", [640]), 4)
     chain = Chain(tuple(one.artifacts["dedup"].part("signatures") for one in later.slices))
     with mock.patch.object(Requests, "dedup", lambda ask, given, _: dedup(ask, given, chain)):
         whole = read_here(configured(home, base, "whole", [640]), 1)

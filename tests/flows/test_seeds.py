@@ -11,7 +11,7 @@ from flows.config import parse_config
 from flows.dag.requests import Requests
 from flows.runs.seeds import override_of, seeds_of, summarise
 from storage.store import Store
-from tasks.seeds_page import seeds_blocks, seeds_facts
+from tasks.pages.report.seeds import seeds_blocks, seeds_facts
 from tests.flows.test_config import minimal
 from tests.tasks.test_report import World, made
 

@@ -2,14 +2,57 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
+from pathlib import Path
+
 import pytest
 
 from flows.stages import current, locked, unaccepted
 from storage.code import bare_source
+from tasks.stages import ENDS, TABLE
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_every_stage_is_accepted_as_it_stands():
     assert unaccepted(current(), locked()) == []
+
+
+@pytest.mark.parametrize("stage", TABLE, ids=lambda stage: stage.name)
+def test_a_stage_is_called_as_its_module_is(stage):
+    module = importlib.import_module(stage.module)
+    assert stage.name == module.STAGE and isinstance(module.VERSION, int) and callable(module.run)
+
+
+def test_every_module_with_a_stage_is_in_the_table():
+    found = set()
+    for path in sorted((ROOT / "tasks").rglob("*.py")):
+        names = set()
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.Assign):
+                names |= {target.id for target in node.targets if isinstance(target, ast.Name)}
+            elif isinstance(node, ast.ImportFrom):
+                names |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.FunctionDef):
+                names.add(node.name)
+        if names >= {"STAGE", "VERSION", "run"}:
+            found.add(".".join(path.relative_to(ROOT).with_suffix("").parts))
+    assert found == {stage.module for stage in TABLE}
+
+
+def test_a_run_can_end_where_the_dag_looks_for_it():
+    """Every stage that the DAG compares `until` with is one that a run can be ended after, and the other way round."""
+    source = (ROOT / "flows/dag/pretrain.py").read_text() + (ROOT / "flows/dag/slices.py").read_text()
+    compared = {
+        value.value
+        for node in ast.walk(ast.parse(source.replace("from __future__ import annotations", "")))
+        if isinstance(node, ast.Compare) and getattr(node.left, "id", "") == "until"
+        for value in ast.walk(node)
+        if isinstance(value, ast.Constant)
+    }
+    assert compared <= set(ENDS)
+    assert {"report", "data", "train", "evaluate", "pack", "tokenize"} <= compared
 
 
 @pytest.mark.parametrize(

@@ -20,9 +20,9 @@ from made import NAMES, REGISTERED, URL, Made
 from mlflow_server import ROOT, MlflowServer, postgresql_address
 from runs import run_with
 
-from flows.dag.pretrain import Outcome
-from flows.runs.run import _Attempt
-from flows.runs.stage_task import Call
+from flows.dag.call import Call
+from flows.dag.state import Outcome
+from flows.runs.run import RunAttempt
 from flows.tracking.account import left_behind
 from flows.tracking.champion import standing_of
 from flows.tracking.runs import Point, Runs
@@ -272,12 +272,12 @@ def test_killed_at_any_moment_and_told_again_it_ends_as_if_it_never_was(made, tm
 def test_checkpoints_of_the_way_are_a_line_of_their_own_that_never_steps_back(database, made):
     """As a run tells them: the first budget, then what was kept before it."""
     tracker = made.tracker(database, "flow-7", "kept")
-    builder: Any = SimpleNamespace(listeners=[])
-    attempt = _Attempt(run_with([40960]), made.store, builder, tracker, None)
+    builder: Any = SimpleNamespace(listeners=[], store=made.store)
+    attempt = RunAttempt.of(run_with([40960]), builder, tracker, None)
     base, between, budget = made.models
     attempt.outcome = Outcome(models=[base, budget], between=[between])
     tracker.start()
-    attempt._publish_scores(complete=False)
+    attempt.publish_scores(complete=False)
     tracker.close("FINISHED", seconds=120)
     client = client_of(database)
     parent = client.get_run(tracker.parent)

@@ -13,14 +13,14 @@ import pytest
 from storage.artifact import Artifact
 from storage.store import Request, Store
 from storage.testing import artifact_of, draft_in
-from tasks import data_page
 from tasks.corpus import contamination
 from tasks.corpus.benchmarks.questions import benchmark_inputs
 from tasks.corpus.contamination import CountConfig, CountInputs
 from tasks.corpus.documents import read_documents
 from tasks.corpus.filter import FilterConfig
-from tasks.data_page import DataConfig, data_inputs
-from tasks.data_page_examples import LENGTH, Reader, visible
+from tasks.pages.data import data
+from tasks.pages.data.data import DataConfig, data_inputs
+from tasks.pages.data.examples import LENGTH, Reader, visible
 from tests.tasks.corpus.line import Line, gpt2, write_source
 
 FILTER = FilterConfig(language="en", c4=True, c4_curly_brackets=False, fineweb=True, min_edu_score=2.0)
@@ -61,7 +61,7 @@ def line(tmp_path_factory: pytest.TempPathFactory, shared_data: Path) -> Line:
 def page(line: Line, config: DataConfig | None = None, **over: Any) -> tuple[Artifact, dict[str, Any]]:
     given = {"packed": line.packed, "first_round": 1, "counted": (), **over}
     inputs = data_inputs(line.slices, **given)
-    made = artifact_of(data_page, config or DataConfig(filter=line.filter), inputs, line.store)
+    made = artifact_of(data, config or DataConfig(filter=line.filter), inputs, line.store)
     return made, json.loads((made.path / "data.json").read_text())
 
 
@@ -248,7 +248,7 @@ def test_personal_data_is_masked_before_it_is_cut_where_the_filter_masks_it(line
 def test_the_same_inputs_give_the_same_bytes_and_no_place_of_this_machine(line: Line, tmp_path: Path) -> None:
     made, _ = page(line)
     draft = draft_in(tmp_path)
-    data_page.run(DataConfig(filter=line.filter), data_inputs(line.slices, line.packed, 1, ()), draft)
+    data.run(DataConfig(filter=line.filter), data_inputs(line.slices, line.packed, 1, ()), draft)
     names = [str(path.relative_to(made.path)) for path in made.part("page").paths]
     assert {
         f"figures/{name}.{kind}"
@@ -304,7 +304,7 @@ def test_the_page_says_that_a_classifiers_scores_are_not_shown(line: Line, tmp_p
     config = DataConfig(filter=line.filter.model_copy(update={"edu_classifier": Path("scorer")}))
     assert line.filter.min_edu_score is not None
     draft = draft_in(tmp_path)
-    data_page.run(config, data_inputs(line.slices, line.packed, 1, ()), draft)
+    data.run(config, data_inputs(line.slices, line.packed, 1, ()), draft)
     said = "What the filter's classifier scored is not measured again"
     assert said in (draft.path / "data.md").read_text()
     assert said not in (page(line)[0].path / "data.md").read_text()
@@ -325,7 +325,7 @@ def test_a_document_that_vanished_is_a_warning(line: Line) -> None:
     }
     inputs = data_inputs(line.slices, line.packed, 1, ())
     inputs.slices[0]["stages"]["filter"]["stats"] = stats
-    outcome = Store(line.store).ensure(Request(data_page, DataConfig(filter=line.filter), inputs))
+    outcome = Store(line.store).ensure(Request(data, DataConfig(filter=line.filter), inputs))
     assert not outcome.artifact.stats["conserved"] and outcome.artifact.manifest.provenance["warnings"]
     assert "Does not add up: filter, slice 1 (edu)" in (outcome.artifact.path / "data.md").read_text()
 
@@ -335,7 +335,7 @@ def test_a_corpus_as_far_as_it_is_made_has_a_page_too(line: Line) -> None:
         SimpleNamespace(number=1, source="edu", artifacts={"ingest": line.slices[0].artifacts["ingest"]})
     ]
     inputs = data_inputs(begun, (), 1, ())
-    made = artifact_of(data_page, DataConfig(filter=line.filter), inputs, line.store)
+    made = artifact_of(data, DataConfig(filter=line.filter), inputs, line.store)
     assert made.stats["left"] == line.slices[0].artifacts["ingest"].stats["documents_out"]
-    nothing = artifact_of(data_page, DataConfig(), data_inputs([], (), 1, ()), line.store)
+    nothing = artifact_of(data, DataConfig(), data_inputs([], (), 1, ()), line.store)
     assert (nothing.stats["read"], list(nothing.stats["findings"])) == (0, ["No document was read."])

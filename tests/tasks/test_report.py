@@ -16,12 +16,12 @@ from storage.artifact import Artifact
 from storage.draft import Draft
 from storage.store import Store
 from storage.testing import artifact_of, draft_in
-from tasks import report
 from tasks.evaluation import evaluate, perplexity
 from tasks.evaluation.catalog import EvaluationConfig, OwnBenchmark
 from tasks.pages.blocks import Cell, Table
-from tasks.report_cost import published
-from tasks.report_results import forgetting
+from tasks.pages.report import report
+from tasks.pages.report.cost import published
+from tasks.pages.report.results import forgetting
 from tests.tasks.evaluation.cases import Case, FilesConfig, FilesInputs, stage_of_files
 
 SECTION = EvaluationConfig(
@@ -203,9 +203,7 @@ class World:
             for place, (name, tokens, export, journals) in enumerate(shown)
         ]  # fmt: skip
         slices = [self.slice(1, "edu"), self.slice(2, "edu", lost)]
-        return SimpleNamespace(
-            models=models, reading=SimpleNamespace(slices=slices), packed=[self.pack(epochs)]
-        )
+        return SimpleNamespace(models=models, slices=slices, packed=[self.pack(epochs)])
 
 
 def made(world: World, outcome: Any) -> tuple[Artifact, dict[str, Any]]:
@@ -369,7 +367,7 @@ def test_what_was_counted_afterwards_is_marked_as_still_in_the_corpus(tmp_path: 
 def test_scores_of_benchmarks_that_were_never_looked_for_say_so(tmp_path: Path) -> None:
     world = World(tmp_path)
     outcome = world.outcome()
-    outcome.reading = None
+    outcome.slices = ()
     text = (made(world, outcome)[0].path / "report.md").read_text()
     assert "| sciq<br>acc | –<br>not\xa0looked\xa0for |" in text
     assert "None of these benchmarks was looked for in the corpus" in text
@@ -431,7 +429,7 @@ def test_tokens_seen_and_computed_are_told_apart(plain: Plain) -> None:
 def test_a_base_alone_has_a_report_too(tmp_path: Path) -> None:
     world = World(tmp_path)
     outcome = world.outcome()
-    alone = SimpleNamespace(models=outcome.models[:1], reading=None, packed=[])
+    alone = SimpleNamespace(models=outcome.models[:1], slices=(), packed=[])
     artifact, facts = made(world, alone)
     assert "nothing to compare" in facts["findings"][0]
     assert not (artifact.path / "figures").exists()
@@ -495,7 +493,7 @@ def test_what_the_measuring_stages_leave_is_what_the_report_reads(case: Case, tm
     trained = SimpleNamespace(
         **{**vars(model), "name": "30K", "tokens": 30_000, "export": case.trained, "journals": [case.trained]}
     )
-    outcome = SimpleNamespace(models=[model, trained], reading=None, packed=[])
+    outcome = SimpleNamespace(models=[model, trained], slices=(), packed=[])
     request = report.report_request(EvaluationConfig(domain=("openbookqa",)), outcome)
     facts = json.loads((artifact_of(report, *request, case.store).path / "report.json").read_text())
     [change] = facts["perplexity"][0]["changes"]
@@ -529,7 +527,7 @@ def test_what_it_cost_is_added_where_the_page_is_published(plain: Plain, tmp_pat
 
 def test_without_a_clock_the_page_says_no_cost(tmp_path: Path) -> None:
     world = World(tmp_path)
-    alone = SimpleNamespace(models=world.outcome().models[:1], reading=None, packed=[])
+    alone = SimpleNamespace(models=world.outcome().models[:1], slices=(), packed=[])
     artifact, _ = made(world, alone)
     page = published(artifact, Store(world.root / "store").lookup, tmp_path / "page")
     assert "What it cost" not in (page / "report.md").read_text()

@@ -1,7 +1,7 @@
 """Where the text of a source comes from: files by patterns, a dataset on the hub, or the installed Python's documentation.
 
 An origin names its members, files or groups of files, and surveys one: of what kind it is, in how many pieces it is
-read, and about how many bytes of text each holds. What a slice takes of them is decided in `sources`.
+read, and about how many bytes of text each holds. What a slice takes of them is decided in `slice_plan`.
 """
 
 from __future__ import annotations
@@ -10,17 +10,15 @@ import glob
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from storage.errors import ConfigError
 from tasks.corpus.reading import python_docs
 from tasks.corpus.reading.hub import Remembered, commit_of, split_files
 from tasks.corpus.reading.parquet import read_footer
 from tasks.corpus.reading.remote import Missing, RemoteFile, keep_ends, spooled
+from tasks.corpus.reading.sources import HubConfig, IngestConfig, SourceConfig
 from tasks.corpus.reading.streams import opened, spans, uncompressed_size
-
-if TYPE_CHECKING:
-    from tasks.corpus.reading.sources import HubConfig, IngestConfig, SourceConfig
 
 _COMPRESSED_SUFFIXES = (".gz", ".gzip", ".zst", ".zstd")
 _TEXT_SUFFIXES = (".txt", ".text", ".md", ".rst")

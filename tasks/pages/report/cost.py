@@ -19,9 +19,9 @@ from storage.artifact import Artifact
 from tasks.pages.blocks import Block, Cell, Heading, Table, Text
 from tasks.pages.html import html_block
 from tasks.pages.markdown import markdown_of
-from tasks.report_facts import within
-from tasks.report_page import COST
-from tasks.report_scores import change_of
+from tasks.pages.report.facts import within
+from tasks.pages.report.page import COST
+from tasks.pages.report.scores import change_of
 
 Json = dict[str, Any]
 Lookup = Callable[[str, str], Artifact | None]

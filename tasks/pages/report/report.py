@@ -19,9 +19,9 @@ from storage.settings import Settings, identity
 from tasks.evaluation.catalog import EvaluationConfig
 from tasks.pages.html import html_of
 from tasks.pages.markdown import markdown_of
-from tasks.report_facts import gather
-from tasks.report_figures import draw
-from tasks.report_page import blocks_of
+from tasks.pages.report.facts import gather
+from tasks.pages.report.figures import draw
+from tasks.pages.report.page import blocks_of
 
 STAGE = "report"
 VERSION = 4
@@ -76,15 +76,15 @@ class ReportStats:
 def report_request(evaluation: EvaluationConfig, outcome: Any) -> tuple[ReportConfig, ReportInputs]:
     """Configuration and inputs of the report on what a run came to.
 
-    `outcome` has `models` (name, tokens, export, scores, perplexity, journals: artifacts), `reading` (or None) with
-    `slices` (number, source, artifacts by stage), and `packed` (artifacts of `pack`, oldest first).
+    `outcome` has `models` (name, tokens, export, scores, perplexity, journals: artifacts), `slices`
+    (number, source, artifacts by stage), and `packed` (artifacts of `pack`, oldest first).
     """
     base = outcome.models[0]
     measured = {name for model in outcome.models for name in model.scores}
     groups = [(name, group) for name, group in evaluation.groups().items() if name in measured]
     config = ReportConfig(benchmarks=tuple(groups), sources=tuple(base.perplexity))
     segments = _segments(outcome.models)
-    slices = outcome.reading.slices if outcome.reading is not None else []
+    slices = outcome.slices
     inputs = ReportInputs(
         models=tuple(_model(model, first=model is base) for model in outcome.models),
         scores={model.name: _parts(model.scores, "scores") for model in outcome.models},

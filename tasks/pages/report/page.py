@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from tasks.pages.blocks import Block, Heading, Picture, Place, Text
-from tasks.report_corpus import contamination, data, packing
-from tasks.report_models import models, samples
-from tasks.report_results import benchmarks, every_metric, forgetting, gain, perplexity, sureness
+from tasks.pages.report.corpus import contamination, data, packing
+from tasks.pages.report.models import models, samples
+from tasks.pages.report.results import benchmarks, every_metric, forgetting, gain, perplexity, sureness
 
 Json = dict[str, Any]
 COST = Place("cost")

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import pyarrow.parquet as pq
 
 from storage.artifact import Input
-from tasks.report_groups import group_row
-from tasks.report_scores import (
+from tasks.pages.report.groups import group_row
+from tasks.pages.report.scores import (
     GROUPS,
     Pair,
     add_changes,
@@ -24,7 +24,7 @@ from tasks.report_scores import (
 )
 
 if TYPE_CHECKING:
-    from tasks.report import ReportConfig, ReportInputs
+    from tasks.pages.report.report import ReportConfig, ReportInputs
 
 Json = dict[str, Any]
 

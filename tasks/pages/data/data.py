@@ -16,12 +16,12 @@ from storage.artifact import Artifact, Input
 from storage.draft import Draft
 from storage.settings import Count, Settings, identity
 from tasks.corpus.filter import FilterConfig
-from tasks.data_page_examples import Reader
-from tasks.data_page_figures import draw
-from tasks.data_page_flow import STAGES, contamination, flow, packing
-from tasks.data_page_scores import measure
-from tasks.data_page_tables import COPIES, Tables
-from tasks.data_page_text import blocks_of, findings
+from tasks.pages.data.examples import Reader
+from tasks.pages.data.figures import draw
+from tasks.pages.data.flow import STAGES, contamination, flow, packing
+from tasks.pages.data.measured import measure
+from tasks.pages.data.page import blocks_of, findings
+from tasks.pages.data.tables import COPIES, Tables
 from tasks.pages.html import html_of
 from tasks.pages.markdown import markdown_of
 

@@ -32,7 +32,7 @@ from tasks.evaluation.compare import (
 from tasks.evaluation.significance import chance, labelled
 
 if TYPE_CHECKING:
-    from tasks.report import ReportInputs
+    from tasks.pages.report.report import ReportInputs
 
 Json = dict[str, Any]
 Pair = tuple[str, str]

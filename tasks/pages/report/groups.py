@@ -15,7 +15,7 @@ from tasks.evaluation.bootstrap import Estimate, mean_of, together
 from tasks.evaluation.catalog import questions_of
 from tasks.evaluation.compare import turns
 from tasks.evaluation.significance import sign_flips
-from tasks.report_scores import Row, finite
+from tasks.pages.report.scores import Row, finite
 
 
 def group_row(group: str, rows: Sequence[Row], names: Sequence[str]) -> Row | None:

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tasks.pages.blocks import Block, Cell, Heading, Table, Text
-from tasks.report_facts import signed
-from tasks.report_scores import change_of
+from tasks.pages.report.facts import signed
+from tasks.pages.report.scores import change_of
 
 Json = dict[str, Any]
 

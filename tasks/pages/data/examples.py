@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from tasks.corpus.rules import pii
-from tasks.data_page_scores import groups
-from tasks.data_page_tables import Place, Tables
+from tasks.pages.data.measured import groups
+from tasks.pages.data.tables import Place, Tables
 
 Json = dict[str, Any]
 LENGTH = 360

@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tasks.data_page_sankey import HELD, KEPT, STAGE_COLOURS, draw_flow
-from tasks.data_page_tables import BINS_PER_DECADE, FATES
 from tasks.pages.canvas import GREY, save
+from tasks.pages.data.sankey import HELD, KEPT, STAGE_COLOURS, draw_flow
+from tasks.pages.data.tables import BINS_PER_DECADE, FATES
 from tasks.pages.wording import count_text, words
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tasks.pages.blocks import Block, Cell, Heading, Table, Text
+from tasks.pages.report.facts import signed, within
+from tasks.pages.report.scores import GROUPS, change_of
 from tasks.pages.wording import count_text
-from tasks.report_facts import signed, within
-from tasks.report_scores import GROUPS, change_of
 
 Json = dict[str, Any]
 _TONES = {"improved": "better", "worse": "worse", "no clear change": "same"}

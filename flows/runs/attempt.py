@@ -1,0 +1,158 @@
+"""One attempt at a run or an evaluation, kept account of: its record in the store, its scores in MLflow, its summary.
+
+The record is true at each stage: a process that is killed leaves what it made to `gc`, and what it was to whoever asks.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from flows.dag.call import Call, Record
+from flows.dag.pretrain import describe
+from flows.dag.state import Outcome
+from flows.machine.processes import at_work, start_ticks
+from flows.runs.prefect_states import crash_lost_attempts
+from flows.runs.stage_task import Builder
+from flows.tracking.tracker import Tracker
+from flows.ui import publish
+from storage.artifact import Artifact
+from storage.runs import RunRecord, amend_record, read_records
+from storage.store import Store
+
+_MEASURED_BEFORE = ("perplexity", "evaluate", "pack", "report")
+"""Stages by whose end more of a model may have been measured; none of them runs beside the main thread."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What came of an attempt, as `onward run --json` prints it."""
+
+    flow_run: str | None
+    state: str
+    stages: tuple[Record, ...]
+    models: tuple[dict[str, Any], ...]
+    report: str | None
+    """The report's directory, relative to the store."""
+    mlflow_run: str | None
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {**asdict(self), "stages": [asdict(one) for one in self.stages], "models": list(self.models)}
+
+
+@dataclass
+class Attempt:
+    """The account of one attempt. `record` names the run's record, `title` the configuration, `config` is it as JSON."""
+
+    store: Store
+    builder: Builder
+    tracker: Tracker
+    flow_run: str | None
+    record: str
+    title: str
+    config: dict[str, Any]
+    outcome: Outcome = field(default_factory=Outcome)
+    """Filled on the way."""
+    known: frozenset[str] = frozenset()
+    """Keys that earlier attempts made."""
+    summary: Summary | None = None
+    """Once the attempt has ended."""
+    _noted: set[str] = field(default_factory=set)
+
+    @contextmanager
+    def account(self) -> Iterator[None]:
+        """Keep account while the block runs, and of how it ends. `report` of the outcome makes it a complete run."""
+        self.begin()
+        try:
+            yield
+        except Exception:
+            self.end("failed")
+            raise
+        except BaseException:  # asked to stop
+            self.end("stopped")
+            raise
+        self.end("completed")
+
+    def begin(self) -> None:
+        """Say that it is at work, and set right what attempts that were killed have left."""
+        known = {record.run: record for record in read_records(self.store)}
+        crash_lost_attempts(known.get(self.record), self.flow_run)
+        publish.announce_process(self.flow_run)
+        before = amend_record(self.store, self.record, self._begun)
+        self.builder.listeners += [self.tracker.listen, self.remember, self._show_scores]
+        self.known = frozenset(key for _, key in before.artifacts)
+
+    def end(self, state: str) -> Summary:
+        """Write how it ended: `completed`, `failed` or `stopped`."""
+        complete = state == "completed" and self.outcome.report is not None
+        models = describe(self.outcome) if state == "completed" else []
+        self.publish_scores(complete)
+        report = self.outcome.report if state == "completed" else None
+        self.summary = Summary(
+            self.flow_run,
+            state,
+            tuple(self.builder.records),
+            tuple(models),
+            str(report.path.relative_to(self.store.root)) if report else None,
+            self.tracker.parent,
+        )
+        amend_record(self.store, self.record, lambda record: self._ended(record, state, complete))
+        return self.summary
+
+    def publish_measured(self) -> None:
+        """Publish what is measured so far."""
+        self.tracker.measured(self.outcome.models)
+
+    def publish_scores(self, complete: bool) -> None:
+        """Publish all that was measured, at the end; `complete` where nothing of a run is missing."""
+        self.publish_measured()
+
+    def remember(self, event: str, call: Call, artifact: Artifact | None) -> None:
+        """Keep the record true at each stage, so that a run that is killed keeps what it made from `gc`."""
+        if artifact is None or artifact.key in self._noted:
+            return
+        self._noted.add(artifact.key)
+        made = (artifact.stage, artifact.key)
+
+        def with_it(record: RunRecord | None) -> RunRecord:
+            record = record or self._begun(None)
+            return replace(record, artifacts=tuple(dict.fromkeys((*record.artifacts, made))))
+
+        amend_record(self.store, self.record, with_it)
+
+    def _show_scores(self, event: str, call: Call, artifact: Artifact | None) -> None:
+        """Publish what is measured so far: a run may train for days after that."""
+        if event == "end" and call.request.stage in _MEASURED_BEFORE:
+            self.publish_measured()
+
+    @property
+    def _own(self) -> str:
+        """What this attempt is called in the record."""
+        return self.flow_run or f"{os.uname().nodename}:{os.getpid()}"
+
+    def _begun(self, before: RunRecord | None) -> RunRecord:
+        process = {"pid": os.getpid(), "host": os.uname().nodename, "started": start_ticks(os.getpid())}
+        processes = at_work(before.processes if before else {}) | {self._own: process}
+        earlier = [one for one in (before.attempts if before else ()) if one != self.flow_run]
+        attempts = (*earlier, *([self.flow_run] if self.flow_run else []))
+        artifacts = before.artifacts if before else ()
+        facts = {"processes": processes}
+        return RunRecord(self.record, self.title, self.config, artifacts, attempts, "running", facts)
+
+    def _ended(self, record: RunRecord | None, state: str, complete: bool) -> RunRecord:
+        """Without what no longer belongs to the run, where this attempt was complete and none other is at work."""
+        record = record or self._begun(None)
+        made = {(artifact.stage, artifact.key) for artifact in self.builder.artifacts.values()}
+        others = {name: one for name, one in at_work(record.processes).items() if name != self._own}
+        artifacts = made if complete and not others else {*record.artifacts, *made}
+        facts = {"processes": others}
+        return replace(
+            record,
+            artifacts=tuple(sorted(artifacts)),
+            state="running" if others else state,
+            facts=facts,
+        )

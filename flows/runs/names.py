@@ -1,0 +1,47 @@
+"""What a run is called, and a configuration in a few words. Light to import."""
+
+from __future__ import annotations
+
+import hashlib
+
+from flows.config import RunConfig
+from flows.dag.rounds import short_count
+from storage.keys import canonical_json
+from storage.paths import from_home
+from storage.settings import identity_of
+
+
+def run_id(run: RunConfig) -> str:
+    """Six hex digits that stand for the configuration: its identity, and what its base and sources are called."""
+    model = run.model.model_dump(mode="json")
+    if isinstance(run.model.base, str):
+        model["base"] = from_home(run.model.base)
+    named = {
+        "base": model,
+        "files": [[from_home(pattern) for pattern in source.files or ()] for source in run.corpus.sources],
+        "revisions": [source.hub.revision for source in run.corpus.sources if source.hub],
+    }
+    return hashlib.sha256(canonical_json({"identity": identity_of(run), **named})).hexdigest()[:6]
+
+
+def run_name(run: RunConfig) -> str:
+    """`edu-125m · 400M→1B · 3f9a2c`."""
+    budgets = "→".join(short_count(budget) for budget in run.training.token_budgets)
+    return f"{run.name} · {budgets} · {run_id(run)}"
+
+
+def summary_of(run: RunConfig) -> dict[str, str]:
+    """A configuration in a few words, for people: what is read, which model, how much, and when it is measured."""
+    training = run.training
+    base = run.model.base if isinstance(run.model.base, str) else "a new model"
+    sources = ", ".join(f"{source.name} ({source.role}, {source.weight:g})" for source in run.corpus.sources)
+    budgets = " → ".join(short_count(budget) for budget in training.token_budgets)
+    return {
+        "base": base,
+        "sources": sources,
+        "budgets": f"{budgets} tokens",
+        "batch": f"{training.batch_tokens:,} tokens",
+        "learning rate": f"{training.learning_rate:g}, {training.schedule.kind}",
+        "sequence length": f"{run.packing.sequence_length:,} tokens",
+        "seed": str(run.seed),
+    }
