@@ -50,14 +50,14 @@ from pathlib import Path
 sys.path.insert(0, {root!r})
 from storage.artifact import Input
 from storage.draft import Draft
-from tasks.evaluation import benchmarks
+from tasks.evaluation import evaluate
 export, rows, work, length, names = json.loads(sys.argv[1])
 files = tuple(path.name for path in Path(export).iterdir())
 found = {{}}
 for name in names:
-    inputs = benchmarks.harness_inputs(Input("base", "0" * 64, "export", "0" * 64, Path(export), files), name, rows)
+    inputs = evaluate.harness_inputs(Input("base", "0" * 64, "export", "0" * 64, Path(export), files), name, rows)
     draft = Draft(Path(work) / name)
-    stats = benchmarks.run(benchmarks.evaluate_config(name, None, 0, length, "cpu"), inputs, draft)
+    stats = evaluate.run(evaluate.evaluate_config(name, None, 0, length, "cpu"), inputs, draft)
     found[name] = stats.metrics
 print(json.dumps(found))
 """

@@ -85,7 +85,7 @@ class Making:
 
 
 @dataclasses.dataclass(frozen=True)
-class Outcome:
+class Ensured:
     """What `ensure` did: `state` is built, cached, or reproduced (a forced build gave the same bytes).
 
     `differs`: a forced build gave other bytes than were there.
@@ -123,7 +123,7 @@ class Store:
             raise DamagedArtifact(f"{path.relative_to(self.root)}: {'; '.join(problems[:5])}")
         return Artifact(path, manifest)
 
-    def ensure(self, request: Request, making: Making | None = None, *, force: bool = False) -> Outcome:
+    def ensure(self, request: Request, making: Making | None = None, *, force: bool = False) -> Ensured:
         """The artifact of a request: found and verified, or made now by this process alone.
 
         A damaged one is set aside, reported and made again. With `force` it is made beside and compared: equal, the
@@ -132,15 +132,15 @@ class Store:
         making = making or Making()
         key = request.key
         if not force and (found := self._sound(request.stage, key)):
-            return Outcome(found, "cached")
+            return Ensured(found, "cached")
         work = self.work_of(request.stage, key)
         with Lock(work.with_name(work.name + ".lock"), waiting=making.waiting) as lock:
             found = self._sound(request.stage, key)  # another may have made it while we waited
             if found is None:
                 self._set_aside(request.stage, key, making)
-                return Outcome(self._make(request, key, work, making, lock), "built")
+                return Ensured(self._make(request, key, work, making, lock), "built")
             if not force:
-                return Outcome(found, "cached")
+                return Ensured(found, "cached")
             return self._remake(request, key, work, making, lock, found)
 
     def artifacts(self, stage: str = "[!.]*") -> Iterator[Artifact]:
@@ -191,7 +191,7 @@ class Store:
 
     def _remake(
         self, request: Request, key: str, work: Path, making: Making, lock: Lock, old: Artifact
-    ) -> Outcome:
+    ) -> Ensured:
         beside = work.with_name(work.name + ".force")
         if beside.exists():
             _remove(beside)
@@ -200,14 +200,14 @@ class Store:
             n: p.digest for n, p in old.manifest.parts.items()
         }:
             _remove(beside)
-            return Outcome(old, "reproduced")
+            return Ensured(old, "reproduced")
         target = self.set_aside(request.stage, key)
         if making.warn and target:
             making.warn(
                 f"{request.stage} {key[:16]} made again has other bytes than before; "
                 f"the old one is set aside as {target.relative_to(self.root)}"
             )
-        return Outcome(self._publish(beside, manifest), "built", differs=True)
+        return Ensured(self._publish(beside, manifest), "built", differs=True)
 
     def _draft(self, request: Request, key: str, work: Path, making: Making, lock: Lock) -> Manifest:
         began = time.time()

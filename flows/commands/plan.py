@@ -29,12 +29,12 @@ def plan(
     """
     from flows.dag.plan import make_plan, render
     from flows.runs.checks import advice
-    from flows.runs.estimate import foresee
+    from flows.runs.estimate import with_estimates
 
     run = load(config, set_ or [])
     for line in advice(run):
         sys.stderr.write(f"! {line}\n")
-    rows = foresee(run, make_plan(run), _bytes(memory), device_name)
+    rows = with_estimates(run, make_plan(run), _bytes(memory), device_name)
     sys.stdout.write(json.dumps([vars(row) for row in rows]) + "\n" if json_ else render(rows))
     raise typer.Exit(0 if all(row.state == "cached" for row in rows) else 2)
 

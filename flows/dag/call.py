@@ -1,6 +1,7 @@
 """One stage of a run as a call: what was asked, for which slice or round, and what became of it.
 
-The DAG asks through `Build`; who makes stages keeps a `Call` and a `Record` of each, and tells `Listener`s and `Follower`s.
+The DAG asks through `Build`. Who makes stages keeps a `Call` and a `StageRecord` of each, and tells each `Listener` and
+`Follower`.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ class Build(Protocol):
 
 
 @dataclass(frozen=True)
-class Record:
+class StageRecord:
     """What became of one stage in this run. Counts from 1; round 0 is the base."""
 
     stage: str

@@ -29,7 +29,7 @@ NEVER = "never made in this store"
 
 
 @dataclass(frozen=True)
-class Row:
+class PlanRow:
     """One stage of the plan. `why`: the fields that made the difference, or what the stage waits for."""
 
     stage: str
@@ -76,7 +76,7 @@ class Planner:
     store: Store
     slice_bytes: int
     holdout: bool
-    rows: list[Row] = field(default_factory=list)
+    rows: list[PlanRow] = field(default_factory=list)
     reasons: Reasons = field(init=False)
 
     def __post_init__(self) -> None:
@@ -94,7 +94,9 @@ class Planner:
                 state, why = ("cached", ()) if found else ("to build", self.reasons(request))
             except DamagedArtifact as error:
                 state, why = "to build", (f"damaged: {error}",)
-        self.rows.append(Row(request.stage, slice, round, item, state, None if waits else request.key, why))
+        self.rows.append(
+            PlanRow(request.stage, slice, round, item, state, None if waits else request.key, why)
+        )
         return found or self._pending(request)
 
     def _pending(self, request: Request) -> Pending:
@@ -153,7 +155,7 @@ class Reasons:
         return min(differences, key=lambda found: (len(found), len(_inputs(found))))
 
 
-def make_plan(run: RunConfig) -> list[Row]:
+def make_plan(run: RunConfig) -> list[PlanRow]:
     """The rows of a run's plan, in the order in which it would go."""
     store = Store(run.store_path)
     planner = Planner(store, run.corpus.slice_bytes, run.corpus.holdout_fraction > 0)
@@ -161,7 +163,7 @@ def make_plan(run: RunConfig) -> list[Row]:
     return planner.rows
 
 
-def render(rows: list[Row]) -> str:
+def render(rows: list[PlanRow]) -> str:
     """The plan as text: stages that are cached in one line a stage, the others each with its reason."""
     lines: list[str] = []
     cached: dict[str, int] = {}

@@ -23,7 +23,7 @@ from flows.dag.call import Build
 from flows.dag.read_ahead import reading_ahead
 from flows.dag.requests import Measures, Requests
 from flows.dag.rounds import Round, round_zero, rounds_of
-from flows.dag.slices import Reading
+from flows.dag.slices import SliceReader
 from flows.dag.state import Model, Outcome, Slice, TrainingState
 from storage.artifact import Artifact, Input
 from storage.errors import Interrupted
@@ -51,7 +51,7 @@ def adapt(
     sees what there is so far, also where the run fails.
     """
     tokenizer = _Tokenizer(ask, build)
-    reading = Reading(ask, build, tokenizer)
+    reading = SliceReader(ask, build, tokenizer)
     outcome = outcome or Outcome()
     outcome.slices = reading.slices
     if until in stages.CORPUS:
@@ -104,7 +104,7 @@ class _Tokenizer:
 
 
 def _base(
-    ask: Requests, build: Build, reading: Reading, tokenizer: _Tokenizer, outcome: Outcome
+    ask: Requests, build: Build, reading: SliceReader, tokenizer: _Tokenizer, outcome: Outcome
 ) -> tuple[TrainingState, Model]:
     """The base model; one that is only initialised is pre-trained on replay text, which replay then reads on behind."""
     config = ask.run.model.base
@@ -164,7 +164,7 @@ def _train(
     return after, Model(round.name, round.budget, trained, round.number, journals=journals)
 
 
-def _account(ask: Requests, build: Build, outcome: Outcome, reading: Reading) -> None:
+def _account(ask: Requests, build: Build, outcome: Outcome, reading: SliceReader) -> None:
     """What stands in the corpus of benchmarks that were not looked for, and what was done to the data.
 
     Last of all, so that no training waits for it. What cannot be counted is kept in `outcome.failed`.

@@ -4,7 +4,7 @@
 2. A source that is used up, or has its share for the round, is passed over; both are known from the slices before.
 3. So the slices of a smaller budget are a prefix of those of a larger one, and nothing that is read changes later.
 
-`Reading` holds only what the slices before have told; the same calls give the same slices.
+`SliceReader` holds only what the slices before have told; the same calls give the same slices.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _STRETCH = 64
 
 
 @dataclass
-class Reading:
+class SliceReader:
     """The slices read so far. Used by one thread at a time."""
 
     requests: Requests

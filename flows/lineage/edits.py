@@ -102,7 +102,7 @@ def _by_rules(catalog: Catalog, path: str, one: str, two: str) -> tuple[list[str
 
     from tasks.corpus import filter as stage
     from tasks.corpus.rules import c4
-    from tasks.corpus.rules.rule import Batch
+    from tasks.corpus.rules.rule import TextBatch
 
     (made,) = catalog.sql("select version, config from artifacts where path = ?", [path])
     if made["version"] != stage.VERSION:
@@ -116,13 +116,13 @@ def _by_rules(catalog: Catalog, path: str, one: str, two: str) -> tuple[list[str
         if family is not pii.FAMILY:
             # no rule for lines looks at another line: each is asked as a text of its own
             lines = [line for line in text.splitlines() if line.strip()]
-            left = family.edit(Batch(pl.Series(lines, dtype=pl.String)), np.ones(len(lines), bool)).texts
+            left = family.edit(TextBatch(pl.Series(lines, dtype=pl.String)), np.ones(len(lines), bool)).texts
             for line, kept in zip(lines, left.to_list(), strict=True):
-                counts = {} if kept else family.edit(Batch(pl.Series([line])), np.ones(1, bool)).counts
+                counts = {} if kept else family.edit(TextBatch(pl.Series([line])), np.ones(1, bool)).counts
                 rules = [name for name, count in counts.items() if count.any()]
                 cuts += [Cut(line, rule) for rule in rules]
                 citations += 0 if rules else len(re.findall(rf"\[{c4.CITATION.strip('^$')}\]", line))
-        change = family.edit(Batch(pl.Series([text])), np.ones(1, bool))
+        change = family.edit(TextBatch(pl.Series([text])), np.ones(1, bool))
         text = change.texts[0]
         masked |= {kind: int(count.sum()) for kind, count in change.counts.items() if kind in pii.KINDS}
     if text != two:

@@ -23,7 +23,7 @@ from tasks import stages
 
 
 @dataclass(frozen=True)
-class Place:
+class ShardSpan:
     """A document's tokens in a shard: the shard's sha256, and [begin, end) in its flat stream, with the closing token."""
 
     shard: str
@@ -79,7 +79,7 @@ def line_of(model: Artifact, store: Store) -> Iterator[Artifact]:
         at = store.lookup(start["stage"], start["key"])
 
 
-def _places(store: Store, document: int) -> Iterator[Place]:
+def _places(store: Store, document: int) -> Iterator[ShardSpan]:
     """Where the document's tokens lie; only the columns of ids are read."""
     for artifact in store.artifacts("tokenize"):
         files = {artifact.path / file.path: file.sha256 for file in artifact.manifest.parts["tokens"].files}
@@ -87,10 +87,10 @@ def _places(store: Store, document: int) -> Iterator[Place]:
             shard = TokenShard.open(path)
             for index in np.flatnonzero(shard.docs == np.uint64(document)):
                 begin = int(shard.offsets[index])
-                yield Place(digest, begin, begin + int(shard.lengths[index]))
+                yield ShardSpan(digest, begin, begin + int(shard.lengths[index]))
 
 
-def _taken(segment: Artifact, store: Store, places: dict[str, Place]) -> tuple[int, int, set[str]]:
+def _taken(segment: Artifact, store: Store, places: dict[str, ShardSpan]) -> tuple[int, int, set[str]]:
     """(targets of the document, pieces that hold them, shards of it that the segment's manifests name) of one segment."""
     config = segment.manifest.config
     per_step = int(config["sequences_per_step"])

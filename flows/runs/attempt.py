@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from flows.dag.call import Call, Record
+from flows.dag.call import Call, StageRecord
 from flows.dag.pretrain import describe
 from flows.dag.state import Outcome
 from flows.machine.processes import at_work, start_ticks
@@ -33,7 +33,7 @@ class Summary:
 
     flow_run: str | None
     state: str
-    stages: tuple[Record, ...]
+    stages: tuple[StageRecord, ...]
     models: tuple[dict[str, Any], ...]
     report: str | None
     """The report's directory, relative to the store."""

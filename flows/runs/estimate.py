@@ -3,7 +3,7 @@
 The memory side is the trainer's own rule (tasks/training/memory.py), so what is said here is what a run resolves to.
 The rate is the median that the store recorded for the same shape on the same device; without one it is arithmetic and
 called an estimate: operations a token over the data sheet's peak times `ASSUMED_MFU`, less what checkpointing and small
-micro-batches cost. Needs the model's configuration, no weights; torch is imported where there is a stage to foresee.
+micro-batches cost. Needs the model's configuration, no weights; torch is imported where there is a stage to estimate.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.config import RunConfig
-from flows.dag.plan import Row
+from flows.dag.plan import PlanRow
 from flows.dag.rounds import round_zero, rounds_of, short_count
 from storage.artifact import Artifact
 from storage.errors import ConfigError
@@ -44,7 +44,7 @@ _SHAPE = ("model_type", "vocab_size", "hidden_size", "n_embd", "num_hidden_layer
 
 @dataclass(frozen=True)
 class Target:
-    """The device to foresee for. `memory` in bytes, `name` as torch gives it or a person does (H100)."""
+    """The device to estimate for. `memory` in bytes, `name` as torch gives it or a person does (H100)."""
 
     kind: str
     memory: int
@@ -69,7 +69,9 @@ def target_of(run: RunConfig, memory: int | None, name: str | None) -> Target:
     return Target("cuda", memory, name or own)
 
 
-def foresee(run: RunConfig, rows: list[Row], memory: int | None = None, name: str | None = None) -> list[Row]:
+def with_estimates(
+    run: RunConfig, rows: list[PlanRow], memory: int | None = None, name: str | None = None
+) -> list[PlanRow]:
     """The rows, each training stage that is to be made with what it would take in `training`. Raises ConfigError."""
     waiting = [row for row in rows if row.stage in stages.TRAINING and row.state != "cached"]
     if not waiting:
@@ -77,14 +79,14 @@ def foresee(run: RunConfig, rows: list[Row], memory: int | None = None, name: st
     model = _model_config(run, rows)
     if model is None:
         return [replace(row, training=_OPEN) if row in waiting else row for row in rows]
-    told = _Told(run, model, target_of(run, memory, name))
-    return [replace(row, training=told(row)) if row in waiting else row for row in rows]
+    estimate = _Estimator(run, model, target_of(run, memory, name))
+    return [replace(row, training=estimate(row)) if row in waiting else row for row in rows]
 
 
 _OPEN = {"line": "memory and speed: open until the base model is imported"}
 
 
-class _Told:
+class _Estimator:
     """What is said of each training stage of one run on one device."""
 
     def __init__(self, run: RunConfig, model: dict[str, Any], target: Target) -> None:
@@ -118,7 +120,7 @@ class _Told:
         cost = memory.cost(self.mode, self.micro_batch * self._identity.sequence_length, target.kind)
         self.rate, self._why = self._rate(cost, count)
 
-    def __call__(self, row: Row) -> dict[str, Any]:
+    def __call__(self, row: PlanRow) -> dict[str, Any]:
         tokens = _steps(self._run, row) * self._run.training.batch_tokens
         length, target = self._identity.sequence_length, self._target
         mode = "no checkpointing" if self.mode == "none" else f"{self.mode} checkpointing"
@@ -233,7 +235,7 @@ def _identity(run: RunConfig) -> Identity:
     )
 
 
-def _model_config(run: RunConfig, rows: list[Row]) -> dict[str, Any] | None:
+def _model_config(run: RunConfig, rows: list[PlanRow]) -> dict[str, Any] | None:
     """config.json of the base model; None where it is a hub's and not imported yet."""
     imported = next((row for row in rows if row.stage == "base" and row.state == "cached"), None)
     if imported is not None and imported.key is not None:
@@ -255,7 +257,7 @@ def _model_config(run: RunConfig, rows: list[Row]) -> dict[str, Any] | None:
     }
 
 
-def _steps(run: RunConfig, row: Row) -> int:
+def _steps(run: RunConfig, row: PlanRow) -> int:
     if row.round == 0:
         assert isinstance(run.model.base, InitConfig)
         return round_zero(run, run.model.base.pretrain_tokens).last_step

@@ -39,16 +39,16 @@ def settle(seconds: float = 10.0) -> None:
     EventsWorker.drain_all(timeout=seconds)
 
 
-def make_true(flow_run: str | None, calls: Sequence[Call], seconds: float = 10.0) -> None:
+def set_true_states(flow_run: str | None, calls: Sequence[Call], seconds: float = 10.0) -> None:
     """Before a run ends: wait until Prefect knows the ends of its tasks, and tell it those that it has not heard.
 
     Waits at most twice `seconds`: for what is still on its way, and for what was told again.
     """
     if flow_run is not None and calls:
-        published(lambda: _make_true(calls, seconds))
+        published(lambda: _set_true_states(calls, seconds))
 
 
-def _make_true(calls: Sequence[Call], seconds: float) -> None:
+def _set_true_states(calls: Sequence[Call], seconds: float) -> None:
     ended = {call.task_run.id: call for call in calls if call.task_run and call.state != "running"}
     with get_client(sync_client=True) as client:
         unheard = _unheard(client, ended, seconds)

@@ -22,7 +22,7 @@ from flows.dag.rounds import short_count
 from flows.machine.gpu import Gpu
 from flows.runs.attempt import Attempt
 from flows.runs.checks import advice, check, check_hub
-from flows.runs.estimate import foresee
+from flows.runs.estimate import with_estimates
 from flows.runs.names import run_id, run_name, summary_of
 from flows.runs.session import current_flow_run, failure_explained, in_flow_run, shown
 from flows.runs.stage_task import Builder
@@ -184,11 +184,11 @@ def _same_bytes(builder: Builder) -> None:
 
 def _planned(run: RunConfig) -> State[Any]:
     """What a dry run ends in: the plan is on its page, and nothing was made."""
-    rows = foresee(run, make_plan(run))
+    rows = with_estimates(run, make_plan(run))
     flow_run = current_flow_run()
     text = "\n".join([*(f"! {line}" for line in advice(run)), render(rows)])
     if flow_run is not None:
-        publish.plan_page(publish.Pages(flow_run), rows, text)
+        publish.plan_page(publish.PrefectPages(flow_run), rows, text)
     summary = {
         "flow_run": flow_run,
         "state": "planned",

@@ -16,7 +16,7 @@ from flows.dag.plan import Reasons
 from flows.machine.environment import outlive_worker
 from flows.runs.attempt import Attempt
 from flows.runs.failure import RunFailed, how_to_go_on, run_failed, standing
-from flows.runs.prefect_states import make_true
+from flows.runs.prefect_states import set_true_states
 from flows.runs.stage_task import Builder
 from flows.tracking.tracker import Tracker, public_address
 from flows.ui import publish
@@ -43,7 +43,7 @@ def _deployed() -> bool:
 def in_flow_run(console: Console, act: Callable[[], Any]) -> Any:
     """What `act` returns; or, where it raised RunFailed in a flow run, the state whose message is the error's text."""
     outlive_worker()
-    with publish.told_in_prefect(console):
+    with publish.logged_in_prefect(console):
         try:
             return act()
         except RunFailed as failed:
@@ -72,13 +72,13 @@ def failure_explained(store: Store, attempt: Callable[[], Attempt | None]) -> It
 @contextmanager
 def shown(
     builder: Builder, tracker: Tracker, name: str, known: frozenset[str] = frozenset()
-) -> Iterator[publish.Pages | None]:
+) -> Iterator[publish.PrefectPages | None]:
     """Publish a run to Prefect while the block runs, and leave all its tasks in their true states.
 
     `known` are keys that earlier attempts made. Where the block is asked to stop, so is all that runs beside it.
     """
     flow_run = current_flow_run()
-    pages = publish.Pages(flow_run) if flow_run else None
+    pages = publish.PrefectPages(flow_run) if flow_run else None
     live = _begin(builder, tracker, name, flow_run, pages, known) if flow_run and pages else None
     try:
         yield pages
@@ -99,7 +99,7 @@ def _begin(
     tracker: Tracker,
     name: str,
     flow_run: str,
-    pages: publish.Pages,
+    pages: publish.PrefectPages,
     known: frozenset[str],
 ) -> Live:
     reasons = Reasons(builder.store, own_artifacts(flow_run, set(known)))
@@ -121,4 +121,4 @@ def _begin(
 def _end(builder: Builder, flow_run: str | None, live: Live | None) -> None:
     if live is not None:
         live.close(publish.PATIENCE_SECONDS)
-    make_true(flow_run, builder.calls)
+    set_true_states(flow_run, builder.calls)

@@ -18,12 +18,12 @@ from prefect.client.schemas.objects import State
 from prefect.context import TaskRunContext
 from prefect.states import Completed
 
-from flows.dag.call import Call, Follower, Listener, Record
+from flows.dag.call import Call, Follower, Listener, StageRecord
 from flows.machine.gpu import Gpu
 from flows.ui.console import Console
 from storage.artifact import Artifact
 from storage.errors import Interrupted, OnwardError, said
-from storage.store import Making, Outcome, Request, Store
+from storage.store import Ensured, Making, Request, Store
 from storage.workers import Workers
 from tasks import stages
 from tasks.models.progress import newest_checkpoint
@@ -43,7 +43,7 @@ class Builder:
     listeners: list[Listener] = field(default_factory=list)
     followers: list[Follower] = field(default_factory=list)
     calls: list[Call] = field(default_factory=list)
-    records: list[Record] = field(default_factory=list)
+    records: list[StageRecord] = field(default_factory=list)
     artifacts: dict[str, Artifact] = field(default_factory=dict)
 
     def __call__(
@@ -99,7 +99,7 @@ class Builder:
             self.calls.append(call)
         self._tell("begin", call, None)
 
-    def _ensure(self, call: Call) -> Outcome:
+    def _ensure(self, call: Call) -> Ensured:
         """Ask the store; where something has to be computed on a GPU, only once that is ours."""
         request, force = call.request, call.request.stage in self.force
         making = Making(
@@ -139,10 +139,10 @@ class Builder:
         for listener in self.listeners:
             listener(event, call, artifact)
 
-    def _record(self, call: Call, artifact: Artifact | None) -> Record:
+    def _record(self, call: Call, artifact: Artifact | None) -> StageRecord:
         stats = artifact.stats if artifact else {}
         path = str(artifact.path.relative_to(self.store.root)) if artifact else None
-        return Record(
+        return StageRecord(
             call.request.stage,
             call.slice,
             call.round,

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from flows.machine.environment import gpus
-from flows.services.record import Record, read_record, workers_online
+from flows.services.record import HomeRecord, read_record, workers_online
 from flows.services.rest import Api, ApiError
 from storage.errors import ConfigError
 from storage.lock import Lock
@@ -257,7 +257,7 @@ def gpu() -> Finding:
     )
 
 
-def prefect(api: Api | None, record: Record | None) -> Iterator[Finding]:
+def prefect(api: Api | None, record: HomeRecord | None) -> Iterator[Finding]:
     """The server, its version and scheduler; pools and workers; deployments and automations."""
     start = "onward up"
     if api is None:
@@ -286,7 +286,7 @@ def prefect(api: Api | None, record: Record | None) -> Iterator[Finding]:
         yield Finding("prefect", "bad", str(error), start)
 
 
-def _expected(record: Record | None) -> bool:
+def _expected(record: HomeRecord | None) -> bool:
     """Whether a server should answer: one is configured, or its process is there."""
     return bool(os.environ.get("PREFECT_API_URL")) or (record is not None and "prefect" in record.running)
 
@@ -383,7 +383,7 @@ def clock(api: Api | None) -> Finding:
     return Finding("clock", "ok", f"{now:%Y-%m-%d %H:%M:%S} UTC; here {zone}")
 
 
-def mlflow(run: Any, record: Record | None) -> Finding:
+def mlflow(run: Any, record: HomeRecord | None) -> Finding:
     """The address that a run would use."""
     configured = (run.tracking.mlflow_uri if run else None) or os.environ.get("MLFLOW_TRACKING_URI")
     up = record.mlflow if record and record.running else None

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from flows.machine.processes import alive
 from flows.services.ready import Say, answers, check_ports, last_words, online, wait_for
-from flows.services.record import Record, Service, logs, pools, read_record, record_path, rotate
+from flows.services.record import HomeRecord, Service, logs, pools, read_record, record_path, rotate
 from storage.errors import ConfigError, OnwardError
 from storage.lock import Lock
 from storage.paths import home, state_directory
@@ -29,7 +29,7 @@ STOP_SECONDS = 300.0
 _ROOT = Path(__file__).resolve().parents[2]
 
 
-def up(configs: Sequence[Path], prefect_port: int | None, mlflow_port: int | None, say: Say) -> Record:
+def up(configs: Sequence[Path], prefect_port: int | None, mlflow_port: int | None, say: Say) -> HomeRecord:
     """Start what does not run, deploy, and return when all of it answers.
 
     Raises ConfigError where a port is taken, OnwardError where something does not start; what this call started is
@@ -48,7 +48,7 @@ def up(configs: Sequence[Path], prefect_port: int | None, mlflow_port: int | Non
         if record is not None:
             record.stop_left()
         if record is None or not found:
-            record = Record(prefect_port or PREFECT_PORT, mlflow_port or MLFLOW_PORT)
+            record = HomeRecord(prefect_port or PREFECT_PORT, mlflow_port or MLFLOW_PORT)
         if began:
             check_ports(record, found)
             process = _start_supervisor(record)
@@ -133,7 +133,7 @@ def _turn(say: Say) -> Iterator[None]:
         yield
 
 
-def _start_supervisor(record: Record) -> subprocess.Popen[bytes]:
+def _start_supervisor(record: HomeRecord) -> subprocess.Popen[bytes]:
     log = logs() / "supervisor.log"
     rotate(log)
     with log.open("ab") as output:
@@ -165,7 +165,7 @@ def _wait_taken_over(process: subprocess.Popen[bytes]) -> None:
     raise OnwardError(f"the supervisor did not start:\n{last_words(logs() / 'supervisor.log')}")
 
 
-def _deploy(record: Record, configs: Sequence[Path], say: Say) -> list[str]:
+def _deploy(record: HomeRecord, configs: Sequence[Path], say: Say) -> list[str]:
     """Run flows/services/deploy.py against the servers; what it deployed. It is idempotent."""
     answer = subprocess.run(
         [sys.executable, "-m", "flows.services.deploy", *map(str, (config.resolve() for config in configs))],
@@ -189,7 +189,7 @@ def _python_path() -> list[str]:
 
 
 def _say_found(
-    record: Record, found: dict[str, Service], wanted: tuple[int | None, int | None], say: Say
+    record: HomeRecord, found: dict[str, Service], wanted: tuple[int | None, int | None], say: Say
 ) -> None:
     names = ", ".join(sorted(found))
     if record.supervised:
@@ -203,7 +203,7 @@ def _say_found(
             say(f"! {option} {asked} is not used: it runs on {port}; onward down first, to move it")
 
 
-def _say_up(record: Record, deployed: Sequence[str], say: Say) -> None:
+def _say_up(record: HomeRecord, deployed: Sequence[str], say: Say) -> None:
     say(f"Prefect      {record.prefect}")
     say(f"MLflow       {record.mlflow}")
     say(f"workers      {', '.join(pools())}")

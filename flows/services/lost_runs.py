@@ -59,7 +59,7 @@ _ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 
 
 @dataclass(frozen=True)
-class _Asked:
+class _AskedToEnd:
     """A run whose process was asked to end: when, in which attempt, and what it is to be in the end."""
 
     since: float
@@ -80,7 +80,7 @@ class Watch:
         self.sweeps = 0
         self._heard: dict[str, float] = {}
         self._suspects: dict[str, str] = {}
-        self._asked: dict[str, _Asked] = {}
+        self._asked: dict[str, _AskedToEnd] = {}
 
     def sweep(self) -> list[str]:
         """Set right what is to be; a line for each change. Raises ApiError where the server does not answer."""
@@ -219,7 +219,7 @@ class Watch:
         asked = self._asked.get(run["id"])
         names = f"process {', '.join(map(str, every))}"
         if asked is None or asked.attempt != run["run_count"]:
-            self._asked[run["id"]] = _Asked(time.monotonic(), run["run_count"], state)
+            self._asked[run["id"]] = _AskedToEnd(time.monotonic(), run["run_count"], state)
             send(first, signal.SIGTERM)
             return [f"{run['name']}: {why}: {names} is asked to end"]
         if time.monotonic() - asked.since < _ORPHAN_GRACE_SECONDS:

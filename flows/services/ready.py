@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from flows.machine.processes import command_of
-from flows.services.record import Record, Service, logs, read_record, worker_name, workers_online
+from flows.services.record import HomeRecord, Service, logs, read_record, worker_name, workers_online
 from flows.services.rest import ApiError
 from storage.errors import ConfigError, OnwardError
 
@@ -20,7 +20,7 @@ START_SECONDS = 240.0
 Say = Callable[[str], None]
 
 
-def check_ports(record: Record, found: dict[str, Service]) -> None:
+def check_ports(record: HomeRecord, found: dict[str, Service]) -> None:
     """Raises ConfigError where a port is taken that a server needs which is not among the `found`, and says by whom."""
     for name, title, port in (
         ("prefect", "Prefect server", record.prefect_port),
@@ -95,7 +95,7 @@ def answers(address: str) -> bool:
         return False
 
 
-def online(record: Record, pool: str) -> bool:
+def online(record: HomeRecord, pool: str) -> bool:
     """Whether this home's worker of the pool has told the server of itself since it was started."""
     now = read_record()
     service = now.services.get(f"worker-{pool}") if now else None

@@ -37,7 +37,7 @@ class Service:
 
 
 @dataclass
-class Record:
+class HomeRecord:
     """services.json. `story` is what `down` tells; `pid` and `started` are the supervisor's."""
 
     prefect_port: int
@@ -106,12 +106,12 @@ def logs() -> Path:
     return state_directory() / "logs"
 
 
-def read_record() -> Record | None:
+def read_record() -> HomeRecord | None:
     """services.json, or None where there is none (or it is not to be read)."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         raw = json.loads(record_path().read_bytes())
         raw["services"] = {name: Service(**service) for name, service in raw["services"].items()}
-        return Record(**raw)
+        return HomeRecord(**raw)
     return None
 
 
@@ -126,7 +126,7 @@ def worker_name(pool: str) -> str:
     return f"onward-{pool}-{os.uname().nodename}"
 
 
-def command(name: str, record: Record) -> list[str]:
+def command(name: str, record: HomeRecord) -> list[str]:
     """The command line of a service."""
     if name == "prefect":
         port = str(record.prefect_port)

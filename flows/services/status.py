@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.machine.processes import at_work
-from flows.services.record import Record, read_record, workers_online
+from flows.services.record import HomeRecord, read_record, workers_online
 from flows.services.rest import Api, ApiError
 
 _LAST = 5
@@ -39,7 +39,7 @@ def collect(store: Path | None) -> dict[str, Any]:
     return found
 
 
-def _services(record: Record) -> list[dict[str, Any]]:
+def _services(record: HomeRecord) -> list[dict[str, Any]]:
     rows = [
         {
             "name": name,

@@ -41,7 +41,7 @@ from flows.services.lost_runs import (
     set_tasks,
     sweep_until,
 )
-from flows.services.record import Record, Service, command, logs, pools, read_record, record_path, rotate
+from flows.services.record import HomeRecord, Service, command, logs, pools, read_record, record_path, rotate
 from flows.services.rest import Api, ApiError
 from storage.lock import Lock
 from storage.paths import state_directory
@@ -56,7 +56,7 @@ PUT_BACK = "Rescheduled"
 
 
 @dataclass
-class Kept:
+class Supervised:
     """A service, its process where it is our child, and when it may be started again."""
 
     service: Service
@@ -71,13 +71,14 @@ class Supervisor:
 
     def __init__(self, prefect_port: int, mlflow_port: int) -> None:
         known = read_record()
-        self.record = Record(prefect_port, mlflow_port, os.getpid(), start_ticks(os.getpid()))
+        self.record = HomeRecord(prefect_port, mlflow_port, os.getpid(), start_ticks(os.getpid()))
         self.kept = {
-            name: Kept(Service()) for name in ("prefect", "mlflow", *(f"worker-{pool}" for pool in pools()))
+            name: Supervised(Service())
+            for name in ("prefect", "mlflow", *(f"worker-{pool}" for pool in pools()))
         }
         for name, service in (known.running if known else {}).items():
             if name in self.kept:
-                self.kept[name] = Kept(Service(service.pid, service.started, service.since))
+                self.kept[name] = Supervised(Service(service.pid, service.started, service.since))
                 tell(f"{name}: taken over (process {service.pid})")
         self.record.services = {name: kept.service for name, kept in self.kept.items()}
         self.stop = threading.Event()
@@ -106,7 +107,7 @@ class Supervisor:
         if record_path().parent.is_dir():
             self.record.write()
 
-    def _tend(self, name: str, kept: Kept) -> bool:
+    def _tend(self, name: str, kept: Supervised) -> bool:
         """Look after one service; True where something changed."""
         if kept.child is not None:
             kept.child.poll()  # reaps it
@@ -137,7 +138,7 @@ class Supervisor:
         self.kept[name].not_before = time.monotonic() + 0.5
         return False
 
-    def _start(self, name: str, kept: Kept) -> None:
+    def _start(self, name: str, kept: Supervised) -> None:
         log = logs() / f"{name}.log"
         rotate(log)
         kept.service.since = time.time()
@@ -162,7 +163,7 @@ class Supervisor:
         kept.service.started = start_ticks(kept.child.pid)
         tell(f"{name}: started (process {kept.child.pid})")
 
-    def _mourn(self, name: str, kept: Kept) -> None:
+    def _mourn(self, name: str, kept: Supervised) -> None:
         """It has ended: what is left of its process group goes too, and it is started again after a pause."""
         service = kept.service
         service.code = kept.child.returncode if kept.child is not None else None
@@ -177,7 +178,7 @@ class Supervisor:
         service.pid, service.started, kept.child = 0, "", None
 
 
-def stop_all(record: Record, say: Callable[[str], None]) -> None:
+def stop_all(record: HomeRecord, say: Callable[[str], None]) -> None:
     """Stop the workers with their runs, then MLflow, then Prefect; true states are left behind."""
     workers = {name: s for name, s in record.running.items() if name.startswith("worker-")}
     frozen = [service.pid for service in workers.values()]

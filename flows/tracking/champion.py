@@ -29,7 +29,7 @@ Verdict = Literal["improved", "worse", "no clear change"]
 
 
 @dataclass(frozen=True)
-class Measured:
+class Candidate:
     """A model of a run: its name, tokens seen, evaluations by benchmark, and perplexities by source."""
 
     name: str
@@ -39,7 +39,7 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Change:
+class ChangeToBase:
     """To the base, in general, more is better; 95 % in [low, high], None where one question tells nothing of others."""
 
     value: float
@@ -99,7 +99,7 @@ def _numbered(name: str) -> tuple[int, str]:
 
 
 def standings(
-    models: Sequence[Measured], groups: Mapping[str, str], roles: Mapping[str, str]
+    models: Sequence[Candidate], groups: Mapping[str, str], roles: Mapping[str, str]
 ) -> dict[str, Standing | None]:
     """Where each model of a run stands, by name; the first is the base. The same inputs give the same, to the bit.
 
@@ -122,7 +122,9 @@ def standings(
     return found
 
 
-def _level(model: Measured, groups: Mapping[str, str], roles: Mapping[str, str]) -> tuple[Kind, float] | None:
+def _level(
+    model: Candidate, groups: Mapping[str, str], roles: Mapping[str, str]
+) -> tuple[Kind, float] | None:
     """Of what a model's level in the domain is the mean, and the level; None where nothing of it was measured."""
     scores = [model.scores[name] for name, one in groups.items() if one == "domain" and name in model.scores]
     if scores:
@@ -139,8 +141,8 @@ def _mean(values: Iterable[float]) -> float:
 
 
 def _changes(
-    models: Sequence[Measured], groups: Mapping[str, str], roles: Mapping[str, str]
-) -> dict[str, Change]:
+    models: Sequence[Candidate], groups: Mapping[str, str], roles: Mapping[str, str]
+) -> dict[str, ChangeToBase]:
     """Each model's change to the base in general, as the report has it; empty where nothing general was measured."""
     from tasks.pages.report.groups import group_row
     from tasks.pages.report.report import ReportInputs
@@ -172,7 +174,9 @@ def _changes(
     return _judged(texts, lambda row: roles[row.facts["source"]] == "replay", names)
 
 
-def _judged(rows: Sequence[Row], general: Callable[[Row], bool], names: Sequence[str]) -> dict[str, Change]:
+def _judged(
+    rows: Sequence[Row], general: Callable[[Row], bool], names: Sequence[str]
+) -> dict[str, ChangeToBase]:
     """Of each model: the worst of its changes in the general ones of the rows, which are a family of tests."""
     from tasks.pages.report.scores import add_changes, change_of
 
@@ -181,7 +185,7 @@ def _judged(rows: Sequence[Row], general: Callable[[Row], bool], names: Sequence
     chosen = [row for row in rows if general(row) and base in row.facts["models"]]
     if not chosen:
         return {}
-    found = {base: Change(0.0, 0.0, 0.0, "no clear change")}
+    found = {base: ChangeToBase(0.0, 0.0, 0.0, "no clear change")}
     for name in others:
         changes = [
             _change(row, change_of(row.facts, base, name), name)
@@ -193,7 +197,7 @@ def _judged(rows: Sequence[Row], general: Callable[[Row], bool], names: Sequence
     return found
 
 
-def _change(row: Row, change: Mapping[str, Any] | None, name: str) -> Change:
+def _change(row: Row, change: Mapping[str, Any] | None, name: str) -> ChangeToBase:
     """Turned so that more is better. Raises OnwardError where the two cannot be compared."""
     if change is None:
         what = row.facts.get("source") or ", ".join(row.facts["benchmarks"])
@@ -205,10 +209,10 @@ def _change(row: Row, change: Mapping[str, Any] | None, name: str) -> Change:
     if row.relative:  # of perplexity: less is better
         low, high = (None if end is None else -end for end in (high, low))
         value = -value
-    return Change(value, low, high, change["verdict"])
+    return ChangeToBase(value, low, high, change["verdict"])
 
 
-def _measure(model: Measured, kind: Kind, groups: Mapping[str, str], roles: Mapping[str, str]) -> str:
+def _measure(model: Candidate, kind: Kind, groups: Mapping[str, str], roles: Mapping[str, str]) -> str:
     """What was measured and how, and what of it counts as what, whatever the model."""
     found: list[Any] = [kind]
     for measured, counted_as in ((model.scores, groups), (model.perplexity, roles)):

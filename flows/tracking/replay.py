@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from flows.tracking.account import Account, Event, left_behind
-from flows.tracking.attempt import Attempt
 from flows.tracking.client import TRIES, is_answer, said
+from flows.tracking.publisher import Publisher
 from storage.store import Store
 
 RUNS = 5
 """So many, its own among them, try what was refused; then it is given up."""
 
 
-def replay(own: Attempt, store: Store, head: Event) -> str | None:
+def replay(own: Publisher, store: Store, head: Event) -> str | None:
     """Publish all accounts that were left for this server; returns what was refused last, in words.
 
     What cannot be published while the server can be read holds up nothing: it is kept for the next run. Raises MLflow's
@@ -36,14 +36,14 @@ def replay(own: Attempt, store: Store, head: Event) -> str | None:
 
 
 def _publish_again(
-    own: Attempt, store: Store, account: Account, head: Event
+    own: Publisher, store: Store, account: Account, head: Event
 ) -> tuple[list[Event], str | None]:
     """Publish the events of an attempt that is gone: (what failed of them, why it did). Raises where the server is away."""
     left: list[Event] = []
     why: str | None = None
     unanswered = 0
     try:
-        attempt = Attempt(own.client, store, account.head)
+        attempt = Publisher(own.client, store, account.head)
         same = bool(head["flow_run"]) and account.head.get("flow_run") == head["flow_run"]
         attempt.begin(at_work=False)
         for number, event in enumerate(account.left):

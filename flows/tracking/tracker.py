@@ -22,9 +22,9 @@ from typing import Any, Protocol
 from flows.dag.call import Call
 from flows.tracking.account import Account, Event
 from flows.tracking.addresses import note_address, registry_of
-from flows.tracking.attempt import Attempt
 from flows.tracking.client import TRIES, connect, is_answer, said
 from flows.tracking.models import alias_of
+from flows.tracking.publisher import Publisher
 from flows.tracking.replay import replay
 from flows.tracking.runs import owner
 from flows.tracking.values import flat, lines_of, rows_of
@@ -75,7 +75,7 @@ class Tracked:
         }
 
 
-class Measured(Protocol):
+class MeasuredModel(Protocol):
     """A model of a run with what was measured of it so far."""
 
     name: str
@@ -97,7 +97,7 @@ class Tracker:
     _queue: queue.SimpleQueue[Event | None] = field(default_factory=queue.SimpleQueue)
     _thread: threading.Thread | None = None
     _account: Account | None = None
-    _attempt: Attempt | None = None
+    _attempt: Publisher | None = None
     _stale: bool = False
     _replayed: bool = False
     _followed: dict[str, Event] = field(default_factory=dict)
@@ -140,7 +140,9 @@ class Tracker:
         """Call with (run id, experiment id) of the parent, once the server has it."""
         self._tell_parent = tell
 
-    def measured(self, models: Sequence[Measured], registered: Sequence[str] = (), prefix: str = "") -> None:
+    def measured(
+        self, models: Sequence[MeasuredModel], registered: Sequence[str] = (), prefix: str = ""
+    ) -> None:
         """Models and what is measured of them so far; called again, it publishes what is new.
 
         Those whose name is in `registered` become versions of the registered model. Names of metrics on the parent begin
@@ -155,7 +157,7 @@ class Tracker:
 
     def champion(
         self,
-        models: Sequence[Measured],
+        models: Sequence[MeasuredModel],
         registered: Sequence[str],
         groups: Mapping[str, str],
         roles: Mapping[str, str],
@@ -220,7 +222,7 @@ class Tracker:
                 self._account.keep(self._set_aside)
             self._account.leave()
 
-    def _publish(self, attempt: Attempt, waiting: deque[tuple[Event, int]]) -> None:
+    def _publish(self, attempt: Publisher, waiting: deque[tuple[Event, int]]) -> None:
         event, tries = waiting[0]
         if event["event"] == "begin":
             self._followed[event["key"]] = event
@@ -240,12 +242,12 @@ class Tracker:
                 self._set_aside.append(event)
         waiting.popleft()
 
-    def _connected(self, head: Event) -> Attempt:
+    def _connected(self, head: Event) -> Publisher:
         """The attempt at the server; after an error, what is there is read anew. `_away` where it does not answer."""
         self._away = True
         if self._attempt is None:
             client = connect(self.tracked.uri)
-            attempt = Attempt(client, self.store, head)
+            attempt = Publisher(client, self.store, head)
             attempt.begin(at_work=True)
             self._attempt, self.parent, self._stale = attempt, attempt.parent, False
         if self._stale:
@@ -268,7 +270,7 @@ class Tracker:
         self._away = False
         return self._attempt
 
-    def _follow(self, attempt: Attempt) -> None:
+    def _follow(self, attempt: Publisher) -> None:
         """Publish a running trainer's journal, up to its newest durable checkpoint."""
         for key, event in self._followed.items():
             work = self.store.work_of(event["stage"], key)
@@ -306,7 +308,7 @@ def _of(call: Call) -> dict[str, Any]:
     }
 
 
-def _entry(model: Measured, registered: Sequence[str]) -> dict[str, Any]:
+def _entry(model: MeasuredModel, registered: Sequence[str]) -> dict[str, Any]:
     scores = [["perplexity", name, one.key] for name, one in list(model.perplexity.items())]
     scores += [["evaluate", name, one.key] for name, one in list(model.scores.items())]
     return {

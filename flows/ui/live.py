@@ -39,8 +39,8 @@ _PASSES = {
 _LOG = logging.getLogger("onward")
 
 
-class Pages(Protocol):
-    """Where it is shown: `flows.ui.publish.Pages` in the UI."""
+class Publishes(Protocol):
+    """Where it is shown: `flows.ui.publish.PrefectPages` in the UI."""
 
     def put(
         self, key: str, kind: str, data: Any, description: str | None = None, task_run: UUID | None = None
@@ -52,7 +52,7 @@ class Pages(Protocol):
 
 
 @dataclass
-class Stage:
+class StageProgress:
     """What is known of one stage now. `samples` are (time, share done, units done) of the pass under way."""
 
     call: Call
@@ -76,14 +76,14 @@ class Stage:
 class Live:
     """Publishes what the Builder tells it. `listen` and `follow` return at once."""
 
-    pages: Pages
+    pages: Publishes
     name: str
     work_of: Callable[[str, str], Path]
     why: Callable[[Request], str]
     forced: frozenset[str] = frozenset()
     period: float = PERIOD_SECONDS
     shown_after: float = SHOWN_AFTER_SECONDS
-    _stages: list[Stage] = field(default_factory=list)
+    _stages: list[StageProgress] = field(default_factory=list)
     _links: dict[str, tuple[str, str]] = field(default_factory=dict)
     _guard: threading.Lock = field(default_factory=threading.Lock)
     _wake: threading.Event = field(default_factory=threading.Event)
@@ -109,7 +109,7 @@ class Live:
         with self._guard:
             if event == "begin":  # or is tried again
                 self._stages = [stage for stage in self._stages if stage.call is not call]
-                self._stages.append(Stage(call, time.monotonic()))
+                self._stages.append(StageProgress(call, time.monotonic()))
             elif (stage := self._find(call)) is not None:
                 stage.stats = artifact.stats if artifact else {}
                 stage.over = True
@@ -137,7 +137,7 @@ class Live:
             self._links[key] = (address, text)
         self._wake.set()
 
-    def _find(self, call: Call) -> Stage | None:
+    def _find(self, call: Call) -> StageProgress | None:
         return next((stage for stage in reversed(self._stages) if stage.call is call), None)
 
     def _work(self) -> None:
@@ -185,7 +185,7 @@ class Live:
                 self._bar(key, stage)
                 stage.shown = True
 
-    def _row(self, stage: Stage) -> dict[str, Any]:
+    def _row(self, stage: StageProgress) -> dict[str, Any]:
         call = stage.call
         seconds = call.seconds if stage.over else time.time() - call.began
         return {
@@ -199,7 +199,7 @@ class Live:
             "key": call.request.key[:12],
         }
 
-    def _why(self, stage: Stage) -> str:
+    def _why(self, stage: StageProgress) -> str:
         """Asked once, when it is first shown: while a stage is young it is not in the store yet."""
         call = stage.call
         if call.state == "cached":
@@ -210,12 +210,12 @@ class Live:
             stage.why = "; ".join(["begun before", reason] if call.resumed else [reason])
         return stage.why
 
-    def _bar(self, key: str, stage: Stage) -> None:
+    def _bar(self, key: str, stage: StageProgress) -> None:
         percent = round(100 * (1.0 if stage.over and stage.call.state != "failed" else stage.share), 1)
         run = stage.call.task_run
         self.pages.put(key, "progress", percent, self.description(stage), run.id if run else None)
 
-    def description(self, stage: Stage) -> str:
+    def description(self, stage: StageProgress) -> str:
         """What stands beside a progress bar, in Markdown."""
         call = stage.call
         lines = [f"**{call.label}**"]
@@ -262,7 +262,7 @@ def _share(stage: str, done: int, total: int | None, unit: str) -> float:
     return (passes.index(name) + share) / len(passes) if name in passes else share
 
 
-def _amount(stage: Stage) -> str:
+def _amount(stage: StageProgress) -> str:
     """`1,200 of 4,000 documents (pass 1 of 2)`; shards become what they hold, where that is known."""
     if not stage.unit:
         return ""
@@ -273,7 +273,7 @@ def _amount(stage: Stage) -> str:
     return f"{text} (pass {passes.index(name) + 1} of {len(passes)})" if name in passes else text
 
 
-def _in_units(stage: Stage) -> tuple[int, int | None, str]:
+def _in_units(stage: StageProgress) -> tuple[int, int | None, str]:
     """Shards are cut to about one size: so many of them are so many of the documents, or bytes, to be read."""
     if not stage.unit.startswith("shards") or not stage.total:
         return stage.done, stage.total, stage.unit
@@ -290,7 +290,7 @@ def _whole(request: Request) -> tuple[int, str]:
     return int(getattr(request.config, "slice_bytes", 0)), "bytes"
 
 
-def _rate(stage: Stage) -> str:
+def _rate(stage: StageProgress) -> str:
     if len(stage.samples) < 2:
         return ""
     (began, _, first), (ended, _, last) = stage.samples[0], stage.samples[-1]
@@ -300,7 +300,7 @@ def _rate(stage: Stage) -> str:
     return f"{rate:,.0f} {unit}/s" if rate >= 10 else (f"{rate:,.1f} {unit}/s" if rate > 0 else "")
 
 
-def _left(stage: Stage) -> str:
+def _left(stage: StageProgress) -> str:
     if len(stage.samples) < 2:
         return ""
     (began, first, _), (ended, last, _) = stage.samples[0], stage.samples[-1]
@@ -322,7 +322,7 @@ def _training(work: Path) -> str:
     return " · ".join(words)
 
 
-def _state(stage: Stage) -> str:
+def _state(stage: StageProgress) -> str:
     if stage.over:
         stopped = stage.call.error is not None and not isinstance(stage.call.error, Exception)
         return "stopped" if stopped else stage.call.state

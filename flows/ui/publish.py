@@ -23,7 +23,7 @@ from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, PREFECT_UI_URL, temporary_settings
 
 from flows.dag.call import named
-from flows.dag.plan import Row
+from flows.dag.plan import PlanRow
 from flows.ui.console import Console
 from flows.ui.logbook import Logbook
 from storage.artifact import Input
@@ -39,7 +39,7 @@ _PREFECT_LOGS = ("prefect.flow_runs", "prefect.task_runs", "prefect.engine")
 _OF_EACH_TASK = ("Finished in state", "Crash detected", "Created task run")
 
 
-class Pages:
+class PrefectPages:
     """The artifacts of one flow run: each is created once and then changed in place, by every attempt at it.
 
     A call does not wait for a server that is away: it raises.
@@ -88,7 +88,7 @@ def _as_prefect_wants(kind: str, data: Any) -> Any:
     return json.dumps(data) if kind == "table" else data
 
 
-def report_page(pages: Pages | None, page: Path | None) -> None:
+def report_page(pages: PrefectPages | None, page: Path | None) -> None:
     """The report, as a Markdown page of the flow run; `page` is the directory where it lies with what it cost."""
     if pages is None or page is None:
         return
@@ -96,7 +96,7 @@ def report_page(pages: Pages | None, page: Path | None) -> None:
     published(lambda: pages.put("report", "markdown", text, "The run's report"))
 
 
-def data_page(pages: Pages | None, page: Input | None) -> None:
+def data_page(pages: PrefectPages | None, page: Input | None) -> None:
     """What was done to the data, as a Markdown page of the flow run. Its figures are in MLflow's copy alone."""
     if pages is None or page is None:
         return
@@ -105,7 +105,7 @@ def data_page(pages: Pages | None, page: Input | None) -> None:
     published(lambda: pages.put("data", "markdown", text, "What was done to the data"))
 
 
-def plan_page(pages: Pages, rows: Sequence[Row], text: str) -> None:
+def plan_page(pages: PrefectPages, rows: Sequence[PlanRow], text: str) -> None:
     """What a run would do: a table, and the same as text."""
     table = [
         {
@@ -123,7 +123,7 @@ def plan_page(pages: Pages, rows: Sequence[Row], text: str) -> None:
 
 
 @contextlib.contextmanager
-def told_in_prefect(console: Console) -> Iterator[None]:
+def logged_in_prefect(console: Console) -> Iterator[None]:
     """Send the console's lines to the flow run's log, and keep Prefect's own lines for each task, and tracebacks of
     errors that say themselves what happened, out of it."""
     context = FlowRunContext.get()
@@ -134,7 +134,7 @@ def told_in_prefect(console: Console) -> Iterator[None]:
     book.start()
     before, console.tell = console.tell, book.write
     for name in _PREFECT_LOGS:  # for good: what ends the run is logged after this block
-        logging.getLogger(name).addFilter(_told_already)
+        logging.getLogger(name).addFilter(_logged_already)
     patience = LAST_WORD_SECONDS
     try:
         yield
@@ -148,7 +148,7 @@ def told_in_prefect(console: Console) -> Iterator[None]:
         book.close(patience)
 
 
-def _told_already(record: logging.LogRecord) -> bool:
+def _logged_already(record: logging.LogRecord) -> bool:
     if record.name == "prefect.task_runs" and record.getMessage().startswith(_OF_EACH_TASK):
         return False
     error = record.exc_info[1] if record.exc_info else None

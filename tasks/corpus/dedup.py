@@ -32,9 +32,9 @@ from storage.settings import Settings, identity
 from tasks.corpus.documents import dropped_table, read_documents, write_documents, write_dropped
 from tasks.corpus.duplicates.comparison import EMPTIED, EXACT, KEPT, NEAR, Fates, Sketched, decide
 from tasks.corpus.duplicates.minhash import MinHashConfig, sketch
-from tasks.corpus.duplicates.paragraphs import FILE, ParagraphConfig, Repeated, lines_of, without_lines
+from tasks.corpus.duplicates.paragraphs import FILE, ParagraphConfig, RepeatedLines, lines_of, without_lines
 from tasks.corpus.duplicates.shingle_sets import shingle_shard
-from tasks.corpus.duplicates.signatures import Kept, NewLink, Table
+from tasks.corpus.duplicates.signatures import KeptDocuments, NewLink, SignatureTable
 from tasks.corpus.shards import PART_FILE, Selection, document_shards, texts_of
 
 STAGE = "dedup"
@@ -101,9 +101,9 @@ def run(config: DedupConfig, inputs: DedupInputs, draft: Draft) -> DedupStats:
     sketches = draft.scratch(
         "sketches", {name: SketchJob(path, config) for name, path in shards.items()}, sketch_shard
     )
-    current, kept = Sketched.of(shards, sketches), Kept(inputs.earlier)
+    current, kept = Sketched.of(shards, sketches), KeptDocuments(inputs.earlier)
     lines = lines_of(draft, config.paragraphs, shards, current.edges, kept) if config.paragraphs else None
-    repeated = Repeated.nothing()
+    repeated = RepeatedLines.nothing()
     for turn in itertools.count():
         name = f"shingles-{turn}" if turn else "shingles"
         make = partial(draft.scratch, name, make=shingle_shard)
@@ -164,7 +164,7 @@ class KeepJob:
     lines: bytes
 
 
-def _keep_jobs(current: Sketched, fates: Fates, repeated: Repeated) -> Iterator[KeepJob]:
+def _keep_jobs(current: Sketched, fates: Fates, repeated: RepeatedLines) -> Iterator[KeepJob]:
     for path, low, high in zip(current.files, current.edges[:-1], current.edges[1:], strict=True):
         here = slice(*np.searchsorted(repeated.rows, [low, high]))
         yield KeepJob(
@@ -189,18 +189,18 @@ def write_kept(job: KeepJob, directory: Path) -> dict[str, Any]:
     return {"rows": table.num_rows}
 
 
-def _empty(repeated: Repeated, fates: Fates) -> Repeated:
+def _empty(repeated: RepeatedLines, fates: Fates) -> RepeatedLines:
     """Drop the documents of which no line is left; what is to remove of the others."""
     fates.kinds[repeated.emptied] = EMPTIED
     counts = np.bincount(repeated.rows, minlength=len(fates.kinds))
     fates.similarity[repeated.emptied] = counts[repeated.emptied]
     stays = fates.kinds[repeated.rows] == KEPT
-    return Repeated(
+    return RepeatedLines(
         repeated.rows[stays], repeated.lines[stays], repeated.bytes[stays], repeated.emptied, repeated.new
     )
 
 
-def _write_edited(draft: Draft, current: Sketched, repeated: Repeated) -> None:
+def _write_edited(draft: Draft, current: Sketched, repeated: RepeatedLines) -> None:
     """`edited.parquet`: id, source, number of lines and bytes removed of each document that lost some and was kept."""
     rows, counts = np.unique(repeated.rows, return_counts=True)
     sizes = np.bincount(repeated.rows, repeated.bytes, minlength=len(current)).astype(np.int64)
@@ -233,11 +233,11 @@ def _write_dropped(draft: Draft, current: Sketched, fates: Fates) -> None:
 def _write_signatures(
     draft: Draft,
     config: DedupConfig,
-    kept: Kept,
+    kept: KeptDocuments,
     current: Sketched,
     names: list[str],
     fates: Fates,
-    repeated: Repeated,
+    repeated: RepeatedLines,
 ) -> None:
     """The kept documents, with the file and row where each one's text is found again, and tables of their hashes."""
     rows = np.flatnonzero(fates.kinds == KEPT)
@@ -258,21 +258,23 @@ def _write_signatures(
     link = NewLink(kept)
     places = np.arange(len(rows)) + link.start
     exact = current.values("exact")[rows]
-    link.write(directory, "exact.arrow", [Table.of(exact[:, 0], places, link.start, exact[:, 1])])
+    link.write(directory, "exact.arrow", [SignatureTable.of(exact[:, 0], places, link.start, exact[:, 1])])
     facts: dict[str, Any] = {"minhash": None, "paragraphs": None}
     if config.minhash is not None:
         facts["minhash"] = config.minhash.model_dump()
         able = current.with_shingles[rows]
         bands = (current.values(f"band_{band:02d}")[rows[able]] for band in range(config.minhash.bands))
-        link.write(directory, "bands.arrow", (Table.of(band, places[able], link.start) for band in bands))
+        link.write(
+            directory, "bands.arrow", (SignatureTable.of(band, places[able], link.start) for band in bands)
+        )
     if config.paragraphs is not None:
         facts["paragraphs"] = config.paragraphs.model_dump()
-        link.write(directory, FILE, [Table(repeated.new)])
+        link.write(directory, FILE, [SignatureTable(repeated.new)])
     link.close(directory, documents, facts)
     draft.part("signatures", "signatures")
 
 
-def _stats(current: Sketched, fates: Fates, repeated: Repeated) -> DedupStats:
+def _stats(current: Sketched, fates: Fates, repeated: RepeatedLines) -> DedupStats:
     kept = fates.kinds == KEPT
     bytes_each, removed = current.values("bytes"), int(repeated.bytes.sum())
     return DedupStats(

@@ -27,7 +27,7 @@ from storage.settings import Settings, execution, identity
 from tasks.corpus.documents import dropped_table, read_documents, write_documents, write_dropped
 from tasks.corpus.rules import c4, education, fineweb, gopher_quality, gopher_repetition, language, pii
 from tasks.corpus.rules.language import MIN_SCORE
-from tasks.corpus.rules.rule import Batch, Family, Rule
+from tasks.corpus.rules.rule import Family, Rule, TextBatch
 from tasks.corpus.shards import PART_FILE, count_by, document_shards
 from tasks.corpus.words import batches
 
@@ -35,7 +35,7 @@ STAGE = "filter"
 VERSION = 2
 
 _GOPHER = gopher_repetition.RULES + gopher_quality.RULES
-_C4_DOCUMENT_RULES = c4.document_rules(c4.Reading(()))
+_C4_DOCUMENT_RULES = c4.document_rules(c4.LineVerdicts(()))
 ANY_LANGUAGE = "any"
 _VERDICTS = "verdicts.arrow"
 _BATCH_BYTES = 2_000_000
@@ -309,7 +309,7 @@ def judge(texts: pl.Series, meta: pl.Series | None, families: Sequence[Family]) 
     kept, edits = [texts.clear()], Counter[str]()
     for offset, some in batches(texts, _BATCH_BYTES):
         rows = np.arange(offset, offset + len(some))
-        batch, number = Batch(some, None if meta is None else meta.slice(offset, len(some))), 0
+        batch, number = TextBatch(some, None if meta is None else meta.slice(offset, len(some))), 0
         changes: list[tuple[np.ndarray, dict[str, np.ndarray]]] = []
         for family in families:
             for rule in family.rules:
@@ -325,7 +325,7 @@ def judge(texts: pl.Series, meta: pl.Series | None, families: Sequence[Family]) 
                     edited = change.texts
                     changes.append((rows[keep], change.counts))
                 rows = rows[keep]
-                batch = Batch(edited, None if batch.meta is None else batch.meta.filter(pl.Series(keep)))
+                batch = TextBatch(edited, None if batch.meta is None else batch.meta.filter(pl.Series(keep)))
         kept.append(batch.texts.filter(pl.Series(failed[rows] < 0)))
         for edited_rows, counts in changes:  # a later family may have dropped some
             edits.update({name: int(each[failed[edited_rows] < 0].sum()) for name, each in counts.items()})

@@ -24,7 +24,7 @@ WORTH_SHARING = 8
 
 
 @dataclass
-class Row:
+class ScoredRow:
     """One row of a batch: a context and the answers that are scored after it."""
 
     context: tuple[int, ...]
@@ -71,30 +71,30 @@ def pieces(context: Sequence[int], answer: Sequence[int], length: int) -> list[R
     ]
 
 
-def rows_of(requests: Sequence[Request], length: int, share: bool) -> list[Row]:
+def rows_of(requests: Sequence[Request], length: int, share: bool) -> list[ScoredRow]:
     """Rows that hold each different request once, longest first; with `share`, contexts of some length stand once.
 
     No row has more than 2 · `length` tokens where it holds more than one answer.
     """
-    rows: list[Row] = []
-    open_rows: dict[tuple[int, ...], Row] = {}
+    rows: list[ScoredRow] = []
+    open_rows: dict[tuple[int, ...], ScoredRow] = {}
     for context, answer in dict.fromkeys(requests):
         row = open_rows.get(context)
         shared = share and len(context) >= WORTH_SHARING
         if row is None or not (shared or len(answer) == 1) or row.cost + len(answer) - 1 > 2 * length:
-            row = Row(context)
+            row = ScoredRow(context)
             rows.append(row)
             open_rows[context] = row
         row.add(answer)
     return sorted(rows, key=lambda row: (row.branches, -row.cost, row.context, row.answers))
 
 
-def batches(rows: Sequence[Row], most_tokens: int, most_scored: int) -> Iterator[list[Row]]:
+def batches(rows: Sequence[ScoredRow], most_tokens: int, most_scored: int) -> Iterator[list[ScoredRow]]:
     """Runs of rows, padding included at most `most_tokens` and at most `most_scored` scored ones (one row at least).
 
     Rows whose answers must not see each other stand apart from the others, which need no mask.
     """
-    batch: list[Row] = []
+    batch: list[ScoredRow] = []
     scored = 0
     for row in rows:
         full = (len(batch) + 1) * max(row.cost, batch[0].cost if batch else 0) > most_tokens

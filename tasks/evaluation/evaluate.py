@@ -186,7 +186,7 @@ def run(config: EvaluateConfig, inputs: EvaluateInputs, draft: Draft) -> Evaluat
 
 
 @dataclass(frozen=True)
-class _Asked:
+class _Questions:
     """What the model is asked: the harness's task by subject, the split, the score shown first, groups of subjects."""
 
     tasks: Mapping[str | None, Any]
@@ -195,25 +195,29 @@ class _Asked:
     groups: Mapping[str, str] = field(default_factory=dict)
 
 
-def _asked(config: EvaluateConfig, inputs: EvaluateInputs, draft: Draft) -> _Asked:
+def _asked(config: EvaluateConfig, inputs: EvaluateInputs, draft: Draft) -> _Questions:
     from tasks.evaluation import harness
     from tasks.evaluation.questions import read_questions
 
     known = BENCHMARKS.get(config.benchmark)
     if inputs.own is not None:
-        return _Asked(harness.own_task(config.benchmark, read_questions(inputs.own.only())), "own", OWN_MAIN)
+        return _Questions(
+            harness.own_task(config.benchmark, read_questions(inputs.own.only())), "own", OWN_MAIN
+        )
     _unchanged(inputs)
     if inputs.directory is not None:
         found = _directory(inputs.directory, inputs.paths)
         tasks, split = harness.tasks_of_directory(found, draft.path / "data")
-        return _Asked(tasks, split, found.main)
+        return _Questions(tasks, split, found.main)
     if known is None:
-        return _Asked(harness.own_task(config.benchmark, read_questions(inputs.paths[0])), "own", OWN_MAIN)
+        return _Questions(
+            harness.own_task(config.benchmark, read_questions(inputs.paths[0])), "own", OWN_MAIN
+        )
     rows = harness.read_rows(inputs.paths[0])
     examples = harness.read_rows(inputs.paths[1]) if len(inputs.paths) > 1 else []
     tasks = harness.tasks_of_rows(known, rows, examples, config.shots)
     split = inputs.paths[0].name.split(".")[0]
-    return _Asked(tasks, split, known.main, harness.groups_of(known, tasks))
+    return _Questions(tasks, split, known.main, harness.groups_of(known, tasks))
 
 
 def _unchanged(inputs: EvaluateInputs) -> None:
@@ -233,7 +237,7 @@ def _directory(directory: Path, paths: tuple[Path, ...]) -> TaskDirectory:
     return found
 
 
-def _warn_of_split(config: EvaluateConfig, asked: _Asked, draft: Draft) -> None:
+def _warn_of_split(config: EvaluateConfig, asked: _Questions, draft: Draft) -> None:
     known = BENCHMARKS.get(config.benchmark)
     if known and asked.split not in (known.split, "own"):
         draft.warn(

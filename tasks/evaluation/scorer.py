@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import AutoTokenizer
 
 from storage.errors import BadInput
-from tasks.evaluation.batches import WORTH_SHARING, Request, Row, batches, cut, pieces, rows_of
+from tasks.evaluation.batches import WORTH_SHARING, Request, ScoredRow, batches, cut, pieces, rows_of
 
 _BATCH_TOKENS = {"cpu": 2048, "cuda": 65_536}
 _BATCH_LOGITS = {"cpu": 2**25, "cuda": 2**29}  # values of fp32 logits per batch: 128 MiB and 2 GiB
@@ -124,7 +124,7 @@ def shares_prefixes(model: Any, length: int) -> bool:
     tokens = torch.randint(vocabulary, (length + 4,), generator=torch.Generator().manual_seed(0)).tolist()
     answers = [tuple(tokens[-4:-1]), tuple(tokens[-3:])]
     context = cut(tokens[:-4], answers[0], length)[0]
-    together, apart = Row(context, list(answers)), [Row(context, [answer]) for answer in answers]
+    together, apart = ScoredRow(context, list(answers)), [ScoredRow(context, [answer]) for answer in answers]
     try:
         with torch.inference_mode(), _head_at_scored(model) as wanted:
             expected = _likelihoods(model, wanted, apart)
@@ -149,7 +149,7 @@ def _head_at_scored(model: Any) -> Iterator[dict[str, Tensor]]:
         handle.remove()
 
 
-def _likelihoods(model: Any, wanted: dict[str, Tensor], batch: list[Row]) -> dict[Request, Likelihood]:
+def _likelihoods(model: Any, wanted: dict[str, Tensor], batch: list[ScoredRow]) -> dict[Request, Likelihood]:
     """One pass over the rows; padding stands on the right, where nothing that is scored sees it."""
     plan = _Plan(batch, model.device)
     wanted.update(rows=plan.rows, columns=plan.columns)
@@ -175,7 +175,7 @@ def _likelihoods(model: Any, wanted: dict[str, Tensor], batch: list[Row]) -> dic
 class _Plan:
     """A batch as tensors: tokens, positions and branches [rows, longest], and of scored tokens their place and value."""
 
-    def __init__(self, batch: list[Row], device: torch.device) -> None:
+    def __init__(self, batch: list[ScoredRow], device: torch.device) -> None:
         longest = max(row.cost for row in batch)
         ids, positions, branch = (torch.zeros(len(batch), longest, dtype=torch.long) for _ in range(3))
         rows: list[int] = []

@@ -12,14 +12,14 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Standing:
+class NewestCheckpoint:
     """How far a segment is: the step of its newest checkpoint, and that one's age."""
 
     step: int
     age_seconds: float
 
 
-def newest_checkpoint(work: Path) -> Standing | None:
+def newest_checkpoint(work: Path) -> NewestCheckpoint | None:
     """The checkpoint that training in this work directory would go on from, as far as names tell; None without one."""
     found: list[tuple[int, float]] = []
     for path in (work / "checkpoints").glob("step-*"):
@@ -29,7 +29,7 @@ def newest_checkpoint(work: Path) -> Standing | None:
     if not found:
         return None
     step, written = max(found)
-    return Standing(step, max(0.0, time.time() - written))
+    return NewestCheckpoint(step, max(0.0, time.time() - written))
 
 
 def tokens_at(journal: Path, step: int) -> int | None:

@@ -16,7 +16,7 @@ from prefect.types._datetime import now
 
 from flows.dag.call import Call
 from flows.runs.failure import RunFailed
-from flows.runs.prefect_states import make_true
+from flows.runs.prefect_states import set_true_states
 from flows.runs.session import current_flow_run, in_flow_run
 from flows.ui import publish
 from flows.ui.console import Console
@@ -31,17 +31,17 @@ def act(fails: bool, console: Console) -> str:
     flow_run = str(current_flow_run())
     publish.announce_process(flow_run)
     for number in (1, 2):  # as two attempts at a run would
-        pages = publish.Pages(flow_run)
+        pages = publish.PrefectPages(flow_run)
         pages.put("stages", "table", [{"stage": "ingest", "attempt": number}], "Stages")
         pages.put("bar", "progress", 50.0 * number, f"attempt {number}")
-    with publish.told_in_prefect(console):
+    with publish.logged_in_prefect(console):
         console.line("a line with http://me:hunter2@host in it")
         console.warn("a warning")
     calls = [
         Call(SimpleNamespace(stage=stage, key="00"), 1, None, None, state="cached", task_run=run)  # type: ignore[arg-type]
         for stage, run in (("ingest", lost(flow_run)), ("dedup", never_heard_of(flow_run)))
     ]
-    make_true(flow_run, calls, seconds=5)
+    set_true_states(flow_run, calls, seconds=5)
     if fails:
         raise RunFailed("ingest failed: no text\nKept: nothing.\nTo go on: try again")
     return flow_run

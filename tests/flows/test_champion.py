@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from flows.tracking.champion import TAG, Measured, Standing, choose, standing_of, standings
+from flows.tracking.champion import TAG, Candidate, Standing, choose, standing_of, standings
 from storage.artifact import Input
 from storage.errors import OnwardError
 from tasks.pages.report.facts import gather
@@ -66,14 +66,14 @@ def text(directory: Path, nll: np.ndarray, size: np.ndarray) -> Any:
     return artifact(directory, "perplexity", "documents", table, numbers)
 
 
-def model(home: Path, name: str, rights: Mapping[str, np.ndarray], tokens: int = 10) -> Measured:
+def model(home: Path, name: str, rights: Mapping[str, np.ndarray], tokens: int = 10) -> Candidate:
     """A model that answered benchmarks so."""
     scores = {of: benchmark(home / name / of, right) for of, right in rights.items()}
-    return Measured(name, tokens, scores, {})
+    return Candidate(name, tokens, scores, {})
 
 
 def reported(
-    models: list[Measured], groups: Mapping[str, str], roles: Mapping[str, str]
+    models: list[Candidate], groups: Mapping[str, str], roles: Mapping[str, str]
 ) -> tuple[dict[str, Any], ...]:
     """The report's rows of groups, and of sources."""
     inputs = ReportInputs(
@@ -131,7 +131,7 @@ def test_it_never_contradicts_the_report(tmp_path, seed):
             of: text(tmp_path / name / of, nll * change, size)
             for of, change in zip(roles, worse, strict=True)
         }
-        models.append(Measured(name, 10 * number, scores, texts))
+        models.append(Candidate(name, 10 * number, scores, texts))
     means, _ = reported(models, groups, roles)
     found = standings(models, groups, roles)
     for one in models[1:]:
@@ -140,7 +140,7 @@ def test_it_never_contradicts_the_report(tmp_path, seed):
         assert (place.general, place.low, place.high, place.verdict) == tuple(
             said[name] for name in ("value", "low", "high", "verdict")
         )
-    own = [Measured(one.name, one.tokens, {}, one.perplexity) for one in models]
+    own = [Candidate(one.name, one.tokens, {}, one.perplexity) for one in models]
     _, sources = reported(own, {}, roles)
     for name, place in standings(own, {}, roles).items():
         verdicts = {change["verdict"] for of in ("web", "code") for change in sources[of]["changes"]
@@ -213,12 +213,12 @@ def test_without_benchmarks_it_is_perplexity_of_replay_text(tmp_path):
     size = rng.integers(500, 3000, 300) // 4 * 4
     nll = size * rng.normal(0.9, 0.1, 300)
     after = nll * rng.normal(1.01, 0.02, 300)
-    base = Measured("base", 0, {}, {n: text(tmp_path / "base" / n, nll, size) for n in ROLES})
+    base = Candidate("base", 0, {}, {n: text(tmp_path / "base" / n, nll, size) for n in ROLES})
     own = {
         "books": text(tmp_path / "8K" / "books", nll * 0.9, size),
         "web": text(tmp_path / "8K" / "web", after, size),
     }
-    found = standings([base, Measured("8K", 10, {}, own)], {}, ROLES)
+    found = standings([base, Candidate("8K", 10, {}, own)], {}, ROLES)
     first, last = found["base"], found["8K"]
     assert last is not None and last.clearly_worse
     drawn = rng.integers(0, 300, (4000, 300))
@@ -233,7 +233,7 @@ def test_without_benchmarks_it_is_perplexity_of_replay_text(tmp_path):
 def test_levels_of_other_sets_are_not_compared(tmp_path):
     """The same scores and texts, of which other ones count as the domain's."""
     right, nll, size = np.arange(20) % 2 == 0, np.full(5, 300.0), np.full(5, 400)
-    one = Measured(
+    one = Candidate(
         "base",
         10,
         {n: benchmark(tmp_path / n, right) for n in ("a", "b")},
@@ -261,7 +261,7 @@ def test_levels_of_other_sets_are_not_compared(tmp_path):
 
 
 def test_a_model_measured_on_the_domain_in_no_way_has_no_standing():
-    assert standings([Measured("base", 0, {}, {})], {}, {"web": "replay"}) == {"base": None}
+    assert standings([Candidate("base", 0, {}, {})], {}, {"web": "replay"}) == {"base": None}
 
 
 def test_the_whole_of_mmlu_is_judged_in_seconds_and_always_the_same(tmp_path):
@@ -276,7 +276,7 @@ def test_the_whole_of_mmlu_is_judged_in_seconds_and_always_the_same(tmp_path):
             "mmlu": benchmark(tmp_path / name / "mmlu", right, subject),
             "sciq": benchmark(tmp_path / name / "sciq", right[:1000]),
         }
-        models.append(Measured(name, 0, scores, {}))
+        models.append(Candidate(name, 0, scores, {}))
     began = time.process_time()
     first = standings(models, groups, {})
     seconds = time.process_time() - began

@@ -22,7 +22,7 @@ from flows.dag.plan import Reasons
 from flows.machine.gpu import Gpu
 from flows.runs.stage_task import Builder
 from flows.ui.console import Console
-from flows.ui.live import Live, Stage, duration, own_artifacts, slug
+from flows.ui.live import Live, StageProgress, duration, own_artifacts, slug
 from storage.errors import StageFailed
 from storage.store import Request, Store
 from storage.workers import Workers
@@ -232,7 +232,7 @@ def test_training_tells_its_rate_the_time_left_and_how_old_its_checkpoint_is(tmp
     (work / "checkpoints" / "step-00000020").mkdir(parents=True)
     (work / "checkpoints" / "step-00000020" / "manifest.json").write_text("{}")
     (work / "journal.jsonl").write_text('{"step": 20, "tokens": 5000, "loss": 2.5}\n{"step": 25, "tok')
-    stage = Stage(call, time.monotonic() - 60, done=5000, total=20_000, unit="tokens", share=0.25)
+    stage = StageProgress(call, time.monotonic() - 60, done=5000, total=20_000, unit="tokens", share=0.25)
     now = time.monotonic()
     stage.samples.extend([(now - 10, 0.2, 4000), (now, 0.25, 5000)])
     text = run.live.description(stage)
@@ -247,7 +247,7 @@ def test_shards_are_shown_as_the_documents_in_them(run):
     documents = SimpleNamespace(stats={"documents_out": 8000})
     object.__setattr__(call.request, "inputs", SimpleNamespace(documents=documents))
     with run.live._guard:
-        run.live._stages.append(Stage(call, time.monotonic()))
+        run.live._stages.append(StageProgress(call, time.monotonic()))
     run.live.follow(call, 3, 8, "shards of sketches")
     (stage,) = run.live._stages
     assert "3,000 of 8,000 documents (pass 1 of 2)" in run.live.description(stage)

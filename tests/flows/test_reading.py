@@ -27,7 +27,7 @@ from reader import facts, read
 
 from flows.config import load_config
 from flows.dag.requests import Requests
-from flows.dag.slices import Reading
+from flows.dag.slices import SliceReader
 from storage.artifact import Chain
 from storage.store import Making, Store
 
@@ -215,13 +215,13 @@ def test_more_slices_change_nothing_of_those_before_them(
 def test_a_round_that_reads_for_the_next_would_be_seen(
     tmp_path_factory: pytest.TempPathFactory, base: Base
 ) -> None:
-    home, until = home_of(tmp_path_factory, []), Reading.until
+    home, until = home_of(tmp_path_factory, []), SliceReader.until
     few = read_here(configured(home, base, "few", [640]))
 
-    def further(reading: Reading, needed: Mapping[str, int]) -> Any:
+    def further(reading: SliceReader, needed: Mapping[str, int]) -> Any:
         return until(reading, {name: tokens + 1500 for name, tokens in needed.items()})
 
-    with mock.patch.object(Reading, "until", further):
+    with mock.patch.object(SliceReader, "until", further):
         whole = read_here(configured(home, base, "whole", [640, 1280]))
     with pytest.raises(AssertionError):
         only_back(few, whole, whole)

@@ -21,9 +21,9 @@ from pyarrow import feather
 
 from tasks.corpus.documents import read_documents
 from tasks.corpus.duplicates.minhash import MinHashConfig, jaccard
-from tasks.corpus.duplicates.paragraphs import Repeated
+from tasks.corpus.duplicates.paragraphs import RepeatedLines
 from tasks.corpus.duplicates.shingle_sets import Make, ShingleSets
-from tasks.corpus.duplicates.signatures import Kept, Table
+from tasks.corpus.duplicates.signatures import KeptDocuments, SignatureTable
 
 KEPT, EXACT, NEAR, EMPTIED = 0, 1, 2, 3
 MOST_IN_GROUP = 64
@@ -92,7 +92,12 @@ class Fates:
 
 
 def decide(
-    current: Sketched, kept: Kept, exact: bool, near: MinHashConfig | None, edits: Repeated, make: Make
+    current: Sketched,
+    kept: KeptDocuments,
+    exact: bool,
+    near: MinHashConfig | None,
+    edits: RepeatedLines,
+    make: Make,
 ) -> Fates:
     """The fate of every document of `current`, given what was kept before and what is removed of those that are kept.
 
@@ -136,7 +141,7 @@ def decide(
 def _shared(
     values: np.ndarray,
     positions: np.ndarray,
-    tables: Iterable[Table],
+    tables: Iterable[SignatureTable],
     rests: np.ndarray | None = None,
     most: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -164,7 +169,7 @@ def _shared(
     )
 
 
-def _exact_copies(current: Sketched, kept: Kept, emptied: np.ndarray) -> dict[int, int]:
+def _exact_copies(current: Sketched, kept: KeptDocuments, emptied: np.ndarray) -> dict[int, int]:
     """Position of each exact copy → position of the first document with that text that is not `emptied`."""
     mine, base = current.values("exact"), len(kept)
     places = np.arange(len(current)) + base
@@ -181,7 +186,7 @@ def _exact_copies(current: Sketched, kept: Kept, emptied: np.ndarray) -> dict[in
     return dict(zip(positions[copies].tolist(), first[same][copies].tolist(), strict=True))
 
 
-def _candidates(current: Sketched, kept: Kept, taken: np.ndarray, bands: int) -> np.ndarray:
+def _candidates(current: Sketched, kept: KeptDocuments, taken: np.ndarray, bands: int) -> np.ndarray:
     """Documents that share a band with another: int64, shape (memberships, 2), sorted: position, group."""
     able = np.flatnonzero(taken & current.with_shingles)
     positions, groups = [], []
@@ -197,7 +202,7 @@ def _candidates(current: Sketched, kept: Kept, taken: np.ndarray, bands: int) ->
 
 
 def _first_kept(
-    members: np.ndarray, sets: ShingleSets, base: int, threshold: float, fates: Fates, edits: Repeated
+    members: np.ndarray, sets: ShingleSets, base: int, threshold: float, fates: Fates, edits: RepeatedLines
 ) -> dict[int, tuple[int, float]]:
     """One pass in order: a document is a copy of the first kept one in a group of its that is similar enough.
 

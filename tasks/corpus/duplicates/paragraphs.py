@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 from storage.draft import Draft
 from storage.settings import Settings, identity
 from tasks.corpus.duplicates.minhash import simplify
-from tasks.corpus.duplicates.signatures import Kept
+from tasks.corpus.duplicates.signatures import KeptDocuments
 from tasks.corpus.reading.batches import VISIBLE
 from tasks.corpus.shards import texts_of
 
@@ -48,7 +48,7 @@ class ParagraphConfig(Settings):
 
 
 @dataclass(frozen=True)
-class Repeated:
+class RepeatedLines:
     """Lines to remove (rows of documents in the slice, line numbers and bytes, int64 each, in order), rows of documents
     of which nothing is left, and the hashes (uint64, ascending) of the lines that stand first in this slice."""
 
@@ -59,12 +59,12 @@ class Repeated:
     new: np.ndarray
 
     @classmethod
-    def nothing(cls) -> Repeated:
+    def nothing(cls) -> RepeatedLines:
         """No line at all."""
         none = np.zeros(0, np.int64)
         return cls(none, none, none, none, none.astype(np.uint64))
 
-    def same_edits(self, other: Repeated) -> bool:
+    def same_edits(self, other: RepeatedLines) -> bool:
         """Whether the same is removed."""
         return np.array_equal(self.rows, other.rows) and np.array_equal(self.lines, other.lines)
 
@@ -85,7 +85,7 @@ class LinesJob:
 
 
 @dataclass(frozen=True)
-class Lines:
+class ComparedLines:
     """The lines of a slice's documents that are compared, in order.
 
     rows, numbers, bytes: int64, shape (lines,): the document in the slice, the line in it, its bytes with the line end.
@@ -101,7 +101,7 @@ class Lines:
     before: np.ndarray
     visible: np.ndarray
 
-    def repeated(self, keep: np.ndarray) -> Repeated:
+    def repeated(self, keep: np.ndarray) -> RepeatedLines:
         """What to remove where only the documents of `keep` (bool, one a document of the slice) are there."""
         on = np.flatnonzero(keep[self.rows])
         groups, at = np.unique(self.group[on], return_index=True)
@@ -111,12 +111,12 @@ class Lines:
         removed = np.bincount(self.rows[again], minlength=len(keep))
         emptied = np.flatnonzero((removed > 0) & (removed == self.visible))
         new = self.distinct[(first >= 0) & ~self.before]
-        return Repeated(self.rows[again], self.numbers[again], self.bytes[again], emptied, new)
+        return RepeatedLines(self.rows[again], self.numbers[again], self.bytes[again], emptied, new)
 
 
 def lines_of(
-    draft: Draft, config: ParagraphConfig, files: Mapping[str, Path], edges: np.ndarray, kept: Kept
-) -> Lines:
+    draft: Draft, config: ParagraphConfig, files: Mapping[str, Path], edges: np.ndarray, kept: KeptDocuments
+) -> ComparedLines:
     """The lines of all documents in `files`. `edges`, int64, shape (files + 1,): the first document of each file."""
     jobs = {name: LinesJob(path, config.min_characters) for name, path in files.items()}
     made = draft.scratch("lines", jobs, cut_lines)
@@ -131,7 +131,7 @@ def lines_of(
     for known in kept.tables(FILE):
         before[known.find(distinct)[1]] = True
     rows, numbers, sizes = (lines[name].to_numpy() for name in ("row", "line", "bytes"))
-    return Lines(rows, numbers, sizes, group, distinct, before, np.concatenate(visible))
+    return ComparedLines(rows, numbers, sizes, group, distinct, before, np.concatenate(visible))
 
 
 def cut_lines(job: LinesJob, directory: Path) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import polars as pl
 import pyarrow as pa
 
 from tasks.corpus.duplicates.minhash import shingles
-from tasks.corpus.duplicates.paragraphs import Repeated, without_lines
+from tasks.corpus.duplicates.paragraphs import RepeatedLines, without_lines
 from tasks.corpus.shards import read_rows
 from tasks.corpus.words import batches
 
@@ -74,7 +74,7 @@ class ShingleSets:
         edges: np.ndarray,
         base: int,
         earlier: Callable[[np.ndarray], Iterator[tuple[np.ndarray, list[tuple[Path, np.ndarray]]]]],
-        edits: Repeated,
+        edits: RepeatedLines,
         ngram: int,
         make: Make,
     ) -> None:

@@ -56,7 +56,7 @@ def covering(number: int, after: int = 0) -> list[int]:
 
 
 @dataclass(frozen=True)
-class Table:
+class SignatureTable:
     """Hashes (uint64, shape (n,), ascending) and what belongs to each.
 
     places: uint32, the document's position less `start`; rests: uint64, 64 further bits of the hash; None where a table
@@ -71,7 +71,7 @@ class Table:
     @classmethod
     def of(
         cls, hashes: np.ndarray, positions: np.ndarray, start: int, rests: np.ndarray | None = None
-    ) -> Table:
+    ) -> SignatureTable:
         """A table of documents in their order; positions are int64, at or after `start`."""
         if len(positions) and int(positions[-1]) - start >= _MOST_PLACES:
             raise OnwardError(f"one table of signatures cannot hold {_MOST_PLACES:,} documents")
@@ -110,7 +110,7 @@ class Table:
         return self.places[rows].astype(np.int64) + self.start
 
 
-def merged(tables: Sequence[Table], spill: Path) -> Table:
+def merged(tables: Sequence[SignatureTable], spill: Path) -> SignatureTable:
     """One table of several, oldest first. It is made a range of hashes at a time, in temporary files in `spill` that are
     mapped, so that it may be larger than the memory."""
     if len(tables) == 1:
@@ -136,7 +136,7 @@ def merged(tables: Sequence[Table], spill: Path) -> Table:
             rests[to] = np.concatenate([table.rests[cut] for table, cut in here if table.rests is not None])[
                 order
             ]
-    return Table(hashes, places, rests, start)
+    return SignatureTable(hashes, places, rests, start)
 
 
 def _mapped(length: int, kind: type[np.generic], spill: Path) -> np.ndarray:
@@ -147,7 +147,7 @@ def _mapped(length: int, kind: type[np.generic], spill: Path) -> np.ndarray:
         return np.memmap(file, kind, "r+", shape=(length,))
 
 
-def write_tables(path: Path, tables: Iterable[Table]) -> None:
+def write_tables(path: Path, tables: Iterable[SignatureTable]) -> None:
     """Tables of the same columns as an uncompressed Arrow file, a record batch each."""
     writer = None
     with pa.OSFile(str(path), "wb") as sink:
@@ -170,11 +170,13 @@ class Link:
         self._paths = {path.name: path for path in given.paths}
         self.facts: dict[str, Any] = json.loads(self._paths["chain.json"].read_bytes())
 
-    def table(self, name: str, number: int = 0) -> Table:
+    def table(self, name: str, number: int = 0) -> SignatureTable:
         """Table `number` of a file of tables, memory-mapped."""
         batch = self._files(name).get_batch(number)
         columns = {field: numpy_view(batch.column(field)) for field in batch.schema.names}
-        return Table(columns["hash"], columns.get("place"), columns.get("rest"), self.facts["table_start"])
+        return SignatureTable(
+            columns["hash"], columns.get("place"), columns.get("rest"), self.facts["table_start"]
+        )
 
     def documents(self, rows: np.ndarray) -> pa.RecordBatch:
         """id, source, file and row of some of the documents kept of this slice (int64); the others are not read."""
@@ -184,7 +186,7 @@ class Link:
         return pa.ipc.open_file(pa.memory_map(str(self._paths[name]), "r"))
 
 
-class Kept:
+class KeptDocuments:
     """All documents kept of earlier slices, by position: 0 is the first that was ever kept."""
 
     def __init__(self, earlier: Chain | None) -> None:
@@ -200,7 +202,7 @@ class Kept:
         """The number of the link after these."""
         return len(self.links) + 1
 
-    def tables(self, name: str, number: int = 0, after: int = 0) -> Iterator[Table]:
+    def tables(self, name: str, number: int = 0, after: int = 0) -> Iterator[SignatureTable]:
         """The tables that together hold the links after the first `after`, oldest first."""
         for link in covering(len(self.links), after):
             yield self.links[link - 1].table(name, number)
@@ -240,7 +242,7 @@ class Kept:
 class NewLink:
     """The link that a slice adds: `number`, the positions of its documents (from `start` on) and where tables begin."""
 
-    kept: Kept
+    kept: KeptDocuments
 
     @cached_property
     def number(self) -> int:
@@ -257,7 +259,7 @@ class NewLink:
         """Number of the last link that this one's tables do not cover."""
         return self.number - span_of(self.number)
 
-    def write(self, directory: Path, name: str, own: Iterable[Table]) -> None:
+    def write(self, directory: Path, name: str, own: Iterable[SignatureTable]) -> None:
         """A file of tables: this slice's `own`, each joined with those of the links that it covers."""
         write_tables(
             directory / name,

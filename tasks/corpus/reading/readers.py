@@ -141,7 +141,7 @@ class _LineParser:
 
 
 @dataclass(frozen=True)
-class Record:
+class JsonRow:
     """A row of JSON: its text (None where it is null), and its other fields as JSON."""
 
     text: str | None
@@ -156,7 +156,7 @@ class Refused:
     message: str
 
 
-def record_of_line(line: bytes, text_field: str) -> Record | Refused:
+def record_of_line(line: bytes, text_field: str) -> JsonRow | Refused:
     """One line of JSON. What orjson refuses is judged again by the standard library, strictly."""
     try:
         value = orjson.loads(line)
@@ -197,7 +197,7 @@ def _strict_loads(line: bytes) -> Any:
     return value
 
 
-def _record(value: Any, text_field: str) -> Record | Refused:
+def _record(value: Any, text_field: str) -> JsonRow | Refused:
     if type(value) is not dict:
         return Refused("not_an_object", f"{_JSON_NAMES[type(value)]}, not an object")
     if text_field not in value:
@@ -208,10 +208,10 @@ def _record(value: Any, text_field: str) -> Record | Refused:
     if text is not None and type(text) is not str:
         return Refused("text_not_string", f"{text_field!r} is {_JSON_NAMES[type(text)]}")
     try:
-        return Record(text, orjson.dumps(value).decode())
+        return JsonRow(text, orjson.dumps(value).decode())
     except TypeError:  # deeper than orjson writes, an integer beyond 64 bits
         try:
-            return Record(text, json.dumps(value, ensure_ascii=False, separators=(",", ":")))
+            return JsonRow(text, json.dumps(value, ensure_ascii=False, separators=(",", ":")))
         except RecursionError:
             return Refused("malformed_json", "nested too deep")
 
@@ -236,7 +236,7 @@ def _array_batches(unit: Unit, items: list[Any], text_field: str) -> Iterator[Ba
     for first in range(unit.row, len(items), 1024):
         chunk = items[first : first + 1024]
         records = [_record(item, text_field) for item in chunk]
-        good = [(first + n, r) for n, r in enumerate(records) if isinstance(r, Record)]
+        good = [(first + n, r) for n, r in enumerate(records) if isinstance(r, JsonRow)]
         faults = [
             Fault(first + n, r.reason, f"{unit.name}: element {first + n}: {r.message}")
             for n, r in enumerate(records)

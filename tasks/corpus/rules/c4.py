@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 
 from tasks.corpus.rules.english import SENTENCE_ENDS
-from tasks.corpus.rules.rule import Batch, Edited, Family, Lines, Rule, at_most
+from tasks.corpus.rules.rule import BatchLines, Edited, Family, Rule, TextBatch, at_most
 from tasks.corpus.rules.spans import NEWLINE, character_counts, series, strings, sums
 
 MAX_WORD_CHARACTERS = 1000
@@ -46,12 +46,12 @@ _BRACE, _OPEN, _CLOSE, _DOT, _QUOTES = ord("{"), ord("["), ord("]"), ord("."), b
 
 
 @dataclass(frozen=True)
-class Reading:
+class LineVerdicts:
     """What C4 makes of the lines of a batch under some thresholds; a batch keeps the answer."""
 
     limits: tuple[tuple[str, float], ...]
 
-    def __call__(self, batch: Batch) -> Kept:
+    def __call__(self, batch: TextBatch) -> KeptLines:
         """Lines that are kept, and what the rules for whole documents need."""
         limits, lines = dict(self.limits), batch.broken_lines
         text = lines.spans.text()
@@ -79,16 +79,16 @@ class Reading:
         curly = np.bincount(text[alive & braces], minlength=len(batch))
         if "c4_policy_lines" in limits:
             remove("c4_policy_lines", phrases["policy"])
-        return Kept(batch, alive, starts, ends, cuts, lorem, curly, removed)
+        return KeptLines(batch, alive, starts, ends, cuts, lorem, curly, removed)
 
 
 @dataclass(frozen=True)
-class Kept:
+class KeptLines:
     """Lines of a batch that C4 keeps (alive), as byte ranges without the white space around them (starts, ends), the
     byte ranges of the citations to cut; and for each text how many lines hold lorem ipsum and curly brackets, and how
     many were removed by each line rule."""
 
-    batch: Batch
+    batch: TextBatch
     alive: np.ndarray
     starts: np.ndarray
     ends: np.ndarray
@@ -108,7 +108,7 @@ class Kept:
             text = np.repeat(np.arange(len(self.batch)), np.diff(lines.first))[chosen]
             cleaned = strings(self.batch.flat.buffer, self.starts[chosen], self.ends[chosen])
             cleaned = cleaned.str.replace_all(r"\[\d*\]|\[edit\]|\[citation needed\]", "")
-            each = np.maximum(sentence_counts(Batch(cleaned)), 1)  # a line of citations alone is one too
+            each = np.maximum(sentence_counts(TextBatch(cleaned)), 1)  # a line of citations alone is one too
             found = np.bincount(text, each, minlength=len(self.batch))
             counted = np.where(np.isin(np.arange(len(counted)), text), found.astype(np.int64), counted)
         return counted
@@ -140,12 +140,12 @@ class Kept:
 
 def family(limits: Mapping[str, float]) -> Family:
     """C4's rules by name with their limits; a rule that is not in it is not asked."""
-    reading = Reading(tuple((name, limits[name]) for name in LINE_RULES if name in limits))
+    reading = LineVerdicts(tuple((name, limits[name]) for name in LINE_RULES if name in limits))
     rules = tuple(rule for rule in document_rules(reading) if rule.name in limits)
     return Family(tuple(rule.at(limits[rule.name]) for rule in rules), partial(_edit, reading=reading))
 
 
-def document_rules(reading: Reading) -> tuple[Rule, ...]:
+def document_rules(reading: LineVerdicts) -> tuple[Rule, ...]:
     """The rules for whole documents, at their published thresholds."""
     return (
         at_most("c4_lorem_ipsum", 0, lambda batch: batch.once(reading).lorem),
@@ -159,7 +159,7 @@ def document_rules(reading: Reading) -> tuple[Rule, ...]:
     )
 
 
-def sentence_counts(batch: Batch) -> np.ndarray:
+def sentence_counts(batch: TextBatch) -> np.ndarray:
     """Sentences of each text: a sentence ends with a full stop or the like, and whatever punctuation follows it.
 
     At least 1 where there is a word. int64, shape (texts,).
@@ -178,11 +178,11 @@ def sentence_counts(batch: Batch) -> np.ndarray:
     return opened + (np.diff(words.first) > 0)
 
 
-def _edit(batch: Batch, keep: np.ndarray, reading: Reading) -> Edited:
+def _edit(batch: TextBatch, keep: np.ndarray, reading: LineVerdicts) -> Edited:
     return batch.once(reading).edited(keep)
 
 
-def _stripped(batch: Batch, lines: Lines) -> tuple[np.ndarray, np.ndarray]:
+def _stripped(batch: TextBatch, lines: BatchLines) -> tuple[np.ndarray, np.ndarray]:
     """Byte ranges of the lines without the white space around them."""
     starts, ends = lines.spans.starts.copy(), lines.spans.starts.copy()
     written = lines.written
@@ -191,11 +191,11 @@ def _stripped(batch: Batch, lines: Lines) -> tuple[np.ndarray, np.ndarray]:
     return starts, ends
 
 
-def _line_of(lines: Lines, places: np.ndarray) -> np.ndarray:
+def _line_of(lines: BatchLines, places: np.ndarray) -> np.ndarray:
     return np.searchsorted(lines.spans.starts, places, side="right") - 1
 
 
-def _long_words(batch: Batch, lines: Lines, limit: float) -> np.ndarray:
+def _long_words(batch: TextBatch, lines: BatchLines, limit: float) -> np.ndarray:
     spans, found = batch.spans, np.zeros(len(lines.spans), bool)
     long = np.flatnonzero(spans.ends - spans.starts > limit)
     if len(long):
@@ -204,7 +204,7 @@ def _long_words(batch: Batch, lines: Lines, limit: float) -> np.ndarray:
     return found
 
 
-def _citations(batch: Batch) -> tuple[np.ndarray, np.ndarray]:
+def _citations(batch: TextBatch) -> tuple[np.ndarray, np.ndarray]:
     buffer = batch.flat.buffer
     opened, closed = np.flatnonzero(buffer == _OPEN), np.flatnonzero(buffer == _CLOSE)
     nearest = np.searchsorted(closed, opened)
@@ -217,7 +217,7 @@ def _citations(batch: Batch) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _ends_well(
-    batch: Batch, starts: np.ndarray, ends: np.ndarray, cuts: tuple[np.ndarray, np.ndarray]
+    batch: TextBatch, starts: np.ndarray, ends: np.ndarray, cuts: tuple[np.ndarray, np.ndarray]
 ) -> np.ndarray:
     """Lines that end in `.`, `?`, `!` or a straight quotation mark, and not in an ellipsis, once citations are cut."""
     buffer, last = batch.flat.buffer, ends.copy()
@@ -237,7 +237,7 @@ def _ends_well(
 
 
 def _phrases(
-    batch: Batch, lines: Lines, text: np.ndarray, starts: np.ndarray, ends: np.ndarray
+    batch: TextBatch, lines: BatchLines, text: np.ndarray, starts: np.ndarray, ends: np.ndarray
 ) -> dict[str, np.ndarray]:
     """Which lines hold each kind of phrase; only lines of texts that hold one are looked at."""
     kinds = {"lorem": ["lorem ipsum"], "javascript": ["javascript"], "policy": list(POLICY)}

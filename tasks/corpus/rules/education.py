@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 
 from storage.errors import ConfigError
-from tasks.corpus.rules.rule import Batch, Family, at_least
+from tasks.corpus.rules.rule import Family, TextBatch, at_least
 
 RULE = "education"
 _TEXTS_AT_A_TIME = 16
@@ -51,7 +51,7 @@ def own_scores(meta: pl.Series) -> np.ndarray:
     return found.fill_null(np.nan).to_numpy().astype(np.float64)
 
 
-def scores(batch: Batch, classifier: Path | None) -> np.ndarray:
+def scores(batch: TextBatch, classifier: Path | None) -> np.ndarray:
     """The source's own score, or else the classifier's; infinite (never dropped) where there is neither."""
     meta = pl.Series([None] * len(batch), dtype=pl.String) if batch.meta is None else batch.meta
     found = own_scores(meta)

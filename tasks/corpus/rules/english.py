@@ -56,14 +56,14 @@ _SYMBOLS_ALONE = "^[" + PUNCTUATION + "".join(f"\\x{{{ord(sign):x}}}" for sign i
 
 
 @dataclass(frozen=True)
-class Vocabulary:
+class WordTable:
     """The words of distinct pieces: those of piece i are first[i]:first[i + 1]. Every array has one value a word."""
 
     words: pl.Series
     first: np.ndarray
 
     @classmethod
-    def of(cls, plain: pl.Series, odd: pl.Series) -> Vocabulary:
+    def of(cls, plain: pl.Series, odd: pl.Series) -> WordTable:
         """Cut plain pieces, and behind them the others."""
         lists = plain.str.extract_all(_PLAIN_WORD)
         exact = odd.filter(odd.str.len_bytes() <= _LONGEST).to_list()
@@ -117,15 +117,15 @@ _EXCEPTIONS = sorted(exceptions())
 
 
 @dataclass(frozen=True)
-class Pieces:
+class BatchPieces:
     """The pieces between spaces of a batch: which of the distinct ones each is (codes), and their words."""
 
     codes: np.ndarray
     spans: Spans
-    vocabulary: Vocabulary
+    vocabulary: WordTable
 
     @classmethod
-    def of(cls, plain: np.ndarray, spans: Spans) -> Pieces:
+    def of(cls, plain: np.ndarray, spans: Spans) -> BatchPieces:
         """Of ranges without white space in a buffer."""
         hashes = hash_ranges(plain, spans.starts, spans.ends)
         encoded = pa.array(hashes).dictionary_encode()
@@ -140,7 +140,7 @@ class Pieces:
         rank = np.empty_like(order)
         rank[order] = np.arange(len(order))
         distinct = distinct.gather(pl.Series(order))
-        vocabulary = Vocabulary.of(distinct[: int((kind == 0).sum())], distinct[int((kind == 0).sum()) :])
+        vocabulary = WordTable.of(distinct[: int((kind == 0).sum())], distinct[int((kind == 0).sum()) :])
         return cls(rank[codes], spans, vocabulary)
 
     def total(self, values: np.ndarray) -> np.ndarray:
@@ -152,7 +152,7 @@ class Pieces:
         """Words in each text: int64, shape (texts,)."""
         return sums(np.diff(self.vocabulary.first)[self.codes], self.spans.first)
 
-    def words(self, texts: np.ndarray | None = None) -> Words:
+    def words(self, texts: np.ndarray | None = None) -> WordSequence:
         """All words of these texts (ascending numbers; all of them by default), in order."""
         codes, first = self.codes, self.spans.first
         if texts is not None:
@@ -163,16 +163,16 @@ class Pieces:
         sizes = np.diff(self.vocabulary.first)[codes]
         ends = np.concatenate([[0], np.cumsum(sizes)])
         entries = np.repeat(self.vocabulary.first[codes] - ends[:-1], sizes) + np.arange(ends[-1])
-        return Words(entries, ends[first], self.vocabulary)
+        return WordSequence(entries, ends[first], self.vocabulary)
 
 
 @dataclass(frozen=True)
-class Words:
+class WordSequence:
     """Words of texts, in order: entries (of the vocabulary), int64, shape (words,); first int64, shape (texts + 1,)."""
 
     entries: np.ndarray
     first: np.ndarray
-    vocabulary: Vocabulary
+    vocabulary: WordTable
 
     @cached_property
     def hashes(self) -> np.ndarray:

@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 
 from tasks.corpus.rules.english import TERMINALS
-from tasks.corpus.rules.rule import Batch, Rule, at_least, at_most
+from tasks.corpus.rules.rule import Rule, TextBatch, at_least, at_most
 from tasks.corpus.rules.spans import character_counts, seen_before, strings
 
 MIN_ENDED_LINES = 0.12
@@ -18,12 +18,12 @@ MAX_NEWLINES_PER_WORD = 0.3
 _ASCII_ENDS = np.frombuffer(b".?!", np.uint8)
 
 
-def line_count(batch: Batch) -> np.ndarray:
+def line_count(batch: TextBatch) -> np.ndarray:
     """Lines that are not blank."""
     return batch.lines.spans.count(batch.lines.written)
 
 
-def ended_lines(batch: Batch) -> np.ndarray:
+def ended_lines(batch: TextBatch) -> np.ndarray:
     """Share of the lines whose last character ends a sentence, in any script."""
     buffer, lines = batch.flat.buffer, batch.lines
     ends = lines.spans.ends
@@ -38,7 +38,7 @@ def ended_lines(batch: Batch) -> np.ndarray:
     return lines.spans.count(ended) / np.maximum(line_count(batch), 1)
 
 
-def short_lines(batch: Batch) -> np.ndarray:
+def short_lines(batch: TextBatch) -> np.ndarray:
     """Share of the lines of 30 characters or fewer."""
     spans, written = batch.lines.spans, batch.lines.written
     length = spans.ends - spans.starts
@@ -51,7 +51,7 @@ def short_lines(batch: Batch) -> np.ndarray:
     return spans.count(short & written) / np.maximum(line_count(batch), 1)
 
 
-def duplicate_characters(batch: Batch) -> np.ndarray:
+def duplicate_characters(batch: TextBatch) -> np.ndarray:
     """Share of the characters that stand in lines which occurred before in their text."""
     spans, rows = batch.lines.spans, np.flatnonzero(batch.lines.written)
     buffer, text = batch.flat.buffer, batch.lines.spans.text()
@@ -61,19 +61,19 @@ def duplicate_characters(batch: Batch) -> np.ndarray:
     return total / np.maximum(batch.texts.str.len_chars().to_numpy() - _newlines(batch), 1)
 
 
-def newlines_per_word(batch: Batch, limit: float) -> np.ndarray:
+def newlines_per_word(batch: TextBatch, limit: float) -> np.ndarray:
     """Newlines over words. A piece between spaces holds a word at least, so that most texts need no counting of them."""
     newlines, pieces = _newlines(batch), np.diff(batch.spans.first)
     bound = newlines / np.maximum(pieces, 1)
     values = np.minimum(bound, limit)
     doubtful = np.flatnonzero(bound > limit)
     if len(doubtful):
-        words = Batch(batch.texts.gather(pl.Series(doubtful))).pieces.count
+        words = TextBatch(batch.texts.gather(pl.Series(doubtful))).pieces.count
         values[doubtful] = newlines[doubtful] / np.maximum(words, 1)
     return values
 
 
-def _newlines(batch: Batch) -> np.ndarray:
+def _newlines(batch: TextBatch) -> np.ndarray:
     return np.diff(batch.lines.spans.first) - 1
 
 

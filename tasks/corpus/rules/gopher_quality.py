@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 import polars as pl
 
-from tasks.corpus.rules.rule import Batch, Rule, at_least, at_most
+from tasks.corpus.rules.rule import Rule, TextBatch, at_least, at_most
 from tasks.corpus.words import flat_bytes, hash_ranges
 
 MIN_WORDS, MAX_WORDS = 50, 100_000
@@ -20,28 +20,28 @@ _DASH = ord("-")
 STOP_WORDS = ("the", "be", "to", "of", "and", "that", "have", "with")
 
 
-def word_count(batch: Batch) -> np.ndarray:
+def word_count(batch: TextBatch) -> np.ndarray:
     """Words that are not punctuation alone."""
     return batch.once(_real_words)
 
 
-def mean_word_length(batch: Batch) -> np.ndarray:
+def mean_word_length(batch: TextBatch) -> np.ndarray:
     """Characters in a word, of the words that are not punctuation alone; 0 where there is none."""
     words = batch.pieces.vocabulary
     return batch.pieces.total(words.characters * ~words.symbols) / np.maximum(word_count(batch), 1)
 
 
-def hashes_per_word(batch: Batch) -> np.ndarray:
+def hashes_per_word(batch: TextBatch) -> np.ndarray:
     """`#` signs over all words."""
     return _counted(batch, "#") / _all_words(batch)
 
 
-def ellipses_per_word(batch: Batch) -> np.ndarray:
+def ellipses_per_word(batch: TextBatch) -> np.ndarray:
     """`...` and `…` over all words."""
     return (_counted(batch, "...") + _counted(batch, "…")) / _all_words(batch)
 
 
-def bullet_lines(batch: Batch) -> np.ndarray:
+def bullet_lines(batch: TextBatch) -> np.ndarray:
     """Share of the lines that begin with `•` or `-`."""
     lines, buffer = batch.broken_lines, batch.plain
     begins = (
@@ -51,7 +51,7 @@ def bullet_lines(batch: Batch) -> np.ndarray:
     return lines.spans.count(bullets) / _line_count(batch)
 
 
-def ellipsis_lines(batch: Batch) -> np.ndarray:
+def ellipsis_lines(batch: TextBatch) -> np.ndarray:
     """Share of the lines that end in an ellipsis."""
     lines, buffer = batch.broken_lines, batch.plain
     ends = batch.spans.ends[lines.high - 1] if len(batch.spans) else lines.high
@@ -60,12 +60,12 @@ def ellipsis_lines(batch: Batch) -> np.ndarray:
     return lines.spans.count(lines.written & dots) / _line_count(batch)
 
 
-def alphabetic_words(batch: Batch) -> np.ndarray:
+def alphabetic_words(batch: TextBatch) -> np.ndarray:
     """Share of all words that hold a letter."""
     return batch.pieces.total(batch.pieces.vocabulary.letters) / _all_words(batch)
 
 
-def stop_words(batch: Batch) -> np.ndarray:
+def stop_words(batch: TextBatch) -> np.ndarray:
     """How many of the eight stop words occur, as they are written here."""
     pieces = batch.pieces
     found = np.zeros(len(batch), np.int64)
@@ -89,15 +89,15 @@ RULES: tuple[Rule, ...] = (
 """In the order in which datatrove asks them."""
 
 
-def _real_words(batch: Batch) -> np.ndarray:
+def _real_words(batch: TextBatch) -> np.ndarray:
     return batch.pieces.total(~batch.pieces.vocabulary.symbols)
 
 
-def _counted(batch: Batch, sign: str) -> np.ndarray:
+def _counted(batch: TextBatch, sign: str) -> np.ndarray:
     return batch.texts.str.count_matches(sign, literal=True).to_numpy().astype(np.int64)
 
 
-def _all_words(batch: Batch) -> np.ndarray:
+def _all_words(batch: TextBatch) -> np.ndarray:
     return np.maximum(batch.pieces.count, 1)
 
 
@@ -109,7 +109,7 @@ def _sign_at(buffer: np.ndarray, places: np.ndarray, sign: str) -> np.ndarray:
     return found
 
 
-def _line_count(batch: Batch) -> np.ndarray:
+def _line_count(batch: TextBatch) -> np.ndarray:
     """Lines as Python's splitlines counts them, at least 1."""
     spans = batch.broken_lines.spans
     last = spans.first[1:] - 1

@@ -14,8 +14,8 @@ from functools import cached_property, partial
 
 import numpy as np
 
-from tasks.corpus.rules.english import Words
-from tasks.corpus.rules.rule import Batch, Rule, at_most
+from tasks.corpus.rules.english import WordSequence
+from tasks.corpus.rules.rule import Rule, TextBatch, at_most
 from tasks.corpus.rules.spans import character_counts, seen_before
 from tasks.corpus.words import inside, join_runs, ngram_hashes
 
@@ -31,7 +31,7 @@ _SLOTS_PER_WORD = 4
 
 
 @dataclass(frozen=True)
-class Pieces:
+class RepeatedPieces:
     """Pieces of texts that occurred before in their text: their share of the pieces, and their characters.
 
     Two arrays of shape (texts,): float64, int64.
@@ -41,7 +41,7 @@ class Pieces:
     characters: np.ndarray
 
 
-def duplicate_lines(batch: Batch) -> Pieces:
+def duplicate_lines(batch: TextBatch) -> RepeatedPieces:
     """Pieces between runs of newlines; a text that begins or ends in one has an empty piece there."""
     spans = batch.lines.spans
     full = spans.ends > spans.starts
@@ -52,7 +52,7 @@ def duplicate_lines(batch: Batch) -> Pieces:
     return _shares(batch, starts, ends, text, empty)
 
 
-def duplicate_paragraphs(batch: Batch) -> Pieces:
+def duplicate_paragraphs(batch: TextBatch) -> RepeatedPieces:
     """Pieces between empty lines, of the text without the white space around it."""
     spans, pieces = batch.lines.spans, batch.spans
     text = spans.text()
@@ -70,21 +70,21 @@ def duplicate_paragraphs(batch: Batch) -> Pieces:
 
 
 def _shares(
-    batch: Batch, starts: np.ndarray, ends: np.ndarray, text: np.ndarray, empty: np.ndarray
-) -> Pieces:
+    batch: TextBatch, starts: np.ndarray, ends: np.ndarray, text: np.ndarray, empty: np.ndarray
+) -> RepeatedPieces:
     buffer = batch.flat.buffer
     again = np.flatnonzero(seen_before(buffer, starts, ends, text))
     twice = np.bincount(text[again], minlength=len(batch)) + np.maximum(empty - 1, 0)
     counts = np.bincount(text, minlength=len(batch)) + empty
     characters = character_counts(buffer, starts[again], ends[again])
     total = np.bincount(text[again], characters, minlength=len(batch)).astype(np.int64)
-    return Pieces(twice / np.maximum(counts, 1), total)
+    return RepeatedPieces(twice / np.maximum(counts, 1), total)
 
 
 class Repeats:
     """Repeated n-grams of the words of a batch."""
 
-    def __init__(self, batch: Batch) -> None:
+    def __init__(self, batch: TextBatch) -> None:
         self._batch = batch
         self._words = batch.pieces.words()
 
@@ -94,7 +94,7 @@ class Repeats:
         return np.concatenate([[0], np.cumsum(self._words.characters)])
 
     @cached_property
-    def _grams(self) -> dict[int, Repeated]:
+    def _grams(self) -> dict[int, RepeatedNgrams]:
         """The repeated n-grams of 5 and more words."""
         words, found = self._words, {}
         hashes = ngram_hashes(words.hashes, _SMALLEST)
@@ -148,7 +148,7 @@ class Repeats:
         return values
 
 
-def crowded(hashes: np.ndarray, words: Words) -> np.ndarray:
+def crowded(hashes: np.ndarray, words: WordSequence) -> np.ndarray:
     """Places whose hash may occur at another place of the same text, ascending: all that do, and a few that do not.
 
     Every place puts its number into a slot of its text; where another stands at the end, the slot is shared. The second
@@ -171,7 +171,7 @@ def crowded(hashes: np.ndarray, words: Words) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Repeated:
+class RepeatedNgrams:
     """N-grams that occur again in their text. places: where, ascending, and group: which one it is there. leaders: the
     first place of each group, and sizes: how often it occurs. All int64."""
 
@@ -181,7 +181,7 @@ class Repeated:
     sizes: np.ndarray
 
 
-def repeated(places: np.ndarray, hashes: np.ndarray, text: np.ndarray) -> Repeated:
+def repeated(places: np.ndarray, hashes: np.ndarray, text: np.ndarray) -> RepeatedNgrams:
     """Of these places (ascending), those whose hash occurs at another one in the same text."""
     keys = ngram_hashes(np.stack([hashes[places], text[places].astype(np.uint64)], axis=1).ravel(), 2)[::2]
     order = np.argsort(keys)
@@ -193,10 +193,10 @@ def repeated(places: np.ndarray, hashes: np.ndarray, text: np.ndarray) -> Repeat
     group[order] = np.repeat(np.where(several, np.cumsum(several) - 1, -1), sizes)
     first = np.minimum.reduceat(order, starts) if len(starts) else order
     keep = group >= 0
-    return Repeated(places[keep], group[keep], places[first[several]], sizes[several])
+    return RepeatedNgrams(places[keep], group[keep], places[first[several]], sizes[several])
 
 
-def _top(groups: Repeated, text: np.ndarray, first: np.ndarray, ends: np.ndarray, n: int) -> np.ndarray:
+def _top(groups: RepeatedNgrams, text: np.ndarray, first: np.ndarray, ends: np.ndarray, n: int) -> np.ndarray:
     """Characters (spaces between words too) of all occurrences of each text's most frequent n-gram, the first of
     equally frequent ones: int64, shape (texts,). Where none repeats, those of the text's first n-gram."""
     has_any = np.diff(first) >= n
@@ -249,19 +249,19 @@ def _greedy(
     return totals
 
 
-def _share(batch: Batch, kind: Callable[[Batch], Pieces]) -> np.ndarray:
+def _share(batch: TextBatch, kind: Callable[[TextBatch], RepeatedPieces]) -> np.ndarray:
     return batch.once(kind).share
 
 
-def _characters(batch: Batch, kind: Callable[[Batch], Pieces]) -> np.ndarray:
+def _characters(batch: TextBatch, kind: Callable[[TextBatch], RepeatedPieces]) -> np.ndarray:
     return batch.once(kind).characters / batch.characters
 
 
-def _top_share(batch: Batch, limit: float, n: int) -> np.ndarray:
+def _top_share(batch: TextBatch, limit: float, n: int) -> np.ndarray:
     return batch.once(Repeats).top(n, limit)
 
 
-def _duplicate_share(batch: Batch, limit: float, n: int) -> np.ndarray:
+def _duplicate_share(batch: TextBatch, limit: float, n: int) -> np.ndarray:
     return batch.once(Repeats).duplicate(n, limit)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tasks.corpus.rules.rule import Batch, Family, at_least
+from tasks.corpus.rules.rule import Family, TextBatch, at_least
 
 MIN_SCORE = 0.65
 RULE = "language"
@@ -31,7 +31,7 @@ def languages() -> tuple[str, ...]:
     return tuple(sorted(label.removeprefix(_LABEL) for label in labels))
 
 
-def scores(batch: Batch, language: str) -> np.ndarray:
+def scores(batch: TextBatch, language: str) -> np.ndarray:
     """How sure the model is that each text is in this language, newlines read as spaces: float64, shape (texts,).
 
     A loop over texts: the library takes one at a time, and nearly all the time is spent inside of it.

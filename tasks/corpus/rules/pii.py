@@ -15,7 +15,7 @@ from collections.abc import Callable
 import numpy as np
 import polars as pl
 
-from tasks.corpus.rules.rule import Batch, Edited, Family
+from tasks.corpus.rules.rule import Edited, Family, TextBatch
 
 KINDS = ("email", "ip", "phone")
 EMAIL, IP, PHONE = "|||EMAIL_ADDRESS|||", "|||IP_ADDRESS|||", "|||PHONE_NUMBER|||"
@@ -66,7 +66,7 @@ def mask(text: str) -> tuple[str, Counter[str]]:
     return text, found
 
 
-def edit(batch: Batch, keep: np.ndarray) -> Edited:
+def edit(batch: TextBatch, keep: np.ndarray) -> Edited:
     """The texts to keep, masked. A loop, over the few texts in which something looks like one of them."""
     texts = batch.texts.filter(pl.Series(keep))
     rows = np.flatnonzero(texts.str.contains(_HINT).to_numpy())

@@ -10,13 +10,13 @@ from typing import Any, TypeVar
 import numpy as np
 import polars as pl
 
-from tasks.corpus.rules.english import Pieces
+from tasks.corpus.rules.english import BatchPieces
 from tasks.corpus.rules.spans import Flat, Spans, plain_space, split_lines, split_spaces
 
 T = TypeVar("T")
 
 
-class Batch:
+class TextBatch:
     """Texts, and what rules measure of them. Every array has one value a text unless it says otherwise."""
 
     def __init__(self, texts: pl.Series, meta: pl.Series | None = None) -> None:
@@ -24,7 +24,7 @@ class Batch:
         self.meta = meta
         self._made: dict[Any, Any] = {}
 
-    def once(self, make: Callable[[Batch], T]) -> T:
+    def once(self, make: Callable[[TextBatch], T]) -> T:
         """What `make` makes of this batch; made at the first call."""
         if make not in self._made:
             self._made[make] = make(self)
@@ -54,26 +54,26 @@ class Batch:
         return split_spaces(self.plain, self.flat.edges)
 
     @cached_property
-    def pieces(self) -> Pieces:
+    def pieces(self) -> BatchPieces:
         """The pieces between white space, cut into words."""
-        return Pieces.of(self.plain, self.spans)
+        return BatchPieces.of(self.plain, self.spans)
 
     @cached_property
-    def lines(self) -> Lines:
+    def lines(self) -> BatchLines:
         """What stands between newlines."""
-        return Lines.of(split_lines(self.flat.buffer, self.flat.edges), self.spans)
+        return BatchLines.of(split_lines(self.flat.buffer, self.flat.edges), self.spans)
 
     @cached_property
-    def broken_lines(self) -> Lines:
+    def broken_lines(self) -> BatchLines:
         """What stands between line breaks of every kind, as `str.splitlines` knows them, and an empty line at the
         end of a text that ends in one."""
         if self.plain is self.flat.buffer:
             return self.lines
-        return Lines.of(split_lines(self.plain, self.flat.edges), self.spans)
+        return BatchLines.of(split_lines(self.plain, self.flat.edges), self.spans)
 
 
 @dataclass(frozen=True)
-class Lines:
+class BatchLines:
     """Lines of a batch, and which pieces between white space each holds: low to high (exclusive), int64."""
 
     spans: Spans
@@ -81,7 +81,7 @@ class Lines:
     high: np.ndarray
 
     @classmethod
-    def of(cls, lines: Spans, pieces: Spans) -> Lines:
+    def of(cls, lines: Spans, pieces: Spans) -> BatchLines:
         """`lines` and `pieces` of the same buffer."""
         return cls(
             lines, np.searchsorted(pieces.starts, lines.starts), np.searchsorted(pieces.starts, lines.ends)
@@ -93,7 +93,7 @@ class Lines:
         return self.high > self.low
 
 
-Value = Callable[[Batch, float], np.ndarray]
+Value = Callable[[TextBatch, float], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -117,18 +117,18 @@ class Rule:
         """The same rule with another limit."""
         return replace(self, limit=limit)
 
-    def measure(self, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
+    def measure(self, batch: TextBatch) -> tuple[np.ndarray, np.ndarray]:
         """Each text's value (float64) and whether it is kept (bool), both of shape (texts,)."""
         values = self.value(batch, self.limit).astype(np.float64)
         return values, values >= self.limit if self.least else values <= self.limit
 
 
-def at_least(name: str, least: float, value: Callable[[Batch], np.ndarray]) -> Rule:
+def at_least(name: str, least: float, value: Callable[[TextBatch], np.ndarray]) -> Rule:
     """A rule that keeps texts whose value is `least` or more."""
     return Rule(name, least, True, lambda batch, limit: value(batch))
 
 
-def at_most(name: str, most: float, value: Callable[[Batch], np.ndarray]) -> Rule:
+def at_most(name: str, most: float, value: Callable[[TextBatch], np.ndarray]) -> Rule:
     """A rule that keeps texts whose value is `most` or less."""
     return Rule(name, most, False, lambda batch, limit: value(batch))
 
@@ -149,4 +149,4 @@ class Family:
     """
 
     rules: tuple[Rule, ...]
-    edit: Callable[[Batch, np.ndarray], Edited] | None = None
+    edit: Callable[[TextBatch, np.ndarray], Edited] | None = None

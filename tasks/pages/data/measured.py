@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from tasks.corpus.filter import FilterConfig
 from tasks.corpus.rules import education, language
-from tasks.corpus.rules.rule import Batch, Rule
+from tasks.corpus.rules.rule import Rule, TextBatch
 
 Json = dict[str, Any]
 ALWAYS = (language.RULE, education.RULE)
@@ -38,21 +38,21 @@ def measure(
     kept = np.array([bool(row["kept"]) for row in drawn])
     shown = set(_chosen(config, reasons, most))
     found = {}
-    batch = Batch(texts, meta)
+    batch = TextBatch(texts, meta)
     for family in config.families():
         for rule in family.rules:
             if rule.name in shown:
                 found[rule.name] = _row(rule.name, rule.limit, rule.least, values(rule, batch), kept)
         if family.edit is not None:
             edited = family.edit(batch, np.ones(len(batch), bool))
-            batch = Batch(edited.texts, meta)
+            batch = TextBatch(edited.texts, meta)
     if all(rule.name != education.RULE for rule in config.rules()):
         found[education.RULE] = _row(education.RULE, None, True, education.own_scores(meta), kept)
     order = dict.fromkeys([*_chosen(config, reasons, most), education.RULE])
     return [row for name in order if (row := found.get(name)) is not None]
 
 
-def values(rule: Rule, batch: Batch) -> np.ndarray:
+def values(rule: Rule, batch: TextBatch) -> np.ndarray:
     """A rule's value of each text, exactly: asked with a limit below which no bound can answer for it."""
     return rule.value(batch, rule.limit if rule.least else -1.0).astype(np.float64)
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tasks.corpus.filter import FilterConfig, judge
 from tasks.corpus.rules import c4, fineweb
 from tasks.corpus.rules.english import SENTENCE_ENDS, TERMINALS
-from tasks.corpus.rules.rule import Batch
+from tasks.corpus.rules.rule import TextBatch
 from tasks.corpus.rules.spacy_words import cut
 
 C4_ONLY = {"language": "any", "gopher": False, "fineweb": False, "pii": "off"}
@@ -177,5 +177,5 @@ def test_a_line_threshold_can_be_moved_or_left_out() -> None:
 )
 def test_fineweb_measures_by_hand(rule: str, text: str, expected: float) -> None:
     (chosen,) = [one for one in fineweb.RULES if one.name == rule]
-    values, _ = chosen.measure(Batch(pl.Series([text])))
+    values, _ = chosen.measure(TextBatch(pl.Series([text])))
     assert values[0] == pytest.approx(expected)

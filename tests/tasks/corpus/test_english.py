@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.corpus.rules.english import is_plain
-from tasks.corpus.rules.rule import Batch
+from tasks.corpus.rules.rule import TextBatch
 from tasks.corpus.rules.spacy_words import cut
 from tasks.corpus.rules.spans import character_counts, seen_before, strings
 
@@ -21,7 +21,7 @@ TEXTS = st.lists(st.lists(SIGNS, max_size=25).map("".join), min_size=1, max_size
 @settings(max_examples=300, deadline=None)
 @given(TEXTS)
 def test_pieces_and_lines_are_those_of_python(texts: list[str]) -> None:
-    batch = Batch(pl.Series(texts))
+    batch = TextBatch(pl.Series(texts))
     spans, lines, broken = batch.spans, batch.lines, batch.broken_lines
     pieces = strings(batch.plain, spans.starts, spans.ends).to_list()
     plain = strings(batch.flat.buffer, lines.spans.starts, lines.spans.ends).to_list()
@@ -87,7 +87,7 @@ def pieces_of(shared_data: object) -> list[str]:
 
 def test_plain_pieces_are_cut_as_the_exact_rules_cut_them(shared_data: object) -> None:
     pieces = pieces_of(shared_data)
-    made = Batch(pl.Series([" ".join(pieces)])).pieces
+    made = TextBatch(pl.Series([" ".join(pieces)])).pieces
     words = made.vocabulary.words.to_list()
     first = made.vocabulary.first
     cuts = [tuple(words[first[code] : first[code + 1]]) for code in made.codes]

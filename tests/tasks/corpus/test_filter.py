@@ -19,7 +19,7 @@ from tasks.corpus import filter as stage
 from tasks.corpus.filter import PUBLISHED, FilterConfig, FilterInputs, judge
 from tasks.corpus.rules import gopher_quality as quality
 from tasks.corpus.rules import gopher_repetition as repetition
-from tasks.corpus.rules.rule import Batch
+from tasks.corpus.rules.rule import TextBatch
 from tests.tasks.corpus.slices import bytes_in, dropped_in, slice_of, texts_in
 
 GOPHER = FilterConfig(language="any", c4=False, fineweb=False, pii="off")
@@ -124,7 +124,7 @@ def test_every_rule_has_a_name_of_its_own_and_a_threshold() -> None:
     ],
 )
 def test_measures_by_hand(rule: str, text: str, expected: float) -> None:
-    values, _ = RULES[rule].measure(Batch(pl.Series([text])))
+    values, _ = RULES[rule].measure(TextBatch(pl.Series([text])))
     assert values[0] == pytest.approx(expected)
 
 
@@ -134,7 +134,7 @@ WORDS = st.lists(st.sampled_from(["ab", "c", "def", "gh", "ij", "é漢"]), max_s
 @settings(max_examples=150, deadline=None)
 @given(st.lists(WORDS, min_size=1, max_size=4))
 def test_the_most_frequent_ngram_is_that_of_counting(documents: list[list[str]]) -> None:
-    batch = Batch(pl.Series([" ".join(words) for words in documents]))
+    batch = TextBatch(pl.Series([" ".join(words) for words in documents]))
     for n in (2, 3, 4):
         values, keep = RULES[f"gopher_top_{n}_gram"].measure(batch)
         exact, _ = RULES[f"gopher_top_{n}_gram"].at(-1).measure(batch)
@@ -149,7 +149,7 @@ def test_the_most_frequent_ngram_is_that_of_counting(documents: list[list[str]])
 @settings(max_examples=150, deadline=None)
 @given(st.lists(WORDS, min_size=1, max_size=4))
 def test_duplicate_ngrams_are_those_of_a_walk_from_left_to_right(documents: list[list[str]]) -> None:
-    batch = Batch(pl.Series([" ".join(words) for words in documents]))
+    batch = TextBatch(pl.Series([" ".join(words) for words in documents]))
     for n, limit in repetition.MAX_DUPLICATE_NGRAMS.items():
         values, keep = RULES[f"gopher_duplicate_{n}_grams"].measure(batch)
         for words, value, kept in zip(documents, values, keep, strict=True):
@@ -171,7 +171,7 @@ def test_duplicate_ngrams_are_those_of_a_walk_from_left_to_right(documents: list
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.text(st.sampled_from("ab \n\r\xa0é"), max_size=30), min_size=1, max_size=5))
 def test_duplicate_pieces_are_those_of_splitting(texts: list[str]) -> None:
-    batch = Batch(pl.Series(texts))
+    batch = TextBatch(pl.Series(texts))
     lines, paragraphs = repetition.duplicate_lines(batch), repetition.duplicate_paragraphs(batch)
     for i, text in enumerate(texts):
         for found, pieces in (

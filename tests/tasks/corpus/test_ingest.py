@@ -428,7 +428,8 @@ KILLED = """
 import sys
 from pathlib import Path
 from storage.testing import artifact_of
-from tasks.corpus import ingest, ingest_shard
+from tasks.corpus import ingest
+from tasks.corpus.reading import ingest_shard
 ingest_shard.PIECE_BYTES = 400_000
 source = ingest.SourceConfig(name="edu", role="domain", weight=1, files=(sys.argv[1],))
 config = ingest.IngestConfig.of(source, slice_bytes=12_000_000, seed=0)

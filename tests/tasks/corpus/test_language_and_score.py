@@ -17,7 +17,7 @@ from storage.testing import draft_in
 from tasks.corpus import filter as stage
 from tasks.corpus.filter import FilterConfig, FilterInputs, classifier_inputs
 from tasks.corpus.rules import education, language
-from tasks.corpus.rules.rule import Batch
+from tasks.corpus.rules.rule import TextBatch
 from tests.tasks.corpus.slices import dropped_in, slice_of, texts_in
 from tests.tasks.corpus.test_dirty import rows_of
 
@@ -34,7 +34,7 @@ def test_the_language_is_that_of_the_text(tmp_path: Path) -> None:
         assert texts_in(draft.path) == kept
         assert {row["reason"] for row in dropped_in(draft.path)} == {"language"}
         assert {row["detail"] for row in dropped_in(draft.path)} == {"at least 0.65"}
-    (both, one) = language.scores(Batch(pl.Series([ENGLISH + "\n" + GERMAN, ENGLISH])), "en")
+    (both, one) = language.scores(TextBatch(pl.Series([ENGLISH + "\n" + GERMAN, ENGLISH])), "en")
     assert 0 < both < one <= 1.01
 
 
@@ -46,15 +46,15 @@ def test_a_language_that_the_model_does_not_know_is_refused() -> None:
 def test_planted_languages_are_dropped_and_english_kept(shared_data: Path) -> None:
     truth = json.loads((shared_data / "dirty" / "truth.json").read_text())["non_english"]
     texts = {row["id"]: row["text"] for row in rows_of(shared_data / "dirty")}
-    scores = language.scores(Batch(pl.Series([texts[entry["id"]] for entry in truth])), "en")
+    scores = language.scores(TextBatch(pl.Series([texts[entry["id"]] for entry in truth])), "en")
     kept = [entry["lang"] for entry, score in zip(truth, scores, strict=True) if score >= 0.65]
     assert len(truth) == 50
     assert all(name == "en" or name.startswith("mixed") for name in kept)
     assert kept.count("en") == sum(entry["lang"] == "en" for entry in truth)
 
 
-def scored(tmp_path: Path, metas: list[dict | None]) -> Batch:
-    return Batch(
+def scored(tmp_path: Path, metas: list[dict | None]) -> TextBatch:
+    return TextBatch(
         pl.Series([ENGLISH] * len(metas)), pl.Series([None if m is None else json.dumps(m) for m in metas])
     )
 

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tasks.corpus.rules.pii import EMAIL, IP, PHONE, edit, mask
-from tasks.corpus.rules.rule import Batch
+from tasks.corpus.rules.rule import TextBatch
 from tests.tasks.corpus.test_dirty import rows_of
 
 
@@ -29,7 +29,7 @@ from tests.tasks.corpus.test_dirty import rows_of
 )
 def test_what_is_masked(text: str, masked: str) -> None:
     assert mask(text)[0] == masked
-    assert edit(Batch(pl.Series([text])), np.array([True])).texts.to_list() == [masked]
+    assert edit(TextBatch(pl.Series([text])), np.array([True])).texts.to_list() == [masked]
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_the_planted_values_are_masked_and_the_look_alikes_are_not(shared_data: 
     kinds = {"email": "email", "ipv4": "ip", "ipv6": "ip", "phone": "phone"}
     planted, alike = 0, 0
     for entry in truth["pii"]:
-        masked = edit(Batch(pl.Series([texts[entry["id"]]])), np.array([True]))
+        masked = edit(TextBatch(pl.Series([texts[entry["id"]]])), np.array([True]))
         for span in entry["spans"]:
             if span["type"] == "negative_lookalike":
                 assert span["value"] in masked.texts[0]
@@ -87,5 +87,5 @@ def test_the_planted_values_are_masked_and_the_look_alikes_are_not(shared_data: 
 
 def test_real_textbooks_hold_next_to_nothing_that_is_masked(shared_data: Path) -> None:
     texts = pl.Series(pq.read_table(shared_data / "general" / "part-00000.parquet")["text"].to_pylist())
-    counts = edit(Batch(texts), np.ones(len(texts), bool)).counts
+    counts = edit(TextBatch(texts), np.ones(len(texts), bool)).counts
     assert not counts["ip"].any() and not counts["phone"].any()

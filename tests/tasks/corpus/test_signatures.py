@@ -20,9 +20,9 @@ from storage.views import numpy_view
 from tasks.corpus.duplicates import signatures
 from tasks.corpus.duplicates.signatures import (
     RADIX,
-    Kept,
+    KeptDocuments,
     NewLink,
-    Table,
+    SignatureTable,
     covering,
     merged,
     span_of,
@@ -57,7 +57,7 @@ def test_a_joined_table_finds_what_a_plain_search_finds(
     values = [own << np.uint64(shift) for own in values]
     tables, start = [], 7
     for own in values:
-        tables.append(Table.of(own, np.arange(len(own)) + start, start, own * np.uint64(3)))
+        tables.append(SignatureTable.of(own, np.arange(len(own)) + start, start, own * np.uint64(3)))
         start += len(own)
     with tempfile.TemporaryDirectory() as spill, mock.patch.object(signatures, "AT_ONCE", at_once):
         table = merged(tables, Path(spill))
@@ -75,7 +75,7 @@ def test_tables_are_joined_in_little_memory(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(signatures, "AT_ONCE", 10_000)
     random, rows = np.random.default_rng(0), 200_000
     tables = [
-        Table.of(random.integers(0, 1 << 64, rows, np.uint64), np.arange(rows) + number * rows, 0)
+        SignatureTable.of(random.integers(0, 1 << 64, rows, np.uint64), np.arange(rows) + number * rows, 0)
         for number in range(4)
     ]
     write_tables(tmp_path / "tables.arrow", [merged(tables[:1], tmp_path)])  # imports what it needs
@@ -100,8 +100,8 @@ def test_of_a_link_only_the_documents_asked_for_are_read(tmp_path: Path) -> None
         }
     )
     (tmp_path / "signatures").mkdir()
-    NewLink(Kept(None)).close(tmp_path / "signatures", documents, {})
-    kept = Kept(Chain((part_in(tmp_path, "signatures"),)))
+    NewLink(KeptDocuments(None)).close(tmp_path / "signatures", documents, {})
+    kept = KeptDocuments(Chain((part_in(tmp_path, "signatures"),)))
     pool = pa.proxy_memory_pool(pa.default_memory_pool())
     before = pa.default_memory_pool()
     pa.set_memory_pool(pool)
@@ -114,7 +114,9 @@ def test_of_a_link_only_the_documents_asked_for_are_read(tmp_path: Path) -> None
 
 
 def test_tables_are_mapped_as_they_were_written(tmp_path: Path) -> None:
-    tables = [Table.of(np.array(own, np.uint64), np.arange(len(own)), 0) for own in ([3, 1, 2], [], [5, 5])]
+    tables = [
+        SignatureTable.of(np.array(own, np.uint64), np.arange(len(own)), 0) for own in ([3, 1, 2], [], [5, 5])
+    ]
     write_tables(tmp_path / "tables.arrow", tables)
     reader = pa.ipc.open_file(pa.memory_map(str(tmp_path / "tables.arrow"), "r"))
     found = [reader.get_batch(number) for number in range(reader.num_record_batches)]
@@ -124,4 +126,4 @@ def test_tables_are_mapped_as_they_were_written(tmp_path: Path) -> None:
 
 def test_more_documents_than_a_table_can_number_are_refused() -> None:
     with pytest.raises(OnwardError, match="cannot hold"):
-        Table.of(np.zeros(1, np.uint64), np.array([1 << 32]), 0)
+        SignatureTable.of(np.zeros(1, np.uint64), np.array([1 << 32]), 0)

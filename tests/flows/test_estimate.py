@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from flows.config import parse_config
-from flows.dag.plan import Row, render
+from flows.dag.plan import PlanRow, render
 from flows.runs.checks import advice
-from flows.runs.estimate import ASSUMED_MFU, foresee
+from flows.runs.estimate import ASSUMED_MFU, with_estimates
 from storage.errors import ConfigError
 from tasks.training import memory
 from tasks.training.activations import counter
@@ -32,9 +32,9 @@ SMOLLM = {
     "max_position_embeddings": 2048,
 }
 ROWS = [
-    Row("base", None, None, None, "to build", "k"),
-    Row("train", None, 1, "400M", "open", None, ("waits for pack",)),
-    Row("decay", None, 1, "400M", "open", None, ("waits for train",)),
+    PlanRow("base", None, None, None, "to build", "k"),
+    PlanRow("train", None, 1, "400M", "open", None, ("waits for pack",)),
+    PlanRow("decay", None, 1, "400M", "open", None, ("waits for train",)),
 ]
 
 
@@ -59,7 +59,7 @@ def config(base: Any = "smollm", **training: Any) -> Any:
 
 
 def told(run: Any, **target: Any) -> list[dict[str, Any]]:
-    return [row.training for row in foresee(run, ROWS, **target) if row.training is not None]
+    return [row.training for row in with_estimates(run, ROWS, **target) if row.training is not None]
 
 
 def test_a_line_for_each_training_stage(home: Path) -> None:
@@ -75,7 +75,7 @@ def test_a_line_for_each_training_stage(home: Path) -> None:
     operations = 6 * 134_515_008 + 6 * 30 * 576 * 2048
     assert whole["tokens_per_second"] == pytest.approx(ASSUMED_MFU * 989e12 / operations, rel=0.05)
     assert whole["tokens_per_second"] > trunk["tokens_per_second"]
-    assert "135M at 2048 in 8 GB" in render(foresee(config(), ROWS, 8 * 10**9, "H100"))
+    assert "135M at 2048 in 8 GB" in render(with_estimates(config(), ROWS, 8 * 10**9, "H100"))
 
 
 def test_it_is_what_the_trainer_resolves_to(home: Path, tmp_path: Path) -> None:
@@ -115,8 +115,8 @@ def test_a_new_model_is_known_from_its_shape(home: Path) -> None:
     init = {
         "init": {**shape, "max_positions": 2048, "tokenizer": {"vocabulary": 49152}, "pretrain_tokens": "1B"}
     }
-    rows = [Row("train", None, 0, None, "open", None), *ROWS]
-    new = [row.training for row in foresee(config(base=init), rows, 8 * 10**9, "H100") if row.training]
+    rows = [PlanRow("train", None, 0, None, "open", None), *ROWS]
+    new = [row.training for row in with_estimates(config(base=init), rows, 8 * 10**9, "H100") if row.training]
     old = told(config(), memory=8 * 10**9, name="H100")
     assert new[1:] == old
     assert new[0]["tokens"] == 1908 * 524288
@@ -125,10 +125,10 @@ def test_a_new_model_is_known_from_its_shape(home: Path) -> None:
 def test_torch_is_not_loaded_where_nothing_is_to_be_trained(home: Path) -> None:
     (home / "run.json").write_text(config().model_dump_json())
     program = (
-        "import sys; from flows.config import parse_config; from flows.runs.estimate import foresee; "
-        "from flows.dag.plan import Row; import json; run = parse_config(json.load(open('run.json'))); "
-        "rows = [Row('train', None, 1, None, 'cached', 'k'), Row('pack', None, 1, None, 'to build', 'k')]; "
-        "assert foresee(run, rows) == rows; print('torch' in sys.modules)"
+        "import sys; from flows.config import parse_config; from flows.runs.estimate import with_estimates; "
+        "from flows.dag.plan import PlanRow; import json; run = parse_config(json.load(open('run.json'))); "
+        "rows = [PlanRow('train', None, 1, None, 'cached', 'k'), PlanRow('pack', None, 1, None, 'to build', 'k')]; "
+        "assert with_estimates(run, rows) == rows; print('torch' in sys.modules)"
     )
     root = Path(__file__).resolve().parents[2]
     done = subprocess.run(

@@ -10,7 +10,7 @@ from itertools import chain
 from typing import Any
 
 from flows.tracking.account import Event
-from flows.tracking.champion import Measured, Standing, standings
+from flows.tracking.champion import Candidate, Standing, standings
 from flows.tracking.data import inputs_of
 from flows.tracking.models import Exported, Models
 from flows.tracking.runs import FORMAT, NOTE, PUBLISHED, Point, Runs, owner
@@ -27,7 +27,7 @@ _BEGAN = "onward.began"
 """Tag of a parent run: when the attempt that goes on in it began, in milliseconds since 1970."""
 
 
-class Attempt:
+class Publisher:
     """Publishes to the experiment of `head`, which is the first line of an account. Methods raise MLflow's exceptions."""
 
     def __init__(self, client: Any, store: Store, head: Event) -> None:
@@ -245,14 +245,14 @@ class Attempt:
         if champion := self.models.crown(registered, by_version):
             self.runs.tag(self.parent, {"onward.champion": f"{registered}/{champion}"})
 
-    def _measured(self, entry: Event) -> Measured:
+    def _measured(self, entry: Event) -> Candidate:
         scores: dict[str, dict[str, Artifact]] = {"evaluate": {}, "perplexity": {}}
         for kind, item, key in entry["scores"]:
             if (score := self._artifact(kind, key)) is not None:
                 scores[kind][item] = score
-        return Measured(entry["name"], int(entry["tokens"]), scores["evaluate"], scores["perplexity"])
+        return Candidate(entry["name"], int(entry["tokens"]), scores["evaluate"], scores["perplexity"])
 
-    def _means(self, measured: Measured, groups: Mapping[str, str]) -> None:
+    def _means(self, measured: Candidate, groups: Mapping[str, str]) -> None:
         """Means of the main metrics over the domain's and the general benchmarks, on the parent."""
         points, tokens = [], measured.tokens
         for group in ("domain", "general"):
