@@ -1,7 +1,7 @@
 """True states: runs whose process is gone are set Crashed (or Cancelled), processes whose run has ended are ended, and a
 run that waits for its pool says so.
 
-Prefect cannot know that a process died together with the worker that watched it. `Watch.sweep` looks at the processes of
+Prefect cannot know that a process died together with the worker that watched it. `LostRuns.sweep` looks at the processes of
 this machine; what is gone in two sweeps, one after the other, is really gone, and not just ending. It must never touch
 a run of another machine, or one whose process lives; nor, of a run that has ended, a process that is not known for its
 own: by the run's id in its environment, or by its pid and start time in the run's record.
@@ -67,7 +67,7 @@ class _AskedToEnd:
     state: dict[str, Any]
 
 
-class Watch:
+class LostRuns:
     """Sweeps over one server's runs, for the processes of this machine and the pools that its workers serve."""
 
     def __init__(
@@ -370,7 +370,7 @@ def here_alone(run: Mapping[str, Any], heard: Mapping[str, float]) -> bool:
     return _moment(began) > heard_until + _HEARTBEAT_SECONDS
 
 
-def sweep_until(watch: Watch, stop: threading.Event, say: Callable[[str], object]) -> None:
+def sweep_until(watch: LostRuns, stop: threading.Event, say: Callable[[str], object]) -> None:
     """Sweep until asked to stop. Nothing that a server answers, or does not, ends it; an error is told once."""
     pause, failed = _FIRST_SECONDS, ""
     while not stop.wait(pause):
@@ -408,7 +408,7 @@ def _has_worker(pid: int) -> bool:
 
 def main() -> int:
     """Sweep for ever."""
-    watch = Watch(Api(os.environ["PREFECT_API_URL"]), frozenset(sys.argv[1:]))
+    watch = LostRuns(Api(os.environ["PREFECT_API_URL"]), frozenset(sys.argv[1:]))
     sweep_until(watch, threading.Event(), lambda line: sys.stderr.write(f"{line}\n"))
     return 0
 

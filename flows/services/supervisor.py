@@ -35,7 +35,7 @@ from flows.services.lost_runs import (
     CANCELLED,
     LOST_TASK,
     STOPPED,
-    Watch,
+    LostRuns,
     here_alone,
     others_heard,
     set_tasks,
@@ -88,7 +88,7 @@ class Supervisor:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self.stop.set())
         self.record.write()
-        watch = Watch(self.record.api, frozenset(pools()))
+        watch = LostRuns(self.record.api, frozenset(pools()))
         sweeping = threading.Thread(target=sweep_until, args=(watch, self.stop, tell), daemon=True)
         sweeping.start()
         while not self.stop.is_set() and record_path().exists():

@@ -16,7 +16,7 @@ import threading
 
 from flows.machine.environment import worker_command
 from flows.machine.processes import send, stop_group
-from flows.services.lost_runs import Watch, sweep_until
+from flows.services.lost_runs import LostRuns, sweep_until
 from flows.services.rest import Api
 from flows.services.supervisor import stop_flows, tell
 
@@ -33,7 +33,7 @@ def main(arguments: list[str]) -> int:
     tell(f"worker {name} of the pool {pool} (process {os.getpid()})")
     command = [*worker_command(pool, name), "--with-healthcheck"]
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
-    watch = Watch(api, frozenset([pool]), frozenset([name]))
+    watch = LostRuns(api, frozenset([pool]), frozenset([name]))
     threading.Thread(target=sweep_until, args=(watch, stop, tell), daemon=True).start()
     while process.poll() is None and not stop.wait(0.5):
         pass

@@ -19,7 +19,7 @@ import pytest
 
 from flows.machine.processes import boot_id, start_ticks
 from flows.services import lost_runs as watching
-from flows.services.lost_runs import LOST, Watch, sweep_until
+from flows.services.lost_runs import LOST, LostRuns, sweep_until
 from flows.services.rest import Api, ApiError
 from storage.runs import RunRecord, write_record
 from storage.store import Store
@@ -52,8 +52,8 @@ def api(tmp_path_factory) -> Iterator[Api]:
 
 
 @pytest.fixture
-def watch(api: Api) -> Watch:
-    return Watch(api, frozenset({"free", "one"}))
+def watch(api: Api) -> LostRuns:
+    return LostRuns(api, frozenset({"free", "one"}))
 
 
 @pytest.fixture
@@ -164,8 +164,8 @@ def test_a_pid_alone_says_nothing_in_a_pool_that_another_machine_serves_too(api)
     api.post("/work_pools/shared/workers/heartbeat", {"name": "onward-shared-elsewhere"})
     run = make_run(api, "shared", "RUNNING", "1999999")
     for watch, expected in (
-        (Watch(api, frozenset({"shared"})), "RUNNING"),
-        (Watch(api, frozenset({"shared"}), frozenset({"onward-shared-elsewhere"})), "CRASHED"),
+        (LostRuns(api, frozenset({"shared"})), "RUNNING"),
+        (LostRuns(api, frozenset({"shared"}), frozenset({"onward-shared-elsewhere"})), "CRASHED"),
     ):
         watch.sweep()
         watch.sweep()
@@ -182,7 +182,7 @@ def test_nor_in_one_that_another_machine_served_when_the_run_began(api, monkeypa
         silent = "update worker set status = 'OFFLINE' where name = 'onward-shared-once-elsewhere'"
         assert database.execute(silent).rowcount == 1  # as the server says after a while
     after = make_run(api, "shared-once", "RUNNING", "1999999")
-    watch = Watch(api, frozenset({"shared-once"}))
+    watch = LostRuns(api, frozenset({"shared-once"}))
     watch.sweep()
     watch.sweep()
     assert state(api, after)["type"] == "CRASHED"
@@ -308,7 +308,7 @@ def test_the_sweep_goes_on_whatever_happens_and_tells_each_error_once(api, monke
     monkeypatch.setattr(watching, "_FIRST_SECONDS", 0.05)
     monkeypatch.setattr(watching, "_SWEEP_SECONDS", 0.05)
 
-    class Odd(Watch):
+    class Odd(LostRuns):
         """A server that is away, then answers nonsense, then is well."""
 
         calls = 0
@@ -411,7 +411,7 @@ def _gone() -> int:
 
 def test_a_server_that_is_away_is_named():
     with pytest.raises(ApiError, match=r"127\.0\.0\.1:1/api does not answer"):
-        Watch(Api("http://127.0.0.1:1/api", seconds=2)).sweep()
+        LostRuns(Api("http://127.0.0.1:1/api", seconds=2)).sweep()
 
 
 def test_a_process_is_known_by_its_start_and_a_dead_one_has_none(process):
