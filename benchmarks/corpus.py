@@ -77,7 +77,7 @@ def write_tokenizer(target: Path) -> None:
     target.mkdir()
     shutil.copy(DATA / "tokenizers" / "gpt2" / "tokenizer.json", target)
     facts = {"eos_token": "<|endoftext|>", "tokenizer_class": "PreTrainedTokenizerFast"}
-    (target / "tokenizer_config.json").write_text(json.dumps(facts))
+    (target / "tokenizer_config.json").write_text(json.dumps(facts), encoding="utf-8")
 
 
 # ---- the run --------------------------------------------------------------------------------------------------
@@ -194,9 +194,11 @@ def heading(size: int, rounds: int, peer_megabytes: float | None) -> str:
     """What was measured, of what, on what."""
     from peers import CORPUS
 
-    cpus = re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text()) or [platform.machine()]
+    cpus = re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text(encoding="utf-8")) or [
+        platform.machine()
+    ]
     commit = subprocess.run(
-        ["git", "-C", ROOT, "rev-parse", "--short", "HEAD"], capture_output=True, text=True
+        ["git", "-C", ROOT, "rev-parse", "--short", "HEAD"], capture_output=True, encoding="utf-8"
     ).stdout.strip()
     return (
         f"`make bench-corpus` · {len(cpus)} cores of {cpus[0]} · "

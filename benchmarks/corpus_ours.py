@@ -202,7 +202,7 @@ def ask(command: list[Any]) -> Any:
         [str(part) for part in command],
         env={**os.environ, **threads, "ARROW_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
         capture_output=True,
-        text=True,
+        encoding="utf-8",
     )
     if answer.returncode:
         raise SystemExit(f"{command} failed:\n{answer.stderr[-4000:]}")

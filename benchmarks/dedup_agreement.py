@@ -112,7 +112,7 @@ def main() -> int:
     data = parser.parse_args().data
     documents = read(data)
     names, texts = documents["id"].to_list(), documents["text"].to_list()
-    truth = json.loads((data / "dirty" / "truth.json").read_text())
+    truth = json.loads((data / "dirty" / "truth.json").read_text(encoding="utf-8"))
     rows = {name: row for row, name in enumerate(names) if name not in truth["duplicate_ids"]}
     pairs = [
         (rows[cluster["original"]], rows[member["id"]], member["jaccard5_vs_original"])

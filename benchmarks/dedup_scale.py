@@ -173,7 +173,7 @@ def measure(documents: int, per_slice: int, words: int, home: Path) -> dict[str,
 
 def peak_bytes() -> int:
     """The largest resident set of this process so far."""
-    found = re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())
+    found = re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text(encoding="utf-8"))
     assert found
     return int(found[1]) * 1024
 

@@ -181,7 +181,7 @@ def prepare(name: str, data: Path, work: Path, rows: int) -> Case:
         source = benchmark.removesuffix("_continuation")
         each = max(2, rows // 10) if source == "mmlu" else rows
         file = command_line.copy_rows(data, copies, source, each)
-        questions += sum(1 for line in file.read_text().splitlines() if line)
+        questions += sum(1 for line in file.read_text(encoding="utf-8").splitlines() if line)
         if source == "mmlu":
             form = "default" if benchmark == source else "continuation"
             tasks.append(command_line.define_mmlu(include, form, file))
@@ -207,13 +207,15 @@ def measure(side: str, case: Case, given: argparse.Namespace, work: Path) -> dic
         command += ["--model_args", f"pretrained={given.model},max_length={given.length}"]
         command += ["--tasks", ",".join(case.tasks), "--include_path", str(case.include)]
         command += ["--batch_size", side.rsplit(" ", 1)[1], "--output_path", str(work / "out")]
-    done = subprocess.run(command, env=environment, cwd=work, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, env=environment, cwd=work, capture_output=True, encoding="utf-8", check=False
+    )
     if done.returncode:
         sys.exit(f"{side}: {done.stderr[-3000:]}")
     if side == "ours":
         ours = json.loads(done.stdout.splitlines()[-1])
         return {(name, metric): value for name, metrics in ours.items() for metric, value in metrics.items()}
-    found = json.loads(next((work / "out").rglob("results*.json")).read_text())
+    found = json.loads(next((work / "out").rglob("results*.json")).read_text(encoding="utf-8"))
     results = {**found["results"], **found.get("groups", {})}
     return {
         (name, metric.removesuffix(",none")): value

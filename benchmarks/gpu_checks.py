@@ -79,7 +79,7 @@ def _masked(plan: Plan, start: Path, config: Any, precision: str, path: str) -> 
                 parameter.mul_(4.0)
     with quiet():
         model.save_pretrained(start)
-    spec = json.loads(plan.path("spec.json").read_text())
+    spec = json.loads(plan.path("spec.json").read_text(encoding="utf-8"))
     spec["identity"]["precision"] = precision
     identity = parse_spec(spec).identity
     execution = {"device": plan.device, "compile": path == "compiled", "gradient_checkpointing": "none"}
@@ -130,12 +130,12 @@ def resume(plan: Plan) -> dict[str, Any]:
     """A run that nobody touched and one killed twice, in the device's deterministic kernels."""
     digests, kills = {}, 0
     for name in ("whole", "killed"):
-        spec = json.loads(plan.path("spec.json").read_text())
+        spec = json.loads(plan.path("spec.json").read_text(encoding="utf-8"))
         spec["paths"]["work"] = str(plan.path(name))
         spec["execution"] |= {"deterministic": True, "checkpoint_every": 0.0}
         plan.path(name).mkdir()
         path = plan.path(f"{name}.json")
-        path.write_text(json.dumps(spec))
+        path.write_text(json.dumps(spec), encoding="utf-8")
         for at in (plan.steps // 3, 2 * plan.steps // 3) if name == "killed" else ():
             trainer = Trainer(path, plan.path(name))
             trainer.until(lambda at=at, of=trainer: of.steps() >= at)  # type: ignore[misc]
@@ -152,10 +152,10 @@ def resume(plan: Plan) -> dict[str, Any]:
 def run(plan: Plan, seconds: float, out: Path | None) -> dict[str, Any]:
     """The longer run, killed at a third of its time and stopped at its end."""
     work, spec_path = plan.path("work"), plan.path("spec.json")
-    spec = json.loads(spec_path.read_text())
+    spec = json.loads(spec_path.read_text(encoding="utf-8"))
     spec["execution"] |= {"micro_batch": "auto", "gradient_checkpointing": "auto", "compile": "auto"}
     spec["execution"]["checkpoint_every"] = max(2.0, seconds / 12)
-    spec_path.write_text(json.dumps(spec))
+    spec_path.write_text(json.dumps(spec), encoding="utf-8")
     began = time.monotonic()
     trainer = Trainer(spec_path, work)
     trainer.until(lambda: time.monotonic() - began > seconds / 3 or 3 * trainer.steps() > plan.steps)
@@ -163,13 +163,13 @@ def run(plan: Plan, seconds: float, out: Path | None) -> dict[str, Any]:
     trainer = Trainer(spec_path, work)
     trainer.until(lambda: time.monotonic() - began > seconds)
     code = trainer.end(signal.SIGTERM)
-    lines = [json.loads(line) for line in (work / "journal.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (work / "journal.jsonl").read_text(encoding="utf-8").splitlines()]
     steps = [line["step"] for line in lines]
     losses = [line["loss"] for line in lines]
     rates = sorted(line["tokens_per_second"] for line in lines)
     waits = [line["data_wait"] for line in lines if line["seconds"] < 3 * lines[len(lines) // 2]["seconds"]]
     identity = parse_spec(spec).identity
-    resolved = json.loads((work / "execution.json").read_text())
+    resolved = json.loads((work / "execution.json").read_text(encoding="utf-8"))
     shape = shape_of(config_of(plan.shape, plan.length))
     room = memory.Device(torch.device(plan.device).type, _device_memory(plan))
     rule = memory.Step(shape, identity, room, counter(config_of(plan.shape, plan.length), identity))
@@ -178,9 +178,10 @@ def run(plan: Plan, seconds: float, out: Path | None) -> dict[str, Any]:
         out.mkdir(parents=True, exist_ok=True)
         (out / "journal.jsonl").write_bytes((work / "journal.jsonl").read_bytes())
         rows = "\n".join(f"{line['tokens']},{line['loss']}" for line in lines)
-        (out / "loss.csv").write_text(f"tokens,loss\n{rows}\n")
+        (out / "loss.csv").write_text(f"tokens,loss\n{rows}\n", encoding="utf-8")
         (out / "loss.svg").write_text(
-            _curve([line["tokens"] for line in lines], losses, lines[min(reached, len(lines)) - 1]["tokens"])
+            _curve([line["tokens"] for line in lines], losses, lines[min(reached, len(lines)) - 1]["tokens"]),
+            encoding="utf-8",
         )
     return {
         "passed": killed
@@ -212,7 +213,7 @@ class Trainer:
     def __init__(self, spec: Path, work: Path) -> None:
         self._work = work
         work.mkdir(exist_ok=True)
-        with (work.parent / f"{work.name}.log").open("a") as log:
+        with (work.parent / f"{work.name}.log").open("a", encoding="utf-8") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "tasks.training", str(spec)],
                 cwd=ROOT,
@@ -251,7 +252,7 @@ def _digests(work: Path) -> dict[str, str]:
 
 
 def _tail(work: Path, characters: int = 2000) -> str:
-    return (work.parent / f"{work.name}.log").read_text()[-characters:]
+    return (work.parent / f"{work.name}.log").read_text(encoding="utf-8")[-characters:]
 
 
 def _device_memory(plan: Plan) -> int:

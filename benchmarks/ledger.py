@@ -30,8 +30,8 @@ BYTES = {"ingest": "bytes_out", "dedup": "bytes_out", "filter": "bytes_out", "de
 
 def run(config: Path, home: Path) -> dict[str, Any]:
     """What `onward run --json` says."""
-    text = config.read_text().replace("../shared/data", str(DATA.resolve()))
-    (home / config.name).write_text(text)
+    text = config.read_text(encoding="utf-8").replace("../shared/data", str(DATA.resolve()))
+    (home / config.name).write_text(text, encoding="utf-8")
     environment = {**os.environ, "ONWARD_HOME": str(home), "PYTHONPATH": str(ROOT)}
     answer = subprocess.run(
         [sys.executable, "-m", "flows.cli", "run", config.name, "--until", "pack", "--json"],
@@ -49,7 +49,7 @@ def manifests(summary: dict[str, Any], store: Path) -> dict[str, list[dict[str, 
     found: dict[str, list[dict[str, Any]]] = {}
     for row in summary["stages"]:
         path = store / row["path"]
-        manifest = json.loads((path / "manifest.json").read_text())
+        manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
         manifest |= {"slice": row["slice"], "path": path}
         found.setdefault(row["stage"], []).append(manifest)
     return found

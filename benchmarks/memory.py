@@ -160,7 +160,7 @@ def _in_a_process(
 def _run(order: dict[str, Any]) -> dict[str, Any]:
     command = [sys.executable, str(Path(__file__).resolve()), "--row", json.dumps(order)]
     done = subprocess.run(
-        command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)}
+        command, capture_output=True, encoding="utf-8", env={**os.environ, "PYTHONPATH": str(ROOT)}
     )
     if done.returncode:
         raise SystemExit(f"{order['name']}: {done.stderr[-2000:]}")
@@ -188,7 +188,7 @@ def train_one(order: dict[str, Any]) -> dict[str, Any]:
     if order["make"]:
         make_world(plan)
         return {}
-    spec = json.loads(plan.path("spec.json").read_text())
+    spec = json.loads(plan.path("spec.json").read_text(encoding="utf-8"))
     spec["identity"]["optimizer"] = dict(spec["identity"]["optimizer"])
     for name, value in order["changes"].items():
         *path, last = name.split(".")
@@ -245,12 +245,14 @@ def _measured(raw: dict[str, Any], plan: Any, order: dict[str, Any]) -> dict[str
 
 def _journal(work: Path) -> list[dict[str, Any]]:
     path = work / "journal.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    return (
+        [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+    )
 
 
 def _resident(field: str) -> int:
     """Bytes of VmRSS (now) or VmHWM (the most so far) of this process."""
-    for line in Path("/proc/self/status").read_text().splitlines():
+    for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
         if line.startswith(f"{field}:"):
             return int(line.split()[1]) << 10
     raise OSError(f"/proc/self/status says nothing of {field}")
@@ -266,10 +268,10 @@ def _heading(device: str, what: str) -> Iterator[str]:
     used = versions()
     git = ["git", "-C", str(ROOT)]
     commit = subprocess.run(
-        [*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True
+        [*git, "rev-parse", "--short", "HEAD"], capture_output=True, encoding="utf-8"
     ).stdout.strip()
     changed = subprocess.run(
-        [*git, "status", "--porcelain", "-uno"], capture_output=True, text=True
+        [*git, "status", "--porcelain", "-uno"], capture_output=True, encoding="utf-8"
     ).stdout.strip()
     yield (
         f"{what}; {_machine(device)}; Python {used['python']}, torch {used['torch']}, transformers "
@@ -282,7 +284,11 @@ def _machine(device: str) -> str:
 
     if device == "cuda":
         return torch.cuda.get_device_name()
-    names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    names = [
+        line
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        if line.startswith("model name")
+    ]
     name = names[0].partition(":")[2].strip() if names else platform.processor()
     return f"{name}, {len(os.sched_getaffinity(0))} cores"
 

@@ -69,14 +69,14 @@ class Peer:
     def __init__(self, name: str, plan: Plan, plan_path: Path) -> None:
         self.name = name
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(plan.threads)}
-        self._log = plan.path(f"{name}.log").open("w+")
+        self._log = plan.path(f"{name}.log").open("w+", encoding="utf-8")
         began = time.monotonic()
         self._process = subprocess.Popen(
             [sys.executable, str(ROOT / "benchmarks" / "training_peers.py"), name, str(plan_path)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
-            text=True,
+            encoding="utf-8",
             env=environment,
         )
         self.warm = self._answer()
@@ -122,7 +122,7 @@ def compare(plan: Plan, peers: list[str], rounds: int, steps: int) -> dict[str, 
     """All peers over the plan, alternately; a row of results."""
     make_world(plan)
     plan_path = plan.path("plan.json")
-    plan_path.write_text(json.dumps(asdict(plan)))
+    plan_path.write_text(json.dumps(asdict(plan)), encoding="utf-8")
     running, left_out = [], {}
     for name in peers:
         try:
@@ -181,8 +181,12 @@ def compare(plan: Plan, peers: list[str], rounds: int, steps: int) -> dict[str, 
 
 def machine(plan: Plan) -> dict[str, Any]:
     """Where and with what it ran."""
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
-    altered = subprocess.run(["git", "status", "--porcelain"], cwd=ROOT, capture_output=True, text=True)
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, encoding="utf-8"
+    )
+    altered = subprocess.run(
+        ["git", "status", "--porcelain"], cwd=ROOT, capture_output=True, encoding="utf-8"
+    )
     cuda = plan.device.startswith("cuda")
     return {
         "device": torch.cuda.get_device_name() if cuda else _processor(),
@@ -214,7 +218,7 @@ def _data_wait(plan: Plan) -> float | None:
     path = plan.path("work") / "journal.jsonl"
     if not path.exists():
         return None
-    lines = [json.loads(line) for line in path.read_text().splitlines()][WARM_UP:]
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()][WARM_UP:]
     waited = sum(line["data_wait"] * line["seconds"] for line in lines)
     return round(waited / max(1e-9, sum(line["seconds"] for line in lines)), 5)
 

@@ -79,7 +79,7 @@ def onward(plan: Plan, gate: Gate, **changes: Any) -> None:
     whether to stop: there it is held."""
     from tasks.training.loop import train
 
-    spec = json.loads(plan.path("spec.json").read_text())
+    spec = json.loads(plan.path("spec.json").read_text(encoding="utf-8"))
     spec["execution"] |= changes
     if changes:
         spec["paths"]["work"] += "-compiled"
@@ -91,7 +91,7 @@ def onward(plan: Plan, gate: Gate, **changes: Any) -> None:
         nonlocal asked
         asked += 1
         if asked == 2:
-            gate.first_loss = json.loads((work / "journal.jsonl").read_text())["loss"]
+            gate.first_loss = json.loads((work / "journal.jsonl").read_text(encoding="utf-8"))["loss"]
         return asked > 1 and gate.passed()
 
     train(parse_spec(spec), stop, lambda line: print(line, file=sys.stderr))
@@ -210,7 +210,7 @@ def raw(plan: Plan, gate: Gate) -> None:
     """The limit: forward and backward of one step's rows again and again. No data, optimizer, clipping, journal."""
     model = _language_model(plan)
     resolved = plan.path("work") / "execution.json"
-    chunk = json.loads(resolved.read_text())["loss_chunk"] if resolved.exists() else 1024
+    chunk = json.loads(resolved.read_text(encoding="utf-8"))["loss_chunk"] if resolved.exists() else 1024
     per_step = plan.sequences_per_step // plan.micro_batch
     packed = _packed(plan, plan.micro_batch)
     rows = [next(packed) for _ in range(per_step)]
@@ -274,7 +274,7 @@ def _packed(plan: Plan, micro_batch: int) -> Iterator[Any]:
     from tasks.training.data import Corpus
     from tasks.training.feed import Feed, FixedSize
 
-    spec = parse_spec(json.loads(plan.path("spec.json").read_text()))
+    spec = parse_spec(json.loads(plan.path("spec.json").read_text(encoding="utf-8")))
     plan.path("packed").mkdir(exist_ok=True)
     paths = spec.paths.__class__(**{**vars(spec.paths), "work": plan.path("packed")})
     corpus = Corpus.open(spec.identity, paths, 1 << 30)
@@ -309,7 +309,7 @@ def _language_model(plan: Plan) -> Any:
     from tasks.training.model import load_model, read_config
 
     register(plan.compile)
-    identity = parse_spec(json.loads(plan.path("spec.json").read_text())).identity
+    identity = parse_spec(json.loads(plan.path("spec.json").read_text(encoding="utf-8"))).identity
     execution = {"device": plan.device, "compile": plan.compile, "gradient_checkpointing": "none"}
     start = plan.path("model")
     return load_model(start, read_config(start, identity), identity, execution)
@@ -349,7 +349,7 @@ PEERS: dict[str, Callable[[Plan, Gate], None]] = {
 
 
 def main() -> None:
-    plan = Plan(**json.loads(Path(sys.argv[2]).read_text()))
+    plan = Plan(**json.loads(Path(sys.argv[2]).read_text(encoding="utf-8")))
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
     torch.set_num_threads(plan.threads)

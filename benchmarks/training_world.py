@@ -103,7 +103,7 @@ def make_world(plan: Plan) -> None:
     _save_model(plan, config)
     tokenizer = plan.path("tokenizer")
     tokenizer.mkdir(exist_ok=True)
-    (tokenizer / "tokenizer.json").write_text("{}")
+    (tokenizer / "tokenizer.json").write_text("{}", encoding="utf-8")
     sequences = plan.steps * plan.sequences_per_step
     tokens = int(sequences * plan.length * 1.02) + 4 * plan.length
     lengths, values = _sources(tokens) if plan.text == "sources" else _random(tokens, config.vocab_size)
@@ -132,7 +132,7 @@ def make_world(plan: Plan) -> None:
         tokenizer=TOKENIZER,
         seed=0,
     )
-    plan.path("spec.json").write_text(json.dumps(specification(plan, digest)))
+    plan.path("spec.json").write_text(json.dumps(specification(plan, digest)), encoding="utf-8")
 
 
 def specification(plan: Plan, digest: str) -> dict[str, Any]:

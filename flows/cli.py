@@ -6,6 +6,8 @@ The commands stand in `flows/commands/`. Exit codes: 0 done; 1 failed; 2 wrong u
 
 from __future__ import annotations
 
+import locale
+import os
 import signal
 import sys
 from typing import Any
@@ -31,6 +33,7 @@ for command in (run, plan, why, lineage, explain, compare, verify, gc, export, u
 
 def main() -> None:
     """Entry point: errors of ours are a message and an exit code, never a traceback."""
+    _in_utf8()
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         sys.exit(app(standalone_mode=False) or 0)  # an Exit inside comes back as its code
@@ -52,6 +55,13 @@ def main() -> None:
             sys.stderr.write(f"{error.format_message()}\n")
             sys.exit(2)
         raise
+
+
+def _in_utf8() -> None:
+    """Start again in Python's UTF-8 mode where the locale has another encoding: libraries, too, read and write text."""
+    if not sys.flags.utf8_mode and locale.getencoding().lower() not in ("utf-8", "utf8"):
+        os.environ["PYTHONUTF8"] = "1"  # for children
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
 
 
 def _interrupt(number: int, frame: Any) -> None:

@@ -29,7 +29,7 @@ def current() -> dict[str, dict[str, str | int]]:
 
 def locked(path: Path = LOCK) -> dict[str, dict[str, str | int]]:
     """What `stages.lock` holds."""
-    return dict(json.loads(path.read_text())) if path.exists() else {}
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
 
 
 def unaccepted(now: dict[str, dict[str, str | int]], before: dict[str, dict[str, str | int]]) -> list[str]:
@@ -51,7 +51,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--accept", action="store_true", help="write stages.lock as the code stands now")
     if parser.parse_args().accept:
-        LOCK.write_text(json.dumps(current(), indent=1) + "\n")
+        LOCK.write_text(json.dumps(current(), indent=1) + "\n", encoding="utf-8")
         return
     wrong = unaccepted(current(), locked())
     sys.stdout.write("".join(f"{line}\n" for line in wrong))

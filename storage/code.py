@@ -59,7 +59,7 @@ def _digest(roots: tuple[str, ...]) -> str:
 @functools.cache
 def _read(name: str, path: Path) -> tuple[str, list[str]]:
     """A module's source, bare, and the project's modules that it imports: read once for all stages that share it."""
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     tree = ast.parse(text)
     return _bare(text, tree), _imports(tree, name, path)
 

@@ -230,7 +230,7 @@ def _make_shard(
         names = [name for name in names if name not in aside]
         files = [_shard_entry(temporary, path, stats, alone=len(names) == 1) for path in names]
         record = {"stats": stats, "files": files, "host": platform.node()}
-        (temporary / SHARD_RECORD).write_text(json.dumps(record, allow_nan=False))
+        (temporary / SHARD_RECORD).write_text(json.dumps(record, allow_nan=False), encoding="utf-8")
         if not os.path.samestat(os.fstat(own), temporary.stat()):
             raise StageFailed(
                 f"{temporary} was taken away while its shard was made: the run that asked is gone"

@@ -19,12 +19,15 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
 from importlib import metadata
-from typing import Any
+from typing import Any, TypeVar, TypeVarTuple
 
 from storage.code import project_digest
 from storage.errors import ConfigError, StageFailed
 
-Calls = Iterable[tuple[str, Callable[..., Any], tuple[Any, ...]]]
+Ts = TypeVarTuple("Ts")
+R = TypeVar("R")
+Call = tuple[str, Callable[[*Ts], R], tuple[*Ts]]
+"""A shard's name, the module-level function that makes it, and that function's arguments."""
 
 PROCESSES = "processes"
 EXECUTOR = r"processes|dask(\+tls)?://(\[[0-9a-fA-F:.]+\]|[^\s/:\[\]]+):[0-9]{1,5}"
@@ -75,7 +78,7 @@ class Cluster:
         self._client: Any = None
         self._guard = threading.Lock()
 
-    def run(self, calls: Calls) -> Iterator[tuple[str, Any]]:
+    def run(self, calls: Iterable[Call[*Ts, R]]) -> Iterator[tuple[str, R]]:
         """Run named calls; (name, result) in the order in which they end. The first failure cancels the rest.
 
         Raises StageFailed where the scheduler or all workers are gone, ConfigError where a worker differs.

@@ -31,7 +31,7 @@ class RunRecord:
     attempts: tuple[str, ...] = ()
     state: str = "running"
     facts: dict[str, Any] = field(default_factory=dict)
-    """`processes`: attempt → host, pid and start time of the process that is, or was when it was killed, at work."""
+    """`processes`: attempt → what names the process (ProcessId) that is, or was when it was killed, at work."""
 
     @property
     def processes(self) -> dict[str, dict[str, Any]]:

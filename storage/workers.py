@@ -8,14 +8,13 @@ from __future__ import annotations
 import multiprocessing
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import CancelledError, Executor, Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from types import TracebackType
-from typing import Any
 
 from storage.errors import Interrupted, StageFailed
-from storage.executors import ONE_THREAD, PROCESSES, cluster_of
+from storage.executors import ONE_THREAD, PROCESSES, Call, R, Ts, cluster_of
 
 
 def usable_cores() -> int:
@@ -34,9 +33,7 @@ class Workers:
         self._guard = threading.Lock()
         self._abandoned = threading.Event()
 
-    def run(
-        self, calls: Iterable[tuple[str, Callable[..., Any], tuple[Any, ...]]]
-    ) -> Iterator[tuple[str, Any]]:
+    def run(self, calls: Iterable[Call[*Ts, R]]) -> Iterator[tuple[str, R]]:
         """Run named calls; (name, result) in the order in which they end. The first failure cancels the rest."""
         try:
             for named in self._run(calls):
@@ -46,9 +43,7 @@ class Workers:
             self._check()
             raise
 
-    def _run(
-        self, calls: Iterable[tuple[str, Callable[..., Any], tuple[Any, ...]]]
-    ) -> Iterator[tuple[str, Any]]:
+    def _run(self, calls: Iterable[Call[*Ts, R]]) -> Iterator[tuple[str, R]]:
         self._check()
         if self._cluster is not None:
             yield from self._cluster.run(calls)
@@ -57,7 +52,7 @@ class Workers:
             for name, function, arguments in calls:
                 yield name, function(*arguments)
             return
-        futures: dict[Future[Any], str] = {}
+        futures: dict[Future[R], str] = {}
         try:
             pool = self._started()
             for name, function, arguments in calls:

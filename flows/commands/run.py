@@ -162,7 +162,7 @@ def _clean_stdout() -> Iterator[Any]:
     sys.stdout.flush()
     kept = os.dup(1)
     os.dup2(2, 1)
-    with os.fdopen(kept, "w") as out:
+    with os.fdopen(kept, "w", encoding="utf-8") as out:
         try:
             yield out
         finally:

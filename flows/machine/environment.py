@@ -10,9 +10,7 @@ import contextlib
 import json
 import os
 import select
-import shutil
 import stat
-import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -27,6 +25,7 @@ _QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "TOKENIZERS_PARALLELISM": "false",
+    "PYTHONUTF8": "1",  # whatever the locale is: what one process writes another reads
     "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",  # the least there is; the crash automation counts on it
 }
 _SPINS = {"GOMP_SPINCOUNT": "20000"}
@@ -149,15 +148,15 @@ def outlive_worker() -> None:
 
 def gpus() -> list[str]:
     """Names of the NVIDIA GPUs of this machine, asked of the driver; torch is not loaded for that."""
-    tool = shutil.which("nvidia-smi")
-    if tool is None:
-        return []
-    with contextlib.suppress(OSError, subprocess.SubprocessError):
-        answer = subprocess.run(
-            [tool, "--query-gpu=name", "--format=csv,noheader"], capture_output=True, text=True, timeout=20
-        )
-        if answer.returncode == 0:
-            return [line.strip() for line in answer.stdout.splitlines() if line.strip()]
+    import pynvml
+
+    with contextlib.suppress(pynvml.NVMLError):
+        pynvml.nvmlInit()
+        try:
+            handles = map(pynvml.nvmlDeviceGetHandleByIndex, range(pynvml.nvmlDeviceGetCount()))
+            return [str(pynvml.nvmlDeviceGetName(handle)) for handle in handles]
+        finally:
+            pynvml.nvmlShutdown()
     return []
 
 

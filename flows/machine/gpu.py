@@ -59,12 +59,12 @@ class Gpu:
         path = self.directory / f"gpu-{name}.lock"
         with Lock(path, waiting=lambda path: waiting(_owner(path)), poll_seconds=0.5) as lock:
             with contextlib.suppress(OSError):
-                path.write_text(f"{self.owner}, process {os.getpid()}")
+                path.write_text(f"{self.owner}, process {os.getpid()}", encoding="utf-8")
             yield lock.descriptor
 
 
 def _owner(path: Path) -> str:
     """Who took it last, which is who has it, as far as is known."""
     with contextlib.suppress(OSError):
-        return f"{path.name.removesuffix('.lock')} is taken by {path.read_text() or 'another run'}"
+        return f"{path.name.removesuffix('.lock')} is taken by {path.read_text(encoding='utf-8') or 'another run'}"
     return "it is taken by another run"

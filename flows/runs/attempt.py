@@ -14,7 +14,7 @@ from typing import Any
 from flows.dag.call import Call, StageRecord
 from flows.dag.pretrain import describe
 from flows.dag.state import Outcome
-from flows.machine.processes import at_work, start_ticks
+from flows.machine.processes import ProcessId, at_work
 from flows.runs.prefect_states import crash_lost_attempts
 from flows.runs.stage_task import Builder
 from flows.tracking.tracker import Tracker
@@ -135,7 +135,7 @@ class Attempt:
         return self.flow_run or f"{os.uname().nodename}:{os.getpid()}"
 
     def _begun(self, before: RunRecord | None) -> RunRecord:
-        process = {"pid": os.getpid(), "host": os.uname().nodename, "started": start_ticks(os.getpid())}
+        process = ProcessId.current().to_dict()
         processes = at_work(before.processes if before else {}) | {self._own: process}
         earlier = [one for one in (before.attempts if before else ()) if one != self.flow_run]
         attempts = (*earlier, *([self.flow_run] if self.flow_run else []))

@@ -97,7 +97,7 @@ class _Estimator:
         self._run, self._model, self._target = run, model, target
         self._identity = _identity(run)
         with tempfile.TemporaryDirectory() as directory:
-            (Path(directory) / "config.json").write_text(json.dumps(model))
+            (Path(directory) / "config.json").write_text(json.dumps(model), encoding="utf-8")
             config = read_config(Path(directory), self._identity)
         self._shape = shape_of(config)
         execution = run.training.execution

@@ -89,7 +89,7 @@ def read(configs: Sequence[Path], say: Callable[[str], object]) -> Iterator[Give
 
 
 def _given(run: RunConfig, path: Path) -> Given:
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     lines = text.splitlines()
     head = [line.removeprefix("#").strip() for line in lines[: next(_code(lines), 0)]]
     return Given(run, path, hashlib.sha256(text.encode()).hexdigest()[:12], " ".join(head).strip())

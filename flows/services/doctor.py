@@ -113,7 +113,9 @@ def packages(constraints: Path | None) -> Finding:
     name = "packages"
     if constraints is None:
         return Finding(name, "note", "there is no constraints.txt to compare with", "run it in the project")
-    pinned = dict(re.findall(r"^([\w.-]+)==([^\s#;]+)", constraints.read_text(), re.MULTILINE))
+    pinned = dict(
+        re.findall(r"^([\w.-]+)==([^\s#;]+)", constraints.read_text(encoding="utf-8"), re.MULTILINE)
+    )
     needed = _needed()
     wrong: list[str] = []
     others: list[str] = []
@@ -215,7 +217,7 @@ def _second_process_locks(path: Path) -> bool:
         [sys.executable, "-c", _TRY_LOCK, str(path)],
         env={**os.environ, "PYTHONPATH": path_of_modules},
         capture_output=True,
-        text=True,
+        encoding="utf-8",
     )
     if answer.returncode not in (0, 9):
         raise OSError(
@@ -247,7 +249,7 @@ def gpu() -> Finding:
             )
         return Finding("gpu", "ok", "none: CPU")
     code = "import torch; print(torch.__version__, torch.cuda.device_count())"
-    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", timeout=120)
     version, _, count = answer.stdout.strip().rpartition(" ")
     if answer.returncode == 0 and count.isdigit() and int(count):
         return Finding("gpu", "ok", f"{', '.join(names)}; torch {version} sees {count}")

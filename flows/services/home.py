@@ -173,9 +173,9 @@ def _deploy(record: HomeRecord, configs: Sequence[Path], say: Say) -> list[str]:
         cwd=home(),
         stdin=subprocess.DEVNULL,
         capture_output=True,
-        text=True,
+        encoding="utf-8",
     )
-    (logs() / "deploy.log").write_text(answer.stdout + answer.stderr)
+    (logs() / "deploy.log").write_text(answer.stdout + answer.stderr, encoding="utf-8")
     if answer.returncode != 0:
         raise OnwardError(f"the deployments could not be made:\n{last_words(logs() / 'deploy.log')}")
     for line in answer.stderr.splitlines():

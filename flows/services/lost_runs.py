@@ -24,7 +24,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from flows.machine.processes import (
-    alive,
+    ProcessId,
     command_of,
     environment_of,
     every_pid,
@@ -76,7 +76,6 @@ class LostRuns:
         self.api = api
         self.pools = pools
         self.names = names
-        self.host = os.uname().nodename
         self.sweeps = 0
         self._heard: dict[str, float] = {}
         self._suspects: dict[str, str] = {}
@@ -105,10 +104,8 @@ class LostRuns:
 
     def _ours(self, run: dict[str, Any]) -> bool:
         """A worker names the pid alone, a flow its machine too; where another's worker may have it, a pid says nothing."""
-        host, _, pid = str(run.get("infrastructure_pid") or "").rpartition(":")
-        if host:
-            return host == self.host and pid.isdigit()
-        return here_alone(run, self._heard)
+        process = _process(run)
+        return here_alone(run, self._heard) if process is None else process.state() != "elsewhere"
 
     def _lives(self, run: dict[str, Any]) -> bool:
         state = run["state"]
@@ -195,8 +192,8 @@ class LostRuns:
         after = (datetime.now(UTC) - _RECENT).isoformat()
         wanted["flow_runs"] |= {"deployment_id": {"is_null_": True}, "end_time": {"after_": after}}
         for run in self.api.every("/flow_runs/filter", wanted):
-            host = str(run.get("infrastructure_pid") or "").rpartition(":")[0]
-            if host == self.host and start_ticks(_pid(run) or 0):
+            process = _process(run)
+            if process and process.state() != "elsewhere" and start_ticks(process.pid):
                 yield run
 
     def _recorded(self, run: dict[str, Any]) -> int | None:
@@ -206,10 +203,9 @@ class LostRuns:
             return None
         with contextlib.suppress(OnwardError):
             for record in read_records(Store(home() / store)):
-                process = record.processes.get(run["id"])
-                if process and process["host"] == self.host:
-                    pid = int(process["pid"])
-                    return pid if alive(pid, str(process["started"])) else None
+                if (known := record.processes.get(run["id"])) is not None:
+                    process = ProcessId.from_dict(known)
+                    return process.pid if process.state() == "alive" else None
         return None
 
     def _ask(
@@ -320,6 +316,11 @@ def _cancelled() -> dict[str, Any]:
     return {"type": "CANCELLED", "name": "Cancelled", "message": CANCELLED}
 
 
+def _process(run: Mapping[str, Any]) -> ProcessId | None:
+    """As the run itself told it; None where a worker told a pid alone, or nobody anything."""
+    return ProcessId.from_text(str(run.get("infrastructure_pid") or ""))
+
+
 def _pid(run: dict[str, Any]) -> int | None:
     pid = str(run.get("infrastructure_pid") or "").rpartition(":")[2]
     return int(pid) if pid.isdigit() else None
@@ -327,15 +328,18 @@ def _pid(run: dict[str, Any]) -> int | None:
 
 def _is_of(pid: int, run: Mapping[str, Any], since: float) -> bool:
     """Whether the process is the run's, and not another one with its pid."""
+    process = _process(run)
+    if process and process.started:
+        return process.state() == "alive"
     environment = environment_of(pid)
     own = environment.get("PREFECT__FLOW_RUN_ID")
     if own is not None:
         return own == run["id"] and bool(start_ticks(pid))
-    if environment and ":" not in str(run["infrastructure_pid"]):
+    if environment and process is None:
         return False  # what a worker starts has its run's id
-    with contextlib.suppress(OSError):  # run directly: a process that began after the run did is another one
-        return started_at(pid) < since + _SLACK_SECONDS
-    return False
+    return _began_before(
+        pid, since + _SLACK_SECONDS
+    )  # run directly: one that began after the run is another one
 
 
 def others_heard(api: Api, pools: Iterable[str], names: Iterable[str] = ()) -> dict[str, float]:
@@ -391,9 +395,8 @@ def _moment(text: str) -> float:
 
 
 def _began_before(pid: int, moment: float) -> bool:
-    with contextlib.suppress(OSError):
-        return started_at(pid) < moment
-    return False
+    began = started_at(pid)
+    return began is not None and began < moment
 
 
 def _trainer(pid: int) -> bool:

@@ -123,7 +123,7 @@ class Supervisor:
             self._start(name, kept)
         except OSError as error:
             tell(f"{name}: {error}")
-            with (logs() / f"{name}.log").open("a") as log:
+            with (logs() / f"{name}.log").open("a", encoding="utf-8") as log:
                 log.write(f"it could not be started: {error}\n")
             self._mourn(name, kept)
         return True

@@ -113,7 +113,7 @@ class Models:
     def _point(self, model_id: str, model: Exported) -> None:
         with tempfile.TemporaryDirectory() as directory:
             path = Path(directory) / POINTER
-            path.write_text(json.dumps(model.pointer(), indent=1) + "\n")
+            path.write_text(json.dumps(model.pointer(), indent=1) + "\n", encoding="utf-8")
             self._client.log_model_artifact(model_id, str(path))
 
     def output(self, run: str, model_id: str, step: int) -> None:

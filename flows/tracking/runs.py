@@ -7,12 +7,12 @@ was measured rather than at which it is sent: MLflow keeps one of two that are t
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
+
+from flows.machine.processes import ProcessId
 
 NOTE = "mlflow.note.content"
 PUBLISHED = "onward.published"
@@ -214,27 +214,17 @@ def _cut(text: str) -> str:
 
 def owner() -> dict[str, str]:
     """Tags that name this process, by which another tells that it is gone."""
-    return {
-        "onward.pid": str(os.getpid()),
-        "onward.host": os.uname().nodename,
-        "onward.started": _started(os.getpid()),
-        "onward.alive": str(int(time.time())),
-    }
-
-
-def _started(pid: int) -> str:
-    """The process's start time in clock ticks since boot: with the pid it names one process."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19]
-    except (OSError, IndexError):
-        return ""
+    process = {f"onward.{name}": str(value) for name, value in ProcessId.current().to_dict().items()}
+    return {**process, "onward.alive": str(int(time.time()))}
 
 
 def gone(tags: Mapping[str, str]) -> bool:
-    """Whether the process that owns a run is gone: of this host by its pid, of another by a sign of life that is old."""
+    """Whether the process that owns a run is gone; one of another machine, by a sign of life that is old."""
     if "onward.pid" not in tags:
         return False
-    if tags.get("onward.host") == os.uname().nodename:
-        return _started(int(tags["onward.pid"])) != tags.get("onward.started")
+    names = ("pid", "host", "started", "boot", "namespace", "machine")
+    state = ProcessId.from_dict({name: tags.get(f"onward.{name}", "") for name in names}).state()
+    if state != "elsewhere":
+        return state == "gone"
     alive = tags.get("onward.alive", "")
     return alive.isdigit() and time.time() - int(alive) > _LOST_SECONDS

@@ -24,6 +24,7 @@ from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, PREFECT_UI_URL, tempora
 
 from flows.dag.call import named
 from flows.dag.plan import PlanRow
+from flows.machine.processes import ProcessId
 from flows.ui.console import Console
 from flows.ui.logbook import Logbook
 from storage.artifact import Input
@@ -170,7 +171,7 @@ def announce_process(flow_run: str | None) -> None:
         return
     if context.flow_run.deployment_id is not None:
         return
-    pid = f"{os.uname().nodename}:{os.getpid()}"
+    pid = ProcessId.current().to_text()
 
     def update() -> None:
         with get_client(sync_client=True) as client:

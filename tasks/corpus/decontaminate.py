@@ -253,5 +253,5 @@ def count_hits(
 
 def write_hits(draft: Draft, hits: dict[str, dict[str, int]]) -> None:
     """Part `hits`: hits.json."""
-    (draft.path / "hits.json").write_text(json.dumps(hits, indent=1, sort_keys=True) + "\n")
+    (draft.path / "hits.json").write_text(json.dumps(hits, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     draft.part("hits", "hits.json")

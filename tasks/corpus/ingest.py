@@ -241,5 +241,5 @@ def _write_cursor(
         "files": files,
         **({"hub": inputs.hub} if inputs.hub else {}),
     }
-    (draft.path / "cursor.json").write_text(json.dumps(cursor, indent=0))
+    (draft.path / "cursor.json").write_text(json.dumps(cursor, indent=0), encoding="utf-8")
     draft.part("cursor", "cursor.json")

@@ -254,7 +254,9 @@ def write_state(directory: Path, state: State) -> None:
         "seed": state.seed,
         "sources": sources,
     }
-    (directory / "state.json").write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n")
+    (directory / "state.json").write_text(
+        json.dumps(facts, indent=1, sort_keys=True) + "\n", encoding="utf-8"
+    )
     columns: dict[str, Any] = {
         "source": np.concatenate(
             [np.full(len(state.carried[name].length), i, np.int64) for i, name in enumerate(names)]

@@ -105,7 +105,9 @@ def write_tokenizer(tokenizer: Tokenizer, directory: Path) -> None:
         "eos_token": END_OF_TEXT,
         "clean_up_tokenization_spaces": False,
     }
-    (directory / "tokenizer_config.json").write_text(json.dumps(facts, indent=1, sort_keys=True) + "\n")
+    (directory / "tokenizer_config.json").write_text(
+        json.dumps(facts, indent=1, sort_keys=True) + "\n", encoding="utf-8"
+    )
 
 
 def _texts(paths: list[Path], counted: dict[str, int]) -> Iterator[str]:

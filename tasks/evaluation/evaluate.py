@@ -175,7 +175,9 @@ def run(config: EvaluateConfig, inputs: EvaluateInputs, draft: Draft) -> Evaluat
         "answers_over_max_length": scorer.cut,
         **score(table, task.aggregation(), asked.groups),
     }
-    (draft.path / "scores.json").write_text(json.dumps(scores, indent=1, sort_keys=True) + "\n")
+    (draft.path / "scores.json").write_text(
+        json.dumps(scores, indent=1, sort_keys=True) + "\n", encoding="utf-8"
+    )
     pq.write_table(table, draft.path / "questions.parquet", compression="zstd")
     draft.part("scores", "scores.json")
     draft.part("questions", "questions.parquet")

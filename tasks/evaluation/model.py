@@ -93,7 +93,7 @@ def load_text_tokenizer(export: Path) -> Tokenizer:
 
 def end_of_text(export: Path) -> int:
     """Id of the token that closes a document: the first end-of-sequence id of the model's configuration."""
-    config = json.loads((export / "config.json").read_text())
+    config = json.loads((export / "config.json").read_text(encoding="utf-8"))
     found = config.get("eos_token_id")
     found = found[0] if isinstance(found, list) and found else found
     if not isinstance(found, int):

@@ -100,7 +100,9 @@ def run(config: PerplexityConfig, inputs: PerplexityInputs, draft: Draft) -> Per
     )
     stats = _stats(table)
     scores = {**vars(stats), "max_length": config.max_length, "stride": config.max_length // 2}
-    (draft.path / "scores.json").write_text(json.dumps(scores, indent=1, sort_keys=True) + "\n")
+    (draft.path / "scores.json").write_text(
+        json.dumps(scores, indent=1, sort_keys=True) + "\n", encoding="utf-8"
+    )
     pq.write_table(table, draft.path / "documents.parquet", compression="zstd")
     draft.part("scores", "scores.json")
     draft.part("documents", "documents.parquet")

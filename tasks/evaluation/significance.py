@@ -89,20 +89,9 @@ def chance(choices: Sequence[int], targets: Sequence[int], labels: bool) -> tupl
     guess = sum(1 / count if count > 1 else 0.0 for count in choices) / len(choices)
     count = choices[0]
     if labels and count > 1 and all(other == count for other in choices):
+        from scipy.special import bdtrc  # P(more than k of n)
+
         most = max(targets.count(target) for target in set(targets))
-        if most / len(targets) > guess and count * _binomial_tail(most, len(targets), 1 / count) < _LABELS:
+        if most / len(targets) > guess and count * bdtrc(most - 1, len(targets), 1 / count) < _LABELS:
             return most / len(targets), "majority"
     return guess, "guess"
-
-
-def _binomial_tail(least: int, count: int, share: float) -> float:
-    """P(at least `least` of `count`), each with chance `share`."""
-    logs = [
-        math.lgamma(count + 1)
-        - math.lgamma(k + 1)
-        - math.lgamma(count - k + 1)
-        + k * math.log(share)
-        + (count - k) * math.log1p(-share)
-        for k in range(least, count + 1)
-    ]
-    return math.fsum(math.exp(one) for one in logs)

@@ -230,7 +230,7 @@ def _write_generation(export: Path, eot: int, bos: int) -> None:
 
 def _write_json(path: Path, values: Mapping[str, Any]) -> None:
     kept = {name: value for name, value in values.items() if name not in _NOT_EXPORTED}
-    path.write_text(json.dumps(kept, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+    path.write_text(json.dumps(kept, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _import_tokenizer(directory: Path, config: Any, export: Path) -> tuple[int, int]:
@@ -254,7 +254,7 @@ def _import_tokenizer(directory: Path, config: Any, export: Path) -> tuple[int, 
     facts.setdefault("tokenizer_class", "PreTrainedTokenizerFast")
     if eos in added and not added[eos].get("special"):
         added[eos]["special"] = True
-    (export / "tokenizer.json").write_text(json.dumps(definition, ensure_ascii=False))
+    (export / "tokenizer.json").write_text(json.dumps(definition, ensure_ascii=False), encoding="utf-8")
     _write_json(export / "tokenizer_config.json", facts)
     if (directory / "chat_template.jinja").is_file():
         shutil.copyfile(directory / "chat_template.jinja", export / "chat_template.jinja")

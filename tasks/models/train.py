@@ -154,7 +154,7 @@ def _write_spec(config: SegmentConfig, inputs: TrainInputs, work: Path) -> None:
         "execution": config.execution.model_dump(exclude={"overlap", "nodes", "rendezvous"}),
         "parent_fd": None,
     }
-    (work / "spec.json").write_text(json.dumps(spec, indent=1))
+    (work / "spec.json").write_text(json.dumps(spec, indent=1), encoding="utf-8")
 
 
 def _directory_of(part: Input) -> Path:

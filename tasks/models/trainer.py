@@ -20,6 +20,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from storage.atomic import write_bytes
 from storage.errors import Interrupted, StageFailed
 from tasks.training import launch, restart
@@ -114,7 +116,7 @@ class _End:
 
 def _tell_pipe(path: Path, descriptor: int | None) -> Path:
     spec = json.loads(path.read_bytes()) | {"parent_fd": descriptor}
-    path.write_text(json.dumps(spec, indent=1))
+    path.write_text(json.dumps(spec, indent=1), encoding="utf-8")
     return path
 
 
@@ -194,7 +196,6 @@ def _last_words(log: Path, begun: int) -> str:
 
 
 def _children(pid: int) -> list[int]:
-    try:
-        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except OSError:
-        return []
+    with contextlib.suppress(psutil.Error):
+        return [child.pid for child in psutil.Process(pid).children()]
+    return []

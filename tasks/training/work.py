@@ -34,7 +34,7 @@ def check_earlier_work(work: Path, identity: Identity) -> None:
 def held_alone(work: Path, stop: Callable[[], bool], say: Say) -> Iterator[bool]:
     """Hold the work directory: waits for a trainer that is still leaving it. False: asked to stop meanwhile."""
     work.mkdir(parents=True, exist_ok=True)
-    with (work / "trainer.lock").open("w") as file:
+    with (work / "trainer.lock").open("w", encoding="utf-8") as file:
         deadline = time.monotonic() + _LOCK_SECONDS
         said = False
         while True:

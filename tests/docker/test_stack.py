@@ -271,12 +271,11 @@ def _training_begun(store: Path, stack: Stack, run: str, beyond: int = 0) -> Pat
 
 def _of_run(run: str) -> list[str]:
     """Command lines of processes that belong to a flow run, the trainer among them."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            if f"PREFECT__FLOW_RUN_ID={run}".encode() in (entry / "environ").read_bytes():
-                found.append((entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()[:120])
-    return [line for line in found if line]
+    return [
+        " ".join(process.info["cmdline"])[:120]
+        for process in psutil.process_iter(["environ", "cmdline"])
+        if process.info["cmdline"] and (process.info["environ"] or {}).get("PREFECT__FLOW_RUN_ID") == run
+    ]
 
 
 def test_a_script_of_prefects_finds_our_package_storage_and_not_the_module_beside_it(stack, tmp_path):

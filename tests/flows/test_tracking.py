@@ -25,7 +25,7 @@ from flows.dag.state import Outcome
 from flows.runs.run import RunAttempt
 from flows.tracking.account import left_behind
 from flows.tracking.champion import standing_of
-from flows.tracking.runs import Point, Runs
+from flows.tracking.runs import Point, Runs, gone, owner
 from flows.tracking.tracker import Tracked, Tracker, describe_run, public_address
 from storage.store import Store
 
@@ -376,6 +376,16 @@ def test_what_was_left_running_on_another_machine_is_ended_once_it_gives_no_sign
     tracker.close("FINISHED", seconds=120)
     assert client.get_run(old.info.run_id).info.status == "KILLED"
     assert client.get_run(new.info.run_id).info.status == "RUNNING"
+
+
+def test_what_a_process_of_this_machine_left_running_is_ended_at_once_whatever_the_host_is_called():
+    alive = {"onward.alive": str(int(time.time()))}
+    here = {**owner(), **alive, "onward.host": "before"}
+    assert not gone(here)
+    assert gone({**here, "onward.started": "1"})
+    of_old = {name: here[name] for name in ("onward.pid", "onward.started", "onward.alive")}
+    assert not gone({**of_old, "onward.host": os.uname().nodename})
+    assert gone({**of_old, "onward.host": os.uname().nodename, "onward.started": "1"})
 
 
 def test_what_the_server_refuses_does_not_keep_the_rest_from_it(database, made, tmp_path):

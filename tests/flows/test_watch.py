@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from uuid import uuid4
 
 import pytest
 
-from flows.machine.processes import boot_id, start_ticks
+from flows.machine.processes import ProcessId, boot_id, start_ticks
 from flows.services import lost_runs as watching
 from flows.services.lost_runs import LOST, LostRuns, sweep_until
 from flows.services.rest import Api, ApiError
@@ -157,6 +158,26 @@ def test_a_run_from_a_terminal_lives_as_long_as_its_process(api, watch, process)
     watch.sweep()
     watch.sweep()
     assert state(api, run)["type"] == "CRASHED"
+
+
+def test_a_run_of_a_host_that_has_another_name_now_is_crashed_once_its_process_is_gone(api, watch, process):
+    child = process()
+    named = replace(ProcessId.current(), host="before", pid=child.pid, started=start_ticks(child.pid))
+    run = make_run(api, None, "RUNNING", named.to_text())
+    reused = replace(named, started="1")
+    other = make_run(api, None, "RUNNING", reused.to_text())
+    rebooted = replace(named, boot="00000000-0000-0000-0000-000000000000")
+    before = make_run(api, None, "RUNNING", rebooted.to_text())
+    elsewhere = make_run(api, None, "RUNNING", replace(rebooted, machine="0" * 16).to_text())
+    watch.sweep()
+    watch.sweep()
+    assert [state(api, one)["type"] for one in (run, other, before, elsewhere)] == [
+        *("RUNNING", "CRASHED", "CRASHED" if named.machine else "RUNNING", "RUNNING")
+    ]
+    end(child)
+    watch.sweep()
+    watch.sweep()
+    assert [state(api, one)["type"] for one in (run, elsewhere)] == ["CRASHED", "RUNNING"]
 
 
 def test_a_pid_alone_says_nothing_in_a_pool_that_another_machine_serves_too(api):

@@ -21,6 +21,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import psutil
 from small import ONWARD, ROOT, environment, write_config
 
 ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
@@ -160,13 +161,11 @@ class Operated:
 
     def processes(self) -> Iterator[tuple[int, str]]:
         """(pid, command line) of every process that belongs to this home."""
-        for entry in Path("/proc").glob("[0-9]*"):
-            with contextlib.suppress(OSError):
-                own = (entry / "environ").read_bytes().split(b"\0")
-                if f"ONWARD_HOME={self.home}".encode() in own and int(entry.name) != os.getpid():
-                    line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-                    if line:
-                        yield int(entry.name), line[:160]
+        for process in psutil.process_iter(["environ", "cmdline"]):
+            own = (process.info["environ"] or {}).get("ONWARD_HOME") == str(self.home)
+            line = " ".join(process.info["cmdline"] or ())
+            if own and line and process.pid != os.getpid():
+                yield process.pid, line[:160]
 
     def kill_everything(self) -> None:
         """What a power cut does to the processes of this home."""

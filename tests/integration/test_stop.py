@@ -12,6 +12,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from small import write_config
 
@@ -106,12 +107,10 @@ class Site:
 
     def flow_process(self, run: str) -> int:
         """The process that executes the run: it was given the run's id, and started neither trainer nor supervisor."""
-        for entry in Path("/proc").glob("[0-9]*"):
-            with contextlib.suppress(OSError):
-                environment = (entry / "environ").read_bytes().split(b"\0")
-                line = (entry / "cmdline").read_bytes().split(b"\0")
-                if f"PREFECT__FLOW_RUN_ID={run}".encode() in environment and b"prefect.engine" in line:
-                    return int(entry.name)
+        for process in psutil.process_iter(["environ", "cmdline"]):
+            own = (process.info["environ"] or {}).get("PREFECT__FLOW_RUN_ID") == run
+            if own and "prefect.engine" in (process.info["cmdline"] or ()):
+                return process.pid
         raise AssertionError("no process executes the run")
 
 

@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 import stages
 
@@ -88,14 +89,14 @@ def test_workers_leave_when_their_parent_is_killed(tmp_path):
     root = HERE.parents[1]
     parent = subprocess.Popen([sys.executable, str(script)], env={**os.environ, "PYTHONPATH": str(root)})
     until = time.monotonic() + 60
-    while len(children := _children(parent.pid)) < 3:  # two workers and the resource tracker
+    while len(children := psutil.Process(parent.pid).children()) < 3:  # two workers and the resource tracker
         assert time.monotonic() < until
         time.sleep(0.05)
     time.sleep(1.0)
     parent.send_signal(signal.SIGKILL)
     parent.wait()
     until = time.monotonic() + 10
-    while left := [pid for pid in children if Path(f"/proc/{pid}").exists()]:
+    while left := [child for child in children if child.is_running()]:
         assert time.monotonic() < until, f"outlived their parent: {left}"
         time.sleep(0.05)
 
@@ -105,8 +106,3 @@ def test_a_worker_that_is_killed_fails_the_stage_with_what_to_do():
         with pytest.raises(StageFailed, match="worker process died"):
             list(workers.run([("a", os.kill, (0, 0)), ("b", os._exit, (9,))]))
         assert dict(workers.run([("a", len, ("abc",))])) == {"a": 3}
-
-
-def _children(pid: int) -> list[int]:
-    listed = Path(f"/proc/{pid}/task/{pid}/children")
-    return [int(child) for child in listed.read_text().split()] if listed.exists() else []

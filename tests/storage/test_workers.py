@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from storage.draft import Draft
@@ -224,13 +225,13 @@ def test_abandoned_workers_are_gone_in_seconds_and_whoever_waits_for_them_is_tol
         list(workers.run([("late", _sleep, (str(tmp_path),))]))
     workers.close()
     until = time.monotonic() + 10
-    while any(_running(path.name) for path in tmp_path.iterdir()):
+    while any(_running(int(path.name)) for path in tmp_path.iterdir()):
         assert time.monotonic() < until
         time.sleep(0.05)
 
 
-def _running(pid: str) -> bool:
+def _running(pid: int) -> bool:
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
-    except OSError:
+        return psutil.Process(pid).status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+    except psutil.NoSuchProcess:
         return False

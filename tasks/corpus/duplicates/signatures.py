@@ -286,4 +286,6 @@ class NewLink:
             "table_start": int(self.kept.starts[self.covered]),
             **facts,
         }
-        (directory / "chain.json").write_text(json.dumps(chain, indent=1, sort_keys=True) + "\n")
+        (directory / "chain.json").write_text(
+            json.dumps(chain, indent=1, sort_keys=True) + "\n", encoding="utf-8"
+        )

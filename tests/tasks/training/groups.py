@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 
 from tasks.models import trainer
 from tasks.training import launch
@@ -62,17 +63,17 @@ def wait_until(true: Callable[[], Any], seconds: float = 120.0) -> None:
 
 def at_work(work: Path) -> list[int]:
     """Processes whose command names this directory."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            if str(work) in (entry / "cmdline").read_bytes().decode(errors="replace").replace("\0", " "):
-                found.append(int(entry.name))
-    return found
+    return [
+        process.pid
+        for process in psutil.process_iter(["cmdline"])
+        if str(work) in " ".join(process.info["cmdline"] or ())
+    ]
 
 
 def ranks_of(torchrun: int) -> list[int]:
-    listed = Path(f"/proc/{torchrun}/task/{torchrun}/children")
-    return [int(child) for child in listed.read_text().split()] if listed.exists() else []
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return [child.pid for child in psutil.Process(torchrun).children()]
+    return []
 
 
 def in_a_group(directory: Path, check: str) -> subprocess.CompletedProcess[str]:
