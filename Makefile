@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 TEST_WORKERS ?= 2
 
-.PHONY: bench-corpus bench-training demo test install check accept-stages constraints image image-check clean-demo
+.PHONY: bench-corpus bench-training same-bytes demo test install check accept-stages constraints image image-check clean-demo
 .DEFAULT_GOAL := demo
 
 demo: $(STAMP)  ## the whole DAG on the embedded corpus, on the CPU
@@ -32,6 +32,9 @@ $(STAMP): pyproject.toml constraints.txt
 
 accept-stages: $(STAMP)  ## "same output, by my word": renew stages.lock after a change that alters no bytes
 	$(BIN)/python -m flows.stages --accept
+
+same-bytes: demo  ## every artifact of the demo made again by this code, and the digests compared with those before
+	$(BIN)/python benchmarks/same_bytes.py configs/demo.yaml
 
 constraints: $(STAMP)  ## pin what is installed now
 	$(BIN)/uv pip freeze -q --python $(BIN)/python --exclude-editable | sed 's/+cpu//' > constraints.txt

@@ -51,7 +51,8 @@ def stage_key(stage: str, version: int, config: Mapping[str, Any], inputs: Mappi
 def key_inputs(inputs: Any) -> dict[str, Any]:
     """What of a stage's inputs is in its key: digests of parts, the last digest of a chain, plain values as they are.
 
-    `inputs` is a dataclass; a field with `metadata={"in_key": False}` is left out.
+    `inputs` is a dataclass; a field with `metadata={"in_key": False}` is left out. A dataclass inside it counts as the
+    mapping of those of its fields that are not None.
     """
     return {name: _digests(value) for name, value in _fields(inputs)}
 
@@ -78,6 +79,8 @@ def _digests(value: Any) -> Any:
         return [_digests(item) for item in value]
     if isinstance(value, Mapping):
         return {name: _digests(item) for name, item in value.items()}
+    if dataclasses.is_dataclass(value):
+        return {name: _digests(item) for name, item in _fields(value) if item is not None}
     return value
 
 
@@ -90,6 +93,8 @@ def _references(value: Any) -> Any:
         return [_references(item) for item in value]
     if isinstance(value, Mapping):
         return {name: _references(item) for name, item in value.items()}
+    if dataclasses.is_dataclass(value):
+        return {name: _references(item) for name, item in _fields(value) if item is not None}
     return value
 
 

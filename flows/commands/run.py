@@ -141,7 +141,7 @@ def _run_seeds(
     from flows.runs.names import run_id
 
     page, facts = summarise(config, run_id(config), {run["seed"]: run["report"] for run in runs})
-    return {"state": "completed", "runs": runs, "page": str(page / "seeds.html"), **facts}, 0
+    return {"state": "completed", "runs": runs, "page": str(page / "seeds.html"), **facts.to_json()}, 0
 
 
 def _check_options(force: tuple[str, ...], until: str, slices: int | None) -> None:

@@ -9,8 +9,8 @@ tokens, in the same way; else they stand side by side.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +21,16 @@ from storage.errors import ConfigError, OnwardError
 from storage.manifest import read_manifest
 from storage.runs import RunRecord
 from storage.store import Store
-from tasks.pages.blocks import Block, Cell, Heading, Picture, Place, Table, Text
+from tasks.pages.blocks import Block, Cell, Heading, Picture, Slot, Table, Text
 from tasks.pages.html import html_of
 from tasks.pages.markdown import markdown_of
-from tasks.pages.report.cost import cost_blocks, cost_of
-from tasks.pages.report.facts import gather, within
+from tasks.pages.plain import plain
+from tasks.pages.report.cost import Cost, cost_blocks, cost_of
+from tasks.pages.report.facts import Pair, ReportFacts, ReportModel, change_of, within
 from tasks.pages.report.figures import draw
+from tasks.pages.report.gather import gather
+from tasks.pages.report.inputs import JournalSegment, ReportConfig, ReportInputs
 from tasks.pages.report.page import blocks_of
-from tasks.pages.report.report import ReportConfig, ReportInputs
-from tasks.pages.report.scores import change_of
 
 Json = dict[str, Any]
 
@@ -43,9 +44,9 @@ class Run:
     config: ReportConfig
     inputs: ReportInputs
 
-    def model(self, name: str) -> Mapping[str, Any] | None:
+    def model(self, name: str) -> ReportModel | None:
         """The run's own model of that name."""
-        return next((model for model in self.inputs.models if model["name"] == name), None)
+        return next((model for model in self.inputs.models if model.name == name), None)
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,8 @@ class Comparison:
 
     runs: tuple[Run, ...]
     differing: Differences
-    facts: Json
-    cost: Json
+    facts: ReportFacts
+    cost: Cost
 
     def to_json(self) -> Json:
         """All of it as plain JSON, without the points of figures."""
@@ -76,8 +77,8 @@ class Comparison:
                 ]
                 for kind in ("identity", "execution", "unknown")
             },
-            "cost": self.cost,
-            **{name: self.facts[name] for name in kept},
+            "cost": self.cost.to_json(),
+            **{name: plain(getattr(self.facts, name)) for name in kept},
         }
 
     def to_markdown(self) -> str:
@@ -95,10 +96,10 @@ class Comparison:
         (directory / "compare.html").write_text(html_of(blocks, directory), encoding="utf-8")
         (directory / "compare.json").write_text(json.dumps(self.to_json(), indent=1) + "\n", encoding="utf-8")
 
-    def _blocks(self, figures: Sequence[Json]) -> list[Block]:
+    def _blocks(self, pictures: Sequence[Picture]) -> list[Block]:
         blocks: list[Block] = []
-        for block in blocks_of(self.facts, figures, [*_runs_table(self.runs), *_differing(self)]):
-            blocks += cost_blocks(self.facts, self.cost) if isinstance(block, Place) else [block]
+        for block in blocks_of(self.facts, pictures, [*_runs_table(self.runs), *_differing(self)]):
+            blocks += cost_blocks(self.facts, self.cost) if isinstance(block, Slot) else [block]
         return blocks
 
 
@@ -121,14 +122,17 @@ def compare(store: Store, names: Sequence[str]) -> Comparison:
     config, inputs = _together(runs, names_of, called)
     pairs = _pairs(runs, names_of)
     own = [  # for the figures alone: every model against its base
-        (names_of[run.label, run.inputs.models[0]["name"]], names_of[run.label, model["name"]])
+        (names_of[run.label, run.inputs.models[0].name], names_of[run.label, model.name])
         for run in runs
         for model in run.inputs.models[1:]
     ]
     facts = gather(config, inputs, list(dict.fromkeys([*pairs, *own])))
-    facts["pairs"] = [list(pair) for pair in pairs]
-    facts["title"] = f"{', '.join(run.label for run in runs[:-1])} and {runs[-1].label}, compared"
-    facts["findings"] = _findings(runs, names_of, facts)
+    facts = replace(
+        facts,
+        pairs=tuple(pairs),
+        title=f"{', '.join(run.label for run in runs[:-1])} and {runs[-1].label}, compared",
+        findings=tuple(_findings(runs, names_of, facts)),
+    )
     differing = differences({run.label: run.record.config for run in runs})
     return Comparison(runs, differing, facts, cost_of(facts, store.lookup))
 
@@ -149,8 +153,8 @@ def _model_names(runs: Sequence[Run], called: Names) -> Names:
     owners: dict[tuple[str, str], list[list[Run]]] = {}
     for run in runs:
         for model in run.inputs.models:
-            name = str(model["name"])
-            groups = owners.setdefault((model["digest"], name), [])
+            name = model.name
+            groups = owners.setdefault((model.digest, name), [])
             for group in groups:
                 if all(_measured_alike(other, run, name, called) for other in group):
                     group.append(run)
@@ -181,32 +185,33 @@ def _measured(run: Run, model: str, called: Names) -> dict[tuple[str, str], str]
 
 
 def _together(runs: Sequence[Run], names: Names, called: Names) -> tuple[ReportConfig, ReportInputs]:
-    models: dict[str, Json] = {}
+    models: dict[str, ReportModel] = {}
     tables: dict[str, dict[str, dict[str, Input]]] = {kind: {} for kind in (*_ASKED, *_READ)}
-    journals: list[Json] = []
+    journals: list[JournalSegment] = []
     samples: dict[str, Input] = {}
     for run in runs:
         for model in run.inputs.models:
-            name = names[run.label, model["name"]]
-            models.setdefault(name, {**model, "name": name, "series": []})["series"].append(run.label)
+            name = names[run.label, model.name]
+            shared = models.get(name, replace(model, name=name))
+            models[name] = replace(shared, series=(*shared.series, run.label))
             for kind, merged in tables.items():
-                own = getattr(run.inputs, kind).get(model["name"], {})
+                own = getattr(run.inputs, kind).get(model.name, {})
                 measured = merged.setdefault(name, {})
                 for item, part in own.items():
                     wanted = called.get((run.label, item), item) if kind in _ASKED else item
                     measured.setdefault(wanted, part)
-            if model["name"] in run.inputs.samples:
-                samples.setdefault(name, run.inputs.samples[model["name"]])
-        known = {segment["journal"].key for segment in journals}
+            if model.name in run.inputs.samples:
+                samples.setdefault(name, run.inputs.samples[model.name])
+        known = {segment.journal.key for segment in journals}
         for segment in run.inputs.journals:
-            entry = {**segment, "series": run.label}
-            journals.append({**entry, "computed": 0} if segment["journal"].key in known else entry)
+            computed = 0 if segment.journal.key in known else segment.computed
+            journals.append(replace(segment, series=run.label, computed=computed))
     benchmarks: dict[str, str] = {}
     for run in runs:
         for item, group in run.config.benchmarks:
             benchmarks.setdefault(called.get((run.label, item), item), group)
     sources = tuple(dict.fromkeys(source for run in runs for source in run.config.sources))
-    alike = len({json.dumps([entry["key"] for entry in run.inputs.corpus]) for run in runs}) == 1
+    alike = len({tuple(entry.key for entry in run.inputs.corpus) for run in runs}) == 1
     first = runs[0].inputs
     return ReportConfig(benchmarks=tuple(benchmarks.items()), sources=sources), ReportInputs(
         models=tuple(models.values()),
@@ -242,11 +247,11 @@ def _questions_of(part: Input) -> str:
     return json.dumps(own["digest"] if own else [file.get("sha256") for file in inputs.get("files", ())])
 
 
-def _pairs(runs: Sequence[Run], names: Names) -> list[tuple[str, str]]:
+def _pairs(runs: Sequence[Run], names: Names) -> list[Pair]:
     """Each run's last model against its base; then at each budget the other runs against the first."""
     found = []
     for run in runs:
-        own = [names[run.label, model["name"]] for model in run.inputs.models]
+        own = [names[run.label, model.name] for model in run.inputs.models]
         found.append((own[0], own[-1]))
     for other in runs[1:]:
         found += [
@@ -255,31 +260,31 @@ def _pairs(runs: Sequence[Run], names: Names) -> list[tuple[str, str]]:
     return [pair for pair in dict.fromkeys(found) if pair[0] != pair[1]]
 
 
-def _budgets(first: Run, other: Run) -> list[tuple[str, str]]:
+def _budgets(first: Run, other: Run) -> list[Pair]:
     """The models of two runs that stand for each other: those of the same name; the last ones where there are none."""
-    shared = [str(model["name"]) for model in first.inputs.models[1:] if other.model(model["name"])]
+    shared = [model.name for model in first.inputs.models[1:] if other.model(model.name)]
     if shared:
         return [(name, name) for name in shared]
-    return [(str(first.inputs.models[-1]["name"]), str(other.inputs.models[-1]["name"]))]
+    return [(first.inputs.models[-1].name, other.inputs.models[-1].name)]
 
 
-def _findings(runs: Sequence[Run], names: Names, facts: Json) -> list[str]:
+def _findings(runs: Sequence[Run], names: Names, facts: ReportFacts) -> list[str]:
     found = []
     for other in runs[1:]:
         one, two = _budgets(runs[0], other)[-1]
         before, after = names[runs[0].label, one], names[other.label, two]
         said = [
-            f"perplexity on {row['source']} {within(change)} % ({change['verdict']})"
-            for row in facts["perplexity"]
+            f"perplexity on {row.source} {within(change)} % ({change.verdict})"
+            for row in facts.perplexity
             if (change := change_of(row, before, after))
         ]
         said += [
-            f"the mean of the {row['group']} benchmarks {within(change)} points ({change['verdict']})"
-            for row in facts["groups"]
+            f"the mean of the {row.group} benchmarks {within(change)} points ({change.verdict})"
+            for row in facts.groups
             if (change := change_of(row, before, after))
         ]
         first, last = runs[0].model(one), other.model(two)
-        if first and last and first["digest"] == last["digest"]:
+        if first and last and first.digest == last.digest:
             how = "" if before == after else "; it was measured differently"
             found.append(
                 f"{runs[0].label} and {other.label} ended in the same model ({two}), to the bit{how}."
@@ -298,7 +303,7 @@ def _runs_table(runs: Sequence[Run]) -> list[Block]:
             Cell(run.label),
             Cell(run.record.run),
             Cell(run.record.state),
-            Cell(", ".join(str(model["name"]) for model in run.inputs.models)),
+            Cell(", ".join(model.name for model in run.inputs.models)),
         )
         for run in runs
     )

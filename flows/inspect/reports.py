@@ -9,8 +9,11 @@ from typing import Any
 from storage.artifact import Artifact
 from storage.errors import ConfigError, OnwardError
 from storage.runs import RunRecord, read_records
-from storage.store import Store
-from tasks.pages.report.report import STAGE, ReportConfig, ReportInputs
+from storage.store import Request, Store
+from tasks.pages.data import data
+from tasks.pages.plain import read_as
+from tasks.pages.report import report
+from tasks.pages.report.inputs import ReportConfig, ReportInputs
 
 _REFERENCE = {"stage", "key", "part", "digest"}
 
@@ -37,7 +40,7 @@ def report_of(store: Store, record: RunRecord) -> Artifact:
     found = [
         artifact
         for stage, key in record.artifacts
-        if stage == STAGE and (artifact := store.lookup(stage, key)) is not None
+        if stage == report.STAGE and (artifact := store.lookup(stage, key)) is not None
     ]
     if not found:
         raise OnwardError(
@@ -46,11 +49,19 @@ def report_of(store: Store, record: RunRecord) -> Artifact:
     return max(found, key=lambda artifact: str(artifact.manifest.provenance.get("ended", "")))
 
 
-def inputs_of(store: Store, report: Artifact) -> tuple[ReportConfig, ReportInputs]:
+def inputs_of(store: Store, page: Artifact) -> tuple[ReportConfig, ReportInputs]:
     """Configuration and inputs of a report, as its stage had them. Raises OnwardError where something of it is gone."""
     known = {field.name for field in dataclasses.fields(ReportInputs)}
-    found = {name: _resolved(store, value) for name, value in report.manifest.inputs.items() if name in known}
-    return ReportConfig.model_validate(report.manifest.config), ReportInputs(**found)
+    found = {name: _resolved(store, value) for name, value in page.manifest.inputs.items() if name in known}
+    return ReportConfig.model_validate(page.manifest.config), read_as(ReportInputs, found)
+
+
+def request_of(store: Store, page: Artifact) -> Request:
+    """The request that a report or data page was made by, for the code as it stands. Raises OnwardError as `inputs_of`."""
+    if page.stage == report.STAGE:
+        return Request(report, *inputs_of(store, page))
+    config = data.DataConfig.model_validate(page.manifest.config)
+    return Request(data, config, read_as(data.DataInputs, _resolved(store, page.manifest.inputs)))
 
 
 def _resolved(store: Store, value: Any) -> Any:

@@ -38,7 +38,7 @@ from storage.settings import identity_of
 from storage.store import Store
 from storage.workers import Workers
 from tasks import stages
-from tasks.pages.report import cost
+from tasks.pages.report.cost import page_of, published
 
 _TRUNK = "trunk/"
 """Before the names of scores of checkpoints that training kept on its way."""
@@ -161,7 +161,7 @@ class RunAttempt(Attempt):
 def _page(store: Store, report: Artifact, console: Console) -> Path:
     """Where the report lies with what it cost, which no stage may know; or, where it cannot be written, without."""
     try:
-        return cost.published(report, store.lookup, cost.page_of(store.root, report))
+        return published(report, store.lookup, page_of(store.root, report))
     except (OSError, OnwardError) as error:
         console.warn(f"the report is shown without what it cost: {error}")
         return report.path

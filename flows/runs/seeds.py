@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from flows.config import RunConfig
 from storage.store import Store
 from tasks.pages.html import html_of
 from tasks.pages.markdown import markdown_of
-from tasks.pages.report.seeds import seeds_blocks, seeds_facts
+from tasks.pages.report.cost import results_in
+from tasks.pages.report.seeds import SeedsFacts, seeds_blocks, seeds_facts
 
 
 def seeds_of(run: RunConfig, count: int) -> list[int]:
@@ -29,20 +29,17 @@ def override_of(run: RunConfig, seed: int) -> list[str]:
     return [] if seed == seeds_of(run, 1)[0] else [f"training.seed={seed}"]
 
 
-def summarise(run: RunConfig, run_id: str, reports: Mapping[int, str]) -> tuple[Path, dict[str, Any]]:
+def summarise(run: RunConfig, run_id: str, reports: Mapping[int, str]) -> tuple[Path, SeedsFacts]:
     """Write seeds.md, seeds.html and seeds.json below the store's runs/; returns their directory and the facts.
 
     `reports` are the reports' paths relative to the store, by seed.
     """
     store = Store(run.store_path)
-    read = {
-        seed: json.loads((store.root / path / "report.json").read_bytes()) for seed, path in reports.items()
-    }
-    facts = seeds_facts(read)
+    facts = seeds_facts({seed: results_in(store.root / path) for seed, path in reports.items()})
     blocks = seeds_blocks(facts, run.name)
-    directory = store.root / "runs" / f"seeds-{run.name}-{run_id}-{len(read)}"
+    directory = store.root / "runs" / f"seeds-{run.name}-{run_id}-{len(reports)}"
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "seeds.md").write_text(markdown_of(blocks), encoding="utf-8")
     (directory / "seeds.html").write_text(html_of(blocks, directory), encoding="utf-8")
-    (directory / "seeds.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    (directory / "seeds.json").write_text(json.dumps(facts.to_json(), indent=1) + "\n", encoding="utf-8")
     return directory, facts

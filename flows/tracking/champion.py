@@ -18,14 +18,23 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from storage.artifact import Artifact
 from storage.errors import OnwardError
+from tasks.pages.report.facts import (
+    GROUPS,
+    GroupRow,
+    ModelChange,
+    PerplexityRow,
+    R,
+    ResultRow,
+    Verdict,
+    change_of,
+)
 
 if TYPE_CHECKING:
-    from tasks.pages.report.scores import Row
+    from tasks.pages.report.scores import Measure
 
 TAG = "standing"
 Kind = Literal["benchmarks", "texts"]
 """Of what the level in the domain is the mean."""
-Verdict = Literal["improved", "worse", "no clear change"]
 
 
 @dataclass(frozen=True)
@@ -145,8 +154,8 @@ def _changes(
 ) -> dict[str, ChangeToBase]:
     """Each model's change to the base in general, as the report has it; empty where nothing general was measured."""
     from tasks.pages.report.groups import group_row
-    from tasks.pages.report.report import ReportInputs
-    from tasks.pages.report.scores import GROUPS, benchmark_row, perplexity_row
+    from tasks.pages.report.inputs import ReportInputs
+    from tasks.pages.report.scores import benchmark_row, perplexity_row
 
     names = [model.name for model in models]
     inputs = ReportInputs(
@@ -163,53 +172,49 @@ def _changes(
         },
     )
     benchmarks = [
-        row
+        asked
         for name, group in groups.items()
-        if (row := benchmark_row(name, group, names, inputs)) is not None
+        if (asked := benchmark_row(name, group, names, inputs)) is not None
     ]
-    means = [row for group in GROUPS if (row := group_row(group, benchmarks, names)) is not None]
-    if any(row.facts["group"] == "general" for row in means):
-        return _judged(means, lambda row: row.facts["group"] == "general", names)
-    texts = [row for name in roles if (row := perplexity_row(name, names, inputs)) is not None]
-    return _judged(texts, lambda row: roles[row.facts["source"]] == "replay", names)
+    means = [mean for group in GROUPS if (mean := group_row(group, benchmarks, names)) is not None]
+    if any(mean.row.group == "general" for mean in means):
+        return _judged(means, lambda row: row.group == "general", names)
+    texts = [text for name in roles if (text := perplexity_row(name, names, inputs)) is not None]
+    return _judged(texts, lambda row: roles[row.source] == "replay", names)
 
 
 def _judged(
-    rows: Sequence[Row], general: Callable[[Row], bool], names: Sequence[str]
+    measures: Sequence[Measure[R]], general: Callable[[R], bool], names: Sequence[str]
 ) -> dict[str, ChangeToBase]:
     """Of each model: the worst of its changes in the general ones of the rows, which are a family of tests."""
-    from tasks.pages.report.scores import add_changes, change_of
+    from tasks.pages.report.scores import add_changes
 
     base, *others = names
-    add_changes(rows, [(base, name) for name in others])
-    chosen = [row for row in rows if general(row) and base in row.facts["models"]]
+    rows = add_changes(measures, [(base, name) for name in others])
+    chosen = [row for row in rows if general(row) and base in row.models]
     if not chosen:
         return {}
     found = {base: ChangeToBase(0.0, 0.0, 0.0, "no clear change")}
     for name in others:
-        changes = [
-            _change(row, change_of(row.facts, base, name), name)
-            for row in chosen
-            if name in row.facts["models"]
-        ]
+        changes = [_change(row, change_of(row, base, name), name) for row in chosen if name in row.models]
         if changes:
             found[name] = min(changes, key=lambda one: (one.verdict != "worse", one.value))
     return found
 
 
-def _change(row: Row, change: Mapping[str, Any] | None, name: str) -> ChangeToBase:
+def _change(row: ResultRow, change: ModelChange | None, name: str) -> ChangeToBase:
     """Turned so that more is better. Raises OnwardError where the two cannot be compared."""
     if change is None:
-        what = row.facts.get("source") or ", ".join(row.facts["benchmarks"])
+        what = ", ".join(row.benchmarks) if isinstance(row, GroupRow) else row.label
         raise OnwardError(
             f"{name} and the base were asked other questions or documents, or in another way, of {what}: the model's "
             "change to the base cannot be told"
         )
-    value, low, high = change["value"], change["low"], change["high"]
-    if row.relative:  # of perplexity: less is better
+    value, low, high = change.value, change.low, change.high
+    if isinstance(row, PerplexityRow):  # less is better
         low, high = (None if end is None else -end for end in (high, low))
         value = -value
-    return ChangeToBase(value, low, high, change["verdict"])
+    return ChangeToBase(value, low, high, change.verdict)
 
 
 def _measure(model: Candidate, kind: Kind, groups: Mapping[str, str], roles: Mapping[str, str]) -> str:

@@ -68,7 +68,7 @@ class Quote:
 
 
 @dataclass(frozen=True)
-class Place:
+class Slot:
     """Where something is put when the page is published, by name; nothing is seen of it before."""
 
     name: str
@@ -79,4 +79,4 @@ class Place:
         return f"<!-- {self.name} -->"
 
 
-Block = Heading | Text | Table | Picture | Quote | Place
+Block = Heading | Text | Table | Picture | Quote | Slot

@@ -9,7 +9,7 @@ import html
 from collections.abc import Sequence
 from pathlib import Path
 
-from tasks.pages.blocks import Block, Cell, Heading, Picture, Place, Quote, Row, Table, Text
+from tasks.pages.blocks import Block, Cell, Heading, Picture, Quote, Row, Slot, Table, Text
 from tasks.pages.style import CSS
 
 
@@ -36,7 +36,7 @@ def html_block(block: Block, directory: Path) -> str:
     if isinstance(block, Quote):
         label, text = html.escape(block.label), html.escape(block.text)
         return f'<div class="quote"><p>{label}</p><pre>{text}</pre></div>'
-    if isinstance(block, Place):
+    if isinstance(block, Slot):
         return block.mark
     return _table(block)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from tasks.pages.blocks import Block, Cell, Heading, Picture, Place, Quote, Table, Text
+from tasks.pages.blocks import Block, Cell, Heading, Picture, Quote, Slot, Table, Text
 
 _READ_AS_MARKDOWN = re.compile(
     r"[\\`*~]"  # escapes, code, emphasis
@@ -32,7 +32,7 @@ def _block(block: Block, figures: str) -> str:
         return f"![{caption}]({figures}/{block.name}.svg)\n\n{caption}"
     if isinstance(block, Quote):
         return f"{plain(block.label)}\n\n{fenced(block.text)}"
-    if isinstance(block, Place):
+    if isinstance(block, Slot):
         return block.mark
     return _table(block)
 

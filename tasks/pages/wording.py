@@ -20,3 +20,9 @@ def size_text(value: float) -> str:
 def words(name: str) -> str:
     """A reason or rule by its name: gopher top 2 gram."""
     return name.replace("_", " ")
+
+
+def signed(value: float, digits: int = 1) -> str:
+    """A number with its sign, by the typographic minus; nothing that rounds to zero has one."""
+    text = f"{value:+.{digits}f}"
+    return text[1:] if float(text) == 0 else text.replace("-", "−")

@@ -22,9 +22,9 @@ from scipy import stats
 from flows.tracking.champion import TAG, Candidate, Standing, choose, standing_of, standings
 from storage.artifact import Input
 from storage.errors import OnwardError
-from tasks.pages.report.facts import gather
-from tasks.pages.report.report import ReportConfig, ReportInputs
-from tasks.pages.report.scores import change_of
+from tasks.pages.report.facts import GroupRow, PerplexityRow, ReportModel, change_of
+from tasks.pages.report.gather import gather
+from tasks.pages.report.inputs import ReportConfig, ReportInputs
 
 QUESTIONS = 400
 ROLES = {"books": "domain", "web": "replay"}
@@ -74,10 +74,22 @@ def model(home: Path, name: str, rights: Mapping[str, np.ndarray], tokens: int =
 
 def reported(
     models: list[Candidate], groups: Mapping[str, str], roles: Mapping[str, str]
-) -> tuple[dict[str, Any], ...]:
+) -> tuple[dict[str, GroupRow], dict[str, PerplexityRow]]:
     """The report's rows of groups, and of sources."""
     inputs = ReportInputs(
-        models=tuple({"name": one.name, "seen": one.tokens} for one in models),
+        models=tuple(
+            ReportModel(
+                name=one.name,
+                tokens=one.tokens,
+                stage="base",
+                key="",
+                digest="",
+                path="",
+                seen=one.tokens,
+                computed=0,
+            )
+            for one in models
+        ),
         scores={one.name: {n: a.part("scores") for n, a in one.scores.items()} for one in models},
         questions={one.name: {n: a.part("questions") for n, a in one.scores.items()} for one in models},
         perplexity={one.name: {n: a.part("scores") for n, a in one.perplexity.items()} for one in models},
@@ -85,8 +97,8 @@ def reported(
     )
     found = gather(ReportConfig(benchmarks=tuple(groups.items()), sources=tuple(roles)), inputs)
     return (
-        {row["group"]: row for row in found["groups"]},
-        {row["source"]: row for row in found["perplexity"]},
+        {row.group: row for row in found.groups},
+        {row.source: row for row in found.perplexity},
     )
 
 
@@ -138,13 +150,13 @@ def test_it_never_contradicts_the_report(tmp_path, seed):
         said, place = change_of(means["general"], "base", one.name), found[one.name]
         assert said is not None and place is not None
         assert (place.general, place.low, place.high, place.verdict) == tuple(
-            said[name] for name in ("value", "low", "high", "verdict")
+            getattr(said, name) for name in ("value", "low", "high", "verdict")
         )
     own = [Candidate(one.name, one.tokens, {}, one.perplexity) for one in models]
     _, sources = reported(own, {}, roles)
     for name, place in standings(own, {}, roles).items():
-        verdicts = {change["verdict"] for of in ("web", "code") for change in sources[of]["changes"]
-                    if (change["from"], change["to"]) == ("base", name)}  # fmt: skip
+        changes = [change_of(sources[of], "base", name) for of in ("web", "code")]
+        verdicts = {change.verdict for change in changes if change is not None}
         assert place is not None and place.clearly_worse == ("worse" in verdicts)
 
 

@@ -17,7 +17,6 @@ from flows.inspect.differences import differences
 from storage.errors import ConfigError, OnwardError
 from storage.runs import RunRecord, write_record
 from storage.store import Store
-from tasks.pages.report.scores import change_of
 from tests.flows.test_config import minimal
 from tests.tasks.test_report import World, made
 
@@ -47,6 +46,11 @@ def world(tmp_path: Path) -> World:
         training__execution={"threads": 2},
     )
     return world
+
+
+def change_of(row: dict[str, Any], before: str, after: str) -> dict[str, Any] | None:
+    """The change from one model to another in a row of compare.json."""
+    return next((one for one in row["changes"] if (one["from"], one["to"]) == (before, after)), None)
 
 
 def store_of(world: World) -> Store:
@@ -165,19 +169,17 @@ def test_what_runs_share_was_paid_once_and_each_trained_base_is_paid(world: Worl
 
     def hours(*names: str) -> float:
         cost = compare(store_of(world), names).cost
-        keys = [segment["key"] for segment in cost["segments"]]
+        keys = [segment.key for segment in cost.segments]
         assert len(set(keys)) == len(keys)
-        assert cost["all"]["device_hours"] == pytest.approx(
-            sum(one["device_hours"] for one in cost["segments"])
-        )
-        return float(cost["all"]["device_hours"])
+        assert cost.all.device_hours == pytest.approx(sum(one.device_hours for one in cost.segments))
+        return cost.all.device_hours
 
     step = 0.5 * 2 / 3600  # half a second on two threads
     own = 8 + 10 + 2 + 2 + 30
     assert hours("cccccc", "dddddd") == pytest.approx(own * step)
     assert hours("cccccc", "eeeeee") == pytest.approx(2 * own * step)
-    models = compare(store_of(world), ["cccccc", "eeeeee"]).cost["models"]
-    assert {one["name"]: one["tokens"] for one in models if "base" in one["name"]} == {
+    models = compare(store_of(world), ["cccccc", "eeeeee"]).cost.models
+    assert {one.name: one.sum.tokens for one in models if "base" in one.name} == {
         "A · base": 30_000,
         "B · base": 30_000,
     }

@@ -11,6 +11,8 @@ from flows.config import parse_config
 from flows.dag.requests import Requests
 from flows.runs.seeds import override_of, seeds_of, summarise
 from storage.store import Store
+from tasks.pages.plain import read_as
+from tasks.pages.report.facts import Results, change_of
 from tasks.pages.report.seeds import seeds_blocks, seeds_facts
 from tests.flows.test_config import minimal
 from tests.tasks.test_report import World, made
@@ -23,22 +25,18 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> tuple[World, dict[int, 
 
 
 def test_mean_and_deviation_are_over_seeds(reports: tuple[World, dict[int, Any]]) -> None:
-    facts = seeds_facts({seed: report for seed, (_, report) in reports[1].items()})
-    rows = {row["measure"]: row for row in facts["measures"]}
-    assert facts["seeds"] == [5, 6, 7] and set(rows) == {"perplexity on edu", "sciq", "mine"}
-    last = rows["sciq"]["models"]["20K"]
-    assert last["values"] == pytest.approx([80.0, 70.0, 90.0])
-    assert (last["mean"], last["deviation"]) == (pytest.approx(80.0), pytest.approx(10.0))
-    assert rows["sciq"]["models"]["base"]["deviation"] == 0.0
-    change = next(one for one in rows["sciq"]["changes"] if (one["from"], one["to"]) == ("base", "20K"))
-    assert change["mean"] == pytest.approx(70.0) and change["deviation"] == pytest.approx(10.0)
-    each = [
-        next(c for c in report["benchmarks"][0]["changes"] if (c["from"], c["to"]) == ("base", "20K"))[
-            "stderr"
-        ]
-        for _, report in reports[1].values()
-    ]
-    assert change["questions"] == pytest.approx(100 * statistics.fmean(each))
+    read = {seed: read_as(Results, report) for seed, (_, report) in reports[1].items()}
+    facts = seeds_facts(read)
+    rows = {row.measure: row for row in facts.measures}
+    assert facts.seeds == (5, 6, 7) and set(rows) == {"perplexity on edu", "sciq", "mine"}
+    last = rows["sciq"].models["20K"]
+    assert last.values == pytest.approx([80.0, 70.0, 90.0])
+    assert (last.mean, last.deviation) == (pytest.approx(80.0), pytest.approx(10.0))
+    assert rows["sciq"].models["base"].deviation == 0.0
+    change = next(one for one in rows["sciq"].changes if (one.before, one.after) == ("base", "20K"))
+    assert change.mean == pytest.approx(70.0) and change.deviation == pytest.approx(10.0)
+    each = [found.stderr for one in read.values() if (found := change_of(one.benchmarks[0], "base", "20K"))]
+    assert change.questions == pytest.approx(100 * statistics.fmean(each))
 
 
 def test_the_page_says_deviation_and_error_apart(reports: tuple[World, dict[int, Any]]) -> None:
@@ -55,8 +53,8 @@ def test_the_page_says_deviation_and_error_apart(reports: tuple[World, dict[int,
 
 
 def test_one_seed_has_no_deviation(reports: tuple[World, dict[int, Any]]) -> None:
-    facts = seeds_facts({5: reports[1][5][1]})
-    assert facts["measures"][0]["models"]["base"]["deviation"] is None
+    facts = seeds_facts({5: read_as(Results, reports[1][5][1])})
+    assert facts.measures[0].models["base"].deviation is None
 
 
 def test_seeds_count_from_the_configurations_own() -> None:

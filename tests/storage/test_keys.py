@@ -122,6 +122,31 @@ def test_inputs_count_by_digest_and_a_chain_by_its_last_link():
     assert "path" not in recorded
 
 
+@dataclass(frozen=True)
+class _Made:
+    stage: str
+    part: Input
+    more: Input | None = None
+    note: str = field(default="", metadata={"in_key": False})
+
+
+def test_a_dataclass_inside_counts_as_the_mapping_of_what_is_set():
+    @dataclass(frozen=True)
+    class Inputs:
+        made: tuple[_Made, ...]
+
+    @dataclass(frozen=True)
+    class AsMapping:
+        made: tuple[dict[str, object], ...]
+
+    one, two = _input("one"), _input("two")
+    typed = Inputs((_Made("a", one, note="of no account"), _Made("b", two, more=one)))
+    plainly = AsMapping(({"stage": "a", "part": one}, {"stage": "b", "part": two, "more": one}))
+    assert key_inputs(typed) == key_inputs(plainly)
+    assert recorded_inputs(typed) == recorded_inputs(plainly)
+    assert key_inputs(typed)["made"][1] == {"stage": "b", "part": two.digest, "more": one.digest}
+
+
 def test_the_difference_of_two_keys_is_named_by_field():
     before = {"config": {"a": 1, "b": {"c": [1, 2]}}, "inputs": {"x": "d1"}}
     after = {"config": {"a": 1, "b": {"c": [1, 3]}}, "inputs": {"x": "d2"}, "version": 2}

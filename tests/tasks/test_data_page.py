@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections import Counter
 from html.parser import HTMLParser
@@ -19,8 +20,9 @@ from tasks.corpus.contamination import CountConfig, CountInputs
 from tasks.corpus.documents import read_documents
 from tasks.corpus.filter import FilterConfig
 from tasks.pages.data import data
-from tasks.pages.data.data import DataConfig, data_inputs
+from tasks.pages.data.data import data_inputs
 from tasks.pages.data.examples import LENGTH, Reader, visible
+from tasks.pages.data.inputs import DataConfig
 from tests.tasks.corpus.line import Line, gpt2, write_source
 
 FILTER = FilterConfig(language="en", c4=True, c4_curly_brackets=False, fineweb=True, min_edu_score=2.0)
@@ -324,7 +326,11 @@ def test_a_document_that_vanished_is_a_warning(line: Line) -> None:
         "documents_out": one.artifacts["filter"].stats["documents_out"] - 1,
     }
     inputs = data_inputs(line.slices, line.packed, 1, ())
-    inputs.slices[0]["stages"]["filter"]["stats"] = stats
+    first = inputs.slices[0]
+    stages = {**first.stages, "filter": dataclasses.replace(first.stages["filter"], stats=stats)}
+    inputs = dataclasses.replace(
+        inputs, slices=(dataclasses.replace(first, stages=stages), *inputs.slices[1:])
+    )
     outcome = Store(line.store).ensure(Request(data, DataConfig(filter=line.filter), inputs))
     assert not outcome.artifact.stats["conserved"] and outcome.artifact.manifest.provenance["warnings"]
     assert "Does not add up: filter, slice 1 (edu)" in (outcome.artifact.path / "data.md").read_text()

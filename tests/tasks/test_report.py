@@ -19,8 +19,10 @@ from storage.testing import artifact_of, draft_in
 from tasks.evaluation import evaluate, perplexity
 from tasks.evaluation.catalog import EvaluationConfig, OwnBenchmark
 from tasks.pages.blocks import Cell, Table
+from tasks.pages.plain import read_as
 from tasks.pages.report import report
 from tasks.pages.report.cost import published
+from tasks.pages.report.facts import Results
 from tasks.pages.report.results import forgetting
 from tests.tasks.evaluation.cases import Case, FilesConfig, FilesInputs, stage_of_files
 
@@ -288,7 +290,7 @@ def test_what_was_forgotten_is_a_share_only_of_what_was_clear_of_chance(
     row["models"]["base"] |= {"score": 0.02, "low": low, "high": 0.05, "at_chance": at_chance}
     for change in row["changes"]:
         change["value"] = -0.01
-    _, _, table, _ = forgetting(facts)
+    _, _, table, _ = forgetting(read_as(Results, facts))
     assert isinstance(table, Table)
     assert {cell.below[:1] for _, *cells in table.rows for cell in cells if isinstance(cell, Cell)} == {share}
 

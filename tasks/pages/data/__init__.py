@@ -1,0 +1,1 @@
+"""The data page: what was done to the data of a run."""

@@ -9,15 +9,14 @@ import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from tasks.corpus.rules import pii
+from tasks.pages.data.facts import Example, NearPair, ReasonExamples
 from tasks.pages.data.measured import groups
-from tasks.pages.data.tables import Place, Tables
+from tasks.pages.data.tables import DocumentPlace, DroppedRow, Tables
 
-Json = dict[str, Any]
 LENGTH = 360
 """Characters of an excerpt."""
 _READ = 20_000
@@ -36,48 +35,51 @@ class Reader:
     tables: Tables
     masked: bool
 
-    def of_reasons(self, wanted: Sequence[tuple[str, str]], each: int) -> list[Json]:
-        """[{stage, reason, examples: [{id, source, value, detail, characters, text}]}] for each (stage, reason).
+    def of_reasons(self, wanted: Sequence[tuple[str, str]], each: int) -> tuple[ReasonExamples, ...]:
+        """Examples for each (stage, reason) that has some.
 
         A row that ingest set aside has no text; one of decontaminate is shown around the question.
         """
-        rows = [row for row in self.tables.examples(each) if (row["stage"], row["reason"]) in wanted]
+        rows = [row for row in self.tables.examples(each) if (row.stage, row.reason) in wanted]
         texts = self._texts(rows)
-        found: dict[tuple[str, str], list[Json]] = {pair: [] for pair in wanted}
+        found: dict[tuple[str, str], list[Example]] = {pair: [] for pair in wanted}
         for row in rows:
-            text = texts.get((row["stage"], row["id"]))
-            found[row["stage"], row["reason"]].append(self._example(row, text))
-        return [
-            {"stage": stage, "reason": reason, "examples": examples}
+            text = None if row.id is None else texts.get((row.stage, row.id))
+            found[row.stage, row.reason].append(self._example(row, text))
+        return tuple(
+            ReasonExamples(stage, reason, tuple(examples))
             for (stage, reason), examples in found.items()
             if examples
-        ]
-
-    def of_pairs(self, kept: Sequence[str], most: int) -> list[Json]:
-        """Near-duplicates beside what stayed, from where they differ: [{id, source, kept, similarity, text, kept_text}]."""
-        rows = self.tables.pairs(kept, most)
-        other = {int(row["detail"].split(" ", 1)[0]) for row in rows}
-        texts = self._read(
-            self.tables.find([row["id"] for row in rows], "ingest", [row["slice"] for row in rows])
         )
+
+    def of_pairs(self, kept: Sequence[str], most: int) -> tuple[NearPair, ...]:
+        """Near-duplicates beside what stayed, from where they differ."""
+        rows = [
+            (row, row.id, row.detail)
+            for row in self.tables.pairs(kept, most)
+            if row.id is not None and row.detail is not None
+        ]
+        other = {_id_of(detail) for _, _, detail in rows}
+        places = self.tables.find([own for _, own, _ in rows], "ingest", [row.slice for row, _, _ in rows])
+        texts = self._read(places)
         texts |= self._read(self.tables.find(sorted(other - set(texts)), "dedup"))
         found = []
-        for row in rows:
-            one, two = texts.get(row["id"]), texts.get(int(row["detail"].split(" ", 1)[0]))
+        for row, own, detail in rows:
+            one, two = texts.get(own), texts.get(_id_of(detail))
             if one is None or two is None:
                 continue
             start = _first_difference(one, two)
             found.append(
-                {
-                    "id": str(row["id"]),
-                    "source": row["source"],
-                    "kept": row["detail"],
-                    "similarity": row["value"],
-                    "text": self.excerpt(one, start),
-                    "kept_text": self.excerpt(two, start),
-                }
+                NearPair(
+                    id=str(own),
+                    source=row.source,
+                    kept=detail,
+                    similarity=row.value or 0.0,
+                    text=self.excerpt(one, start),
+                    kept_text=self.excerpt(two, start),
+                )
             )
-        return found
+        return tuple(found)
 
     def excerpt(self, text: str, start: int = 0, length: int = LENGTH) -> str:
         """A few lines of a text from about a place on, with marks where it was cut."""
@@ -100,27 +102,27 @@ class Reader:
         more = len(lines) > _LINES or len(cut) < len("\n".join(lines)) or high < len(text)
         return ("… " if begin else "") + cut + (" …" if more else "")
 
-    def _example(self, row: Mapping[str, Any], text: str | None) -> Json:
-        start = _place_of(row["detail"], text) if text is not None and row["stage"] == "decontaminate" else 0
-        detail = pii.mask(row["detail"] or "")[0] if self.masked else row["detail"] or ""
-        return {
-            "id": None if row["id"] is None else str(row["id"]),
-            "source": row["source"],
-            "value": row["value"],
-            "detail": visible(detail)[:LENGTH],
-            "characters": None if text is None else len(text),
-            "text": None if text is None else self.excerpt(text, start),
-        }
+    def _example(self, row: DroppedRow, text: str | None) -> Example:
+        said = row.detail or ""
+        start = _place_of(said, text) if text is not None and row.stage == "decontaminate" else 0
+        return Example(
+            id=None if row.id is None else str(row.id),
+            source=row.source,
+            value=row.value,
+            detail=visible(pii.mask(said)[0] if self.masked else said)[:LENGTH],
+            characters=None if text is None else len(text),
+            text=None if text is None else self.excerpt(text, start),
+        )
 
-    def _texts(self, rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, int], str]:
+    def _texts(self, rows: Sequence[DroppedRow]) -> dict[tuple[str, int], str]:
         found: dict[tuple[str, int], str] = {}
         for stage, before in _BEFORE.items():
-            own = [row for row in rows if row["stage"] == stage and row["id"] is not None]
-            places = self.tables.find([row["id"] for row in own], before, [row["slice"] for row in own])
+            own = [(row.id, row.slice) for row in rows if row.stage == stage and row.id is not None]
+            places = self.tables.find([one for one, _ in own], before, [number for _, number in own])
             found |= {(stage, one): text for one, text in self._read(places).items()}
         return found
 
-    def _read(self, places: Mapping[int, Place]) -> dict[int, str]:
+    def _read(self, places: Mapping[int, DocumentPlace]) -> dict[int, str]:
         found: dict[int, str] = {}
         for path in sorted({place.path for place in places.values()}):
             own = sorted((place.row, one) for one, place in places.items() if place.path == path)
@@ -137,6 +139,11 @@ def visible(text: str) -> str:
     return "".join(
         "·" if sign not in "\n\t" and unicodedata.category(sign) in _UNSEEN else sign for sign in text
     )
+
+
+def _id_of(kept: str) -> int:
+    """The id of a document that was kept, as a dropped row names it: `id of source`."""
+    return int(kept.split(" ", 1)[0])
 
 
 def _first_difference(one: str, two: str) -> int:

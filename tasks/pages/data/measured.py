@@ -17,25 +17,25 @@ import pyarrow.parquet as pq
 from tasks.corpus.filter import FilterConfig
 from tasks.corpus.rules import education, language
 from tasks.corpus.rules.rule import Rule, TextBatch
+from tasks.pages.data.facts import RuleValues
+from tasks.pages.data.tables import DrawnDocument
 
-Json = dict[str, Any]
 ALWAYS = (language.RULE, education.RULE)
 _BINS = 32
 
 
 def measure(
-    config: FilterConfig, drawn: Sequence[Mapping[str, Any]], reasons: Mapping[str, int], most: int
-) -> list[Json]:
-    """[{rule, limit, least, documents, kept, edges, before, after, median, median_after, failing}] of at most `most` rules.
+    config: FilterConfig, drawn: Sequence[DrawnDocument], reasons: Mapping[str, int], most: int
+) -> tuple[RuleValues, ...]:
+    """The values of at most `most` rules on the documents that were drawn.
 
     Those that give a score (language, education) come first, then those that dropped most (`reasons`: counts by rule); and
     last the source's own education score where the filter does not ask for it (limit: None).
-    `before`, `after`: documents of the sample in each bin; the outer bins hold what lies beyond the edges.
     """
     if not drawn:
-        return []
+        return ()
     texts, meta = _read(drawn)
-    kept = np.array([bool(row["kept"]) for row in drawn])
+    kept = np.array([one.kept for one in drawn])
     shown = set(_chosen(config, reasons, most))
     found = {}
     batch = TextBatch(texts, meta)
@@ -49,7 +49,7 @@ def measure(
     if all(rule.name != education.RULE for rule in config.rules()):
         found[education.RULE] = _row(education.RULE, None, True, education.own_scores(meta), kept)
     order = dict.fromkeys([*_chosen(config, reasons, most), education.RULE])
-    return [row for name in order if (row := found.get(name)) is not None]
+    return tuple(row for name in order if (row := found.get(name)) is not None)
 
 
 def values(rule: Rule, batch: TextBatch) -> np.ndarray:
@@ -67,12 +67,12 @@ def _chosen(config: FilterConfig, reasons: Mapping[str, int], most: int) -> list
     return (scores + others)[:most]
 
 
-def _read(drawn: Sequence[Mapping[str, Any]]) -> tuple[pl.Series, pl.Series]:
+def _read(drawn: Sequence[DrawnDocument]) -> tuple[pl.Series, pl.Series]:
     """Texts and metadata of the rows, which are sorted by file and row; a row group is read at a time."""
     pieces: dict[str, list[Any]] = {"text": [], "meta": []}
-    for path in dict.fromkeys(str(row["path"]) for row in drawn):
-        rows = np.array([row["row"] for row in drawn if row["path"] == path], np.int64)
-        for table in groups(Path(path), rows, ["text", "meta"]):
+    for path in dict.fromkeys(one.path for one in drawn):
+        rows = np.array([one.row for one in drawn if one.path == path], np.int64)
+        for table in groups(path, rows, ["text", "meta"]):
             for name, column in pieces.items():
                 column += table[name].to_pylist()
     return pl.Series(pieces["text"], dtype=pl.String), pl.Series(pieces["meta"], dtype=pl.String)
@@ -89,7 +89,9 @@ def groups(path: Path, rows: np.ndarray, columns: Sequence[str]) -> Any:
         yield table.take(rows[group_of == group] - edges[group])
 
 
-def _row(name: str, limit: float | None, least: bool, measured: np.ndarray, kept: np.ndarray) -> Json | None:
+def _row(
+    name: str, limit: float | None, least: bool, measured: np.ndarray, kept: np.ndarray
+) -> RuleValues | None:
     there = np.isfinite(measured)
     before, after = measured[there], measured[there & kept]
     if not len(before):
@@ -101,20 +103,20 @@ def _row(name: str, limit: float | None, least: bool, measured: np.ndarray, kept
     good = (
         (before >= limit if least else before <= limit) if limit is not None else np.ones(len(before), bool)
     )
-    return {
-        "rule": name,
-        "limit": None if limit is None else float(limit),
-        "least": least,
-        "documents": len(before),
-        "kept": len(after),
-        "edges": [float(edge) for edge in edges],
-        "before": _histogram(before, edges),
-        "after": _histogram(after, edges),
-        "median": float(np.median(before)),
-        "median_after": float(np.median(after)) if len(after) else None,
-        "failing": int((~good).sum()),
-    }
+    return RuleValues(
+        rule=name,
+        limit=None if limit is None else float(limit),
+        least=least,
+        documents=len(before),
+        kept=len(after),
+        edges=tuple(float(edge) for edge in edges),
+        before=_histogram(before, edges),
+        after=_histogram(after, edges),
+        median=float(np.median(before)),
+        median_after=float(np.median(after)) if len(after) else None,
+        failing=int((~good).sum()),
+    )
 
 
-def _histogram(some: np.ndarray, edges: np.ndarray) -> list[int]:
-    return [int(count) for count in np.histogram(np.clip(some, edges[0], edges[-1]), edges)[0]]
+def _histogram(some: np.ndarray, edges: np.ndarray) -> tuple[int, ...]:
+    return tuple(int(count) for count in np.histogram(np.clip(some, edges[0], edges[-1]), edges)[0])

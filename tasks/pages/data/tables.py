@@ -6,7 +6,7 @@ column, or of the few rows that are shown. All that is drawn is drawn by the has
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,20 +15,44 @@ import duckdb
 import numpy as np
 
 from storage.tokens import TokenShard
+from tasks.pages.data.facts import BINS_PER_DECADE, CopyGroup, CopyGroups, FateLengths, GroupSize, LengthCount
+from tasks.pages.data.inputs import SliceParts, StageParts
+from tasks.stages import CORPUS
 
 Json = dict[str, Any]
-DROPPING = ("ingest", "dedup", "filter", "decontaminate")
+DROPPING = CORPUS[:-1]
+"""Stages that set documents aside: all but `tokenize`."""
 COPIES = ("exact_duplicate", "near_duplicate")
-BINS_PER_DECADE = 8
-FATES = ("trained on", "held out", "dropped by decontaminate", "dropped by filter", "dropped by dedup")
 
 
 @dataclass(frozen=True)
-class Place:
+class DocumentPlace:
     """Where a document lies: a file of documents and the row in it."""
 
     path: Path
     row: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class DroppedRow:
+    """A row of `dropped.parquet`, and the slice that it is of. `detail` is the reason's own, `value` what was measured."""
+
+    slice: int
+    stage: str
+    reason: str
+    id: int | None
+    source: str
+    value: float | None
+    detail: str | None
+
+
+@dataclass(frozen=True)
+class DrawnDocument:
+    """A document that was drawn: where it lies, and whether the filter kept it."""
+
+    path: Path
+    row: int
+    kept: bool
 
 
 @dataclass(frozen=True)
@@ -40,21 +64,24 @@ class Shard:
     bytes: int
 
 
-class Tables:
-    """Queries over the slices' tables; `slices` as in `DataInputs`. `spill`: a directory for what does not fit."""
+_NOTHING = StageParts(stats={})
 
-    def __init__(self, slices: Sequence[Mapping[str, Any]], seed: int, spill: Path) -> None:
-        self._slices = {int(one["number"]): one for one in slices}
+
+class Tables:
+    """Queries over the slices' tables. `spill`: a directory for what does not fit into memory."""
+
+    def __init__(self, slices: Sequence[SliceParts], seed: int, spill: Path) -> None:
+        self._slices = {one.number: one for one in slices}
         self._seed = seed
         self._db = duckdb.connect()
         self._db.execute("set memory_limit = '2GB'")
         self._db.execute(f"set temp_directory = '{_quoted(spill)}'")
         self._db.execute("create table files (filename varchar, slice integer)")
         paths = [
-            (str(one["stages"][stage]["dropped"].only()), number)
-            for number, one in self._slices.items()
+            (str(dropped.only()), number)
+            for number in self._slices
             for stage in DROPPING
-            if stage in one["stages"]
+            if (dropped := self._stage(number, stage).dropped) is not None
         ]
         self._db.executemany("insert into files values (?, ?)", paths) if paths else None
         read = (
@@ -74,8 +101,8 @@ class Tables:
 
     # ---- near-duplicates --------------------------------------------------------------------------------------
 
-    def clusters(self, largest: int) -> Json:
-        """{sizes: [{size, clusters}], largest: [{kept, size, near, exact}]}; size counts the kept document."""
+    def clusters(self, largest: int) -> CopyGroups:
+        """Groups of copies, by size and the largest."""
         grouped = (
             "select detail as kept, count(*) + 1 as size, count(*) filter (reason = 'near_duplicate') as near, "
             "count(*) filter (reason = 'exact_duplicate') as exact "
@@ -83,29 +110,33 @@ class Tables:
         )
         sizes = f"select size, count(*) as clusters from ({grouped}) group by size order by size"
         top = f"select * from ({grouped}) order by size desc, kept limit ?"
-        return {"sizes": self.rows(sizes), "largest": self.rows(top, largest)}
+        return CopyGroups(
+            tuple(GroupSize(**row) for row in self.rows(sizes)),
+            tuple(CopyGroup(**row) for row in self.rows(top, largest)),
+        )
 
-    def pairs(self, kept: Sequence[str], most: int) -> list[Json]:
+    def pairs(self, kept: Sequence[str], most: int) -> list[DroppedRow]:
         """Near-duplicates to show: first one of each of these kept documents' clusters, then by the hash of the id."""
-        return self.rows(
+        found = self.rows(
             f"""
             with near as (
-                select slice, id, source, value, detail, {self._order("id")} as place,
+                select slice, stage, reason, id, source, value, detail, {self._order("id")} as place,
                        row_number() over (partition by detail order by {self._order("id")}) as nth
                 from dropped where stage = 'dedup' and reason = 'near_duplicate' and id is not null
             )
-            select slice, id, source, value, detail from near where nth = 1
+            select slice, stage, reason, id, source, value, detail from near where nth = 1
             order by (detail in (select unnest(?::varchar[]))) desc, place limit ?
             """,
             list(kept),
             most,
         )
+        return [DroppedRow(**row) for row in found]
 
     # ---- examples ---------------------------------------------------------------------------------------------
 
-    def examples(self, each: int) -> list[Json]:
+    def examples(self, each: int) -> list[DroppedRow]:
         """Of each stage and reason a few dropped rows, by the hash of the id; all but duplicates, see `pairs`."""
-        return self.rows(
+        found = self.rows(
             f"""
             select slice, stage, reason, id, source, value, detail from dropped
             where reason not in {COPIES}
@@ -114,14 +145,18 @@ class Tables:
             """,
             each,
         )
+        return [DroppedRow(**row) for row in found]
 
-    def find(self, ids: Sequence[int], stage: str, slices: Sequence[int] | None = None) -> dict[int, Place]:
+    def find(
+        self, ids: Sequence[int], stage: str, slices: Sequence[int] | None = None
+    ) -> dict[int, DocumentPlace]:
         """Where documents lie in the part `documents` of a stage (of these slices); ids that are not there are left out."""
         files = [
             str(path)
-            for number, one in self._slices.items()
-            if (slices is None or number in slices) and stage in one["stages"]
-            for path in one["stages"][stage]["documents"].paths
+            for number in self._slices
+            if slices is None or number in slices
+            if (documents := self._stage(number, stage).documents) is not None
+            for path in documents.paths
         ]
         if not files or not ids:
             return {}
@@ -130,7 +165,7 @@ class Tables:
             "file_row_number = true) where id in (select unnest(?::ubigint[]))",
             list(ids),
         )
-        return {int(row["id"]): Place(Path(row["filename"]), int(row["row"])) for row in found}
+        return {int(row["id"]): DocumentPlace(Path(row["filename"]), int(row["row"])) for row in found}
 
     # ---- lengths ----------------------------------------------------------------------------------------------
 
@@ -139,9 +174,8 @@ class Tables:
         how many there are in all."""
         shards = [
             Shard(number, Path(name).parent.name, (documents.root / name).stat().st_size)
-            for number, one in self._slices.items()
-            if "ingest" in one["stages"]
-            for documents in [one["stages"]["ingest"]["documents"]]
+            for number in self._slices
+            if (documents := self._stage(number, "ingest").documents) is not None
             for name in documents.files
         ]
         total = sum(shard.bytes for shard in shards)
@@ -151,22 +185,21 @@ class Tables:
         places = np.unique(np.linspace(0, len(shards) - 1, count).round().astype(np.int64))
         return [shards[place] for place in places], len(shards)
 
-    def lengths(self, shards: Sequence[Shard]) -> list[Json]:
-        """Documents as they were read, by what became of them and length: [{fate, bin, documents, text}].
-
-        Bin b holds lengths from 10^(b / BINS_PER_DECADE) characters on; text is in bytes.
-        """
+    def lengths(self, shards: Sequence[Shard]) -> tuple[FateLengths, ...]:
+        """Documents as they were read, by what became of them and length in characters."""
         files = self._files("ingest", shards)
         if not files:
-            return []
+            return ()
         numbers = sorted({shard.slice for shard in shards})
         held = [
-            str(part.only()) for number in numbers if (part := self._part(number, "decontaminate", "holdout"))
+            str(part.only())
+            for number in numbers
+            if (part := self._stage(number, "decontaminate").holdout) is not None
         ]
         held_out = (
             f"select id from read_parquet({_listed(held)})" if held else "select 0::ubigint as id limit 0"
         )
-        return self.rows(
+        found = self.rows(
             f"""
             with gone as (select id, 'dropped by ' || stage as fate from dropped
                           where stage != 'ingest' and slice in (select unnest(?::integer[]))),
@@ -178,39 +211,41 @@ class Tables:
             """,
             numbers,
         )
+        return tuple(FateLengths(**row) for row in found)
 
-    def lengths_after(self, shards: Sequence[Shard]) -> list[Json]:
-        """Documents as they are trained on, by length in characters: [{bin, documents}]."""
+    def lengths_after(self, shards: Sequence[Shard]) -> tuple[LengthCount, ...]:
+        """Documents as they are trained on, by length in characters."""
         files = self._files("decontaminate", shards)
         if not files:
-            return []
-        return self.rows(
+            return ()
+        found = self.rows(
             f"select {_bin('length(text)')} as bin, count(*) as documents from read_parquet({_listed(files)}) "
             "group by all order by all"
         )
+        return tuple(LengthCount(**row) for row in found)
 
-    def lengths_in_tokens(self, shards: Sequence[Shard]) -> list[Json]:
+    def lengths_in_tokens(self, shards: Sequence[Shard]) -> tuple[LengthCount, ...]:
         """The same in tokens, end-of-text included."""
         counts: dict[int, int] = {}
         for shard in shards:
-            tokens = self._part(shard.slice, "tokenize", "tokens")
+            tokens = self._stage(shard.slice, "tokenize").tokens
             for path in tokens.paths if tokens else ():
                 if path.parent.name == shard.name:
                     lengths = TokenShard.open(path).lengths
                     bins = np.floor(np.log10(np.maximum(lengths, 1)) * BINS_PER_DECADE).astype(np.int64)
                     for one, count in zip(*np.unique(bins, return_counts=True), strict=True):
                         counts[int(one)] = counts.get(int(one), 0) + int(count)
-        return [{"bin": one, "documents": counts[one]} for one in sorted(counts)]
+        return tuple(LengthCount(one, counts[one]) for one in sorted(counts))
 
     # ---- scores -----------------------------------------------------------------------------------------------
 
-    def drawn(self, shards: Sequence[Shard], budget: int, longest: int) -> list[Json]:
+    def drawn(self, shards: Sequence[Shard], budget: int, longest: int) -> list[DrawnDocument]:
         """Documents that `filter` read, by the hash of the id until they have `budget` bytes of text; none longer than
-        `longest` bytes. [{path, row, kept}]"""
+        `longest` bytes."""
         files = self._files("dedup", shards)
         if not files:
             return []
-        return self.rows(
+        found = self.rows(
             f"""
             with documents as (
                 select id, filename, file_row_number, strlen(text) as size, {self._order("id")} as place
@@ -226,6 +261,7 @@ class Tables:
             longest,
             budget,
         )
+        return [DrawnDocument(Path(row["path"]), int(row["row"]), bool(row["kept"])) for row in found]
 
     def longer(self, shards: Sequence[Shard], longest: int) -> int:
         """How many documents that `filter` read are longer than `longest` bytes, and so in no sample for the rules."""
@@ -241,14 +277,14 @@ class Tables:
     def _files(self, stage: str, shards: Sequence[Shard]) -> list[str]:
         found = []
         for shard in shards:
-            documents = self._part(shard.slice, stage, "documents")
+            documents = self._stage(shard.slice, stage).documents
             found += (
                 [str(path) for path in documents.paths if path.parent.name == shard.name] if documents else []
             )
         return found
 
-    def _part(self, number: int, stage: str, part: str) -> Any:
-        return self._slices[number]["stages"].get(stage, {}).get(part)
+    def _stage(self, number: int, stage: str) -> StageParts:
+        return self._slices[number].stages.get(stage) or _NOTHING
 
     def _order(self, column: str) -> str:
         """A draw that no version of DuckDB changes."""

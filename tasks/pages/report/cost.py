@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,118 +20,179 @@ from storage.artifact import Artifact
 from tasks.pages.blocks import Block, Cell, Heading, Table, Text
 from tasks.pages.html import html_block
 from tasks.pages.markdown import markdown_of
-from tasks.pages.report.facts import within
+from tasks.pages.plain import plain, read_as
+from tasks.pages.report.facts import Results, TrainedSegment, change_of, within
 from tasks.pages.report.page import COST
-from tasks.pages.report.scores import change_of
 
-Json = dict[str, Any]
 Lookup = Callable[[str, str], Artifact | None]
 """An artifact by stage and key, or None where it is gone."""
 _HOUR = 3600
 
 
-def cost_of(facts: Mapping[str, Any], lookup: Lookup) -> Json:
-    """What the models of a report (its report.json) cost.
+@dataclass(frozen=True, kw_only=True)
+class SegmentCost:
+    """One training segment: `seconds` of its steps, on `devices` of one kind. Memory is in bytes, energy in joules.
 
-    {segments: [{name, kind, key, device, devices, seconds (of steps), device_hours, tokens, tokens_per_second, peak_memory
-    in bytes, energy_joules or None}], models: [the same, summed], all: the same, measuring_seconds}. A device-hour is an
-    hour of one GPU, or of one CPU thread. Steps that a kill made to be done again count once, as in the journal.
+    A device-hour is an hour of one GPU, or of one CPU thread; steps that a kill made to be done again count once.
     """
+
+    name: str
+    kind: str
+    key: str
+    device: str
+    unit: str
+    devices: int
+    seconds: float
+    device_hours: float
+    tokens: int
+    tokens_per_second: float | None
+    peak_memory: int | None
+    energy_joules: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CostSum:
+    """Some segments together; `energy_joules` is None where one of them did not count it."""
+
+    seconds: float
+    device_hours: float
+    unit: str
+    tokens: int
+    tokens_per_second: float | None
+    energy_joules: float | None
+
+
+@dataclass(frozen=True)
+class ModelCost:
+    """A model: the segments that led to it, by key, and their sum."""
+
+    name: str
+    segments: tuple[str, ...]
+    sum: CostSum
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What the models of a report cost, and what measuring them took."""
+
+    segments: tuple[SegmentCost, ...]
+    models: tuple[ModelCost, ...]
+    all: CostSum
+    measuring_seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """What stands in cost.json."""
+        return {
+            "segments": plain(self.segments),
+            "models": [
+                {"name": one.name, "segments": list(one.segments), **plain(one.sum)} for one in self.models
+            ],
+            "all": plain(self.all),
+            "measuring_seconds": self.measuring_seconds,
+        }
+
+
+def cost_of(facts: Results, lookup: Lookup) -> Cost:
+    """What the models of a report cost, as far as the clocks beside them are still there."""
     segments = [found for one in _trained(facts) if (found := _segment(one, lookup)) is not None]
-    by_key = {segment["key"]: segment for segment in segments}
+    by_key = {segment.key: segment for segment in segments}
     models = []
-    for model in facts["models"]:
-        keys = model.get("segments") or ([model["key"]] if model["key"] in by_key else [])
+    for model in facts.models:
+        keys = model.segments or ((model.key,) if model.key in by_key else ())
         own = [by_key[key] for key in keys if key in by_key]
         if own and len(own) == len(keys):
-            models.append({"name": model["name"], "segments": keys, **_sum(own)})
-    measured = [made for stage, key in facts["measured"] if (made := lookup(stage, key)) is not None]
+            models.append(ModelCost(model.name, keys, _sum(own)))
+    measured = [made for stage, key in facts.measured if (made := lookup(stage, key)) is not None]
     seconds = sum(float(made.manifest.provenance.get("seconds", 0.0)) for made in measured)
-    return {"segments": segments, "models": models, "all": _sum(segments), "measuring_seconds": seconds}
+    return Cost(tuple(segments), tuple(models), _sum(segments), seconds)
 
 
-def _trained(facts: Mapping[str, Any]) -> list[Json]:
+def _trained(facts: Results) -> list[TrainedSegment]:
     """Each base that was trained, and each segment, once: runs that are compared share some."""
-    segments = {one["key"] for one in facts["segments"]}
-    bases = [one for one in facts["models"] if one["stage"] == "train" and one["key"] not in segments]
-    entries: dict[str, Json] = {}
-    for one in [*({**base, "kind": "base", "computed": 0} for base in bases), *facts["segments"]]:
-        entries.setdefault(one["key"], dict(one))
+    segments = {one.key for one in facts.segments}
+    bases = [
+        TrainedSegment(name=one.name, kind="base", computed=0, stage=one.stage, key=one.key)
+        for one in facts.models
+        if one.stage == "train" and one.key not in segments
+    ]
+    entries: dict[str, TrainedSegment] = {}
+    for one in (*bases, *facts.segments):
+        entries.setdefault(one.key, one)
     return list(entries.values())
 
 
-def _segment(entry: Mapping[str, Any], lookup: Lookup) -> Json | None:
-    artifact = lookup(entry["stage"], entry["key"])
+def _segment(entry: TrainedSegment, lookup: Lookup) -> SegmentCost | None:
+    artifact = lookup(entry.stage, entry.key)
     if artifact is None or not (artifact.path / "clock.parquet").is_file():
         return None
     clock = pq.read_table(artifact.path / "clock.parquet")
-    facts = dict(artifact.manifest.provenance.get("execution", {}))
+    execution: Mapping[str, Any] = artifact.manifest.provenance.get("execution", {})
     seconds, tokens = float(clock["seconds"].to_numpy().sum()), int(artifact.stats["tokens"])
-    gpu = facts.get("device") == "cuda"
-    devices = int(facts.get("processes", 1)) * (1 if gpu else int(facts.get("threads") or 1))
+    gpu = execution.get("device") == "cuda"
+    devices = int(execution.get("processes", 1)) * (1 if gpu else int(execution.get("threads") or 1))
     peaks = [peak for peak in clock["peak_memory"].to_pylist() if peak]
-    return {
-        "name": entry["name"],
-        "kind": entry["kind"],
-        "key": entry["key"],
-        "device": str(facts.get("device_name") or facts.get("device", "")),
-        "unit": "GPU-hours" if gpu else "CPU-hours",
-        "devices": devices,
-        "seconds": seconds,
-        "device_hours": seconds * devices / _HOUR,
-        "tokens": tokens,
-        "tokens_per_second": tokens / seconds if seconds else None,
-        "peak_memory": max(peaks, default=None),
-        "energy_joules": facts.get("energy_joules"),
-    }
+    return SegmentCost(
+        name=entry.name,
+        kind=entry.kind,
+        key=entry.key,
+        device=str(execution.get("device_name") or execution.get("device", "")),
+        unit="GPU-hours" if gpu else "CPU-hours",
+        devices=devices,
+        seconds=seconds,
+        device_hours=seconds * devices / _HOUR,
+        tokens=tokens,
+        tokens_per_second=tokens / seconds if seconds else None,
+        peak_memory=max(peaks, default=None),
+        energy_joules=execution.get("energy_joules"),
+    )
 
 
-def _sum(segments: Iterable[Json]) -> Json:
+def _sum(segments: Iterable[SegmentCost]) -> CostSum:
     own = list(segments)
-    seconds, tokens = sum(one["seconds"] for one in own), sum(one["tokens"] for one in own)
-    energy = [one["energy_joules"] for one in own]
-    return {
-        "seconds": seconds,
-        "device_hours": sum(one["device_hours"] for one in own),
-        "unit": " and ".join(sorted({one["unit"] for one in own})),
-        "tokens": tokens,
-        "tokens_per_second": tokens / seconds if seconds else None,
-        "energy_joules": None if None in energy or not own else sum(energy),
-    }
+    seconds, tokens = sum(one.seconds for one in own), sum(one.tokens for one in own)
+    energy = [one.energy_joules for one in own if one.energy_joules is not None]
+    return CostSum(
+        seconds=seconds,
+        device_hours=sum(one.device_hours for one in own),
+        unit=" and ".join(sorted({one.unit for one in own})),
+        tokens=tokens,
+        tokens_per_second=tokens / seconds if seconds else None,
+        energy_joules=sum(energy) if own and len(energy) == len(own) else None,
+    )
 
 
-def cost_blocks(facts: Mapping[str, Any], cost: Mapping[str, Any]) -> list[Block]:
+def cost_blocks(facts: Results, cost: Cost) -> list[Block]:
     """Hours, speed, energy, and the gain of an hour; nothing where no clock was kept."""
-    if not cost["models"]:
+    if not cost.models:
         return []
-    segments = {segment["key"]: segment for segment in cost["segments"]}
-    rows = []
-    for model in [*cost["models"], {"name": "all together", "segments": list(segments), **cost["all"]}]:
-        own = [segments[key] for key in model["segments"]]
-        devices = {f"{one['devices']} × {one['device']}": None for one in own}
-        peak = max((one["peak_memory"] or 0 for one in own), default=0)
-        energy = model["energy_joules"]
-        rows.append(
-            (
-                Cell(model["name"]),
-                Cell(", ".join(devices)),
-                Cell(_hours(model["device_hours"])),
-                Cell(f"{model['tokens']:,}"),
-                Cell(f"{model['tokens_per_second']:,.0f}" if model["tokens_per_second"] else "–"),
-                Cell(f"{peak / 1e9:.2f} GB" if peak else "–"),
-                Cell("not told" if energy is None else f"{energy / 3.6e6:.3g} kWh"),
-            )
-        )
-    unit = cost["all"]["unit"]
+    segments = {segment.key: segment for segment in cost.segments}
+    together = ModelCost("all together", tuple(segments), cost.all)
+    rows = tuple(_row(one, [segments[key] for key in one.segments]) for one in (*cost.models, together))
+    unit = cost.all.unit
     head = ("model", "on", unit, "tokens computed", "tokens/s", "peak memory", "energy")
-    blocks: list[Block] = [Heading(2, "What it cost"), Table(head, tuple(rows), 2)]
-    blocks += _gain(facts, cost, unit)
+    blocks: list[Block] = [Heading(2, "What it cost"), Table(head, rows, 2)]
+    blocks += _gain(facts, cost)
     note = (
         f"Training steps alone, without starting and reading; a model's trunk and branch. {_unit_text(unit)} Steps that a "
-        f"kill made to be done again count once. Measuring took {_hours(cost['measuring_seconds'] / _HOUR)} hours beside. "
+        f"kill made to be done again count once. Measuring took {_hours(cost.measuring_seconds / _HOUR)} hours beside. "
         "Energy is of the GPU, where it counts it."
     )
     return [*blocks, Text(note, "note")]
+
+
+def _row(model: ModelCost, segments: Sequence[SegmentCost]) -> tuple[Cell, ...]:
+    devices = dict.fromkeys(f"{one.devices} × {one.device}" for one in segments)
+    peak = max((one.peak_memory or 0 for one in segments), default=0)
+    speed, energy = model.sum.tokens_per_second, model.sum.energy_joules
+    return (
+        Cell(model.name),
+        Cell(", ".join(devices)),
+        Cell(_hours(model.sum.device_hours)),
+        Cell(f"{model.sum.tokens:,}"),
+        Cell(f"{speed:,.0f}" if speed else "–"),
+        Cell(f"{peak / 1e9:.2f} GB" if peak else "–"),
+        Cell("not told" if energy is None else f"{energy / 3.6e6:.3g} kWh"),
+    )
 
 
 def _unit_text(unit: str) -> str:
@@ -141,28 +203,29 @@ def _hours(hours: float) -> str:
     return f"{hours:,.1f}" if hours >= 10 else f"{hours:.3g}"
 
 
-def _gain(facts: Mapping[str, Any], cost: Mapping[str, Any], unit: str) -> list[Block]:
+def _gain(facts: Results, cost: Cost) -> list[Block]:
     """Points of each group's mean for each device-hour between two models."""
-    models = {model["name"]: model for model in cost["models"]}
-    segments = {segment["key"]: segment for segment in cost["segments"]}
-    bases = {model["name"] for model in facts["models"] if not model.get("segments")}
+    models = {model.name: model for model in cost.models}
+    segments = {segment.key: segment for segment in cost.segments}
+    bases = {model.name for model in facts.models if not model.segments}
     rows = []
-    for before, after in facts["pairs"]:
+    for before, after in facts.pairs:
         if after not in models or (before not in models and before not in bases):
             continue
-        known = set() if before in bases else set(models[before]["segments"])
-        hours = sum(segments[key]["device_hours"] for key in models[after]["segments"] if key not in known)
-        changes = [change_of(row, before, after) for row in facts["groups"]]
+        known = set() if before in bases else set(models[before].segments)
+        hours = sum(segments[key].device_hours for key in models[after].segments if key not in known)
+        changes = [change_of(row, before, after) for row in facts.groups]
         if hours and any(changes):
             cells = [Cell(within(change, 100 / hours, 2) if change else "–") for change in changes]
             rows.append((Cell(f"{before} → {after}"), Cell(_hours(hours)), *cells))
     if not rows:
         return []
+    unit = cost.all.unit
     one = unit.removesuffix("s")
     head = (
         "models",
         f"{unit} between",
-        *(f"{row['group']} mean, points per {one}" for row in facts["groups"]),
+        *(f"{row.group} mean, points per {one}" for row in facts.groups),
     )
     return [Table(head, tuple(rows))]
 
@@ -172,9 +235,14 @@ def page_of(store: Path, report: Artifact) -> Path:
     return store / "runs" / f"report-{report.key[:16]}"
 
 
+def results_in(directory: Path) -> Results:
+    """What was measured, by the report.json in a report's directory."""
+    return read_as(Results, json.loads((directory / "report.json").read_bytes()))
+
+
 def published(report: Artifact, lookup: Lookup, directory: Path) -> Path:
     """Write the page with its cost into `directory` (made where it is missing): report.md, report.html and cost.json."""
-    facts = json.loads((report.path / "report.json").read_bytes())
+    facts = results_in(report.path)
     cost = cost_of(facts, lookup)
     blocks = cost_blocks(facts, cost)
     directory.mkdir(parents=True, exist_ok=True)
@@ -186,5 +254,5 @@ def published(report: Artifact, lookup: Lookup, directory: Path) -> Path:
         page = page.replace(COST.mark, "\n".join(html_block(block, report.path) for block in blocks), 1)
     (directory / "report.md").write_text(text, encoding="utf-8")
     (directory / "report.html").write_text(page, encoding="utf-8")
-    (directory / "cost.json").write_text(json.dumps(cost, indent=1) + "\n", encoding="utf-8")
+    (directory / "cost.json").write_text(json.dumps(cost.to_json(), indent=1) + "\n", encoding="utf-8")
     return directory

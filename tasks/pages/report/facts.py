@@ -1,279 +1,374 @@
-"""The report's numbers, gathered from parts of the store: plain JSON, from which pages and figures are made.
+"""What the report says, as typed facts; `facts_json` is `report.json`, and `Results` is read back from it.
 
-What was measured is gathered in `report_scores`; here it is put together with training and data, and said in sentences.
+Figures and pages are made of these alone. Scores and changes are fractions: 0.023 is 2.3 points, or 2.3 % of a perplexity.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, TypeVar
 
-import pyarrow.parquet as pq
+from tasks.pages.ledger import LEDGER, Amounts, BenchmarkHits, Ledger, PackedRound
+from tasks.pages.plain import named, optional, plain, unwritten
+from tasks.pages.wording import signed
 
-from storage.artifact import Input
-from tasks.pages.report.groups import group_row
-from tasks.pages.report.scores import (
-    GROUPS,
-    Pair,
-    add_changes,
-    benchmark_row,
-    change_of,
-    pairs_of,
-    perplexity_row,
-)
-
-if TYPE_CHECKING:
-    from tasks.pages.report.report import ReportConfig, ReportInputs
-
+GROUPS = ("domain", "general")
+Verdict = Literal["improved", "worse", "no clear change"]
+Pair = tuple[str, str]
+"""Names of two models, from and to."""
 Json = dict[str, Any]
 
 
-def gather(config: ReportConfig, inputs: ReportInputs, pairs: Sequence[Pair] | None = None) -> Json:
-    """All that the report says. `curves` (points of the journals) are for the figures alone.
-
-    `pairs` are the comparisons, (from, to) by the models' names; by default each model with the base and the one before.
-    """
-    models = [dict(model) for model in inputs.models]
-    names = [str(model["name"]) for model in models]
-    pairs = pairs_of(names) if pairs is None else pairs
-    sources = [row for one in config.sources if (row := perplexity_row(one, names, inputs)) is not None]
-    benchmarks = [
-        row
-        for name, group in config.benchmarks
-        if (row := benchmark_row(name, group, names, inputs)) is not None
-    ]
-    groups = [row for group in GROUPS if (row := group_row(group, benchmarks, names)) is not None]
-    for rows in (sources, benchmarks, groups):
-        add_changes(rows, pairs)
-    facts: Json = {
-        "models": models,
-        "pairs": [list(pair) for pair in pairs],
-        "computed": sum(int(segment["computed"]) for segment in inputs.journals),
-        "segments": [_segment(segment) for segment in inputs.journals],
-        "measured": _measured(inputs),
-        "perplexity": [row.facts for row in sources],
-        "benchmarks": [row.facts for row in benchmarks],
-        "groups": [row.facts for row in groups],
-        "samples": _samples(inputs.samples),
-        "data": _data(inputs),
-        "contamination": _contamination(inputs.hits, inputs.counted),
-        "packing": [_packing(number, pack) for number, pack in enumerate(inputs.packs)],
-        "curves": [_curve(segment) for segment in inputs.journals],
-    }
-    facts["findings"] = findings(facts)
-    return facts
+# ---- models and training ------------------------------------------------------------------------------------------
 
 
-def _read(part: Input) -> Json:
-    return dict(json.loads(part.only().read_bytes()))
+@dataclass(frozen=True, kw_only=True)
+class ReportModel:
+    """A measured model: where its export lies, its budget, and the tokens that were seen and computed for it."""
+
+    name: str
+    tokens: int
+    stage: str
+    key: str
+    digest: str
+    path: str
+    seen: int
+    computed: int
+    segments: tuple[str, ...] = ()
+    """Keys of the training segments that led to it."""
+    series: tuple[str, ...] = optional(())
+    """The runs that it belongs to, where the models of several runs are compared."""
 
 
-def _segment(segment: Mapping[str, Any]) -> Json:
-    journal: Input = segment["journal"]
-    kept = {name: segment[name] for name in ("name", "kind", "computed")}
-    return {**kept, "stage": journal.stage, "key": journal.key}
+@dataclass(frozen=True, kw_only=True)
+class TrainedSegment:
+    """One training segment, by the artifact that holds it."""
+
+    name: str
+    kind: str
+    computed: int
+    stage: str
+    key: str
 
 
-def _measured(inputs: ReportInputs) -> list[list[str]]:
-    """(stage, key) of everything that was measured, so that what it cost can be looked up."""
-    parts = [*inputs.scores.values(), *inputs.perplexity.values()]
-    return sorted(
-        {(part.stage, part.key): [part.stage, part.key] for one in parts for part in one.values()}.values()
-    )
-
-
-def _samples(samples: Mapping[str, Input]) -> list[Json]:
-    """Each prompt, by the way of decoding, with what every model went on with."""
-    found: dict[tuple[str, str], Json] = {}
-    for model, part in samples.items():
-        for row in json.loads(part.only().read_bytes()):
-            decoding = str(row.get("decoding", ""))
-            entry = found.setdefault(
-                (row["prompt"], decoding), {"prompt": row["prompt"], "decoding": decoding, "models": {}}
-            )
-            entry["models"][model] = row["continuation"]
-    return list(found.values())
-
-
-_COUNTS = (
-    "documents_in",
-    "documents_out",
-    "documents_dropped",
-    "documents_held_out",
-    "bytes_in",
-    "bytes_out",
-    "tokens",
-)
-
-
-def _data(inputs: ReportInputs) -> Json:
-    """Documents and bytes of each source through the stages, summed over its slices; and what does not add up."""
-    sources: dict[str, dict[str, Json]] = {}
-    slices: dict[str, set[int]] = {}
-    problems = []
-    before: dict[tuple[int, str], int] = {}
-    for entry in inputs.corpus:
-        stats, place = entry["stats"], f"{entry['stage']}, slice {entry['slice']} ({entry['source']})"
-        out, came = int(stats.get("documents_out", 0)), int(stats.get("documents_in", 0))
-        gone = int(stats.get("documents_dropped", 0)) + int(stats.get("documents_held_out", 0))
-        if came != out + gone:
-            problems.append(f"{place}: {came} documents in, but {out} out and {gone} dropped or held out")
-        last = before.get((entry["slice"], entry["source"]))
-        if last is not None and last != came:
-            problems.append(f"{place}: {came} documents in, but the stage before gave {last}")
-        before[entry["slice"], entry["source"]] = out
-        slices.setdefault(entry["source"], set()).add(entry["slice"])
-        stages = sources.setdefault(entry["source"], {})
-        total = stages.setdefault(entry["stage"], {"stage": entry["stage"], "dropped_by_reason": {}})
-        for name in _COUNTS:
-            if stats.get(name) is not None:
-                total[name] = total.get(name, 0) + int(stats[name])
-        for reason, count in stats.get("dropped_by_reason", {}).items():
-            total["dropped_by_reason"][reason] = total["dropped_by_reason"].get(reason, 0) + int(count)
-    return {
-        "sources": [
-            {"source": name, "slices": len(slices[name]), "stages": list(stages.values())}
-            for name, stages in sources.items()
-        ],
-        "problems": problems,
-    }
-
-
-def _contamination(hits: Sequence[Input], counted: Sequence[Input]) -> list[Json]:
-    """Per benchmark of the decontamination: its questions, and what of them was found in the corpus, summed over slices.
-
-    After them those that were counted afterwards, over all slices at once; what was found of these is still in the corpus.
-    """
-    total: dict[str, Json] = {}
-    for part in hits:
-        for name, entry in sorted(_read(part).items()):
-            row = total.setdefault(
-                name,
-                {
-                    "benchmark": name,
-                    "questions": 0,
-                    "unchecked": 0,
-                    "questions_found": 0,
-                    "documents_found": 0,
-                },
-            )
-            row["questions"], row["unchecked"] = int(entry["questions"]), int(entry["unchecked"])
-            row["questions_found"] += int(entry["questions_found"])
-            row["documents_found"] += int(entry["documents_found"])
-    kept = ("questions", "unchecked", "questions_found", "documents_found")
-    for part in counted:
-        for name, entry in _read(part).items():
-            total.setdefault(
-                name, {"benchmark": name, **{key: int(entry[key]) for key in kept}, "afterwards": True}
-            )
-    return list(total.values())
-
-
-def _packing(number: int, pack: Mapping[str, Any]) -> Json:
-    stats = pack["stats"]
-    tokens = max(int(stats["tokens"]), 1)
-    kept = ("sequences", "tokens", "padding", "padding_fraction", "documents_whole", "documents_cut")
-    ledger = ("available", "placed", "carried", "not_taken", "repeated")
-    wanted = ("tokens", "epochs", *(f"tokens_{name}" for name in ledger))
-    return {
-        "round": number + 1,
-        "key": pack["key"],
-        **{name: stats[name] for name in kept},
-        "sources": [
-            {
-                "source": name,
-                "share": one["tokens"] / tokens,
-                **{key: one[key] for key in wanted if key in one},
-            }
-            for name, one in stats["sources"].items()
-        ],
-    }
-
-
-def _curve(segment: Mapping[str, Any]) -> Json:
+@dataclass(frozen=True, kw_only=True)
+class Curve:
     """Points of a training segment: step, tokens seen and loss (nats a token) of each logged step."""
-    path = segment["journal"].only()
-    names = [name for name in ("step", "tokens", "loss") if name in pq.read_schema(path).names]
-    table = pq.read_table(path, columns=names)
-    kept = {name: segment[name] for name in ("name", "kind", "series") if name in segment}
-    return {**kept, **{name: table[name].to_pylist() for name in names}}
+
+    name: str
+    kind: str
+    series: str
+    tokens: Sequence[int]
+    loss: Sequence[float | None]
+    step: Sequence[int] | None
+    """None: the journal has no steps."""
 
 
-def findings(facts: Json) -> list[str]:
-    """What a reader should take away, in sentences: the last model against the base, and against the one before."""
-    if not facts["pairs"]:
-        only = facts["models"][0]["name"]
-        return [f"Only the model {only} was measured: there is nothing to compare yet."]
-    base, last = facts["models"][0]["name"], facts["models"][-1]["name"]
-    sentences = [
-        _perplexity_sentence(row, change, base, last)
-        for row in facts["perplexity"]
-        if (change := change_of(row, base, last))
-    ]
-    sentences += [
-        f"The mean of the {row['group']} benchmarks went from {100 * row['models'][base]['score']:.1f} to "
-        f"{100 * row['models'][last]['score']:.1f} ({points(change)}): {change['verdict']}{_visible(change)}."
-        for row in facts["groups"]
-        if (change := change_of(row, base, last))
-    ]
-    sentences += _last_step(facts)
-    return sentences or [f"Nothing was measured on both {base} and {last}."]
+# ---- results ------------------------------------------------------------------------------------------------------
 
 
-def _last_step(facts: Json) -> list[str]:
-    """Whether going on from the last budget but one was worth it."""
-    names = [model["name"] for model in facts["models"]]
-    if len(names) < 3:
-        return []
-    before, after = names[-2:]
-    said = [
-        f"{row['group']} {points(change)}, {change['verdict']}"
-        for row in facts["groups"]
-        if (change := change_of(row, before, after))
-    ]
-    said = said or [
-        f"perplexity on {row['source']} {percent(change)}, {change['verdict']}"
-        for row in facts["perplexity"]
-        if (change := change_of(row, before, after))
-    ]
-    return [f"Going on from {before} to {after}: {'; '.join(said)}."] if said else []
+class Interval(Protocol):
+    """A value with the ends of its interval; None where a single question gives none."""
+
+    @property
+    def value(self) -> float: ...
+    @property
+    def low(self) -> float | None: ...
+    @property
+    def high(self) -> float | None: ...
 
 
-def _perplexity_sentence(row: Json, change: Json, base: str, last: str) -> str:
-    before, after = (row["models"][name]["perplexity"] for name in (base, last))
-    clear = change["verdict"] != "no clear change"
-    how = ("fell" if change["value"] < 0 else "rose") if clear else "hardly moved:"
-    moved = f"Perplexity on {row['source']} {how} from {before:.4g} to {after:.4g}"
-    return f"{moved} ({percent(change)}){_visible(change, ' %')}."
+@dataclass(frozen=True)
+class Within:
+    """A value with the ends of its interval."""
+
+    value: float
+    low: float | None
+    high: float | None
 
 
-def _visible(change: Json, unit: str = " points") -> str:
-    if change["verdict"] != "no clear change":
-        return ""
-    return f" (a change of {100 * change['seen']:.1f}{unit} would have been seen)"
+@dataclass(frozen=True)
+class ChangedAnswers:
+    """Questions that became right and wrong, and McNemar's p."""
+
+    gained: int
+    lost: int
+    p: float
 
 
-def points(change: Mapping[str, Any]) -> str:
-    """A change of a score in points, with its interval."""
-    return f"{within(change)} points"
+@dataclass(frozen=True, kw_only=True)
+class ModelChange:
+    """The change of one measure from one model to another, with its tests (`tasks.evaluation.compare.Change`)."""
+
+    before: str = named("from")
+    after: str = named("to")
+    value: float
+    low: float | None
+    high: float | None
+    stderr: float
+    count: int
+    p: float
+    adjusted: float
+    verdict: Verdict
+    seen: float
+    mcnemar: ChangedAnswers | None = optional()  # noqa: RUF009 (a field)
+    flips: float | None = optional()
+
+    @property
+    def clear(self) -> bool:
+        """Whether it has a verdict."""
+        return self.verdict != "no clear change"
+
+    @property
+    def exact(self) -> float | None:
+        """The exact test's p, where there is one."""
+        return self.mcnemar.p if self.mcnemar else self.flips
 
 
-def percent(change: Mapping[str, Any]) -> str:
-    """A relative change, with its interval."""
-    return f"{within(change)} %"
+@dataclass(frozen=True)
+class PerplexityScore:
+    """A model on the held-out documents of one source."""
+
+    perplexity: float
+    low: float | None
+    high: float | None
+    bits_per_byte: float
 
 
-def within(change: Mapping[str, Any], scale: float = 100, digits: int = 1) -> str:
+@dataclass(frozen=True)
+class GroupScore:
+    """A model's mean score over a group of benchmarks."""
+
+    score: float
+    low: float | None
+    high: float | None
+    stderr: float
+
+
+@dataclass(frozen=True)
+class BenchmarkScore:
+    """A model's main score on a benchmark, and every other metric with its standard error."""
+
+    score: float
+    low: float | None
+    high: float | None
+    stderr: float
+    at_chance: bool
+    metrics: Mapping[str, float]
+    errors: Mapping[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PerplexityRow:
+    """One source with held-out documents: every model that was measured on it. Lengths are in tokens."""
+
+    source: str
+    documents: int
+    tokens: int
+    bytes: int
+    max_length: int
+    stride: int
+    lengths: tuple[int, ...]
+    models: Mapping[str, PerplexityScore]
+    changes: tuple[ModelChange, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """What is measured, in words."""
+        return f"perplexity on {self.source}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchmarkRow:
+    """One benchmark: how it was asked, what chance gives, and every model that was asked."""
+
+    benchmark: str
+    group: str
+    metric: str
+    split: str | None
+    shots: int | None
+    limit: int | None
+    questions: int
+    available: int
+    max_length: int
+    lengths: tuple[int, ...]
+    chance: float
+    rule: str
+    """How chance was found: guess or majority."""
+    models: Mapping[str, BenchmarkScore]
+    changes: tuple[ModelChange, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """What is measured, in words."""
+        return self.benchmark
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupRow:
+    """The mean over the benchmarks of a group that all models have."""
+
+    group: str
+    benchmarks: tuple[str, ...]
+    chance: float
+    models: Mapping[str, GroupScore]
+    changes: tuple[ModelChange, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """What is measured, in words."""
+        return f"mean, {self.group}"
+
+
+ResultRow = PerplexityRow | BenchmarkRow | GroupRow
+R = TypeVar("R", PerplexityRow, BenchmarkRow, GroupRow)
+
+
+def change_of(row: ResultRow, before: str, after: str) -> ModelChange | None:
+    """The change from one model to another, or None where they cannot be compared."""
+    return next((one for one in row.changes if (one.before, one.after) == (before, after)), None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Results:
+    """What was measured: models, comparisons, and the rows of every measure. `report.json` begins with this."""
+
+    models: tuple[ReportModel, ...]
+    pairs: tuple[Pair, ...]
+    computed: int
+    """Tokens of all segments together."""
+    segments: tuple[TrainedSegment, ...]
+    measured: tuple[tuple[str, str], ...]
+    """(stage, key) of everything that was measured, so that what it cost can be looked up."""
+    perplexity: tuple[PerplexityRow, ...]
+    benchmarks: tuple[BenchmarkRow, ...]
+    groups: tuple[GroupRow, ...]
+
+    @property
+    def names(self) -> list[str]:
+        """The models' names, base first."""
+        return [model.name for model in self.models]
+
+    @property
+    def means(self) -> list[GroupRow]:
+        """The groups whose mean says more than their one benchmark."""
+        return [row for row in self.groups if len(row.benchmarks) > 1]
+
+
+# ---- all of it ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class SampleRow:
+    """A prompt, the way of decoding, and what every model went on with."""
+
+    prompt: str
+    decoding: str
+    models: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class PackedBy:
+    """A round of packing and the key of the artifact that holds it."""
+
+    key: str
+    round: PackedRound
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportFacts(Results):
+    """All that the report says."""
+
+    samples: tuple[SampleRow, ...] = ()
+    data: Ledger = field(default_factory=Ledger)
+    contamination: tuple[BenchmarkHits, ...] = ()
+    packing: tuple[PackedBy, ...] = ()
+    curves: tuple[Curve, ...] = unwritten(())
+    """For the figures alone."""
+    findings: tuple[str, ...] = ()
+    title: str | None = unwritten()
+    """Where it is not what the models' names say."""
+
+
+def facts_json(facts: ReportFacts) -> Json:
+    """What stands in report.json."""
+    return {
+        **plain(facts),
+        "data": {
+            "sources": [
+                {
+                    "source": one.source,
+                    "slices": one.slices,
+                    "stages": [_stage(stage) for stage in one.stages],
+                }
+                for one in facts.data.sources
+            ],
+            "problems": list(facts.data.document_problems),
+        },
+        "contamination": [_hits(row) for row in facts.contamination],
+        "packing": [_packing(one) for one in facts.packing],
+    }
+
+
+def _stage(own: Amounts) -> Json:
+    amounts = {
+        "documents_in": own.documents_in,
+        "documents_out": own.documents_out,
+        "documents_dropped": own.documents_dropped,
+        "documents_held_out": own.documents_held_out,
+        "bytes_in": own.bytes_in,
+        "bytes_out": own.bytes_out,
+        "tokens": own.tokens,
+    }
+    counted = {name: value for name, value in amounts.items() if value is not None}
+    return {"stage": own.stage, "dropped_by_reason": dict(own.reasons), **counted}
+
+
+def _hits(row: BenchmarkHits) -> Json:
+    return {
+        "benchmark": row.benchmark,
+        "questions": row.questions,
+        "unchecked": row.unchecked,
+        "questions_found": row.questions_found,
+        "documents_found": row.documents_found,
+        **({"afterwards": True} if row.afterwards else {}),
+    }
+
+
+def _packing(one: PackedBy) -> Json:
+    own = one.round
+    sources = []
+    for source in own.sources:
+        states = {name: getattr(source, name) for name in ("epochs", *LEDGER)}
+        sources.append(
+            {
+                "source": source.source,
+                "share": source.tokens / max(own.tokens, 1),
+                "tokens": source.tokens,
+                **{name: value for name, value in states.items() if value is not None},
+            }
+        )
+    return {
+        "round": own.round,
+        "key": one.key,
+        "sequences": own.sequences,
+        "tokens": own.tokens,
+        "padding": own.padding,
+        "padding_fraction": own.padding_fraction,
+        "documents_whole": own.documents_whole,
+        "documents_cut": own.documents_cut,
+        "sources": sources,
+    }
+
+
+# ---- in words -----------------------------------------------------------------------------------------------------
+
+
+def within(change: Interval, scale: float = 100, digits: int = 1) -> str:
     """A change with its interval: +2.3 [0.8, 3.9]; without one where there is a single question."""
-    value = signed(scale * change["value"], digits)
-    if change["low"] is None:
+    value = signed(scale * change.value, digits)
+    if change.low is None or change.high is None:
         return value
-    low, high = (f"{scale * change[end]:.{digits}f}".replace("-", "−") for end in ("low", "high"))
+    low, high = (f"{scale * end:.{digits}f}".replace("-", "−") for end in (change.low, change.high))
     return f"{value} [{low}, {high}]"
-
-
-def signed(value: float, digits: int = 1) -> str:
-    """A number with its sign, by the typographic minus; nothing that rounds to zero has one."""
-    text = f"{value:+.{digits}f}"
-    return text[1:] if float(text) == 0 else text.replace("-", "−")

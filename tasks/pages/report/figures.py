@@ -5,49 +5,60 @@ Matplotlib is imported when something is drawn: every flow imports this module, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tasks.pages.blocks import Picture
 from tasks.pages.canvas import COLOURS, GREY, Tips, save
+from tasks.pages.report.facts import (
+    Curve,
+    Interval,
+    ModelChange,
+    ReportFacts,
+    ReportModel,
+    ResultRow,
+    Results,
+    Within,
+    change_of,
+)
 from tasks.pages.wording import count_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Json = dict[str, Any]
 _DASHES = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)))
 
 
-def draw(facts: Json, directory: Path) -> list[Json]:
-    """Write each figure that the facts allow as SVG and PNG; returns [{name, caption}] in order."""
+def draw(facts: ReportFacts, directory: Path) -> list[Picture]:
+    """Write each figure that the facts allow as SVG and PNG; returns them in order."""
     directory.mkdir(parents=True, exist_ok=True)
-    figures = []
-    if any(len(curve["tokens"]) > 1 for curve in facts["curves"]):
-        save(lambda tips: _loss(facts["curves"], tips), directory, "loss")
+    pictures = []
+    if any(len(curve.tokens) > 1 for curve in facts.curves):
+        save(lambda tips: _loss(facts.curves, tips), directory, "loss")
         caption = (
             "Figure 1. Training loss over optimizer steps (left) and over tokens seen (right): the trunk at constant rate, "
             "and from it a branch to each budget in which the rate decays. Faint: each logged step; strong: running mean."
         )
-        figures.append({"name": "loss", "caption": caption})
-    if len(facts["models"]) > 1 and (facts["perplexity"] or facts["groups"]):
+        pictures.append(Picture("loss", caption))
+    if len(facts.models) > 1 and (facts.perplexity or facts.groups):
         save(lambda tips: _efficiency(facts, tips), directory, "efficiency")
         caption = (
             "Figure 2. Token efficiency. Held-out perplexity of each source over tokens seen, relative to the base model, "
             "and the mean score of each group of benchmarks (dotted: chance). Bands and bars are 95 % intervals."
         )
-        figures.append({"name": "efficiency", "caption": caption})
-    if any(row["changes"] for row in facts["benchmarks"]):
+        pictures.append(Picture("efficiency", caption))
+    if any(row.changes for row in facts.benchmarks):
         save(lambda tips: _changes(facts, tips), directory, "changes")
         caption = (
             "Figure 3. Change of each benchmark from the base model, in points, with 95 % intervals. Filled: improved or "
             "worse after correction for the number of benchmarks; hollow: no clear change."
         )
-        figures.append({"name": "changes", "caption": caption})
-    return figures
+        pictures.append(Picture("changes", caption))
+    return pictures
 
 
 def _counted(axes: Axes) -> None:
@@ -60,17 +71,23 @@ def _counted(axes: Axes) -> None:
 # ---- figure 1 ---------------------------------------------------------------------------------------------------
 
 
-def _loss(curves: Sequence[Json], tips: Tips) -> Figure:
+def _loss(curves: Sequence[Curve], tips: Tips) -> Figure:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9.6, 3.7), layout="constrained")
-    panels = [("step", "optimizer steps"), ("tokens", "tokens seen")]
-    panels = [panel for panel in panels if all(panel[0] in curve for curve in curves)]
+    panels = [
+        (label, places)
+        for label, places in (
+            ("optimizer steps", [curve.step for curve in curves]),
+            ("tokens seen", [curve.tokens for curve in curves]),
+        )
+        if None not in places
+    ]
     shared = None
-    for number, (column, label) in enumerate(panels, 1):
+    for number, (label, places) in enumerate(panels, 1):
         axes = figure.add_subplot(1, len(panels), number, sharey=shared)
         shared = shared or axes
-        _losses(axes, curves, column, tips)
+        _losses(axes, [(curve, x or ()) for curve, x in zip(curves, places, strict=True)], tips)
         axes.set_xlabel(label)
         if number == 1:
             axes.set_ylabel("training loss (nats per token)")
@@ -80,30 +97,25 @@ def _loss(curves: Sequence[Json], tips: Tips) -> Figure:
     return figure
 
 
-def _losses(axes: Axes, curves: Sequence[Json], column: str, tips: Tips) -> None:
-    series = list(dict.fromkeys(curve.get("series", "") for curve in curves))
-    branches = [curve for curve in curves if curve["kind"] == "branch"]
-    budgets = list(dict.fromkeys(curve["name"] for curve in branches))
+def _losses(axes: Axes, curves: Sequence[tuple[Curve, Sequence[int]]], tips: Tips) -> None:
+    """Each curve over its places: the trunk of each run as one line, and the branches to the budgets."""
+    series = list(dict.fromkeys(curve.series for curve, _ in curves))
+    branches = [(curve, x) for curve, x in curves if curve.kind == "branch"]
+    budgets = list(dict.fromkeys(curve.name for curve, _ in branches))
     for place, run in enumerate(series):
         dashes = _DASHES[place % len(_DASHES)]
-        trunk = [c for c in curves if c["kind"] == "trunk" and c.get("series", "") == run]
-        points = {name: [v for c in trunk for v in c[name]] for name in (column, "loss")}
+        trunk = [(curve, x) for curve, x in curves if curve.kind == "trunk" and curve.series == run]
+        places = [value for _, x in trunk for value in x]
+        loss = [value for curve, _ in trunk for value in curve.loss]
         label = " · ".join(filter(None, (run, "trunk" if branches else "training")))
-        if points["loss"]:
+        if loss:
             colour = GREY if len(series) == 1 else COLOURS[place % len(COLOURS)]
-            _curve(axes, points[column], points["loss"], colour, dashes, label, tips)
-    for curve in branches:
-        colour = COLOURS[budgets.index(curve["name"]) % len(COLOURS)]
-        dashes = _DASHES[series.index(curve.get("series", "")) % len(_DASHES)]
-        _curve(
-            axes,
-            curve[column],
-            curve["loss"],
-            colour,
-            dashes,
-            " · ".join(filter(None, (curve.get("series"), f"branch to {curve['name']}"))),
-            tips,
-        )
+            _curve(axes, places, loss, colour, dashes, label, tips)
+    for curve, x in branches:
+        colour = COLOURS[budgets.index(curve.name) % len(COLOURS)]
+        dashes = _DASHES[series.index(curve.series) % len(_DASHES)]
+        label = " · ".join(filter(None, (curve.series, f"branch to {curve.name}")))
+        _curve(axes, x, curve.loss, colour, dashes, label, tips)
 
 
 def _curve(
@@ -132,12 +144,10 @@ def _curve(
 # ---- figure 2 ---------------------------------------------------------------------------------------------------
 
 
-def _efficiency(facts: Json, tips: Tips) -> Figure:
+def _efficiency(facts: Results, tips: Tips) -> Figure:
     from matplotlib.figure import Figure
 
-    panels = [
-        panel for panel, rows in ((_perplexities, facts["perplexity"]), (_groups, facts["groups"])) if rows
-    ]
+    panels = [panel for panel, rows in ((_perplexities, facts.perplexity), (_groups, facts.groups)) if rows]
     figure = Figure(figsize=(9.6, 3.9), layout="constrained")
     for number, panel in enumerate(panels, 1):
         axes = figure.add_subplot(1, len(panels), number)
@@ -149,96 +159,88 @@ def _efficiency(facts: Json, tips: Tips) -> Figure:
     return figure
 
 
-def _lines(facts: Json) -> dict[str, list[Json]]:
+def _lines(facts: Results) -> dict[str, list[ReportModel]]:
     """The models of each run, in order of tokens; one nameless run where they are all of one."""
-    found: dict[str, list[Json]] = {}
-    for model in facts["models"]:
-        for run in model.get("series", [""]):
+    found: dict[str, list[ReportModel]] = {}
+    for model in facts.models:
+        for run in model.series or ("",):
             found.setdefault(run, []).append(model)
     return found
 
 
-def _perplexities(axes: Axes, facts: Json, tips: Tips) -> None:
+def _perplexities(axes: Axes, facts: Results, tips: Tips) -> None:
     axes.set_title("Perplexity, change from base (%)")
     axes.axhline(0, color="#9ca3af", linewidth=1)
     for place, (run, models) in enumerate(_lines(facts).items()):
-        for number, row in enumerate(facts["perplexity"]):
-            changes = {
-                change["to"]: change for change in row["changes"] if change["from"] == models[0]["name"]
-            }
-            nothing = {"value": 0.0, "low": 0.0, "high": 0.0}
-            chosen = [model for model in models if model["name"] in changes or model is models[0]]
-            values = [changes.get(model["name"], nothing) for model in chosen]
-            label = " · ".join(filter(None, (run, row["source"])))
-            _band(axes, chosen, values, "value", COLOURS[number % len(COLOURS)], place, label, tips)
+        for number, row in enumerate(facts.perplexity):
+            base = models[0].name
+            points: list[tuple[ReportModel, Interval]] = [(models[0], Within(0.0, 0.0, 0.0))]
+            points += [
+                (model, change) for model in models[1:] if (change := change_of(row, base, model.name))
+            ]
+            label = " · ".join(filter(None, (run, row.source)))
+            _band(axes, points, COLOURS[number % len(COLOURS)], place, label, tips)
 
 
-def _groups(axes: Axes, facts: Json, tips: Tips) -> None:
+def _groups(axes: Axes, facts: Results, tips: Tips) -> None:
     axes.set_title("Mean benchmark score (%)")
-    for number, row in enumerate(facts["groups"]):
+    for number, row in enumerate(facts.groups):
         colour = COLOURS[number % len(COLOURS)]
         for place, (run, models) in enumerate(_lines(facts).items()):
-            values = [row["models"][model["name"]] for model in models]
-            label = " · ".join(filter(None, (run, row["group"])))
-            _band(axes, models, values, "score", colour, place, label, tips)
-        if row["chance"]:
-            axes.axhline(100 * row["chance"], color=colour, linewidth=1, linestyle=(0, (1, 2.5)))
+            scores = [(model, row.models[model.name]) for model in models]
+            points = [(model, Within(one.score, one.low, one.high)) for model, one in scores]
+            label = " · ".join(filter(None, (run, row.group)))
+            _band(axes, points, colour, place, label, tips)
+        if row.chance:
+            axes.axhline(100 * row.chance, color=colour, linewidth=1, linestyle=(0, (1, 2.5)))
 
 
 def _band(
     axes: Axes,
-    models: Sequence[Json],
-    values: Sequence[Mapping[str, Any]],
-    key: str,
+    points: Sequence[tuple[ReportModel, Interval]],
     colour: str,
     place: int,
     label: str,
     tips: Tips,
 ) -> None:
-    x = [model["seen"] for model in models]
-    middle = [100 * value[key] for value in values]
-    low, high = (
-        [100 * (value[key] if value[end] is None else value[end]) for value in values]
-        for end in ("low", "high")
-    )
+    x = [model.seen for model, _ in points]
+    middle, low, high = zip(*(_percents(value) for _, value in points), strict=True)
     axes.fill_between(x, low, high, color=colour, alpha=0.14, linewidth=0)
     axes.plot(x, middle, color=colour, linewidth=1.7, linestyle=_DASHES[place % len(_DASHES)], label=label)
     axes.vlines(x, low, high, color=colour, linewidth=1.2)
-    for k, model in enumerate(models):
-        text = f"{label}, {model['name']}: {middle[k]:.1f} [{low[k]:.1f}, {high[k]:.1f}]"
+    for k, (model, _) in enumerate(points):
+        text = f"{label}, {model.name}: {middle[k]:.1f} [{low[k]:.1f}, {high[k]:.1f}]"
         tips.point(axes, x[k], middle[k], text, colour)
+
+
+def _percents(one: Interval) -> tuple[float, float, float]:
+    """A value and the ends of its interval, which are the value itself where there are none."""
+    low, high = (one.value if end is None else end for end in (one.low, one.high))
+    return 100 * one.value, 100 * low, 100 * high
 
 
 # ---- figure 3 ---------------------------------------------------------------------------------------------------
 
 
-def _changes(facts: Json, tips: Tips) -> Figure:
+def _changes(facts: Results, tips: Tips) -> Figure:
     from matplotlib.figure import Figure
 
-    base = facts["models"][0]["name"]
-    pairs = [pair for pair in facts["pairs"] if pair[0] == base] or facts["pairs"]
-    rows = [(row["benchmark"], row) for row in facts["benchmarks"]]
-    rows += [(f"mean, {row['group']}", row) for row in facts["groups"] if len(row["benchmarks"]) > 1]
+    base = facts.names[0]
+    pairs = [pair for pair in facts.pairs if pair[0] == base] or facts.pairs
+    rows: list[ResultRow] = [*facts.benchmarks, *facts.means]
     figure = Figure(figsize=(9.6, 1.3 + 0.24 * len(rows) * (0.6 + 0.4 * len(pairs))), layout="constrained")
     axes = figure.add_subplot()
     axes.axvline(0, color="#9ca3af", linewidth=1)
     step = 0.7 / max(1, len(pairs))
-    for number, pair in enumerate(pairs):
+    for number, (before, after) in enumerate(pairs):
         colour = COLOURS[number % len(COLOURS)]
-        label = pair[1] if pair[0] == base else f"{pair[0]} → {pair[1]}"
-        for place, (name, row) in enumerate(rows):
-            found = [change for change in row["changes"] if [change["from"], change["to"]] == list(pair)]
-            if found:
-                _interval(
-                    axes,
-                    found[0],
-                    place + (number - (len(pairs) - 1) / 2) * step,
-                    colour,
-                    f"{name}, {label}",
-                    tips,
-                )
+        label = after if before == base else f"{before} → {after}"
+        for place, row in enumerate(rows):
+            if change := change_of(row, before, after):
+                y = place + (number - (len(pairs) - 1) / 2) * step
+                _interval(axes, change, y, colour, f"{row.label}, {label}", tips)
         axes.plot([], [], color=colour, marker="o", markersize=4.5, linewidth=1.4, label=label)
-    axes.set_yticks(range(len(rows)), [name for name, _ in rows])
+    axes.set_yticks(range(len(rows)), [row.label for row in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.grid(visible=False, axis="y")
     axes.set_xlabel("change (points)")
@@ -246,9 +248,8 @@ def _changes(facts: Json, tips: Tips) -> Figure:
     return figure
 
 
-def _interval(axes: Axes, change: Json, y: float, colour: str, label: str, tips: Tips) -> None:
-    value = 100 * change["value"]
-    low, high = (value if change[end] is None else 100 * change[end] for end in ("low", "high"))
+def _interval(axes: Axes, change: ModelChange, y: float, colour: str, label: str, tips: Tips) -> None:
+    value, low, high = _percents(change)
     axes.hlines(y, low, high, color=colour, linewidth=1.4)
-    text = f"{label}: {value:+.1f} [{low:.1f}, {high:.1f}], {change['verdict']}"
-    tips.point(axes, value, y, text, colour, hollow=change["verdict"] == "no clear change")
+    text = f"{label}: {value:+.1f} [{low:.1f}, {high:.1f}], {change.verdict}"
+    tips.point(axes, value, y, text, colour, hollow=not change.clear)

@@ -15,48 +15,46 @@ from tasks.evaluation.bootstrap import Estimate, mean_of, together
 from tasks.evaluation.catalog import questions_of
 from tasks.evaluation.compare import turns
 from tasks.evaluation.significance import sign_flips
-from tasks.pages.report.scores import Row, finite
+from tasks.pages.report.facts import BenchmarkRow, GroupRow, GroupScore
+from tasks.pages.report.scores import Measure, finite
+
+Benchmark = Measure[BenchmarkRow]
 
 
-def group_row(group: str, rows: Sequence[Row], names: Sequence[str]) -> Row | None:
+def group_row(group: str, benchmarks: Sequence[Benchmark], names: Sequence[str]) -> Measure[GroupRow] | None:
     """The mean over the benchmarks of a group that all models have; None where there are none."""
-    members = [row for row in rows if row.facts["group"] == group and set(names) <= set(row.facts["models"])]
+    members = [one for one in benchmarks if one.row.group == group and set(names) <= set(one.row.models)]
     if not members:
         return None
     estimates = _means(members, names)
     values = {}
     for name in names:
         low, high = (finite(end) for end in estimates[name].interval())
-        values[name] = {
-            "score": estimates[name].value,
-            "low": low,
-            "high": high,
-            "stderr": estimates[name].stderr,
-        }
-    alike = [[other for other in names if all(_both(row, name, other) for row in members)] for name in names]
-    facts = {
-        "group": group,
-        "benchmarks": [row.facts["benchmark"] for row in members],
-        "chance": sum(row.facts["chance"] for row in members) / len(members),
-        "models": values,
-    }
-    return Row(facts, estimates, alike, exact=lambda before, after: _flips(members, before, after))
+        values[name] = GroupScore(estimates[name].value, low, high, estimates[name].stderr)
+    alike = [[other for other in names if all(_both(one, name, other) for one in members)] for name in names]
+    row = GroupRow(
+        group=group,
+        benchmarks=tuple(one.row.benchmark for one in members),
+        chance=sum(one.row.chance for one in members) / len(members),
+        models=values,
+    )
+    return Measure(row, estimates, alike, exact=lambda before, after: _flips(members, before, after))
 
 
-def _both(row: Row, one: str, other: str) -> bool:
+def _both(row: Benchmark, one: str, other: str) -> bool:
     return any(one in together and other in together for together in row.alike)
 
 
-def _families(members: Sequence[Row]) -> dict[str, list[Row]]:
+def _families(members: Sequence[Benchmark]) -> dict[str, list[Benchmark]]:
     """Benchmarks by the questions that they ask; `sciq (B)` of a comparison of runs asks others than `sciq (A)`."""
-    found: dict[str, list[Row]] = {}
-    for row in members:
-        name, _, run = str(row.facts["benchmark"]).partition(" ")
-        found.setdefault(f"{questions_of(name)} {run}".strip(), []).append(row)
+    found: dict[str, list[Benchmark]] = {}
+    for one in members:
+        name, _, run = one.row.benchmark.partition(" ")
+        found.setdefault(f"{questions_of(name)} {run}".strip(), []).append(one)
     return found
 
 
-def _means(members: Sequence[Row], names: Sequence[str]) -> dict[str, Estimate]:
+def _means(members: Sequence[Benchmark], names: Sequence[str]) -> dict[str, Estimate]:
     families = _families(members)
     found: list[list[Estimate]] = []
     for asked, rows in families.items():
@@ -70,7 +68,7 @@ def _means(members: Sequence[Row], names: Sequence[str]) -> dict[str, Estimate]:
     return {name: mean_of([one[k] for one in found], weights) for k, name in enumerate(names)}
 
 
-def _places(rows: Sequence[Row], names: Sequence[str]) -> tuple[list[list[np.ndarray]], np.ndarray]:
+def _places(rows: Sequence[Benchmark], names: Sequence[str]) -> tuple[list[list[np.ndarray]], np.ndarray]:
     """By benchmark and model, which of all questions each row of a table is; and the stratum (subject) of each question."""
     asked = [[_questions(row, name) for name in names] for row in rows]
     numbers = {key: number for number, key in enumerate(dict.fromkeys(chain(*chain(*asked))))}
@@ -79,7 +77,7 @@ def _places(rows: Sequence[Row], names: Sequence[str]) -> tuple[list[list[np.nda
     return places, strata
 
 
-def _questions(row: Row, name: str) -> list[tuple[str, int]]:
+def _questions(row: Benchmark, name: str) -> list[tuple[str, int]]:
     table = row.tables[name]
     return [
         (subject or "", doc)
@@ -87,7 +85,7 @@ def _questions(row: Row, name: str) -> list[tuple[str, int]]:
     ]
 
 
-def _flips(members: Sequence[Row], before: str, after: str) -> float | None:
+def _flips(members: Sequence[Benchmark], before: str, after: str) -> float | None:
     """The exact test of a mean: each question that changed weighs as the sizes of its benchmarks let it.
 
     None where answers of a benchmark are not right or wrong.

@@ -4,52 +4,61 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from tasks.pages.blocks import Block, Cell, Heading, Table, Text
-from tasks.pages.report.facts import signed, within
-from tasks.pages.report.scores import GROUPS, change_of
-from tasks.pages.wording import count_text
+from tasks.pages.ledger import BenchmarkHits
+from tasks.pages.report.facts import (
+    GROUPS,
+    BenchmarkRow,
+    BenchmarkScore,
+    GroupRow,
+    ModelChange,
+    PerplexityRow,
+    PerplexityScore,
+    ResultRow,
+    Results,
+    Within,
+    change_of,
+    within,
+)
+from tasks.pages.wording import count_text, signed
 
-Json = dict[str, Any]
 _TONES = {"improved": "better", "worse": "worse", "no clear change": "same"}
 
 
-def change_cell(change: Json | None, unit: str = "") -> Cell:
+def change_cell(change: ModelChange | None, unit: str = "") -> Cell:
     """+2.3 [0.8, 3.9], and below it the verdict; where nothing is clear, what would have been seen."""
     if change is None:
         return Cell("–")
-    verdict = change["verdict"]
-    below = f"{'▲' if change['value'] > 0 else '▼'} {verdict}"
-    if verdict == "no clear change":
-        below = f"≈ {verdict} (seen\xa0from\xa0{100 * change['seen']:.1f}{unit})"
-    return Cell(f"{within(change)}{unit}", _TONES[verdict], below)
+    below = f"{'▲' if change.value > 0 else '▼'} {change.verdict}"
+    if not change.clear:
+        below = f"≈ {change.verdict} (seen\xa0from\xa0{100 * change.seen:.1f}{unit})"
+    return Cell(f"{within(change)}{unit}", _TONES[change.verdict], below)
 
 
-def _pair_heads(facts: Json) -> list[str]:
-    return [f"{before} → {after}" for before, after in facts["pairs"]]
+def _pair_heads(facts: Results) -> list[str]:
+    return [f"{before} → {after}" for before, after in facts.pairs]
 
 
-def perplexity(facts: Json) -> list[Block]:
+def perplexity(facts: Results) -> list[Block]:
     """Perplexity and bits per byte of each source, and the changes of perplexity."""
-    if not facts["perplexity"]:
+    if not facts.perplexity:
         return []
-    names = [model["name"] for model in facts["models"]]
+    names = facts.names
     rows = []
-    for row in facts["perplexity"]:
-        values = [row["models"].get(name) for name in names]
-        first = [Cell(row["source"], below="bits per byte")]
+    for row in facts.perplexity:
+        values = [row.models.get(name) for name in names]
+        first = [Cell(row.source, below="bits per byte")]
         first += [_perplexity_cell(value) for value in values]
-        first += [change_cell(change_of(row, *pair), " %") for pair in facts["pairs"]]
+        first += [change_cell(change_of(row, *pair), " %") for pair in facts.pairs]
         rows.append(tuple(first))
-    one = facts["perplexity"][0]
+    one = facts.perplexity[0]
     measured = "; ".join(
-        f"{row['source']}: {row['documents']:,} documents, {row['tokens']:,} tokens"
-        for row in facts["perplexity"]
+        f"{row.source}: {row.documents:,} documents, {row.tokens:,} tokens" for row in facts.perplexity
     )
     note = (
-        f"On held-out documents ({measured}), in windows of {_lengths(facts['perplexity'])} tokens with "
-        f"stride {one['stride']}: each token scored once, the first after an end-of-text token. Not comparable with the "
+        f"On held-out documents ({measured}), in windows of {_lengths(facts.perplexity)} tokens with "
+        f"stride {one.stride}: each token scored once, the first after an end-of-text token. Not comparable with the "
         "harness's rolling perplexity, whose windows are disjoint. Below each: bits per byte of UTF-8, which compare "
         "across tokenizers. Changes are of perplexity, in percent; less is better."
     )
@@ -57,53 +66,50 @@ def perplexity(facts: Json) -> list[Block]:
     return [Heading(2, "Perplexity on held-out text"), Table(head, tuple(rows)), Text(note, "note")]
 
 
-def _lengths(rows: Sequence[Json]) -> str:
+def _lengths(rows: Sequence[PerplexityRow | BenchmarkRow]) -> str:
     """At how many tokens: models that were measured at others stand beside each other, and are not compared."""
-    return " or ".join(str(one) for one in sorted({length for row in rows for length in row["lengths"]}))
+    return " or ".join(str(one) for one in sorted({length for row in rows for length in row.lengths}))
 
 
-def _perplexity_cell(value: Json | None) -> Cell:
+def _perplexity_cell(value: PerplexityScore | None) -> Cell:
     if value is None:
         return Cell("–")
-    number = float(value["perplexity"])
+    number = float(value.perplexity)
     text = f"{number:,.2f}" if number < 1e5 else f"{number:.3e}"
-    return Cell(text, below=f"{value['bits_per_byte']:.4f}")
+    return Cell(text, below=f"{value.bits_per_byte:.4f}")
 
 
-def benchmarks(facts: Json) -> list[Block]:
+def benchmarks(facts: Results, hits: Sequence[BenchmarkHits] = ()) -> list[Block]:
     """Every benchmark by group: what chance gives, what of it was in the corpus, scores, changes and verdicts."""
-    if not facts["benchmarks"]:
+    if not facts.benchmarks:
         return []
-    names = [model["name"] for model in facts["models"]]
-    found = {row["benchmark"]: row for row in facts["contamination"]}
+    names = facts.names
+    found = {row.benchmark: row for row in hits}
     head = ["benchmark", "in corpus", "chance", *names, *_pair_heads(facts)]
     rows: list[tuple[Cell, ...]] = []
     for group in GROUPS:
-        members = [row for row in facts["benchmarks"] if row["group"] == group]
+        members = [row for row in facts.benchmarks if row.group == group]
         if members:
             rows.append((Cell(group),))
         for row in members:
-            shown = _contaminated(row["benchmark"], found)
-            rows.append((Cell(row["benchmark"], below=row["metric"]), shown, *_score_cells(row, facts)))
-        mean = next((row for row in facts["groups"] if row["group"] == group), None)
+            shown = _contaminated(row.benchmark, found)
+            rows.append((Cell(row.benchmark, below=row.metric), shown, *_score_cells(row, facts)))
+        mean = next((row for row in facts.groups if row.group == group), None)
         if mean and len(members) > 1:
-            label = Cell("mean", below=f"of {len(mean['benchmarks'])}")
+            label = Cell("mean", below=f"of {len(mean.benchmarks)}")
             rows.append((label, Cell(""), *_score_cells(mean, facts)))
     return [
         Heading(2, "Benchmarks"),
         Table(tuple(head), tuple(rows)),
-        Text(_benchmark_note(facts), "note"),
+        Text(_benchmark_note(facts.benchmarks, looked_for=bool(hits)), "note"),
     ]
 
 
-def _benchmark_note(facts: Json) -> str:
-    rows = facts["benchmarks"]
-    limited = [row for row in rows if row["limit"] is not None and row["questions"] < row["available"]]
-    drawn = f" At most {limited[0]['limit']} questions of each, drawn by the seed." if limited else ""
+def _benchmark_note(rows: Sequence[BenchmarkRow], looked_for: bool) -> str:
+    limited = [row for row in rows if row.limit is not None and row.questions < row.available]
+    drawn = f" At most {limited[0].limit} questions of each, drawn by the seed." if limited else ""
     majority = ", ".join(
-        dict.fromkeys(
-            f"{row['benchmark']} {100 * row['chance']:.1f}" for row in rows if row["rule"] == "majority"
-        )
+        dict.fromkeys(f"{row.benchmark} {100 * row.chance:.1f}" for row in rows if row.rule == "majority")
     )
     commonest = (
         f" For {majority} it is the share of the commonest answer, which is larger." if majority else ""
@@ -111,7 +117,7 @@ def _benchmark_note(facts: Json) -> str:
     corpus = (
         " In corpus: questions found in the text that was read, of those looked for; their documents were dropped before "
         "training unless it says “kept”."
-        if facts["contamination"]
+        if looked_for
         else " None of these benchmarks was looked for in the corpus: questions that stand in it may have helped."
     )
     return (
@@ -122,47 +128,49 @@ def _benchmark_note(facts: Json) -> str:
     )
 
 
-def _contaminated(name: str, found: Mapping[str, Json]) -> Cell:
+def _contaminated(name: str, found: Mapping[str, BenchmarkHits]) -> Cell:
     row = found.get(name) or found.get(name.removesuffix("_continuation"))
     if row is None:
         return Cell("–", below="not\xa0looked\xa0for")
-    looked = row["questions"] - row["unchecked"]
+    looked = row.questions - row.unchecked
     if not looked:
         return Cell("–", below="cannot be looked for")
-    kept = "kept" if row.get("afterwards") and row["questions_found"] else ""
-    return Cell(f"{row['questions_found']:,} of {looked:,}", "warn" if row["questions_found"] else "", kept)
+    kept = "kept" if row.afterwards and row.questions_found else ""
+    return Cell(f"{row.questions_found:,} of {looked:,}", "warn" if row.questions_found else "", kept)
 
 
-def _score_cells(row: Json, facts: Json) -> list[Cell]:
-    cells = [Cell(f"{100 * row['chance']:.1f}" if row["chance"] else "–")]
-    for model in facts["models"]:
-        value = row["models"].get(model["name"])
+def _score_cells(row: BenchmarkRow | GroupRow, facts: Results) -> list[Cell]:
+    cells = [Cell(f"{100 * row.chance:.1f}" if row.chance else "–")]
+    for model in facts.models:
+        value = row.models.get(model.name)
         if value is None:
             cells.append(Cell("–"))
             continue
-        ends = "" if value["low"] is None else f"[{100 * value['low']:.1f},\xa0{100 * value['high']:.1f}]"
-        below = f"{ends} at\xa0chance" if value.get("at_chance") else ends
-        cells.append(Cell(f"{100 * value['score']:.1f}", below=below))
-    return cells + [change_cell(change_of(row, *pair)) for pair in facts["pairs"]]
+        ends = (
+            ""
+            if value.low is None or value.high is None
+            else f"[{100 * value.low:.1f},\xa0{100 * value.high:.1f}]"
+        )
+        below = f"{ends} at\xa0chance" if isinstance(value, BenchmarkScore) and value.at_chance else ends
+        cells.append(Cell(f"{100 * value.score:.1f}", below=below))
+    return cells + [change_cell(change_of(row, *pair)) for pair in facts.pairs]
 
 
-def forgetting(facts: Json) -> list[Block]:
+def forgetting(facts: Results) -> list[Block]:
     """What became of each general benchmark: in points, and as a share of what the base had above chance."""
-    rows = [row for row in facts["benchmarks"] if row["group"] == "general" and row["changes"]]
-    base = facts["models"][0]["name"]
-    after = [pair[1] for pair in facts["pairs"] if pair[0] == base]
+    rows = [row for row in facts.benchmarks if row.group == "general" and row.changes]
+    base = facts.names[0]
+    after = [pair[1] for pair in facts.pairs if pair[0] == base]
     if not rows or not after:
         return []
     last = after[-1]
-    verdicts = [
-        (row["benchmark"], change["verdict"]) for row in rows if (change := change_of(row, base, last))
-    ]
+    verdicts = [(row.benchmark, change.verdict) for row in rows if (change := change_of(row, base, last))]
     said = [
         f"{len(names)} {word} ({', '.join(names)})"
         for word in ("worse", "improved", "no clear change")
         if (names := [name for name, verdict in verdicts if verdict == word])
     ]
-    table = tuple((Cell(row["benchmark"]), *(_forgotten(row, base, name) for name in after)) for row in rows)
+    table = tuple((Cell(row.benchmark), *(_forgotten(row, base, name) for name in after)) for row in rows)
     text = f"General benchmarks after {last}, against {base}: {'; '.join(said)}."
     note = (
         "Change in points with its interval; below, as a share of what the base scored above chance (only where that is "
@@ -176,34 +184,34 @@ def forgetting(facts: Json) -> list[Block]:
     ]
 
 
-def _forgotten(row: Json, base: str, name: str) -> Cell:
-    change, start = change_of(row, base, name), row["models"].get(base)
+def _forgotten(row: BenchmarkRow, base: str, name: str) -> Cell:
+    change, start = change_of(row, base, name), row.models.get(base)
     if change is None or start is None:
         return Cell("–")
-    above = start["score"] - row["chance"]
+    above = start.score - row.chance
     # of a benchmark without chance: clear of nothing
-    least = start["score"] if start["low"] is None else start["low"]
-    clear = not start["at_chance"] and least > row["chance"]
-    share = f"{signed(100 * change['value'] / above, 0)} % of {100 * above:.1f}" if clear else ""
-    return Cell(within(change), _TONES[change["verdict"]], share)
+    least = start.score if start.low is None else start.low
+    clear = not start.at_chance and least > row.chance
+    share = f"{signed(100 * change.value / above, 0)} % of {100 * above:.1f}" if clear else ""
+    return Cell(within(change), _TONES[change.verdict], share)
 
 
-def gain(facts: Json) -> list[Block]:
+def gain(facts: Results) -> list[Block]:
     """Gain per million tokens: of each group's mean in points, and of each source's perplexity in percent."""
-    seen = {model["name"]: model["seen"] for model in facts["models"]}
-    pairs = [pair for pair in facts["pairs"] if seen[pair[1]] > seen[pair[0]]]
+    seen = {model.name: model.seen for model in facts.models}
+    pairs = [pair for pair in facts.pairs if seen[pair[1]] > seen[pair[0]]]
     rows = []
     for before, after in pairs:
         millions = (seen[after] - seen[before]) / 1e6
         cells = [Cell(f"{before} → {after}"), Cell(count_text(1e6 * millions))]
-        cells += [_rate(change_of(row, before, after), millions) for row in facts["groups"]]
-        cells += [_bits(row, change_of(row, before, after), millions) for row in facts["perplexity"]]
+        cells += [_rate(change_of(row, before, after), millions) for row in facts.groups]
+        cells += [_bits(row, change_of(row, before, after), millions) for row in facts.perplexity]
         rows.append(tuple(cells))
     if not rows:
         return []
     head = ["models", "tokens between"]
-    head += [f"{row['group']} mean, points per million" for row in facts["groups"]]
-    head += [f"{row['source']}, bits per byte per million" for row in facts["perplexity"]]
+    head += [f"{row.group} mean, points per million" for row in facts.groups]
+    head += [f"{row.source}, bits per byte per million" for row in facts.perplexity]
     note = (
         "The change divided by the tokens seen between the two models, with its interval. Fewer bits per byte of held-out "
         "text are better."
@@ -211,38 +219,36 @@ def gain(facts: Json) -> list[Block]:
     return [Heading(2, "Gain for each million tokens"), Table(tuple(head), tuple(rows)), Text(note, "note")]
 
 
-def _rate(change: Json | None, millions: float) -> Cell:
+def _rate(change: ModelChange | None, millions: float) -> Cell:
     if change is None:
         return Cell("–")
     digits = 3 if millions >= 100 else 2
-    return Cell(within(change, 100 / millions, digits), _TONES[change["verdict"]])
+    return Cell(within(change, 100 / millions, digits), _TONES[change.verdict])
 
 
-def _bits(row: Json, change: Json | None, millions: float) -> Cell:
+def _bits(row: PerplexityRow, change: ModelChange | None, millions: float) -> Cell:
     """The change of bits per byte: the logarithm of perplexity's, by the tokens of a byte."""
     if change is None:
         return Cell("–")
-    scale = row["tokens"] / row["bytes"] / math.log(2)
-    ends = ("value", "low", "high")
-    bits = {end: None if change[end] is None else scale * math.log1p(change[end]) for end in ends}
+    scale = row.tokens / row.bytes / math.log(2)
+    low, high = (None if end is None else scale * math.log1p(end) for end in (change.low, change.high))
+    bits = Within(scale * math.log1p(change.value), low, high)
     digits = 5 if millions >= 100 else 3
-    return Cell(within(bits, 1 / millions, digits), _TONES[change["verdict"]])
+    return Cell(within(bits, 1 / millions, digits), _TONES[change.verdict])
 
 
-def sureness(facts: Json) -> list[Block]:
+def sureness(facts: Results) -> list[Block]:
     """Each comparison's tests: interval, Holm's p, counts and p of the exact test, and the smallest change to be seen."""
-    if not facts["pairs"]:
+    if not facts.pairs:
         return []
     rows: list[tuple[Cell, ...]] = []
-    for before, after in facts["pairs"]:
+    for before, after in facts.pairs:
         found = [
-            (label, change)
-            for label, row in _rows(facts)
-            if (change := change_of(row, before, after)) is not None
+            (row, change) for row in _rows(facts) if (change := change_of(row, before, after)) is not None
         ]
         if found:
             rows.append((Cell(f"{before} → {after}"),))
-        rows += [_test_row(label, change) for label, change in found]
+        rows += [_test_row(row, change) for row, change in found]
     if not rows:
         return []
     head = (
@@ -275,26 +281,23 @@ SURE = (
 )
 
 
-def _rows(facts: Json) -> list[tuple[str, Json]]:
-    rows = [(f"perplexity on {row['source']}", row) for row in facts["perplexity"]]
-    rows += [(row["benchmark"], row) for row in facts["benchmarks"]]
-    return rows + [(f"mean, {row['group']}", row) for row in facts["groups"] if len(row["benchmarks"]) > 1]
+def _rows(facts: Results) -> list[ResultRow]:
+    return [*facts.perplexity, *facts.benchmarks, *facts.means]
 
 
-def _test_row(label: str, change: Json) -> tuple[Cell, ...]:
-    unit = " %" if label.startswith("perplexity on ") else ""
-    test = change.get("mcnemar")
-    exact = test["p"] if test else change.get("flips")
+def _test_row(row: ResultRow, change: ModelChange) -> tuple[Cell, ...]:
+    unit = " %" if isinstance(row, PerplexityRow) else ""
+    turned, exact = change.mcnemar, change.exact
     return (
-        Cell(label),
-        Cell(f"{change['count']:,}"),
+        Cell(row.label),
+        Cell(f"{change.count:,}"),
         Cell(f"{within(change)}{unit}"),
-        Cell(_p(change["p"])),
-        Cell(_p(change["adjusted"])),
-        Cell(f"{test['gained']:,} : {test['lost']:,}" if test else ""),
+        Cell(_p(change.p)),
+        Cell(_p(change.adjusted)),
+        Cell(f"{turned.gained:,} : {turned.lost:,}" if turned else ""),
         Cell("" if exact is None else _p(exact)),
-        Cell(f"{100 * change['seen']:.1f}{unit}"),
-        Cell(change["verdict"], _TONES[change["verdict"]]),
+        Cell(f"{100 * change.seen:.1f}{unit}"),
+        Cell(change.verdict, _TONES[change.verdict]),
     )
 
 
@@ -302,17 +305,17 @@ def _p(value: float) -> str:
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
-def every_metric(facts: Json) -> list[Block]:
+def every_metric(facts: Results) -> list[Block]:
     """Every metric of every benchmark and model."""
-    names = [model["name"] for model in facts["models"]]
+    names = facts.names
     rows = []
-    for row in facts["benchmarks"]:
-        measured = next(iter(row["models"].values()))
-        for metric in measured["metrics"]:
-            counted = Cell(f"{row['questions']:,} of {row['available']:,}")
-            values = [row["models"].get(name) for name in names]
+    for row in facts.benchmarks:
+        measured = next(iter(row.models.values()))
+        for metric in measured.metrics:
+            counted = Cell(f"{row.questions:,} of {row.available:,}")
+            values = [row.models.get(name) for name in names]
             rows.append(
-                (Cell(row["benchmark"]), Cell(metric), counted, *(_metric(one, metric) for one in values))
+                (Cell(row.benchmark), Cell(metric), counted, *(_metric(one, metric) for one in values))
             )
     if not rows:
         return []
@@ -324,7 +327,7 @@ def every_metric(facts: Json) -> list[Block]:
     ]
 
 
-def _metric(value: Json | None, metric: str) -> Cell:
-    if value is None or metric not in value["metrics"]:
+def _metric(value: BenchmarkScore | None, metric: str) -> Cell:
+    if value is None or metric not in value.metrics:
         return Cell("–")
-    return Cell(f"{value['metrics'][metric]:.4g} ± {value['errors'][metric]:.2g}")
+    return Cell(f"{value.metrics[metric]:.4g} ± {value.errors[metric]:.2g}")

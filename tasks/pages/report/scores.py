@@ -12,7 +12,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any, Generic
 
 import pyarrow as pa
 import pyarrow.compute
@@ -30,14 +30,19 @@ from tasks.evaluation.compare import (
     with_mcnemar,
 )
 from tasks.evaluation.significance import chance, labelled
-
-if TYPE_CHECKING:
-    from tasks.pages.report.report import ReportInputs
+from tasks.pages.report.facts import (
+    BenchmarkRow,
+    BenchmarkScore,
+    ChangedAnswers,
+    ModelChange,
+    Pair,
+    PerplexityRow,
+    PerplexityScore,
+    R,
+)
+from tasks.pages.report.inputs import ReportInputs
 
 Json = dict[str, Any]
-Pair = tuple[str, str]
-GROUPS = ("domain", "general")
-_KEPT = ("split", "shots", "limit", "questions", "available", "max_length")
 
 
 def pairs_of(names: Sequence[str]) -> list[Pair]:
@@ -48,10 +53,10 @@ def pairs_of(names: Sequence[str]) -> list[Pair]:
 
 
 @dataclass
-class Row:
-    """One benchmark, source or group: what is shown (`facts`), and what its changes are made of."""
+class Measure(Generic[R]):
+    """One benchmark, source or group: what is shown (`row`), and what its changes are made of."""
 
-    facts: Json
+    row: R
     estimates: dict[str, Estimate]
     alike: list[list[str]]
     """Models that were asked the same questions in the same way, together."""
@@ -73,34 +78,38 @@ class Row:
         return with_mcnemar(change, self.tables[before], self.tables[after], self.metric)
 
 
-def add_changes(rows: Sequence[Row], pairs: Sequence[Pair]) -> None:
-    """Put `changes` into the facts of every row: those of a pair are corrected for their number."""
-    for row in rows:
-        row.facts["changes"] = []
+def add_changes(measures: Sequence[Measure[R]], pairs: Sequence[Pair]) -> list[R]:
+    """Put the changes into the row of every measure, and give the rows: those of a pair are corrected for their number."""
+    changes: list[list[ModelChange]] = [[] for _ in measures]
     for before, after in pairs:
-        found = [(row, change) for row in rows if (change := row.change(before, after)) is not None]
-        for (row, _), change in zip(found, judged([change for _, change in found]), strict=True):
-            row.facts["changes"].append({"from": before, "to": after, **_plain(change)})
+        found = [
+            (place, change)
+            for place, measure in enumerate(measures)
+            if (change := measure.change(before, after)) is not None
+        ]
+        for (place, _), change in zip(found, judged([change for _, change in found]), strict=True):
+            changes[place].append(_told(change, before, after))
+    for measure, own in zip(measures, changes, strict=True):
+        measure.row = replace(measure.row, changes=tuple(own))
+    return [measure.row for measure in measures]
 
 
-def _plain(change: Change) -> Json:
-    found: Json = {
-        "value": change.value,
-        "low": finite(change.low),
-        "high": finite(change.high),
-        "stderr": change.stderr,
-        "count": change.count,
-        "p": change.p,
-        "adjusted": change.adjusted,
-        "verdict": change.verdict,
-        "seen": change.seen,
-    }
-    if change.mcnemar is not None:
-        gained, lost, p = change.mcnemar
-        found["mcnemar"] = {"gained": gained, "lost": lost, "p": p}
-    if change.flips is not None:
-        found["flips"] = change.flips
-    return found
+def _told(change: Change, before: str, after: str) -> ModelChange:
+    return ModelChange(
+        before=before,
+        after=after,
+        value=change.value,
+        low=finite(change.low),
+        high=finite(change.high),
+        stderr=change.stderr,
+        count=change.count,
+        p=change.p,
+        adjusted=change.adjusted,
+        verdict=change.verdict,
+        seen=change.seen,
+        mcnemar=ChangedAnswers(*change.mcnemar) if change.mcnemar is not None else None,
+        flips=change.flips,
+    )
 
 
 def finite(value: float) -> float | None:
@@ -112,7 +121,7 @@ def _read(part: Input) -> Json:
     return dict(json.loads(part.only().read_bytes()))
 
 
-def perplexity_row(source: str, names: Sequence[str], inputs: ReportInputs) -> Row | None:
+def perplexity_row(source: str, names: Sequence[str], inputs: ReportInputs) -> Measure[PerplexityRow] | None:
     """One source: perplexity and bits per byte of each model that was measured on it."""
     measured = [name for name in names if source in inputs.perplexity.get(name, {})]
     if not measured:
@@ -126,52 +135,76 @@ def perplexity_row(source: str, names: Sequence[str], inputs: ReportInputs) -> R
     values = {}
     for name in measured:
         low, high = (finite(end) for end in estimates[name].interval())
-        values[name] = {
-            "perplexity": read[name]["perplexity"],
-            "low": None if low is None else math.exp(low),
-            "high": None if high is None else math.exp(high),
-            "bits_per_byte": read[name]["bits_per_byte"],
-        }
-    kept = {key: read[measured[0]][key] for key in ("documents", "tokens", "bytes", "max_length", "stride")}
-    facts = {"source": source, **kept, "lengths": _lengths(read)}
-    return Row({**facts, "models": values}, estimates, alike, relative=True)
+        values[name] = PerplexityScore(
+            perplexity=read[name]["perplexity"],
+            low=None if low is None else math.exp(low),
+            high=None if high is None else math.exp(high),
+            bits_per_byte=read[name]["bits_per_byte"],
+        )
+    first = read[measured[0]]
+    row = PerplexityRow(
+        source=source,
+        documents=first["documents"],
+        tokens=first["tokens"],
+        bytes=first["bytes"],
+        max_length=first["max_length"],
+        stride=first["stride"],
+        lengths=_lengths(read),
+        models=values,
+    )
+    return Measure(row, estimates, alike, relative=True)
 
 
-def benchmark_row(name: str, group: str, names: Sequence[str], inputs: ReportInputs) -> Row | None:
+def benchmark_row(
+    name: str, group: str, names: Sequence[str], inputs: ReportInputs
+) -> Measure[BenchmarkRow] | None:
     """One benchmark: the main score of each model with its interval, whether it is at chance, and every other metric."""
     measured = [model for model in names if name in inputs.scores.get(model, {})]
     if not measured:
         return None
     read = {model: _read(inputs.scores[model][name]) for model in measured}
     tables = {model: pq.read_table(inputs.questions[model][name].only()) for model in measured}
-    main = read[measured[0]]["main"]
+    first = read[measured[0]]
+    main = first["main"]
     alike = _alike(tables, ("subject", "doc"), {model: _settings(read[model]) for model in measured})
     estimates: dict[str, Estimate] = {}
     for together in alike:
         estimates |= question_scores({model: tables[model] for model in together}, main, f"questions/{name}")
     kind = _bounds([table[main].to_numpy() for table in tables.values()])
-    guess, rule = _chance(name, tables[measured[0]], read[measured[0]])
+    guess, rule = _chance(name, tables[measured[0]], first)
     values = {}
     for model in measured:
         low, high = (finite(min(max(end, kind[0]), kind[1])) for end in estimates[model].interval())
-        values[model] = {
-            "score": read[model]["metrics"][main],
-            "low": low,
-            "high": high,
-            "stderr": estimates[model].stderr,
-            "at_chance": bool(guess and low is not None and high is not None and low <= guess <= high),
-            "metrics": read[model]["metrics"],
-            "errors": read[model]["stderr"],
-        }
-    kept = {key: read[measured[0]][key] for key in _KEPT}
-    kept["lengths"] = _lengths(read)
-    facts = {"benchmark": name, "group": group, "metric": main, **kept, "chance": guess, "rule": rule}
-    return Row({**facts, "models": values}, estimates, alike, tables, main)
+        values[model] = BenchmarkScore(
+            score=read[model]["metrics"][main],
+            low=low,
+            high=high,
+            stderr=estimates[model].stderr,
+            at_chance=bool(guess and low is not None and high is not None and low <= guess <= high),
+            metrics=read[model]["metrics"],
+            errors=read[model]["stderr"],
+        )
+    row = BenchmarkRow(
+        benchmark=name,
+        group=group,
+        metric=main,
+        split=first["split"],
+        shots=first["shots"],
+        limit=first["limit"],
+        questions=first["questions"],
+        available=first["available"],
+        max_length=first["max_length"],
+        lengths=_lengths(read),
+        chance=guess,
+        rule=rule,
+        models=values,
+    )
+    return Measure(row, estimates, alike, tables, main)
 
 
-def _lengths(read: Mapping[str, Json]) -> list[int]:
+def _lengths(read: Mapping[str, Json]) -> tuple[int, ...]:
     """The lengths at which the models were measured."""
-    return sorted({int(scores["max_length"]) for scores in read.values()})
+    return tuple(sorted({int(scores["max_length"]) for scores in read.values()}))
 
 
 def _bounds(columns: Sequence[Any]) -> tuple[float, float]:
@@ -211,11 +244,3 @@ def _alike(
         else:
             found.append([name])
     return found
-
-
-def change_of(row: Mapping[str, Any], before: str, after: str) -> Json | None:
-    """The change from one model to another in a row's facts, or None."""
-    for change in row["changes"]:
-        if (change["from"], change["to"]) == (before, after):
-            return dict(change)
-    return None

@@ -8,92 +8,133 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from tasks.pages.blocks import Block, Cell, Heading, Table, Text
-from tasks.pages.report.facts import signed
-from tasks.pages.report.scores import change_of
+from tasks.pages.plain import named, plain
+from tasks.pages.report.facts import Pair, PerplexityRow, ResultRow, Results, change_of
+from tasks.pages.wording import signed
 
-Json = dict[str, Any]
+
+@dataclass(frozen=True)
+class Spread:
+    """One value a seed, in order: their mean, and their sample standard deviation (n − 1), which one value has not."""
+
+    values: tuple[float, ...]
+    mean: float
+    deviation: float | None
 
 
-def seeds_facts(reports: Mapping[int, Json]) -> Json:
-    """Of each seed's report.json: {seeds, models, measures: [{measure, unit, models: {name: spread}, changes: [spread]}]}.
+@dataclass(frozen=True, kw_only=True)
+class ChangeSpread:
+    """The change of a measure from one model to another; `questions`: the mean standard error over questions."""
 
-    A spread is {values by seed in order, mean, deviation (sample standard deviation; None of one), questions: the mean
-    standard error over questions, where there is one}. Only what every seed has is summarised.
-    """
-    seeds, facts = list(reports), list(reports.values())
-    names = [model["name"] for model in facts[0]["models"]]
-    names = [
-        name for name in names if all(name in {model["name"] for model in one["models"]} for one in facts)
-    ]
-    pairs = [pair for pair in facts[0]["pairs"] if pair[0] in names and pair[1] in names]
+    before: str = named("from")
+    after: str = named("to")
+    values: tuple[float, ...]
+    mean: float
+    deviation: float | None
+    questions: float
+
+
+@dataclass(frozen=True)
+class MeasureSpread:
+    """One measure: the spread of every model's value and of every change. `unit` is % or nothing."""
+
+    measure: str
+    unit: str
+    models: Mapping[str, Spread]
+    changes: tuple[ChangeSpread, ...]
+
+
+@dataclass(frozen=True)
+class SeedsFacts:
+    """What several seeds say together. Only what every seed has is summarised."""
+
+    seeds: tuple[int, ...]
+    models: tuple[str, ...]
+    pairs: tuple[Pair, ...]
+    measures: tuple[MeasureSpread, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """What stands in seeds.json."""
+        return dict(plain(self))
+
+
+def seeds_facts(reports: Mapping[int, Results]) -> SeedsFacts:
+    """The spread of everything that the reports of all seeds have."""
+    facts = list(reports.values())
+    names = [name for name in facts[0].names if all(name in one.names for one in facts)]
+    pairs = [pair for pair in facts[0].pairs if pair[0] in names and pair[1] in names]
     measures = []
-    for kind, label, key in (
-        ("perplexity", "source", "perplexity"),
-        ("benchmarks", "benchmark", "score"),
-        ("groups", "group", "score"),
-    ):
-        for row in facts[0][kind]:
-            alike = [_same(one[kind], label, row[label]) for one in facts]
-            if kind == "groups" and len(row["benchmarks"]) < 2:
-                continue
-            if all(found is not None for found in alike):
-                title = {"perplexity": "perplexity on {}", "benchmarks": "{}", "groups": "mean, {}"}[kind]
-                rows = [found for found in alike if found is not None]
-                measures.append({"measure": title.format(row[label]), **_measure(rows, names, pairs, key)})
-    return {"seeds": seeds, "models": names, "pairs": pairs, "measures": measures}
+    for row in _rows(facts[0]):
+        alike = [found for one in facts for found in _rows(one) if found.label == row.label]
+        if len(alike) == len(facts):
+            measures.append(_measure(row.label, alike, names, pairs))
+    return SeedsFacts(tuple(reports), tuple(names), tuple(pairs), tuple(measures))
 
 
-def _same(rows: Sequence[Json], label: str, name: str) -> Json | None:
-    return next((row for row in rows if row[label] == name), None)
+def _rows(facts: Results) -> list[ResultRow]:
+    return [*facts.perplexity, *facts.benchmarks, *facts.means]
 
 
-def _measure(rows: Sequence[Json], names: Sequence[str], pairs: Sequence[Sequence[str]], key: str) -> Json:
-    scale = 1.0 if key == "perplexity" else 100.0
+def _measure(
+    label: str, rows: Sequence[ResultRow], names: Sequence[str], pairs: Sequence[Pair]
+) -> MeasureSpread:
     models = {
-        name: spread([scale * row["models"][name][key] for row in rows])
+        name: spread([_value(row, name) for row in rows])
         for name in names
-        if all(name in row["models"] for row in rows)
+        if all(name in row.models for row in rows)
     }
     changes = []
     for before, after in pairs:
         found = [change for row in rows if (change := change_of(row, before, after)) is not None]
         if len(found) == len(rows):
-            over_questions = 100 * statistics.fmean(change["stderr"] for change in found)
-            values = [100 * change["value"] for change in found]
-            changes.append({"from": before, "to": after, **spread(values), "questions": over_questions})
-    return {"unit": "" if key == "perplexity" else "%", "models": models, "changes": changes}
+            own = spread([100 * change.value for change in found])
+            over_questions = 100 * statistics.fmean(change.stderr for change in found)
+            changes.append(
+                ChangeSpread(
+                    before=before,
+                    after=after,
+                    values=own.values,
+                    mean=own.mean,
+                    deviation=own.deviation,
+                    questions=over_questions,
+                )
+            )
+    return MeasureSpread(label, "" if isinstance(rows[0], PerplexityRow) else "%", models, tuple(changes))
 
 
-def spread(values: Sequence[float]) -> Json:
+def _value(row: ResultRow, name: str) -> float:
+    return row.models[name].perplexity if isinstance(row, PerplexityRow) else 100 * row.models[name].score
+
+
+def spread(values: Sequence[float]) -> Spread:
     """Mean and sample standard deviation (n − 1) of one value a seed."""
     deviation = statistics.stdev(values) if len(values) > 1 else None
-    return {"values": list(values), "mean": statistics.fmean(values), "deviation": deviation}
+    return Spread(tuple(values), statistics.fmean(values), deviation)
 
 
-def seeds_blocks(facts: Mapping[str, Any], name: str) -> list[Block]:
+def seeds_blocks(facts: SeedsFacts, name: str) -> list[Block]:
     """The page: every measure of every model, and every change, as mean ± standard deviation over seeds."""
-    seeds = ", ".join(str(seed) for seed in facts["seeds"])
-    pairs = facts["pairs"]
+    seeds = ", ".join(str(seed) for seed in facts.seeds)
+    pairs = facts.pairs
     scores = tuple(
-        (Cell(row["measure"]), *(_spread(row["models"].get(model), "") for model in facts["models"]))
-        for row in facts["measures"]
+        (Cell(row.measure), *(_spread(row.models.get(model), "") for model in facts.models))
+        for row in facts.measures
     )
-    changes = tuple(
-        (Cell(row["measure"]), *(_change(row, *pair) for pair in pairs)) for row in facts["measures"]
-    )
+    changes = tuple((Cell(row.measure), *(_change(row, *pair) for pair in pairs)) for row in facts.measures)
     note = (
         "± is one sample standard deviation over seeds, not an error of the mean. Below a change: the standard error over "
         "questions (or documents) that each report shows on its own; where the deviation over seeds is larger, an interval "
         "over questions alone says too much. Changes of perplexity are in percent, others in points."
     )
     blocks: list[Block] = [
-        Heading(1, f"{name}: {len(facts['seeds'])} seeds"),
+        Heading(1, f"{name}: {len(facts.seeds)} seeds"),
         Text(f"Training seeds {seeds}; the same data, held-out text and questions.", "findings"),
         Heading(2, "Scores"),
-        Table(("", *facts["models"]), scores),
+        Table(("", *facts.models), scores),
         Heading(2, "Changes"),
         Table(("", *(f"{before} → {after}" for before, after in pairs)), changes),
         Text(note, "note"),
@@ -101,27 +142,26 @@ def seeds_blocks(facts: Mapping[str, Any], name: str) -> list[Block]:
     ]
     rows = [
         (
-            Cell(row["measure"]),
+            Cell(row.measure),
             Cell(model),
-            *(Cell(f"{value:.4g}") for value in row["models"][model]["values"]),
+            *(Cell(f"{value:.4g}") for value in row.models[model].values),
         )
-        for row in facts["measures"]
-        for model in row["models"]
+        for row in facts.measures
+        for model in row.models
     ]
-    head = ("", "model", *(f"seed {seed}" for seed in facts["seeds"]))
+    head = ("", "model", *(f"seed {seed}" for seed in facts.seeds))
     return [*blocks, Table(head, tuple(rows), 2)]
 
 
-def _spread(found: Json | None, sign: str) -> Cell:
+def _spread(found: Spread | ChangeSpread | None, sign: str) -> Cell:
     if found is None:
         return Cell("–")
-    mean = signed(found["mean"], 2) if sign else f"{found['mean']:.2f}"
-    return Cell(mean if found["deviation"] is None else f"{mean} ± {found['deviation']:.2f}")
+    mean = signed(found.mean, 2) if sign else f"{found.mean:.2f}"
+    return Cell(mean if found.deviation is None else f"{mean} ± {found.deviation:.2f}")
 
 
-def _change(row: Json, before: str, after: str) -> Cell:
-    for change in row["changes"]:
-        if (change["from"], change["to"]) == (before, after):
-            cell = _spread(change, "+")
-            return Cell(cell.text, below=f"over questions ± {change['questions']:.2f}")
+def _change(row: MeasureSpread, before: str, after: str) -> Cell:
+    for change in row.changes:
+        if (change.before, change.after) == (before, after):
+            return Cell(_spread(change, "+").text, below=f"over questions ± {change.questions:.2f}")
     return Cell("–")

@@ -6,12 +6,12 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-from tasks.pages.blocks import Cell, Heading, Picture, Place, Quote, Table, Text
+from tasks.pages.blocks import Cell, Heading, Picture, Quote, Slot, Table, Text
 from tasks.pages.html import html_of
 from tasks.pages.markdown import fenced, markdown_of, plain
 
@@ -35,6 +35,7 @@ def words_of(tokens: list[Token]) -> list[str]:
     return found
 
 
+@settings(deadline=None)
 @given(SIGNS, SIGNS)
 @example(HOSTILE, HOSTILE)
 @example("a__b_", "\\| \\\\| *")
@@ -47,6 +48,7 @@ def test_words_are_read_as_they_stand(one: str, two: str) -> None:
     assert [title, text] == [first, second]
 
 
+@settings(deadline=None)
 @given(SIGNS)
 @example("a\n```\n````text\n<script>")
 def test_a_quote_is_read_as_it_stands(text: str) -> None:
@@ -90,7 +92,7 @@ def test_html_shows_words_as_they_stand_wherever_they_are(tmp_path: Path) -> Non
         Table((HOSTILE, "n"), ((HOSTILE,), (HOSTILE, cell))),
         Picture("one", HOSTILE),
         Quote(HOSTILE, HOSTILE),
-        Place("cost"),
+        Slot("cost"),
     ]
     page = html_of(blocks, tmp_path)
     seen = Seen(page)
@@ -99,7 +101,7 @@ def test_html_shows_words_as_they_stand_wherever_they_are(tmp_path: Path) -> Non
     assert not any(name.startswith("on") for _, attributes in seen.tags for name in attributes)
     [drawn] = [attributes for tag, attributes in seen.tags if tag == "svg"]
     assert drawn["aria-label"] == HOSTILE and drawn["role"] == "img"
-    assert "<!-- cost -->" in page and "<!-- cost -->" in markdown_of([Place("cost")])
+    assert "<!-- cost -->" in page and "<!-- cost -->" in markdown_of([Slot("cost")])
 
 
 def test_columns_of_words_stand_on_the_left(tmp_path: Path) -> None:

@@ -1,0 +1,168 @@
+"""The report's facts, gathered from parts of the store, and the findings said in sentences.
+
+What was measured is read in `scores` and `groups`, documents and tokens in the ledger of the pages; here they are put
+together with the training segments and samples.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import pyarrow.parquet as pq
+
+from storage.artifact import Input
+from tasks.pages.ledger import BenchmarkHits, Entry, amounts_of, hits_of, ledger_of, round_of
+from tasks.pages.report.facts import (
+    GROUPS,
+    Curve,
+    ModelChange,
+    PackedBy,
+    Pair,
+    PerplexityRow,
+    ReportFacts,
+    Results,
+    SampleRow,
+    TrainedSegment,
+    change_of,
+    within,
+)
+from tasks.pages.report.groups import group_row
+from tasks.pages.report.inputs import JournalSegment, ReportConfig, ReportInputs
+from tasks.pages.report.scores import add_changes, benchmark_row, pairs_of, perplexity_row
+
+
+def gather(config: ReportConfig, inputs: ReportInputs, pairs: Sequence[Pair] | None = None) -> ReportFacts:
+    """All that the report says.
+
+    `pairs` are the comparisons, (from, to) by the models' names; by default each model with the base and the one before.
+    """
+    names = [model.name for model in inputs.models]
+    pairs = pairs_of(names) if pairs is None else pairs
+    texts = [text for name in config.sources if (text := perplexity_row(name, names, inputs)) is not None]
+    benchmarks = [
+        asked
+        for name, group in config.benchmarks
+        if (asked := benchmark_row(name, group, names, inputs)) is not None
+    ]
+    means = [mean for group in GROUPS if (mean := group_row(group, benchmarks, names)) is not None]
+    facts = ReportFacts(
+        models=inputs.models,
+        pairs=tuple(pairs),
+        computed=sum(segment.computed for segment in inputs.journals),
+        segments=tuple(_segment(segment) for segment in inputs.journals),
+        measured=_measured(inputs),
+        perplexity=tuple(add_changes(texts, pairs)),
+        benchmarks=tuple(add_changes(benchmarks, pairs)),
+        groups=tuple(add_changes(means, pairs)),
+        samples=_samples(inputs.samples),
+        data=ledger_of(
+            Entry(one.slice, one.source, amounts_of(one.stage, one.stats)) for one in inputs.corpus
+        ),
+        contamination=_contamination(inputs.hits, inputs.counted),
+        packing=tuple(
+            PackedBy(pack.key, round_of(number, pack.stats)) for number, pack in enumerate(inputs.packs, 1)
+        ),
+        curves=tuple(_curve(segment) for segment in inputs.journals),
+    )
+    return replace(facts, findings=tuple(findings(facts)))
+
+
+def _segment(segment: JournalSegment) -> TrainedSegment:
+    return TrainedSegment(
+        name=segment.name,
+        kind=segment.kind,
+        computed=segment.computed,
+        stage=segment.journal.stage,
+        key=segment.journal.key,
+    )
+
+
+def _measured(inputs: ReportInputs) -> tuple[tuple[str, str], ...]:
+    parts = [*inputs.scores.values(), *inputs.perplexity.values()]
+    return tuple(sorted({(part.stage, part.key) for one in parts for part in one.values()}))
+
+
+def _samples(samples: Mapping[str, Input]) -> tuple[SampleRow, ...]:
+    """Each prompt, by the way of decoding, with what every model went on with."""
+    found: dict[tuple[str, str], dict[str, str]] = {}
+    for model, part in samples.items():
+        for row in json.loads(part.only().read_bytes()):
+            asked = (row["prompt"], str(row.get("decoding", "")))
+            found.setdefault(asked, {})[model] = row["continuation"]
+    return tuple(SampleRow(prompt, decoding, models) for (prompt, decoding), models in found.items())
+
+
+def _contamination(hits: Sequence[Input], counted: Sequence[Input]) -> tuple[BenchmarkHits, ...]:
+    """By benchmark: what the decontamination found, summed over slices; then what was counted afterwards, of others."""
+    found = hits_of(("", part) for part in hits)
+    known = {row.benchmark for row in found}
+    afterwards = hits_of((("", part) for part in counted), afterwards=True)
+    return (*found, *(row for row in afterwards if row.benchmark not in known))
+
+
+def _curve(segment: JournalSegment) -> Curve:
+    path = segment.journal.only()
+    names = [name for name in ("step", "tokens", "loss") if name in pq.read_schema(path).names]
+    table = pq.read_table(path, columns=names)
+    return Curve(
+        name=segment.name,
+        kind=segment.kind,
+        series=segment.series,
+        tokens=table["tokens"].to_pylist(),
+        loss=table["loss"].to_pylist(),
+        step=table["step"].to_pylist() if "step" in names else None,
+    )
+
+
+# ---- findings -----------------------------------------------------------------------------------------------------
+
+
+def findings(facts: Results) -> list[str]:
+    """What a reader should take away, in sentences: the last model against the base, and against the one before."""
+    if not facts.pairs:
+        return [f"Only the model {facts.names[0]} was measured: there is nothing to compare yet."]
+    base, last = facts.names[0], facts.names[-1]
+    sentences = [
+        _perplexity_sentence(row, change, base, last)
+        for row in facts.perplexity
+        if (change := change_of(row, base, last))
+    ]
+    sentences += [
+        f"The mean of the {row.group} benchmarks went from {100 * row.models[base].score:.1f} to "
+        f"{100 * row.models[last].score:.1f} ({within(change)} points): {change.verdict}{_visible(change)}."
+        for row in facts.groups
+        if (change := change_of(row, base, last))
+    ]
+    sentences += _last_step(facts)
+    return sentences or [f"Nothing was measured on both {base} and {last}."]
+
+
+def _last_step(facts: Results) -> list[str]:
+    """Whether going on from the last budget but one was worth it."""
+    if len(facts.names) < 3:
+        return []
+    before, after = facts.names[-2:]
+    said = [
+        f"{row.group} {within(change)} points, {change.verdict}"
+        for row in facts.groups
+        if (change := change_of(row, before, after))
+    ]
+    said = said or [
+        f"perplexity on {row.source} {within(change)} %, {change.verdict}"
+        for row in facts.perplexity
+        if (change := change_of(row, before, after))
+    ]
+    return [f"Going on from {before} to {after}: {'; '.join(said)}."] if said else []
+
+
+def _perplexity_sentence(row: PerplexityRow, change: ModelChange, base: str, last: str) -> str:
+    before, after = (row.models[name].perplexity for name in (base, last))
+    how = ("fell" if change.value < 0 else "rose") if change.clear else "hardly moved:"
+    moved = f"Perplexity on {row.source} {how} from {before:.4g} to {after:.4g}"
+    return f"{moved} ({within(change)} %){_visible(change, ' %')}."
+
+
+def _visible(change: ModelChange, unit: str = " points") -> str:
+    return "" if change.clear else f" (a change of {100 * change.seen:.1f}{unit} would have been seen)"
