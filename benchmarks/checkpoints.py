@@ -1,4 +1,4 @@
-"""What checkpoints cost the steps: none, written in their path, written beside them (tasks/training/writer.py).
+"""What checkpoints cost the steps: none, written in their path, written beside them (tasks/training/state/writer.py).
 
     python benchmarks/checkpoints.py [--shape llama-9m] [--steps 4] [--rounds 5] [--device cpu]
 
@@ -25,9 +25,9 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 import torch  # noqa: E402
 from training_world import Plan, make_world  # noqa: E402
 
-from tasks.training.config import read_spec  # noqa: E402
 from tasks.training.outputs import save  # noqa: E402
-from tasks.training.processes import ALONE  # noqa: E402
+from tasks.training.process.processes import ALONE  # noqa: E402
+from tasks.training.read_spec import read_spec  # noqa: E402
 from tasks.training.segment import Segment, open_segment  # noqa: E402
 from tasks.training.step import take_step  # noqa: E402
 

@@ -236,7 +236,7 @@ def table(found: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    from storage.settings import parse_count
+    from storage.counts import parse_count
 
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter

@@ -39,11 +39,11 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 from benchmarks.training import machine  # noqa: E402
 from benchmarks.training_world import SHAPES, Plan, config_of, make_world  # noqa: E402
-from tasks.training import memory  # noqa: E402
-from tasks.training.activations import counter  # noqa: E402
-from tasks.training.attention import VARLEN, Packing  # noqa: E402
-from tasks.training.config import parse_spec  # noqa: E402
+from tasks.training.attention import VARLEN, RowDocuments  # noqa: E402
+from tasks.training.device import memory  # noqa: E402
+from tasks.training.device.activations import counter  # noqa: E402
 from tasks.training.model import LanguageModel, load_model, quiet, read_config, shape_of  # noqa: E402
+from tasks.training.read_spec import parse_spec  # noqa: E402
 
 TOLERANCE = {"fp32": 2e-3, "bf16": 8e-2}
 """Of the largest logit: TF32 is off, and bf16 has 8 bits of mantissa through a few layers."""
@@ -103,9 +103,9 @@ def _masked(plan: Plan, start: Path, config: Any, precision: str, path: str) -> 
 def _logits(model: LanguageModel, ids: torch.Tensor, lengths: tuple[int, ...], path: str) -> torch.Tensor:
     positions = torch.cat([torch.arange(length) for length in lengths])
     device = model.device
-    packing = Packing.of(lengths, device)
+    packing = RowDocuments.of(lengths, device)
     if path != "as it is":
-        packing = Packing.of_fixed_size(lengths, 12, 64).to(device)
+        packing = RowDocuments.of_fixed_size(lengths, 12, 64).to(device)
     with torch.no_grad(), model.autocast():
         hidden = model.hidden(ids[None].to(device), positions[None].to(device), packing)
         logits: torch.Tensor = model.head(hidden)
@@ -132,7 +132,7 @@ def resume(plan: Plan) -> dict[str, Any]:
     for name in ("whole", "killed"):
         spec = json.loads(plan.path("spec.json").read_text(encoding="utf-8"))
         spec["paths"]["work"] = str(plan.path(name))
-        spec["execution"] |= {"deterministic": True, "checkpoint_every": 0.0}
+        spec["execution"] |= {"deterministic": True, "checkpoint_every": 1e-9}
         plan.path(name).mkdir()
         path = plan.path(f"{name}.json")
         path.write_text(json.dumps(spec), encoding="utf-8")

@@ -118,7 +118,7 @@ RULE_POINTS = {
 
 
 def _compare_rule(asked: argparse.Namespace, world: Path) -> None:
-    _print_heading(asked.device, "predicted by tasks/training/memory.py, measured")
+    _print_heading(asked.device, "predicted by tasks/training/device/memory.py, measured")
     print(
         "| shape | length | precision | checkpointing | micro-batch | predicted MiB | measured MiB | ratio |"
     )
@@ -203,11 +203,11 @@ def _measured(raw: dict[str, Any], plan: Any, order: dict[str, Any]) -> dict[str
     import torch
     import transformers.models.auto.modeling_auto  # noqa: F401
 
-    from tasks.training import memory
-    from tasks.training.activations import counter
-    from tasks.training.config import parse_spec
+    from tasks.training.device import memory
+    from tasks.training.device.activations import counter
     from tasks.training.loop import train
     from tasks.training.model import read_config, shape_of
+    from tasks.training.read_spec import parse_spec
 
     if order["whole_logits"]:
         memory._LOSS_BYTES = {"cpu": 1 << 60, "cuda": 1 << 60}
@@ -263,7 +263,7 @@ def _print_heading(device: str, what: str) -> None:
 
 
 def _heading(device: str, what: str) -> Iterator[str]:
-    from tasks.training.execution import versions
+    from tasks.training.device.execution import versions
 
     used = versions()
     git = ["git", "-C", str(ROOT)]

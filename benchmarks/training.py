@@ -41,7 +41,7 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 from benchmarks.training_world import SHAPES, Plan, config_of, make_world, sequences_of  # noqa: E402
-from tasks.training.execution import peak_flops, usable_cores, versions  # noqa: E402
+from tasks.training.device.execution import peak_flops, usable_cores, versions  # noqa: E402
 from tasks.training.model import shape_of  # noqa: E402
 
 PEERS = ("onward", "onward_compiled", "hf_trainer", "plain_loop", "plain_apart", "raw")

@@ -26,8 +26,8 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.training_world import OPTIMIZER, RATE, Plan, sequences_of
 from tasks.training.attention import register
-from tasks.training.config import parse_spec
-from tasks.training.optimizer import split_parameters
+from tasks.training.read_spec import parse_spec
+from tasks.training.update.optimizer import split_parameters
 
 WARM_UP = 2
 """Steps before anything is measured: everything is compiled, loaded and allocated in them."""
@@ -195,11 +195,11 @@ def plain_loop(plan: Plan, gate: Gate) -> None:
 
 def plain_apart(plan: Plan, gate: Gate) -> None:
     """The same loop with this project's attention, documents apart: what its trainer adds or saves beside that."""
-    from tasks.training.feed import Row
+    from tasks.training.feed import DeviceBatch
 
     model = _language_model(plan)
 
-    def losses(row: Row) -> Tensor:
+    def losses(row: DeviceBatch) -> Tensor:
         logits = model.head(model.hidden(row.inputs, row.positions, row.packing))
         return functional.cross_entropy(logits.float(), row.targets, reduction="sum")
 

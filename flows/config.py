@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ValidationError, model_validator
+from pydantic import BeforeValidator, ValidationError, model_validator
 
 from storage.errors import ConfigError
 from storage.executors import EXECUTOR, PROCESSES, check_executor
 from storage.paths import home
-from storage.settings import Count, Settings, execution, identity
+from storage.settings import Count, Section, Settings, execution, identity, is_section, types_of
 from storage.workers import usable_cores
 from tasks.corpus.decontaminate import ContaminationConfig
 from tasks.corpus.dedup import DedupConfig
@@ -29,6 +29,8 @@ from tasks.evaluation.catalog import EvaluationConfig
 from tasks.models.base import ModelConfig
 from tasks.models.config import TrainingConfig
 
+_UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
+"""What pydantic calls a key that a model, or a dataclass, does not have."""
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,59}")
 
 
@@ -219,7 +221,7 @@ def _set(raw: dict[str, Any], override: str) -> None:
 
 def _explained(problem: Any) -> str:
     where = _dotted(problem["loc"])
-    if problem["type"] != "extra_forbidden":
+    if problem["type"] not in _UNKNOWN:
         message = problem["msg"].removeprefix("Value error, ")
         given = problem.get("input")
         shown = f" (given: {given!r})" if isinstance(given, str | int | float | bool) or given is None else ""
@@ -255,16 +257,16 @@ def _nearest(where: str) -> str | None:
     return names[close[0]] if close else None
 
 
-def known_keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+def known_keys(model: type[Section], prefix: str = "") -> Iterator[str]:
     """Dotted names of all configuration keys; `[]` stands for an index."""
-    for name, field in model.model_fields.items():
+    for name, annotation in types_of(model).items():
         yield prefix + name
-        for below, many in _sections(field.annotation):
+        for below, many in _sections(annotation):
             yield from known_keys(below, f"{prefix}{name}{'[]' if many else ''}.")
 
 
-def _sections(annotation: Any) -> Iterator[tuple[type[BaseModel], bool]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+def _sections(annotation: Any) -> Iterator[tuple[type[Section], bool]]:
+    if is_section(annotation):
         yield annotation, False
     many = getattr(annotation, "__origin__", None) in (tuple, list)
     for argument in get_args(annotation):

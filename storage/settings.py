@@ -1,24 +1,32 @@
 """Configuration sections whose every field is either identity (in the key) or execution (never in it).
 
 A stage's configuration is a subclass of `Settings`; each field is made by `identity()` or `execution()`. `identity_of`
-gives the part that goes into a stage key, and raises on a field that is marked as neither.
+gives the part that goes into a stage key, and raises on a field that is marked as neither. A section may also be a frozen
+dataclass with fields of `storage.fields`, which a process without pydantic reads too.
+
+It must stay true that a new option leaves every key as it was: one that came after 0.1.0 says `since`, its default means
+"as before", and at that default it is in no key. So is a whole section that came later.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Annotated, Any
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeAlias, get_type_hints
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from storage.errors import ConfigError
+from storage.fields import marked
+from storage.units import Count as Count
+from storage.units import Seconds as Seconds
 
-_COUNT = re.compile(r"^\s*([0-9][0-9_]*(?:\.[0-9]+)?(?:[eE]\+?[0-9]+)?)\s*([KMBG]?)B?\s*$", re.IGNORECASE)
-_SCALE = {"": 1, "K": 1_000, "M": 1_000_000, "B": 1_000_000_000, "G": 1_000_000_000}
-_SECONDS = re.compile(r"^\s*([0-9]+(?:\.[0-9]+)?)\s*(ms|s|min|h|d)?\s*$", re.IGNORECASE)
-_UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Section: TypeAlias = "BaseModel | DataclassInstance"
+"""A section of a configuration: a model of pydantic's, or a dataclass of fields as `storage.fields` makes them."""
 
 
 class Settings(BaseModel):
@@ -27,114 +35,141 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-def identity(default: Any = ..., *, description: str, **constraints: Any) -> Any:
+def identity(
+    default: Any = ...,
+    *,
+    description: str,
+    since: str | None = None,
+    before: Any = ...,
+    **constraints: Any,
+) -> Any:
     """A field that decides bytes: it is part of the stage key. Constraints are pydantic's (`gt`, `le`, …).
 
+    `since` is the release (`0.2`) that a field came with, of every field that 0.1.0 did not have. At the value that means
+    "as before", which gives the bytes that were made without the field, it is in no key. That is its first default; where
+    the default is another one later, `before` keeps it.
     `choices` are the texts that a form offers; what else is wrong with a value is the reader's to say.
     """
-    return _marked("identity", default, description, constraints)
+    return _field(default, marked("identity", default, description, constraints, since, before))
 
 
 def execution(default: Any = ..., *, description: str, **constraints: Any) -> Any:
     """A field that says where, how fast or under what name: it is never part of a key."""
-    return _marked("execution", default, description, constraints)
+    return _field(default, marked("execution", default, description, constraints))
 
 
-def _marked(role: str, default: Any, description: str, constraints: dict[str, Any]) -> Any:
-    extra: dict[str, Any] = {"role": role}
-    if "choices" in constraints:
-        extra["choices"] = list(constraints.pop("choices"))
-    if "default_factory" in constraints:
-        return Field(description=description, json_schema_extra=extra, **constraints)
-    return Field(default, description=description, json_schema_extra=extra, **constraints)
+def _field(default: Any, metadata: dict[str, Any]) -> Any:
+    return Field(**metadata) if "default_factory" in metadata else Field(default, **metadata)
 
 
-def role_of(model: type[BaseModel], field: str) -> str:
+def is_section(kind: Any) -> bool:
+    """Whether a type is one whose fields are configuration keys of their own."""
+    return isinstance(kind, type) and (issubclass(kind, BaseModel) or dataclasses.is_dataclass(kind))
+
+
+def types_of(section: type[Section]) -> dict[str, Any]:
+    """The type of each field, by name, in order."""
+    if issubclass(section, BaseModel):
+        return {name: field.annotation for name, field in section.model_fields.items()}
+    hints = get_type_hints(section)
+    return {field.name: hints[field.name] for field in dataclasses.fields(section)}
+
+
+def role_of(section: type[Section], field: str) -> str:
     """`identity` or `execution`; raises ConfigError where the field is marked as neither."""
-    extra = model.model_fields[field].json_schema_extra
-    role = extra.get("role") if isinstance(extra, dict) else None
+    role = _extra(section, field).get("role")
     if role not in ("identity", "execution"):
-        raise ConfigError(f"{model.__name__}.{field} is marked neither identity nor execution")
+        raise ConfigError(f"{section.__name__}.{field} is marked neither identity nor execution")
     return str(role)
 
 
-def identity_of(settings: BaseModel) -> dict[str, Any]:
-    """The identity fields as plain JSON, nested sections included (theirs filtered in the same way)."""
+def since_of(section: type[Section], field: str) -> str | None:
+    """The release that an identity field came with; None for those of 0.1.0, which are in every key."""
+    since = _extra(section, field).get("since")
+    return None if since is None else str(since)
+
+
+def before_of(section: type[Section], field: str) -> Any:
+    """The value at which a field with `since` is in no key, as plain JSON."""
+    extra = _extra(section, field)
+    if "before" in extra:
+        return extra["before"]
+    if issubclass(section, BaseModel):
+        return _plain(section.model_fields[field].get_default(call_default_factory=True), identity_values)
+    found = section.__dataclass_fields__[field]
+    default = found.default if found.default_factory is dataclasses.MISSING else found.default_factory()
+    return _plain(default, identity_values)
+
+
+def _extra(section: type[Section], field: str) -> Mapping[str, Any]:
+    if issubclass(section, BaseModel):
+        extra: Any = section.model_fields[field].json_schema_extra
+    else:
+        extra = section.__dataclass_fields__[field].metadata.get("json_schema_extra")
+    return extra if isinstance(extra, dict) else {}
+
+
+def identity_of(settings: Section) -> dict[str, Any]:
+    """What of a section is in a key, as plain JSON, nested sections included (theirs filtered in the same way).
+
+    A field with `since` is left out while its value means "as before".
+    """
+    section = type(settings)
+    found = {}
+    for name in types_of(section):
+        if role_of(section, name) != "identity":
+            continue
+        value = getattr(settings, name)
+        if since_of(section, name) is None or not _same(
+            _plain(value, identity_values), before_of(section, name)
+        ):
+            found[name] = _plain(value, identity_of)
+    return found
+
+
+def identity_values(settings: Section) -> dict[str, Any]:
+    """Every identity field with its value, as plain JSON: what `identity_of` leaves out of keys too. To be shown."""
+    section = type(settings)
     return {
-        name: _plain(getattr(settings, name))
-        for name in type(settings).model_fields
-        if role_of(type(settings), name) == "identity"
+        name: _plain(getattr(settings, name), identity_values)
+        for name in types_of(section)
+        if role_of(section, name) == "identity"
     }
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, BaseModel):
-        return identity_of(value)
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return value
+def completed(recorded: Any, settings: Any) -> Any:
+    """What `identity_of` gave of an earlier section, with the fields that it left out or did not know as they were then.
 
-
-def parse_count(value: Any) -> Any:
-    """`400M`, `2.5K`, `1B`, `64MB` or a plain number, as an integer (decimal units).
-
-    Raises ValueError where the text is no count, or not a whole number.
+    `settings` is such a section, as a pattern of which fields there are.
     """
-    if isinstance(value, str):
-        match = _COUNT.match(value)
-        if not match:
-            raise ValueError(f"{value!r} is not a count; write for instance 500000, 500K, 400M or 1B")
-        exact = float(match.group(1).replace("_", "")) * _SCALE[match.group(2).upper()]
-        if exact != round(exact):
-            raise ValueError(f"{value!r} is not a whole number")
-        return round(exact)
+    if isinstance(settings, list | tuple) and isinstance(recorded, list) and len(recorded) == len(settings):
+        return [completed(*pair) for pair in zip(recorded, settings, strict=True)]
+    if not is_section(type(settings)) or not isinstance(recorded, Mapping):
+        return recorded
+    found, section = dict(recorded), type(settings)
+    for name in types_of(section):
+        if name in found:
+            found[name] = completed(found[name], getattr(settings, name))
+        elif since_of(section, name) is not None:
+            found[name] = before_of(section, name)
+    return found
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two plain values are the same in a key: 1, 1.0 and true are three values."""
+    return json.dumps(one, sort_keys=True, default=str) == json.dumps(other, sort_keys=True, default=str)
+
+
+def _plain(value: Any, of: Callable[[Section], dict[str, Any]]) -> Any:
+    if is_section(type(value)):
+        return of(value)
+    if isinstance(value, list | tuple):
+        return [_plain(item, of) for item in value]
+    if isinstance(value, dict):
+        return {key: _plain(item, of) for key, item in value.items()}
     return value
 
 
-def parse_seconds(value: Any) -> Any:
-    """`5s`, `5min`, `1h`, `300ms` or a plain number of seconds, as a float."""
-    if isinstance(value, str):
-        match = _SECONDS.match(value)
-        if not match:
-            raise ValueError(f"{value!r} is not a duration; write for instance 30s, 5min or 2h")
-        return float(match.group(1)) * _UNIT_SECONDS[(match.group(2) or "s").lower()]
-    return value
-
-
-def count_text(count: int) -> str:
-    """A count as people write it, exactly: `400M`, `1.5B`, `524288`. `parse_count` reads it back."""
-    for unit, scale in (("B", 10**9), ("M", 10**6), ("K", 10**3)):
-        if count >= scale and count % (scale // 100) == 0:
-            whole, hundredths = divmod(count // (scale // 100), 100)
-            text = f"{whole}.{hundredths:02}".rstrip("0").rstrip(".") + unit
-            if float(text[:-1]) * scale == count:  # as it will be read
-                return text
-    return str(count)
-
-
-def seconds_text(seconds: float) -> str:
-    """A duration as people write it, exactly: `5min`, `20s`, `500ms`. `parse_seconds` reads it back."""
-    for unit in ("h", "min", "s", "ms"):
-        text = f"{seconds / _UNIT_SECONDS[unit]:g}{unit}"
-        if not re.search(r"[.e]", text) and parse_seconds(text) == seconds:
-            return text
-    return f"{seconds!r}s"
-
-
-@dataclass(frozen=True)
-class _Format:
-    """Names in the JSON schema how a number may be written, for what shows it in a form."""
-
-    name: str
-
-    def __get_pydantic_json_schema__(self, core: Any, handler: Callable[[Any], Any]) -> Any:
-        return {**handler(core), "format": self.name}
-
-
-Count = Annotated[int, BeforeValidator(parse_count), _Format("count")]
-"""An integer that may be written `400M`, `64K`, `1B` (decimal)."""
-
-Seconds = Annotated[float, BeforeValidator(parse_seconds), _Format("seconds")]
-"""A duration in seconds that may be written `5s`, `5min`, `1h`."""
+def plain(value: Any) -> Any:
+    """A value of a configuration as plain JSON, sections with all of their fields."""
+    return TypeAdapter(type(value)).dump_python(value, mode="json")

@@ -26,7 +26,7 @@ from storage.keys import key_inputs, recorded_inputs, stage_key
 from storage.lock import Lock
 from storage.manifest import NAME, Manifest, digest_problems, read_manifest, size_problems
 from storage.provenance import provenance
-from storage.settings import Settings, identity_of
+from storage.settings import Section, identity_of
 from storage.workers import Workers
 
 
@@ -46,7 +46,7 @@ class Request:
     """A stage with its configuration and inputs: all that decides an artifact."""
 
     module: Any
-    config: Settings
+    config: Section
     inputs: Any
 
     @property

@@ -46,7 +46,7 @@ def test_stages_know_nothing_of_prefect_and_mlflow(layer):
 def test_the_trainer_needs_a_handful_of_packages():
     import sys
 
-    waiting = ["tasks.training." + path.stem for path in modules("tasks/training")]
+    waiting = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in modules("tasks/training")]
     seen: set[str] = set()
     while waiting:
         name = waiting.pop()

@@ -41,7 +41,7 @@ from storage.store import Request, Store
 from storage.testing import artifact_of
 from tasks.models import base
 from tasks.models.base import BaseConfig, ModelConfig, resolve_base
-from tasks.training.checkpoint import MODEL, OPTIMIZER, newest_checkpoint, save_checkpoint
+from tasks.training.state.checkpoint import MODEL, OPTIMIZER, newest_checkpoint, save_checkpoint
 
 sys.path.insert(0, str(Path(__file__).parent / "integration"))
 from small import ONWARD, environment, onward, write_config

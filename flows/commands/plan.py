@@ -54,7 +54,7 @@ def why(
 
 
 def _bytes(text: str | None) -> int | None:
-    from storage.settings import parse_count
+    from storage.counts import parse_count
 
     try:
         return None if text is None else int(parse_count(text))

@@ -26,8 +26,8 @@ from flows.dag.rounds import Round, round_zero, rounds_of
 from flows.dag.slices import SliceReader
 from flows.dag.state import Model, Outcome, Slice, TrainingState
 from storage.artifact import Artifact, Input
+from storage.counts import count_text
 from storage.errors import Interrupted
-from storage.settings import count_text
 from storage.store import Request
 from tasks import stages
 from tasks.models.base import InitConfig

@@ -6,7 +6,7 @@ What a stage's key holds is decided in these few lines: the identity it is given
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -29,10 +29,11 @@ from tasks.corpus.reading.sources import IngestConfig, SourceConfig
 from tasks.evaluation import evaluate, hub_questions, perplexity, questions, samples
 from tasks.evaluation.catalog import EvaluationConfig, OwnBenchmark, supported
 from tasks.models import base, checkpoint, decay, train
-from tasks.models.config import RewarmConfig, SegmentConfig, resolve_precision
+from tasks.models.config import RewarmPlan, SegmentConfig, resolve_precision
 from tasks.models.train import TrainInputs
 from tasks.pages.data import data
 from tasks.pages.report import report
+from tasks.training.spec import Kind, Precision, Schedule
 
 
 @dataclass(kw_only=True, eq=False)
@@ -249,7 +250,7 @@ class Requests(Measures):
 
     def train(self, round: Round, line: TrainingState, read: Sequence[Slice]) -> Request:
         """The trunk of a round: to its branch point, or, where there are no branches, to its end."""
-        kind = "pretrain" if round.number == 0 else ("trunk" if self.branches else "rewarm")
+        kind: Kind = "pretrain" if round.number == 0 else ("trunk" if self.branches else "rewarm")
         config = self._segment(kind, round.first_step, round.branch_step, trunk_schedule(self.run, round))
         return Request(train, config, self._training_inputs(line, round.first_step, round.branch_step, read))
 
@@ -266,17 +267,17 @@ class Requests(Measures):
     @property
     def branches(self) -> bool:
         """Whether each round has a decay branch (`wsd`), or ends where its one segment does (`rewarm`)."""
-        return not isinstance(self.run.training.schedule, RewarmConfig)
+        return not isinstance(self.run.training.schedule, RewarmPlan)
 
     def _sources(self, round: Round) -> list[SourceConfig]:
         """Round 0 reads replay sources alone."""
         return [s for s in self.run.corpus.sources if round.number or s.role == "replay"]
 
-    def _segment(self, kind: Any, first_step: int, last_step: int, schedule: dict[str, Any]) -> SegmentConfig:
+    def _segment(self, kind: Kind, first_step: int, last_step: int, schedule: Schedule) -> SegmentConfig:
         training, packing = self.run.training, self.run.packing
         optimizer = training.optimizer
         if kind == "pretrain":  # it makes the base that later rounds are pulled to
-            optimizer = optimizer.model_copy(update={"pull_to_base": 0.0})
+            optimizer = replace(optimizer, pull_to_base=0.0)
         return SegmentConfig(
             kind=kind,
             seed=self.training_seed,
@@ -295,7 +296,7 @@ class Requests(Measures):
         )
 
     @cached_property
-    def _precision(self) -> Any:
+    def _precision(self) -> Precision:
         return resolve_precision(self.run.training)
 
     def _training_inputs(

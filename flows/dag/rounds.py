@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from flows.config import RunConfig
 from storage.errors import ConfigError
 from tasks.corpus.packing.budgets import sequences_per_step, steps_for
-from tasks.models.config import RewarmConfig, SegmentAverage, WsdConfig
+from tasks.models.config import RewarmPlan, WsdPlan
+from tasks.training.combinations import of_average, refuse
+from tasks.training.spec import Average, CosineSchedule, Schedule, WsdSchedule
 
 _INIT_WARMUP, _INIT_DECAY = 0.02, 0.2
 
@@ -45,39 +46,31 @@ def rounds_of(run: RunConfig) -> list[Round]:
                 f"training.token_budgets: {short_count(budget)} needs no step beyond the budget before it "
                 f"(a step is {training.batch_tokens:,} tokens)"
             )
-        first = branch if isinstance(training.schedule, WsdConfig) else done
-        branch = _branch_step(last, training.schedule) if isinstance(training.schedule, WsdConfig) else last
+        first = branch if isinstance(training.schedule, WsdPlan) else done
+        branch = _branch_step(last, training.schedule) if isinstance(training.schedule, WsdPlan) else last
         rounds.append(Round(number, budget, first, branch, last, done * per_step, (last - done) * per_step))
         done = last
     _check_average(run, rounds)
     return rounds
 
 
-def averaging(run: RunConfig) -> SegmentAverage | None:
+def averaging(run: RunConfig) -> Average | None:
     """Which weights each budget's model is the mean of, in steps. Round 0 is never averaged: rounds start from it."""
     average = run.training.average
     if average is None:
         return None
     every = steps_for(average.every_tokens, run.training.batch_tokens)
-    return SegmentAverage(checkpoints=average.checkpoints, every_steps=every)
+    return Average(checkpoints=average.checkpoints, every_steps=every)
 
 
 def _check_average(run: RunConfig, rounds: list[Round]) -> None:
     average = averaging(run)
     if average is None:
         return
-    span, branches = (
-        (average.checkpoints - 1) * average.every_steps,
-        isinstance(run.training.schedule, WsdConfig),
-    )
+    branches = isinstance(run.training.schedule, WsdPlan)
     for one in rounds:
         steps = one.last_step - (one.branch_step if branches else one.first_step)
-        if span >= steps:
-            raise ConfigError(
-                f"training.average: {average.checkpoints} weights {average.every_steps} steps apart span {span} steps, "
-                f"but {'the decay branch' if branches else 'the round'} of {one.name} has {steps}; take fewer "
-                "checkpoints or a smaller every_tokens"
-            )
+        refuse(of_average(average, steps, f"{'the decay branch' if branches else 'the round'} of {one.name}"))
 
 
 def round_zero(run: RunConfig, tokens: int) -> Round:
@@ -88,30 +81,24 @@ def round_zero(run: RunConfig, tokens: int) -> Round:
     return Round(0, tokens, 0, last, last, 0, last * per_step)
 
 
-def trunk_schedule(run: RunConfig, round: Round) -> dict[str, Any]:
+def trunk_schedule(run: RunConfig, round: Round) -> Schedule:
     """The rate over the trunk's steps (over the whole round for `rewarm`, to zero for round 0)."""
     training, peak = run.training, run.training.learning_rate
     if round.number == 0:
         warmup = max(1, int(_INIT_WARMUP * round.last_step))
         decay_from = round.last_step - max(1, int(_INIT_DECAY * round.last_step))
-        return _wsd(peak, warmup, decay_from, round.last_step)
+        return WsdSchedule(peak, warmup, decay_from, round.last_step)
     warmup = _warmup_steps(run)
-    if isinstance(training.schedule, RewarmConfig):
-        return {
-            "kind": "cosine",
-            "peak": peak,
-            "warmup_steps": warmup,
-            "first_step": round.first_step,
-            "last_step": round.last_step,
-            "final_fraction": training.schedule.final_fraction,
-        }
-    return _wsd(peak, warmup, None, None)
+    if isinstance(training.schedule, RewarmPlan):
+        fraction = training.schedule.final_fraction
+        return CosineSchedule(peak, warmup, round.first_step, round.last_step, fraction)
+    return WsdSchedule(peak, warmup, None, None)
 
 
-def decay_schedule(run: RunConfig, round: Round) -> dict[str, Any]:
+def decay_schedule(run: RunConfig, round: Round) -> Schedule:
     """The rate over the branch: from the trunk's to zero as 1 − sqrt of the way."""
     warmup = _warmup_steps(run)
-    return _wsd(run.training.learning_rate, warmup, round.branch_step, round.last_step)
+    return WsdSchedule(run.training.learning_rate, warmup, round.branch_step, round.last_step)
 
 
 def _warmup_steps(run: RunConfig) -> int:
@@ -119,21 +106,11 @@ def _warmup_steps(run: RunConfig) -> int:
     return steps_for(warmup, run.training.batch_tokens) if warmup else 0
 
 
-def _branch_step(last_step: int, schedule: WsdConfig) -> int:
+def _branch_step(last_step: int, schedule: WsdPlan) -> int:
     """Where the decay branch of a budget leaves the trunk; the branch is at least one step long, if there is one."""
     if schedule.decay_fraction == 0:
         return last_step
     return last_step - max(1, round(schedule.decay_fraction * last_step))
-
-
-def _wsd(peak: float, warmup: int, decay_from: int | None, decay_to: int | None) -> dict[str, Any]:
-    return {
-        "kind": "wsd",
-        "peak": peak,
-        "warmup_steps": warmup,
-        "decay_from": decay_from,
-        "decay_to": decay_to,
-    }
 
 
 def short_count(count: int) -> str:

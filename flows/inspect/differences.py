@@ -7,12 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import BaseModel
-
 from flows.config import parse_config
 from storage.errors import ConfigError
 from storage.keys import MISSING, difference
-from storage.settings import identity_of, role_of
+from storage.settings import Section, identity_of, is_section, plain, role_of, types_of
 
 
 @dataclass(frozen=True)
@@ -45,33 +43,25 @@ def differences(configs: Mapping[str, Mapping[str, Any]]) -> Differences:
     )
 
 
-def execution_of(settings: BaseModel) -> dict[str, Any]:
+def execution_of(settings: Section) -> dict[str, Any]:
     """What `identity_of` leaves out, as plain JSON: execution fields, those inside of identity sections included."""
     found: dict[str, Any] = {}
-    for name in type(settings).model_fields:
+    for name in types_of(type(settings)):
         value = getattr(settings, name)
         if role_of(type(settings), name) == "execution":
-            found[name] = _plain(value)
+            found[name] = plain(value)
         elif below := _execution_inside(value):
             found[name] = below
     return found
 
 
 def _execution_inside(value: Any) -> Any:
-    if isinstance(value, BaseModel):
+    if is_section(type(value)):
         return execution_of(value)
     if isinstance(value, list | tuple):
         inside = [_execution_inside(item) for item in value]
         return inside if any(inside) else None
     return None
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, BaseModel):
-        return value.model_dump(mode="json")
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return value
 
 
 def _fields(configs: Mapping[str, Any]) -> list[Field]:

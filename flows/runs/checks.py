@@ -16,6 +16,7 @@ from tasks.corpus.reading.origins import Hub
 from tasks.corpus.reading.sources import IngestConfig
 from tasks.evaluation.catalog import BENCHMARKS, check_benchmarks
 from tasks.models.base import InitConfig
+from tasks.training.combinations import of_processes, refuse
 
 _FEW_STEPS = 500
 
@@ -61,11 +62,7 @@ def check_hub(run: RunConfig) -> None:
 def _processes(run: RunConfig) -> None:
     execution = run.training.execution
     sequences = run.training.batch_tokens // run.packing.sequence_length
-    if execution.processes * execution.nodes > sequences:
-        raise ConfigError(
-            f"training.execution: {execution.nodes} x {execution.processes} processes (nodes x processes), but a step "
-            f"has only {sequences} sequences; each process needs one at least"
-        )
+    refuse(of_processes(execution.processes * execution.nodes, sequences))
 
 
 def _sources(run: RunConfig) -> None:

@@ -1,6 +1,6 @@
 """What each training stage of a plan would take of a device: micro-batch, checkpointing, tokens per second, hours.
 
-The memory side is the trainer's own rule (tasks/training/memory.py), so what is said here is what a run resolves to.
+The memory side is the trainer's own rule (tasks/training/device/memory.py), so what is said here is what a run resolves to.
 The rate is the median that the store recorded for the same shape on the same device; without one it is arithmetic and
 called an estimate: operations a token over the data sheet's peak times `ASSUMED_MFU`, less what checkpointing and small
 micro-batches cost. Needs the model's configuration, no weights; torch is imported where there is a stage to estimate.
@@ -14,7 +14,7 @@ import statistics
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from flows.config import RunConfig
 from flows.dag.plan import PlanRow
@@ -27,9 +27,7 @@ from tasks import stages
 from tasks.corpus.packing.budgets import sequences_per_step
 from tasks.models.base import InitConfig
 from tasks.models.config import resolve_precision
-
-if TYPE_CHECKING:
-    from tasks.training.config import Identity
+from tasks.training.spec import SegmentSpec, WsdSchedule
 
 ASSUMED_MFU = 0.4
 """Share of a GPU's peak that a step reaches: llm.c and nanochat report 0.40 to 0.41 on H100 for GPT-2 124M."""
@@ -54,7 +52,7 @@ class Target:
 
 def target_of(run: RunConfig, memory: int | None, name: str | None) -> Target:
     """This machine's device as the run would choose it, or a GPU of so many bytes and this name."""
-    from tasks.training import execution
+    from tasks.training.device import execution
 
     device = execution.device_of(run.training.execution.device if memory is None and name is None else "auto")
     kind = "cuda" if device.startswith("cuda") else "cpu"
@@ -90,15 +88,15 @@ class _Estimator:
     """What is said of each training stage of one run on one device."""
 
     def __init__(self, run: RunConfig, model: dict[str, Any], target: Target) -> None:
-        from tasks.training import memory
-        from tasks.training.activations import counter
+        from tasks.training.device import memory
+        from tasks.training.device.activations import counter
         from tasks.training.model import read_config, shape_of
 
         self._run, self._model, self._target = run, model, target
-        self._identity = _identity(run)
+        self._segment = _segment(run)
         with tempfile.TemporaryDirectory() as directory:
             (Path(directory) / "config.json").write_text(json.dumps(model), encoding="utf-8")
-            config = read_config(Path(directory), self._identity)
+            config = read_config(Path(directory), self._segment)
         self._shape = shape_of(config)
         execution = run.training.execution
         count = execution.processes * execution.nodes
@@ -106,23 +104,23 @@ class _Estimator:
         device = memory.Device(target.kind, target.memory, execution.processes, threads)
         step = memory.Step(
             self._shape,
-            self._identity,
+            self._segment,
             device,
-            counter(config, self._identity),
+            counter(config, self._segment),
             count if execution.sharding == "full" else 1,
         )
-        share = math.ceil(self._identity.sequences_per_step / count)
+        share = math.ceil(self._segment.sequences_per_step / count)
         self.mode, self.micro_batch = memory.choose(
             step, share, execution.gradient_checkpointing, execution.micro_batch
         )
         self._fits = step.peak(self.mode, self.micro_batch) <= device.usable
         self._peak = step.peak(self.mode, self.micro_batch)
-        cost = memory.cost(self.mode, self.micro_batch * self._identity.sequence_length, target.kind)
+        cost = memory.cost(self.mode, self.micro_batch * self._segment.sequence_length, target.kind)
         self.rate, self._why = self._rate(cost, count)
 
     def __call__(self, row: PlanRow) -> dict[str, Any]:
         tokens = _steps(self._run, row) * self._run.training.batch_tokens
-        length, target = self._identity.sequence_length, self._target
+        length, target = self._segment.sequence_length, self._target
         mode = "no checkpointing" if self.mode == "none" else f"{self.mode} checkpointing"
         said = [
             f"{short_count(_rounded(self._shape.parameters))} at {length} in {target.memory / 1e9:.0f} GB: "
@@ -153,20 +151,20 @@ class _Estimator:
         recorded = self._recorded(count)
         if recorded is not None:
             return recorded, "as recorded in the store"
-        from tasks.training.execution import known_peak
+        from tasks.training.device.execution import known_peak
 
         if self._shape.products < SMALLEST:
             return None, "no estimate of tokens/s for a model this small"
-        length, target = self._identity.sequence_length, self._target
+        length, target = self._segment.sequence_length, self._target
         operations = self._shape.flops(length, length * length) / length
         if target.kind == "cpu":
-            each = CPU_FLOPS[self._identity.precision]
+            each = CPU_FLOPS[self._segment.precision]
             reached, how = each * target.cores, f"{each / 1e9:.0f} GFLOP/s on each of {target.cores} cores"
         else:
             peak = known_peak(target.name or "")
             if peak is None:
                 return None, "tokens/s unknown: no peak is known for this device (--device-name H100)"
-            slower = 2.0 if self._identity.precision == "fp32" else 1.0  # TF32 is half of bf16
+            slower = 2.0 if self._segment.precision == "fp32" else 1.0  # TF32 is half of bf16
             reached, how = (
                 ASSUMED_MFU * peak / slower * count,
                 f"{ASSUMED_MFU:.0%} of {peak / 1e12:.0f} TFLOP/s",
@@ -189,7 +187,7 @@ class _Estimator:
     def _alike(self, artifact: Artifact, count: int) -> bool:
         config = artifact.manifest.config
         settings = (config.get("sequence_length"), config.get("precision"))
-        if settings != (self._identity.sequence_length, self._identity.precision):
+        if settings != (self._segment.sequence_length, self._segment.precision):
             return False
         facts = _json(artifact.path / "execution.json")
         if self._target.name is None or facts.get("device_name") != self._target.name:
@@ -199,39 +197,21 @@ class _Estimator:
         return alike and facts.get("processes") == count
 
 
-def _identity(run: RunConfig) -> Identity:
-    """What of a segment's identity memory depends on."""
-    from tasks.training.config import Identity, OptimizerSettings, WsdSchedule
-
+def _segment(run: RunConfig) -> SegmentSpec:
+    """What of a segment memory depends on."""
     training, packing = run.training, run.packing
-    optimizer = training.optimizer
-    return Identity(
+    return SegmentSpec(
         kind="trunk",
         seed=run.seed,
         sequence_length=packing.sequence_length,
         sequences_per_step=sequences_per_step(training.batch_tokens, packing.sequence_length),
         first_step=0,
         last_step=1,
-        schedule=WsdSchedule(training.learning_rate, 0, None, None),
-        optimizer=OptimizerSettings(
-            optimizer.betas,
-            optimizer.eps,
-            optimizer.weight_decay,
-            optimizer.clip,
-            optimizer.states,
-            optimizer.stochastic_rounding,
-            optimizer.pull_to_base,
-        ),
+        schedule=WsdSchedule(training.learning_rate, 0),
+        optimizer=training.optimizer,
         precision=resolve_precision(training),
         document_masking=training.document_masking,
         dropout=run.model.dropout,
-        keep_every_tokens=None,
-        average=None,
-        base=None,
-        start="",
-        manifests=(),
-        tokenizer="",
-        canonical="",
     )
 
 

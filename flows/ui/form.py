@@ -19,7 +19,8 @@ from typing import Any
 from prefect import Flow
 from prefect.utilities.callables import parameter_schema
 
-from storage.settings import count_text, seconds_text
+from storage.counts import count_text
+from storage.units import seconds_text
 
 Schema = dict[str, Any]
 

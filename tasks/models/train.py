@@ -2,7 +2,7 @@
 
 A line of rounds is cut into segments: `train` (the trunk from one branch point to the next; round 0 and `rewarm`
 rounds are one such segment each) and `decay` (the branch from a trunk to a budget). This module writes what the trainer
-is to do and takes what it leaves; trainer.py starts and stops it, train_config.py says what it is told. It must stay true
+is to do and takes what it leaves; trainer.py starts and stops it, config.py says what it is told. It must stay true
 that a segment's bytes depend on its configuration and inputs alone, however often the process was killed on the way.
 """
 
@@ -12,7 +12,7 @@ import contextlib
 import json
 import subprocess
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from tasks.models.config import SegmentConfig
 from tasks.models.energy import Meter, read_joules
 from tasks.models.progress import last_row
 from tasks.models.trainer import RESULT, run_trainer
+from tasks.training.spec import Execution
 
 STAGE = "train"
 VERSION = 2
@@ -151,7 +152,7 @@ def _write_spec(config: SegmentConfig, inputs: TrainInputs, work: Path) -> None:
             "shards": shards,
             "work": str(work),
         },
-        "execution": config.execution.model_dump(exclude={"overlap", "nodes", "rendezvous"}),
+        "execution": {field.name: getattr(config.execution, field.name) for field in fields(Execution)},
         "parent_fd": None,
     }
     (work / "spec.json").write_text(json.dumps(spec, indent=1), encoding="utf-8")

@@ -24,7 +24,7 @@ import psutil
 
 from storage.atomic import write_bytes
 from storage.errors import Interrupted, StageFailed
-from tasks.training import launch, restart
+from tasks.training.process import launch, restart
 
 RESUMABLE = 75
 """Exit code: the trainer stopped on request, with a checkpoint. Under torchrun it is 0, without a result."""

@@ -11,10 +11,10 @@ import sys
 from pathlib import Path
 
 from storage.errors import OnwardError
-from tasks.training.config import read_spec
-from tasks.training.launch import PARENT
-from tasks.training.restart import Attempt, LostOthers, is_lost_connection, reason_of
-from tasks.training.stop import Stop
+from tasks.training.process.launch import PARENT
+from tasks.training.process.restart import LostOthers, TorchrunStart, is_lost_connection, reason_of
+from tasks.training.process.stop import Stop
+from tasks.training.read_spec import read_spec
 
 
 def main(arguments: list[str]) -> int:
@@ -22,7 +22,7 @@ def main(arguments: list[str]) -> int:
     if len(arguments) != 1:
         _say("usage: python -m tasks.training SPEC.json")
         return 2
-    attempt = Attempt.of(Path(arguments[0]), os.environ)
+    attempt = TorchrunStart.of(Path(arguments[0]), os.environ)
     if (failed := attempt.failed_before()) is not None:
         _say(f"error: {failed}")
         return 1
@@ -38,7 +38,7 @@ def main(arguments: list[str]) -> int:
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
         os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
         from tasks.training.loop import RESUMABLE, train  # torch and transformers load here
-        from tasks.training.processes import join_processes
+        from tasks.training.process.processes import join_processes
 
         processes = join_processes()
         code = train(spec, stop, _say if processes.first else _say_nothing, processes)
@@ -62,7 +62,7 @@ def main(arguments: list[str]) -> int:
         )
 
 
-def _failed(attempt: Attempt, message: str) -> int:
+def _failed(attempt: TorchrunStart, message: str) -> int:
     attempt.fail(message)
     _say(f"error: {message}")
     return 1

@@ -1,6 +1,6 @@
 """Causal attention over a row of concatenated documents, none of which sees another.
 
-A micro-batch is one row [1, tokens]; its `Packing` says where documents end and travels to every layer as a
+A micro-batch is one row [1, tokens]; its `RowDocuments` says where documents end and travels to every layer as a
 keyword argument of the model's forward. It replaces a model's attention through transformers'
 AttentionInterface, so that no mask is ever made or guessed from position ids. Three exact paths:
 
@@ -29,7 +29,7 @@ NAME = "onward_packed"
 
 
 @dataclass(frozen=True)
-class Packing:
+class RowDocuments:
     """Where the documents of a row lie. `lengths` sum to the row's tokens."""
 
     lengths: tuple[int, ...]
@@ -42,17 +42,17 @@ class Packing:
     """Whether neither the size of `bounds` nor `longest` depends on the documents: all that a graph may read."""
 
     @classmethod
-    def of(cls, lengths: tuple[int, ...], device: torch.device) -> Packing:
+    def of(cls, lengths: tuple[int, ...], device: torch.device) -> RowDocuments:
         """The packing of documents of these lengths, with bounds where the device can use them."""
         bounds = _cumulative(lengths, len(lengths)) if device.type == "cuda" else None
         return cls(lengths, bounds, max(lengths)).to(device)
 
     @classmethod
-    def of_fixed_size(cls, lengths: tuple[int, ...], documents: int, longest: int) -> Packing:
+    def of_fixed_size(cls, lengths: tuple[int, ...], documents: int, longest: int) -> RowDocuments:
         """On the host: bounds of `documents` + 1 whatever the lengths, none of which exceeds `longest`."""
         return cls(lengths, _cumulative(lengths, documents), longest, fixed=True)
 
-    def to(self, device: torch.device) -> Packing:
+    def to(self, device: torch.device) -> RowDocuments:
         """With the bounds on `device`; the copy may still be under way."""
         if self.bounds is None:
             return self
@@ -85,7 +85,7 @@ def packed_attention(
     attention_mask: Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
-    packing: Packing | None = None,
+    packing: RowDocuments | None = None,
     by_document: Callable[..., Tensor] | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
@@ -112,7 +112,7 @@ def packed_attention(
 
 
 def _refuse_what_is_not_plain(
-    module: torch.nn.Module, mask: Tensor | None, packing: Packing, kwargs: dict[str, Any]
+    module: torch.nn.Module, mask: Tensor | None, packing: RowDocuments, kwargs: dict[str, Any]
 ) -> None:
     name = type(module).__name__
     if mask is not None:
@@ -131,7 +131,7 @@ def _refuse_what_is_not_plain(
 
 
 def _by_document(
-    query: Tensor, key: Tensor, value: Tensor, packing: Packing, scale: float, dropout: float
+    query: Tensor, key: Tensor, value: Tensor, packing: RowDocuments, scale: float, dropout: float
 ) -> Tensor:
     """One SDPA call per document; documents of one length share a call.
 
@@ -165,7 +165,7 @@ def _as_batch(row: Tensor, lengths: list[int]) -> Tensor:
     return row.view(heads, len(lengths), lengths[0], size).transpose(0, 1)
 
 
-def _varlen_fits(query: Tensor, packing: Packing) -> bool:
+def _varlen_fits(query: Tensor, packing: RowDocuments) -> bool:
     size = query.shape[-1]
     return (
         packing.bounds is not None
@@ -190,7 +190,7 @@ VARLEN = varlen()
 """Found once: a graph could not be traced through the search."""
 
 
-def _by_varlen(query: Tensor, key: Tensor, value: Tensor, packing: Packing, scale: float) -> Tensor:
+def _by_varlen(query: Tensor, key: Tensor, value: Tensor, packing: RowDocuments, scale: float) -> Tensor:
     assert VARLEN is not None
     attend, names = VARLEN
     options: dict[str, Any] = {"window_size": (-1, 0)} if "window_size" in names else {"is_causal": True}
@@ -213,7 +213,7 @@ def _by_varlen(query: Tensor, key: Tensor, value: Tensor, packing: Packing, scal
 def by_bounds(
     query: Tensor, key: Tensor, value: Tensor, bounds: Tensor, scale: float
 ) -> tuple[Tensor, Tensor]:
-    """Causal attention of each document on CPU: [1, heads, tokens, size] each, `bounds` int32 as in Packing.
+    """Causal attention of each document on CPU: [1, heads, tokens, size] each, `bounds` int32 as in RowDocuments.
 
     Returns [1, tokens, heads, size] and the logarithms of the sums of exponentials [1, heads, tokens], float32.
     """

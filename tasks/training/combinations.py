@@ -1,49 +1,103 @@
-"""What of a specification does not go together, said before anything runs, with the field named."""
+"""What of a specification does not go together, refused here alone.
+
+Each function gives what is wrong, one sentence each, with the keys of the configuration. The configuration asks before
+anything runs (tasks/models/config.py), and so do the rounds (flows/dag/rounds.py); the trainer asks when it reads its
+specification, and when it knows how many processes there are.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import itertools
+from collections.abc import Iterable, Iterator
 
 from storage.errors import ConfigError
-
-if TYPE_CHECKING:
-    from tasks.training.config import Identity
-
-NEEDS_ROUNDING = (
-    "must be true with precision bf16_weights: an update below a 256th of a weight, as most are, is lost when the sum "
-    "is rounded to the nearest bf16, and training stands still. Or take precision bf16."
-)
-NOTHING_TO_ROUND = "must be false unless precision is bf16_weights: float32 weights are not rounded."
+from tasks.training.spec import BF16_WEIGHTS, FP32, Average, Execution, Identity, Optimizer, Schedule
 
 
-def check_update(identity: Identity) -> None:
-    """Precision, optimizer and rate. Raises ConfigError."""
-    optimizer = identity.optimizer
-    rounded, needed = optimizer.stochastic_rounding, identity.precision == "bf16_weights"
-    if rounded != needed:
-        reason = NEEDS_ROUNDING if needed else NOTHING_TO_ROUND
-        raise ConfigError(f"identity.optimizer.stochastic_rounding {reason}")
-    if optimizer.pull_to_base * identity.schedule.peak > 1:
-        raise ConfigError(
-            "identity.optimizer.pull_to_base times the peak rate must be at most 1: there an update puts the base's "
-            "weights back, beyond it overshoots them."
+def refuse(problems: Iterable[str]) -> None:
+    """Raises ConfigError with the first of them."""
+    for problem in problems:
+        raise ConfigError(problem)
+
+
+def of_identity(identity: Identity) -> Iterator[str]:
+    """All that one process can say of a segment."""
+    if identity.first_step > identity.last_step:
+        yield "identity.first_step must lie in 0 … identity.last_step."
+    yield from _of_schedule(identity.schedule)
+    yield from of_update(identity.optimizer, identity.precision, identity.schedule.peak)
+    if (identity.optimizer.pull_to_base > 0) != (identity.base is not None):
+        yield "identity.base names the model that identity.optimizer.pull_to_base pulls to: both, or neither."
+    if identity.average is not None:
+        if not identity.makes_export:
+            yield "identity.average: a trunk has no export whose weights could be a mean."
+        yield from of_average(identity.average, identity.last_step - identity.first_step, "this segment")
+
+
+def of_update(optimizer: Optimizer, precision: str, peak: float) -> Iterator[str]:
+    """Optimizer, precision (`auto` too) and the highest rate."""
+    if precision == BF16_WEIGHTS and not optimizer.stochastic_rounding:
+        yield (
+            "training.optimizer.stochastic_rounding must be true with precision bf16_weights: an update below a 256th "
+            "of a weight, as most are, is lost when the sum is rounded to the nearest bf16, and training stands still. "
+            "Or take precision bf16."
         )
-    if (optimizer.pull_to_base > 0) != (identity.base is not None):
-        raise ConfigError(
-            "identity.base names the model that identity.optimizer.pull_to_base pulls to: both, or neither."
+    if precision != BF16_WEIGHTS and optimizer.stochastic_rounding:
+        yield (
+            "training.optimizer.stochastic_rounding must be false unless precision is bf16_weights: float32 weights are "
+            "not rounded."
+        )
+    if optimizer.pull_to_base * peak > 1:
+        yield (
+            "training.optimizer.pull_to_base times training.learning_rate must be at most 1: there an update puts the "
+            "base's weights back, beyond it overshoots them."
         )
 
 
-def check_average(identity: Identity) -> None:
-    """That the weights of the mean are all of this segment. Raises ConfigError."""
-    average = identity.average
-    if average is None:
+def of_processes(processes: int, sequences: int) -> Iterator[str]:
+    """All processes together, and the sequences of a step."""
+    if processes > sequences:
+        yield (
+            f"{processes} processes for {sequences} sequences a step: each needs one at least. Lower "
+            "training.execution.processes (or nodes), or raise training.batch_tokens."
+        )
+
+
+def of_sharding(execution: Execution, optimizer: Optimizer, precision: str, processes: int) -> Iterator[str]:
+    """Weights are shared out among several processes, by an update that can be computed in parts."""
+    if execution.sharding == "none":
         return
-    if not identity.makes_export:
-        raise ConfigError("identity.average: a trunk has no export whose weights could be a mean.")
-    span, steps = (average.checkpoints - 1) * average.every_steps, identity.last_step - identity.first_step
-    if span >= steps:
-        raise ConfigError(
-            f"identity.average: {average.checkpoints} weights {average.every_steps} steps apart span {span} steps, and "
-            f"this segment has {steps}. Take fewer of them, or nearer to one another."
+    if processes == 1:
+        yield (
+            "training.execution.sharding: full shares weights out among processes, and there is one. Set "
+            "training.execution.sharding: none, or training.execution.processes: 2 or more."
         )
+    against = {
+        f"training.precision: {precision}": precision == BF16_WEIGHTS,
+        f"training.optimizer.states: {optimizer.states}": optimizer.states != FP32,
+        f"training.optimizer.pull_to_base: {optimizer.pull_to_base}": bool(optimizer.pull_to_base),
+        "training.execution.compile: true": execution.compile is True,
+    }
+    for key in itertools.compress(against, against.values()):
+        yield f"{key} does not go together with training.execution.sharding: full. Change one of the two."
+
+
+def of_average(average: Average, steps: int, where: str) -> Iterator[str]:
+    """The weights of the mean are all of one stretch of `steps`, which `where` names."""
+    if average.span >= steps:
+        yield (
+            f"training.average: {average.checkpoints} weights {average.every_steps} steps apart span {average.span} "
+            f"steps, but {where} has {steps}; take fewer checkpoints or a smaller every_tokens"
+        )
+
+
+def _of_schedule(schedule: Schedule) -> Iterator[str]:
+    if schedule.kind == "cosine":
+        if schedule.first_step > schedule.last_step:
+            yield "identity.schedule: first_step must lie in 0 … last_step."
+        return
+    start, end = schedule.decay_from, schedule.decay_to
+    if (start is None) != (end is None):
+        yield "identity.schedule: decay_from and decay_to go together."
+    elif start is not None and end is not None and start > end:
+        yield "identity.schedule: decay_from must not be after decay_to."

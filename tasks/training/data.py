@@ -26,7 +26,7 @@ from storage.atomic import sha256_file, write_bytes
 from storage.errors import BadInput, ConfigError, DamagedArtifact
 from storage.packing import PackingManifest, Pieces
 from storage.tokens import TokenShard
-from tasks.training.config import Identity, Paths
+from tasks.training.spec import Identity, Paths
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 A row is a micro-batch where the model reads it. For a compiled model it has a fixed size: as many tokens as its
 sequences could hold, the rest filled with documents of padding that no loss counts, and bounds of a fixed length
-(attention.Packing). Otherwise no padding is computed.
+(attention.RowDocuments). Otherwise no padding is computed.
 
 What must stay true: a row is a function of the step and the index in it. What was made ahead and is not asked for
 (another step follows, the process dies) is made again from the same integers.
@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from tasks.training.attention import Packing
+from tasks.training.attention import RowDocuments
 from tasks.training.data import Corpus, MicroBatch
 
 NO_TARGET = -100
@@ -27,7 +27,7 @@ _HOST = torch.device("cpu")
 
 
 @dataclass(frozen=True)
-class Row:
+class DeviceBatch:
     """A micro-batch as tensors on the model's device; a copy to a GPU may still be under way in its queue."""
 
     batch: MicroBatch
@@ -37,7 +37,7 @@ class Row:
     """[1, tokens] int64"""
     targets: Tensor
     """[tokens] int64, NO_TARGET behind the micro-batch's own"""
-    packing: Packing
+    packing: RowDocuments
 
 
 @dataclass(frozen=True)
@@ -64,14 +64,14 @@ class Feed:
         """`share`: sequences [first, end) of each step, `micro_batch` of them a row, up to `last_step`."""
         self._corpus, self._device, self._fixed = corpus, device, fixed
         self._micro_batch, self._share, self._last_step = micro_batch, share, last_step
-        self._ahead: tuple[tuple[int, int], Future[Row]] | None = None
+        self._ahead: tuple[tuple[int, int], Future[DeviceBatch]] | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="feed")
         self.count = -(-(share[1] - share[0]) // micro_batch)
         """Rows of a step."""
         self.waited = 0.0
         """Seconds that the model waited for rows so far."""
 
-    def rows(self, step: int) -> Iterator[Row]:
+    def rows(self, step: int) -> Iterator[DeviceBatch]:
         """The rows of one step; while one is used, the next is made, the first of the next step too."""
         for index in range(self.count):
             began = time.perf_counter()
@@ -88,19 +88,21 @@ class Feed:
         """Let the thread go; what it made ahead is forgotten."""
         self._thread.shutdown(cancel_futures=True)
 
-    def _take(self, step: int, index: int) -> Row:
+    def _take(self, step: int, index: int) -> DeviceBatch:
         ahead, self._ahead = self._ahead, None
         if ahead is None:
             return self._make(step, index)
         made = ahead[1].result()
         return made if ahead[0] == (step, index) else self._make(step, index)
 
-    def _make(self, step: int, index: int) -> Row:
+    def _make(self, step: int, index: int) -> DeviceBatch:
         first = self._share[0] + index * self._micro_batch
         end = min(first + self._micro_batch, self._share[1])
         (batch,) = self._corpus.micro_batches(step, self._micro_batch, (first, end))
         if self._fixed is None:
-            row = Row(batch, batch.inputs, batch.positions, batch.targets, Packing.of(batch.documents, _HOST))
+            row = DeviceBatch(
+                batch, batch.inputs, batch.positions, batch.targets, RowDocuments.of(batch.documents, _HOST)
+            )
         else:
             row = _padded(batch, end - first, self._fixed)
         if self._device.type == "cpu":
@@ -109,7 +111,7 @@ class Feed:
             return _pinned(row)
 
 
-def _padded(batch: MicroBatch, sequences: int, fixed: FixedSize) -> Row:
+def _padded(batch: MicroBatch, sequences: int, fixed: FixedSize) -> DeviceBatch:
     """The same documents, then padding to `sequences` whole sequences: documents of their own, of token 0."""
     length, tokens = fixed.sequence_length, len(batch.targets)
     missing = sequences * length - tokens
@@ -121,21 +123,21 @@ def _padded(batch: MicroBatch, sequences: int, fixed: FixedSize) -> Row:
     if padding:
         torch.cat([torch.arange(part) for part in padding], out=positions[0, tokens:])
     lengths = (*batch.documents, *padding)
-    packing = Packing.of_fixed_size(lengths, fixed.documents + sequences, length)
-    return Row(batch, inputs, positions, targets, packing)
+    packing = RowDocuments.of_fixed_size(lengths, fixed.documents + sequences, length)
+    return DeviceBatch(batch, inputs, positions, targets, packing)
 
 
-def _pinned(row: Row) -> Row:
+def _pinned(row: DeviceBatch) -> DeviceBatch:
     """In page-locked memory, from which a GPU copies by itself while the host goes on."""
     inputs, positions, targets = (tensor.pin_memory() for tensor in (row.inputs, row.positions, row.targets))
     bounds = row.packing.bounds
     packing = row.packing if bounds is None else replace(row.packing, bounds=bounds.pin_memory())
-    return Row(row.batch, inputs, positions, targets, packing)
+    return DeviceBatch(row.batch, inputs, positions, targets, packing)
 
 
-def _moved(row: Row, device: torch.device) -> Row:
+def _moved(row: DeviceBatch, device: torch.device) -> DeviceBatch:
     inputs, positions, targets = (
         tensor.to(device, non_blocking=True) for tensor in (row.inputs, row.positions, row.targets)
     )
-    packing = row.packing.to(device) if row.packing.fixed else Packing.of(row.packing.lengths, device)
-    return Row(row.batch, inputs, positions, targets, packing)
+    packing = row.packing.to(device) if row.packing.fixed else RowDocuments.of(row.packing.lengths, device)
+    return DeviceBatch(row.batch, inputs, positions, targets, packing)

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tasks.training import launch
+from tasks.training.process import launch
 
 _ROOT = Path(__file__).resolve().parents[2]
 _GRACE_SECONDS = 120.0

@@ -11,17 +11,17 @@ from collections.abc import Callable
 from contextlib import nullcontext
 
 from storage.errors import StageFailed
-from tasks.training import checkpoint as checkpoints
-from tasks.training.config import Spec
-from tasks.training.out_of_memory import go_smaller, is_out_of_memory, let_go
+from tasks.training.device.out_of_memory import go_smaller, is_out_of_memory, let_go
 from tasks.training.outputs import collect, finish, keep, save
-from tasks.training.processes import ALONE, Processes
-from tasks.training.recovery import BAD_STEPS_IN_A_ROW, MOST_ROLLBACKS, record
-from tasks.training.restart import LostOthers
-from tasks.training.schedule import learning_rate
+from tasks.training.process.processes import ALONE, Processes
+from tasks.training.process.restart import LostOthers
 from tasks.training.segment import Segment, open_segment, same_weights
+from tasks.training.spec import Spec
+from tasks.training.state import checkpoint as checkpoints
+from tasks.training.state.recovery import BAD_STEPS_IN_A_ROW, MOST_ROLLBACKS, record
+from tasks.training.state.work import Say, check_earlier_work, held_alone
 from tasks.training.step import pass_over, take_step
-from tasks.training.work import Say, check_earlier_work, held_alone
+from tasks.training.update.schedule import learning_rate
 
 DONE, RESUMABLE = 0, 75
 """Exit codes; a failure is 1."""

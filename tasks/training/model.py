@@ -18,11 +18,11 @@ import torch.nn.functional as functional
 from torch import Tensor, nn
 
 from storage.errors import ConfigError
-from tasks.training.attention import NAME, Packing, register
-from tasks.training.config import BF16_WEIGHTS, Identity
-from tasks.training.processes import ALONE, Processes
-from tasks.training.recompute import as_mode, checkpoint_layers, to_train
-from tasks.training.sharding import FULL, shard
+from tasks.training.attention import NAME, RowDocuments, register
+from tasks.training.process.processes import ALONE, Processes
+from tasks.training.process.sharding import FULL, shard
+from tasks.training.recompute import checkpoint_layers, to_train
+from tasks.training.spec import BF16_WEIGHTS, SegmentSpec, as_mode
 
 _DROPOUT_SUFFIXES = ("dropout", "pdrop", "dropout_prob", "dropout_rate")
 
@@ -45,7 +45,7 @@ class LanguageModel:
         """Cross-entropy [tokens] in float32 of hidden states [tokens, width] and targets [tokens]; 0 for padding."""
         return self.loss(self.head, hidden, targets)
 
-    def hidden(self, inputs: Tensor, positions: Tensor, packing: Packing) -> Tensor:
+    def hidden(self, inputs: Tensor, positions: Tensor, packing: RowDocuments) -> Tensor:
         """Last hidden states [tokens, width] of one row: inputs and positions [1, tokens]."""
         output = self.body(
             input_ids=inputs, position_ids=positions, attention_mask=None, use_cache=False, packing=packing
@@ -102,7 +102,7 @@ class Shape:
         return 6.0 * self.products * tokens + 6.0 * self.layers * self.attention_width * squared_lengths
 
 
-def read_config(start: Path, identity: Identity) -> Any:
+def read_config(start: Path, identity: SegmentSpec) -> Any:
     """The model's configuration with the dropout of the specification. Raises ConfigError."""
     from transformers import AutoConfig
 
@@ -125,7 +125,7 @@ def read_config(start: Path, identity: Identity) -> Any:
 
 
 def load_model(
-    start: Path, config: Any, identity: Identity, execution: dict[str, Any], processes: Processes = ALONE
+    start: Path, config: Any, identity: SegmentSpec, execution: dict[str, Any], processes: Processes = ALONE
 ) -> LanguageModel:
     """Load an export's or trunk's weights and check that the model keeps packed documents apart.
 
@@ -222,7 +222,7 @@ def _logits(model: LanguageModel, ids: Tensor, lengths: tuple[int, ...]) -> Tens
         hidden = model.hidden(
             ids.unsqueeze(0).to(model.device),
             positions.unsqueeze(0).to(model.device),
-            Packing.of(lengths, model.device),
+            RowDocuments.of(lengths, model.device),
         )
         logits: Tensor = model.head(hidden).float()
         return logits

@@ -11,13 +11,13 @@ from pathlib import Path
 
 from torch import Tensor
 
-from tasks.training import checkpoint as checkpoints
-from tasks.training import export as exports
-from tasks.training.average import AVERAGE
-from tasks.training.journal import read_journal, write_tables
-from tasks.training.optimizer import optimizer_tensors
+from tasks.training.process.sharding import whole_on_first
 from tasks.training.segment import Segment
-from tasks.training.sharding import whole_on_first
+from tasks.training.state import checkpoint as checkpoints
+from tasks.training.state import export as exports
+from tasks.training.state.average import AVERAGE
+from tasks.training.state.journal import read_journal, write_tables
+from tasks.training.update.optimizer import optimizer_tensors
 
 
 def save(segment: Segment) -> None:

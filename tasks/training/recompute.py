@@ -19,12 +19,11 @@ import torch
 from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
 
 from storage.errors import ConfigError
-from tasks.training.config import CHECKPOINTING
 
 NONE: Final = "none"
 SELECTIVE: Final = "selective"
 FULL: Final = "full"
-MODES: Final = CHECKPOINTING
+MODES: Final = (NONE, SELECTIVE, FULL)
 """In the order of what they keep, most first; also from the fastest to the slowest."""
 
 _PRODUCTS = ("aten::mm", "aten::addmm", "mkldnn::_linear_pointwise")
@@ -34,11 +33,6 @@ _ATTENTION = (
     "torch_attn::_varlen_attn",
     "onward::attention_by_bounds",
 )
-
-
-def as_mode(value: Any) -> Any:
-    """A mode of what a specification or an earlier execution.json says: true is `full`, false `none`."""
-    return {True: FULL, False: NONE}[value] if isinstance(value, bool) else value
 
 
 def selective_contexts() -> tuple[Any, Any]:

@@ -15,25 +15,25 @@ import torch
 
 from storage.code import project_digest
 from storage.errors import ConfigError
-from tasks.training import checkpoint as checkpoints
-from tasks.training import execution as executions
-from tasks.training import export as exports
-from tasks.training.activations import counter
-from tasks.training.average import AVERAGE, RunningSum
-from tasks.training.checkpoint import Checkpoint
-from tasks.training.config import Identity, Spec
 from tasks.training.data import Corpus
+from tasks.training.device import execution as executions
+from tasks.training.device.activations import counter
 from tasks.training.feed import Feed, FixedSize
-from tasks.training.journal import Journal, journal_holds
 from tasks.training.model import LanguageModel, Shape, load_model, read_config, shape_of
-from tasks.training.optimizer import load_optimizer_tensors, make_optimizer, optimizer_tensors
-from tasks.training.overlap import Reduction
-from tasks.training.processes import Processes
-from tasks.training.pull import base_weights
-from tasks.training.recovery import Recovery, read_recovery
-from tasks.training.sharding import FULL
-from tasks.training.work import Say
-from tasks.training.writer import Writer
+from tasks.training.process.overlap import Reduction
+from tasks.training.process.processes import Processes
+from tasks.training.process.sharding import FULL
+from tasks.training.spec import Identity, Spec
+from tasks.training.state import checkpoint as checkpoints
+from tasks.training.state import export as exports
+from tasks.training.state.average import AVERAGE, RunningSum
+from tasks.training.state.checkpoint import Checkpoint
+from tasks.training.state.journal import Journal, journal_holds
+from tasks.training.state.recovery import Recovery, read_recovery
+from tasks.training.state.work import Say
+from tasks.training.state.writer import Writer
+from tasks.training.update.optimizer import load_optimizer_tensors, make_optimizer, optimizer_tensors
+from tasks.training.update.pull import base_weights
 
 
 @dataclass
@@ -126,7 +126,7 @@ def open_segment(spec: Spec, say: Say, processes: Processes) -> Segment:
         progress = _resume(found, identity, model, optimizer, processes)
     journal = writer = None
     if processes.first:
-        journal = Journal(lines, found.state["journal"] if found else None, spec.execution.log_every)
+        journal = Journal(lines, found.state["journal"] if found else None)
         step = found.step if found else None
         writer = Writer(work / "checkpoints", spec.execution.keep_last, step, say)
     groups = processes.tell(read_recovery(work).groups if processes.first else None)

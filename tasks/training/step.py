@@ -18,14 +18,13 @@ import torch
 from torch import Tensor
 
 from tasks.training.data import MicroBatch
-from tasks.training.feed import Row
-from tasks.training.optimizer import prepare_step
-from tasks.training.processes import Processes
-from tasks.training.recovery import BAD_STEPS_IN_A_ROW
-from tasks.training.recovery import Row as JournalRow
-from tasks.training.schedule import learning_rate
+from tasks.training.feed import DeviceBatch
+from tasks.training.process.processes import Processes
+from tasks.training.process.sharding import clip_gradients, keep_pace
 from tasks.training.segment import Segment
-from tasks.training.sharding import clip_gradients, keep_pace
+from tasks.training.state.recovery import BAD_STEPS_IN_A_ROW, JournalRow
+from tasks.training.update.optimizer import prepare_step
+from tasks.training.update.schedule import learning_rate
 
 
 def take_step(segment: Segment) -> None:
@@ -41,8 +40,7 @@ def take_step(segment: Segment) -> None:
         last = index == segment.feed.count
         losses.append((row.batch, _forward_backward(segment, row, targets, last)))
     _add_up(segment)
-    clip = identity.optimizer.clip or math.inf
-    norms = clip_gradients(segment.model.whole.parameters(), clip, processes)
+    norms = clip_gradients(segment.model.whole.parameters(), identity.optimizer.clip, processes)
     norm, hosted = _fetched(norms, losses)  # the one time that the host waits for the device
     squared, sums, counts = _of_the_batch(hosted, len(segment.corpus.sources), processes)
     loss = float(sums.sum() / targets)
@@ -82,7 +80,7 @@ def _add_up(segment: Segment) -> None:
     processes.add_up(segment.model.whole.parameters())
 
 
-def _forward_backward(segment: Segment, row: Row, targets: int, last: bool) -> Tensor:
+def _forward_backward(segment: Segment, row: DeviceBatch, targets: int, last: bool) -> Tensor:
     """Add the gradient of (sum of losses / `targets`) of one row; returns its losses [tokens], float32.
 
     The head and the loss run over chunks of tokens, backward at once, so that the logits of one chunk alone are

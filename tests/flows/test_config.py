@@ -6,24 +6,24 @@ from pathlib import Path
 
 import pytest
 import yaml
-from pydantic import BaseModel
+from pydantic import TypeAdapter
 
 from flows.config import RunConfig, known_keys, load_config, parse_config
 from storage.errors import ConfigError
-from storage.settings import identity_of, role_of
+from storage.settings import Section, identity_of, role_of, types_of
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 
 
-def sections(model: type[BaseModel], seen: set[type]) -> set[type]:
+def sections(model: type[Section], seen: set[type]) -> set[type]:
     """All configuration sections reachable from a model."""
     from flows.config import _sections
 
     if model not in seen:
         seen.add(model)
-        for field in model.model_fields.values():
-            for below, _ in _sections(field.annotation):
+        for annotation in types_of(model).values():
+            for below, _ in _sections(annotation):
                 sections(below, seen)
     return seen
 
@@ -32,9 +32,10 @@ def test_every_field_of_every_section_is_identity_or_execution():
     found = sections(RunConfig, set())
     assert len(found) > 12
     for model in found:
-        for field in model.model_fields:
+        described = TypeAdapter(model).json_schema()["properties"]
+        for field in types_of(model):
             assert role_of(model, field) in ("identity", "execution")
-            assert model.model_fields[field].description, f"{model.__name__}.{field} has no description"
+            assert described[field].get("description"), f"{model.__name__}.{field} has no description"
 
 
 def minimal(**over) -> dict:
@@ -52,6 +53,27 @@ def minimal(**over) -> dict:
             node = node.setdefault(step, {})
         node[last] = value
     return raw
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"optimizer": {"betas": [0.9, 1.0]}}, r"training\.optimizer\.betas\[1\]: .* less than 1"),
+        ({"optimizer": {"betas": [-0.1, 0.9]}}, r"training\.optimizer\.betas\[0\]: .* equal to 0"),
+        ({"optimizer": {"eps": float("inf")}}, r"training\.optimizer\.eps: .* finite"),
+        (
+            {"optimizer": {"esp": 1e-8}},
+            r"training\.optimizer\.esp: unknown key; did you mean training\.optimizer\.eps",
+        ),
+        ({"keep_every_tokens": 0}, r"training\.keep_every_tokens: .* greater than 0"),
+        ({"execution": {"micro_batch": 0}}, r"training\.execution\.micro_batch: .* equal to 1"),
+        ({"execution": {"threads": 10**9}}, r"training\.execution\.threads: .* equal to 4096"),
+        ({"execution": {"nodes": 2}}, r"training\.execution\.rendezvous must be host:port"),
+    ],
+)
+def test_what_the_trainer_would_refuse_the_configuration_refuses_by_the_same_bounds(changes, named):
+    with pytest.raises(ConfigError, match=named):
+        parse_config(minimal(**{f"training__{key}": value for key, value in changes.items()}))
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)

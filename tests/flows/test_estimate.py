@@ -15,11 +15,12 @@ from flows.dag.plan import PlanRow, render
 from flows.runs.checks import advice
 from flows.runs.estimate import ASSUMED_MFU, with_estimates
 from storage.errors import ConfigError
-from tasks.training import memory
-from tasks.training.activations import counter
-from tasks.training.config import Execution, parse_spec
-from tasks.training.execution import resolve
+from tasks.training.device import memory
+from tasks.training.device.activations import counter
+from tasks.training.device.execution import resolve
 from tasks.training.model import read_config, shape_of
+from tasks.training.read_spec import parse_spec
+from tasks.training.spec import Execution
 from tests.tasks.training.helpers import World, llama_config, make_corpus, make_tokenizer
 
 SMOLLM = {

@@ -14,7 +14,8 @@ from servers import ROOT
 from flows.config import load_config, parse_config
 from flows.entrypoints import evaluate, pretrain
 from flows.ui.form import form_schema, form_values
-from storage.settings import count_text, parse_count, parse_seconds, seconds_text
+from storage.counts import count_text, parse_count
+from storage.units import parse_seconds, seconds_text
 
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 SCHEMA = form_schema(pretrain)
@@ -188,6 +189,9 @@ def test_what_the_form_lets_through_is_a_configuration(field, value):
             "config.training.execution.checkpoint_every",
         ),
         ("config.training.execution.threads", 0, "config.training.execution.threads"),
+        ("config.training.execution.threads", 10**9, "config.training.execution.threads"),
+        ("config.training.optimizer.betas", [0.9, 1.0], "config.training.optimizer.betas[1]"),
+        ("config.training.keep_every_tokens", 0, "config.training.keep_every_tokens"),
         ("config.training.schedule", {"kind": "cosine"}, "config.training.schedule.kind"),
         ("config.training.schedule.decay_fraction", 2, "config.training.schedule.decay_fraction"),
         ("config.corpus.holdout_fraction", 0.9, "config.corpus.holdout_fraction"),

@@ -9,7 +9,8 @@ from runs import run_with
 
 from flows.dag.rounds import averaging, decay_schedule, rounds_of, short_count, trunk_schedule
 from storage.errors import ConfigError
-from tasks.models.config import AverageConfig, SegmentAverage
+from tasks.models.config import AveragePlan
+from tasks.training.spec import Average
 
 
 @given(st.lists(st.integers(10_000, 10**7), min_size=2, max_size=4, unique=True), st.floats(0, 0.5))
@@ -52,14 +53,14 @@ def test_short_names_of_counts():
 
 
 def averaged(run, checkpoints, every_tokens):
-    average = AverageConfig(checkpoints=checkpoints, every_tokens=every_tokens)
+    average = AveragePlan(checkpoints=checkpoints, every_tokens=every_tokens)
     return run.model_copy(update={"training": run.training.model_copy(update={"average": average})})
 
 
 def test_an_average_is_counted_in_steps_and_must_fit_every_round():
     run = run_with([409_600, 819_200])  # branches of 10 and 20 steps of 4,096 tokens
     assert averaging(run) is None
-    assert averaging(averaged(run, 4, 12_000)) == SegmentAverage(checkpoints=4, every_steps=3)
+    assert averaging(averaged(run, 4, 12_000)) == Average(checkpoints=4, every_steps=3)
     assert rounds_of(averaged(run, 4, 12_000)) == rounds_of(run)
     with pytest.raises(
         ConfigError, match=r"training\.average: 6 weights 2 steps apart span 10 .* of 409\.6K has 10"

@@ -67,7 +67,7 @@ def test_more_processes_than_sequences_are_refused_before_any_work(tmp_path: Pat
     config = write_config(tmp_path, training__execution={**TWO, "processes": 5})
     answer = onward(tmp_path, "run", config)
     assert answer.returncode == 2
-    assert "a step has only 4 sequences" in answer.stderr
+    assert "for 4 sequences a step" in answer.stderr
     lonely = write_config(tmp_path, training__execution={**TWO, "nodes": 2})
     answer = onward(tmp_path, "run", lonely)
     assert answer.returncode == 2

@@ -15,7 +15,7 @@ import numpy as np
 import psutil
 
 from tasks.models import trainer
-from tasks.training import launch
+from tasks.training.process import launch
 from tests.tasks.training.helpers import World
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -73,7 +73,7 @@ class World:
                 "shards": {digest: str(path) for digest, path in self.shards.items()},
                 "work": str(work),
             },
-            "execution": {"device": "cpu", "micro_batch": 2, "threads": 1, "checkpoint_every": 0.0},
+            "execution": {"device": "cpu", "micro_batch": 2, "threads": 1, "checkpoint_every": 1e-9},
             "parent_fd": None,
         }
         for dotted, value in changes.items():
@@ -195,8 +195,8 @@ def make_tokenizer(path: Path) -> Path:
 
 def run_here(spec: dict[str, Any], stop: Callable[[], bool] = lambda: False) -> tuple[int, list[str]]:
     """Train in this process; (exit code, what it said)."""
-    from tasks.training.config import parse_spec
     from tasks.training.loop import train
+    from tasks.training.read_spec import parse_spec
 
     said: list[str] = []
     return train(parse_spec(spec), stop, said.append), said

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from storage.errors import ConfigError
-from tasks.training.processes import Processes, is_shard, join_processes, mark_of
+from tasks.training.process.processes import Processes, is_shard, join_processes, mark_of
 from tests.tasks.training.helpers import VOCABULARY, llama_config
 
 TOKENS = 20
@@ -54,8 +54,8 @@ def check_methods(processes: Processes) -> None:
 
 def check_overlap(processes: Processes) -> None:
     """Added up beside the last backward, after two rows here and three there: every bit of adding up afterwards."""
-    from tasks.training import overlap
     from tasks.training.attention import register
+    from tasks.training.process import overlap
 
     torch.use_deterministic_algorithms(True)
     torch.set_num_threads(1)
@@ -109,9 +109,9 @@ def check_shards(processes: Processes) -> None:
 
 def compare(processes: Processes, config: Any, mode: str, precision: str) -> None:
     """Gradients, norm, update and what is gathered, of one step over ROWS rows."""
+    from tasks.training.process.sharding import alike, clip_gradients, keep_pace, whole_on_first
+    from tasks.training.process.sharding import shared_out as part_of
     from tasks.training.recompute import checkpoint_layers
-    from tasks.training.sharding import alike, clip_gradients, keep_pace, whole_on_first
-    from tasks.training.sharding import shared_out as part_of
 
     torch.manual_seed(1)
     whole = made(config)
@@ -165,11 +165,11 @@ def gathered(model: nn.Module, what: str) -> Iterator[tuple[str, Tensor]]:
 
 def backward(model: Any, row: Tensor, reduction: Any = None) -> None:
     """One row as step.py takes it: the head by itself, then the body."""
-    from tasks.training.attention import Packing
+    from tasks.training.attention import RowDocuments
 
     with model.autocast():
         positions = torch.arange(TOKENS).unsqueeze(0)
-        hidden = model.hidden(row.unsqueeze(0), positions, Packing.of((TOKENS,), model.device))
+        hidden = model.hidden(row.unsqueeze(0), positions, RowDocuments.of((TOKENS,), model.device))
     part = hidden.detach().requires_grad_(True)
     with model.autocast():
         losses = model.losses(part, row)
@@ -198,7 +198,7 @@ def halves(whole: Any, precision: str) -> Any:
 
 def shared_out(whole: Any, precision: str, processes: Processes) -> Any:
     """The same, its layers shared out."""
-    from tasks.training.sharding import shard
+    from tasks.training.process.sharding import shard
 
     shard(whole, whole.base_model, torch.device("cpu"), processes)
     return halves(whole, precision)

@@ -14,9 +14,9 @@ import numpy as np
 
 from storage.packing import Pieces, ShardEntry, write_manifest
 from storage.tokens import write_shard
-from tasks.training.config import parse_spec
 from tasks.training.data import Corpus
 from tasks.training.feed import Feed
+from tasks.training.read_spec import parse_spec
 from tests.tasks.training.helpers import TOKENIZER, World
 
 TOKENS, LENGTH, PER_STEP = 160_000_000, 4096, 64

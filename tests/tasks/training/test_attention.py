@@ -25,9 +25,10 @@ from transformers import (
 
 from storage.errors import ConfigError
 from tasks.training import attention
-from tasks.training.attention import Packing, packed_attention
-from tasks.training.config import Identity, parse_spec
+from tasks.training.attention import RowDocuments, packed_attention
 from tasks.training.model import LanguageModel, load_model, read_config
+from tasks.training.read_spec import parse_spec
+from tasks.training.spec import Identity
 from tests.tasks.training.helpers import VOCABULARY, World, llama_config, save_model
 
 SMALL: dict[str, Any] = {
@@ -63,7 +64,7 @@ def load(world: World, path: Path, compiled: bool = False, **identity: Any) -> L
 def logits(model: LanguageModel, ids: torch.Tensor, lengths: tuple[int, ...]) -> torch.Tensor:
     positions = torch.cat([torch.arange(length) for length in lengths])
     with torch.no_grad(), model.autocast():
-        packing = Packing.of(lengths, torch.device("cpu"))
+        packing = RowDocuments.of(lengths, torch.device("cpu"))
         return model.head(model.hidden(ids[None], positions[None], packing)).float()
 
 
@@ -97,7 +98,7 @@ def test_in_a_row_of_fixed_size_a_document_is_as_if_alone(world: World, tmp_path
     model = load(world, tmp_path)
     ids, positions, lengths = random_row(1, 96, 48)
     with torch.no_grad():
-        packing = Packing.of_fixed_size(lengths, 40, 48)
+        packing = RowDocuments.of_fixed_size(lengths, 40, 48)
         packed = model.head(model.hidden(ids[None], positions[None], packing))
         plain = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
         alone = torch.cat([plain(part[None]).logits[0] for part in ids.split(list(lengths))])
@@ -106,7 +107,11 @@ def test_in_a_row_of_fixed_size_a_document_is_as_if_alone(world: World, tmp_path
 
 def gradients(model: LanguageModel, seed: int, fixed: bool) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     ids, positions, lengths = random_row(seed, 96, 48)
-    packing = Packing.of_fixed_size(lengths, 96, 48) if fixed else Packing.of(lengths, torch.device("cpu"))
+    packing = (
+        RowDocuments.of_fixed_size(lengths, 96, 48)
+        if fixed
+        else RowDocuments.of(lengths, torch.device("cpu"))
+    )
     with model.autocast():
         losses = model.losses(model.hidden(ids[None], positions[None], packing), ids.roll(-1))
     losses.sum().backward()
@@ -142,7 +147,7 @@ def test_compiled_once_it_is_the_same_however_documents_fall(
 def test_the_operator_over_bounds_is_attention_by_document(precision: torch.dtype) -> None:
     torch.manual_seed(0)
     rows = [torch.randn(1, 4, 40, 8, dtype=precision, requires_grad=True) for _ in range(3)]
-    packing = Packing.of_fixed_size((17, 1, 22), 9, 24)
+    packing = RowDocuments.of_fixed_size((17, 1, 22), 9, 24)
     assert packing.bounds is not None and packing.bounds.tolist() == [0, 17, 18, 40, 40, 40, 40, 40, 40, 40]
     wanted, out = (
         attention._by_document(*rows, packing, 0.3, 0.0),
@@ -185,7 +190,7 @@ def test_the_kernel_of_a_gpu_is_in_the_one_graph(
             position_ids=positions[None],
             attention_mask=None,
             use_cache=False,
-            packing=Packing.of_fixed_size(lengths, 40, 48),
+            packing=RowDocuments.of_fixed_size(lengths, 40, 48),
         )
     calls = [str(node.target) for node in graphs[0].graph.nodes if "varlen_attn" in str(node.target)]
     assert len(graphs) == 1 and len(calls) == 2
@@ -202,9 +207,9 @@ def test_on_a_gpu_a_document_is_as_if_alone(world: World, tmp_path: Path, family
         model = load_model(tmp_path, read_config(tmp_path, identity), identity, execution)
         ids, positions, lengths = random_row(1, 96, 48)
         packing = (
-            Packing.of_fixed_size(lengths, 40, 48).to(model.device)
+            RowDocuments.of_fixed_size(lengths, 40, 48).to(model.device)
             if fixed
-            else Packing.of(lengths, model.device)
+            else RowDocuments.of(lengths, model.device)
         )
         plain = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
         with torch.no_grad():
@@ -232,10 +237,13 @@ def test_documents_of_one_length_share_a_call_exactly() -> None:
     torch.manual_seed(0)
     query, key, value = (torch.randn(1, heads, 24, 8, requires_grad=True) for heads in (4, 2, 2))
     module = torch.nn.Module()
-    shared, _ = packed_attention(module, query, key, value, None, packing=Packing((8, 8, 8), None, 8))
+    shared, _ = packed_attention(module, query, key, value, None, packing=RowDocuments((8, 8, 8), None, 8))
     single = [
         packed_attention(
-            module, *(t[:, :, at : at + 8] for t in (query, key, value)), None, packing=Packing((8,), None, 8)
+            module,
+            *(t[:, :, at : at + 8] for t in (query, key, value)),
+            None,
+            packing=RowDocuments((8,), None, 8),
         )
         for at in (0, 8, 16)
     ]
@@ -297,7 +305,7 @@ def test_a_model_that_cannot_keep_documents_apart_is_refused(world: World, tmp_p
 
 def test_a_mask_is_refused() -> None:
     row = torch.randn(1, 4, 8, 8)
-    packing = Packing((8,), None, 8)
+    packing = RowDocuments((8,), None, 8)
     with pytest.raises(ConfigError, match="mask"):
         packed_attention(torch.nn.Module(), row, row, row, torch.ones(1, 1, 8, 8), packing=packing)
     with pytest.raises(ConfigError, match="did not reach"):
@@ -348,10 +356,10 @@ def test_the_kernel_of_each_version_is_called_as_it_wants(
     query, key, value = (torch.randn(1, heads, 10, 8) for heads in (4, 2, 2))
     lengths = (5, 2, 3)
     plain, _ = packed_attention(
-        torch.nn.Module(), query, key, value, None, 0.3, packing=Packing(lengths, None, 5)
+        torch.nn.Module(), query, key, value, None, 0.3, packing=RowDocuments(lengths, None, 5)
     )
     monkeypatch.setattr(attention, "VARLEN", (kernel, frozenset(inspect.signature(kernel).parameters)))
-    packing = Packing(lengths, torch.tensor([0, 5, 7, 10], dtype=torch.int32), 5)
+    packing = RowDocuments(lengths, torch.tensor([0, 5, 7, 10], dtype=torch.int32), 5)
     out = attention._by_varlen(query, key, value, packing, 0.3)
     torch.testing.assert_close(out, plain, rtol=1e-5, atol=1e-5)
     on_gpu = torch.empty(1, 4, 10, 8, dtype=torch.bfloat16, device="meta")

@@ -12,9 +12,9 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from storage.errors import ConfigError, DamagedArtifact
-from tasks.training.average import AVERAGE, RunningSum, averaged_steps
-from tasks.training.config import parse_spec
 from tasks.training.loop import DONE, RESUMABLE
+from tasks.training.read_spec import parse_spec
+from tasks.training.state.average import AVERAGE, RunningSum, averaged_steps
 from tests.tasks.training.helpers import World, after_calls, outputs, run_here
 
 AVERAGED: dict[str, Any] = {"identity__average": {"checkpoints": 3, "every_steps": 2}}
@@ -40,7 +40,7 @@ def test_the_steps_are_counted_back_from_the_last(world: World, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"identity__average": {"checkpoints": 3, "every_steps": 4}}, "span 8 steps, and this segment has 8"),
+        ({"identity__average": {"checkpoints": 3, "every_steps": 4}}, "span 8 steps, but this segment has 8"),
         ({"identity__average": {"checkpoints": 1, "every_steps": 4}}, r"average\.checkpoints"),
         ({"identity__average": {"checkpoints": 2, "every_steps": 0}}, r"average\.every_steps"),
         ({"identity__average": {"checkpoints": 2}}, r"average\.every_steps is missing"),

@@ -18,8 +18,8 @@ import torch
 from storage.errors import BadInput, ConfigError, DamagedArtifact
 from storage.packing import PackingManifest
 from storage.tokens import TokenShard
-from tasks.training.config import parse_spec
 from tasks.training.data import Corpus
+from tasks.training.read_spec import parse_spec
 from tests.tasks.training.helpers import PER_STEP, SEQUENCE, TOKENIZER, VOCABULARY, World, write_shards
 
 

@@ -13,10 +13,12 @@ import pytest
 from transformers import GPT2Config
 
 from storage.errors import ConfigError
-from tasks.training import execution, memory
-from tasks.training.activations import Activations
-from tasks.training.config import Execution, Identity, parse_spec
+from tasks.training.device import execution, memory
+from tasks.training.device.activations import Activations
 from tasks.training.model import Shape, shape_of
+from tasks.training.read_spec import parse_spec
+from tasks.training.recompute import MODES
+from tasks.training.spec import Execution, Identity
 from tests.tasks.training.helpers import World, llama_config
 
 SMOLLM = Shape(134_515_008, 134_515_008, 30, 576, 1536, 576, 49_152, 28_311_552)
@@ -56,8 +58,8 @@ def test_what_is_asked_for_is_not_counted(world: World, tmp_path: Path) -> None:
         raise AssertionError(mode)
 
     identity = parse_spec(world.spec(tmp_path)).identity
-    for given, mode in ((True, "full"), (False, "none"), ("selective", "selective")):
-        asked = Execution(device="cpu", micro_batch=3, gradient_checkpointing=given)
+    for mode in MODES:
+        asked = Execution(device="cpu", micro_batch=3, gradient_checkpointing=mode)
         found = execution.resolve(asked, SMOLLM, identity, count=never)
         assert (found["micro_batch"], found["gradient_checkpointing"]) == (3, mode)
 
@@ -93,7 +95,7 @@ def test_deterministic_kernels_are_asked_for_before_cuda_computes() -> None:
     # no GPU is needed to see what is set: in a process of its own, since torch keeps it
     program = (
         "import os, torch\n"
-        "from tasks.training import execution\n"
+        "from tasks.training.device import execution\n"
         "torch.cuda.set_device = lambda device: None\n"
         "of = {'device': 'cuda', 'threads': 1, 'deterministic': %s}\n"
         "execution.apply(of)\n"

@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from storage.errors import ConfigError
-from tasks.training.config import parse_spec
 from tasks.training.loop import DONE, RESUMABLE
+from tasks.training.read_spec import parse_spec
 from tests.tasks.training.conftest import Start
 from tests.tasks.training.groups import losses, started
 from tests.tasks.training.groups import train as train_together
@@ -204,7 +204,7 @@ def test_two_processes_round_alike(world: World, tmp_path: Path) -> None:
         ),
         ({"identity__optimizer__stochastic_rounding": True}, r"stochastic_rounding must be false"),
         ({"identity__optimizer__states": "4bit"}, r"optimizer\.states must be fp32 or 8bit"),
-        ({"identity__optimizer__pull_to_base": -1.0}, r"pull_to_base must not be negative"),
+        ({"identity__optimizer__pull_to_base": -1.0}, r"pull_to_base must be at least 0"),
         ({"identity__optimizer__pull_to_base": 1.0}, r"identity\.base names the model"),
         ({"identity__base": {"digest": "b"}, "paths__base": "b"}, r"identity\.base names the model"),
         (
@@ -217,7 +217,7 @@ def test_two_processes_round_alike(world: World, tmp_path: Path) -> None:
                 "identity__base": {"digest": "b"},
                 "paths__base": "b",
             },
-            r"times the peak rate must be at most 1",
+            r"times training.learning_rate must be at most 1",
         ),
     ],
 )

@@ -102,7 +102,7 @@ def test_killed_while_it_writes(
     moment: str,
 ) -> None:
     work = tmp_path / "work"
-    spec = world.spec(work, **CHANGES, execution__checkpoint_every=0.05)
+    spec = world.spec(work, **CHANGES, execution__checkpoint_every=1e-95)
     for _ in range(2):
         process = start_trainer(spec)
         wait_for(lambda: list(work.glob(moment)), process)
@@ -111,9 +111,9 @@ def test_killed_while_it_writes(
     assert outputs(work) == undisturbed("fp32")
 
 
-CHECKPOINT = "tasks.training.checkpoint"
+CHECKPOINT = "tasks.training.state.checkpoint"
 PHASES = {  # of the third checkpoint; each writes two files of tensors and hashes three
-    "before the journal is durable": Death("tasks.training.journal", "Journal.sync", 3),
+    "before the journal is durable": Death("tasks.training.state.journal", "Journal.sync", 3),
     "half of the weights are written": Death(CHECKPOINT, "save_file", 5, "half"),
     "the optimizer's state is not": Death(CHECKPOINT, "save_file", 6),
     "nothing is hashed": Death(CHECKPOINT, "sha256_file", 7),
@@ -239,10 +239,10 @@ def test_a_failure_is_exit_code_one_with_its_reason(
 
     path = tmp_path / "spec.json"
     path.write_text(json.dumps(world.spec(tmp_path / "work", identity__precision="fp8")))
-    monkeypatch.setattr("tasks.training.stop.Stop.on_signals", lambda _: None)
+    monkeypatch.setattr("tasks.training.process.stop.Stop.on_signals", lambda _: None)
     assert main([str(path)]) == 1
     assert main([]) == 2
-    assert "identity.precision must be bf16 or fp32" in capfd.readouterr().err
+    assert "identity.precision must be bf16, fp32 or bf16_weights" in capfd.readouterr().err
 
 
 def test_a_full_disk_is_said_plainly(
@@ -250,15 +250,15 @@ def test_a_full_disk_is_said_plainly(
 ) -> None:
     from safetensors import SafetensorError
 
-    from tasks.training import checkpoint
     from tasks.training.__main__ import main
+    from tasks.training.state import checkpoint
 
     def full(*_: Any) -> None:
         raise SafetensorError("I/O error: No space left on device (os error 28)")
 
     path = tmp_path / "spec.json"
     path.write_text(json.dumps(world.spec(tmp_path / "work")))
-    monkeypatch.setattr("tasks.training.stop.Stop.on_signals", lambda _: None)
+    monkeypatch.setattr("tasks.training.process.stop.Stop.on_signals", lambda _: None)
     with monkeypatch.context() as context:
         context.setattr(checkpoint, "save_file", full)
         assert main([str(path)]) == 1

@@ -17,10 +17,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from storage.errors import ConfigError, StageFailed
 from tasks.training import loop
 from tasks.training import step as steps
-from tasks.training.config import parse_spec
 from tasks.training.data import Corpus
-from tasks.training.optimizer import split_parameters
-from tasks.training.schedule import learning_rate
+from tasks.training.read_spec import parse_spec
+from tasks.training.update.optimizer import split_parameters
+from tasks.training.update.schedule import learning_rate
 from tests.tasks.training.helpers import (
     VOCABULARY,
     World,
@@ -140,7 +140,7 @@ def test_a_small_loss_chunk_gives_the_same_gradient(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain = weights(run(world, tmp_path / "plain", identity__last_step=2))
-    monkeypatch.setattr("tasks.training.memory.Device.loss_chunk", lambda device, vocabulary: 16)
+    monkeypatch.setattr("tasks.training.device.memory.Device.loss_chunk", lambda device, vocabulary: 16)
     for name, tensor in weights(run(world, tmp_path / "chunks", identity__last_step=2)).items():
         torch.testing.assert_close(tensor, plain[name], rtol=1e-3, atol=1e-4)
 

@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, GPT2Config, GPTNeoXConfig, OPTConfig
 
-from tasks.training import memory
-from tasks.training.activations import Activations, count_activations
-from tasks.training.attention import NAME, Packing, register
-from tasks.training.config import AUTO, Identity, parse_spec
-from tasks.training.memory import Device, Step, choose
+from tasks.training.attention import NAME, RowDocuments, register
+from tasks.training.device import memory
+from tasks.training.device.activations import Activations, count_activations
+from tasks.training.device.memory import Device, Step, choose
+from tasks.training.read_spec import parse_spec
 from tasks.training.recompute import MODES, checkpoint_layers, to_train
+from tasks.training.spec import AUTO, Identity
 from tests.tasks.training.helpers import VOCABULARY, World, llama_config, outputs, run_here
 from tests.tasks.training.test_execution import SMOLLM, counted
 
@@ -68,7 +69,7 @@ def forward(whole: Any, precision: str, lengths: tuple[int, ...]) -> Tensor:
     torch.manual_seed(2)
     ids = torch.randint(0, VOCABULARY, (1, sum(lengths)))
     positions = torch.cat([torch.arange(length) for length in lengths]).unsqueeze(0)
-    packing = Packing.of(lengths, torch.device("cpu"))
+    packing = RowDocuments.of(lengths, torch.device("cpu"))
     autocast = (
         torch.autocast("cpu", dtype=torch.bfloat16) if precision == "bf16" else contextlib.nullcontext()
     )

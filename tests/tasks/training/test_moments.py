@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.training.moments import BLOCK, _nearest, blocks, dequantise, quantise, values_of
+from tasks.training.update.moments import BLOCK, _nearest, blocks, dequantise, quantise, values_of
 
 
 def meaning(byte: int, signed: bool) -> float:

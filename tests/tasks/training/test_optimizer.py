@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from transformers import LlamaForCausalLM
 
 from storage.errors import ConfigError, DamagedArtifact
-from tasks.training.adamw import FrugalAdamW
-from tasks.training.config import Identity, parse_spec
-from tasks.training.optimizer import (
+from tasks.training.read_spec import parse_spec
+from tasks.training.spec import Identity
+from tasks.training.update.adamw import FrugalAdamW
+from tasks.training.update.optimizer import (
     bytes_per_parameter,
     load_optimizer_tensors,
     make_optimizer,
@@ -110,7 +111,7 @@ def test_pieces_of_large_parameters_are_updated_alike(
     settings = changed(identity, states="8bit")
     whole = small_model()
     train(whole, make_optimizer(whole, settings), 10)
-    monkeypatch.setattr("tasks.training.adamw._ELEMENTS", 1024)
+    monkeypatch.setattr("tasks.training.update.adamw._ELEMENTS", 1024)
     pieces = small_model()
     train(pieces, make_optimizer(pieces, settings), 10)
     for one, other in zip(whole.parameters(), pieces.parameters(), strict=True):

@@ -19,7 +19,7 @@ from storage.errors import StageFailed
 from tasks.models.train import warnings_of
 from tasks.training import loop
 from tasks.training import step as steps
-from tasks.training.out_of_memory import AT_STEP, go_smaller, is_out_of_memory, smaller
+from tasks.training.device.out_of_memory import AT_STEP, go_smaller, is_out_of_memory, smaller
 from tests.tasks.training.groups import losses, train
 from tests.tasks.training.helpers import (
     World,
@@ -124,7 +124,7 @@ def test_it_goes_on_from_the_newest_checkpoint(
         return plain(segment, *rest)
 
     monkeypatch.setattr(steps, "_forward_backward", hungry)
-    changes = CHANGES | {"execution__checkpoint_every": 0.0}
+    changes = CHANGES | {"execution__checkpoint_every": 1e-9}
     code, said = run_here(world.spec(tmp_path, **changes, execution__micro_batch=SEQUENCES))
     assert code == loop.DONE
     facts = json.loads((tmp_path / "execution.json").read_text())
@@ -244,7 +244,7 @@ def test_of_several_processes_one_leaves_and_all_go_on_smaller(
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{Path(__file__).resolve().parents[3]}")
     work = tmp_path / "work"
     work.mkdir()
-    changes = CHANGES | {"execution__checkpoint_every": 0.0, "execution__micro_batch": 16}
+    changes = CHANGES | {"execution__checkpoint_every": 1e-9, "execution__micro_batch": 16}
     (work / "spec.json").write_text(json.dumps(world.spec(work, **changes)))
     train(work)
     facts = json.loads((work / "execution.json").read_text())

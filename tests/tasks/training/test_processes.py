@@ -22,9 +22,11 @@ import torch
 
 from storage.errors import ConfigError, Interrupted, StageFailed
 from tasks.models import trainer
-from tasks.training import execution, launch, restart
-from tasks.training.config import Execution, parse_spec
-from tasks.training.processes import ALONE, Processes, mark_of
+from tasks.training.device import execution
+from tasks.training.process import launch, restart
+from tasks.training.process.processes import ALONE, Processes, mark_of
+from tasks.training.read_spec import parse_spec
+from tasks.training.spec import Execution
 from tests.tasks.training.groups import (
     CHANGES,
     ROOT,
@@ -284,16 +286,19 @@ def test_what_would_fail_again_is_not_tried_again(world: World, tmp_path: Path) 
 def test_an_attempt_knows_what_the_one_before_found(tmp_path: Path) -> None:
     spec = tmp_path / "spec.json"
     environment = {"TORCHELASTIC_RUN_ID": "a/b", "TORCHELASTIC_MAX_RESTARTS": "3"}
-    first = restart.Attempt.of(spec, environment)
+    first = restart.TorchrunStart.of(spec, environment)
     assert first.failed_before() is None
     first.fail("first words")
     first.fail("others")
-    second = restart.Attempt.of(spec, environment | {"TORCHELASTIC_RESTART_COUNT": "1"})
+    second = restart.TorchrunStart.of(spec, environment | {"TORCHELASTIC_RESTART_COUNT": "1"})
     assert second.failed_before() == "first words"
     another = environment | {"TORCHELASTIC_RUN_ID": "c", "TORCHELASTIC_RESTART_COUNT": "1"}
-    assert restart.Attempt.of(spec, another).failed_before() is None
-    assert not restart.Attempt.of(spec, {}).launched and restart.Attempt.of(spec, {}).failed_before() is None
-    last = restart.Attempt.of(spec, environment | {"TORCHELASTIC_RESTART_COUNT": "3"})
+    assert restart.TorchrunStart.of(spec, another).failed_before() is None
+    assert (
+        not restart.TorchrunStart.of(spec, {}).launched
+        and restart.TorchrunStart.of(spec, {}).failed_before() is None
+    )
+    last = restart.TorchrunStart.of(spec, environment | {"TORCHELASTIC_RESTART_COUNT": "3"})
     assert last.words(restart.LostOthers("gone.")) == "error: gone."
     assert second.words(restart.LostOthers("gone.")).endswith("(2 of 3 times).")
 

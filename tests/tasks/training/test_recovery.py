@@ -12,7 +12,7 @@ import pytest
 
 from storage.errors import DamagedArtifact, StageFailed
 from tasks.training import loop
-from tasks.training.recovery import RECORD
+from tasks.training.state.recovery import RECORD
 from tests.tasks.training.conftest import Start
 from tests.tasks.training.groups import train
 from tests.tasks.training.helpers import (
@@ -103,7 +103,7 @@ DEATHS = {
     "after the record": Death("tasks.training.loop", "record", 1, "after"),
     "on the way back": Death("tasks.training.loop", "open_segment", 2),
     "while passing over": Death("tasks.training.loop", "pass_over", 3, "after"),
-    "in a checkpoint among the bad steps": Death("tasks.training.checkpoint", "commit_directory", 10),
+    "in a checkpoint among the bad steps": Death("tasks.training.state.checkpoint", "commit_directory", 10),
 }
 
 
@@ -111,7 +111,7 @@ DEATHS = {
 def test_killed_at_any_moment_of_it(
     poisoned: World, tmp_path: Path, expected: dict[str, str], start_trainer: Start, moment: str
 ) -> None:
-    every = 0.0 if "checkpoint" in moment else 1e9
+    every = 1e-9 if "checkpoint" in moment else 1e9
     spec = poisoned.spec(tmp_path / "work", **CHANGES, execution__checkpoint_every=every)
     process = start_trainer(spec, DEATHS[moment])
     process.join(120)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tasks.training.rounding import chance, round_by_chance
+from tasks.training.update.rounding import chance, round_by_chance
 
 CPU = torch.device("cpu")
 

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.training.config import CosineSchedule, WsdSchedule
-from tasks.training.schedule import learning_rate
+from tasks.training.spec import CosineSchedule, WsdSchedule
+from tasks.training.update.schedule import learning_rate
 
 PEAK = 5e-4
 

@@ -18,9 +18,8 @@ from safetensors.torch import load_file
 from storage.errors import ConfigError, StageFailed
 from tasks.models import trainer
 from tasks.models.config import TrainingConfig
-from tasks.training.config import parse_spec
-from tasks.training.processes import Processes
-from tasks.training.sharding import check_sharding
+from tasks.training.combinations import of_sharding, refuse
+from tasks.training.read_spec import parse_spec
 from tests.tasks.training.groups import at_work, in_a_group, losses, ranks_of, started, train, wait_until
 from tests.tasks.training.helpers import World, journal_steps, llama_config, outputs, run_here, save_model
 
@@ -166,8 +165,9 @@ def test_what_cannot_be_shared_out_is_refused_by_name(
 ) -> None:
     spec = parse_spec(world.spec(tmp_path, **(CHANGES | changes)))
     with pytest.raises(ConfigError, match=f"^{field} does not go together with training.execution.sharding"):
-        check_sharding(spec.execution, spec.identity, Processes(0, 2, 0, 2))
-    check_sharding(replace(spec.execution, sharding="none"), spec.identity, Processes(0, 2, 0, 2))
+        refuse(of_sharding(spec.execution, spec.identity.optimizer, spec.identity.precision, 2))
+    whole = replace(spec.execution, sharding="none")
+    assert not list(of_sharding(whole, spec.identity.optimizer, spec.identity.precision, 2))
 
 
 def test_one_process_has_nobody_to_share_with(world: World, tmp_path: Path) -> None:

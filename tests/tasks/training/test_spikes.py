@@ -14,7 +14,7 @@ import torch
 
 from tasks.training import loop
 from tasks.training import step as steps
-from tasks.training.spikes import LEAST, SIGMAS, WINDOW, Spikes
+from tasks.training.state.spikes import LEAST, SIGMAS, WINDOW, Spikes
 from tests.tasks.training.helpers import World, after_calls, outputs, run_here
 
 LOSSES = np.random.default_rng(0).normal(3.0, 0.1, 400)

@@ -134,7 +134,7 @@ def test_resuming_takes_no_more_memory_than_starting(
     heavy = replace(world, export=save_model(wide, tmp_path / "wide"))
     peaks = []
     for last in (3, 6):
-        spec = heavy.spec(tmp_path / "work", identity__last_step=6, execution__checkpoint_every=0.0)
+        spec = heavy.spec(tmp_path / "work", identity__last_step=6, execution__checkpoint_every=1e-9)
         process = start_trainer(spec)
         if last == 3:
             while len(journal_steps_safely(tmp_path / "work")) < 3:

@@ -13,10 +13,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tasks.training import checkpoint as checkpoints
 from tasks.training import loop
-from tasks.training.config import parse_spec
-from tasks.training.writer import Writer
+from tasks.training.read_spec import parse_spec
+from tasks.training.state import checkpoint as checkpoints
+from tasks.training.state.writer import Writer
 from tests.tasks.training.helpers import World, journal_steps, outputs, run_here
 
 
@@ -184,7 +184,7 @@ def test_a_disk_that_is_really_full_is_said_and_costs_nothing_that_was_whole(
     disk = small_disk(kilobytes)
     work, path = disk / "work", tmp_path / "spec.json"
     path.write_text(json.dumps(world.spec(work, execution__keep_last=100)))
-    monkeypatch.setattr("tasks.training.stop.Stop.on_signals", lambda _: None)
+    monkeypatch.setattr("tasks.training.process.stop.Stop.on_signals", lambda _: None)
     assert main([str(path)]) == 1
     assert "the disk is full" in capfd.readouterr().err
     whole = sorted(name.name for name in (work / "checkpoints").glob("step-*"))

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from storage.errors import ConfigError
-from tasks.training.restart import LostOthers, reason_of
+from tasks.training.process.restart import LostOthers, reason_of
 
 _PATIENCE = datetime.timedelta(minutes=30)
 """Longest wait of one for another: while the first reads all shards, or writes what the segment leaves."""

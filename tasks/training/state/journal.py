@@ -18,8 +18,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tasks.training.recovery import BAD_STEPS_IN_A_ROW
-from tasks.training.spikes import WINDOW, Spikes
+from tasks.training.state.recovery import BAD_STEPS_IN_A_ROW
+from tasks.training.state.spikes import WINDOW, Spikes
 
 CLOCK = {
     "seconds": pa.float64(),
@@ -67,7 +67,7 @@ def journal_holds(path: Path, mark: Mapping[str, Any]) -> bool:
 class Journal:
     """journal.jsonl, open for appending after `mark` (None: from the start); what is behind it is cut away."""
 
-    def __init__(self, path: Path, mark: Mapping[str, Any] | None, flush_every: int = 1) -> None:
+    def __init__(self, path: Path, mark: Mapping[str, Any] | None) -> None:
         self._path = path
         self._file = path.open("r+b" if path.exists() else "w+b")
         length = int(mark["bytes"]) if mark else 0
@@ -76,7 +76,6 @@ class Journal:
         self._digest = hashlib.sha256(begin)
         self._file.truncate(length)
         self._file.seek(length)
-        self._flush_every = flush_every
         lines = begin.splitlines()
         self._recent = deque(map(json.loads, lines[-BAD_STEPS_IN_A_ROW:]), BAD_STEPS_IN_A_ROW)
         self._spikes = Spikes(_last_losses(lines))
@@ -95,8 +94,7 @@ class Journal:
         self._file.write(line)
         self._digest.update(line)
         self._rows += 1
-        if self._rows % self._flush_every == 0:
-            self._file.flush()
+        self._file.flush()
 
     def mark(self) -> dict[str, Any]:
         """Name everything so far: bytes, rows, sha256. It is in the file, and durable after `sync`."""

@@ -21,10 +21,10 @@ from torch import Tensor, nn
 
 from storage.atomic import commit_directory, sha256_file, write_bytes
 from storage.errors import ConfigError, DamagedArtifact
-from tasks.training.average import AVERAGE
-from tasks.training.config import Identity
-from tasks.training.processes import is_shard
-from tasks.training.sharding import own_part, shared_out
+from tasks.training.process.processes import is_shard
+from tasks.training.process.sharding import own_part, shared_out
+from tasks.training.spec import Identity
+from tasks.training.state.average import AVERAGE
 
 MODEL, OPTIMIZER, STATE, MANIFEST = (
     "model.safetensors",

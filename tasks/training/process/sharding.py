@@ -19,37 +19,12 @@ import torch
 from torch import Tensor, nn
 
 from storage.errors import ConfigError
-from tasks.training.attention import Packing
-from tasks.training.config import BF16, FP32, Execution, Identity
-from tasks.training.processes import Processes, is_shard
+from tasks.training.attention import RowDocuments
+from tasks.training.process.processes import Processes, is_shard
 
 NONE: Final = "none"
 FULL: Final = "full"
-MODES: Final = (NONE, FULL)
-"""Of `execution.sharding`."""
-
-
-def check_sharding(asked: Execution, identity: Identity, processes: Processes) -> None:
-    """Raises ConfigError unless weights can be shared out: among several, by an update that can be computed in parts."""
-    if asked.sharding == NONE:
-        return
-    if processes.count == 1:
-        raise ConfigError(
-            "execution.sharding: full shares weights out among processes, and there is one. Set "
-            "training.execution.sharding: none, or training.execution.processes: 2 or more."
-        )
-    settings = identity.optimizer
-    against = {
-        f"training.precision: {identity.precision}": identity.precision not in (BF16, FP32),
-        f"training.optimizer.states: {settings.states}": settings.states != FP32,
-        f"training.optimizer.pull_to_base: {settings.pull_to_base}": bool(settings.pull_to_base),
-        "training.execution.compile: true": asked.compile is True,
-    }
-    for field, given in against.items():
-        if given:
-            raise ConfigError(
-                f"{field} does not go together with training.execution.sharding: full. Change one of the two."
-            )
+"""Of `execution.sharding`; what it does not go together with: combinations.py."""
 
 
 def shard(whole: nn.Module, body: nn.Module, device: torch.device, processes: Processes) -> None:
@@ -149,7 +124,7 @@ def keep_pace(model: Any, sequences: int, micro_batch: int, processes: Processes
     for _ in range(most - math.ceil((end - first) / micro_batch)):
         ids = torch.zeros((1, 1), dtype=torch.int64, device=model.device)
         with model.autocast():
-            hidden = model.hidden(ids, ids, Packing.of((1,), model.device))
+            hidden = model.hidden(ids, ids, RowDocuments.of((1,), model.device))
         torch.autograd.backward(hidden, torch.zeros_like(hidden))
 
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from storage.errors import ConfigError
-from tasks.training.config import Spec
 from tasks.training.model import quiet
+from tasks.training.spec import Spec
 
 
 def base_weights(spec: Spec, whole: Any) -> dict[str, Tensor] | None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 
-from tasks.training.config import CosineSchedule, Schedule, WsdSchedule
+from tasks.training.spec import CosineSchedule, Schedule, WsdSchedule
 
 
 def learning_rate(schedule: Schedule, step: int) -> float:

@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tasks.training import checkpoint as checkpoints
-from tasks.training.work import Say
+from tasks.training.state import checkpoint as checkpoints
+from tasks.training.state.work import Say
 
 Files = Mapping[str, Mapping[str, Tensor]]
 """Tensors by name, by the name of the file that they go to."""

@@ -16,8 +16,9 @@ from typing import Any
 import torch
 
 from storage.errors import StageFailed
-from tasks.training.checkpoint import write_json
-from tasks.training.recompute import FULL, as_mode
+from tasks.training.recompute import FULL
+from tasks.training.spec import as_mode
+from tasks.training.state.checkpoint import write_json
 
 _M_MMAP_THRESHOLD = -3
 """glibc's parameter (mallopt(3)): what is larger is mapped by itself, and goes back to the system when it is freed. By

@@ -19,9 +19,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import CheckpointPolicy
 
-from tasks.training.attention import NAME, Packing, register
-from tasks.training.config import Identity
+from tasks.training.attention import NAME, RowDocuments, register
 from tasks.training.recompute import checkpoint_layers, kept, selective_contexts, to_train
+from tasks.training.spec import SegmentSpec
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Activations:
     """Layers among which `token` is spread."""
 
 
-def counter(config: Any, identity: Identity) -> Callable[[str], Activations]:
+def counter(config: Any, identity: SegmentSpec) -> Callable[[str], Activations]:
     """`count_activations` of one model by mode, each counted once, when it is first asked for."""
     return cache(partial(count_activations, config, identity.precision, identity.sequence_length))
 
@@ -134,7 +134,7 @@ def _held(body: Any, fake: Any, precision: str, lengths: tuple[int, ...], tally:
             position_ids=torch.cat([torch.arange(length) for length in lengths]).unsqueeze(0),
             attention_mask=None,
             use_cache=False,
-            packing=Packing(lengths, None, max(lengths)),
+            packing=RowDocuments(lengths, None, max(lengths)),
         )
     tally.add(output.last_hidden_state)
     return tally.take(without=body.parameters())

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from storage.errors import StageFailed
-from tasks.training import checkpoint as checkpoints
-from tasks.training.config import Identity
+from tasks.training.spec import Identity
+from tasks.training.state import checkpoint as checkpoints
 
 _LOCK_SECONDS = 600.0
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from storage.errors import DamagedArtifact
-from tasks.training.config import Identity
+from tasks.training.spec import Identity
 
 AVERAGE = "average.safetensors"
 """The sum in a checkpoint, by the names of the weights; only of a segment whose export is a mean."""

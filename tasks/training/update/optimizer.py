@@ -13,14 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from storage.errors import ConfigError, DamagedArtifact
-from tasks.training.adamw import FrugalAdamW
-from tasks.training.config import BF16, BF16_WEIGHTS, EIGHT_BIT, Identity
-from tasks.training.moments import BLOCK, is_quantised
-from tasks.training.processes import is_shard
-from tasks.training.sharding import alike, shared_out
+from tasks.training.process.sharding import alike, shared_out
+from tasks.training.spec import BF16, BF16_WEIGHTS, EIGHT_BIT, SegmentSpec
+from tasks.training.update.adamw import FrugalAdamW
+from tasks.training.update.moments import BLOCK, is_quantised
 
 
-def bytes_per_parameter(identity: Identity, embeddings: float = 0.0) -> float:
+def bytes_per_parameter(identity: SegmentSpec, embeddings: float = 0.0) -> float:
     """Device bytes that weights, gradients, moments and a copy of the base's weights take, for each parameter.
 
     `embeddings`: their share of the parameters, in [0, 1]; their moments stay in float32 whatever `states` says.
@@ -37,7 +36,7 @@ def bytes_per_parameter(identity: Identity, embeddings: float = 0.0) -> float:
 
 
 def make_optimizer(
-    model: nn.Module, identity: Identity, base: Mapping[str, Tensor] | None = None
+    model: nn.Module, identity: SegmentSpec, base: Mapping[str, Tensor] | None = None
 ) -> torch.optim.Optimizer:
     """AdamW (Loshchilov & Hutter 2017, arXiv:1711.05101), fused; the rate is set before each step.
 
@@ -53,10 +52,6 @@ def make_optimizer(
     own = list(alike(groups))
     if identity.precision != BF16_WEIGHTS and settings.states != EIGHT_BIT and not settings.pull_to_base:
         return torch.optim.AdamW(own, lr=0.0, betas=settings.betas, eps=settings.eps, fused=True)
-    if any(is_shard(parameter) for parameter in model.parameters()):
-        raise ConfigError(
-            "execution.sharding: full goes with neither bf16_weights, 8bit states nor pull_to_base. Set it to none."
-        )
     if identity.precision == BF16_WEIGHTS:
         _sum_in_float32(model)
     embeddings = _embeddings(model)

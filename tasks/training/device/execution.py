@@ -20,14 +20,14 @@ from typing import Any
 import torch
 
 from storage.errors import ConfigError
-from tasks.training import memory
 from tasks.training.attention import VARLEN
-from tasks.training.checkpoint import write_json
-from tasks.training.config import AUTO, FP32, Execution, Identity
+from tasks.training.combinations import of_processes, of_sharding, refuse
+from tasks.training.device import memory
 from tasks.training.model import Shape
-from tasks.training.processes import ALONE, Processes
-from tasks.training.recompute import as_mode
-from tasks.training.sharding import FULL, NONE, check_sharding
+from tasks.training.process.processes import ALONE, Processes
+from tasks.training.process.sharding import FULL, NONE
+from tasks.training.spec import AUTO, FP32, Execution, SegmentSpec, as_mode
+from tasks.training.state.checkpoint import write_json
 
 _BITS = (
     "device",
@@ -47,22 +47,29 @@ _CUBLAS = ":4096:8"
 
 
 def resolve(
-    asked: Execution, shape: Shape, identity: Identity, processes: Processes = ALONE, *, count: memory.Count
+    asked: Execution,
+    shape: Shape,
+    identity: SegmentSpec,
+    processes: Processes = ALONE,
+    *,
+    count: memory.Count,
 ) -> dict[str, Any]:
     """The execution by rule, as plain JSON. Raises ConfigError for a device that is not here.
 
     `count` gives the activations at a mode of checkpointing; it is asked only where something is `auto`.
     """
     device = device_of(asked.device)
-    _check_processes(device, identity, processes)
-    check_sharding(asked, identity, processes)
+    refuse(of_processes(processes.count, identity.sequences_per_step))
+    _check_gpus(device, processes)
+    refuse(of_sharding(asked, identity.optimizer, identity.precision, processes.count))
     share = math.ceil(identity.sequences_per_step / processes.count)
     kind = torch.device(device).type
     threads = asked.threads or max(1, usable_cores() // processes.local_count)
     room = memory.Device(kind, memory_of(device), processes.local_count, threads)
     shards = processes.count if asked.sharding == FULL else 1
     attention = "varlen" if kind == "cuda" and identity.precision != FP32 and VARLEN else "sdpa"
-    checkpointing, micro = as_mode(asked.gradient_checkpointing), asked.micro_batch
+    checkpointing: str = asked.gradient_checkpointing
+    micro = asked.micro_batch
     if AUTO in (checkpointing, micro):
         step = memory.Step(shape, identity, room, count, shards)
         checkpointing, micro = memory.choose(step, share, checkpointing, micro)
@@ -88,7 +95,7 @@ def resolve(
     }
 
 
-def compiles(kind: str, attention: str, identity: Identity, shape: Shape, threads: int) -> bool:
+def compiles(kind: str, attention: str, identity: SegmentSpec, shape: Shape, threads: int) -> bool:
     """Whether `compile: auto` is true: where a graph can be traced through, with what torch.compile needs there.
 
     On a GPU variable-length attention, Triton and a C compiler; on a CPU a C++ compiler, and arithmetic for an hour at
@@ -232,12 +239,7 @@ def device_of(asked: str) -> str:
     return asked
 
 
-def _check_processes(device: str, identity: Identity, processes: Processes) -> None:
-    if processes.count > identity.sequences_per_step:
-        raise ConfigError(
-            f"{processes.count} processes for {identity.sequences_per_step} sequences a step: each needs one at least. "
-            "Lower training.execution.processes, or raise training.batch_tokens."
-        )
+def _check_gpus(device: str, processes: Processes) -> None:
     if torch.device(device).type == "cuda" and processes.count > 1:
         here = torch.cuda.device_count()
         if processes.local_count > here or torch.device(device).index is not None:

@@ -36,7 +36,7 @@ def reason_of(error: Exception) -> str:
 
 
 @dataclass(frozen=True)
-class Attempt:
+class TorchrunStart:
     """One of torchrun's starts of all processes: the first is number 0, the last `most`."""
 
     marker: Path | None
@@ -44,7 +44,7 @@ class Attempt:
     most: int = 0
 
     @classmethod
-    def of(cls, spec: Path, environment: Mapping[str, str]) -> Attempt:
+    def of(cls, spec: Path, environment: Mapping[str, str]) -> TorchrunStart:
         """As torchrun's environment says; without torchrun the only one."""
         run = environment.get("TORCHELASTIC_RUN_ID")
         if run is None:

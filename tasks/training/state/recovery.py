@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from storage.errors import DamagedArtifact
-from tasks.training.checkpoint import write_json
+from tasks.training.state.checkpoint import write_json
 
 BAD_STEPS_IN_A_ROW: Final = 5
 """Bad steps after which training goes back; twice as many end it."""
@@ -28,7 +28,7 @@ MOST_ROLLBACKS: Final = 3
 RECORD = "recovery.json"
 """In the work directory."""
 
-Row = Mapping[str, Any]
+JournalRow = Mapping[str, Any]
 """A line of the journal."""
 
 
@@ -36,14 +36,14 @@ Row = Mapping[str, Any]
 class Recovery:
     """The rows of the steps that are never computed again, in groups: one for each time that training went back."""
 
-    groups: tuple[tuple[Row, ...], ...] = ()
+    groups: tuple[tuple[JournalRow, ...], ...] = ()
 
     @classmethod
-    def of(cls, groups: Sequence[Sequence[Row]]) -> Recovery:
+    def of(cls, groups: Sequence[Sequence[JournalRow]]) -> Recovery:
         """From plain JSON."""
         return cls(tuple(tuple(rows) for rows in groups))
 
-    def row(self, step: int) -> Row | None:
+    def row(self, step: int) -> JournalRow | None:
         """The recorded row of a step, where it is one of them."""
         return next((row for row in self._rows() if row["step"] == step), None)
 
@@ -57,7 +57,7 @@ class Recovery:
         """First and last step of each group."""
         return [[group[0]["step"], group[-1]["step"]] for group in self.groups]
 
-    def _rows(self) -> Iterator[Row]:
+    def _rows(self) -> Iterator[JournalRow]:
         for group in self.groups:
             yield from group
 
@@ -75,6 +75,6 @@ def read_recovery(work: Path) -> Recovery:
         ) from error
 
 
-def record(work: Path, known: Recovery, rows: Sequence[Row]) -> None:
+def record(work: Path, known: Recovery, rows: Sequence[JournalRow]) -> None:
     """Make it durable that these steps are never to be computed again."""
     write_json(work / RECORD, {"format": 1, "groups": [*map(list, known.groups), list(rows)]})

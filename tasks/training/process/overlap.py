@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from tasks.training.processes import Processes
+from tasks.training.process.processes import Processes
 
 BUCKET_BYTES = 25 << 20
 """What the paper's authors found enough for a network to be busy; the last bucket alone is waited for."""

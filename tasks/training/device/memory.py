@@ -20,11 +20,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tasks.training.activations import Activations
-from tasks.training.config import AUTO, BF16_WEIGHTS, FP32, Identity
+from tasks.training.device.activations import Activations
 from tasks.training.model import Shape
-from tasks.training.optimizer import bytes_per_parameter
 from tasks.training.recompute import FULL, MODES, NONE, SELECTIVE
+from tasks.training.spec import AUTO, BF16_WEIGHTS, FP32, SegmentSpec
+from tasks.training.update.optimizer import bytes_per_parameter
 
 MOST_TOKENS = {"cpu": 4096, "cuda": 65536}
 """Of a micro-batch: on CPU enough for the products and little enough for the caches; no gain expected beyond on a GPU."""
@@ -79,7 +79,7 @@ class Step:
     """Of one process: what it takes, for any micro-batch and mode. Memory in bytes."""
 
     shape: Shape
-    identity: Identity
+    identity: SegmentSpec
     device: Device
     count: Count
     shards: int = 1

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim.adamw import adamw
 
-from tasks.training.config import OptimizerSettings
-from tasks.training.moments import BLOCK, blocks, dequantise, quantise
-from tasks.training.rounding import chance, round_by_chance
+from tasks.training.spec import Optimizer
+from tasks.training.update.moments import BLOCK, blocks, dequantise, quantise
+from tasks.training.update.rounding import chance, round_by_chance
 
 _ELEMENTS = 1 << 22
 """Widened at once: about 130 MB beside the state."""
@@ -52,7 +52,7 @@ class FrugalAdamW(torch.optim.Optimizer):
     def __init__(
         self,
         groups: list[dict[str, Any]],
-        settings: OptimizerSettings,
+        settings: Optimizer,
         *,
         seed: int,
         names: Mapping[nn.Parameter, str],

@@ -15,8 +15,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from storage.errors import BadInput
-from tasks.training.checkpoint import OPTIMIZER, STATE, write_json
 from tasks.training.model import quiet
+from tasks.training.state.checkpoint import OPTIMIZER, STATE, write_json
 
 _NO_TOKENIZER_SUFFIX = {
     ".safetensors",

@@ -1,0 +1,230 @@
+"""What the trainer is told: every field once, with its type, default, bounds and description.
+
+The flow builds these dataclasses, pydantic validates those that are sections of its configuration (tasks/models/config.py),
+and the trainer reads them from spec.json without pydantic (read_spec.py). What does not go together: combinations.py.
+
+`SegmentSpec` decides the bytes that come out, and `Identity` adds what they are made from; `Paths` and `Execution` never
+do, save that the resolved execution (device, micro-batch, threads, …) touches rounding and is therefore fixed in the
+work directory (device/execution.py).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, TypeAlias
+
+from storage.fields import STRICT, execution, identity
+from storage.units import Bounds, Seconds, Written
+
+AUTO: Final = "auto"
+FP32: Final = "fp32"
+BF16: Final = "bf16"
+BF16_WEIGHTS: Final = "bf16_weights"
+EIGHT_BIT: Final = "8bit"
+
+Precision: TypeAlias = Literal["bf16", "fp32", "bf16_weights"]
+Kind: TypeAlias = Literal["trunk", "decay", "rewarm", "pretrain"]
+Share: TypeAlias = Annotated[float, Bounds(ge=0, lt=1)]
+"""From 0 to below 1."""
+Several: TypeAlias = Annotated[int, Bounds(ge=2)]
+"""At least 2."""
+
+
+def as_mode(value: Any) -> Any:
+    """A mode of gradient checkpointing, of what older configurations say: true is `full`, false `none`."""
+    return {True: "full", False: "none"}[value] if isinstance(value, bool) else value
+
+
+def _auto_or_count(value: Any) -> Any:
+    return int(value) if isinstance(value, str) and value != AUTO else value
+
+
+@dataclass(frozen=True)
+class WsdSchedule:
+    """Warm-up, constant, and (1 - sqrt) from `decay_from` to `decay_to`; steps are counted from the line's start."""
+
+    peak: float = identity(gt=0, description="highest rate")
+    warmup_steps: int = identity(ge=0, description="steps of linear warm-up")
+    decay_from: int | None = identity(None, ge=0, description="last step at the full rate; null: no decay")
+    decay_to: int | None = identity(None, ge=0, description="last step of the decay; with decay_from")
+    kind: Literal["wsd"] = identity("wsd", description="the schedule's name")
+
+
+@dataclass(frozen=True)
+class CosineSchedule:
+    """Linear (re-)warm-up after `first_step`, then a cosine that ends at `final_fraction` of the peak."""
+
+    peak: float = identity(gt=0, description="highest rate")
+    warmup_steps: int = identity(ge=0, description="steps of linear warm-up")
+    first_step: int = identity(ge=0, description="steps done before it begins")
+    last_step: int = identity(ge=0, description="steps done where it ends")
+    final_fraction: float = identity(ge=0, le=1, description="final rate as a share of the peak")
+    kind: Literal["cosine"] = identity("cosine", description="the schedule's name")
+
+
+Schedule: TypeAlias = WsdSchedule | CosineSchedule
+"""The rate as a function of the step (update/schedule.py)."""
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """AdamW; no decay on embeddings (a tied head is one), norms and biases."""
+
+    __pydantic_config__ = STRICT
+
+    betas: tuple[Share, Share] = identity(
+        (0.9, 0.95), description="decay of the first and the second moment, each from 0 to below 1"
+    )
+    eps: float = identity(1e-8, gt=0, description="epsilon, added to the denominator")
+    weight_decay: float = identity(0.1, ge=0, description="decoupled weight decay")
+    clip: float = identity(1.0, gt=0, description="largest global gradient norm")
+    states: Literal["fp32", "8bit"] = identity(
+        "fp32",
+        description="the two moments; 8bit: in blocks of 256, embeddings in fp32 as before; saves about 6 bytes a "
+        "parameter: little on small models (0.6 GB at 135M)",
+    )
+    stochastic_rounding: bool = identity(
+        False, description="with precision bf16_weights, and needed there: round updates up or down by chance"
+    )
+    pull_to_base: float = identity(
+        0.0,
+        ge=0,
+        description="against forgetting: after each update, weights move by the rate times this share of their way back "
+        "to the base model (L2-SP); 0: none",
+    )
+
+
+@dataclass(frozen=True)
+class Average:
+    """The export is the mean of the last weights and of the `checkpoints` - 1 before, `every_steps` apart."""
+
+    checkpoints: Several = identity(description="how many weights the mean is of, the last included")
+    every_steps: int = identity(ge=1, description="steps between one and the next")
+
+    @property
+    def span(self) -> int:
+        """Steps from the first of the weights to the last."""
+        return (self.checkpoints - 1) * self.every_steps
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentSpec:
+    """A segment of a training line: step s (first_step < s <= last_step) takes sequences [(s-1)*n, s*n) with
+    n = `sequences_per_step`."""
+
+    kind: Kind = identity(description="what the segment is")
+    seed: int = identity(description="seed of dropout, where there is any")
+    sequence_length: int = identity(ge=1, description="tokens of a sequence")
+    sequences_per_step: int = identity(ge=1, description="sequences of one optimizer step")
+    first_step: int = identity(ge=0, description="steps done before this segment")
+    last_step: int = identity(ge=0, description="steps done after it")
+    schedule: Schedule = identity(description="the rate as a function of the step")
+    optimizer: Optimizer = identity(description="AdamW")
+    precision: Precision = identity(description="arithmetic")
+    document_masking: bool = identity(description="packed documents do not see each other")
+    dropout: float = identity(ge=0, lt=1, description="dropout while training")
+    keep_every_tokens: int | None = identity(
+        None, gt=0, description="keep a checkpoint on the way every so many tokens; null: none"
+    )
+    average: Average | None = identity(None, description="the export as a mean of weights; null: none")
+
+    @property
+    def makes_export(self) -> bool:
+        """Whether this segment ends with a model to be used (`export/`)."""
+        return self.kind != "trunk"
+
+    @property
+    def makes_trunk(self) -> bool:
+        """Whether training can go on from this segment's end (`trunk/`)."""
+        return self.kind != "decay"
+
+
+@dataclass(frozen=True)
+class Digest:
+    """What an input is, whatever its name."""
+
+    digest: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Identity(SegmentSpec):
+    """All that decides the bytes: the segment, and digests of what it is made from."""
+
+    start: Digest
+    manifests: tuple[str, ...]
+    tokenizer: str
+    base: Digest | None = None
+    """The base model, where weights are pulled to it."""
+    canonical: str
+    """The identity as canonical JSON, as it was read: what a checkpoint carries and a resume compares."""
+
+    @property
+    def digest(self) -> str:
+        """Hex sha256 of the canonical JSON."""
+        return hashlib.sha256(self.canonical.encode()).hexdigest()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Paths:
+    """Where things lie on this machine. Never part of any output."""
+
+    start: Path
+    start_kind: Literal["export", "trunk"]
+    base: Path | None = None
+    tokenizer: Path
+    manifests: tuple[Path, ...]
+    shards: Mapping[str, Path]
+    work: Path
+
+
+@dataclass(frozen=True)
+class Execution:
+    """Where and how fast; never in a key. `auto` is resolved by rule (device/execution.py), and recorded."""
+
+    __pydantic_config__ = STRICT
+
+    device: Literal["auto", "cpu", "cuda"] = execution(
+        "auto", description="where models are trained and measured; auto: on a GPU where there is one"
+    )
+    micro_batch: Annotated[Annotated[int, Bounds(ge=1)] | Literal["auto"], Written(_auto_or_count)] = (
+        execution("auto", description="sequences in one forward pass; auto: by model shape and memory")
+    )
+    compile: Literal["auto"] | bool = execution("auto", description="torch.compile; auto: where it pays")
+    gradient_checkpointing: Annotated[Literal["auto", "none", "selective", "full"], Written(as_mode)] = (
+        execution(
+            "auto",
+            description="what backward computes again to save memory; full: each layer, selective: all but products "
+            "and attention; auto: by model shape and memory",
+        )
+    )
+    deterministic: bool = execution(
+        False,
+        description="on a GPU: kernels that repeat themselves bit for bit, slower; on CPU they always do",
+    )
+    threads: int | None = execution(
+        None, ge=1, le=4096, description="CPU threads of each trainer process; null: all, divided among them"
+    )
+    checkpoint_every: Seconds = execution(
+        300.0, gt=0, description="time between checkpoints, such as 30s or 5min"
+    )
+    keep_last: int = execution(2, ge=1, description="number of checkpoints kept while training")
+    processes: int = execution(
+        1, ge=1, le=1024, description="trainer processes on each machine (one for each GPU), under torchrun"
+    )
+    sharding: Literal["none", "full"] = execution(
+        "none",
+        description="with several processes: none: each holds all weights and optimizer states; full: each its share",
+    )
+
+
+@dataclass(frozen=True)
+class Spec:
+    """All of spec.json. `parent_fd`: a pipe from the parent; at its end the trainer checkpoints and leaves."""
+
+    identity: Identity
+    paths: Paths
+    execution: Execution = field(default_factory=Execution)
+    parent_fd: int | None = None
