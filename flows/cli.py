@@ -1,7 +1,7 @@
 """The command line. Standard output carries answers alone; what a run tells on the way goes to standard error.
 
 The commands stand in `flows/commands/`. Exit codes: 0 done; 1 failed; 2 wrong usage, a wrong configuration, or, for
-`plan`, work to do.
+`plan`, work to do. Nothing heavy is imported for the help, for completion and for usage errors.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ import locale
 import os
 import signal
 import sys
-from typing import Any
+from collections.abc import Callable
+from typing import Annotated, Any
 
 import typer
 
@@ -21,14 +22,56 @@ from flows.commands.services import doctor, down, status, up
 from flows.commands.store import compare, explain, export, gc, lineage, verify
 from storage.errors import ConfigError, OnwardError
 
-app = typer.Typer(
-    add_completion=False,
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    help="Adapt a small language model to a domain.",
-)
-for command in (run, plan, why, lineage, explain, compare, verify, gc, export, up, down, status, doctor):
-    app.command()(command)
+COMMANDS: dict[str, tuple[tuple[Callable[..., None], str], ...]] = {
+    "Run": (
+        (run, "onward run configs/demo.yaml --until filter --slices 1"),
+        (plan, "onward plan configs/edu-125m.yaml --memory 24G --device-name H100"),
+        (why, "onward why filter configs/demo.yaml --set corpus.filter.language=en"),
+    ),
+    "Look into what was made": (
+        (lineage, "onward lineage edu-125m@tokens-1b --format mermaid"),
+        (explain, "onward explain 8070450532247928832 --store stores/demo"),
+        (compare, "onward compare 3f9a2c 81d04e --to compared"),
+    ),
+    "Look after a store": (
+        (verify, "onward verify --config configs/demo.yaml"),
+        (gc, "onward gc --forget demo-3f9a2c --dry-run"),
+        (export, "onward export decay/3f9a2c81d04e model"),
+    ),
+    "Servers of this directory": (
+        (up, "onward up configs/demo.yaml --prefect-port 4300"),
+        (status, "onward status --json"),
+        (doctor, "onward doctor configs/edu-125m.yaml"),
+        (down, "onward down"),
+    ),
+}
+"""Each command with an example of it, in the groups of the help."""
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich")
+for group, commands in COMMANDS.items():
+    for command, example in commands:
+        app.command(rich_help_panel=group, epilog=f"Example: {example}")(command)
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        sys.stdout.write(f"onward {version('onward')}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def onward(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit."),
+    ] = False,
+) -> None:
+    """Continued pre-training of a small language model on your own text, as one resumable run.
+
+    A run is one YAML file: onward run CONFIG. Killed, or given a larger budget, the same command goes on.
+    """
 
 
 def main() -> None:
@@ -51,8 +94,11 @@ def main() -> None:
     except Exception as error:
         if hasattr(error, "format_message") and hasattr(
             error, "exit_code"
-        ):  # a usage error of the command line
-            sys.stderr.write(f"{error.format_message()}\n")
+        ):  # wrong usage of the command line
+            message, context = error.format_message(), getattr(error, "ctx", None)
+            help_ = f"\nTry: {context.command_path} --help" if context is not None else ""
+            if message:  # without any argument the help is there already
+                sys.stderr.write(f"{message}{help_}\n")
             sys.exit(2)
         raise
 

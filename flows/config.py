@@ -230,12 +230,23 @@ def _explained(problem: Any) -> str:
     return f"{where}: unknown key" + (f"; did you mean {nearest}?" if nearest else "")
 
 
+_MEMBERS = {
+    *("str", "int", "float", "bool"),
+    *(
+        kind
+        for schedule in get_args(TrainingConfig.model_fields["schedule"].annotation)
+        for kind in get_args(schedule.model_fields["kind"].annotation)
+    ),
+}
+"""What pydantic says of the member of a union that it tried: no part of a key."""
+
+
 def _dotted(location: Sequence[str | int]) -> str:
     text = ""
     for step in location:
         if isinstance(step, int):
             text += f"[{step}]"
-        elif re.fullmatch(r"[a-z_]+", step) and step not in ("str", "int", "float", "bool", "wsd", "rewarm"):
+        elif re.fullmatch(r"[a-z_]+", step) and step not in _MEMBERS:
             text += f".{step}" if text else step
     return text
 

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import sys
 import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import CancelledError, Executor, Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from types import TracebackType
+from multiprocessing.context import SpawnContext, SpawnProcess
+from types import ModuleType, TracebackType
+from typing import Any
 
 from storage.errors import Interrupted, StageFailed
 from storage.executors import ONE_THREAD, PROCESSES, Call, R, Ts, cluster_of
@@ -101,8 +104,7 @@ class Workers:
     def _started(self) -> Executor:
         with self._guard:
             if self._pool is None:
-                context = multiprocessing.get_context("spawn")  # a fork of a threaded process may deadlock
-                self._pool = ProcessPoolExecutor(self.count, mp_context=context, initializer=_begin_worker)
+                self._pool = ProcessPoolExecutor(self.count, mp_context=_Spawn(), initializer=_begin_worker)
             return self._pool
 
     def _discard(self) -> None:
@@ -118,6 +120,28 @@ class Workers:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+class _Worker(SpawnProcess):
+    """A process that begins empty: a fork of a threaded process may deadlock, and "spawn" alone imports the program again.
+
+    In the run of a deployment the program is Prefect's engine: a second of processor time for each worker, for nothing.
+    """
+
+    @staticmethod
+    def _Popen(process_obj: Any) -> Any:
+        program = sys.modules["__main__"]
+        sys.modules["__main__"] = ModuleType("__main__")  # names no file: the worker has nothing to import
+        try:
+            return SpawnProcess._Popen(process_obj)  # type: ignore[attr-defined]
+        finally:
+            sys.modules["__main__"] = program
+
+
+class _Spawn(SpawnContext):
+    """Starts workers of that kind."""
+
+    Process = _Worker
 
 
 def _begin_worker() -> None:

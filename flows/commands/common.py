@@ -1,18 +1,48 @@
-"""What commands share: how a configuration and a store are named and opened."""
+"""What commands share: how a configuration is named, and which store is meant. Light to import."""
 
 from __future__ import annotations
 
+import difflib
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from storage.errors import OnwardError
+from flows.commands import completion
+from storage.errors import ConfigError, OnwardError
+from storage.paths import home
+from storage.store_places import is_store, store_of_config, stores_of_home
 
 STOPPED = "stopped; what was finished is kept, the same command goes on from there"
-Config = Annotated[Path, typer.Argument(help="YAML file of the run", show_default=False)]
+Config = Annotated[
+    Path,
+    typer.Argument(help="YAML file of the run", show_default=False, autocompletion=completion.configurations),
+]
 Overrides = Annotated[
-    list[str] | None, typer.Option("--set", help="override a key: training.token_budgets='[40M]'")
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="override a key of the file, such as training.token_budgets='[40M]'; may be repeated",
+    ),
+]
+StoreOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--store",
+        help="directory of the store; else that of --config, else the only store of this directory",
+        autocompletion=completion.stores,
+    ),
+]
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        help="YAML file of a run, whose store is taken",
+        autocompletion=completion.configurations,
+    ),
 ]
 
 
@@ -27,15 +57,60 @@ def load(path: Path, overrides: list[str]) -> Any:
 
 
 def catalog_of(store: Path) -> Any:
-    """The catalogue of the store in a directory. Raises OnwardError where there is none."""
+    """The catalogue of a store."""
     from storage.catalog import Catalog
     from storage.store import Store
 
-    return Catalog(Store(existing(store)))
+    return Catalog(Store(store))
 
 
-def existing(store: Path) -> Path:
-    """The directory, where it is one. Raises OnwardError."""
-    if not store.is_dir():
-        raise OnwardError(f"there is no store at {store}; name it with --store")
-    return store
+def chosen_store(store: Path | None, config: Path | None = None) -> Path:
+    """The store that a command works on: the one named, that of a configuration, or the only one of this home.
+
+    One that was not named is said on standard error. Raises OnwardError where there is none, ConfigError where there are
+    several.
+    """
+    if store is not None:
+        if not is_store(store):
+            raise OnwardError(_missing(store))
+        return store
+    if config is not None:
+        found = store_of_config(config)
+        if not is_store(found):
+            raise OnwardError(f"{config} names the store {found}, but there is no store yet; run it first")
+        return _told(found, f"of {config}")
+    known = stores_of_home(home())
+    if not known:
+        raise OnwardError(
+            f"there is no store in {home()}: neither in store/ or stores/ nor in what a configuration there names; "
+            "name it with --store, or its configuration with --config"
+        )
+    if len(known) > 1:
+        names = "".join(f"\n  --store {completion.from_here(path)}" for path in known)
+        raise ConfigError(f"{home()} has {len(known)} stores; name one:{names}")
+    return _told(known[0], "the only one here")
+
+
+def only_store() -> Path | None:
+    """The only store of this home; None where there is none, or where there are several."""
+    known = stores_of_home(home())
+    return known[0] if len(known) == 1 else None
+
+
+def nearest(option: str, given: str, allowed: Sequence[str]) -> ConfigError:
+    """The error of an unknown value: with the nearest known one first, then all of them."""
+    close = difflib.get_close_matches(given, allowed, n=1, cutoff=0.5)
+    hint = f"did you mean {close[0]}? " if close else ""
+    return ConfigError(f"{option} {given}: unknown stage; {hint}Known are {', '.join(allowed)}")
+
+
+def _told(path: Path, why: str) -> Path:
+    sys.stderr.write(f"store: {completion.from_here(path)} ({why})\n")
+    return path
+
+
+def _missing(store: Path) -> str:
+    what = "it holds neither artifacts nor runs" if store.is_dir() else "there is no such directory"
+    others = [completion.from_here(path) for path in stores_of_home(home())]
+    known = f"; stores of {home()}: {', '.join(others)}" if others else ""
+    return f"there is no store at {store}: {what}{known}"

@@ -1,4 +1,4 @@
-"""`plan` and `why`: what a run would do, and what makes the difference; nothing is built."""
+"""`plan` and `why`: what a run would do, and why. Nothing is built."""
 
 from __future__ import annotations
 
@@ -8,24 +8,27 @@ from typing import Annotated
 
 import typer
 
-from flows.commands.common import Config, Overrides, load
+from flows.commands import completion
+from flows.commands.common import Config, Overrides, load, nearest
 from storage.errors import ConfigError
+from tasks import stages
 
 
 def plan(
     config: Config,
     set_: Overrides = None,
     memory: Annotated[
-        str | None, typer.Option(help="foresee training on a GPU of so many bytes, such as 8G")
+        str | None, typer.Option(help="estimate training on a GPU with this much memory in bytes, such as 8G")
     ] = None,
     device_name: Annotated[
-        str | None, typer.Option(help="with --memory: its name, such as H100, or cpu")
+        str | None, typer.Option(help="with --memory: the GPU's name, such as H100; or cpu")
     ] = None,
     json_: Annotated[bool, typer.Option("--json", help="print the rows as JSON")] = False,
 ) -> None:
-    """Say what a run would do: per stage cached, to build (and what made the difference), or open.
+    """Show what a run would do, stage by stage: cached, to build (and why), or open. Nothing is built.
 
-    Training stages say what they would take: micro-batch, checkpointing, tokens per second, hours.
+    A training stage shows what it would need: micro-batch, checkpointing, tokens per second, hours. The exit code is 0
+    where everything is cached, and 2 where there is work to do.
     """
     from flows.dag.plan import make_plan, render
     from flows.runs.checks import advice
@@ -40,16 +43,25 @@ def plan(
 
 
 def why(
-    stage: Annotated[str, typer.Argument(help="stage, such as filter")],
+    stage: Annotated[
+        str,
+        typer.Argument(
+            help=f"stage of the run: {', '.join(stages.NAMES)}",
+            show_default=False,
+            autocompletion=completion.any_stage,
+        ),
+    ],
     config: Config,
     set_: Overrides = None,
 ) -> None:
-    """Say why a stage will run again: the fields and inputs that differ from what is in the store."""
+    """Show why a stage would be built: the fields and inputs that differ from the nearest artifact in the store."""
+    if stage not in stages.NAMES:
+        raise nearest("STAGE", stage, stages.NAMES)
     from flows.dag.plan import make_plan, render
 
     rows = [row for row in make_plan(load(config, set_ or [])) if row.stage == stage]
     if not rows:
-        raise ConfigError(f"this run has no stage {stage!r}")
+        raise ConfigError(f"the run of {config} has no stage {stage}")
     sys.stdout.write(render(rows))
 
 

@@ -15,7 +15,8 @@ from typing import Annotated, Any
 
 import typer
 
-from flows.commands.common import STOPPED, Config, Overrides, load
+from flows.commands import completion
+from flows.commands.common import STOPPED, Config, Overrides, load, nearest
 from storage.errors import ConfigError, OnwardError
 from tasks import stages
 
@@ -31,21 +32,39 @@ def run(
     set_: Overrides = None,
     force: Annotated[
         list[str] | None,
-        typer.Option(help="make a stage again and compare; all: every one, and fail where a byte differs"),
+        typer.Option(
+            metavar="STAGE",
+            help=f"make a stage again and compare the bytes; all: every stage, and the run fails where a byte "
+            f"differs. One of all, {', '.join(stages.NAMES)}; may be repeated",
+            autocompletion=completion.forced_stages,
+        ),
     ] = None,
     until: Annotated[
-        str, typer.Option(help="last stage: ingest … tokenize, pack, data, train, evaluate, report")
+        str,
+        typer.Option(
+            metavar="STAGE",
+            help=f"end the run after this stage: {', '.join(stages.ENDS)}",
+            autocompletion=completion.last_stages,
+        ),
     ] = "report",
     slices: Annotated[
-        int | None, typer.Option(min=1, help="with a corpus stage as the last: so many slices")
+        int | None,
+        typer.Option(
+            min=1,
+            help=f"read this many slices at most; goes with --until and one of {', '.join(stages.CORPUS)}",
+        ),
     ] = None,
     seeds: Annotated[
         int,
-        typer.Option(min=1, max=100, help="run it with so many training seeds, and say how much they differ"),
+        typer.Option(
+            min=1, max=100, help="repeat the run with this many training seeds, and report their spread"
+        ),
     ] = 1,
-    json_: Annotated[bool, typer.Option("--json", help="print one line of JSON and nothing else")] = False,
+    json_: Annotated[
+        bool, typer.Option("--json", help="print the summary as one line of JSON, and nothing else")
+    ] = False,
 ) -> None:
-    """Run the flow in this process; what is finished is found, not made again."""
+    """Run the flow in this process. What is finished is found in the store, not made again."""
     from flows.machine.environment import prepare
 
     prepare()
@@ -70,8 +89,8 @@ def _run(
 ) -> tuple[dict[str, Any], int]:
     """(summary, exit code) of one attempt; errors are told on standard error."""
     try:
-        config = load(path, overrides)
         _check_options(force, until, slices)
+        config = load(path, overrides)
     except ConfigError as error:
         sys.stderr.write(f"{error}\n")
         return {**_NOTHING, "state": "failed", "error": str(error)}, 2
@@ -119,9 +138,10 @@ def _run_seeds(
 
     runs: list[dict[str, Any]] = []
     try:
-        config = load(path, overrides)
+        _check_options(force, until, slices)
         if until != "report":
             raise ConfigError("--seeds goes with whole runs, not with --until")
+        config = load(path, overrides)
     except ConfigError as error:
         sys.stderr.write(f"{error}\n")
         return {"state": "failed", "error": str(error), "runs": runs, "page": None}, 2
@@ -145,13 +165,12 @@ def _run_seeds(
 
 
 def _check_options(force: tuple[str, ...], until: str, slices: int | None) -> None:
+    if until not in stages.ENDS:
+        raise nearest("--until", until, stages.ENDS)
     known = ("all", *stages.NAMES)
-    for option, name, allowed in (
-        ("--until", until, stages.ENDS),
-        *(("--force", name, known) for name in force),
-    ):
-        if name not in allowed:
-            raise ConfigError(f"{option} {name}: unknown stage; one of {', '.join(allowed)}")
+    for name in force:
+        if name not in known:
+            raise nearest("--force", name, known)
     if slices is not None and until not in stages.CORPUS:
         raise ConfigError(f"--slices goes with --until and a corpus stage ({', '.join(stages.CORPUS)})")
 

@@ -1,4 +1,4 @@
-"""The servers and the worker on this machine: started, stopped, looked at; and whether everything is in place."""
+"""`up`, `down`, `status` and `doctor`: the servers and the worker of this directory, and whether all is in place."""
 
 from __future__ import annotations
 
@@ -9,44 +9,62 @@ from typing import Annotated
 
 import typer
 
-from flows.commands.common import existing
+from flows.commands import completion
+from flows.commands.common import ConfigOption, StoreOption, chosen_store, only_store
 
 
 def up(
     configs: Annotated[
-        list[Path] | None, typer.Argument(help="YAML files to deploy; configs/*.yaml", show_default=False)
+        list[Path] | None,
+        typer.Argument(
+            help="YAML files to deploy; without one, all of configs/",
+            show_default=False,
+            autocompletion=completion.configurations,
+        ),
     ] = None,
-    prefect_port: Annotated[int | None, typer.Option(min=1, max=65535, help="4200, or where it runs")] = None,
-    mlflow_port: Annotated[int | None, typer.Option(min=1, max=65535, help="5000, or where it runs")] = None,
+    prefect_port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="port of Prefect; 4200, or where it runs already")
+    ] = None,
+    mlflow_port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="port of MLflow; 5000, or where it runs already")
+    ] = None,
 ) -> None:
-    """Start Prefect, MLflow, a worker and the deployments on 127.0.0.1; returns when all of them answer."""
+    """Start Prefect, MLflow, a worker and the deployments on 127.0.0.1. Returns when all of them answer."""
     from flows.services import home
 
     home.up(configs or [], prefect_port, mlflow_port, _tell)
 
 
 def down() -> None:
-    """Stop what `up` started: runs leave a checkpoint, the servers write what they hold."""
+    """Stop what `up` started. Runs write a checkpoint first, and the servers write what they hold."""
     from flows.services import home
 
     home.down(_tell)
 
 
 def status(
-    store: Annotated[Path | None, typer.Option(help="a store whose runs are listed too")] = None,
+    store: StoreOption = None,
+    config: ConfigOption = None,
     json_: Annotated[bool, typer.Option("--json", help="print one line of JSON")] = False,
 ) -> None:
-    """Say what runs: services, work pools, and the runs under way, waiting and ended."""
+    """Show what runs: services, work pools, runs under way, waiting and ended, and the runs of the store."""
     from flows.services.status import collect, render
 
-    found = collect(existing(store) if store else None)
+    found = collect(chosen_store(store, config) if store or config else only_store())
     sys.stdout.write(json.dumps(found, ensure_ascii=False) + "\n" if json_ else render(found))
 
 
 def doctor(
-    config: Annotated[Path | None, typer.Argument(help="YAML file of a run", show_default=False)] = None,
+    config: Annotated[
+        Path | None,
+        typer.Argument(
+            help="YAML file of a run, which is checked too",
+            show_default=False,
+            autocompletion=completion.configurations,
+        ),
+    ] = None,
 ) -> None:
-    """Check that everything is in place; says for each thing that is not what to do. Exit code 1 where a run would fail."""
+    """Check that everything is in place, and say what to do about what is not. Exit code 1: a run would fail."""
     from flows.services.doctor import run_all
 
     raise typer.Exit(0 if run_all(config, _write) else 1)

@@ -1,15 +1,17 @@
-"""What is in a store: where a model comes from, what became of a document, runs side by side; verify, free, export."""
+"""What is in a store: `lineage`, `explain` and `compare` look at it; `verify`, `gc` and `export` work on it."""
 
 from __future__ import annotations
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from flows.commands.common import catalog_of, existing
+from flows.commands import completion
+from flows.commands.common import ConfigOption, StoreOption, catalog_of, chosen_store
 from storage.errors import ConfigError, OnwardError
 
 
@@ -17,23 +19,35 @@ def lineage(
     model: Annotated[
         str,
         typer.Argument(
-            help="name@alias or name/version in MLflow, key or stage/key (or its beginning), or path"
+            help="name@alias or name/version in MLflow; stage/key or key, or the beginning of one; or a path",
+            show_default=False,
+            autocompletion=completion.models,
         ),
     ],
-    store: Annotated[Path, typer.Option(help="the store")] = Path("store"),
-    format_: Annotated[str, typer.Option("--format", help="text, mermaid or openlineage")] = "text",
+    store: StoreOption = None,
+    config: ConfigOption = None,
+    format_: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            help="text, mermaid or openlineage",
+            autocompletion=completion.formats,
+        ),
+    ] = "text",
     mlflow: Annotated[
-        str | None, typer.Option(help="MLflow's address; MLFLOW_TRACKING_URI, or the local database")
+        str | None,
+        typer.Option(help="address of MLflow; without it, MLFLOW_TRACKING_URI or the local database"),
     ] = None,
 ) -> None:
-    """Say what a model, or any artifact, is made of, back to the source files, with the digest of each."""
+    """Show what a model, or any artifact, is made of, back to the source files, with the digest of each."""
     from flows.lineage.events import as_openlineage
     from flows.lineage.graph import as_mermaid, as_text, graph_of
     from flows.lineage.names import resolve
 
-    if format_ not in ("text", "mermaid", "openlineage"):
-        raise ConfigError(f"--format {format_}: one of text, mermaid, openlineage")
-    opened, artifact, registered = resolve(model, store, mlflow)
+    if format_ not in completion.FORMATS:
+        raise ConfigError(f"--format {format_}: unknown format; one of {', '.join(completion.FORMATS)}")
+    place = store if store is not None else partial(chosen_store, None, config)
+    opened, artifact, registered = resolve(model, place, mlflow)
     graph = graph_of(opened, artifact)
     graph.registered = registered
     if format_ == "openlineage":
@@ -44,30 +58,37 @@ def lineage(
 
 
 def explain(
-    document: Annotated[int, typer.Argument(help="document id")],
-    store: Annotated[Path, typer.Option(help="the store")] = Path("store"),
+    document: Annotated[int, typer.Argument(help="id of the document", show_default=False)],
+    store: StoreOption = None,
+    config: ConfigOption = None,
 ) -> None:
-    """Say what became of a document, and why, and which models were trained on it, how many times."""
+    """Show what became of a document, and why, and which models were trained on it, how many times."""
     from flows.lineage.explain import fate
 
-    sys.stdout.write(fate(catalog_of(store), document))
+    sys.stdout.write(fate(catalog_of(chosen_store(store, config)), document))
 
 
 def compare(
     runs: Annotated[
-        list[str], typer.Argument(help="runs (a name under runs/, or its six digits), two or more")
+        list[str],
+        typer.Argument(
+            help="two runs or more: names under runs/ of the store, or their six digits",
+            show_default=False,
+            autocompletion=completion.runs,
+        ),
     ],
-    store: Annotated[Path, typer.Option(help="the store")] = Path("store"),
+    store: StoreOption = None,
+    config: ConfigOption = None,
     to: Annotated[
-        Path | None, typer.Option(help="write the page and its figures there too; a new directory")
+        Path | None, typer.Option(help="also write the page and its figures to this new directory")
     ] = None,
     json_: Annotated[bool, typer.Option("--json", help="print one line of JSON")] = False,
 ) -> None:
-    """Set runs side by side: the fields in which they differ, and what that did to the models, with tests."""
+    """Set runs side by side: the fields in which they differ, and the scores of their models, with significance tests."""
     from flows.inspect.compare import compare as compared
     from storage.store import Store
 
-    found = compared(Store(existing(store)), runs)
+    found = compared(Store(chosen_store(store, config)), runs)
     if to is not None:
         found.write(to)
         sys.stderr.write(f"page: {to / 'compare.html'}\n")
@@ -75,13 +96,14 @@ def compare(
 
 
 def verify(
-    store: Annotated[Path, typer.Option(help="the store")] = Path("store"),
+    store: StoreOption = None,
+    config: ConfigOption = None,
 ) -> None:
-    """Read every byte of every artifact; what is damaged is set aside, and made again by the next run."""
+    """Read every byte of every artifact. What is damaged is set aside, and made again by the next run."""
     from storage.lock import Lock
     from storage.store import Store, set_aside
 
-    opened = Store(existing(store))
+    opened = Store(chosen_store(store, config))
     problems = {path: ["its manifest cannot be read"] for path in opened.unreadable()}
     count = 0
     for artifact in opened.artifacts():
@@ -101,29 +123,39 @@ def verify(
 
 
 def gc(
-    store: Annotated[Path, typer.Option(help="the store")] = Path("store"),
-    keep: Annotated[list[str] | None, typer.Option(help="keys to keep, or their beginnings")] = None,
+    store: StoreOption = None,
+    config: ConfigOption = None,
+    keep: Annotated[
+        list[str] | None, typer.Option(help="key to keep, or its beginning; may be repeated")
+    ] = None,
     work: Annotated[
-        bool, typer.Option(help="half-made artifacts too (a killed run goes on from them)")
+        bool, typer.Option("--work", help="free half-made artifacts too, from which a killed run would go on")
     ] = False,
-    forget: Annotated[list[str] | None, typer.Option(help="forget a run (a name under runs/) first")] = None,
-    dry_run: Annotated[bool, typer.Option(help="only say what would be freed")] = False,
+    forget: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="forget this run first: a name under runs/ of the store; may be repeated",
+            autocompletion=completion.runs,
+        ),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="only say what would be freed")] = False,
     mlflow: Annotated[
         list[str] | None,
-        typer.Option(help="an MLflow to ask, beside those that the store's runs were told to"),
+        typer.Option(help="address of an MLflow to ask, beside those that the runs of the store reported to"),
     ] = None,
     without_mlflow: Annotated[
         bool,
         typer.Option(
-            "--without-mlflow", help="go on where an MLflow cannot be asked: what only it knows is freed"
+            "--without-mlflow",
+            help="go on where an MLflow does not answer; models that only it knows are freed",
         ),
     ] = False,
 ) -> None:
-    """Free what neither a run that is remembered nor a registered model in MLflow needs."""
+    """Free what no remembered run and no registered model in MLflow needs."""
     from flows.inspect.gc import collect
     from storage.store import Store
 
-    opened = Store(existing(store))
+    opened = Store(chosen_store(store, config))
     for name in forget or ():
         record = opened.root / "runs" / f"{name}.json"
         if record.parent != opened.root / "runs" or record not in opened.root.glob("runs/*.json"):
@@ -148,16 +180,26 @@ def _aside(line: str) -> None:
 
 
 def export(
-    model: Annotated[str, typer.Argument(help="key of a model (base, decay or train), or its beginning")],
-    directory: Annotated[Path, typer.Argument(help="where to; must not exist")],
-    store: Annotated[Path, typer.Option(help="the store")] = Path("store"),
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="key of a model (base, train, decay or checkpoint), or its beginning",
+            show_default=False,
+            autocompletion=completion.models,
+        ),
+    ],
+    directory: Annotated[
+        Path, typer.Argument(help="directory to write to; it must not exist", show_default=False)
+    ],
+    store: StoreOption = None,
+    config: ConfigOption = None,
 ) -> None:
-    """Copy a model's files, what `from_pretrained` loads, with a card: data, training and scores (README.md)."""
+    """Copy the files of a model, as `from_pretrained` loads them, with a model card: data, training and scores."""
     import shutil
 
     from tasks.models.card import model_card
 
-    catalog = catalog_of(store)
+    catalog = catalog_of(chosen_store(store, config))
     found = catalog.find(model)
     artifact = catalog.store.lookup(found["stage"], found["key"])  # refuses what leads out of the artifact
     if artifact is None or not artifact.has("export"):

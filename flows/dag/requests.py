@@ -13,7 +13,7 @@ from typing import Any
 
 from flows.config import RunConfig
 from flows.dag.call import Build
-from flows.dag.rounds import Round, averaging, decay_schedule, trunk_schedule
+from flows.dag.rounds import Round, averaging, decay_schedule, has_branches, trunk_schedule
 from flows.dag.state import Outcome, Slice, TrainingState
 from storage.artifact import Artifact, Chain, Input
 from storage.errors import StageFailed
@@ -29,7 +29,7 @@ from tasks.corpus.reading.sources import IngestConfig, SourceConfig
 from tasks.evaluation import evaluate, hub_questions, perplexity, questions, samples
 from tasks.evaluation.catalog import EvaluationConfig, OwnBenchmark, supported
 from tasks.models import base, checkpoint, decay, train
-from tasks.models.config import RewarmPlan, SegmentConfig, resolve_precision
+from tasks.models.config import SegmentConfig, resolve_precision
 from tasks.models.train import TrainInputs
 from tasks.pages.data import data
 from tasks.pages.report import report
@@ -266,8 +266,8 @@ class Requests(Measures):
 
     @property
     def branches(self) -> bool:
-        """Whether each round has a decay branch (`wsd`), or ends where its one segment does (`rewarm`)."""
-        return not isinstance(self.run.training.schedule, RewarmPlan)
+        """Whether each round has a decay branch."""
+        return has_branches(self.run)
 
     def _sources(self, round: Round) -> list[SourceConfig]:
         """Round 0 reads replay sources alone."""

@@ -63,14 +63,19 @@ def averaging(run: RunConfig) -> Average | None:
     return Average(checkpoints=average.checkpoints, every_steps=every)
 
 
+def has_branches(run: RunConfig) -> bool:
+    """Whether each round has a decay branch (`wsd`), or ends where its one segment does (`rewarm`)."""
+    return isinstance(run.training.schedule, WsdPlan)
+
+
 def _check_average(run: RunConfig, rounds: list[Round]) -> None:
     average = averaging(run)
     if average is None:
         return
-    branches = isinstance(run.training.schedule, WsdPlan)
+    branched = has_branches(run)
     for one in rounds:
-        steps = one.last_step - (one.branch_step if branches else one.first_step)
-        refuse(of_average(average, steps, f"{'the decay branch' if branches else 'the round'} of {one.name}"))
+        steps = one.last_step - (one.branch_step if branched else one.first_step)
+        refuse(of_average(average, steps, f"{'the decay branch' if branched else 'the round'} of {one.name}"))
 
 
 def round_zero(run: RunConfig, tokens: int) -> Round:

@@ -110,7 +110,7 @@ def compare(store: Store, names: Sequence[str]) -> Comparison:
     """
     records = list({record.run: record for record in (record_of(store, name) for name in names)}.values())
     if len(records) < 2:
-        raise ConfigError("compare: name two runs or more, each another")
+        raise ConfigError("compare: name two runs or more, all different")
     if len(records) > 26:
         raise ConfigError("compare: at most 26 runs")
     runs = tuple(

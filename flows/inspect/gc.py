@@ -115,7 +115,9 @@ def _waiting(store: Store, unneeded: Sequence[Artifact], say: Callable[[str], No
     unreached = {artifact.key for artifact in unneeded}
     for uri, keys in accounts.items():
         if count := len(keys & unreached):
-            say(f"kept: {count} artifacts that MLflow at {uri} has not been told of yet: the next run does")
+            say(
+                f"kept: {count} artifacts that MLflow at {uri} does not know of yet; the next run reports them"
+            )
     return set().union(*accounts.values())
 
 

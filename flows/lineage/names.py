@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from flows.lineage.graph import Registered, find_artifact
@@ -13,25 +14,30 @@ from storage.manifest import NAME, read_manifest
 from storage.paths import mlflow_database
 from storage.secrets import without_secrets
 from storage.store import Store
+from tasks import stages
 
 _VERSION = re.compile(r"([^/:@]+)/([0-9]+)")
 _ALIAS = re.compile(r"([^/:@]+)@([\w-]+)")
 
 
-def resolve(given: str, store: Path, mlflow: str | None = None) -> tuple[Store, Artifact, Registered | None]:
+def resolve(
+    given: str, store: Path | Callable[[], Path], mlflow: str | None = None
+) -> tuple[Store, Artifact, Registered | None]:
     """The artifact that is meant, the store that it is in, and the version of a registered model that named it.
 
     `given`: `name@alias`, `name/version`, a path in a store, a stage key, `stage/key`, or the beginning of one. `store` is
-    where keys are looked for; a version says itself where its store was, and is looked for there too. `mlflow`: address of
-    the registry (None: MLFLOW_TRACKING_URI, else this home's database). Raises OnwardError where it is not to be had.
+    where keys are looked for, or finds it where it is needed; a version says itself where its store was, and is looked for
+    there too. `mlflow`: address of the registry (None: MLFLOW_TRACKING_URI, else this home's database). Raises OnwardError
+    where it is not to be had.
     """
     if (found := _at(given)) is not None:
         return *found, None
     if match := _ALIAS.fullmatch(given):
         return _registered(given, match[1], match[2], None, store, mlflow)
     match = _VERSION.fullmatch(given)
-    if match and not (store / match[1]).is_dir():
+    if match and match[1] not in stages.NAMES:
         return _registered(given, match[1], None, match[2], store, mlflow)
+    store = store if isinstance(store, Path) else store()
     if not store.is_dir():
         raise OnwardError(f"there is no store at {store}; name it with --store")
     opened = Store(store)
@@ -53,7 +59,12 @@ def _at(given: str) -> tuple[Store, Artifact] | None:
 
 
 def _registered(
-    given: str, name: str, alias: str | None, number: str | None, store: Path, mlflow: str | None
+    given: str,
+    name: str,
+    alias: str | None,
+    number: str | None,
+    store: Path | Callable[[], Path],
+    mlflow: str | None,
 ) -> tuple[Store, Artifact, Registered]:
     from mlflow.exceptions import MlflowException
 
@@ -81,11 +92,14 @@ def _registered(
     known = Registered(
         name, str(version.version), given, shown, int(version.creation_timestamp), version.run_id
     )
-    for place in (store, Path(tags.get("store", store))):
+    places = [store] if isinstance(store, Path) else []
+    places += [Path(tags["store"])] if "store" in tags else []
+    for place in places:
         opened = Store(place)
         artifact = opened.lookup(tags["stage"], tags["stage_key"]) if place.is_dir() else None
         if artifact is not None:
             return opened, artifact, known
+    looked = " nor in ".join(map(str, places)) or "a store that it names"
     raise OnwardError(
-        f"{given} is {tags['stage']}/{tags['stage_key'][:16]}, which is neither in {store} nor in {tags.get('store')}"
+        f"{given} is {tags['stage']}/{tags['stage_key'][:16]}, which is not in {looked}; name its store with --store"
     )

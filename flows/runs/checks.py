@@ -88,7 +88,7 @@ def positions_of(directory: Path) -> int | None:
     try:
         config = json.loads(path.read_bytes())
     except ValueError as error:
-        raise ConfigError(f"{path} is no JSON: {error}") from error
+        raise ConfigError(f"{path} is not JSON: {error}") from error
     for name in ("max_position_embeddings", "n_positions"):
         if isinstance(config.get(name), int):
             return int(config[name])

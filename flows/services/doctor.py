@@ -200,12 +200,12 @@ def _try_store(directory: Path) -> str | None:
             os.fsync(file.fileno())
         made.rename(probe / "renamed")
         if not (probe / "renamed" / "file").is_file():
-            return "a renamed directory is not where it should be"
+            return "a renamed directory did not arrive under its new name"
         with Lock(probe / "lock"):
             if _second_process_locks(probe / "lock"):
-                return "a lock that is held is given to a second process (flock does not hold)"
+                return "a second process can take a lock that is held (flock does not work)"
         if not _second_process_locks(probe / "lock"):
-            return "a lock that was let go is not to be had by a second process"
+            return "a second process cannot take a lock that was released"
     finally:
         shutil.rmtree(probe, ignore_errors=True)
     return None
@@ -253,7 +253,7 @@ def gpu() -> Finding:
     version, _, count = answer.stdout.strip().rpartition(" ")
     if answer.returncode == 0 and count.isdigit() and int(count):
         return Finding("gpu", "ok", f"{', '.join(names)}; torch {version} sees {count}")
-    what = f"{', '.join(names)}, but torch {version or 'cannot be imported and'} sees none"
+    what = f"{', '.join(names)}, but torch {version or 'cannot be imported and'} sees no GPU"
     return Finding(
         "gpu", "bad", what, "install torch's CUDA build for this driver: pip install -c constraints.txt torch"
     )
@@ -279,7 +279,7 @@ def prefect(api: Api | None, record: HomeRecord | None) -> Iterator[Finding]:
     else:
         yield Finding("prefect", "ok", f"{api.url} runs {version}")
     if record is not None and not record.supervised and record.running:
-        yield Finding("supervisor", "bad", "it is gone; what dies now stays dead", start)
+        yield Finding("supervisor", "bad", "it is gone; a service that dies is not started again", start)
     try:
         yield scheduler(api)
         yield from workers(api, start)
@@ -319,9 +319,9 @@ def scheduler(api: Api) -> Finding:
         return Finding("scheduler", "ok", f"{len(active)} schedules on, {ahead} runs ahead")
     if time.time() - oldest < 120:
         return Finding(
-            "scheduler", "note", "schedules are on, no run is made yet", "ask again in two minutes"
+            "scheduler", "note", "schedules are on; no run was created yet", "ask again in two minutes"
         )
-    what = f"{len(active)} schedules are on, and the server makes no runs"
+    what = f"{len(active)} schedules are on, but the server creates no runs"
     return Finding(
         "scheduler", "bad", what, 'pip install -c constraints.txt "sqlalchemy<2.1"; onward down; onward up'
     )
@@ -354,7 +354,7 @@ def automations(api: Api) -> Finding:
     crash = [row for row in there if "crash" in row["name"].lower() or "heartbeat" in row["name"].lower()]
     if not crash:
         act = "onward up   (or: python -m flows.services.deploy)"
-        return Finding("automations", "bad", "none sets a run Crashed whose machine is gone", act)
+        return Finding("automations", "bad", "no automation sets a run Crashed when its machine is gone", act)
     off = [row["name"] for row in crash if not row["enabled"]]
     if off:
         return Finding(
@@ -394,9 +394,7 @@ def mlflow(run: Any, record: HomeRecord | None) -> Finding:
         return _database(address or mlflow_database())
     name = without_secrets(address)
     act = (
-        "onward up"
-        if not configured
-        else "start it, or set tracking.mlflow_uri (or MLFLOW_TRACKING_URI) right"
+        "onward up" if not configured else "start it, or correct tracking.mlflow_uri (or MLFLOW_TRACKING_URI)"
     )
     try:
         with urllib.request.urlopen(f"{address.rstrip('/')}/health", timeout=5) as answer:
@@ -409,7 +407,7 @@ def mlflow(run: Any, record: HomeRecord | None) -> Finding:
             return Finding("mlflow", "bad", f"{name} refuses us ({error.code})", user)
         return Finding("mlflow", "bad", f"{name} answers {error.code}", act)
     except (OSError, ValueError) as error:
-        what = f"{name} does not answer ({getattr(error, 'reason', error)}); a run would only publish later"
+        what = f"{name} does not answer ({getattr(error, 'reason', error)}); a run would publish to it later"
         return Finding("mlflow", "bad", what, act)
 
 

@@ -195,7 +195,7 @@ def _say_found(
     if record.supervised:
         say(f"runs already: {names}")
     else:
-        say(f"their supervisor is gone, taken over: {names}")
+        say(f"their supervisor is gone; they are taken over: {names}")
     for option, asked, port in zip(
         ("--prefect-port", "--mlflow-port"), wanted, (record.prefect_port, record.mlflow_port), strict=True
     ):

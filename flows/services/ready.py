@@ -34,7 +34,7 @@ def check_ports(record: HomeRecord, found: dict[str, Service]) -> None:
                 probe.bind(("127.0.0.1", port))
             except (OSError, OverflowError) as error:
                 raise ConfigError(
-                    f"port {port} for the {title} cannot be had: {_holder(port) or error}. "
+                    f"port {port} for the {title} is taken: {_holder(port) or error}. "
                     f"End that, or choose another port: onward up --{name}-port {port + 1}"
                 ) from error
 

@@ -281,7 +281,7 @@ def test_a_port_that_is_taken_is_named_with_the_option_that_helps(tmp_path):
         port = taken.getsockname()[1]
         found = made.onward("up", made.config, "--prefect-port", free_port(), "--mlflow-port", port)
     assert found.returncode == 2
-    assert f"port {port} for the MLflow server cannot be had" in found.stderr
+    assert f"port {port} for the MLflow server is taken" in found.stderr
     assert f"process {os.getpid()}" in found.stderr and "--mlflow-port" in found.stderr
     assert list(made.processes()) == []
 

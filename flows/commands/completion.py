@@ -1,0 +1,98 @@
+"""What the shell completes: files, stores, stages, runs and models. Light, and silent where something cannot be read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from storage.paths import home
+from storage.store_places import configurations_of, is_store, run_names, store_of_config, stores_of_home
+from tasks import stages
+
+MODEL_STAGES = tuple(
+    stage.name
+    for stage in stages.TABLE
+    if stage.group in ("models", "training") and stage.name != "tokenizer"
+)
+"""Those that make a model."""
+FORMATS = ("text", "mermaid", "openlineage")
+_KEY_DIGITS = 12
+
+
+def configurations(incomplete: str) -> list[str]:
+    """YAML files of the home, and files and directories below what is typed."""
+    known = [from_here(path) for path in configurations_of(home())]
+    typed = Path(incomplete)
+    directory = typed if incomplete.endswith("/") else typed.parent
+    found = (path for path in _listed(directory) if path.is_dir() or path.suffix in (".yaml", ".yml"))
+    below = [f"{path}/" if path.is_dir() else str(path) for path in found if not path.name.startswith(".")]
+    return _beginning(dict.fromkeys([*known, *below]), incomplete)
+
+
+def stores(incomplete: str) -> list[str]:
+    """The stores of the home."""
+    return _beginning((from_here(path) for path in stores_of_home(home())), incomplete)
+
+
+def last_stages(incomplete: str) -> list[str]:
+    """What a run can be ended after."""
+    return _beginning(stages.ENDS, incomplete)
+
+
+def forced_stages(incomplete: str) -> list[str]:
+    """What can be made again."""
+    return _beginning(("all", *stages.NAMES), incomplete)
+
+
+def any_stage(incomplete: str) -> list[str]:
+    """Every stage."""
+    return _beginning(stages.NAMES, incomplete)
+
+
+def formats(incomplete: str) -> list[str]:
+    """What lineage is printed as."""
+    return _beginning(FORMATS, incomplete)
+
+
+def runs(ctx: Any, incomplete: str) -> list[str]:
+    """Runs that the chosen store remembers."""
+    return _beginning((name for store in _chosen(ctx) for name in run_names(store)), incomplete)
+
+
+def models(ctx: Any, incomplete: str) -> list[str]:
+    """Models of the chosen store, as stage/key."""
+    keys = (
+        f"{stage}/{path.name[:_KEY_DIGITS]}"
+        for store in _chosen(ctx)
+        for stage in MODEL_STAGES
+        for path in sorted(store.glob(f"{stage}/[!.]*"))
+    )
+    return _beginning(keys, incomplete)
+
+
+def _chosen(ctx: Any) -> list[Path]:
+    given, config = ctx.params.get("store"), ctx.params.get("config")
+    try:
+        if given or config:
+            named = Path(given) if given else store_of_config(Path(config))
+            return [named] if is_store(named) else []
+        return stores_of_home(home())
+    except Exception:  # a shell that completes shows no errors
+        return []
+
+
+def _listed(directory: Path) -> list[Path]:
+    try:
+        return sorted(directory.iterdir())
+    except OSError:
+        return []
+
+
+def from_here(path: Path) -> str:
+    """A path as it reads from the working directory, where it lies below that."""
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def _beginning(values: Iterable[str], incomplete: str) -> list[str]:
+    return [value for value in values if value.startswith(incomplete)]
