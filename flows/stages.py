@@ -1,7 +1,8 @@
-"""`stages.lock`: each stage's VERSION and the digest of the code that shapes its bytes.
+"""`stages.lock`: each stage's VERSION, those of its components, and the digest of the code that shapes its bytes.
 
-A changed digest under the same VERSION means that keys no longer tell old output from new. Either raise the VERSION, or,
-where the output is truly the same, accept the new digest: `make accept-stages`.
+A changed digest under the same versions means that keys no longer tell old output from new. Either raise the VERSION, or
+that of the component whose output changed (docs/upgrades.md), or, where the output is truly the same, accept the new
+digest: `make accept-stages`.
 """
 
 from __future__ import annotations
@@ -11,39 +12,56 @@ import importlib
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from storage.code import ROOT, stage_code_digest
+from storage.keys import difference
 from tasks.stages import TABLE
 
 LOCK = ROOT / "stages.lock"
 
 
-def current() -> dict[str, dict[str, str | int]]:
-    """VERSION and code digest of every stage as the code stands now, by the stage's name."""
+Entry = dict[str, Any]
+"""Of a stage: `version`, `code`, and `components`: the versions above 1, where there are any."""
+
+
+def current() -> dict[str, Entry]:
+    """Versions and code digest of every stage as the code stands now, by the stage's name."""
     found = {}
     for stage in TABLE:
         module = importlib.import_module(stage.module)
-        found[module.STAGE] = {"version": module.VERSION, "code": stage_code_digest(module)}
+        entry: Entry = {"version": module.VERSION, "code": stage_code_digest(module)}
+        if raised := {n: v for n, v in getattr(module, "COMPONENTS", {}).items() if v > 1}:
+            entry["components"] = raised
+        found[module.STAGE] = entry
     return dict(sorted(found.items()))
 
 
-def locked(path: Path = LOCK) -> dict[str, dict[str, str | int]]:
+def locked(path: Path = LOCK) -> dict[str, Entry]:
     """What `stages.lock` holds."""
     return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
 
 
-def unaccepted(now: dict[str, dict[str, str | int]], before: dict[str, dict[str, str | int]]) -> list[str]:
-    """Stages whose code changed and which were neither given a new VERSION nor accepted; and those unknown to the lock."""
+def unaccepted(now: dict[str, Entry], before: dict[str, Entry]) -> list[str]:
+    """Stages whose code changed and which were neither given a new version nor accepted; and those unknown to the lock."""
     wrong = []
     for stage, entry in now.items():
         old = before.get(stage)
         if old is None:
             wrong.append(f"{stage}: not in stages.lock")
-        elif old["code"] != entry["code"] and old["version"] == entry["version"]:
-            wrong.append(f"{stage}: its code changed; raise VERSION, or accept it as giving the same bytes")
+        elif old["code"] != entry["code"] and _versions(old) == _versions(entry):
+            wrong.append(
+                f"{stage}: its code changed; raise VERSION, or that of the component that changed (COMPONENTS), or "
+                "accept it as giving the same bytes"
+            )
         elif old != entry:
-            wrong.append(f"{stage}: VERSION {old['version']} → {entry['version']} is not in stages.lock yet")
+            raised = ", ".join(str(one) for one in difference(_versions(old), _versions(entry)))
+            wrong.append(f"{stage}: {raised} is not in stages.lock yet")
     return wrong
+
+
+def _versions(entry: Entry) -> dict[str, Any]:
+    return {"VERSION": entry["version"], **entry.get("components", {})}
 
 
 def main() -> None:

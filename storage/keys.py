@@ -2,6 +2,11 @@
 
 Invariant: equal identity gives an equal key in any process, under any hash seed and any order of fields; a value of a
 type that has no canonical form raises instead of being guessed.
+
+A key names the version of its stage, and of those of the stage's components that it uses and that have changed since
+0.1.0. A component is what a configuration can do without: a family of rules, a kind of file. So a change in one makes
+again only what it was used for. A stage that has some names them: `COMPONENTS`, version by name, all 1 at first, and
+`components(config, inputs)`, the names of those that are used.
 """
 
 from __future__ import annotations
@@ -42,17 +47,46 @@ def _check(value: Any, where: str) -> None:
     raise TypeError(f"{where} is a {type(value).__name__}, which has no canonical JSON form")
 
 
-def stage_key(stage: str, version: int, config: Mapping[str, Any], inputs: Mapping[str, Any]) -> str:
-    """sha256 (64 hex digits) over stage, version, identity configuration and the digests of the inputs."""
-    payload = {"stage": stage, "version": version, "config": dict(config), "inputs": dict(inputs)}
+def stage_key(
+    stage: str,
+    version: int,
+    config: Mapping[str, Any],
+    inputs: Mapping[str, Any],
+    components: Mapping[str, int] | None = None,
+) -> str:
+    """sha256 (64 hex digits) over stage, version, identity configuration and the digests of the inputs.
+
+    `components`: the versions of those that are used and changed (`changed_components`), where there are any.
+    """
+    payload: dict[str, Any] = {
+        "stage": stage,
+        "version": version,
+        "config": dict(config),
+        "inputs": dict(inputs),
+    }
+    if components:
+        payload["components"] = dict(components)
     return hashlib.sha256(canonical_json(payload)).hexdigest()
+
+
+def changed_components(module: Any, config: Any, inputs: Any) -> dict[str, int]:
+    """The versions, by name, of the stage's components that these use, as far as they are above 1.
+
+    Which are used is asked only where one has changed, since it may take a look into files.
+    """
+    changed = {name: version for name, version in getattr(module, "COMPONENTS", {}).items() if version > 1}
+    if not changed:
+        return {}
+    used = set(module.components(config, inputs))
+    return {name: version for name, version in sorted(changed.items()) if name in used}
 
 
 def key_inputs(inputs: Any) -> dict[str, Any]:
     """What of a stage's inputs is in its key: digests of parts, the last digest of a chain, plain values as they are.
 
-    `inputs` is a dataclass; a field with `metadata={"in_key": False}` is left out. A dataclass inside it counts as the
-    mapping of those of its fields that are not None.
+    `inputs` is a dataclass; a field with `metadata={"in_key": False}` is left out, and so is one with
+    `metadata={"since": "0.2"}` (it came with that release) while its value is its default. A dataclass inside it counts
+    as the mapping of those of its fields that are not None.
     """
     return {name: _digests(value) for name, value in _fields(inputs)}
 
@@ -66,8 +100,19 @@ def _fields(inputs: Any) -> list[tuple[str, Any]]:
     return [
         (field.name, getattr(inputs, field.name))
         for field in dataclasses.fields(inputs)
-        if field.metadata.get("in_key", True)
+        if field.metadata.get("in_key", True) and not _as_before(field, getattr(inputs, field.name))
     ]
+
+
+def _as_before(field: dataclasses.Field[Any], value: Any) -> bool:
+    """Whether an input that came after 0.1.0 is not there, or at the value that means: as before."""
+    if "since" not in field.metadata:
+        return False
+    if field.default_factory is not dataclasses.MISSING:
+        return bool(value == field.default_factory())
+    if field.default is dataclasses.MISSING:
+        raise TypeError(f"the input {field.name}, since {field.metadata['since']}, needs a default")
+    return bool(type(value) is type(field.default) and value == field.default)
 
 
 def _digests(value: Any) -> Any:
@@ -111,6 +156,7 @@ class Difference:
 
 
 MISSING = "(absent)"
+"""Stands for the value of a field that one side lacks."""
 
 
 def difference(before: Any, after: Any, path: str = "") -> list[Difference]:

@@ -57,10 +57,15 @@ class Manifest:
     stats: dict[str, Any] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
     format: int = FORMAT
+    components: dict[str, int] = field(default_factory=dict)
+    """Versions of the stage's components that stand in the key; none in a manifest of 0.1.0."""
 
     def to_bytes(self) -> bytes:
-        """The manifest as JSON text."""
-        return (json.dumps(asdict(self), indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
+        """The manifest as JSON text, which 0.1.0 can read too where it names no component."""
+        fields = asdict(self)
+        if not self.components:
+            del fields["components"]
+        return (json.dumps(fields, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
     @property
     def bytes(self) -> int:

@@ -22,7 +22,7 @@ from storage.artifact import Artifact
 from storage.atomic import commit_directory, fsync_directory, make_read_only, make_writable, write_bytes
 from storage.draft import Draft, Progress, remove_undeclared
 from storage.errors import DamagedArtifact, OnwardError, StageFailed
-from storage.keys import key_inputs, recorded_inputs, stage_key
+from storage.keys import changed_components, key_inputs, recorded_inputs, stage_key
 from storage.lock import Lock
 from storage.manifest import NAME, Manifest, digest_problems, read_manifest, size_problems
 from storage.provenance import provenance
@@ -31,7 +31,10 @@ from storage.workers import Workers
 
 
 class StageModule(Protocol):
-    """A stage: a name, a version, and a plain function from configuration and inputs to files and statistics."""
+    """A stage: a name, a version, and a plain function from configuration and inputs to files and statistics.
+
+    It may have `COMPONENTS` and `components(config, inputs)` too (storage/keys.py).
+    """
 
     STAGE: str
     VERSION: int
@@ -55,13 +58,20 @@ class Request:
         return str(self.module.STAGE)
 
     @property
+    def components(self) -> dict[str, int]:
+        """The versions of the stage's components that are used here and have changed since 0.1.0."""
+        return changed_components(self.module, self.config, self.inputs)
+
+    @property
     def identity(self) -> dict[str, Any]:
         """All that the key is made of, as plain JSON."""
+        components = self.components
         return {
             "stage": self.stage,
             "version": self.module.VERSION,
             "config": identity_of(self.config),
             "inputs": key_inputs(self.inputs),
+            **({"components": components} if components else {}),
         }
 
     @property
@@ -237,6 +247,7 @@ class Store:
             volatile=volatile,
             stats=_plain_stats(stats),
             provenance=provenance(request.module, began, draft.warnings, draft.execution, making.facts),
+            components=request.components,
         )
 
     def _publish(self, work: Path, manifest: Manifest) -> Artifact:

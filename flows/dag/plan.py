@@ -19,13 +19,16 @@ from flows.dag.pretrain import adapt
 from flows.dag.requests import Requests
 from storage.artifact import Artifact, Input
 from storage.errors import DamagedArtifact
-from storage.keys import Difference, difference, key_inputs
+from storage.keys import MISSING, Difference, difference, key_inputs
 from storage.manifest import Manifest
+from storage.settings import completed, identity_values
 from storage.store import Request, Store
 
 _PENDING = "pending:"
 _BYTES_PER_TOKEN = 4
 NEVER = "never made in this store"
+_SEE = ", and is made again: see docs/upgrades.md"
+"""Ends the line that a newer version of the stage is a cause."""
 
 
 @dataclass(frozen=True)
@@ -128,16 +131,22 @@ class Reasons:
         self._known: dict[str, list[Manifest]] = {}
 
     def __call__(self, request: Request) -> tuple[str, ...]:
-        """The fields and inputs that made the difference."""
+        """The fields and inputs that made the difference; first, in one line, the versions of the stage that did."""
         nearest = self._nearest(request)
-        return tuple(str(one) for one in nearest[:8]) if nearest is not None else (NEVER,)
+        if nearest is None:
+            return (NEVER,)
+        others = [str(one) for one in nearest if not _is_version(one)]
+        return (*_version_line(request.stage, nearest), *others[:8])
 
     def brief(self, request: Request) -> str:
         """The same in a line: changed settings by name and value, changed inputs by name."""
         nearest = self._nearest(request)
         if nearest is None:
             return NEVER
-        settings = [str(one) for one in nearest if not one.path.startswith("inputs")]
+        settings = [
+            *_version_line(request.stage, nearest),
+            *(str(one) for one in nearest if not one.path.startswith("inputs") and not _is_version(one)),
+        ]
         inputs = sorted(
             {one.path.removeprefix("inputs.").split(".")[0].split("[")[0] for one in _inputs(nearest)}
         )
@@ -147,8 +156,10 @@ class Reasons:
         if request.stage not in self._known:
             found = self._store.artifacts(request.stage)
             self._known[request.stage] = [one.manifest for one in found if not self._own(one.manifest)]
-        wanted = request.identity
-        differences = [difference(_identity(manifest), wanted) for manifest in self._known[request.stage]]
+        wanted = {**request.identity, "config": identity_values(request.config)}
+        differences = [
+            difference(_identity(manifest, request), wanted) for manifest in self._known[request.stage]
+        ]
         differences = [found for found in differences if found]
         if not differences:
             return None
@@ -164,9 +175,13 @@ def make_plan(run: RunConfig) -> list[PlanRow]:
 
 
 def render(rows: list[PlanRow]) -> str:
-    """The plan as text: stages that are cached in one line a stage, the others each with its reason."""
+    """The plan as text: stages that are cached in one line a stage, the others each with its reason.
+
+    That a stage is of a newer version than the store's artifacts is said once, before the others.
+    """
     lines: list[str] = []
     cached: dict[str, int] = {}
+    newer: dict[str, int] = {}
     for row in rows:
         if row.state == "cached":
             cached[row.stage] = cached.get(row.stage, 0) + 1
@@ -174,8 +189,13 @@ def render(rows: list[PlanRow]) -> str:
         label = " · ".join([row.stage, *named(row.slice, row.round, row.item)])
         lines.append(f"{row.state:<9} {label}")
         foreseen = [row.training["line"]] if row.training else []
-        lines += [f"            {reason}" for reason in (*foreseen, *row.why)]
+        for reason in (*foreseen, *row.why):
+            if reason.endswith(_SEE):
+                newer[reason] = newer.get(reason, 0) + 1
+            else:
+                lines.append(f"            {reason}")
     head = [f"cached    {stage} × {count}" for stage, count in cached.items()]
+    head += [f"newer     {reason.removesuffix(_SEE)} × {count}{_SEE}" for reason, count in newer.items()]
     last = (
         "nothing to do"
         if not lines
@@ -184,13 +204,40 @@ def render(rows: list[PlanRow]) -> str:
     return "\n".join([*head, *lines, last]) + "\n"
 
 
-def _identity(manifest: Manifest) -> dict[str, Any]:
+def _identity(manifest: Manifest, request: Request) -> dict[str, Any]:
+    """As the request's own: options that came later stand at the defaults that they had without being written."""
     return {
         "stage": manifest.stage,
         "version": manifest.version,
-        "config": manifest.config,
+        "config": completed(manifest.config, request.config),
         "inputs": _bare(manifest.inputs),
+        **({"components": manifest.components} if manifest.components else {}),
     }
+
+
+def _is_version(one: Difference) -> bool:
+    return one.path in ("version", "components") or one.path.startswith("components.")
+
+
+def _version_line(stage: str, found: list[Difference]) -> tuple[str, ...]:
+    """That the store's artifact is of another version of the stage, or of a component of it; nothing where it is not."""
+    versions: list[tuple[str, int, int]] = []
+    for one in found:
+        if one.path == "version":
+            versions.append(("", one.before, one.after))
+        elif one.path == "components":  # one side names none
+            before, after = ({} if side == MISSING else side for side in (one.before, one.after))
+            versions += [
+                (name, before.get(name, 1), after.get(name, 1)) for name in sorted({*before, *after})
+            ]
+        elif one.path.startswith("components."):
+            before, after = (1 if side == MISSING else side for side in (one.before, one.after))
+            versions.append((one.path.removeprefix("components."), before, after))
+    if not versions:
+        return ()
+    newer = "a newer" if all(after > before for _, before, after in versions) else "another"
+    told = ", ".join(f"{name} {before} → {after}".strip() for name, before, after in versions)
+    return (f"{stage} is of {newer} version than in the store ({told}){_SEE}",)
 
 
 def _bare(value: Any) -> Any:

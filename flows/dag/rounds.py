@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from flows.config import RunConfig
+from storage.counts import count_text
 from storage.errors import ConfigError
 from tasks.corpus.packing.budgets import sequences_per_step, steps_for
 from tasks.models.config import RewarmPlan, WsdPlan
@@ -30,7 +31,7 @@ class Round:
     @property
     def name(self) -> str:
         """The model's name: `base` for round 0, else its budget (`400M`)."""
-        return short_count(self.budget) if self.number else "base"
+        return count_text(self.budget) if self.number else "base"
 
 
 def rounds_of(run: RunConfig) -> list[Round]:
@@ -43,7 +44,7 @@ def rounds_of(run: RunConfig) -> list[Round]:
         last = steps_for(budget, training.batch_tokens)
         if last <= done:
             raise ConfigError(
-                f"training.token_budgets: {short_count(budget)} needs no step beyond the budget before it "
+                f"training.token_budgets: {count_text(budget)} needs no step beyond the budget before it "
                 f"(a step is {training.batch_tokens:,} tokens)"
             )
         first = branch if isinstance(training.schedule, WsdPlan) else done
@@ -116,12 +117,3 @@ def _branch_step(last_step: int, schedule: WsdPlan) -> int:
     if schedule.decay_fraction == 0:
         return last_step
     return last_step - max(1, round(schedule.decay_fraction * last_step))
-
-
-def short_count(count: int) -> str:
-    """400_000_000 as `400M`, 1_500_000 as `1.5M`."""
-    for scale, unit in ((10**9, "B"), (10**6, "M"), (10**3, "K")):
-        if count >= scale:
-            text = f"{count / scale:.3f}".rstrip("0").rstrip(".")
-            return text + unit
-    return str(count)

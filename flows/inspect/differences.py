@@ -10,7 +10,7 @@ from typing import Any
 from flows.config import parse_config
 from storage.errors import ConfigError
 from storage.keys import MISSING, difference
-from storage.settings import Section, identity_of, is_section, plain, role_of, types_of
+from storage.settings import Section, identity_values, is_section, plain, role_of, types_of
 
 
 @dataclass(frozen=True)
@@ -38,13 +38,13 @@ def differences(configs: Mapping[str, Mapping[str, Any]]) -> Differences:
     except ConfigError:
         return Differences((), (), tuple(_fields(configs)))
     return Differences(
-        tuple(_fields({label: identity_of(run) for label, run in runs.items()})),
+        tuple(_fields({label: identity_values(run) for label, run in runs.items()})),
         tuple(_fields({label: execution_of(run) for label, run in runs.items()})),
     )
 
 
 def execution_of(settings: Section) -> dict[str, Any]:
-    """What `identity_of` leaves out, as plain JSON: execution fields, those inside of identity sections included."""
+    """What `identity_values` leaves out, as plain JSON: execution fields, those inside of identity sections included."""
     found: dict[str, Any] = {}
     for name in types_of(type(settings)):
         value = getattr(settings, name)

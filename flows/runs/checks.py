@@ -7,7 +7,8 @@ import json
 from pathlib import Path
 
 from flows.config import RunConfig
-from flows.dag.rounds import round_zero, rounds_of, short_count
+from flows.dag.rounds import round_zero, rounds_of
+from storage.counts import count_text
 from storage.errors import ConfigError
 from storage.paths import home
 from tasks.corpus.benchmarks.questions import benchmark_file
@@ -101,7 +102,7 @@ def advice(run: RunConfig) -> list[str]:
     if isinstance(run.model.base, InitConfig):
         tokens = run.model.base.pretrain_tokens
         named.insert(
-            0, (f"model.base.init.pretrain_tokens {short_count(tokens)}", round_zero(run, tokens).last_step)
+            0, (f"model.base.init.pretrain_tokens {count_text(tokens)}", round_zero(run, tokens).last_step)
         )
     return [
         f"{what} has only {steps:,} steps; a smaller training.batch_tokens gives more of them"

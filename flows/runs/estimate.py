@@ -18,8 +18,9 @@ from typing import Any
 
 from flows.config import RunConfig
 from flows.dag.plan import PlanRow
-from flows.dag.rounds import round_zero, rounds_of, short_count
+from flows.dag.rounds import round_zero, rounds_of
 from storage.artifact import Artifact
+from storage.counts import rounded_count
 from storage.errors import ConfigError
 from storage.paths import home
 from storage.store import Store
@@ -123,7 +124,7 @@ class _Estimator:
         length, target = self._segment.sequence_length, self._target
         mode = "no checkpointing" if self.mode == "none" else f"{self.mode} checkpointing"
         said = [
-            f"{short_count(_rounded(self._shape.parameters))} at {length} in {target.memory / 1e9:.0f} GB: "
+            f"{rounded_count(self._shape.parameters)} at {length} in {target.memory / 1e9:.0f} GB: "
             f"micro-batch {self.micro_batch}",
             mode,
         ]

@@ -33,7 +33,7 @@ from storage.errors import ConfigError, OnwardError
 from storage.keys import canonical_json
 from storage.paths import home, state_directory
 from storage.runs import read_records, shared_lock
-from storage.settings import Settings, execution, identity, identity_of
+from storage.settings import Settings, execution, identity, identity_of, identity_values
 from storage.store import Request, Store
 from storage.workers import Workers
 from tasks.evaluation.catalog import EvaluationConfig, check_benchmarks
@@ -184,7 +184,7 @@ def model_of(wanted: Evaluation, store: Store, build: Build) -> Model:
 @contextmanager
 def _tracked(wanted: Evaluation, store: Store, flow_run: str | None, console: Console) -> Iterator[Tracker]:
     uri, artifacts = experiment(wanted.tracking.mlflow_uri, wanted.name)
-    params = dict(flat({"model": wanted.model, **identity_of(wanted)}))
+    params = dict(flat({"model": wanted.model, **identity_values(wanted)}))
     url = publish.flow_run_url(flow_run)
     tags = {"onward.run": wanted.id, "prefect.flow_run": flow_run or "", "store": str(store.root)}
     tags |= {"prefect.url": url} if url else {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 
 from flows.config import RunConfig
-from flows.dag.rounds import short_count
+from storage.counts import count_text
 from storage.keys import canonical_json
 from storage.paths import from_home
 from storage.settings import identity_of
@@ -26,7 +26,7 @@ def run_id(run: RunConfig) -> str:
 
 def run_name(run: RunConfig) -> str:
     """`edu-125m · 400M→1B · 3f9a2c`."""
-    budgets = "→".join(short_count(budget) for budget in run.training.token_budgets)
+    budgets = "→".join(count_text(budget) for budget in run.training.token_budgets)
     return f"{run.name} · {budgets} · {run_id(run)}"
 
 
@@ -35,7 +35,7 @@ def summary_of(run: RunConfig) -> dict[str, str]:
     training = run.training
     base = run.model.base if isinstance(run.model.base, str) else "a new model"
     sources = ", ".join(f"{source.name} ({source.role}, {source.weight:g})" for source in run.corpus.sources)
-    budgets = " → ".join(short_count(budget) for budget in training.token_budgets)
+    budgets = " → ".join(count_text(budget) for budget in training.token_budgets)
     return {
         "base": base,
         "sources": sources,

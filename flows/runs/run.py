@@ -18,7 +18,6 @@ from flows.config import RunConfig
 from flows.dag.plan import make_plan, render
 from flows.dag.pretrain import adapt
 from flows.dag.requests import Requests
-from flows.dag.rounds import short_count
 from flows.machine.gpu import Gpu
 from flows.runs.attempt import Attempt
 from flows.runs.checks import advice, check, check_hub
@@ -31,10 +30,11 @@ from flows.tracking.tracker import Tracked, Tracker, describe_run, flat
 from flows.ui import publish
 from flows.ui.console import Console
 from storage.artifact import Artifact
+from storage.counts import count_text
 from storage.errors import ConfigError, OnwardError, StageFailed
 from storage.paths import state_directory
 from storage.runs import shared_lock
-from storage.settings import identity_of
+from storage.settings import identity_values
 from storage.store import Store
 from storage.workers import Workers
 from tasks import stages
@@ -155,7 +155,7 @@ class RunAttempt(Attempt):
     @property
     def _registered(self) -> tuple[str, ...]:
         """Names of the models that become versions of the registered model."""
-        return ("base", *(short_count(budget) for budget in self.run.training.token_budgets))
+        return ("base", *(count_text(budget) for budget in self.run.training.token_budgets))
 
 
 def _page(store: Store, report: Artifact, console: Console) -> Path:
@@ -208,7 +208,7 @@ def _planned(run: RunConfig) -> State[Any]:
 @contextmanager
 def _tracked(run: RunConfig, store: Store, flow_run: str | None, console: Console) -> Iterator[Tracker]:
     uri, artifacts = experiment(run.tracking.mlflow_uri, run.name)
-    params = dict(flat(identity_of(run)))
+    params = dict(flat(identity_values(run)))
     url = publish.flow_run_url(flow_run)
     tags = {"onward.run": run_id(run), "prefect.flow_run": flow_run or "", "store": str(store.root)}
     tags |= {"prefect.url": url} if url else {}

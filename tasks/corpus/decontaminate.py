@@ -8,7 +8,7 @@ each benchmark how many questions it has, how many were indexed and found, and i
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,8 @@ from tasks.corpus.shards import Selection, document_shards, texts_of, write_sele
 
 STAGE = "decontaminate"
 VERSION = 3
+COMPONENTS = {"questions": 1, "holdout": 1}
+"""Versions of how benchmark questions are found, and of how documents are held out."""
 REASON = "benchmark_overlap"
 
 
@@ -64,6 +66,14 @@ class DecontaminateInputs:
     benchmarks: tuple[dict[str, str], ...]
     first_of_source: bool
     benchmark_paths: tuple[Path, ...] = field(default=(), metadata={"in_key": False})
+
+
+def components(config: DecontaminateConfig, inputs: DecontaminateInputs) -> Iterator[str]:
+    """`questions` where there are benchmarks to look for, `holdout` where this slice gives one."""
+    if config.benchmarks:
+        yield "questions"
+    if inputs.first_of_source and config.holdout_fraction > 0:
+        yield "holdout"
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,8 @@ from tasks.corpus.shards import PART_FILE, Selection, document_shards, texts_of
 
 STAGE = "dedup"
 VERSION = 2
+COMPONENTS = {"exact": 1, "minhash": 1, "paragraphs": 1}
+"""Versions of the ways in which copies are found."""
 ROW_GROUP_BYTES = 128_000
 """Text in one row group of what is kept, about: later slices read single documents back."""
 
@@ -67,6 +69,16 @@ class DedupInputs:
 
     documents: Input
     earlier: Chain | None = None
+
+
+def components(config: DedupConfig, inputs: DedupInputs) -> Iterator[str]:
+    """The ways that are on."""
+    asked = {
+        "exact": config.exact,
+        "minhash": config.minhash is not None,
+        "paragraphs": config.paragraphs is not None,
+    }
+    return (name for name, on in asked.items() if on)
 
 
 @dataclass(frozen=True)

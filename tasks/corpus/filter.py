@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -33,6 +33,16 @@ from tasks.corpus.words import batches
 
 STAGE = "filter"
 VERSION = 2
+COMPONENTS = {
+    "language": 1,
+    "gopher": 1,
+    "c4": 1,
+    "fineweb": 1,
+    "education": 1,
+    "classifier": 1,
+    "pii": 1,
+}
+"""Versions of the families of rules: one that is raised makes only those corpora again in which it is on."""
 
 _GOPHER = gopher_repetition.RULES + gopher_quality.RULES
 _C4_DOCUMENT_RULES = c4.document_rules(c4.LineVerdicts(()))
@@ -185,6 +195,26 @@ def classifier_inputs(config: FilterConfig, home: Path) -> tuple[str | None, Pat
         return None, None
     found = education.find_classifier(home / config.edu_classifier)
     return found.digest, found.directory
+
+
+def components(config: FilterConfig, inputs: FilterInputs) -> Iterator[str]:
+    """The families that are asked; `classifier` where one scores documents that have no score of their own."""
+    yield from families_of(config)
+    if inputs.classifier is not None:
+        yield "classifier"
+
+
+def families_of(config: FilterConfig) -> Iterator[str]:
+    """The families of rules that are on, by their names in `COMPONENTS`."""
+    asked = {
+        "language": config.language != ANY_LANGUAGE,
+        "gopher": config.gopher,
+        "c4": config.c4,
+        "fineweb": config.fineweb,
+        "education": config.min_edu_score is not None,
+        "pii": config.pii == "mask",
+    }
+    return (name for name, on in asked.items() if on)
 
 
 @dataclass(frozen=True)

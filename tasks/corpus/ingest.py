@@ -31,8 +31,11 @@ from tasks.corpus.reading.slice_plan import IngestInputs, SlicePlan, plan_slice,
 from tasks.corpus.reading.sources import IngestConfig, SourceConfig
 
 VERSION = 2
+COMPONENTS = {"parquet": 1, "lines": 1, "text": 1, "python": 1, "hub": 1}
+"""Versions of the readers, by the kind of a file (origins.py), and of reading from the hub."""
 
 __all__ = [
+    "COMPONENTS",
     "STAGE",
     "VERSION",
     "FileDigests",
@@ -41,6 +44,7 @@ __all__ = [
     "IngestStats",
     "SlicePlan",
     "SourceConfig",
+    "components",
     "plan_slice",
     "read_cursor",
     "run",
@@ -61,6 +65,13 @@ class IngestStats:
     dropped_by_reason: dict[str, int]
     files: int
     exhausted: bool
+
+
+def components(config: IngestConfig, inputs: IngestInputs) -> Iterator[str]:
+    """The readers of the files that this slice takes."""
+    yield from {str(unit["kind"]) for unit in inputs.reading["units"]}
+    if inputs.hub is not None:
+        yield "hub"
 
 
 def run(config: IngestConfig, inputs: IngestInputs, draft: Draft) -> IngestStats:

@@ -26,10 +26,18 @@ from storage.settings import Settings
 from storage.tokens import write_shard
 from tasks.corpus.documents import read_documents
 from tasks.corpus.tokens.fast_ids import Encode, encode_checked, fast_encoder
-from tasks.corpus.tokens.vocabulary import Vocabulary, load_vocabulary, one_thread, tokenizer_directory
+from tasks.corpus.tokens.vocabulary import (
+    Vocabulary,
+    kind_of,
+    load_vocabulary,
+    one_thread,
+    tokenizer_directory,
+)
 
 STAGE = "tokenize"
 VERSION = 1
+COMPONENTS = {"bpe": 1, "unigram": 1, "wordpiece": 1, "wordlevel": 1}
+"""Versions of how text becomes ids, by the kind of the tokenizer's model (tokenizer.json)."""
 
 _BATCH_BYTES = 4_000_000
 _BATCH_DOCUMENTS = 1024
@@ -58,6 +66,11 @@ class TokenizeStats:
     tokens: int
     bytes_per_token: float
     unknown_tokens: int
+
+
+def components(config: TokenizeConfig, inputs: TokenizeInputs) -> Iterator[str]:
+    """The kind of the tokenizer."""
+    yield kind_of(tokenizer_directory(inputs.tokenizer.paths))
 
 
 def run(config: TokenizeConfig, inputs: TokenizeInputs, draft: Draft) -> TokenizeStats:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 
 STAGE = "evaluate"
 VERSION = 2
+COMPONENTS = {"harness": 1, "questions": 1, "directory": 1, **dict.fromkeys(BENCHMARKS, 1)}
+"""Versions of how a model is asked: the harness's benchmarks, questions of the user's own (from a file, or of held-out
+text), directories of task files; and of each benchmark of the harness."""
 
 
 class EvaluateConfig(Settings):
@@ -135,6 +138,16 @@ def own_directory_inputs(
 def own_held_out_inputs(model: Input, questions: Input) -> EvaluateInputs:
     """Inputs for a benchmark made by stage `questions` (its part `questions`)."""
     return EvaluateInputs(model, own=questions)
+
+
+def components(config: EvaluateConfig, inputs: EvaluateInputs) -> Iterator[str]:
+    """How this benchmark is asked, and itself where it is one of the harness's."""
+    if inputs.directory is not None:
+        yield "directory"
+    elif inputs.own is None and config.benchmark in BENCHMARKS:
+        yield from ("harness", config.benchmark)
+    else:
+        yield "questions"
 
 
 def run(config: EvaluateConfig, inputs: EvaluateInputs, draft: Draft) -> EvaluateStats:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -33,6 +33,8 @@ from tasks.corpus.tokens.vocabulary import TOKENIZER_FILES
 
 STAGE = "base"
 VERSION = 2
+COMPONENTS = {"imported": 1, "new": 1}
+"""Versions of how a model is imported, and of how one is made anew."""
 
 _WEIGHTS = "*.safetensors"
 _USED = (
@@ -156,6 +158,11 @@ def resolve_base(
         raise ConfigError(f"model.base: there is no directory {config.base} (looked for {directory}).")
     commit = _commit(config.base, config.revision, remembered or Remembered(None))
     return BaseInputs(origin={"hub": config.base, "commit": commit})
+
+
+def components(config: BaseConfig, inputs: BaseInputs) -> Iterator[str]:
+    """Which of the two it is."""
+    yield "new" if "init" in inputs.origin else "imported"
 
 
 def directory_digest(directory: Path) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 from storage.artifact import Artifact
 from storage.catalog import Catalog
+from storage.counts import rounded_count
 
 _FILES_LISTED = 20
 """Files named for each source; the manifests of `ingest` name all."""
@@ -78,7 +79,7 @@ def _front_matter(base: Artifact) -> str:
 
 def _parameters(base: Artifact) -> str:
     count = int(base.stats.get("parameters", 0))
-    return f"{count / 1e6:.0f}M" if count >= 1e6 else f"{count:,}"
+    return rounded_count(count) if count >= 1e6 else f"{count:,}"
 
 
 def _what(model: Artifact, base: Artifact, adapted: list[Artifact]) -> str:

@@ -3,8 +3,18 @@
 from __future__ import annotations
 
 from tasks.models.config import SegmentConfig
-from tasks.models.train import CODE_ROOTS, VERSION, TrainInputs, TrainStats, run
+from tasks.models.train import CODE_ROOTS, COMPONENTS, VERSION, TrainInputs, TrainStats, components, run
 
-__all__ = ["CODE_ROOTS", "STAGE", "VERSION", "SegmentConfig", "TrainInputs", "TrainStats", "run"]
+__all__ = [
+    "CODE_ROOTS",
+    "COMPONENTS",
+    "STAGE",
+    "VERSION",
+    "SegmentConfig",
+    "TrainInputs",
+    "TrainStats",
+    "components",
+    "run",
+]
 
 STAGE = "decay"

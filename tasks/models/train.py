@@ -9,6 +9,7 @@ that a segment's bytes depend on its configuration and inputs alone, however oft
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import subprocess
 from collections.abc import Iterator, Mapping
@@ -27,6 +28,26 @@ from tasks.training.spec import Execution
 
 STAGE = "train"
 VERSION = 2
+COMPONENTS = {
+    "8bit": 1,
+    "stochastic_rounding": 1,
+    "pull_to_base": 1,
+    "average": 1,
+    "kept": 1,
+    "export": 1,
+    "dropout": 1,
+    "document_masking": 1,
+    "wsd": 1,
+    "cosine": 1,
+    "fp32": 1,
+    "bf16": 1,
+    "bf16_weights": 1,
+    "gpt2": 1,
+    "gpt_neox": 1,
+    "llama": 1,
+}
+"""Versions of what a segment may use: options of the optimizer, what is averaged, kept and exported, masks, schedules,
+precisions, and kinds of models (`model_type`; others may be added). One that is raised trains again only what uses it."""
 CODE_ROOTS = ("tasks.training.__main__",)
 _VOLATILE = (
     "clock.parquet",
@@ -48,6 +69,31 @@ class TrainInputs:
     shards: tuple[Input, ...] = field(metadata={"in_key": False})  # named by digest in the manifests
     base: Input | None = None
     """The base model's export, only where weights are pulled to it."""
+
+
+def components(config: SegmentConfig, inputs: TrainInputs) -> Iterator[str]:
+    """What the segment uses, by the names in `COMPONENTS`."""
+    optimizer = config.optimizer
+    asked = {
+        "8bit": optimizer.states == "8bit",
+        "stochastic_rounding": optimizer.stochastic_rounding,
+        "pull_to_base": optimizer.pull_to_base > 0,
+        "average": config.average is not None,
+        "kept": config.keep_every_tokens is not None,
+        "export": config.kind != "trunk",
+        "dropout": config.dropout > 0,
+        "document_masking": config.document_masking,
+    }
+    yield from (name for name, on in asked.items() if on)
+    yield config.schedule.kind
+    yield config.precision
+    yield from (model_type(path) for path in inputs.start.paths if path.name == "config.json")
+
+
+@functools.lru_cache(maxsize=16)
+def model_type(path: Path) -> str:
+    """The kind of a model by its config.json: gpt2, llama, …"""
+    return str(json.loads(path.read_bytes()).get("model_type"))
 
 
 @dataclass(frozen=True)

@@ -1,19 +1,13 @@
 """Numbers and names as a reader says them, on pages and in figures alike."""
 
-
-def count_text(value: float) -> str:
-    """A count: 400K, 1M, 1.5B."""
-    for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "K")):
-        if value >= size:
-            return f"{value / size:.3g}{unit}"
-    return f"{value:.0f}"
+from storage.counts import round_to
 
 
 def size_text(value: float) -> str:
     """Bytes of text, by decimal units: 10.6 MB."""
-    for step, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if value >= step:
-            return f"{value / step:.3g} {unit}"
+    for step, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if round_to(value, 3) >= step:
+            return f"{round_to(value, 3) / step:.3g} {unit}"
     return f"{value:.0f} B"
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from runs import run_with
 
-from flows.dag.rounds import averaging, decay_schedule, rounds_of, short_count, trunk_schedule
+from flows.dag.rounds import averaging, decay_schedule, rounds_of, trunk_schedule
 from storage.errors import ConfigError
 from tasks.models.config import AveragePlan
 from tasks.training.spec import Average
@@ -42,14 +42,12 @@ def test_a_rewarm_round_is_one_segment():
     assert [(r.first_step, r.branch_step, r.last_step) for r in rounds] == [(0, 10, 10), (10, 20, 20)]
 
 
-def test_short_names_of_counts():
-    assert [short_count(n) for n in (400_000_000, 10**9, 1_500_000, 200_000, 12)] == [
-        "400M",
-        "1B",
-        "1.5M",
-        "200K",
-        "12",
-    ]
+def test_rounds_are_called_by_their_exact_budgets():
+    """K3: both were `1M`, and `1B`; the report then showed the scores of one model under both."""
+    names = [one.name for one in rounds_of(run_with([1_000_000, 1_004_100, 10**9, 1_000_400_000]))]
+    assert names == ["1M", "1.0041M", "1B", "1.0004B"]
+    usual = [200_000, 1_500_000, 400_000_000, 10**9]
+    assert [one.name for one in rounds_of(run_with(usual))] == ["200K", "1.5M", "400M", "1B"]
 
 
 def averaged(run, checkpoints, every_tokens):

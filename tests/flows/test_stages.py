@@ -60,12 +60,25 @@ def test_a_run_can_end_where_the_dag_looks_for_it():
     [
         ({}, "not in stages.lock"),
         ({"a": {"version": 1, "code": "x"}}, "raise VERSION"),
-        ({"a": {"version": 0, "code": "x"}}, "VERSION 0 → 1"),
-        ({"a": {"version": 0, "code": "y"}}, "VERSION 0 → 1"),
+        ({"a": {"version": 0, "code": "x"}}, "VERSION: 0 → 1"),
+        ({"a": {"version": 0, "code": "y"}}, "VERSION: 0 → 1"),
     ],
 )
 def test_what_is_not_accepted_is_named(before, words):
     assert words in unaccepted({"a": {"version": 1, "code": "y"}}, before)[0]
+
+
+@pytest.mark.parametrize(
+    ("before", "words"),
+    [
+        ({"version": 1, "code": "x", "components": {"c4": 2}}, "raise VERSION, or that of the component"),
+        ({"version": 1, "code": "x"}, "c4: (absent) → 2 is not in stages.lock"),
+        ({"version": 1, "code": "y", "components": {"c4": 3}}, "c4: 3 → 2 is not in stages.lock"),
+    ],
+)
+def test_versions_of_components_are_locked_too(before, words):
+    now = {"version": 1, "code": "y", "components": {"c4": 2}}
+    assert words in unaccepted({"a": now}, {"a": before})[0]
 
 
 def test_an_accepted_stage_is_fine():

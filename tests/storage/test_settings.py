@@ -8,7 +8,16 @@ from hypothesis import strategies as st
 from pydantic import Field, ValidationError
 
 from storage.errors import ConfigError
-from storage.settings import Count, Seconds, Settings, execution, identity, identity_of
+from storage.settings import (
+    Count,
+    Seconds,
+    Settings,
+    completed,
+    execution,
+    identity,
+    identity_of,
+    identity_values,
+)
 
 
 class Inner(Settings):
@@ -71,3 +80,70 @@ def test_durations(text, value):
 def test_a_plain_number_is_itself(number):
     assert Outer(budget=number).budget == number
     assert Outer(budget=str(number)).budget == number
+
+
+class Moments(Settings):
+    nesterov: bool = identity(False, since="0.2", description="came later")
+    share: float = identity(0.0, since="0.2", description="came later")
+
+
+class Later(Outer):
+    toxicity: bool = identity(False, since="0.2", description="came later")
+    moments: Moments = identity(default_factory=Moments, since="0.2", description="a section that came later")
+    extra: tuple[Inner, ...] = identity((), since="0.2", description="sections that came later")
+
+
+def test_what_came_later_is_in_no_key_while_it_stands_at_its_default():
+    assert identity_of(Later()) == identity_of(Outer())
+    assert identity_of(Later(moments=Moments())) == identity_of(Outer())
+
+
+def test_what_came_later_is_in_the_key_where_it_is_chosen():
+    before = identity_of(Outer())
+    assert identity_of(Later(toxicity=True)) == {**before, "toxicity": True}
+    assert identity_of(Later(moments={"nesterov": True})) == {**before, "moments": {"nesterov": True}}
+    assert identity_of(Later(extra=(Inner(),))) == {**before, "extra": [{"kept": 1}]}
+
+
+def test_a_later_field_inside_of_an_old_section_is_left_out_by_itself():
+    class Whole(Settings):
+        parts: tuple[Later, ...] = identity(description="an old section")
+
+    assert identity_of(Whole(parts=(Later(), Later(toxicity=True)))) == {
+        "parts": [identity_of(Outer()), {**identity_of(Outer()), "toxicity": True}]
+    }
+
+
+def test_execution_inside_of_a_later_section_does_not_bring_it_into_the_key():
+    class Placed(Settings):
+        where: str = execution("here", description="execution")
+
+    class Whole(Settings):
+        placed: Placed = identity(default_factory=Placed, since="0.2", description="came later")
+
+    assert identity_of(Whole(placed=Placed(where="there"))) == {}
+
+
+def test_a_default_that_changed_later_leaves_what_was_before_as_it_was():
+    class Changed(Outer):
+        toxicity: bool = identity(True, since="0.2", before=False, description="off in 0.2, on since 0.3")
+
+    assert identity_of(Changed(toxicity=False)) == identity_of(Outer())
+    assert identity_of(Changed()) == {**identity_of(Outer()), "toxicity": True}
+    assert completed(identity_of(Outer()), Changed()) == identity_values(Changed(toxicity=False))
+    with pytest.raises(ConfigError, match="goes with since"):
+        identity(1, before=2, description="wrong")
+
+
+def test_all_values_are_shown():
+    shown = identity_values(Later())
+    assert shown["toxicity"] is False and shown["moments"] == {"nesterov": False, "share": 0.0}
+    assert completed(identity_of(Later()), Later()) == shown
+    assert completed(identity_of(Outer()), Later(toxicity=True)) == shown
+
+
+def test_a_later_field_needs_a_default_and_a_release():
+    with pytest.raises(ConfigError, match="needs the default"):
+        identity(since="0.2", description="without")
+    with pytest.raises(ConfigError, match="no release"):
+        identity(1, since="next", description="wrong")

@@ -66,6 +66,13 @@ class Vocabulary:
         return values, lengths
 
 
+@functools.lru_cache(maxsize=8)  # each slice asks, and an artifact does not change
+def kind_of(directory: Path) -> str:
+    """The kind of the tokenizer's model: bpe, unigram, wordpiece or wordlevel."""
+    definition = json.loads((directory / "tokenizer.json").read_bytes())
+    return str(definition["model"].get("type", "BPE")).lower()  # old files of BPE name none
+
+
 def load_vocabulary(directory: Path) -> Vocabulary:
     """The tokenizer in a directory with `TOKENIZER_FILES`.
 

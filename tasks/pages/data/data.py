@@ -8,12 +8,14 @@ drawn in `figures`, said in `page` and written by `tasks.pages`.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from storage.artifact import Artifact
 from storage.draft import Draft
+from tasks.corpus.filter import COMPONENTS as FILTER_COMPONENTS
+from tasks.corpus.filter import families_of
 from tasks.pages.data.examples import Reader
 from tasks.pages.data.facts import DataFacts, Lengths, Reason, Sample, facts_json
 from tasks.pages.data.figures import draw
@@ -28,6 +30,8 @@ from tasks.stages import CORPUS
 
 STAGE = "data"
 VERSION = 2
+COMPONENTS = FILTER_COMPONENTS
+"""The rules of the filter that are on are measured again, as they are now."""
 _REASONS = 40
 _PARTS = {
     "dropped": DROPPING,
@@ -64,6 +68,11 @@ def data_inputs(
         packs=tuple(DataPack(number, dict(made.stats)) for number, made in enumerate(packed, first_round)),
         counted=tuple(made.part("hits") for made in counted),
     )
+
+
+def components(config: DataConfig, inputs: DataInputs) -> Iterator[str]:
+    """The families of rules that are measured."""
+    return families_of(config.filter)
 
 
 def _stage(made: Artifact) -> StageParts:

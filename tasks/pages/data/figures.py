@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from storage.counts import rounded_count
 from tasks.pages.blocks import Picture
 from tasks.pages.canvas import COLOURS, GREY, save
 from tasks.pages.data.facts import (
@@ -24,7 +25,7 @@ from tasks.pages.data.facts import (
     RuleValues,
 )
 from tasks.pages.ledger import Amounts, PackedRound, sources_of
-from tasks.pages.wording import count_text, size_text, words
+from tasks.pages.wording import size_text, words
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -96,7 +97,7 @@ def _flow(stages: Sequence[Amounts]) -> Figure:
 
     figure = Figure(figsize=(9.2, 6.0), layout="constrained")
     pictures = (
-        ("Documents", [_Column.of_documents(stage) for stage in stages], count_text),
+        ("Documents", [_Column.of_documents(stage) for stage in stages], rounded_count),
         ("Text", [_Column.of_text(stage) for stage in stages if stage.text_out is not None], size_text),
     )
     for place, (title, columns, shown) in enumerate(pictures):
@@ -179,7 +180,7 @@ def _sankey(axes: Axes, columns: Sequence[_Column], shown: Callable[[float], str
 def _why(axes: Axes, x: float, y: float, reasons: Mapping[str, int]) -> None:
     """The two commonest reasons, below what was dropped."""
     first = sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
-    shown = [textwrap.fill(f"{words(reason)} {count_text(count)}", 29) for reason, count in first[:2]]
+    shown = [textwrap.fill(f"{words(reason)} {rounded_count(count)}", 29) for reason, count in first[:2]]
     shown += [f"and {len(first) - 2} more"] if len(first) > 2 else []
     axes.text(x, y - 0.07, "\n".join(shown), color="#4b5563", va="top", fontsize=6.8, linespacing=1.25)
 
@@ -235,7 +236,7 @@ def _reasons(rows: Sequence[Reason], copies: CopyGroups) -> Figure:
     axes.set_xticks([])
     axes.spines["bottom"].set_visible(False)
     for place, count in enumerate(counts):
-        axes.text(count, place, f" {count_text(count)}", va="center", fontsize=8.5, color="#374151")
+        axes.text(count, place, f" {rounded_count(count)}", va="center", fontsize=8.5, color="#374151")
     axes.set_xlim(0, max(counts) * 1.12)
     stages = [name for name in STAGE_COLOURS if any(row.stage == name for row in rows)]
     axes.legend(handles=[_swatch(STAGE_COLOURS[name], name) for name in stages], loc="lower right")
@@ -256,7 +257,7 @@ def _clusters(axes: Axes, sizes: Sequence[GroupSize]) -> None:
     for place, count in enumerate(bins.values()):
         if count:
             axes.text(
-                place, count, count_text(count), ha="center", va="bottom", fontsize=8.5, color="#374151"
+                place, count, rounded_count(count), ha="center", va="bottom", fontsize=8.5, color="#374151"
             )
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
@@ -325,7 +326,7 @@ def _mark_sequence(axes: Axes, rounds: Sequence[PackedRound], unit: str) -> None
 def _decades(axes: Axes) -> None:
     low, high = axes.get_xlim()
     decades = range(int(max(low, 0)) // BINS_PER_DECADE, int(high) // BINS_PER_DECADE + 2)
-    axes.set_xticks([one * BINS_PER_DECADE for one in decades], [count_text(10**one) for one in decades])
+    axes.set_xticks([one * BINS_PER_DECADE for one in decades], [rounded_count(10**one) for one in decades])
     axes.set_xlim(max(low, 0), high)
 
 
@@ -386,7 +387,7 @@ def _tokens(rounds: Sequence[PackedRound]) -> Figure:
     axes.grid(visible=True, axis="x")
     axes.grid(visible=False, axis="y")
     axes.set_xlim(0, max([*left, 1.0]) * 1.12)
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: count_text(value)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: rounded_count(value)))
     axes.set_xlabel("tokens")
     axes.legend(ncols=len(rounds) + 2, loc="lower left", bbox_to_anchor=(0, 1), fontsize=8.5)
     return figure

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from storage.counts import rounded_count
 from tasks.pages.blocks import Block, Heading, Picture, Quote, Table, Text
 from tasks.pages.data.facts import DataFacts, Example, Sample
 from tasks.pages.ledger import Amounts, BenchmarkHits, sources_of
-from tasks.pages.wording import count_text, size_text, words
+from tasks.pages.wording import size_text, words
 
 _BAR = 10
 
@@ -59,7 +60,7 @@ def findings(facts: DataFacts) -> list[str]:
     sentences += [_listed(gone) + "."] if gone else []
     if last.tokens:
         sentences.append(
-            f"They are {count_text(last.tokens)} tokens, {(last.text_out or 0) / last.tokens:.2f} bytes each."
+            f"They are {rounded_count(last.tokens)} tokens, {(last.text_out or 0) / last.tokens:.2f} bytes each."
         )
     if facts.packing:
         tokens = sum(one.tokens for one in facts.packing)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from storage.counts import rounded_count
 from tasks.pages.blocks import Picture
 from tasks.pages.canvas import COLOURS, GREY, Tips, save
 from tasks.pages.report.facts import (
@@ -24,7 +25,6 @@ from tasks.pages.report.facts import (
     Within,
     change_of,
 )
-from tasks.pages.wording import count_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -65,7 +65,7 @@ def _counted(axes: Axes) -> None:
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 4, 5, 10]))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: count_text(value)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: rounded_count(value)))
 
 
 # ---- figure 1 ---------------------------------------------------------------------------------------------------
@@ -138,7 +138,9 @@ def _curve(
     axes.plot(x, y, color=colour, linewidth=1.7, linestyle=dashes, label=label)
     chosen = np.unique(np.linspace(0, len(x) - 1, min(len(x), 24)).astype(int))
     for k in chosen:  # unseen, but the pointer finds them
-        tips.point(axes, x[k], y[k], f"{label}: loss {y[k]:.3f} at {count_text(x[k])}", colour, hidden=True)
+        tips.point(
+            axes, x[k], y[k], f"{label}: loss {y[k]:.3f} at {rounded_count(x[k])}", colour, hidden=True
+        )
 
 
 # ---- figure 2 ---------------------------------------------------------------------------------------------------

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from storage.counts import rounded_count
 from tasks.pages.blocks import Block, Cell, Heading, Picture, Slot, Table, Text
 from tasks.pages.ledger import Amounts
 from tasks.pages.report.facts import ReportFacts
 from tasks.pages.report.results import benchmarks, every_metric, forgetting, gain, perplexity, sureness
-from tasks.pages.wording import count_text, words
+from tasks.pages.wording import words
 
 COST = Slot("cost")
 """Where the page says what it cost, once it is published."""
@@ -159,7 +160,7 @@ def models(facts: ReportFacts) -> list[Block]:
             Cell(model.name),
             Cell(model.path),
             Cell(model.digest[:16]),
-            Cell(count_text(model.tokens)),
+            Cell(rounded_count(model.tokens)),
             Cell(f"{model.seen:,}"),
             Cell(f"{model.computed:,}"),
         )

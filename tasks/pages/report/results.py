@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+from storage.counts import rounded_count
 from tasks.pages.blocks import Block, Cell, Heading, Table, Text
 from tasks.pages.ledger import BenchmarkHits
 from tasks.pages.report.facts import (
@@ -21,7 +22,7 @@ from tasks.pages.report.facts import (
     change_of,
     within,
 )
-from tasks.pages.wording import count_text, signed
+from tasks.pages.wording import signed
 
 _TONES = {"improved": "better", "worse": "worse", "no clear change": "same"}
 
@@ -203,7 +204,7 @@ def gain(facts: Results) -> list[Block]:
     rows = []
     for before, after in pairs:
         millions = (seen[after] - seen[before]) / 1e6
-        cells = [Cell(f"{before} → {after}"), Cell(count_text(1e6 * millions))]
+        cells = [Cell(f"{before} → {after}"), Cell(rounded_count(1e6 * millions))]
         cells += [_rate(change_of(row, before, after), millions) for row in facts.groups]
         cells += [_bits(row, change_of(row, before, after), millions) for row in facts.perplexity]
         rows.append(tuple(cells))
