@@ -2,16 +2,24 @@
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
+AGREEMENT := .venv/.agreement
 TEST_WORKERS ?= 2
+# A file stays with one worker, for its fixtures' sake. Files are begun as they are named: the long ones lie in tests/system.
+PYTEST := $(BIN)/pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
+ONE_RUN := tests/system/test_one_run.py
 
-.PHONY: bench-corpus bench-training same-bytes demo test install check accept-stages constraints image image-check clean-demo
+.PHONY: bench-corpus bench-training same-bytes demo test test-full install install-agreement check accept-stages constraints image image-check clean-demo
 .DEFAULT_GOAL := demo
 
 demo: $(STAMP)  ## the whole DAG on the embedded corpus, on the CPU
 	$(BIN)/onward run configs/demo.yaml
 
-test: $(STAMP) check  ## formatting, lint, types, tests (the slow ones too)
-	$(BIN)/pytest -n $(TEST_WORKERS) --dist loadfile --durations 40 --durations-min 10
+test: $(STAMP) check  ## in minutes: formatting, lint, types, unit tests, contracts, and one small run that is killed
+	$(PYTEST) --durations 15 --durations-min 5 $(ONE_RUN) tests/unit tests/contracts
+
+# `make test test-full` runs nothing twice.
+test-full: test $(AGREEMENT)  ## everything: what `make test` does, and components, system and agreement (tests/README.md)
+	$(PYTEST) --durations 60 --durations-min 8 tests/system tests/components tests/agreement --ignore $(ONE_RUN)
 
 check: $(STAMP)
 	$(BIN)/ruff format --check -q .
@@ -20,15 +28,25 @@ check: $(STAMP)
 
 install: $(STAMP)  ## the set-up alone
 
+install-agreement: $(AGREEMENT)  ## what the tests of tests/agreement compare with: spaCy and datatrove
+
 # uv does not read pip's configuration: where pip is told of local wheels, uv is told of them too.
+define UV_INSTALL
+	@links="$${PIP_FIND_LINKS:-$$($(BIN)/python -m pip config get global.find-links 2>/dev/null | tr '\n' ' ')}"; \
+	UV_FIND_LINKS="$${UV_FIND_LINKS:-$$(echo $$links | tr ' ' ',')}" \
+	$(BIN)/uv pip install -q --compile-bytecode --python $(BIN)/python -c constraints.txt
+endef
+
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Onward needs Python 3.11 or newer")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install -q -c constraints.txt uv
-	@links="$${PIP_FIND_LINKS:-$$($(BIN)/python -m pip config get global.find-links 2>/dev/null | tr '\n' ' ')}"; \
-	UV_FIND_LINKS="$${UV_FIND_LINKS:-$$(echo $$links | tr ' ' ',')}" \
-	$(BIN)/uv pip install -q --compile-bytecode --python $(BIN)/python -c constraints.txt -e '.[dev]'
+	$(UV_INSTALL) -e '.[dev]'
 	@touch $(STAMP)
+
+$(AGREEMENT): $(STAMP)
+	$(UV_INSTALL) -e '.[dev,agreement]' || echo "spaCy and datatrove cannot be had here: tests/agreement skips them"
+	@touch $(AGREEMENT)
 
 accept-stages: $(STAMP)  ## "same output, by my word": renew stages.lock after a change that alters no bytes
 	$(BIN)/python -m flows.stages --accept

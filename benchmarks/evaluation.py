@@ -34,7 +34,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from tests.tasks.evaluation import command_line  # noqa: E402
+from tests.support.evaluation import command_line  # noqa: E402
 
 WORKLOADS = {
     "arc_easy": ("arc_easy",),

@@ -13,10 +13,10 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "integration")]
+sys.path.insert(0, str(ROOT))
 
-from faults import FAULTS, Row, strike, undisturbed  # noqa: E402
-from operated import Operated  # noqa: E402
+from tests.support.faults import FAULTS, Row, strike, undisturbed  # noqa: E402
+from tests.support.operated import Operated  # noqa: E402
 
 
 def main(names: list[str]) -> None:

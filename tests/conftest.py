@@ -1,16 +1,24 @@
-"""What all tests share: where the real data lies, an environment in which no service phones home, and their order."""
+"""What all tests share: an environment in which no service phones home, the real data, and whole runs to be read."""
 
 from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+from tests.support import ROOT
+
+if TYPE_CHECKING:
+    from tests.support.made import Made
+    from tests.support.servers import PrefectServer
+
 os.environ.update(
     DO_NOT_TRACK="true",
     PREFECT_SERVER_ANALYTICS_ENABLED="false",
@@ -18,39 +26,6 @@ os.environ.update(
     TOKENIZERS_PARALLELISM="false",
     GOMP_SPINCOUNT="20000",  # two test processes share the cores: see flows/machine/environment.py
 )
-LONGEST_FIRST = (
-    "integration/test_run.py",
-    "flows/test_deploy.py",
-    "integration/test_kill.py",
-    "docker/test_stack.py",
-    "browser/test_ui.py",
-    "flows/test_tracking.py",
-    "integration/test_stop.py",
-    "integration/test_frugal.py",
-    "flows/test_outage.py",
-    "flows/test_collect.py",
-    "tasks/training/test_processes.py",
-    "integration/test_processes.py",
-    "integration/test_mlflow_away.py",
-    "flows/test_evaluation.py",
-    "flows/test_hub.py",
-    "test_safety.py",
-    "integration/test_dask.py",
-    "flows/test_services.py",
-)
-"""Files of a minute and more, by their time in CI: begun last, one would keep one worker busy and leave the other idle."""
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    """With `--dist loadfile` workers take files in the order below, not those with the most tests first."""
-    if hasattr(config.option, "loadscopereorder"):
-        config.option.loadscopereorder = False
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest files first; the order within a file and of all others stays."""
-    place = {ROOT / "tests" / name: number for number, name in enumerate(LONGEST_FIRST)}
-    items.sort(key=lambda item: place.get(item.path, len(place)))
 
 
 @pytest.fixture(scope="session")
@@ -68,8 +43,7 @@ def reference_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     Made by the store alone, without Prefect and MLflow; once, for all workers of pytest-xdist.
     """
-    sys.path.insert(0, str(ROOT / "tests" / "integration"))
-    from small import environment, write_config
+    from tests.support.small import environment, write_config
 
     root = tmp_path_factory.getbasetemp()
     root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
@@ -78,10 +52,39 @@ def reference_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not made.exists():
             home.mkdir(exist_ok=True)
-            command = [sys.executable, str(ROOT / "tests/integration/driver.py"), str(write_config(home))]
+            command = [sys.executable, "-m", "tests.support.driver", str(write_config(home))]
             answer = subprocess.run(
                 command, env=environment(home), cwd=home, capture_output=True, text=True, timeout=800
             )
             assert answer.returncode == 0, answer.stderr[-4000:]
             made.touch()
     return home
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory, reference_run: Path) -> Made:
+    """The store of a whole small run, to be read; trackers keep beside it how far they have told."""
+    from tests.support.made import opened
+
+    home = tmp_path_factory.mktemp("made")
+    shutil.copytree(reference_run, home, symlinks=True, dirs_exist_ok=True)
+    return opened(home, home / "store")
+
+
+@pytest.fixture(scope="session")
+def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
+    """A Prefect server for all tests of a worker that ask for flow runs by their ids, and for none that want it empty."""
+    from tests.support.servers import PrefectServer
+
+    with PrefectServer(tmp_path_factory.mktemp("prefect")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def runs_share_a_server(prefect_server: PrefectServer) -> Iterator[PrefectServer]:
+    """`onward run`, as the tests of a module start it, uses that server: it starts none of its own, which takes seconds."""
+    from tests.support.small import SERVER
+
+    os.environ[SERVER] = prefect_server.api_url
+    yield prefect_server
+    del os.environ[SERVER]

@@ -1,0 +1,55 @@
+"""Worker processes that are left alone."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from storage.errors import Interrupted
+from storage.workers import Workers
+
+
+def _sleep(directory: str) -> None:
+    (Path(directory) / str(os.getpid())).touch()
+    time.sleep(300)
+
+
+@pytest.mark.slow
+def test_abandoned_workers_are_gone_in_seconds_and_whoever_waits_for_them_is_told(tmp_path):
+    told: list[BaseException] = []
+    workers = Workers(2)
+
+    def wait() -> None:
+        try:
+            list(workers.run((str(number), _sleep, (str(tmp_path),)) for number in range(4)))
+        except Interrupted as error:
+            told.append(error)
+
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    until = time.monotonic() + 60
+    while len(list(tmp_path.iterdir())) < 2:
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    workers.abandon()
+    thread.join(10)
+    assert len(told) == 1
+    with pytest.raises(Interrupted):
+        list(workers.run([("late", _sleep, (str(tmp_path),))]))
+    workers.close()
+    until = time.monotonic() + 10
+    while any(_running(int(path.name)) for path in tmp_path.iterdir()):
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+def _running(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+    except psutil.NoSuchProcess:
+        return False

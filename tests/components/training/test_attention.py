@@ -1,0 +1,72 @@
+"""The compiled model, whose kernels a C++ compiler makes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tasks.training.attention import RowDocuments
+from tasks.training.model import LanguageModel, load_model, read_config
+from tasks.training.read_spec import parse_spec
+from tasks.training.spec import Identity
+from tests.support.training.families import FAMILIES
+from tests.support.training.world import VOCABULARY, World, save_model
+
+
+def load(world: World, path: Path, compiled: bool = False, **identity: Any) -> LanguageModel:
+    made = {f"identity__{name}": value for name, value in identity.items()}
+    wanted: Identity = parse_spec(world.spec(path, **made)).identity
+    execution = {"device": "cpu", "gradient_checkpointing": "none", "compile": compiled}
+    return load_model(path, read_config(path, wanted), wanted, execution)
+
+
+def random_row(seed: int, tokens: int, longest: int) -> tuple[torch.Tensor, torch.Tensor, tuple[int, ...]]:
+    """(ids, positions, lengths) of documents of random lengths that fill a row."""
+    random = torch.Generator().manual_seed(seed)
+    lengths: list[int] = []
+    while sum(lengths) < tokens:
+        drawn = int(torch.randint(1, longest + 1, (), generator=random))
+        lengths.append(min(drawn, tokens - sum(lengths)))
+    ids = torch.randint(VOCABULARY, (tokens,), generator=random)
+    return ids, torch.cat([torch.arange(length) for length in lengths]), tuple(lengths)
+
+
+def gradients(model: LanguageModel, seed: int, fixed: bool) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    ids, positions, lengths = random_row(seed, 96, 48)
+    packing = (
+        RowDocuments.of_fixed_size(lengths, 96, 48)
+        if fixed
+        else RowDocuments.of(lengths, torch.device("cpu"))
+    )
+    with model.autocast():
+        losses = model.losses(model.hidden(ids[None], positions[None], packing), ids.roll(-1))
+    losses.sum().backward()
+    found = {name: parameter.grad for name, parameter in model.whole.named_parameters()}
+    model.whole.zero_grad()
+    return losses.detach(), found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
+def test_compiled_once_it_is_the_same_however_documents_fall(
+    world: World, tmp_path: Path, family: str
+) -> None:
+    """One graph of the body and one of the loss, made in the first row; losses and gradients to rounding."""
+    from torch._dynamo.utils import counters
+
+    save_model(FAMILIES[family](), tmp_path, spread=6.0)
+    torch.compiler.reset()
+    counters.clear()
+    compiled, plain = load(world, tmp_path, compiled=True), load(world, tmp_path)
+    for seed in range(6):
+        losses, found = gradients(compiled, seed, fixed=True)
+        assert counters["frames"]["total"] == counters["stats"]["unique_graphs"] == 2
+        assert not counters["graph_break"] and not counters["recompile_limit"]
+        wanted, other = gradients(plain, seed, fixed=False)
+        torch.testing.assert_close(losses, wanted, rtol=1e-4, atol=1e-5)
+        most = max(float(gradient.abs().max()) for gradient in other.values())
+        for name, gradient in found.items():
+            torch.testing.assert_close(gradient, other[name], rtol=1e-3, atol=1e-5 * most)

@@ -1,0 +1,1 @@
+"""Models to measure, and the harness beside ours."""

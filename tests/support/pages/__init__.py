@@ -1,0 +1,1 @@
+"""Artifacts for the report to read."""

@@ -1,0 +1,43 @@
+"""Small models of every supported family, and what of a larger one the rules are tried on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers import (
+    GPT2Config,
+    GPTNeoXConfig,
+    OPTConfig,
+    Qwen2Config,
+)
+
+from tasks.training.device.activations import Activations
+from tasks.training.model import Shape
+from tests.support.training.world import VOCABULARY, llama_config
+
+SMALL: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+}
+FAMILIES: dict[str, Any] = {
+    "llama": lambda: llama_config(),
+    "llama untied": lambda: llama_config(tie_word_embeddings=False),
+    # deep and thin, few groups, a tied head: as MobileLLM is
+    "mobilellm": lambda: llama_config(
+        hidden_size=24, num_hidden_layers=6, num_attention_heads=3, num_key_value_heads=1
+    ),
+    "qwen2": lambda: Qwen2Config(
+        **SMALL, intermediate_size=64, num_key_value_heads=2, max_position_embeddings=64
+    ),
+    "gpt2": lambda: GPT2Config(vocab_size=VOCABULARY, n_embd=32, n_layer=2, n_head=4, n_positions=64),
+    "neox": lambda: GPTNeoXConfig(**SMALL, intermediate_size=64, max_position_embeddings=64),
+    "opt": lambda: OPTConfig(**SMALL, ffn_dim=64, max_position_embeddings=64, word_embed_proj_dim=16),
+}
+SMOLLM = Shape(134_515_008, 134_515_008, 30, 576, 1536, 576, 49_152, 28_311_552)
+
+
+def counted(mode: str) -> Activations:
+    """SmolLM2-135M's in bf16 (test_memory.py counts them)."""
+    return Activations({"none": 976e3, "selective": 413e3, "full": 74e3}[mode], 0, 30)

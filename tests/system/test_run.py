@@ -1,0 +1,335 @@
+"""`onward run` as a person uses it: again, extended, changed, stopped, wrong, with bad input."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.support.attempts import wait_until_alone
+from tests.support.servers import PrefectServer, task_states
+from tests.support.small import ONWARD, digests, environment, onward, run_json, write_config
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("runs_share_a_server")]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, runs_share_a_server):
+    """A run with both budgets from the start, reading ahead, by one worker: its home, configuration and result."""
+    home = tmp_path_factory.mktemp("whole")
+    config = write_config(
+        home,
+        training__execution={"device": "cpu", "threads": 1, "overlap": True},
+        corpus__execution={"workers": 1},
+    )
+    return home, config, run_json(home, config)
+
+
+def has_states(server: PrefectServer, flow_run: str, expected: dict[str, int]) -> None:
+    """The names of the states of a flow run's tasks become these; events take the server a moment."""
+    until = time.monotonic() + 30
+    while (found := task_states(server.database, flow_run)) != expected:
+        assert time.monotonic() < until, found
+        time.sleep(0.2)
+
+
+def test_the_result_is_one_line_that_describes_all(whole, prefect_server):
+    home, _, result = whole
+    assert result["state"] == "completed"
+    assert [model["name"] for model in result["models"]] == ["base", "8K", "20K"]
+    assert [model["tokens"] for model in result["models"]] == [0, 8000, 20000]
+    for model in result["models"]:
+        assert set(model["perplexity"]) == {"domain", "general"}
+        assert set(model["scores"]) == {"continuation"}
+        assert (home / "store" / model["path"] / "model.safetensors").is_file()
+    assert (home / "store" / result["report"] / "report.html").is_file()
+    assert {stage["stage"] for stage in result["stages"]} >= {"ingest", "pack", "train", "decay", "report"}
+    assert result["mlflow_run"]
+    states = Counter({"built": "Completed", "cached": "Cached"}[stage["state"]] for stage in result["stages"])
+    has_states(prefect_server, result["flow_run"], dict(states))
+
+
+def test_a_second_run_builds_nothing(whole, prefect_server):
+    home, config, first = whole
+    again = run_json(home, config)
+    assert {stage["state"] for stage in again["stages"]} == {"cached"}
+    assert again["models"] == first["models"]
+    has_states(prefect_server, again["flow_run"], {"Cached": len(again["stages"])})
+    plan = onward(home, "plan", config)
+    assert (plan.returncode, plan.stdout.splitlines()[-1]) == (0, "nothing to do")
+
+
+def test_a_budget_added_later_gives_the_same_bits(whole, tmp_path):
+    home, _, _ = whole
+    one = run_json(tmp_path, write_config(tmp_path, budgets=("8K",)))
+    before = digests(tmp_path / "store")
+    plan = onward(tmp_path, "plan", write_config(tmp_path))
+    assert plan.returncode == 2
+    assert (
+        "at 64 in" in plan.stdout and "tokens/s" in plan.stdout and "as recorded in the store" in plan.stdout
+    )
+    two = run_json(tmp_path, write_config(tmp_path))
+    state = {stage["key"]: stage["state"] for stage in two["stages"]}
+    made_again = [
+        s["stage"]
+        for s in one["stages"]
+        if s["stage"] not in ("data", "report") and state.get(s["key"]) != "cached"
+    ]
+    assert made_again == []
+    after = digests(tmp_path / "store")
+    assert {key: after[key] for key in before} == before
+    direct = digests(home / "store")
+    assert {key: after[key] for key in direct} == direct
+
+
+def test_reading_ahead_gives_the_bytes_of_one_stage_after_the_other(whole, reference_run):
+    home, _, result = whole
+    apart = digests(reference_run / "store")
+    assert {f"{stage['stage']}/{stage['key']}" for stage in result["stages"]} == set(apart)
+    assert {key: made for key, made in digests(home / "store").items() if key in apart} == apart
+
+
+def test_a_changed_threshold_runs_again_from_filter_on_and_the_plan_says_so(whole):
+    home, config, _ = whole
+    changed = ("--set", "corpus.filter.thresholds={gopher_too_few_words: 200}")
+    plan = onward(home, "plan", config, *changed, "--json")
+    assert plan.returncode == 2
+    rows = json.loads(plan.stdout)
+    first = next(row for row in rows if row["state"] != "cached")
+    assert first["stage"] == "filter"
+    assert any("config.thresholds.gopher_too_few_words" in why for why in first["why"])
+    assert {row["state"] for row in rows if row["stage"] in ("ingest", "dedup") and row["slice"] == 1} == {
+        "cached"
+    }
+    result = run_json(home, config, *changed, "--until", "decontaminate", "--slices", 1)
+    assert [(s["stage"], s["state"]) for s in result["stages"]] == [
+        ("ingest", "cached"),
+        ("dedup", "cached"),
+        ("filter", "built"),
+        ("decontaminate", "built"),
+    ]
+    assert result["stages"][2]["documents_out"] < result["stages"][2]["documents_in"]
+
+
+def test_a_forced_stage_is_compared_with_what_is_there(whole):
+    home, config, _ = whole
+    before = digests(home / "store")
+    result = run_json(home, config, "--force", "pack")
+    assert {s["state"] for s in result["stages"]} == {"cached"}
+    assert digests(home / "store") | before == digests(home / "store")
+
+
+def test_what_was_done_to_the_data_is_a_page_in_prefect_and_in_mlflow(whole, prefect_server):
+    home, _, result = whole
+    from mlflow import MlflowClient
+
+    with sqlite3.connect(prefect_server.database) as database:
+        [(kind, text)] = database.execute(
+            "select type, data from artifact where key = 'data' and flow_run_id = ?", [result["flow_run"]]
+        ).fetchall()
+    assert kind == "markdown" and "# What was done to the data" in json.loads(text)
+    assert "](figures/" not in json.loads(text)  # they lie in the store, where a browser does not look
+    client = MlflowClient(f"sqlite:///{home / '.onward' / 'mlflow' / 'mlflow.db'}")
+    shown = {one.path for one in client.list_artifacts(result["mlflow_run"], "page")}
+    assert {"page/data.html", "page/data.md"} <= shown
+    [made] = [stage for stage in result["stages"] if stage["stage"] == "data"]
+    facts = json.loads((home / "store" / made["path"] / "data.json").read_text())
+    read = [stage for stage in result["stages"] if stage["stage"] == "ingest"]
+    assert facts["flow"]["stages"][0]["documents_in"] == sum(stage["documents_in"] for stage in read)
+    assert facts["flow"]["problems"] == []
+
+
+def test_mlflow_has_the_scores_of_each_model_by_tokens(whole):
+    home, _, result = whole
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{home / '.onward' / 'mlflow' / 'mlflow.db'}")
+    history = client.get_metric_history(result["mlflow_run"], "perplexity/domain")
+    expected = {model["tokens"]: model["perplexity"]["domain"] for model in result["models"]}
+    assert {point.step: point.value for point in history} == pytest.approx(expected)
+    assert client.get_run(result["mlflow_run"]).info.status == "FINISHED"
+    experiment = client.get_experiment_by_name("small").experiment_id
+    children = client.search_runs([experiment], "tags.stage = 'train'")
+    keys = [run.data.tags["stage_key"] for run in children]
+    assert sorted(keys) == sorted({s["key"] for s in result["stages"] if s["stage"] == "train"})
+    for child in children:
+        steps = [point.step for point in client.get_metric_history(child.info.run_id, "train/loss")]
+        assert steps == sorted(set(steps)) and steps
+
+
+def test_stopped_by_sigterm_it_leaves_a_checkpoint_and_no_process(tmp_path):
+    config = write_config(tmp_path, budgets=("200K",))
+    run = subprocess.Popen(
+        [*ONWARD, "run", str(config), "--json"],
+        env=environment(tmp_path),
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    until = time.monotonic() + 300
+    while not list(tmp_path.glob("store/.work/train-*/checkpoints/step-*/manifest.json")):
+        assert run.poll() is None and time.monotonic() < until
+        time.sleep(0.05)
+    run.send_signal(signal.SIGTERM)
+    printed, told = run.communicate(timeout=120)
+    assert run.returncode == 1
+    assert "goes on from there" in told
+    assert json.loads(printed)["state"] == "stopped"
+    wait_until_alone(tmp_path / "store")
+    assert "freed 0 bytes" in onward(tmp_path, "gc", "--store", tmp_path / "store").stdout, (
+        "what it made is kept"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--set", "training.batch_token=512"], "training.batch_tokens"),
+        (["--set", "packing.sequence_length=256"], "positions"),
+        (["--set", "training.batch_tokens=100"], "training.batch_tokens"),
+        (
+            ["--set", "corpus.sources=[{name: a, role: replay, weight: 1, files: [none/*.jsonl]}]"],
+            "none/*.jsonl",
+        ),
+        (["--set", "evaluation.domain=[mmlu_of_the_moon]"], "mmlu_of_the_moon"),
+        (["--until", "baking"], "--until"),
+        (["--force", "baking"], "--force"),
+    ],
+)
+def test_what_is_wrong_is_refused_before_any_work(tmp_path, arguments, words):
+    config = write_config(tmp_path)
+    answer = onward(tmp_path, "run", config, "--json", *arguments)
+    assert answer.returncode == 2
+    assert words in answer.stderr
+    assert "Traceback" not in answer.stderr
+    result = json.loads(answer.stdout)
+    assert result["state"] == "failed" and words in result["error"]
+    assert not (tmp_path / "store").exists()
+
+
+def test_too_much_bad_input_fails_with_the_first_ones_named_and_goes_on_when_it_is_mended(tmp_path):
+    config = write_config(tmp_path)
+    broken = tmp_path / "text/domain-1.jsonl"
+    good = broken.read_text()
+    broken.write_text(good + "not json\n" * 30)
+    answer = onward(tmp_path, "run", config, "--json", "--until", "filter")
+    assert answer.returncode == 1
+    assert "malformed_json" in answer.stderr and "domain-1.jsonl" in answer.stderr
+    assert "\nKept: " in answer.stderr and "\nRepeats: ingest · slice " in answer.stderr
+    assert f"To go on: onward run {config} --json --until filter\n" in answer.stderr
+    assert "Traceback" not in answer.stderr
+    assert json.loads(answer.stdout)["stages"][-1]["state"] == "failed"
+    broken.write_text(good)
+    os.utime(broken)
+    assert run_json(tmp_path, config, "--until", "filter")["state"] == "completed"
+
+
+def test_a_document_can_be_explained(whole):
+    home, _, _ = whole
+    import pyarrow.parquet as pq
+
+    dropped = sorted(home.glob("store/filter/*/dropped.parquet"))
+    rows = [row for path in dropped for row in pq.read_table(path).to_pylist()]
+    kept = next(iter(sorted(home.glob("store/decontaminate/*/documents/*/part.parquet"))))
+    answer = onward(home, "explain", pq.read_table(kept)["id"][0].as_py(), "--store", home / "store")
+    assert "decontaminate" in answer.stdout and "kept" in answer.stdout
+    if rows:
+        answer = onward(home, "explain", rows[0]["id"], "--store", home / "store")
+        assert f"dropped: {rows[0]['reason']}" in answer.stdout
+
+
+def test_rotten_bytes_are_set_aside_by_verify_and_made_again(tmp_path):
+    config = write_config(tmp_path)
+    first = run_json(tmp_path, config, "--until", "filter", "--slices", 1)
+    before = digests(tmp_path / "store")
+    victim = next((tmp_path / "store" / first["stages"][1]["path"]).glob("documents/*/*.parquet"))
+    victim.chmod(0o644)
+    data = bytearray(victim.read_bytes())
+    data[len(data) // 2] ^= 1
+    victim.write_bytes(data)
+    answer = onward(tmp_path, "verify", "--store", tmp_path / "store")
+    assert answer.returncode == 1 and "other bytes" in answer.stdout and "set aside" in answer.stdout
+    again = run_json(tmp_path, config, "--until", "filter", "--slices", 1)
+    assert [stage["state"] for stage in again["stages"]] == ["cached", "built", "cached"]
+    assert digests(tmp_path / "store") == before
+
+
+def test_what_mlflow_missed_while_it_was_away_is_there_after_the_next_run(tmp_path, reference_run):
+    shutil.copytree(reference_run, tmp_path, symlinks=True, dirs_exist_ok=True)
+    config = write_config(tmp_path)
+    away = ("--set", "tracking.mlflow_uri=http://127.0.0.1:9")
+    answer = onward(tmp_path, "run", config, "--json", *away)
+    assert answer.returncode == 0, answer.stderr
+    assert "has not got everything" in answer.stderr
+    stages = json.loads(answer.stdout)["stages"]
+    again = run_json(tmp_path, config)
+    assert {stage["state"] for stage in again["stages"]} == {"cached"}
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{tmp_path / '.onward' / 'mlflow' / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("small").experiment_id
+    runs = client.search_runs([experiment], max_results=1000)
+    children = {run.data.tags["stage_key"]: run for run in runs if "stage_key" in run.data.tags}
+    assert set(children) == {stage["key"] for stage in stages}
+    assert {run.info.status for run in children.values()} == {"FINISHED"}
+    decay = next(stage["key"] for stage in stages if stage["stage"] == "decay")
+    assert client.get_metric_history(children[decay].info.run_id, "train/loss")
+
+
+def test_verify_lineage_export_and_gc(whole, tmp_path):
+    home, _, result = whole
+    assert "0 damaged" in onward(home, "verify", "--store", home / "store").stdout
+    key = result["models"][-1]["path"].split("/")[1]
+    lineage = onward(home, "lineage", key, "--store", home / "store").stdout
+    assert "ingest/" in lineage and "train/" in lineage
+    assert onward(home, "export", key, tmp_path / "model", "--store", home / "store").returncode == 0
+    assert (tmp_path / "model/config.json").is_file()
+    card = (tmp_path / "model/README.md").read_text()
+    base, last = result["models"][0], result["models"][-1]
+    for source, value in last["perplexity"].items():
+        assert f"{base['perplexity'][source]:.2f} → {value:.2f}" in card
+    for stage in result["stages"]:
+        if stage["stage"] == "train":
+            assert f"`{stage['key'][:12]}`" in card
+    for path in sorted((home / "text").glob("domain-0.jsonl")):
+        assert f"`{path.name}` (sha256 `{hashlib.sha256(path.read_bytes()).hexdigest()[:12]}`)" in card
+    assert str(home) not in card
+    kept = digests(home / "store")
+    assert "freed" in onward(home, "gc", "--store", home / "store").stdout
+    still = digests(home / "store")
+    assert {f"{s['stage']}/{s['key']}" for s in result["stages"]} <= set(still) <= set(kept)
+
+
+def test_seeds_differ_in_training_alone_and_end_in_a_page(tmp_path, prefect_server):
+    config = write_config(tmp_path, budgets=("8K",))
+    done = onward(tmp_path, "run", config, "--seeds", "2", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    first, second = found["runs"]
+    assert [run["seed"] for run in found["runs"]] == found["seeds"] == [3, 4]
+    states = {(stage["stage"], stage["state"]) for stage in second["stages"]}
+    for stage in ("ingest", "dedup", "filter", "decontaminate", "tokenizer", "tokenize", "questions"):
+        assert {state for name, state in states if name == stage} == {"cached"}, stage
+    assert {state for name, state in states if name in ("pack", "train", "decay")} == {"built"}
+    assert first["models"][1]["perplexity"] != second["models"][1]["perplexity"]
+    assert "± " in Path(found["page"]).with_suffix(".md").read_text()
+    for run in found["runs"]:
+        page = tmp_path / "store" / "runs" / f"report-{Path(run['report']).name}"
+        assert "## What it cost" in (page / "report.md").read_text()
+        with sqlite3.connect(prefect_server.database) as database:
+            [(shown,)] = database.execute(
+                "select data from artifact where key = 'report' and flow_run_id = ?", [run["flow_run"]]
+            ).fetchall()
+        assert "## What it cost" in json.loads(shown)
+    again = run_json(tmp_path, config)
+    assert {stage["state"] for stage in again["stages"]} == {"cached"}  # the first seed is the run itself

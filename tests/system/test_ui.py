@@ -1,0 +1,250 @@
+"""A person at the two UIs, in a real browser against real servers: start, fail, repair, retry, compare, schedule.
+
+With `ONWARD_PICTURES` set to a directory, the pages on the way are kept there as pictures.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.operated import Operated
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+_ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+]
+_LONG = 300_000  # milliseconds: a whole small run on a busy machine
+_WRONG_ANSWER = 7
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(1500),
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine"),
+]
+
+
+def write_questions(path: Path, answer: int) -> None:
+    """Four questions of a benchmark of our own; the third has this answer among its four choices."""
+    pairs = [("one", "two"), ("three", "four"), ("five", "six"), ("seven", "eight")]
+    rows = [
+        {"question": f"The word after {word} is", "choices": [after, "none", "never", "many"], "answer": 0}
+        for word, after in pairs
+    ]
+    rows[2]["answer"] = answer
+    path.write_text("\n".join(map(json.dumps, rows)) + "\n")
+
+
+@pytest.fixture(scope="module")
+def operated(tmp_path_factory) -> Iterator[Operated]:
+    home = tmp_path_factory.mktemp("ui")
+    own = [
+        {"name": "continuation", "group": "domain", "held_out": "domain", "questions": 8},
+        {"name": "counting", "group": "general", "file": "questions.jsonl"},
+    ]
+    write_questions(home / "questions.jsonl", _WRONG_ANSWER)
+    operated = Operated(home, ("8K", "20K"), evaluation__own=own)
+    operated.up()
+    try:
+        yield operated
+    finally:
+        operated.down()
+
+
+@pytest.fixture(scope="module")
+def page(operated):
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=_ARGUMENTS)
+        page = browser.new_page(viewport={"width": 1400, "height": 1000})
+        page.set_default_timeout(60_000)
+        yield page
+        browser.close()
+
+
+def picture(page, name: str) -> None:
+    if directory := os.environ.get("ONWARD_PICTURES"):
+        page.wait_for_timeout(1500)
+        page.screenshot(path=Path(directory) / f"{name}.png")
+
+
+def field(page, description: str):
+    """The input of the form's property that is described so."""
+    property = "xpath=ancestor::*[contains(concat(' ',@class,' '),' schema-form-property ')][1]"
+    return page.get_by_text(description).locator(property).locator("textarea,input").first
+
+
+def tab(page, name: str) -> None:
+    page.get_by_text(name, exact=True).first.click()
+
+
+def run_on(page) -> str:
+    """The id of the flow run whose page is open."""
+    return re.search(r"/runs/flow-run/([0-9a-f-]{36})", page.url).group(1)
+
+
+def submit(page, operated: Operated) -> None:
+    """Submit the form until it made a run: a server on a busy machine may refuse for want of its database."""
+    from playwright.sync_api import TimeoutError as NotSeen
+
+    for _ in range(3):
+        page.get_by_role("button", name="Submit").click()
+        try:
+            page.get_by_text(re.compile("scheduled", re.IGNORECASE)).first.wait_for()
+        except NotSeen:
+            if operated.api("/flow_runs/count", {}) == 0:
+                continue
+        return
+    raise AssertionError("the form was submitted three times and made no run")
+
+
+def start_from_the_form(page, operated: Operated) -> str:
+    page.goto(f"http://127.0.0.1:{operated.ports[0]}/deployments")
+    picture(page, "deployments")
+    page.get_by_role("link", name="small", exact=True).first.click()
+    page.get_by_role("button", name="Run", exact=True).click()
+    page.get_by_text("Custom run").click()
+    field(page, "Directory of the artifact store").fill(str(operated.home / "store-of-the-form"))
+    picture(page, "form")
+    field(page, "Tokens of one optimizer step").fill("25X")
+    page.get_by_role("button", name="Submit").click()
+    page.get_by_text("Validation failed for field 'config.training.batch_tokens'").first.wait_for()
+    begun = {"flow_runs": {"state": {"type": {"not_any_": ["SCHEDULED"]}}}}
+    assert operated.api("/flow_runs/count", begun) == 0
+    field(page, "Tokens of one optimizer step").fill("256")
+    submit(page, operated)
+    tab(page, "Runs")
+    page.locator("a[href*='/runs/flow-run/']").first.click()
+    page.wait_for_url(re.compile("/runs/flow-run/"))
+    return run_on(page)
+
+
+def test_a_run_that_fails_is_retried_and_its_budgets_compared(page, operated):
+    run = start_from_the_form(page, operated)
+
+    page.get_by_text("Failed", exact=True).first.wait_for(timeout=_LONG)
+    tab(page, "Logs")
+    page.get_by_text("questions.jsonl, row 3").first.wait_for()
+    page.get_by_text("To go on").first.wait_for()
+    picture(page, "failed")
+    message = operated.state(run)["message"]
+    assert "Kept:" in message and "Repeats:" in message and "To go on:" in message
+
+    write_questions(operated.home / "questions.jsonl", 0)
+    page.get_by_role("button", name="Retry").click()
+    page.locator(".p-modal").get_by_role("button", name="Retry").click()
+    page.get_by_text("Completed", exact=True).first.wait_for(timeout=_LONG)
+    operated.wait(run, "COMPLETED", seconds=_LONG / 1000)
+    page.reload()
+    tab(page, "Task Runs")
+    page.get_by_text("Cached", exact=True).first.wait_for()
+    picture(page, "retried")
+    states = {(task["name"].removesuffix(" (cached)"), task["state_name"]) for task in operated.tasks(run)}
+    finished = {name for name, state in states if state == "Completed"}
+    cached = {name for name, state in states if state == "Cached"}
+    assert len(cached) >= 15 and cached <= finished  # all that the first attempt finished, found again
+
+    tab(page, "Artifacts")
+    picture(page, "artifacts")
+    page.get_by_text("mlflow", exact=True).first.click()
+    with page.context.expect_page() as opened:
+        page.get_by_role("link", name="This run in MLflow").click()
+    mlflow = opened.value
+    mlflow.set_default_timeout(60_000)
+    mlflow.wait_for_url(re.compile(rf"127\.0\.0\.1:{operated.ports[1]}/.*/runs/"))
+    mlflow.get_by_text(re.compile(r"^small · 8K→20K")).first.wait_for()
+    mlflow.locator(f"a[href*='{run}']").first.wait_for()  # and back to the flow run
+    picture(mlflow, "mlflow")
+    compare_budgets(mlflow)
+
+
+def compare_budgets(page) -> None:
+    """In MLflow's list of runs: both budgets' models selected, compared, a chart drawn."""
+    experiment = re.search(r"/experiments/(\d+)", page.url).group(1)
+    base = page.url.split("#")[0]
+    runs = f"{base}#/experiments/{experiment}/runs?workflowType=machine_learning"
+    page.goto(f"{runs}&searchFilter=tags.stage%20%3D%20'decay'")
+    parent = page.locator("[role=row]", has=page.get_by_text(re.compile("^small · 8K"))).first
+    parent.locator("button").first.click()
+    for name in ("decay · round 1", "decay · round 2"):
+        row = page.locator("[role=row]", has=page.get_by_text(name)).first
+        row.wait_for()
+        index = row.get_attribute("row-index")
+        page.locator(f"[role=row][row-index='{index}'] input[type=checkbox]").first.click()
+    page.get_by_role("button", name="Compare").click()
+    page.get_by_text("Comparing 2 Runs").first.wait_for()
+    page.locator(".js-plotly-plot, .parcoords, canvas").first.wait_for()
+    picture(page, "compared")
+    page.goto(f"{runs}&compareRunsMode=CHART")
+    page.locator(".js-plotly-plot").first.wait_for()
+    picture(page, "charts")
+
+
+def test_a_schedule_set_in_the_ui_makes_runs(page, operated):
+    page.goto(f"http://127.0.0.1:{operated.ports[0]}/deployments")
+    page.get_by_role("link", name="corpus-only", exact=True).first.click()
+    page.get_by_role("button", name="Schedule", exact=True).first.click()
+    page.locator(".p-modal").get_by_role("button", name="Save").click()
+    page.get_by_text("Hourly", exact=True).first.wait_for()
+    tab(page, "Upcoming")
+    began = time.monotonic()
+    while not page.get_by_text(re.compile(r"[1-9]\d* Flow runs?")).count():
+        assert time.monotonic() - began < 120, "no scheduled run appeared"
+        page.wait_for_timeout(3000)
+        page.reload()
+        page.wait_for_timeout(3000)
+    picture(page, "scheduled")
+    deployment = operated.api("/deployments/name/pretrain/corpus-only", method="GET")
+    body = {"deployments": {"id": {"any_": [deployment["id"]]}}, "limit": 5}
+    assert {run["state_type"] for run in operated.api("/flow_runs/filter", body)} == {"SCHEDULED"}
+    operated.up()  # deploys again
+    again = operated.api("/deployments/name/pretrain/corpus-only", method="GET")
+    assert [one["schedule"]["interval"] for one in again["schedules"]] == [3600.0]
+
+
+def test_prefects_newer_ui_shows_the_form_too_and_starts_a_run(page, operated):
+    """Its address leads there, unless a person has chosen the other."""
+    address = f"http://127.0.0.1:{operated.ports[0]}"
+    broken: list[str] = []
+    page.on("pageerror", lambda error: broken.append(str(error)))
+    page.on("console", lambda said: broken.append(said.text) if _is_error(said) else None)
+    page.on("response", lambda answer: broken.append(answer.url) if answer.status >= 500 else None)
+    deployment = operated.api("/deployments/name/pretrain/small", method="GET")
+    operated.api("/work_pools/cpu", {"is_paused": True}, "PATCH")  # nothing is to run
+    try:
+        page.context.clear_cookies()
+        page.goto(address)
+        page.wait_for_url(re.compile("/v2/"))
+        page.goto(f"{address}/v2/deployments/deployment/{deployment['id']}/run")
+        page.get_by_text("Directory of the artifact store").first.wait_for()
+        for words in ("Last stage", "Make again", "Tokens of one optimizer step", "At least"):
+            page.get_by_text(words).first.wait_for()
+        picture(page, "form-v2")
+        page.get_by_role("button", name="Submit").click()
+        page.get_by_text("scheduled to start now").first.wait_for()
+        body = {"deployments": {"id": {"any_": [deployment["id"]]}}, "sort": "START_TIME_DESC"}
+        started = [run for run in operated.api("/flow_runs/filter", body) if run["state_type"] == "SCHEDULED"]
+        assert [run["parameters"]["config"] for run in started] == [deployment["parameters"]["config"]]
+        operated.api(f"/flow_runs/{started[0]['id']}", method="DELETE")
+    finally:
+        operated.api("/work_pools/cpu", {"is_paused": False}, "PATCH")
+    assert broken == []
+
+
+def _is_error(said) -> bool:
+    """An error of the page's own; what could not be loaded is told beside, with its status."""
+    return said.type == "error" and not said.text.startswith("Failed to load resource")

@@ -1,0 +1,112 @@
+"""Log-likelihoods are those of the harness's own model class, whatever shares a pass."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from lm_eval.models.huggingface import HFLM
+
+from storage.errors import BadInput
+from tasks.evaluation.model import load_model
+from tasks.evaluation.scorer import Scorer, shares_prefixes
+from tests.support.evaluation.cases import LENGTH, Case
+
+
+def requests(case: Case, count: int = 30) -> list[Any]:
+    """Questions of several answers of several lengths, alone too, out of real text."""
+    rng = random.Random(3)
+    words = " ".join(case.texts[:8]).split()
+    made: list[tuple[str, str]] = []
+    for _ in range(count):
+        at, size = rng.randrange(len(words) - 400), rng.choice([1, 2, 8, 30, 90, 300])
+        question = " ".join(words[at : at + size])
+        endings = [words[at + size : at + size + rng.choice([1, 1, 3, 20])] for _ in range(4)]
+        answers = [" " + " ".join(ending) for ending in endings] + [" A", " B"]
+        made += [(question, answer) for answer in answers]
+        made += [("", answers[0]), (question + "  ", answers[1].strip())]
+    return [SimpleNamespace(args=pair) for pair in made]
+
+
+def theirs(model: Any, export: Path, length: int) -> HFLM:
+    tokenizer = transformers.AutoTokenizer.from_pretrained(export, local_files_only=True)
+    return HFLM(pretrained=model, tokenizer=tokenizer, max_length=length, batch_size=1, backend="causal")
+
+
+def agree(ours: list[tuple[float, bool]], harness: list[tuple[float, bool]]) -> None:
+    assert [value for value, _ in ours] == pytest.approx([value for value, _ in harness], abs=2e-3)
+    assert [greedy for _, greedy in ours] == [greedy for _, greedy in harness]
+
+
+@pytest.mark.parametrize("length", [LENGTH, 100])
+def test_likelihoods_are_the_harness_s_own(case: Case, length: int) -> None:
+    export = case.base.path / "export"
+    model, asked = load_model(export, torch.device("cpu"), length), requests(case)
+    told: list[tuple[int, int]] = []
+    scorer = Scorer(model, export, length, lambda done, total, unit: told.append((done, total)))
+    assert scorer.shares
+    ours = scorer.loglikelihood(asked)
+    agree(ours, theirs(model, export, length).loglikelihood(asked, disable_tqdm=True))
+    assert told[-1] == (scorer.computed, scorer.computed) and told == sorted(told)
+    scorer.shares = False
+    agree(scorer.loglikelihood(asked), ours)
+
+
+SHAPES = {
+    "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 256},
+    "gpt_neox": {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+    },
+    "mistral": {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "intermediate_size": 64,
+        "sliding_window": 16,
+    },
+}
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+def test_other_architectures_share_only_where_it_changes_nothing(case: Case, kind: str) -> None:
+    export = case.base.path / "export"
+    torch.manual_seed(1)
+    config = transformers.AutoConfig.for_model(kind, vocab_size=512, **SHAPES[kind])
+    config.bos_token_id, config.eos_token_id = 1, 2
+    model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(6 if parameter.dim() > 1 else 1)  # far from uniform, so that attention matters
+    scorer = Scorer(model, export, LENGTH, lambda done, total, unit: None)
+    assert scorer.shares is (kind != "mistral")  # a window of 16 tokens is not in a mask of ours
+    asked = requests(case, 8)
+    agree(scorer.loglikelihood(asked), theirs(model, export, LENGTH).loglikelihood(asked, disable_tqdm=True))
+
+
+def test_a_window_too_short_to_prove_it_shares_nothing(case: Case) -> None:
+    model = load_model(case.base.path / "export", torch.device("cpu"), 8)
+    assert not shares_prefixes(model, 8) and shares_prefixes(model, 64)
+
+
+def test_the_same_answer_twice_has_one_likelihood(case: Case) -> None:
+    export = case.base.path / "export"
+    scorer = Scorer(load_model(export, torch.device("cpu"), LENGTH), export, LENGTH, lambda *_: None)
+    pairs = [("Once upon a time there was a big", answer) for answer in (" red ball", " dog", " red ball")]
+    found = scorer.loglikelihood([SimpleNamespace(args=pair) for pair in pairs])
+    assert found[0] == found[2] != found[1]
+
+
+def test_an_answer_without_a_token_is_named(case: Case) -> None:
+    export = case.base.path / "export"
+    scorer = Scorer(load_model(export, torch.device("cpu"), LENGTH), export, LENGTH, lambda *_: None)
+    with pytest.raises(BadInput, match="has no token"):
+        scorer.loglikelihood([SimpleNamespace(args=("Once upon", ""))])

@@ -1,0 +1,120 @@
+"""`auto` is a rule: the same shape and memory give the same answer, whatever the machine does meanwhile."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import GPT2Config
+
+from storage.errors import ConfigError
+from tasks.training.device import execution, memory
+from tasks.training.device.activations import Activations
+from tasks.training.model import shape_of
+from tasks.training.read_spec import parse_spec
+from tasks.training.recompute import MODES
+from tasks.training.spec import Execution, Identity
+from tests.support.training.families import SMOLLM, counted
+from tests.support.training.world import World, llama_config
+
+
+def resolved(asked: Execution, identity: Any, **changes: Any) -> dict[str, Any]:
+    return execution.resolve(asked, SMOLLM, replace(identity, **changes), count=counted)
+
+
+def test_the_shape_counts_a_tied_head_once() -> None:
+    tied, untied = shape_of(llama_config()), shape_of(llama_config(tie_word_embeddings=False))
+    assert tied.parameters == untied.parameters - 96 * 32
+    assert tied.products == untied.products
+    assert tied.embeddings == 96 * 32
+    assert shape_of(GPT2Config()).parameters == 124_439_808
+
+
+def test_cpu_takes_about_4096_tokens_in_even_parts(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "host_memory", lambda: 64 << 30)
+    identity = parse_spec(world.spec(tmp_path)).identity
+    found = resolved(Execution(device="cpu"), identity, sequence_length=512, sequences_per_step=20)
+    assert found["micro_batch"] == 7
+    assert found["threads"] == execution.usable_cores()
+    assert found["compile"] is False and found["gradient_checkpointing"] == "none"
+    assert found["deterministic"] is True
+
+
+def test_what_is_asked_for_is_not_counted(world: World, tmp_path: Path) -> None:
+    def never(mode: str) -> Activations:
+        raise AssertionError(mode)
+
+    identity = parse_spec(world.spec(tmp_path)).identity
+    for mode in MODES:
+        asked = Execution(device="cpu", micro_batch=3, gradient_checkpointing=mode)
+        found = execution.resolve(asked, SMOLLM, identity, count=never)
+        assert (found["micro_batch"], found["gradient_checkpointing"]) == (3, mode)
+
+
+def test_a_device_that_is_not_here_is_refused(world: World, tmp_path: Path) -> None:
+    identity = parse_spec(world.spec(tmp_path)).identity
+    for device in ("cuda:63", "abacus", "meta"):
+        with pytest.raises(ConfigError, match=device):
+            resolved(Execution(device=device), identity)
+
+
+def test_flops_count_causal_attention_once() -> None:
+    assert SMOLLM.flops(10, 0) == 60.0 * SMOLLM.products
+    assert SMOLLM.flops(0, 2048**2) == pytest.approx(12 * 30 * 576 * 2048 / 2 * 2048)
+
+
+def test_what_was_settled_stays_and_a_file_of_before_is_read(world: World, tmp_path: Path) -> None:
+    identity = parse_spec(world.spec(tmp_path)).identity
+    path = tmp_path / "execution.json"
+    first = resolved(Execution(device="cpu", micro_batch=2, gradient_checkpointing="selective"), identity)
+    said: list[str] = []
+    assert execution.settle(path, first, Execution(), said.append) == first and not said
+    old = {name: value for name, value in first.items() if name not in ("deterministic", "sharding")}
+    path.write_text(json.dumps({**old, "gradient_checkpointing": True}))
+    asked = Execution(device="cpu", micro_batch=2, gradient_checkpointing="none")
+    kept = execution.settle(path, resolved(asked, identity), asked, said.append)
+    assert kept["gradient_checkpointing"] == "full" and kept["deterministic"] is True
+    assert kept["sharding"] == "none"
+    assert any("gradient_checkpointing stays full" in line for line in said)
+
+
+def test_a_wrong_mode_is_refused_with_its_field(world: World, tmp_path: Path) -> None:
+    for wrong in ("whole", 1, None):
+        with pytest.raises(ConfigError, match=r"execution\.gradient_checkpointing"):
+            parse_spec(world.spec(tmp_path, execution__gradient_checkpointing=wrong))
+    with pytest.raises(ConfigError, match=r"execution\.deterministic"):
+        parse_spec(world.spec(tmp_path, execution__deterministic="yes"))
+
+
+def test_it_compiles_by_itself_only_where_one_graph_holds_it(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    identity = parse_spec(world.spec(tmp_path, identity__precision="bf16")).identity
+    shape = shape_of(llama_config())
+
+    def compiles(changed: Identity = identity, kind: str = "cuda", attention: str = "varlen") -> bool:
+        return execution.compiles(kind, attention, changed, shape, 2)
+
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    monkeypatch.setattr("shutil.which", lambda name: name)
+    assert compiles()
+    assert not compiles(attention="sdpa")
+    assert not compiles(replace(identity, dropout=0.1))
+    hour = 3600 * 2 * execution.CPU_FLOPS
+    tokens = identity.sequences_per_step * identity.sequence_length
+    long = replace(identity, last_step=int(1 + hour / shape.flops(tokens, 0)))
+    assert compiles(long, "cpu", "sdpa")
+    assert not compiles(replace(long, last_step=long.last_step // 2), "cpu", "sdpa")
+    assert not compiles(replace(long, dropout=0.1), "cpu", "sdpa")
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    for name in ("CC", "CXX"):
+        monkeypatch.delenv(name, raising=False)
+    assert not compiles() and not compiles(long, "cpu", "sdpa")
+    monkeypatch.undo()
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert not compiles()
