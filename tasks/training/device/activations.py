@@ -8,6 +8,7 @@ as single documents, on the path of one SDPA call per document; variable-length 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -37,8 +38,14 @@ class Activations:
 
 
 def counter(config: Any, identity: SegmentSpec) -> Callable[[str], Activations]:
-    """`count_activations` of one model by mode, each counted once, when it is first asked for."""
-    return cache(partial(count_activations, config, identity.precision, identity.sequence_length))
+    """`count_activations` of one model by mode, each counted once in a process, when it is first asked for."""
+    described = config.to_json_string(use_diff=False)
+    return partial(_counted, type(config), described, identity.precision, identity.sequence_length)
+
+
+@cache
+def _counted(kind: Any, described: str, precision: str, sequence_length: int, mode: str) -> Activations:
+    return count_activations(kind.from_dict(json.loads(described)), precision, sequence_length, mode)
 
 
 def count_activations(config: Any, precision: str, sequence_length: int, mode: str) -> Activations:
