@@ -1,7 +1,7 @@
-"""The command line. Standard output carries answers alone; what a run tells on the way goes to standard error.
+"""The command line. Standard output carries only answers; progress and messages go to standard error.
 
-The commands stand in `flows/commands/`. Exit codes: 0 done; 1 failed; 2 wrong usage, a wrong configuration, or, for
-`plan`, work to do. Nothing heavy is imported for the help, for completion and for usage errors.
+The commands are in `flows/commands/`. Exit codes: 0 done; 1 failed; 2 wrong usage, a wrong configuration, or, for
+`plan`, work to do. Help, completion and usage errors import nothing heavy.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ COMMANDS: dict[str, tuple[tuple[Callable[..., None], str], ...]] = {
         (down, "onward down"),
     ),
 }
-"""Each command with an example of it, in the groups of the help."""
+"""Each command with an example, in the groups of the help."""
 
 app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="rich")
 for group, commands in COMMANDS.items():
@@ -75,7 +75,7 @@ def onward(
 
 
 def main() -> None:
-    """Entry point: errors of ours are a message and an exit code, never a traceback."""
+    """Entry point. Onward's own errors give a message and an exit code, never a traceback."""
     _in_utf8()
     signal.signal(signal.SIGTERM, _interrupt)
     try:
@@ -97,14 +97,14 @@ def main() -> None:
         ):  # wrong usage of the command line
             message, context = error.format_message(), getattr(error, "ctx", None)
             help_ = f"\nTry: {context.command_path} --help" if context is not None else ""
-            if message:  # without any argument the help is there already
+            if message:  # without any argument, the help is already printed
                 sys.stderr.write(f"{message}{help_}\n")
             sys.exit(2)
         raise
 
 
 def _in_utf8() -> None:
-    """Start again in Python's UTF-8 mode where the locale has another encoding: libraries, too, read and write text."""
+    """Restart in Python's UTF-8 mode if the locale has another encoding, because libraries also read and write text."""
     if not sys.flags.utf8_mode and locale.getencoding().lower() not in ("utf-8", "utf8"):
         os.environ["PYTHONUTF8"] = "1"  # for children
         os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])

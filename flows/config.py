@@ -1,7 +1,7 @@
-"""RunConfig: one YAML file is the whole run, and the same model is the flow's parameter.
+"""RunConfig: one YAML file describes the whole run. The same model is the parameter of the flow.
 
-It is composed of the sections that stand beside each stage. Every field says whether it is identity (in a key) or
-execution (never). A wrong configuration is refused here, before any work starts.
+It is composed of sections that are defined beside each stage. Every field states whether it is identity (in a key) or
+execution (never in a key). A wrong configuration is refused here, before any work starts.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from tasks.models.base import ModelConfig
 from tasks.models.config import TrainingConfig
 
 _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
-"""What pydantic calls a key that a model, or a dataclass, does not have."""
+"""Pydantic's error types for an unknown key of a model or a dataclass."""
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,59}")
 
 
@@ -43,7 +43,7 @@ def _executor(value: Any) -> Any:
 
 
 class CorpusExecution(Settings):
-    """Where the corpus stages' shards run."""
+    """Where the shards of the corpus stages run."""
 
     executor: Annotated[str, BeforeValidator(_executor)] = execution(
         PROCESSES,
@@ -56,7 +56,7 @@ class CorpusExecution(Settings):
 
     @property
     def count(self) -> int:
-        """Worker processes."""
+        """Number of worker processes."""
         return usable_cores() if self.workers == "auto" else max(1, self.workers)
 
 
@@ -97,7 +97,7 @@ class CorpusConfig(Settings):
 
 
 class TrackingConfig(Settings):
-    """Where metrics and lineage are published; never in a key."""
+    """Where metrics and lineage are published. Never in a key."""
 
     mlflow_uri: str | None = execution(
         None, description="MLflow's address; null: MLFLOW_TRACKING_URI, else a local database"
@@ -111,10 +111,10 @@ class TrackingConfig(Settings):
 
     @model_validator(mode="after")
     def _no_password(self) -> TrackingConfig:
-        """A configuration is written into run records, Prefect and MLflow; here its own words are not shown either."""
+        """Refuse a password, because run records, Prefect and MLflow show the configuration. The message hides it too."""
         if self.mlflow_uri and "@" in self.mlflow_uri.partition("://")[2].partition("/")[0]:
             raise ValueError(
-                "mlflow_uri names a user or a password, which would be seen wherever the configuration is; leave it "
+                "mlflow_uri names a user or a password, and the configuration is shown in many places; leave it "
                 "out, and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD in the environment "
                 "(for a database: its whole address as MLFLOW_TRACKING_URI, and mlflow_uri: null)"
             )
@@ -151,7 +151,7 @@ class RunConfig(Settings):
 
     @model_validator(mode="after")
     def _names_are_plain(self) -> RunConfig:
-        """Names become parts of paths: they must never lead out of the directory that they are used in."""
+        """Refuse names that are not plain. They become parts of paths and must never lead out of their directory."""
         named = [("corpus.sources", source.name) for source in self.corpus.sources]
         named += [("evaluation.own", own.name) for own in self.evaluation.own]
         named += [("corpus.decontaminate.benchmarks", name) for name in self.corpus.decontaminate.benchmarks]
@@ -176,7 +176,7 @@ class RunConfig(Settings):
 def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Read a YAML file and apply overrides `dotted.key=value` (values as YAML).
 
-    Raises ConfigError naming the file, each wrong key and, for an unknown one, the nearest known.
+    Raises ConfigError that names the file, each wrong key and, for an unknown key, the nearest known one.
     """
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -192,7 +192,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
 
 
 def parse_config(raw: dict[str, Any], where: str = "the configuration") -> RunConfig:
-    """Validate plain data. Raises ConfigError as `load_config` does."""
+    """Validate plain data. Raises ConfigError like `load_config`."""
     try:
         return RunConfig.model_validate(raw)
     except ValidationError as error:
@@ -238,7 +238,7 @@ _MEMBERS = {
         for kind in get_args(schedule.model_fields["kind"].annotation)
     ),
 }
-"""What pydantic says of the member of a union that it tried: no part of a key."""
+"""Pydantic's names for the union members that it tried. They are not part of a key."""
 
 
 def _dotted(location: Sequence[str | int]) -> str:
@@ -269,7 +269,7 @@ def _nearest(where: str) -> str | None:
 
 
 def known_keys(model: type[Section], prefix: str = "") -> Iterator[str]:
-    """Dotted names of all configuration keys; `[]` stands for an index."""
+    """Dotted names of all configuration keys. `[]` stands for an index."""
     for name, annotation in types_of(model).items():
         yield prefix + name
         for below, many in _sections(annotation):

@@ -1,7 +1,7 @@
-"""The flows that deployments start, and the command line too: what the form in the Prefect UI shows is these signatures.
+"""The flows that deployments and the command line start. Their signatures define the form in the Prefect UI.
 
-Nothing is done here: a flow turns its parameters into what `flows.runs.run` takes. A value that a type does not
-allow is refused before the flow starts, by the server where the schema can say it.
+A flow only turns its parameters into the arguments of `flows.runs.run`. A value that its type does not allow is
+refused before the flow starts; the server refuses it if the schema can express the rule.
 """
 
 from __future__ import annotations

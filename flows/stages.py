@@ -65,7 +65,7 @@ def _versions(entry: Entry) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Show what is not accepted (exit 1), or accept it."""
+    """Show the stages that are not accepted (exit code 1), or accept them."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--accept", action="store_true", help="write stages.lock as the code stands now")
     if parser.parse_args().accept:

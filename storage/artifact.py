@@ -1,4 +1,4 @@
-"""What stages pass to each other: references to parts of committed artifacts. Reading only; nothing here writes."""
+"""References to parts of committed artifacts, which stages pass to each other. This module only reads."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from storage.manifest import Manifest
 
 @dataclass(frozen=True)
 class Input:
-    """One part of a committed artifact, as a stage uses it. `digest` is what counts in a key."""
+    """One part of a committed artifact, as the input of a stage. Only `digest` enters the key."""
 
     stage: str
     key: str
@@ -29,7 +29,7 @@ class Input:
         return tuple(self.root / name for name in self.files)
 
     def only(self) -> Path:
-        """The part's one file. Raises OnwardError where it has none or several."""
+        """The part's only file. Raises OnwardError if the part has no file or several."""
         if len(self.files) != 1:
             raise OnwardError(
                 f"part {self.part} of {self.stage} {self.key[:12]} has {len(self.files)} files, not one"
@@ -39,13 +39,13 @@ class Input:
 
 @dataclass(frozen=True)
 class Chain:
-    """Parts in which each one's digest covers its predecessor's, oldest first; only the last digest is in a key."""
+    """Parts, oldest first. Each digest covers the part before it, so only the last digest is in a key."""
 
     links: tuple[Input, ...]
 
     @property
     def digest(self) -> str | None:
-        """The last link's digest, which stands for all; None for an empty chain."""
+        """The digest of the last link, which stands for the whole chain; None if the chain is empty."""
         return self.links[-1].digest if self.links else None
 
 
@@ -58,25 +58,25 @@ class Artifact:
 
     @property
     def stage(self) -> str:
-        """Name of the stage that made it."""
+        """Name of the stage that made the artifact."""
         return self.manifest.stage
 
     @property
     def key(self) -> str:
-        """Its stage key, 64 hex digits."""
+        """The stage key, 64 hex digits."""
         return self.manifest.key
 
     @property
     def stats(self) -> dict[str, Any]:
-        """The stage's own, deterministic statistics."""
+        """The statistics that the stage returned. They are deterministic."""
         return self.manifest.stats
 
     def has(self, part: str) -> bool:
-        """Whether the artifact has a part of that name."""
+        """Whether the artifact has a part of this name."""
         return part in self.manifest.parts
 
     def part(self, name: str) -> Input:
-        """A reference to one part. Raises OnwardError where there is none of that name."""
+        """A reference to one part. Raises OnwardError if the artifact has no part of this name."""
         if name not in self.manifest.parts:
             raise OnwardError(
                 f"{self.stage} {self.key[:12]} has no part {name!r}; it has {sorted(self.manifest.parts)}"

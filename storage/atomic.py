@@ -1,4 +1,4 @@
-"""Durable writes: a file or directory is there whole, or not at all, also after a power cut. Standard library only."""
+"""Durable writes: a file or directory exists completely or not at all, even after a power cut. Standard library only."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def fsync_tree(root: Path) -> None:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file whole: to a temporary name beside it, fsynced, then renamed over `path`."""
+    """Write a file atomically: write to a temporary name beside it, fsync, and rename over `path`."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
         with temporary.open("wb") as file:
@@ -58,9 +58,9 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def commit_directory(temporary: Path, final: Path) -> None:
-    """Publish a directory by one rename, everything below it fsynced first, both parents after.
+    """Publish a directory by one rename. Everything below it is fsynced before, both parent directories after.
 
-    `final` must not exist, or be empty. Raises OSError as the file system does.
+    `final` must not exist or must be empty. Raises OSError if the file system does.
     """
     fsync_tree(temporary)
     if not final.parent.exists():
@@ -73,7 +73,7 @@ def commit_directory(temporary: Path, final: Path) -> None:
 
 
 def make_read_only(root: Path) -> None:
-    """Take the write permission from everything below `root` and from `root`."""
+    """Remove the write permission from `root` and everything below it."""
     for directory, _, files in os.walk(root, topdown=False):
         for name in files:
             _without_write(Path(directory) / name)
@@ -81,7 +81,7 @@ def make_read_only(root: Path) -> None:
 
 
 def make_writable(root: Path) -> None:
-    """Give the owner write permission on `root` and everything below, so that it can be removed."""
+    """Give the owner write permission on `root` and everything below it, so that the tree can be removed."""
     root.chmod(root.stat().st_mode | stat.S_IRWXU)
     for directory, directories, files in os.walk(root):
         for name in (*directories, *files):

@@ -1,7 +1,7 @@
-"""A DuckDB catalog over all manifests of a store: made afresh from them, so it can never disagree with them.
+"""A DuckDB catalog of all manifests in a store. It is built from them each time, so it cannot disagree with them.
 
-Tables: `artifacts` (one row each), `parts`, `files`, `inputs` (edges to the parts an artifact was made of), and a view
-`dropped` over every stage's `dropped.parquet`.
+Tables: `artifacts` (one row each), `parts`, `files`, and `inputs` (edges to the parts that an artifact was made from).
+The view `dropped` covers the `dropped.parquet` of every stage.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ _SCHEMAS = {
 
 
 class Catalog:
-    """Queries over what a store holds."""
+    """Queries about the contents of a store."""
 
     def __init__(self, store: Store) -> None:
         self.store = store
@@ -72,13 +72,16 @@ class Catalog:
         self._dropped_view()
 
     def sql(self, query: str, parameters: list[Any] | None = None) -> list[dict[str, Any]]:
-        """Rows of a query, as dictionaries."""
+        """The rows of a query, as dictionaries."""
         result = self.connection.execute(query, parameters or [])
         names = [column[0] for column in result.description or []]
         return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
 
     def find(self, prefix: str) -> dict[str, Any]:
-        """The one artifact whose key, or stage and key (`tokenize/3f9a2c`), begins so. Raises OnwardError otherwise."""
+        """Find the one artifact whose key, or `stage/key` (`tokenize/3f9a2c`), starts so.
+
+        Raises OnwardError if none or several do.
+        """
         stage, _, key = prefix.rpartition("/")
         found = self.sql(
             "select * from artifacts where starts_with(key, ?) and (? = '' or stage = ?) order by stage, key",
@@ -94,7 +97,7 @@ class Catalog:
         return found[0]
 
     def upstream(self, key: str) -> list[dict[str, Any]]:
-        """Every artifact that this one is made of, nearest first: stage, key, path, depth."""
+        """All artifacts that this one was made from, nearest first: stage, key, path, depth."""
         return self.sql(
             """
             with recursive way(key, depth) as (
@@ -109,7 +112,7 @@ class Catalog:
         )
 
     def fate(self, document: int) -> list[dict[str, Any]]:
-        """What became of a document: the stages that dropped it, with reason; empty where none did."""
+        """The stages that dropped a document, with the reason; empty if no stage dropped it."""
         return self.sql("select * from dropped where id = ?", [document])
 
     def _dropped_view(self) -> None:

@@ -1,7 +1,7 @@
-"""A digest of the code that shapes a stage's bytes: its module and the project modules that it imports.
+"""A digest of the code that determines a stage's bytes: its module and the project modules that the module imports.
 
-Comments, docstrings and blank lines are cut out first. Of `storage/` only the modules that write file formats count.
-`stages.lock` maps each stage's VERSION to this digest; a test fails where the code changed and neither was renewed.
+Comments, docstrings and blank lines do not count. In `storage/`, only the modules that write file formats count.
+`stages.lock` holds the VERSION and this digest of each stage. A test fails if the code changed but neither was renewed.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _STORAGE_FORMATS = ("storage.tokens", "storage.packing")
 
 
 def stage_code_digest(module: Any) -> str:
-    """Hex sha256 over the stage's sources. A module may name further roots in `CODE_ROOTS` (a process it starts)."""
+    """Hex sha256 over the stage's sources. A module may name more roots in `CODE_ROOTS` (a process that it starts)."""
     file = getattr(module, "__file__", None)
     if file is None or not Path(file).resolve().is_relative_to(ROOT):
         return "unknown"
@@ -28,7 +28,7 @@ def stage_code_digest(module: Any) -> str:
 
 
 def project_digest() -> str:
-    """Hex sha256 over all sources of `tasks/` and `storage/`: what a worker on another machine must have too."""
+    """Hex sha256 over all sources of `tasks/` and `storage/`. A worker on another machine must have the same sources."""
     digest = hashlib.sha256()
     for package in _PACKAGES:
         for path in sorted((ROOT / package).rglob("*.py")):
@@ -58,14 +58,14 @@ def _digest(roots: tuple[str, ...]) -> str:
 
 @functools.cache
 def _read(name: str, path: Path) -> tuple[str, list[str]]:
-    """A module's source, bare, and the project's modules that it imports: read once for all stages that share it."""
+    """A module's bare source and the project modules that it imports. Read once for all stages that share it."""
     text = path.read_text(encoding="utf-8")
     tree = ast.parse(text)
     return _bare(text, tree), _imports(tree, name, path)
 
 
 def bare_source(text: str) -> str:
-    """Source text without comments, docstrings and blank lines; the same under every Python version."""
+    """Source text without comments, docstrings and blank lines. The result is the same under every Python version."""
     return _bare(text, ast.parse(text))
 
 
@@ -74,13 +74,13 @@ def _bare(text: str, tree: ast.Module) -> str:
     for (row, start), (_, end) in _comments(text):
         lines[row - 1] = lines[row - 1][:start] + lines[row - 1][end:]
     for node in ast.walk(tree):
-        if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            continue
-        if ast.get_docstring(node, clean=False) is None:
-            continue
-        docstring = node.body[0]
-        for row in range(docstring.lineno, (docstring.end_lineno or docstring.lineno) + 1):
-            lines[row - 1] = ""
+        body = getattr(node, "body", None)
+        for told in body if isinstance(body, list) else ():
+            if not isinstance(told, ast.Expr) or not isinstance(told.value, ast.Constant):
+                continue
+            if isinstance(told.value.value, str):  # a docstring, of a module, class, function or field
+                for row in range(told.lineno, (told.end_lineno or told.lineno) + 1):
+                    lines[row - 1] = ""
     return "\n".join(line.rstrip() for line in lines if line.strip())
 
 

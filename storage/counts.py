@@ -1,7 +1,7 @@
-"""Counts as people write and read them: `400M`, `64K`, `1B` (decimal units, of bytes too).
+"""Counts in the form that people write and read: `400M`, `64K`, `1B` (decimal units, also for bytes).
 
-Two ways to write one, and no third: `count_text` is exact, for names and configurations, and `parse_count` reads it
-back; `rounded_count` has three figures, for prose, tables and axes.
+There are two written forms. `count_text` is exact, for names and configurations; `parse_count` reads it back.
+`rounded_count` has three figures, for prose, tables and axes.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from typing import Any
 _COUNT = re.compile(r"^\s*([0-9][0-9_]*(?:\.[0-9]+)?)(?:[eE]\+?([0-9]+))?\s*([KMBG]?)B?\s*$", re.IGNORECASE)
 _SCALE = {"": 1, "K": 1_000, "M": 1_000_000, "B": 1_000_000_000, "G": 1_000_000_000}
 _LARGEST = 10**18
-"""More than any corpus, disk or model holds; it keeps `1e400` from becoming a number of 400 digits."""
+"""More than any corpus, disk or model holds. The limit keeps `1e400` from becoming an integer of 400 digits."""
 _UNITS = (("B", 10**9, 4), ("M", 10**6, 4), ("K", 10**3, 2))
-"""Unit, its size, and the decimals that `count_text` gives it at most: 524288 is no better as 524.288K."""
+"""Unit, its size, and the most decimals that `count_text` writes with it: 524.288K would be no better than 524288."""
 
 
 def parse_count(value: Any) -> Any:
-    """`400M`, `2.5K`, `1B`, `64MB` or a plain number in text, as an exact integer; what is no text as it is.
+    """Read `400M`, `2.5K`, `1B`, `64MB` or a plain number in text as an exact integer. Other types are returned unchanged.
 
-    Raises ValueError where the text is no count, no whole number, or beyond 10^18.
+    Raises ValueError if the text is not a count, not a whole number, or beyond 10^18.
     """
     if not isinstance(value, str):
         return value
@@ -40,7 +40,7 @@ def parse_count(value: Any) -> Any:
 
 
 def count_text(count: int) -> str:
-    """A count exactly: `400M`, `1.5B`, `1.0004M`, `524288`. Different counts have different texts."""
+    """The exact text of a count: `400M`, `1.5B`, `1.0004M`, `524288`. Different counts have different texts."""
     for unit, size, decimals in _UNITS:
         if count >= size and count % (size // 10**decimals) == 0:
             whole, rest = divmod(count, size)
@@ -50,7 +50,7 @@ def count_text(count: int) -> str:
 
 
 def rounded_count(count: float) -> str:
-    """A count to three figures, for reading: `1.23M`, `400K`, `1B` (999,999,999 too), `12B`, `1,500B`, `7`."""
+    """A count with three figures, for reading: `1.23M`, `400K`, `1B` (also for 999,999,999), `12B`, `1,500B`, `7`."""
     if count < 0:
         return f"-{rounded_count(-count)}"
     places = ((unit, size) for unit, size, _ in _UNITS)
@@ -61,7 +61,7 @@ def rounded_count(count: float) -> str:
 
 
 def round_to(value: float, figures: int) -> float:
-    """A number to so many figures."""
+    """Round a number to this many significant figures."""
     return float(f"{value:.{figures - 1}e}")
 
 

@@ -1,14 +1,14 @@
-"""A stage's work directory: survives a crash, so that a stage resumes inside it; shards are committed one by one.
+"""The work directory of a stage. It survives a crash, so a stage can resume inside it. Shards are committed one by one.
 
 <store>/.work/<stage>-<key[:16]>/
     <part>/<shard>/…         a committed shard, with `.shard.json` (its statistics, sizes and sha256)
-    .tmp/<attempt>/…         shards being written by this attempt at the stage
-    anything else            the stage's own; in the artifact only if declared by `part` or `volatile`
+    .tmp/<attempt>/…         shards that this attempt at the stage is writing
+    anything else            the stage's own files; the artifact gets them only if `part` or `volatile` declares them
 
-On a cluster a shard may be made twice at once, and a task may outlive the run that asked for it, which held the lock.
-So a worker writes below `.tmp/<attempt>` alone, makes no directory above its own, and commits by one rename out of it:
-of two that make one shard the first stays; and before an attempt begins, or its files are declared final, `.tmp` is
-renamed away in one go, after which no task of before can commit, nor write, anything here.
+On a cluster, two workers may make the same shard at once, and a task may outlive the run that started it and held the
+lock. Therefore a worker writes only below `.tmp/<attempt>`, creates no directory above its own, and commits by one
+rename. If two workers make the same shard, the first commit stays. Before an attempt begins, and before its files are
+declared final, `.tmp` is renamed away in one step. After that, no earlier task can commit or write anything here.
 """
 
 from __future__ import annotations
@@ -39,9 +39,9 @@ Progress = Callable[[int, int | None, str], None]
 
 
 class Draft:
-    """Where a stage writes. `workers` runs its shards.
+    """The directory that a stage writes to. `workers` runs its shards.
 
-    A child process is to hold `descriptor`, the lock's, and those in `held`: of what else is this stage's alone.
+    A child process must hold `descriptor` (the lock) and the descriptors in `held` (other resources of this stage alone).
     """
 
     def __init__(
@@ -70,24 +70,24 @@ class Draft:
         self._shut_out()
 
     def part(self, name: str, *paths: str) -> None:
-        """Declare files, or directories with all below them, relative to `path`, as (more of) the part `name`."""
+        """Add files to the part `name`. `paths` are relative to `path`; a directory stands for everything below it."""
         self._parts.setdefault(name, set()).update(self._files(paths))
 
     def volatile(self, *paths: str) -> None:
-        """Declare files that are kept but belong to no digest: clock readings, logs."""
+        """Declare files that are kept but enter no digest: clock readings, logs."""
         self._volatile.update(self._files(paths))
 
     def note(self, **facts: Any) -> None:
-        """Facts of execution for the manifest's provenance, such as the resolved device."""
+        """Add facts about the execution, such as the resolved device, to the manifest's provenance."""
         self.execution.update(facts)
 
     def progress(self, done: int, total: int | None, unit: str) -> None:
-        """How far the stage is; cheap, may be called often."""
+        """Report how far the stage is. The call is cheap and may come often."""
         if self._progress:
             self._progress(done, total, unit)
 
     def warn(self, message: str) -> None:
-        """Something the user should know; shown at once and kept in the manifest's provenance."""
+        """Tell the user something. The message is shown at once and kept in the manifest's provenance."""
         self.warnings.append(message)
         if self._warn:
             self._warn(message)
@@ -99,12 +99,12 @@ class Draft:
         make: Callable[[J, Path], dict[str, Any]],
         aside: tuple[str, ...] = (),
     ) -> dict[str, dict[str, Any]]:
-        """Make the shards that are not committed yet, and declare all as files of `part`.
+        """Make the shards that are not committed yet, and declare all of them as files of `part`.
 
-        `make(job, directory)` is a module-level function that writes into an empty directory, and nowhere else, and
-        returns JSON statistics (`rows` and `tokens` among them go to the file's entry). Files named in `aside` belong
-        to no part and go at commit. Returns the statistics by name, in the order of `jobs`, whose number and content
-        must depend on data alone.
+        `make(job, directory)` is a module-level function. It writes only into the given empty directory and returns JSON
+        statistics (`rows` and `tokens` go to the file's entry). Files named in `aside` belong to no part and are removed at
+        commit. The number and content of `jobs` must depend on data alone. Returns the statistics by name, in the order of
+        `jobs`.
         """
         records = self._run_shards(part, jobs, make, aside)
         for name in jobs:
@@ -114,7 +114,7 @@ class Draft:
     def scratch(
         self, name: str, jobs: Mapping[str, J], make: Callable[[J, Path], dict[str, Any]]
     ) -> dict[str, Path]:
-        """The same for what the stage only needs on its way: it survives a crash, belongs to no part and goes at commit.
+        """Like `shards`, for intermediate files. They survive a crash, belong to no part, and are removed at commit.
 
         Returns the shards' directories by name, in the order of `jobs`.
         """
@@ -149,7 +149,7 @@ class Draft:
         return done
 
     def _place_for_shards(self, root: Path, missing: Mapping[str, Any]) -> Path:
-        """Where workers write; nothing is left in the way of their renames."""
+        """The directory that workers write to. Anything that would block their renames is moved away first."""
         if self._making is None:
             self._making = self.path / ".tmp" / secrets.token_hex(8)
             self._making.mkdir(parents=True)
@@ -158,12 +158,12 @@ class Draft:
         for name in missing:
             if (
                 root / name
-            ).exists():  # half of a shard that no rename of ours left: a foreign hand, a damaged disk
+            ).exists():  # a partial shard that none of our renames left: foreign writes or a damaged disk
                 (root / name).rename(self._making / f"damaged-{name}-{secrets.token_hex(4)}")
         return self._making
 
     def _shut_out(self) -> None:
-        """From now on no task that was begun before can commit a shard here."""
+        """Make sure that no task that began earlier can still commit a shard here."""
         self._making = None
         if (self.path / ".tmp").exists():
             (self.path / ".tmp").rename(self.path.with_name(f"{self.path.name}.gone-{secrets.token_hex(4)}"))
@@ -179,7 +179,7 @@ class Draft:
         self._volatile.add(f"{part}/{name}/{SHARD_RECORD}")
 
     def finish(self) -> tuple[dict[str, Part], tuple[str, ...]]:
-        """Flush what was declared and give the parts with their digests, and the volatile files. Nothing is removed yet."""
+        """Flush all declared files. Returns the parts with their digests, and the volatile files. Removes nothing yet."""
         self._shut_out()
         files = sorted(set().union(*self._parts.values()))
         for path in sorted({*files, *self._volatile} - set(self._known)):
@@ -214,7 +214,7 @@ class Draft:
 def _make_shard(
     make: Callable[[Any, Path], dict[str, Any]], job: Any, making: Path, final: Path, aside: tuple[str, ...]
 ) -> dict[str, Any]:
-    """In a worker: make one shard in a directory of its own below `making`, and commit it as `final`."""
+    """Runs in a worker: make one shard in its own directory below `making`, and commit it as `final`."""
     temporary = making / f"{final.parent.name}-{final.name}-{secrets.token_hex(8)}"
     try:
         temporary.mkdir()
@@ -244,7 +244,7 @@ def _make_shard(
 def _commit_shard(
     temporary: Path, final: Path, record: dict[str, Any], aside: tuple[str, ...]
 ) -> dict[str, Any]:
-    """One rename; where another committed this shard meanwhile, that one stays, and its record is returned."""
+    """Commit by one rename. If another worker committed this shard first, its shard stays and its record is returned."""
     fsync_tree(temporary)
     try:
         temporary.rename(final)
@@ -300,7 +300,7 @@ def _rows(path: Path) -> int | None:
 
 
 def remove_undeclared(root: Path, declared: set[str]) -> None:
-    """Remove every file below `root` that is not named (relative to it), and the directories that this leaves empty."""
+    """Remove every file below `root` that is not in `declared` (relative paths), and directories that become empty."""
     for directory, _, files in os.walk(root, topdown=False):
         for name in files:
             path = Path(directory) / name

@@ -1,34 +1,34 @@
-"""The one family of errors. A message says what is wrong, where, what is kept, and what to do next."""
+"""The error classes. A message says what is wrong, where, what is kept, and what to do next."""
 
 
 class OnwardError(Exception):
-    """Anything that Onward itself reports; its text is written for the person who meets it."""
+    """Base class of all errors that Onward itself reports. The text is written for the user."""
 
 
 class ConfigError(OnwardError):
-    """The configuration cannot be run; found before any work starts."""
+    """The configuration cannot be run. Raised before any work starts."""
 
 
 class HubUnreachable(OnwardError):
-    """The hub gives no answer; nothing is wrong with what was asked for, and the same command may be run again."""
+    """The hub does not answer. The request itself may be correct, so the same command may be run again."""
 
 
 class BadInput(OnwardError):
-    """A file or document from outside cannot be used."""
+    """A file or document from outside the project cannot be used."""
 
 
 class DamagedArtifact(OnwardError):
-    """The bytes of a committed artifact are not what its manifest says."""
+    """The bytes of a committed artifact differ from its manifest."""
 
 
 class StageFailed(OnwardError):
-    """A stage could not finish; what it committed before is kept."""
+    """A stage could not finish. Everything that it committed before is kept."""
 
 
 class Interrupted(OnwardError):
-    """Asked to stop; everything durable so far is kept and the same command goes on from there."""
+    """The user or the system asked to stop. Everything durable is kept, and the same command resumes from there."""
 
 
 def said(error: BaseException) -> str:
-    """An error's text for people: ours say all themselves, of others the kind says half."""
+    """The text of an error for users. Errors of other libraries get their class name too; our own texts are complete."""
     return str(error) if isinstance(error, OnwardError) else f"{type(error).__name__}: {error}"

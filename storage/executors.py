@@ -1,9 +1,9 @@
-"""Shards on a Dask cluster: the same calls as in `workers.py`, run by other machines over a store that all of them see.
+"""Shards on a Dask cluster: other machines run the calls of `workers.py` over a store that all of them can access.
 
-What must stay true: a worker computes what this process would. So each must hold the same sources of `tasks/` and
-`storage/`, the same Python and the same libraries; one that does not is refused by name, before it runs anything.
-A shard may run twice at once (a worker that was believed dead), and a task may outlive its run: see `draft.py` for why
-neither does harm. Calls are pickled, as everything that Dask sends: a cluster belongs in a network that is trusted.
+Invariant: a worker computes what this process would compute. Each worker must have the same sources of `tasks/` and
+`storage/`, the same Python and the same libraries; a worker that differs is refused by name before it runs anything.
+A shard may run twice at once (after a worker was wrongly believed dead), and a task may outlive its run; `draft.py`
+says why neither does harm. Dask sends everything pickled, calls included, so a cluster needs a trusted network.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Call = tuple[str, Callable[[*Ts], R], tuple[*Ts]]
 
 PROCESSES = "processes"
 EXECUTOR = r"processes|dask(\+tls)?://(\[[0-9a-fA-F:.]+\]|[^\s/:\[\]]+):[0-9]{1,5}"
-"""What `corpus.execution.executor` may be."""
+"""The values that `corpus.execution.executor` may have."""
 
 CONNECT_SECONDS = 20.0
 PATIENCE_SECONDS = 60.0
@@ -42,21 +42,21 @@ ONE_THREAD = {
     "OMP_NUM_THREADS": "1",
     "TOKENIZERS_PARALLELISM": "false",
 }
-"""Environment of a worker: there is one, or one thread of one, for each core."""
+"""Environment of a worker. Each core has one worker, or one thread of a worker."""
 
 _POLL_SECONDS = 1.0
 _LIBRARIES = ("numpy", "pyarrow", "polars", "tokenizers", "rensa", "orjson", "zstandard")
 
 
 def check_executor(value: str) -> str:
-    """The value, where it names an executor. Raises ValueError."""
+    """Returns `value` if it names an executor. Raises ValueError otherwise."""
     if not re.fullmatch(EXECUTOR, value):
         raise ValueError("must be processes, or a Dask scheduler as dask://host:port (dask+tls://host:port)")
     return value
 
 
 class Cluster:
-    """A Dask cluster, asked at the first call. Usable by several threads."""
+    """A Dask cluster. The connection is made at the first call. Several threads may use it."""
 
     def __init__(
         self,
@@ -65,7 +65,7 @@ class Cluster:
         connect_seconds: float = CONNECT_SECONDS,
         patience_seconds: float = PATIENCE_SECONDS,
     ) -> None:
-        """Raises ConfigError where `distributed` is not installed."""
+        """Raises ConfigError if `distributed` is not installed."""
         if importlib.util.find_spec("distributed") is None:
             raise ConfigError(
                 f"corpus.execution.executor is {executor}, but Dask is not installed here: "
@@ -79,9 +79,9 @@ class Cluster:
         self._guard = threading.Lock()
 
     def run(self, calls: Iterable[Call[*Ts, R]]) -> Iterator[tuple[str, R]]:
-        """Run named calls; (name, result) in the order in which they end. The first failure cancels the rest.
+        """Run named calls; yields (name, result) in the order in which they end. The first failure cancels the rest.
 
-        Raises StageFailed where the scheduler or all workers are gone, ConfigError where a worker differs.
+        Raises StageFailed if the scheduler or all workers are gone, and ConfigError if a worker differs.
         """
         waiting = list(calls)
         if not waiting:
@@ -111,7 +111,7 @@ class Cluster:
                 future.cancel()
 
     def close(self) -> None:
-        """Leave the cluster: what has not begun there is cancelled."""
+        """Disconnect from the cluster. Calls that have not begun there are cancelled."""
         with self._guard:
             client, self._client = self._client, None
         if client is not None:
@@ -188,9 +188,9 @@ class Cluster:
 
 
 def run_there(expected: dict[str, str], call: bytes) -> Any:
-    """Run a pickled (function, arguments) in a worker that computes what the run's own process would.
+    """Run a pickled (function, arguments) in a worker, if the worker would compute what the run's own process computes.
 
-    Unpickling imports the stage's code, so it comes after the comparison.
+    Unpickling imports the stage's code, so the comparison comes first.
     """
     from distributed import get_worker
 
@@ -203,9 +203,9 @@ def run_there(expected: dict[str, str], call: bytes) -> Any:
 
 @functools.cache
 def description() -> dict[str, str]:
-    """What must be the same everywhere, as this process found it when it was first asked.
+    """The facts that must be the same everywhere, as this process found them at the first call.
 
-    A worker that still runs code which has been changed on the disk since is so told apart.
+    Caching them exposes a worker that still runs old code after the files on disk changed.
     """
     found = {"code": project_digest(), "Python": platform.python_version(), "machine": platform.machine()}
     for name in _LIBRARIES:
@@ -221,7 +221,7 @@ def _one_thread_each() -> None:
 
 
 def _refuse_others(workers: dict[str, Any], expected: dict[str, str]) -> None:
-    """Raises ConfigError naming the first worker that could not be asked, or is not as this process is."""
+    """Raises ConfigError with the name of the first worker that could not be asked or that differs from this process."""
     for address, found in workers.items():
         if isinstance(found, BaseException):
             raise ConfigError(
@@ -244,5 +244,5 @@ def _difference(name: str, there: str | None, here: str) -> str:
 
 
 def cluster_of(executor: str) -> Cluster | None:
-    """The cluster that an executor names, or None for processes of this machine. Raises ConfigError."""
+    """The cluster that an executor names; None for processes of this machine. Raises ConfigError."""
     return None if executor == PROCESSES else Cluster(executor)

@@ -1,8 +1,8 @@
-"""Fields of a frozen dataclass that say everything about themselves once: role, default, bounds, description.
+"""Fields of a frozen dataclass that declare everything in one place: role, default, bounds, description.
 
-A dataclass whose fields are made by `identity` and `execution` is a section of a configuration, as `storage.settings`
-has it: pydantic reads what stands in their metadata. `load` makes the same dataclass of plain JSON with the standard
-library alone, for a process that has no pydantic: the trainer.
+A dataclass with fields made by `identity` and `execution` is a configuration section, like those of
+`storage.settings`: pydantic reads the fields' metadata. `load` builds the same dataclass from plain JSON with the
+standard library alone. The trainer needs this because it runs without pydantic.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from storage.units import Bounds, Written
 T = TypeVar("T")
 
 STRICT: dict[str, Any] = {"extra": "forbid", "allow_inf_nan": False}
-"""What pydantic is to be told of such a dataclass: `__pydantic_config__ = STRICT`."""
+"""The pydantic settings of such a dataclass: `__pydantic_config__ = STRICT`."""
 _BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
 
 
@@ -34,12 +34,12 @@ def identity(
     before: Any = ...,
     **constraints: Any,
 ) -> Any:
-    """A field that decides bytes: it is part of the stage key. All else as in `storage.settings.identity`."""
+    """A field that affects bytes and is part of the stage key. The parameters are those of `storage.settings.identity`."""
     return _field(default, marked("identity", default, description, constraints, since, before))
 
 
 def execution(default: Any = dataclasses.MISSING, *, description: str, **constraints: Any) -> Any:
-    """A field that says where, how fast or under what name: it is never part of a key."""
+    """A field that says where, how fast or under what name a stage runs. It is never part of a key."""
     return _field(default, marked("execution", default, description, constraints))
 
 
@@ -57,8 +57,10 @@ def marked(
     since: str | None = None,
     before: Any = ...,
 ) -> dict[str, Any]:
-    """What pydantic's `Field` takes for such a field beside its default; in its extra stands what it knows nothing of:
-    the role, the texts to choose from, and since when the field is there, with the value that means "as before".
+    """The arguments for pydantic's `Field`, besides the default.
+
+    Pydantic does not know some facts, which go into its extra: the role, the choices, the release that the field came
+    with, and the value that means "as before".
     """
     required = default in (..., dataclasses.MISSING) and "default_factory" not in constraints
     if since is not None:
@@ -80,11 +82,11 @@ def marked(
 
 
 def load(kind: type[T], data: Any, where: str = "", **given: Any) -> T:
-    """A `kind`, a dataclass, of the JSON object `data`; fields in `given` are not read from it.
+    """Build `kind`, a dataclass, from the JSON object `data`. Fields in `given` are not read from it.
 
-    A missing field takes its default, or the value that means "as before" where that is another. Raises ConfigError with
-    the dotted name of the field (`where` stands before it) that is missing and has no default, unknown, of a wrong type,
-    or beyond its bounds.
+    A missing field takes the value that means "as before" if there is one, else its default. Raises ConfigError with the
+    dotted name of a field (prefixed by `where`) that is missing without a default, unknown, of a wrong type, or out of
+    bounds.
     """
     if not isinstance(data, Mapping):
         raise ConfigError(f"{where or 'The specification'} must be a JSON object.")
@@ -108,7 +110,7 @@ def load(kind: type[T], data: Any, where: str = "", **given: Any) -> T:
 
 
 def _read(kind: Any, value: Any, name: str) -> Any:
-    """`value` as a `kind`; raises ConfigError."""
+    """Read `value` as a `kind`. Raises ConfigError."""
     origin, inside = get_origin(kind), get_args(kind)
     if origin is Annotated:
         return _read_annotated(kind, value, name)
@@ -149,7 +151,7 @@ def _read_annotated(kind: Any, value: Any, name: str) -> Any:
 
 
 def _read_union(kinds: tuple[Any, ...], value: Any, name: str) -> Any:
-    """One of several: sections are told apart by their field `kind`, other types by trying each."""
+    """Read one of several types. Their field `kind` distinguishes sections; other types are tried in turn."""
     if value is None and types.NoneType in kinds:
         return None
     kinds = tuple(kind for kind in kinds if kind is not types.NoneType)
@@ -192,7 +194,7 @@ def _wrong(kind: Any, value: Any, name: str) -> ConfigError:
 
 
 def _words(kind: Any) -> str:
-    """A type as a person calls it."""
+    """A type's name for users."""
     origin, inside = get_origin(kind), get_args(kind)
     if origin is Annotated:
         limits = " and ".join(_within(mark.given) for mark in inside[1:] if isinstance(mark, Bounds))

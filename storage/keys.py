@@ -1,4 +1,4 @@
-"""Keys: what decides an artifact's bytes, as canonical JSON, and its sha256.
+"""Stage keys: the canonical JSON of everything that decides an artifact's bytes, and its sha256.
 
 Invariant: equal identity gives an equal key in any process, under any hash seed and any order of fields; a value of a
 type that has no canonical form raises instead of being guessed.
@@ -22,7 +22,7 @@ from storage.artifact import Chain, Input
 
 
 def canonical_json(value: Any) -> bytes:
-    """The one JSON text of a value: keys sorted, no spaces, ASCII. Raises TypeError or ValueError on what has none."""
+    """The canonical JSON of a value: sorted keys, no spaces, ASCII. Raises TypeError or ValueError if there is none."""
     _check(value, "$")
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")
 
@@ -82,7 +82,7 @@ def changed_components(module: Any, config: Any, inputs: Any) -> dict[str, int]:
 
 
 def key_inputs(inputs: Any) -> dict[str, Any]:
-    """What of a stage's inputs is in its key: digests of parts, the last digest of a chain, plain values as they are.
+    """The part of a stage's inputs that enters its key: digests of parts, the last digest of a chain, other plain values.
 
     `inputs` is a dataclass; a field with `metadata={"in_key": False}` is left out, and so is one with
     `metadata={"since": "0.2"}` (it came with that release) while its value is its default. A dataclass inside it counts
@@ -92,7 +92,7 @@ def key_inputs(inputs: Any) -> dict[str, Any]:
 
 
 def recorded_inputs(inputs: Any) -> dict[str, Any]:
-    """The same with stage, key and part beside each digest, for the manifest."""
+    """Like `key_inputs`, with stage, key and part beside each digest. The manifest records this."""
     return {name: _references(value) for name, value in _fields(inputs)}
 
 
@@ -145,7 +145,7 @@ def _references(value: Any) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-    """One field in which two keys differ; `before` or `after` is `MISSING` where a side lacks it."""
+    """One field in which two keys differ. `before` or `after` is `MISSING` if that side lacks the field."""
 
     path: str
     before: Any

@@ -1,7 +1,7 @@
-"""`flock` on a file that is never unlinked: the kernel lets go when the last process that holds it dies.
+"""`flock` on a file that is never unlinked. The kernel releases it when the last process that holds it dies.
 
-A child that is given the descriptor (`Lock.descriptor`, passed by `pass_fds`) holds the lock too, so that a work
-directory has no second writer while an orphan still lives.
+A child that inherits the descriptor (`Lock.descriptor`, passed by `pass_fds`) holds the lock too. So a work directory
+has no second writer while an orphan is still alive.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from types import TracebackType
 
 
 class Lock:
-    """An exclusive (or shared) lock, polled, so that a cancellation gets through while it waits.
+    """An exclusive (or shared) lock. It is polled, so that a cancellation takes effect during the wait.
 
-    `waiting` is called once, with the path, when the lock is held by another.
+    `waiting` is called once, with the path, if another process holds the lock.
     """
 
     def __init__(
@@ -36,13 +36,13 @@ class Lock:
 
     @property
     def descriptor(self) -> int:
-        """The open, locked descriptor. Raises RuntimeError where the lock is not held."""
+        """The open, locked descriptor. Raises RuntimeError if the lock is not held."""
         if self._descriptor is None:
             raise RuntimeError(f"{self.path} is not locked")
         return self._descriptor
 
     def try_acquire(self) -> bool:
-        """Take the lock if it is free now."""
+        """Take the lock if it is free now; returns whether this lock is held."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         try:
@@ -57,7 +57,7 @@ class Lock:
         return True
 
     def acquire(self) -> None:
-        """Wait until the lock is ours."""
+        """Wait until the lock is acquired."""
         told = False
         while not self.try_acquire():
             if not told and self.waiting:
@@ -66,7 +66,7 @@ class Lock:
             time.sleep(self.poll_seconds)
 
     def release(self) -> None:
-        """Let go; the file stays."""
+        """Release the lock. The file stays."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None

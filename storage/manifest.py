@@ -1,4 +1,4 @@
-"""The manifest of an artifact: what a stage made, of what, by which code. No absolute path stands in it."""
+"""The manifest of an artifact: what a stage made, from which inputs, with which code. It holds no absolute path."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _STAGE = re.compile(r"[a-z0-9][a-z0-9_-]*")
 
 @dataclass(frozen=True)
 class FileEntry:
-    """One file of a part: path relative to the artifact, size in bytes, sha256, and rows and tokens where known."""
+    """One file of a part: path relative to the artifact, size in bytes, sha256, and, if known, rows and tokens."""
 
     path: str
     bytes: int
@@ -30,14 +30,14 @@ class FileEntry:
 
 @dataclass(frozen=True)
 class Part:
-    """Files that are used together. `digest` is over the sorted paths and sha256 of the files."""
+    """Files that are used together. `digest` covers the sorted paths and the sha256 of the files."""
 
     digest: str
     files: tuple[FileEntry, ...]
 
 
 def part_of(files: list[FileEntry]) -> Part:
-    """A part with its digest; the files sorted by path."""
+    """Build a part with its digest. The files are sorted by path."""
     ordered = tuple(sorted(files, key=lambda entry: entry.path))
     lines = "".join(f"{entry.path}\0{entry.sha256}\n" for entry in ordered)
     return Part(hashlib.sha256(lines.encode()).hexdigest(), ordered)
@@ -45,7 +45,7 @@ def part_of(files: list[FileEntry]) -> Part:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What is known of an artifact; `manifest.json` holds exactly this."""
+    """The recorded facts about an artifact; `manifest.json` holds exactly these fields."""
 
     stage: str
     version: int
@@ -69,17 +69,17 @@ class Manifest:
 
     @property
     def bytes(self) -> int:
-        """Total size of the files in parts; a file in several parts counts once."""
+        """Total size of the files in parts. A file in several parts counts once."""
         return sum({f.path: f.bytes for part in self.parts.values() for f in part.files}.values())
 
 
 def read_manifest(directory: Path) -> Manifest:
-    """Read a directory's manifest. Raises DamagedArtifact where it is missing, torn or of another format."""
+    """Read a directory's manifest. Raises DamagedArtifact if it is missing, truncated or in another format."""
     path = directory / NAME
     try:
         raw = json.loads(path.read_bytes())
         if raw.pop("format") != FORMAT:
-            raise DamagedArtifact(f"{path} is of another format than {FORMAT}")
+            raise DamagedArtifact(f"{path} does not have the format {FORMAT}")
         parts = {
             name: Part(part["digest"], tuple(FileEntry(**entry) for entry in part["files"]))
             for name, part in raw.pop("parts").items()
@@ -92,7 +92,7 @@ def read_manifest(directory: Path) -> Manifest:
 
 
 def _check_names(path: Path, manifest: Manifest) -> None:
-    """A manifest may come from elsewhere: nothing in it may lead out of the artifact or the store."""
+    """Refuse paths that lead out of the artifact or the store. A manifest may come from elsewhere."""
     names = [entry.path for part in manifest.parts.values() for entry in part.files]
     for name in (*names, *manifest.volatile):
         if not name or name.startswith("/") or ".." in name.split("/") or "\0" in name:
@@ -102,7 +102,7 @@ def _check_names(path: Path, manifest: Manifest) -> None:
 
 
 def size_problems(directory: Path, manifest: Manifest) -> list[str]:
-    """Files of parts that are missing, whose size is not the recorded one, or that are links to somewhere else."""
+    """Files of parts that are missing, have another size than recorded, or are links that lead elsewhere."""
     problems = []
     real = directory.resolve()
     inside: dict[Path, bool] = {}
@@ -125,7 +125,7 @@ def size_problems(directory: Path, manifest: Manifest) -> list[str]:
 
 
 def digest_problems(directory: Path, manifest: Manifest) -> list[str]:
-    """The same, and files whose sha256 is not the recorded one (reads every byte)."""
+    """The problems of `size_problems`, and files whose sha256 is not the recorded one (reads every byte)."""
     problems = size_problems(directory, manifest)
     if problems:
         return problems

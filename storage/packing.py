@@ -1,12 +1,13 @@
-"""Packing manifests: which pieces of which token shards make up each training sequence.
+"""Packing manifests: which pieces of which token shards form each training sequence.
 
 An Arrow IPC file with one row per piece, `sequence: uint32, shard: uint32, offset: uint64, length: uint32`,
 in training order (sequences ascending, pieces in placed order). No token is copied. A piece at `offset` of
 its shard's flat token stream has the inputs `tokens[offset - 1 : offset + length - 1]` and the targets
-`tokens[offset : offset + length]`. `shard` is an index into the manifest's list of shards, which names each
-by the sha256 of its file and by its source. A sequence holds pieces of one source.
+`tokens[offset : offset + length]`. `shard` is an index into the manifest's list of shards. That list names
+each shard by the sha256 of its file and by its source. All pieces of a sequence come from one source.
 
-May import numpy, pyarrow, the standard library and storage.errors alone: the trainer reads it.
+The trainer reads these files, so this module may import only numpy, pyarrow, the standard library and
+storage.errors.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ _SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class ShardEntry:
-    """A token shard that a manifest points into: sha256 of its file, and the source that it is of."""
+    """A token shard that a manifest refers to: the sha256 of its file, and its source."""
 
     digest: str
     source: str
@@ -43,7 +44,7 @@ class ShardEntry:
 
 @dataclass(frozen=True)
 class Pieces:
-    """Rows of a manifest, one per piece: views of the memory-mapped file, all [pieces]."""
+    """Rows of a manifest, one per piece. Each array is a view of the memory-mapped file, shape [pieces]."""
 
     sequence: np.ndarray
     """uint32, ascending."""
@@ -72,9 +73,8 @@ def write_manifest(
 ) -> None:
     """Write the manifest of sequences `first_sequence … first_sequence + sequences - 1`.
 
-    Raises BadInput when the rows are out of order, a sequence is missing or too long, or a piece starts at
-    0 (the opening end-of-text is never a target). The bytes depend on the arguments (and the version of
-    pyarrow) alone.
+    Raises BadInput if the rows are out of order, a sequence is missing or too long, or a piece starts at 0 (the
+    opening end-of-text is never a target). The bytes depend only on the arguments and the version of pyarrow.
     """
     columns = Pieces(
         np.ascontiguousarray(pieces.sequence, dtype=np.uint32),
@@ -151,7 +151,7 @@ class PackingManifest:
 
     @classmethod
     def open(cls, path: Path | str) -> PackingManifest:
-        """Map a manifest into memory. Raises DamagedArtifact when the file is no whole manifest."""
+        """Map a manifest into memory. Raises DamagedArtifact if the file is not a complete manifest."""
         path = Path(path)
         try:
             reader = pa.ipc.open_file(pa.memory_map(str(path), "r"))
@@ -178,7 +178,7 @@ class PackingManifest:
 
     @property
     def end_sequence(self) -> int:
-        """The number of the first sequence after this manifest's."""
+        """The number of the first sequence after this manifest."""
         return self.first_sequence + self.sequences
 
     @property
@@ -187,9 +187,9 @@ class PackingManifest:
         return tuple(dict.fromkeys(entry.source for entry in self.shards))
 
     def rows(self, sequence_from: int, sequence_to: int) -> Pieces:
-        """The pieces of sequences `[sequence_from, sequence_to)`: views, no copy.
+        """The pieces of sequences `[sequence_from, sequence_to)`, as views without a copy.
 
-        Sequence numbers are the global ones. Raises BadInput outside this manifest's range.
+        Sequence numbers are global. Raises BadInput outside the range of this manifest.
         """
         if not self.first_sequence <= sequence_from <= sequence_to <= self.end_sequence:
             raise BadInput(

@@ -1,4 +1,4 @@
-"""By which code, versions and machine an artifact was made: recorded beside it, never in its key."""
+"""The code, versions and machine that made an artifact. They are recorded beside it and never enter its key."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def _versions() -> dict[str, str]:
 
 @functools.cache
 def git_commit() -> str | None:
-    """The commit of this code, where it lies in a git checkout."""
+    """The commit of this code, if it is in a git checkout."""
     here = Path(__file__).resolve().parents[1]
     try:
         answer = subprocess.run(

@@ -1,11 +1,12 @@
-"""Run records: the configuration and keys of each run, and the roots of garbage collection.
+"""Run records: the configuration and keys of each run. They are the roots of garbage collection.
 
-`<store>/runs/<run>.json` is written whole at each change; `<run>` is the configuration's name and short digest.
+Each change rewrites `<store>/runs/<run>.json` as a whole. `<run>` is the configuration's name and short digest.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -21,7 +22,7 @@ from storage.store import Store
 
 @dataclass(frozen=True)
 class RunRecord:
-    """One configuration that was run: what it is, what it needs, and its attempts (flow run ids, newest last)."""
+    """One configuration that was run: the configuration, its artifacts, and its attempts (flow run ids, newest last)."""
 
     run: str
     name: str
@@ -31,7 +32,7 @@ class RunRecord:
     attempts: tuple[str, ...] = ()
     state: str = "running"
     facts: dict[str, Any] = field(default_factory=dict)
-    """`processes`: attempt → what names the process (ProcessId) that is, or was when it was killed, at work."""
+    """`processes` maps each attempt to its process (ProcessId): one that is at work, or was at work when it was killed."""
 
     @property
     def processes(self) -> dict[str, dict[str, Any]]:
@@ -49,9 +50,10 @@ def write_record(store: Store, record: RunRecord) -> Path:
 
 
 def amend_record(store: Store, run: str, change: Callable[[RunRecord | None], RunRecord]) -> RunRecord:
-    """Replace a run's record by what `change` makes of the newest one (None: there is none), one process at a time.
+    """Replace a run's record by the result of `change`. One process at a time may do this.
 
-    Attempts at one configuration may run beside each other: what another has noted since must not be lost.
+    `change` gets the newest record, or None if there is no record yet. Attempts at one configuration may run in parallel,
+    so a change must keep what another attempt has written since.
     """
     with Lock(store.root / "runs" / f".{run}.lock"):
         known = {record.run: record for record in read_records(store)}
@@ -61,7 +63,7 @@ def amend_record(store: Store, run: str, change: Callable[[RunRecord | None], Ru
 
 
 def read_records(store: Store) -> Iterator[RunRecord]:
-    """All records, by name of the file. Raises OnwardError where one cannot be read."""
+    """All records, sorted by file name. Raises OnwardError if one cannot be read."""
     for path in sorted((store.root / "runs").glob("[!.]*.json")):
         try:
             raw = json.loads(path.read_bytes())
@@ -73,12 +75,12 @@ def read_records(store: Store) -> Iterator[RunRecord]:
 
 
 def shared_lock(store: Store) -> Lock:
-    """Held by each run, so that nothing is collected under it."""
+    """The lock that each run holds, so that no artifact is collected while it runs."""
     return Lock(store.root / ".lock", shared=True)
 
 
 def reachable(store: Store, roots: Iterable[str]) -> set[str]:
-    """Keys of all artifacts that the given keys are made of, themselves included."""
+    """Keys of the given artifacts and of all artifacts that they were made from."""
     by_key = {artifact.key: artifact for artifact in store.artifacts()}
     waiting, seen = list(roots), set[str]()
     while waiting:
@@ -91,7 +93,7 @@ def reachable(store: Store, roots: Iterable[str]) -> set[str]:
 
 
 def references(artifact: Artifact) -> list[dict[str, Any]]:
-    """The parts of other artifacts that this one was made of: stage, key, part, digest."""
+    """The parts of other artifacts that this one was made from: stage, key, part, digest."""
     found: list[dict[str, Any]] = []
 
     def collect(value: Any) -> None:
@@ -111,7 +113,7 @@ def references(artifact: Artifact) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Collected:
-    """What a collection freed, or would free: artifacts, work directories and their bytes."""
+    """What a collection removed, or would remove: artifacts, work directories, and their size in bytes."""
 
     artifacts: tuple[str, ...]
     work: tuple[str, ...]
@@ -127,11 +129,11 @@ def collect_garbage(
     work: bool = False,
     dry_run: bool = False,
 ) -> Collected:
-    """Remove what no run record, no key in `keep` (prefixes) and none that `spare` names reaches.
+    """Remove artifacts that are not reachable from a run record, a key in `keep` (prefixes) or a key that `spare` returns.
 
-    The records of the runs named in `forget` count no more, and are gone afterwards. `spare` is asked once, with what would
-    be removed, while no run can use the store; where it raises, nothing is removed and no run forgotten. With `work`,
-    half-made artifacts go too: they hold what a killed stage goes on from, so they are kept unless it is asked for.
+    The records of the runs in `forget` do not count as roots, and are removed. `spare` is called once, while no run can use
+    the store, with the artifacts that would be removed. If it raises, nothing is removed and no run is forgotten. With
+    `work`, unfinished work directories are removed too; by default they stay, because a killed stage resumes from them.
 
     Raises OnwardError while a run holds the store.
     """
@@ -165,18 +167,24 @@ def _unneeded(store: Store, roots: Iterable[str]) -> list[Artifact]:
 
 
 def _abandoned(path: Path) -> bool:
-    """A work directory that no process holds: an orphan of a killed run may still be writing its checkpoint."""
+    """Whether no process holds a work directory. An orphan of a killed run may still be writing its checkpoint there."""
     if not path.is_dir():
         return False
-    lock = Lock(path.with_name(path.name.removesuffix(".force") + ".lock"))
+    name = re.sub(
+        r"(\.force)?(\.gone-[0-9a-f]+)?$", "", path.name
+    )  # beside it, or what it had begun again without
+    lock = Lock(path.with_name(f"{name}.lock"))
     free = lock.try_acquire()
     lock.release()
     return free
 
 
 def _remove(trash: Path, paths: list[Path]) -> None:
-    """Move aside first, then delete: a collection that is killed leaves nothing that looks like an artifact."""
-    trash.mkdir(exist_ok=True)
+    """Move everything aside first, then delete. A killed collection then leaves nothing that looks like an artifact."""
+    if trash.exists():  # of a collection that was killed: its names may come again
+        make_writable(trash)
+        shutil.rmtree(trash)
+    trash.mkdir()
     for path in paths:
         make_writable(path)
         path.rename(trash / f"{path.parent.name}-{path.name}")

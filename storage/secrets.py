@@ -1,6 +1,7 @@
-"""What must not be read by others is blotted out of a text: one rule for the log, the pages, MLflow and the doctor.
+"""Removes secrets from text, by one set of rules for the log, the pages, MLflow and the doctor.
 
-Rather too much than too little: where an address's user ends is not certain when the password holds odd signs.
+The rules remove too much rather than too little: the end of the user part in an address is ambiguous if the password
+holds unusual characters.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import re
 
 _RULES = (
-    # A user with a password, which may hold any sign but a space; then a user alone, which may be a token.
+    # First a user with a password, which may hold any character but a space; then a user alone, which may be a token.
     (re.compile(r"(?<=//)[^\s/@:]*:\S*@"), ""),
     (re.compile(r"(?<=//)[^\s/@]+@"), ""),
     (re.compile(r"(?i)\b(password|passwd|pwd|token)=[^&\s]*"), r"\1=…"),
@@ -17,7 +18,7 @@ _RULES = (
 
 
 def without_secrets(text: str) -> str:
-    """The text with users and passwords left out of its addresses, and values of `password=` and tokens blotted out."""
+    """The text without users and passwords in its addresses. Values of `password=` and the like, and tokens, are masked."""
     for pattern, blot in _RULES:
         text = pattern.sub(blot, text)
     return text

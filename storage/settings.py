@@ -1,11 +1,11 @@
-"""Configuration sections whose every field is either identity (in the key) or execution (never in it).
+"""Configuration sections. Every field is either identity (in the key) or execution (never in the key).
 
-A stage's configuration is a subclass of `Settings`; each field is made by `identity()` or `execution()`. `identity_of`
-gives the part that goes into a stage key, and raises on a field that is marked as neither. A section may also be a frozen
-dataclass with fields of `storage.fields`, which a process without pydantic reads too.
+A stage's configuration is a subclass of `Settings`; `identity()` or `execution()` makes each field. `identity_of` gives
+the part that enters a stage key, and raises if a field has neither role. A section may also be a frozen dataclass with
+fields of `storage.fields`, which a process without pydantic can read.
 
-It must stay true that a new option leaves every key as it was: one that came after 0.1.0 says `since`, its default means
-"as before", and at that default it is in no key. So is a whole section that came later.
+Invariant: a new option changes no existing key. An option newer than 0.1.0 states `since`, and its default means
+"as before". At that default, the option is in no key. The same holds for a whole new section.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 Section: TypeAlias = "BaseModel | DataclassInstance"
-"""A section of a configuration: a model of pydantic's, or a dataclass of fields as `storage.fields` makes them."""
+"""A configuration section: a pydantic model, or a dataclass with fields of `storage.fields`."""
 
 
 class Settings(BaseModel):
-    """Base of every configuration section: frozen, and an unknown key is an error."""
+    """Base class of all configuration sections: frozen, and an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -43,18 +43,18 @@ def identity(
     before: Any = ...,
     **constraints: Any,
 ) -> Any:
-    """A field that decides bytes: it is part of the stage key. Constraints are pydantic's (`gt`, `le`, …).
+    """A field that affects bytes and is part of the stage key. Constraints are pydantic's (`gt`, `le`, …).
 
-    `since` is the release (`0.2`) that a field came with, of every field that 0.1.0 did not have. At the value that means
-    "as before", which gives the bytes that were made without the field, it is in no key. That is its first default; where
-    the default is another one later, `before` keeps it.
-    `choices` are the texts that a form offers; what else is wrong with a value is the reader's to say.
+    `since` is the release that added the field (`0.2`); every field that 0.1.0 did not have needs it. The field is in no
+    key while its value means "as before", that is, gives the bytes that were made without the field. This value is the
+    field's first default. If the default changes later, `before` keeps the first one.
+    `choices` are the texts that a form offers. The code that reads the value checks everything else.
     """
     return _field(default, marked("identity", default, description, constraints, since, before))
 
 
 def execution(default: Any = ..., *, description: str, **constraints: Any) -> Any:
-    """A field that says where, how fast or under what name: it is never part of a key."""
+    """A field that says where, how fast or under what name a stage runs. It is never part of a key."""
     return _field(default, marked("execution", default, description, constraints))
 
 
@@ -63,7 +63,7 @@ def _field(default: Any, metadata: dict[str, Any]) -> Any:
 
 
 def is_section(kind: Any) -> bool:
-    """Whether a type is one whose fields are configuration keys of their own."""
+    """Whether the fields of this type are configuration keys of their own."""
     return isinstance(kind, type) and (issubclass(kind, BaseModel) or dataclasses.is_dataclass(kind))
 
 
@@ -76,15 +76,15 @@ def types_of(section: type[Section]) -> dict[str, Any]:
 
 
 def role_of(section: type[Section], field: str) -> str:
-    """`identity` or `execution`; raises ConfigError where the field is marked as neither."""
+    """`identity` or `execution`. Raises ConfigError if the field has neither role."""
     role = _extra(section, field).get("role")
     if role not in ("identity", "execution"):
-        raise ConfigError(f"{section.__name__}.{field} is marked neither identity nor execution")
+        raise ConfigError(f"{section.__name__}.{field} is neither an identity nor an execution field")
     return str(role)
 
 
 def since_of(section: type[Section], field: str) -> str | None:
-    """The release that an identity field came with; None for those of 0.1.0, which are in every key."""
+    """The release that added an identity field; None for the fields of 0.1.0, which are in every key."""
     since = _extra(section, field).get("since")
     return None if since is None else str(since)
 
@@ -110,7 +110,7 @@ def _extra(section: type[Section], field: str) -> Mapping[str, Any]:
 
 
 def identity_of(settings: Section) -> dict[str, Any]:
-    """What of a section is in a key, as plain JSON, nested sections included (theirs filtered in the same way).
+    """The part of a section that enters a key, as plain JSON. Nested sections are included and filtered in the same way.
 
     A field with `since` is left out while its value means "as before".
     """
@@ -128,7 +128,7 @@ def identity_of(settings: Section) -> dict[str, Any]:
 
 
 def identity_values(settings: Section) -> dict[str, Any]:
-    """Every identity field with its value, as plain JSON: what `identity_of` leaves out of keys too. To be shown."""
+    """Every identity field with its value, as plain JSON, also those that `identity_of` leaves out of keys. For display."""
     section = type(settings)
     return {
         name: _plain(getattr(settings, name), identity_values)
@@ -138,9 +138,9 @@ def identity_values(settings: Section) -> dict[str, Any]:
 
 
 def completed(recorded: Any, settings: Any) -> Any:
-    """What `identity_of` gave of an earlier section, with the fields that it left out or did not know as they were then.
+    """Complete an earlier result of `identity_of` with the fields that it left out or did not know.
 
-    `settings` is such a section, as a pattern of which fields there are.
+    Each such field gets the value that means "as before". `settings` is a section that says which fields exist.
     """
     if isinstance(settings, list | tuple) and isinstance(recorded, list) and len(recorded) == len(settings):
         return [completed(*pair) for pair in zip(recorded, settings, strict=True)]
@@ -156,7 +156,7 @@ def completed(recorded: Any, settings: Any) -> Any:
 
 
 def _same(one: Any, other: Any) -> bool:
-    """Whether two plain values are the same in a key: 1, 1.0 and true are three values."""
+    """Whether two plain values are the same in a key: 1, 1.0 and true are three different values."""
     return json.dumps(one, sort_keys=True, default=str) == json.dumps(other, sort_keys=True, default=str)
 
 
@@ -171,5 +171,5 @@ def _plain(value: Any, of: Callable[[Section], dict[str, Any]]) -> Any:
 
 
 def plain(value: Any) -> Any:
-    """A value of a configuration as plain JSON, sections with all of their fields."""
+    """A configuration value as plain JSON; sections with all of their fields."""
     return TypeAdapter(type(value)).dump_python(value, mode="json")

@@ -1,8 +1,8 @@
-"""The artifact store: the one cache. An artifact is an immutable directory, complete if and only if its manifest is there.
+"""The artifact store, the only cache. An artifact is an immutable directory, complete if and only if it has a manifest.
 
 <store>/<stage>/<key[:16]>/             committed, read-only
-<store>/<stage>/.damaged-<key[:16]>-N/  set aside: its bytes were not what its manifest says
-<store>/.work/<stage>-<key[:16]>/       being made; survives a crash
+<store>/<stage>/.damaged-<key[:16]>-N/  set aside, because its bytes differed from its manifest
+<store>/.work/<stage>-<key[:16]>/       in progress; survives a crash
 <store>/.work/<stage>-<key[:16]>.lock   never unlinked
 <store>/.lock                           shared by runs, exclusive for gc
 """
@@ -41,12 +41,12 @@ class StageModule(Protocol):
 
     @staticmethod
     def run(config: Any, inputs: Any, draft: Draft) -> Any:
-        """Write the stage's output into the draft; returns its statistics, a dataclass of plain JSON."""
+        """Write the stage's output into the draft. Returns its statistics, a dataclass of plain JSON."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """A stage with its configuration and inputs: all that decides an artifact."""
+    """A stage with its configuration and inputs: everything that determines an artifact."""
 
     module: Any
     config: Section
@@ -82,23 +82,23 @@ class Request:
 
 @dataclasses.dataclass(frozen=True)
 class Making:
-    """How an artifact is made, none of which changes its bytes."""
+    """How an artifact is made. Nothing here changes its bytes."""
 
     workers: Workers | None = None
     progress: Progress | None = None
     warn: Callable[[str], None] | None = None
     waiting: Callable[[Path], None] | None = None
     facts: dict[str, Any] = dataclasses.field(default_factory=dict)
-    """Written into the manifest's provenance: flow run id and the like."""
+    """Facts for the manifest's provenance, such as the flow run id."""
     held: tuple[int, ...] = ()
-    """Descriptors that child processes hold too: locks on what the stage has for itself, such as a GPU."""
+    """Descriptors that child processes hold too: locks on exclusive resources of the stage, such as a GPU."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Ensured:
-    """What `ensure` did: `state` is built, cached, or reproduced (a forced build gave the same bytes).
+    """The result of `ensure`. `state` is built, cached, or reproduced (a forced build gave the same bytes).
 
-    `differs`: a forced build gave other bytes than were there.
+    `differs`: a forced build gave other bytes than the existing artifact.
     """
 
     artifact: Artifact
@@ -113,15 +113,15 @@ class Store:
         self.root = root.resolve()
 
     def path_of(self, stage: str, key: str) -> Path:
-        """Where the artifact of that key is, or would be."""
+        """The directory of the artifact with this key. It may not exist yet."""
         return self.root / stage / key[:16]
 
     def work_of(self, stage: str, key: str) -> Path:
-        """Where it is made."""
+        """The directory in which this artifact is made."""
         return self.root / ".work" / f"{stage}-{key[:16]}"
 
     def lookup(self, stage: str, key: str) -> Artifact | None:
-        """The committed artifact, or None. Raises DamagedArtifact where its files are not of the recorded sizes."""
+        """The committed artifact, or None. Raises DamagedArtifact if a file has another size than recorded."""
         path = self.path_of(stage, key)
         if not path.exists():
             return None
@@ -134,10 +134,10 @@ class Store:
         return Artifact(path, manifest)
 
     def ensure(self, request: Request, making: Making | None = None, *, force: bool = False) -> Ensured:
-        """The artifact of a request: found and verified, or made now by this process alone.
+        """The artifact of a request. It is found and verified, or this process alone makes it now.
 
-        A damaged one is set aside, reported and made again. With `force` it is made beside and compared: equal, the
-        old one stays; different, the old one is set aside.
+        A damaged artifact is set aside, reported and made again. With `force`, the artifact is made beside the existing one
+        and compared. If both are equal, the old one stays; otherwise the old one is set aside.
         """
         making = making or Making()
         key = request.key
@@ -145,7 +145,7 @@ class Store:
             return Ensured(found, "cached")
         work = self.work_of(request.stage, key)
         with Lock(work.with_name(work.name + ".lock"), waiting=making.waiting) as lock:
-            found = self._sound(request.stage, key)  # another may have made it while we waited
+            found = self._sound(request.stage, key)  # another process may have made it during the wait
             if found is None:
                 self._set_aside(request.stage, key, making)
                 return Ensured(self._make(request, key, work, making, lock), "built")
@@ -154,7 +154,7 @@ class Store:
             return self._remake(request, key, work, making, lock, found)
 
     def artifacts(self, stage: str = "[!.]*") -> Iterator[Artifact]:
-        """All committed artifacts (of a stage) with a readable manifest, by stage and key."""
+        """All committed artifacts (of one stage) with a readable manifest, by stage and key."""
         for manifest in sorted(self.root.glob(f"{stage}/[!.]*/{NAME}")):
             try:
                 yield Artifact(manifest.parent, read_manifest(manifest.parent))
@@ -162,7 +162,7 @@ class Store:
                 continue
 
     def unreadable(self) -> list[Path]:
-        """Directories where an artifact should be, without a manifest that can be read."""
+        """Directories in the place of an artifact, but without a readable manifest."""
         known = {artifact.path for artifact in self.artifacts()}
         places = (
             path for path in self.root.glob("[!.]*/[!.]*") if path.is_dir() and path.parent.name != "runs"
@@ -170,11 +170,11 @@ class Store:
         return sorted(path for path in places if path not in known)
 
     def verify(self, artifact: Artifact) -> list[str]:
-        """What is wrong with the artifact's bytes, reading all of them; empty where nothing is."""
+        """The problems with the artifact's bytes. Reads every byte; empty if the artifact is sound."""
         return digest_problems(artifact.path, artifact.manifest)
 
     def set_aside(self, stage: str, key: str) -> Path | None:
-        """Move a damaged artifact out of the way; returns where to, or None where there was nothing."""
+        """Move a damaged artifact out of the way. Returns its new path, or None if there was no artifact."""
         path = self.path_of(stage, key)
         return set_aside(path) if path.exists() else None
 
@@ -184,7 +184,7 @@ class Store:
         except DamagedArtifact:
             return None
         if found is not None and found.path.stat().st_mode & stat.S_IWUSR:
-            make_read_only(found.path)  # killed between the rename and this
+            make_read_only(found.path)  # a process was killed between the rename and this
         return found
 
     def _set_aside(self, stage: str, key: str, making: Making) -> None:
@@ -251,7 +251,7 @@ class Store:
         )
 
     def _publish(self, work: Path, manifest: Manifest) -> Artifact:
-        """Once the manifest is written the work is finished: a process killed after that only has this to do again."""
+        """Write the manifest and commit. Once the manifest is written, a killed process only has this step to repeat."""
         final = self.path_of(manifest.stage, manifest.key)
         if not (work / NAME).exists():
             write_bytes(work / NAME, manifest.to_bytes())
@@ -283,7 +283,7 @@ def set_aside(path: Path) -> Path:
 
 
 def _finished(work: Path, key: str) -> Manifest | None:
-    """The manifest of a work directory that was killed between its last write and its rename."""
+    """The manifest of a work directory whose process was killed between its last write and the rename."""
     if not (work / NAME).exists():
         return None
     try:

@@ -1,4 +1,4 @@
-"""Which directories are stores, and which stores a project has. Light to import: the command line asks here."""
+"""Which directories are stores, and which stores a project has. Light to import, because the command line uses it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _DEFAULT = "store"
 
 
 def is_store(path: Path) -> bool:
-    """Whether a directory holds an artifact, a run record, or the work of a run that has finished nothing yet."""
+    """Whether a directory holds an artifact, a run record, or the work of a run that has not finished anything yet."""
     patterns = (f"[!.]*/[!.]*/{NAME}", "runs/[!.]*.json", ".work/*.lock")
     return path.is_dir() and any(next(path.glob(pattern), None) is not None for pattern in patterns)
 
@@ -32,7 +32,7 @@ def configurations_of(root: Path) -> list[Path]:
 
 
 def store_of_config(path: Path) -> Path:
-    """The store that a configuration names, absolute. Raises ConfigError where the file is no configuration."""
+    """The store that a configuration names, absolute. Raises ConfigError if the file is not a configuration."""
     raw = _read(path)
     if not isinstance(raw, dict):
         raise ConfigError(f"{path} is not a configuration: it holds no mapping of keys to values")
@@ -40,7 +40,7 @@ def store_of_config(path: Path) -> Path:
 
 
 def _named_by(path: Path) -> Path | None:
-    """The same of a file that may be anything."""
+    """The store that a file names; None if the file is not a configuration or names no store."""
     try:
         raw = _read(path)
     except ConfigError:
@@ -60,5 +60,5 @@ def _read(path: Path) -> Any:
 
 
 def run_names(store: Path) -> Iterator[str]:
-    """Names of the runs that a store remembers."""
+    """Names of the runs that have a record in a store."""
     return (path.stem for path in sorted(store.glob("runs/[!.]*.json")))

@@ -1,4 +1,4 @@
-"""Help for tests of stages: a draft that runs its shards in this process, and a stage run through a real store."""
+"""Helpers for tests of stages: a draft that runs its shards in this process, and a stage run through a real store."""
 
 from __future__ import annotations
 
@@ -20,5 +20,5 @@ def draft_in(directory: Path) -> Draft:
 def artifact_of(
     module: Any, config: Settings, inputs: Any, store: Path, workers: Workers | None = None
 ) -> Artifact:
-    """The artifact that a stage makes of a configuration and inputs, in a store at that path."""
+    """The artifact that a stage makes from a configuration and inputs, in the store at this path."""
     return Store(store).ensure(Request(module, config, inputs), Making(workers=workers)).artifact

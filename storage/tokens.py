@@ -1,12 +1,12 @@
 """Token shards: Arrow IPC files of token ids, uncompressed and memory-mapped.
 
-A file holds `doc: uint64, tokens: list<uint16>` (uint32 where the vocabulary has more than 65,535 words) in
-ONE record batch, so that the tokens of a whole shard are one flat numpy view without a copy. Each
-document's list is closed by the end-of-text id; the shard is opened by one: row 0, with doc `OPENING` and
-the tokens `[eot]`. So the target at any flat index >= 1 has its input just before it. The flat index is
-what packing manifests call `offset`.
+A file holds `doc: uint64, tokens: list<uint16>` (uint32 if the vocabulary has more than 65,535 ids) in ONE record
+batch, so that the tokens of a whole shard are one flat numpy view without a copy. The end-of-text id closes each
+document's list. One more end-of-text id opens the shard: row 0, with doc `OPENING` and the tokens `[eot]`. So the
+target at any flat index >= 1 has its input just before it. Packing manifests call the flat index `offset`.
 
-May import numpy, pyarrow, the standard library and storage.errors alone: the trainer reads it.
+The trainer reads these files, so this module may import only numpy, pyarrow, the standard library and
+storage.errors.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _MOST_VALUES = 2**31 - 1  # offsets of an Arrow list are int32
 
 
 def token_dtype(vocabulary: int) -> np.dtype:
-    """The dtype that a vocabulary of this many ids is stored in: uint16 up to 65,535 of them, else uint32."""
+    """The dtype that stores the ids of a vocabulary of this size: uint16 for up to 65,535 ids, else uint32."""
     return np.dtype(np.uint16 if vocabulary <= 0xFFFF else np.uint32)
 
 
@@ -43,13 +43,13 @@ def write_shard(
     vocabulary: int,
     tokenizer: str,
 ) -> None:
-    """Write the documents of one shard; the opening row is added here.
+    """Write the documents of one shard. This function adds the opening row.
 
-    `docs` [n] are document ids, `lengths` [n] the tokens of each document with its closing `eot`, and
-    `values` [sum of lengths] their tokens one after another. `tokenizer` is the tokenizer's digest.
+    `docs` [n] are document ids, `lengths` [n] the number of tokens of each document with its closing `eot`, and
+    `values` [sum of lengths] all tokens in sequence. `tokenizer` is the tokenizer's digest.
 
-    Raises BadInput when the arrays do not fit together, an id is outside the vocabulary or a document is
-    not closed. The bytes depend on the arguments (and the version of pyarrow) alone.
+    Raises BadInput if the arrays do not fit together, an id is outside the vocabulary, or a document is not closed.
+    The bytes depend only on the arguments and the version of pyarrow.
     """
     docs = np.ascontiguousarray(docs, dtype=np.uint64)
     lengths = np.asarray(lengths, dtype=np.int64)
@@ -130,7 +130,7 @@ class TokenShard:
 
     @classmethod
     def open(cls, path: Path | str) -> TokenShard:
-        """Map a shard into memory. Raises DamagedArtifact when the file is no whole token shard."""
+        """Map a shard into memory. Raises DamagedArtifact if the file is not a complete token shard."""
         path = Path(path)
         try:
             reader = pa.ipc.open_file(pa.memory_map(str(path), "r"))
@@ -168,6 +168,6 @@ class TokenShard:
         return len(self.docs)
 
     def __getitem__(self, index: int) -> np.ndarray:
-        """The tokens of one document with its closing end-of-text: a view."""
+        """The tokens of one document with its closing end-of-text, as a view."""
         start = int(self.offsets[index])
         return self.tokens[start : start + int(self.lengths[index])]

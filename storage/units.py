@@ -1,7 +1,7 @@
-"""Types of numbers that people write in their own way (`400M`, `5min`), and bounds inside of a type. No pydantic here.
+"""Types of numbers that people write with units (`400M`, `5min`), and bounds inside a type. No pydantic here.
 
-pydantic asks a mark in `Annotated` for its part of the schema by two methods, which is how it learns of these without
-being imported: the trainer reads the same types without it (`storage.fields`).
+Pydantic calls two methods of a marker in `Annotated` for its part of the schema. So the markers need not import
+pydantic, and the trainer reads the same types without it (`storage.fields`).
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ _UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 
 @dataclass(frozen=True)
 class Written:
-    """In `Annotated`: a value may be written in another way, which `parse` reads; ValueError where it cannot.
+    """A marker in `Annotated`: the value has another written form, which `parse` reads. `parse` raises ValueError.
 
-    `format` names that way in the JSON schema, for what shows it in a form.
+    `format` names this form in the JSON schema, for code that shows it in a form.
     """
 
     parse: Callable[[Any], Any]
@@ -37,7 +37,7 @@ class Written:
 
 @dataclass(frozen=True)
 class Bounds:
-    """In `Annotated`: limits of a number that stands inside of another type (a union, a tuple)."""
+    """A marker in `Annotated`: limits of a number inside another type (a union, a tuple)."""
 
     ge: float | None = None
     gt: float | None = None
@@ -46,7 +46,7 @@ class Bounds:
 
     @property
     def given(self) -> dict[str, float]:
-        """Those that are set, by name."""
+        """The limits that are set, by name."""
         return {name: limit for name, limit in vars(self).items() if limit is not None}
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], Any]) -> Any:
@@ -54,7 +54,7 @@ class Bounds:
 
 
 def parse_seconds(value: Any) -> Any:
-    """`5s`, `5min`, `1h`, `300ms` or a plain number of seconds, as a float."""
+    """Read `5s`, `5min`, `1h`, `300ms` or a plain number of seconds."""
     if isinstance(value, str):
         match = _SECONDS.match(value)
         if not match:
@@ -64,7 +64,7 @@ def parse_seconds(value: Any) -> Any:
 
 
 def seconds_text(seconds: float) -> str:
-    """A duration as people write it, exactly: `5min`, `20s`, `500ms`. `parse_seconds` reads it back."""
+    """The exact text of a duration: `5min`, `20s`, `500ms`. `parse_seconds` reads it back."""
     for unit in ("h", "min", "s", "ms"):
         text = f"{seconds / _UNIT_SECONDS[unit]:g}{unit}"
         if not re.search(r"[.e]", text) and parse_seconds(text) == seconds:

@@ -1,4 +1,4 @@
-"""numpy views of Arrow arrays, without pyarrow's own conversion: that one imports pandas, which takes seconds."""
+"""numpy views of Arrow arrays. pyarrow's own conversion is avoided: it imports pandas, which takes seconds."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import pyarrow as pa
 
 
 def numpy_view(array: pa.Array) -> np.ndarray:
-    """A read-only view of a primitive array's values, shape (len(array),), no byte copied.
+    """A read-only view of a primitive array's values, shape (len(array),), without a copy.
 
-    Raises ValueError where the array has nulls, whose places hold no value.
+    Raises ValueError if the array has nulls, because their slots hold no value.
     """
     if array.null_count:
         raise ValueError(f"{array.null_count} values are null")
-    dtype = np.dtype(str(array.type))  # Arrow calls its numbers as numpy does
+    dtype = np.dtype(str(array.type))  # Arrow and numpy use the same names for number types
     buffer = array.buffers()[1]
     if buffer is None:
         return np.zeros(0, dtype)

@@ -1,6 +1,6 @@
-"""Where shards run: processes of this machine, or a Dask cluster (`executors.py`).
+"""The executors of shards: processes of this machine, or a Dask cluster (`executors.py`).
 
-A worker process leaves when the process that started it is gone.
+A worker process exits when the process that started it is gone.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from storage.executors import ONE_THREAD, PROCESSES, Call, R, Ts, cluster_of
 
 
 def usable_cores() -> int:
-    """Processor cores that this process may use."""
+    """Number of processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class Workers:
-    """A pool of processes, started at the first use and started again where one of them died; or a Dask cluster."""
+    """A pool of processes, or a Dask cluster. The pool starts at the first use, and again after a process died."""
 
     def __init__(self, count: int | None = None, executor: str = PROCESSES) -> None:
-        """`count` processes, or what `corpus.execution.executor` names. Raises ConfigError where Dask is not installed."""
+        """Use `count` processes, or the cluster that `executor` names. Raises ConfigError if Dask is not installed."""
         self.count = count or usable_cores()
         self._cluster = cluster_of(executor)
         self._pool: Executor | None = None
@@ -37,7 +37,7 @@ class Workers:
         self._abandoned = threading.Event()
 
     def run(self, calls: Iterable[Call[*Ts, R]]) -> Iterator[tuple[str, R]]:
-        """Run named calls; (name, result) in the order in which they end. The first failure cancels the rest."""
+        """Run named calls; yields (name, result) in the order in which they end. The first failure cancels the rest."""
         try:
             for named in self._run(calls):
                 self._check()
@@ -74,7 +74,7 @@ class Workers:
                 future.cancel()
 
     def close(self) -> None:
-        """Let the workers go; what has not begun is cancelled."""
+        """Shut the workers down. Calls that have not begun are cancelled."""
         if self._cluster is not None:
             self._cluster.close()
         with self._guard:
@@ -83,9 +83,9 @@ class Workers:
             pool.shutdown(wait=True, cancel_futures=True)
 
     def abandon(self) -> None:
-        """End the workers in mid-shard, for a run that has to be gone in seconds: `run` raises Interrupted from now on.
+        """Stop the workers in mid-shard, for a run that must end in seconds. From now on, `run` raises Interrupted.
 
-        What was committed stays, so that a later run loses a shard per worker.
+        Committed shards stay, so a later run loses at most one shard per worker.
         """
         self._abandoned.set()
         if self._cluster is not None:
@@ -123,15 +123,15 @@ class Workers:
 
 
 class _Worker(SpawnProcess):
-    """A process that begins empty: a fork of a threaded process may deadlock, and "spawn" alone imports the program again.
+    """A process that starts empty. A fork of a threaded process may deadlock, and "spawn" imports the main program again.
 
-    In the run of a deployment the program is Prefect's engine: a second of processor time for each worker, for nothing.
+    In a deployed run, the main program is Prefect's engine. Importing it costs each worker a second of processor time.
     """
 
     @staticmethod
     def _Popen(process_obj: Any) -> Any:
         program = sys.modules["__main__"]
-        sys.modules["__main__"] = ModuleType("__main__")  # names no file: the worker has nothing to import
+        sys.modules["__main__"] = ModuleType("__main__")  # names no file, so the worker has nothing to import
         try:
             return SpawnProcess._Popen(process_obj)  # type: ignore[attr-defined]
         finally:
@@ -139,13 +139,13 @@ class _Worker(SpawnProcess):
 
 
 class _Spawn(SpawnContext):
-    """Starts workers of that kind."""
+    """Starts workers of this kind."""
 
     Process = _Worker
 
 
 def _begin_worker() -> None:
-    """In a new worker: one thread for each library (there is a worker for each core), and an eye on the parent."""
+    """Set up a new worker: one thread for each library (each core has a worker), and an exit when the parent is gone."""
     os.environ.update(ONE_THREAD)
     parent = multiprocessing.parent_process()
     if parent is None:

@@ -1,1 +1,1 @@
-"""The commands of the command line, by what they are about. Each imports what it needs when it is called."""
+"""The commands of the command line, grouped by topic. Each imports what it needs when it is called."""

@@ -1,4 +1,4 @@
-"""What commands share: how a configuration is named, and which store is meant. Light to import."""
+"""Shared by the commands: how a user names a configuration, and which store a command uses. Light to import."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ ConfigOption = Annotated[
 
 
 def load(path: Path, overrides: list[str]) -> Any:
-    """The configuration, checked. Raises ConfigError."""
+    """Load and check the configuration. Raises ConfigError."""
     from flows.config import load_config
     from flows.runs.checks import check
 
@@ -65,10 +65,10 @@ def catalog_of(store: Path) -> Any:
 
 
 def chosen_store(store: Path | None, config: Path | None = None) -> Path:
-    """The store that a command works on: the one named, that of a configuration, or the only one of this home.
+    """The store that a command uses: the given one, the one of a configuration, or the only one of this home.
 
-    One that was not named is said on standard error. Raises OnwardError where there is none, ConfigError where there are
-    several.
+    If the user did not name it, it is reported on standard error. Raises OnwardError if there is no store, and ConfigError
+    if there are several.
     """
     if store is not None:
         if not is_store(store):
@@ -92,13 +92,13 @@ def chosen_store(store: Path | None, config: Path | None = None) -> Path:
 
 
 def only_store() -> Path | None:
-    """The only store of this home; None where there is none, or where there are several."""
+    """The only store of this home; None if there is no store or several."""
     known = stores_of_home(home())
     return known[0] if len(known) == 1 else None
 
 
 def nearest(option: str, given: str, allowed: Sequence[str]) -> ConfigError:
-    """The error of an unknown value: with the nearest known one first, then all of them."""
+    """The error for an unknown value. The message names the nearest known value first, then all of them."""
     close = difflib.get_close_matches(given, allowed, n=1, cutoff=0.5)
     hint = f"did you mean {close[0]}? " if close else ""
     return ConfigError(f"{option} {given}: unknown stage; {hint}Known are {', '.join(allowed)}")

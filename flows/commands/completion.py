@@ -1,4 +1,4 @@
-"""What the shell completes: files, stores, stages, runs and models. Light, and silent where something cannot be read."""
+"""Shell completion of files, stores, stages, runs and models. Light to import, and silent if something cannot be read."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ MODEL_STAGES = tuple(
     for stage in stages.TABLE
     if stage.group in ("models", "training") and stage.name != "tokenizer"
 )
-"""Those that make a model."""
+"""The stages that make a model."""
 FORMATS = ("text", "mermaid", "openlineage")
 _KEY_DIGITS = 12
 
 
 def configurations(incomplete: str) -> list[str]:
-    """YAML files of the home, and files and directories below what is typed."""
+    """YAML files of the home, and files and directories that match the typed text."""
     known = [from_here(path) for path in configurations_of(home())]
     typed = Path(incomplete)
     directory = typed if incomplete.endswith("/") else typed.parent
@@ -36,12 +36,12 @@ def stores(incomplete: str) -> list[str]:
 
 
 def last_stages(incomplete: str) -> list[str]:
-    """What a run can be ended after."""
+    """The stages after which a run can end."""
     return _beginning(stages.ENDS, incomplete)
 
 
 def forced_stages(incomplete: str) -> list[str]:
-    """What can be made again."""
+    """The stages that can be made again."""
     return _beginning(("all", *stages.NAMES), incomplete)
 
 
@@ -51,12 +51,12 @@ def any_stage(incomplete: str) -> list[str]:
 
 
 def formats(incomplete: str) -> list[str]:
-    """What lineage is printed as."""
+    """The output formats of lineage."""
     return _beginning(FORMATS, incomplete)
 
 
 def runs(ctx: Any, incomplete: str) -> list[str]:
-    """Runs that the chosen store remembers."""
+    """Runs that have a record in the chosen store."""
     return _beginning((name for store in _chosen(ctx) for name in run_names(store)), incomplete)
 
 
@@ -78,7 +78,7 @@ def _chosen(ctx: Any) -> list[Path]:
             named = Path(given) if given else store_of_config(Path(config))
             return [named] if is_store(named) else []
         return stores_of_home(home())
-    except Exception:  # a shell that completes shows no errors
+    except Exception:  # completion must not print errors into the shell
         return []
 
 
@@ -90,7 +90,7 @@ def _listed(directory: Path) -> list[Path]:
 
 
 def from_here(path: Path) -> str:
-    """A path as it reads from the working directory, where it lies below that."""
+    """A path relative to the working directory if it lies below it, else the path itself."""
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 

@@ -1,4 +1,4 @@
-"""`plan` and `why`: what a run would do, and why. Nothing is built."""
+"""`plan` and `why`: show what a run would do, and why. They build nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`run`: the flow in this process, once or with several training seeds. Standard output carries the answer alone."""
+"""`run`: the flow in this process, once or with several training seeds. Standard output carries only the answer."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _NOTHING: dict[str, Any] = {"flow_run": None, "stages": [], "models": [], "repor
 
 
 class Stopped(BaseException):
-    """SIGINT or SIGTERM while a flow was running."""
+    """Raised when SIGINT or SIGTERM arrives while a flow is running."""
 
 
 def run(
@@ -87,7 +87,7 @@ def run(
 def _run(
     path: Path, overrides: list[str], force: tuple[str, ...], until: str, slices: int | None
 ) -> tuple[dict[str, Any], int]:
-    """(summary, exit code) of one attempt; errors are told on standard error."""
+    """(summary, exit code) of one attempt. Errors are printed on standard error."""
     try:
         _check_options(force, until, slices)
         config = load(path, overrides)
@@ -133,7 +133,7 @@ def _run(
 def _run_seeds(
     path: Path, overrides: list[str], force: tuple[str, ...], until: str, slices: int | None, count: int
 ) -> tuple[dict[str, Any], int]:
-    """(summary of all, exit code): one attempt for each training seed, then the page of what they came to together."""
+    """(summary of all, exit code). Makes one attempt for each training seed, then a page of their combined results."""
     from flows.runs.seeds import override_of, seeds_of, summarise
 
     runs: list[dict[str, Any]] = []
@@ -147,7 +147,7 @@ def _run_seeds(
         return {"state": "failed", "error": str(error), "runs": runs, "page": None}, 2
     from flows.services.server import prefect_server
 
-    with prefect_server(Path(os.environ["PREFECT_HOME"])):  # one for all: each run finds it configured
+    with prefect_server(Path(os.environ["PREFECT_HOME"])):  # one server for all: each run finds it configured
         for seed in seeds_of(config, count):
             summary, code = _run(path, [*overrides, *override_of(config, seed)], force, until, slices)
             runs.append({"seed": seed, **summary})
@@ -177,7 +177,7 @@ def _check_options(force: tuple[str, ...], until: str, slices: int | None) -> No
 
 @contextlib.contextmanager
 def _clean_stdout() -> Iterator[Any]:
-    """Standard output for one line of ours; whatever else writes there, in any library or child, goes to standard error."""
+    """Reserve standard output for our one line. Output of any library or child process goes to standard error instead."""
     sys.stdout.flush()
     kept = os.dup(1)
     os.dup2(2, 1)
@@ -216,5 +216,5 @@ def _show_models(summary: dict[str, Any], config: Path, overrides: list[str]) ->
     console.print(table)
     if summary["report"]:
         key = Path(summary["report"]).name
-        page = store / "runs" / f"report-{key}" / "report.html"  # with what it cost
+        page = store / "runs" / f"report-{key}" / "report.html"  # this page includes the cost
         console.print(f"report: {page}", highlight=False, soft_wrap=True)

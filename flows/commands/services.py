@@ -1,4 +1,4 @@
-"""`up`, `down`, `status` and `doctor`: the servers and the worker of this directory, and whether all is in place."""
+"""`up`, `down`, `status` and `doctor`: the servers and the worker of this directory, and checks of the whole setup."""
 
 from __future__ import annotations
 

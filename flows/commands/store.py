@@ -1,4 +1,4 @@
-"""What is in a store: `lineage`, `explain` and `compare` look at it; `verify`, `gc` and `export` work on it."""
+"""Commands for a store: `lineage`, `explain` and `compare` read it; `verify`, `gc` and `export` work on it."""
 
 from __future__ import annotations
 
@@ -201,7 +201,7 @@ def export(
 
     catalog = catalog_of(chosen_store(store, config))
     found = catalog.find(model)
-    artifact = catalog.store.lookup(found["stage"], found["key"])  # refuses what leads out of the artifact
+    artifact = catalog.store.lookup(found["stage"], found["key"])  # no path may lead out of it
     if artifact is None or not artifact.has("export"):
         raise OnwardError(f"{found['stage']} {found['key'][:12]} holds no model")
     if directory.exists():

@@ -1,1 +1,1 @@
-"""The DAG: what a run asks for, in order, and what each request's key holds. Nothing is made here."""
+"""The DAG: which artifacts a run requests, in which order, and what enters each key. It makes nothing itself."""

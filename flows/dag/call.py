@@ -1,7 +1,7 @@
-"""One stage of a run as a call: what was asked, for which slice or round, and what became of it.
+"""One stage of a run as a call: the request, its slice or round, and the result.
 
-The DAG asks through `Build`. Who makes stages keeps a `Call` and a `StageRecord` of each, and tells each `Listener` and
-`Follower`.
+The DAG requests artifacts through `Build`. The code that makes stages keeps a `Call` and a `StageRecord` of each, and
+informs each `Listener` and `Follower`.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
 
 
 class Build(Protocol):
-    """What the DAG needs of its surroundings: the artifact of a request, found or made."""
+    """What the DAG needs from its caller: a function that finds or makes the artifact of a request."""
 
     def __call__(
         self, request: Request, *, slice: int | None = None, round: int | None = None, item: str | None = None
     ) -> Artifact:
-        """The artifact; `slice`, `round` and `item` only name it for people."""
+        """Returns the artifact. `slice`, `round` and `item` only name it for people."""
 
 
 @dataclass(frozen=True)
 class StageRecord:
-    """What became of one stage in this run. Counts from 1; round 0 is the base."""
+    """The result of one stage in this run. Slices and rounds count from 1; round 0 is the base."""
 
     stage: str
     slice: int | None
@@ -44,7 +44,7 @@ class StageRecord:
 
 @dataclass
 class Call:
-    """One stage of this run. A plain object, so that Prefect does not look through it."""
+    """One stage of this run. This is a plain object, so Prefect does not look inside it."""
 
     request: Request
     slice: int | None
@@ -56,12 +56,12 @@ class Call:
     began: float = 0.0
     """Seconds since 1970."""
     task_run: TaskRun | None = None
-    """As the engine knows it: its state changes after the stage has returned."""
+    """The task run in Prefect's engine. Its state changes after the stage has returned."""
     resumed: bool = False
-    """An earlier attempt had begun it."""
+    """Whether an earlier attempt had begun this stage."""
     error: BaseException | None = None
     differs: bool = False
-    """It was forced, and gave other bytes than before."""
+    """Whether the stage was forced and gave other bytes than before."""
 
     @property
     def name(self) -> str:
@@ -75,20 +75,20 @@ class Call:
 
 
 def named(slice: int | None, round: int | None, item: str | None) -> list[str]:
-    """Which one of a run's stages of one kind: `slice 7`; `round 1`, `400M`."""
+    """Distinguishes the stages of one kind in a run: `slice 7`; `round 1`, `400M`."""
     words = [f"slice {slice}" if slice else None, f"round {round}" if round is not None else None, item]
     return [word for word in words if word]
 
 
 class Listener(Protocol):
-    """What is told of stages: `begin`, then `end` or `failed`."""
+    """Is informed about stages: `begin`, then `end` or `failed`."""
 
     def __call__(self, event: str, call: Call, artifact: Artifact | None) -> None:
-        """Must return at once."""
+        """Called at each event. Must return at once."""
 
 
 class Follower(Protocol):
-    """What is told how far a stage is; `note` is what it waits for."""
+    """Is informed about a stage's progress. `note` says what the stage waits for."""
 
     def __call__(self, call: Call, done: int, total: int | None, unit: str, note: str = "") -> None:
-        """Must return at once; may be called often."""
+        """Called often. Must return at once."""

@@ -1,8 +1,8 @@
-"""What a run would do, without doing it: the same DAG, asked by a builder that only looks.
+"""What a run would do, without doing it: the same DAG with a builder that only looks.
 
-A stage whose inputs are all there has a real key: it is cached, or to build, and then the fields and inputs in which its
-key differs from the nearest one in the store are named. A stage that waits for bytes not made yet is open. What comes
-after an unread slice is an estimate and says so.
+If all inputs of a stage exist, the stage has a real key. It is cached or to build; if it is to build, the plan names
+the fields and inputs in which its key differs from the nearest one in the store. A stage is open if it waits for bytes
+that do not exist yet. Everything after an unread slice is an estimate and is marked so.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _SEE = ", and is made again: see docs/upgrades.md"
 
 @dataclass(frozen=True)
 class PlanRow:
-    """One stage of the plan. `why`: the fields that made the difference, or what the stage waits for."""
+    """One stage of the plan. `why` holds the fields that made the difference, or what the stage waits for."""
 
     stage: str
     slice: int | None
@@ -43,30 +43,30 @@ class PlanRow:
     key: str | None
     why: tuple[str, ...] = ()
     training: dict[str, Any] | None = None
-    """Of a training stage to be made: what it would take of the device (foresight.py)."""
+    """For a training stage that is to be made: what it would need from the device (flows/runs/estimate.py)."""
 
 
 class _Estimates(dict[str, Any]):
-    """Statistics that are not known yet: what was not estimated counts as 0."""
+    """Statistics of an artifact that does not exist yet. A value without an estimate counts as 0."""
 
     def __missing__(self, name: str) -> int:
         return 0
 
 
 class Pending(Artifact):
-    """Stands for an artifact that is not made yet; its statistics are estimates."""
+    """Stands for an artifact that does not exist yet. Its statistics are estimates."""
 
     @property
     def stats(self) -> dict[str, Any]:
-        """What the DAG asks of an artifact's statistics, estimated."""
+        """Estimates of the statistics that the DAG reads."""
         return self.manifest.stats
 
     def has(self, part: str) -> bool:
-        """Whether it will have the part: true but for a holdout, which only a source's first slice has."""
+        """Whether the artifact will have the part. True except for a holdout, which only a source's first slice has."""
         return part != "holdout" or bool(self.manifest.stats.get("holdout"))
 
     def part(self, name: str) -> Input:
-        """A part whose digest is not known."""
+        """A part whose digest is not known yet."""
         return Input(
             self.stage, self.key, name, f"{_PENDING}{self.stage}", self.path, (), self.manifest.stats
         )
@@ -74,7 +74,7 @@ class Pending(Artifact):
 
 @dataclass
 class Planner:
-    """Finds artifacts; never makes one."""
+    """A builder that finds artifacts and never makes one."""
 
     store: Store
     slice_bytes: int
@@ -88,7 +88,7 @@ class Planner:
     def __call__(
         self, request: Request, *, slice: int | None = None, round: int | None = None, item: str | None = None
     ) -> Artifact:
-        """The artifact, or a stand-in; keeps a row of what was found."""
+        """The artifact, or a stand-in. Also records a row of the plan."""
         waits = _pending_stages(key_inputs(request.inputs))
         state, why, found = "open", tuple(f"waits for {stage}" for stage in sorted(waits)), None
         if not waits:
@@ -122,7 +122,8 @@ class Planner:
 class Reasons:
     """Says why a stage is made: how its key differs from the nearest one in the store. Each stage is read once.
 
-    `own` tells which artifacts do not count: a run that asks while it runs would compare with what it has just made.
+    Artifacts for which `own` is true do not count. A run that asks while it runs would otherwise compare with its own
+    results.
     """
 
     def __init__(self, store: Store, own: Callable[[Manifest], bool] = lambda manifest: False) -> None:
@@ -139,7 +140,7 @@ class Reasons:
         return (*_version_line(request.stage, nearest), *others[:8])
 
     def brief(self, request: Request) -> str:
-        """The same in a line: changed settings by name and value, changed inputs by name."""
+        """The same in one line: changed settings by name and value, changed inputs by name."""
         nearest = self._nearest(request)
         if nearest is None:
             return NEVER
@@ -167,7 +168,7 @@ class Reasons:
 
 
 def make_plan(run: RunConfig) -> list[PlanRow]:
-    """The rows of a run's plan, in the order in which it would go."""
+    """The rows of a run's plan, in execution order."""
     store = Store(run.store_path)
     planner = Planner(store, run.corpus.slice_bytes, run.corpus.holdout_fraction > 0)
     adapt(Requests(run, store, warn=lambda message: None), planner)

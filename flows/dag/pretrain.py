@@ -3,12 +3,12 @@
     base model (imported, or initialised and pre-trained: round 0) → evaluate
     for each token budget, a round:
         read on until the budget is covered, slice by slice:  ingest → dedup → filter → decontaminate → tokenize
-        go on from the round before:                          pack → train → decay → evaluate
+        continue from the previous round:                     pack → train → decay → evaluate
     data (what was done to the text) → report
 
-`adapt` is that picture; it only asks for artifacts, and whoever calls it decides how they are found or made (`build`):
-the flow makes them as Prefect tasks, `onward plan` only looks. Each is decided by what came before it alone, so a run
-for one budget and its extension to two share all that the first one made.
+`adapt` implements this picture. It only requests artifacts; its caller decides how to find or make them (`build`). The
+flow makes them as Prefect tasks, and `onward plan` only looks. Each request depends only on what came before it, so a
+run for one budget and its extension to two budgets share everything that the first run made.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ def adapt(
     halt: Callable[[], None] = lambda: None,
     outcome: Outcome | None = None,
 ) -> Outcome:
-    """Make, or find, everything of a run, in order. `until` names the last stage; `slices` bounds a corpus-only run.
+    """Make or find all artifacts of a run, in order. `until` names the last stage; `slices` bounds a corpus-only run.
 
-    `stop` and `halt` end what reads ahead, see `reading_ahead`. `outcome` is filled on the way: a caller that gives one
-    sees what there is so far, also where the run fails.
+    `stop` and `halt` end the reading ahead, see `reading_ahead`. `outcome` is filled along the way, so a caller that passes
+    one sees the results so far even if the run fails.
     """
     tokenizer = _Tokenizer(ask, build)
     reading = SliceReader(ask, build, tokenizer)
@@ -85,7 +85,7 @@ def adapt(
 
 
 class _Tokenizer:
-    """The run's tokenizer: the base model's, or one made of the first slice of replay text where the base is new."""
+    """The run's tokenizer: the base model's, or, for a new base, one made from the first slice of replay text."""
 
     def __init__(self, ask: Requests, build: Build) -> None:
         self._ask = ask
@@ -106,7 +106,7 @@ class _Tokenizer:
 def _base(
     ask: Requests, build: Build, reading: SliceReader, tokenizer: _Tokenizer, outcome: Outcome
 ) -> tuple[TrainingState, Model]:
-    """The base model; one that is only initialised is pre-trained on replay text, which replay then reads on behind."""
+    """The base model. A newly initialised one is pre-trained on replay text; later rounds read on behind that text."""
     config = ask.run.model.base
     if not isinstance(config, InitConfig):
         tokens = tokenizer([])
@@ -151,7 +151,7 @@ def _train(
     read: list[Slice],
     until: str,
 ) -> tuple[TrainingState, Model | None]:
-    """The round's trunk, and the branch to its budget (`rewarm` rounds have none)."""
+    """The trunk of a round, and the branch to its budget (`rewarm` rounds have no branch)."""
     trunk = build(ask.train(round, line, read), round=round.number, item=round.name)
     trunks = (*line.trunks, trunk)
     after = replace(line, start=trunk.part("trunk"), trunks=trunks)
@@ -165,9 +165,9 @@ def _train(
 
 
 def _account(ask: Requests, build: Build, outcome: Outcome, reading: SliceReader) -> None:
-    """What stands in the corpus of benchmarks that were not looked for, and what was done to the data.
+    """Count benchmark questions that were not removed from the corpus, and make the page about the data.
 
-    Last of all, so that no training waits for it. What cannot be counted is kept in `outcome.failed`.
+    This comes last, so that no training waits for it. Failed counts are kept in `outcome.failed`.
     """
     for name, request in ask.counted(reading.slices):
         try:
@@ -186,9 +186,9 @@ def measure(
     model: Model,
     holdouts: Mapping[str, Input],
 ) -> None:
-    """The model on every benchmark and on the held-out documents of every source, and what it writes.
+    """Measure a model on every benchmark and on each source's held-out documents, and sample its text.
 
-    What fails, fails alone, and is kept in `outcome.failed`: measuring, and training, go on.
+    A failure affects only its own measure and is kept in `outcome.failed`. Other measures and training continue.
     """
     if not any(one is model for one in (*outcome.models, *outcome.between)):
         outcome.models.append(model)
@@ -221,9 +221,9 @@ def _measure_kept(
     round: Round,
     holdouts: Mapping[str, Input],
 ) -> None:
-    """The checkpoints that the round's trunk kept on its way, where they are asked for, each a model of its own.
+    """Measure the checkpoints that the round's trunk kept, if the configuration asks for it, each as its own model.
 
-    One that cannot be exported is kept in `outcome.failed`, as what cannot be measured is.
+    A failed export is kept in `outcome.failed`, like a failed measure.
     """
     for tokens in kept_of(trunk) if ask.run.evaluation.checkpoints else ():
         name = f"{count_text(tokens)} trunk"
@@ -239,9 +239,9 @@ def _measure_kept(
 
 
 def describe(outcome: Outcome) -> list[dict[str, Any]]:
-    """The models with their scores, as `onward run --json` prints them; paths are relative to the store.
+    """The models with their scores, as `onward run --json` prints them. Paths are relative to the store.
 
-    Those measured on the way stand among them by their tokens.
+    Checkpoints that were measured are sorted among them by tokens.
     """
     described = []
     for model in sorted((*outcome.models, *outcome.between), key=lambda model: model.tokens):

@@ -1,7 +1,7 @@
-"""Reading on for the next round while this one trains: one thread, the same tasks of the same flow.
+"""Reads on for the next round while this one trains: one thread, the same tasks of the same flow.
 
-A stop event, made inside the flow, is looked at before each task. A failure in the thread surfaces when the block ends,
-after what ran beside it is kept. Where the block is asked to stop, the stage under way in the thread is ended, too.
+The flow checks a stop event before each task. A failure in the thread surfaces when the block ends, after the results
+of the block are kept. If the block is asked to stop, the stage that runs in the thread is ended too.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ from storage.errors import Interrupted
 def reading_ahead(
     read: Callable[[], Any] | None, stop: threading.Event, halt: Callable[[], None] = lambda: None
 ) -> Iterator[None]:
-    """Run `read` beside the block; nothing where it is None.
+    """Run `read` in a thread beside the block; do nothing if `read` is None.
 
-    `stop` ends it after its stage when the block fails; `halt` ends that stage where what came is no Exception.
+    If the block fails, `stop` is set, which ends `read` after its current stage. If it was not an Exception (a request to
+    stop), `halt` ends that stage too.
     """
     if read is None:
         yield

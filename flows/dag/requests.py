@@ -1,6 +1,6 @@
-"""From the run's configuration and what was made so far to the request for each stage. No stage is run here.
+"""Builds the request for each stage from the run's configuration and the artifacts so far. No stage runs here.
 
-What a stage's key holds is decided in these few lines: the identity it is given, and the digests of the parts it uses.
+These few lines decide what enters a stage's key: the identity that it gets, and the digests of the parts that it uses.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ class Measures:
 
     evaluation: EvaluationConfig
     benchmark_directory: Path | None
-    """Local copies of the benchmarks; None: the hub."""
+    """Local copies of the benchmarks; None means the hub."""
     cache: Path
-    """The store's: what the hub told once, and the questions that it gave."""
+    """The store's cache: the hub's answers and the questions from the hub."""
     seed: int
     max_length: int
-    """Tokens that a model is given at most: the sequence length of training."""
+    """The most tokens that a model gets at once: the sequence length of training."""
     device: str
     warn: Callable[[str], None]
 
@@ -59,9 +59,9 @@ class Measures:
     def evaluations(
         self, model: Input, holdouts: Mapping[str, Input], build: Build
     ) -> Iterator[tuple[str, Callable[[], Request]]]:
-        """A model on each benchmark of the configuration, each to be asked for by itself, so that one can fail alone.
+        """One request for each benchmark of the configuration. Each is a function, so that one can fail alone.
 
-        Questions of the hub are fetched, and those of held-out text are made, when they are asked for.
+        Calling it fetches questions from the hub, or makes questions from held-out text.
         """
         for name in (*self.evaluation.domain, *self.evaluation.general):
             yield name, partial(self._evaluate_known, name, model)
@@ -74,7 +74,7 @@ class Measures:
             yield mine.name, partial(self._evaluate_own, mine, model, holdouts, build)
 
     def samples(self, model: Input) -> Request | None:
-        """A model's continuations of the usual prompts and the user's; None where none are asked for."""
+        """Continuations of the standard prompts and the user's prompts; None if no samples are configured."""
         if not self.evaluation.sample_tokens:
             return None
         config = samples.SamplesConfig(
@@ -87,14 +87,14 @@ class Measures:
         return Request(samples, config, samples.SamplesInputs(model))
 
     def questions_directory(self, names: Sequence[str], where: str) -> Path:
-        """Where the files of these benchmarks of the harness lie; from the hub they are fetched first, once."""
+        """The directory with the files of these harness benchmarks. Files of the hub are fetched first, once."""
         if self.benchmark_directory is not None:
             return self.benchmark_directory
         return hub_questions.fetch(names, self.cache / "benchmarks", self.remembered, where)
 
     @cached_property
     def remembered(self) -> Remembered:
-        """What the hub told this store."""
+        """The hub's answers that this store keeps."""
         return remembered_in(self.cache.parent)
 
     def _questions_of(self, mine: OwnBenchmark, holdout: Input) -> Request:
@@ -142,7 +142,7 @@ class Requests(Measures):
     # ---- corpus -----------------------------------------------------------------------------------------------
 
     def ingest(self, source: SourceConfig, before: Artifact | None) -> Request:
-        """The slice of a source after the one that `before` read."""
+        """The next slice of a source, after the one that `before` read."""
         corpus = self.run.corpus
         config = IngestConfig.of(
             source,
@@ -157,17 +157,17 @@ class Requests(Measures):
         return Request(ingest, plan.config, plan.inputs)
 
     def dedup(self, documents: Input, earlier: Chain | None) -> Request:
-        """A slice against itself and all slices before it."""
+        """Deduplicate a slice against itself and all slices before it."""
         return Request(dedup, self.run.corpus.dedup, dedup.DedupInputs(documents, earlier))
 
     def filter(self, documents: Input) -> Request:
-        """Quality rules."""
+        """Apply quality rules."""
         classifier, directory = filter.classifier_inputs(self.run.corpus.filter, home())
         inputs = filter.FilterInputs(documents, classifier, directory)
         return Request(filter, self.run.corpus.filter, inputs)
 
     def decontaminate(self, documents: Input, first_of_source: bool) -> Request:
-        """Benchmark questions out of the corpus, and the holdout out of a source's first slice."""
+        """Remove benchmark questions from the corpus, and separate the holdout from a source's first slice."""
         section = self.run.corpus.decontaminate
         known, paths = self._questions
         config = decontaminate.DecontaminateConfig(
@@ -180,7 +180,7 @@ class Requests(Measures):
         return Request(decontaminate, config, inputs)
 
     def tokenize(self, documents: Input, tokenizer: Input) -> Request:
-        """Documents to token shards."""
+        """Turn documents into token shards."""
         return Request(tokenize, tokenize.TokenizeConfig(), tokenize.TokenizeInputs(documents, tokenizer))
 
     @cached_property
@@ -208,7 +208,7 @@ class Requests(Measures):
         return Request(tokenizer, config.tokenizer, tokenizer.TokenizerInputs((documents,)))
 
     def initial(self, tokens: Input) -> Request:
-        """A new model's first weights."""
+        """The initial weights of a new model."""
         inputs = base.resolve_base(self.run.model, home(), seed=self.training_seed, tokenizer=tokens)
         return Request(base, base.BaseConfig(), inputs)
 
@@ -219,20 +219,20 @@ class Requests(Measures):
 
     @property
     def training_seed(self) -> int:
-        """Of what training draws: `training.seed`, or the run's own."""
+        """Seed of all random choices in training: `training.seed`, or the run's own seed."""
         return self.run.seed if self.run.training.seed is None else self.run.training.seed
 
     # ---- rounds -----------------------------------------------------------------------------------------------
 
     def needed(self, round: Round, taken: Mapping[str, int]) -> dict[str, int]:
-        """Tokens that each source must have given by the end of a round: its share, and what round 0 took of it."""
+        """Tokens that each source must have given by the end of a round: its share plus what round 0 took."""
         sources = self._sources(round)
         total = round.first_sequence + round.sequences
         shares = needed_tokens([s.weight for s in sources], total, self.run.packing.sequence_length)
         return {s.name: share + taken.get(s.name, 0) for s, share in zip(sources, shares, strict=True)}
 
     def pack(self, round: Round, read: Sequence[Slice], state: Input | None) -> Request:
-        """The round's training sequences, of the slices that it has read."""
+        """The round's training sequences, made from the slices in `read`."""
         sources = self._sources(round)
         config = pack.PackConfig(
             packing=self.run.packing,
@@ -245,17 +245,17 @@ class Requests(Measures):
         return Request(pack, config, pack.PackInputs(shards, state))
 
     def taken(self, packed: Artifact) -> dict[str, int]:
-        """Tokens that a round took of each source."""
+        """Tokens that a round took from each source."""
         return {name: int(entry["tokens"]) for name, entry in packed.stats["sources"].items()}
 
     def train(self, round: Round, line: TrainingState, read: Sequence[Slice]) -> Request:
-        """The trunk of a round: to its branch point, or, where there are no branches, to its end."""
+        """The trunk of a round, up to its branch point, or to its end if there are no branches."""
         kind: Kind = "pretrain" if round.number == 0 else ("trunk" if self.branches else "rewarm")
         config = self._segment(kind, round.first_step, round.branch_step, trunk_schedule(self.run, round))
         return Request(train, config, self._training_inputs(line, round.first_step, round.branch_step, read))
 
     def checkpoint(self, trunk: Artifact, tokens: int) -> Request:
-        """A checkpoint that a trunk kept on its way, as a model."""
+        """A checkpoint that a trunk kept during training, as a model."""
         inputs = checkpoint.CheckpointInputs(checkpoint.kept_part(trunk))
         return Request(checkpoint, checkpoint.CheckpointConfig(tokens=tokens), inputs)
 
@@ -270,7 +270,7 @@ class Requests(Measures):
         return has_branches(self.run)
 
     def _sources(self, round: Round) -> list[SourceConfig]:
-        """Round 0 reads replay sources alone."""
+        """The sources of a round. Round 0 reads only replay sources."""
         return [s for s in self.run.corpus.sources if round.number or s.role == "replay"]
 
     def _segment(self, kind: Kind, first_step: int, last_step: int, schedule: Schedule) -> SegmentConfig:
@@ -302,7 +302,7 @@ class Requests(Measures):
     def _training_inputs(
         self, line: TrainingState, first: int, last: int, read: Sequence[Slice]
     ) -> TrainInputs:
-        """Only the manifests that hold sequences of these steps, so that a key names nothing it does not use."""
+        """Training inputs with only the manifests that hold these steps, so that the key names nothing that is not used."""
         per_step = sequences_per_step(self.run.training.batch_tokens, self.run.packing.sequence_length)
         manifests = []
         for manifest in line.manifests:
@@ -315,10 +315,10 @@ class Requests(Measures):
             line.start, tuple(manifests), line.tokenizer, tuple(one.tokens for one in read), base
         )
 
-    # ---- what came of it ----------------------------------------------------------------------------------------
+    # ---- results ------------------------------------------------------------------------------------------------
 
     def counted(self, slices: Sequence[Slice]) -> Iterator[tuple[str, Callable[[], Request]]]:
-        """Each benchmark with questions in a file that is evaluated but was not looked for when the corpus was made."""
+        """Each evaluated benchmark with a question file whose questions decontamination did not look for."""
         documents = tuple(one.artifacts["decontaminate"].part("documents") for one in slices)
         known = self.run.corpus.decontaminate.benchmarks
         files = [supported(name).files for name in (*self.evaluation.domain, *self.evaluation.general)]
@@ -333,12 +333,12 @@ class Requests(Measures):
         return Request(contamination, config, contamination.CountInputs(documents, entry, path))
 
     def data(self, slices: Sequence[Slice], outcome: Outcome) -> Request:
-        """The page that says what was done to the data."""
+        """The page about the data."""
         config = data.DataConfig(seed=self.run.seed, filter=self.run.corpus.filter)
         first = 0 if self.new_base else 1
         counted = tuple(outcome.counted.values())
         return Request(data, config, data.data_inputs(slices, outcome.packed, first, counted))
 
     def report(self, outcome: Outcome) -> Request:
-        """The page that says what came of it."""
+        """The report page."""
         return Request(report, *report.report_request(self.run.evaluation, outcome))

@@ -1,4 +1,4 @@
-"""The arithmetic of rounds: which steps and sequences each budget takes. Nothing of a round depends on later budgets."""
+"""The arithmetic of rounds: which steps and sequences each budget takes. No round depends on later budgets."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _INIT_WARMUP, _INIT_DECAY = 0.02, 0.2
 
 @dataclass(frozen=True)
 class Round:
-    """Steps of one round: its trunk does `first_step` + 1 … `branch_step`, its branch goes on to `last_step`."""
+    """Steps of one round. Its trunk does steps `first_step` + 1 … `branch_step`; its branch continues to `last_step`."""
 
     number: int
     budget: int
@@ -26,7 +26,7 @@ class Round:
     last_step: int
     first_sequence: int
     sequences: int
-    """Sequences of this round's own manifest, from `first_sequence` on."""
+    """Number of sequences in this round's own manifest, starting with `first_sequence`."""
 
     @property
     def name(self) -> str:
@@ -35,7 +35,7 @@ class Round:
 
 
 def rounds_of(run: RunConfig) -> list[Round]:
-    """The rounds of the token budgets, in order. Raises ConfigError where batch and sequence length do not fit."""
+    """The rounds of the token budgets, in order. Raises ConfigError if batch and sequence length do not fit together."""
     training = run.training
     per_step = sequences_per_step(training.batch_tokens, run.packing.sequence_length)
     rounds: list[Round] = []
@@ -56,7 +56,7 @@ def rounds_of(run: RunConfig) -> list[Round]:
 
 
 def averaging(run: RunConfig) -> Average | None:
-    """Which weights each budget's model is the mean of, in steps. Round 0 is never averaged: rounds start from it."""
+    """The weights that each budget's model averages, in steps. Round 0 is never averaged, because rounds start from it."""
     average = run.training.average
     if average is None:
         return None
@@ -65,7 +65,7 @@ def averaging(run: RunConfig) -> Average | None:
 
 
 def has_branches(run: RunConfig) -> bool:
-    """Whether each round has a decay branch (`wsd`), or ends where its one segment does (`rewarm`)."""
+    """Whether each round has a decay branch (`wsd`). A `rewarm` round ends with its only segment."""
     return isinstance(run.training.schedule, WsdPlan)
 
 
@@ -80,7 +80,7 @@ def _check_average(run: RunConfig, rounds: list[Round]) -> None:
 
 
 def round_zero(run: RunConfig, tokens: int) -> Round:
-    """The pre-training of an initialised base."""
+    """The pre-training of a newly initialised base."""
     training = run.training
     per_step = sequences_per_step(training.batch_tokens, run.packing.sequence_length)
     last = steps_for(tokens, training.batch_tokens)
@@ -88,7 +88,7 @@ def round_zero(run: RunConfig, tokens: int) -> Round:
 
 
 def trunk_schedule(run: RunConfig, round: Round) -> Schedule:
-    """The rate over the trunk's steps (over the whole round for `rewarm`, to zero for round 0)."""
+    """The learning rate over the trunk's steps (over the whole round for `rewarm`, down to zero for round 0)."""
     training, peak = run.training, run.training.learning_rate
     if round.number == 0:
         warmup = max(1, int(_INIT_WARMUP * round.last_step))
@@ -102,7 +102,7 @@ def trunk_schedule(run: RunConfig, round: Round) -> Schedule:
 
 
 def decay_schedule(run: RunConfig, round: Round) -> Schedule:
-    """The rate over the branch: from the trunk's to zero as 1 − sqrt of the way."""
+    """The learning rate over the branch: from the trunk's rate to zero, as 1 − sqrt(fraction of the branch)."""
     warmup = _warmup_steps(run)
     return WsdSchedule(run.training.learning_rate, warmup, round.branch_step, round.last_step)
 
@@ -113,7 +113,7 @@ def _warmup_steps(run: RunConfig) -> int:
 
 
 def _branch_step(last_step: int, schedule: WsdPlan) -> int:
-    """Where the decay branch of a budget leaves the trunk; the branch is at least one step long, if there is one."""
+    """The step at which a budget's decay branch leaves the trunk. A branch, if there is one, has at least one step."""
     if schedule.decay_fraction == 0:
         return last_step
     return last_step - max(1, round(schedule.decay_fraction * last_step))

@@ -1,10 +1,10 @@
-"""Reading on: slice after slice from the sources, until a round has its share of each.
+"""Reads slice after slice from the sources until a round has its share of each.
 
-1. Which source comes next follows from the weights, by a low-discrepancy sequence.
-2. A source that is used up, or has its share for the round, is passed over; both are known from the slices before.
-3. So the slices of a smaller budget are a prefix of those of a larger one, and nothing that is read changes later.
+1. The weights decide which source comes next, by a low-discrepancy sequence.
+2. A source that is used up, or that has its share for the round, is skipped. Both are known from the slices before.
+3. So the slices of a smaller budget are a prefix of those of a larger one, and nothing that was read changes later.
 
-`SliceReader` holds only what the slices before have told; the same calls give the same slices.
+`SliceReader` depends only on the results of earlier slices. The same calls give the same slices.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ _STRETCH = 64
 
 @dataclass
 class SliceReader:
-    """The slices read so far. Used by one thread at a time."""
+    """The slices read so far. Only one thread at a time may use it."""
 
     requests: Requests
     build: Build
     tokenizer: Callable[[list[Slice]], Input]
-    """Gives the tokenizer, made of the first slices where the base has none of its own."""
+    """Gives the tokenizer. If the base has none of its own, it is made from the first slices."""
     slices: list[Slice] = field(default_factory=list)
     cursors: dict[str, Artifact] = field(default_factory=dict)
     _signatures: list[Input] = field(default_factory=list)
     _turns: dict[tuple[str, ...], int] = field(default_factory=dict)
 
     def until(self, needed: Mapping[str, int]) -> list[Slice]:
-        """Read until each source has at least `needed` tokens or is used up; all slices so far.
+        """Read until each source has at least `needed` tokens or is used up. Returns all slices so far.
 
-        Raises StageFailed where a source is used up without having given a token.
+        Raises StageFailed if a source is used up without giving a token.
         """
         sources = [source for source in self.requests.run.corpus.sources if source.name in needed]
         while any(self._wants(source, needed) for source in sources):
@@ -56,15 +56,15 @@ class SliceReader:
         return list(self.slices)
 
     def all(self, until: str, most: int | None) -> None:
-        """Read every slice of every source (or the first `most`), up to one corpus stage."""
+        """Read every slice of every source (or the first `most` slices), up to the corpus stage `until`."""
         sources = list(self.requests.run.corpus.sources)
-        if self.requests.new_base:  # its tokenizer is made of replay text, which a whole run reads first too
+        if self.requests.new_base:  # its tokenizer is made from replay text, which a whole run reads first
             self._read(self._next([s for s in sources if s.role == "replay"], None), until)
         while (most is None or len(self.slices) < most) and any(not self.used_up(s.name) for s in sources):
             self._read(self._next(sources, None), until)
 
     def tokens_of(self, source: str) -> int:
-        """Tokens that a source has given so far, the holdout aside."""
+        """Tokens that a source has given so far, without the holdout."""
         return sum(int(s.artifacts["tokenize"].stats["tokens"]) for s in self.slices if s.source == source)
 
     def used_up(self, source: str) -> bool:
@@ -72,7 +72,7 @@ class SliceReader:
         return source in self.cursors and bool(self.cursors[source].stats["exhausted"])
 
     def holdouts(self, read: list[Slice]) -> dict[str, Input]:
-        """The held-out documents of each source among the slices of the first round: all models are measured on them."""
+        """The held-out documents of each source in the slices of the first round. All models are measured on them."""
         found: dict[str, Input] = {}
         for one in read:
             artifact = one.artifacts.get("decontaminate")
@@ -87,14 +87,14 @@ class SliceReader:
         return found
 
     def artifacts(self, stage: str) -> list[tuple[Slice, Artifact]]:
-        """The slices' artifacts of one stage, in order."""
+        """The artifacts of one stage, one for each slice, in order."""
         return [(one, one.artifacts[stage]) for one in self.slices if stage in one.artifacts]
 
     def _wants(self, source: SourceConfig, needed: Mapping[str, int]) -> bool:
         return not self.used_up(source.name) and self.tokens_of(source.name) < needed[source.name]
 
     def _next(self, sources: list[SourceConfig], needed: Mapping[str, int] | None) -> SourceConfig:
-        """The next source in turn that wants text. The turns of a set of sources go on from round to round."""
+        """The next source that needs text. A set of sources continues its sequence of turns from round to round."""
         names = tuple(source.name for source in sources)
         weights = [Fraction(str(source.weight)) for source in sources]
         while True:

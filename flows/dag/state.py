@@ -1,4 +1,4 @@
-"""What the DAG carries from step to step: slices read, models made, where training stands, and what a run came to."""
+"""State that the DAG carries from step to step: slices read, models made, the state of training, and the outcome."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from storage.errors import StageFailed, said
 
 @dataclass(frozen=True)
 class Slice:
-    """One slice of one source, as far as it was made."""
+    """One slice of one source, with the artifacts made so far."""
 
     number: int
     source: str
@@ -25,7 +25,7 @@ class Slice:
 
 @dataclass
 class Model:
-    """A model of the run: the base, or what a budget made of it. `scores` and `perplexity` as they come in."""
+    """A model of the run: the base, or the model of a budget. `scores` and `perplexity` are filled as results arrive."""
 
     name: str
     tokens: int
@@ -34,31 +34,31 @@ class Model:
     scores: dict[str, Artifact] = field(default_factory=dict)
     perplexity: dict[str, Artifact] = field(default_factory=dict)
     samples: Artifact | None = None
-    """What it writes after the run's prompts."""
+    """Its continuations of the run's prompts."""
     journals: list[Artifact] = field(default_factory=list)
-    """Of the training segments that made it, oldest first."""
+    """Journals of the training segments that made the model, oldest first."""
 
 
 @dataclass
 class Outcome:
-    """What a run came to."""
+    """The results of a run."""
 
     models: list[Model] = field(default_factory=list)
     slices: list[Slice] = field(default_factory=list)
-    """All that was read, in order; filled on the way."""
+    """All slices read, in order. Filled along the way."""
     packed: list[Artifact] = field(default_factory=list)
     counted: dict[str, Artifact] = field(default_factory=dict)
-    """Of each benchmark that was not looked for when the corpus was made, how much of it stands there."""
+    """For each benchmark that decontamination did not look for: how much of it is in the corpus."""
     data: Artifact | None = None
-    """The page that says what was done to the data."""
+    """The page about the data."""
     report: Artifact | None = None
     between: list[Model] = field(default_factory=list)
-    """Checkpoints that trunks kept on their way, where they are to be measured too, by tokens: `500M trunk`."""
+    """Checkpoints that trunks kept, if they are to be measured too, named by tokens: `500M trunk`."""
     failed: dict[str, Exception] = field(default_factory=dict)
-    """Measures that failed, each alone: `arc_easy of 400M` and why."""
+    """Failed measures by name, such as `arc_easy of 400M`. Each fails alone."""
 
     def settle(self) -> None:
-        """Raise what failed: the error itself where it is one, StageFailed with all of them where they are several."""
+        """Raise the failures: a single error itself, or StageFailed that lists several."""
         errors = list(self.failed.values())
         if len(errors) > 1:
             words = "; ".join(f"{name}: {said(error)}" for name, error in self.failed.items())
@@ -69,7 +69,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class TrainingState:
-    """Where training stands: the part it goes on from, the manifests so far, the packing's state, tokens taken before."""
+    """The state of training: the part it continues from, manifests so far, state of packing, tokens that round 0 took."""
 
     start: Input
     tokenizer: Input
@@ -78,4 +78,4 @@ class TrainingState:
     trunks: tuple[Artifact, ...] = ()
     taken: Mapping[str, int] = field(default_factory=dict)
     base: Input | None = None
-    """The base model's export, which weights may be pulled to."""
+    """The base model's export. Weights may be pulled towards it."""

@@ -1,1 +1,1 @@
-"""What stands in a store, looked at afterwards: compared, or freed where nothing needs it."""
+"""Inspection of a store after its runs: compare results, and free what nothing needs."""

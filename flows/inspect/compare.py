@@ -1,9 +1,9 @@
-"""`onward compare RUN RUN…`: the report's page across runs, and exactly the fields in which their configurations differ.
+"""`onward compare RUN RUN…`: the report page across runs, and exactly the fields in which their configurations differ.
 
-Runs are found by their records, and what they measured by the inputs of their reports: nothing is made, and nothing in the
-store changes. A model that several runs share (the base, mostly) stands there once, unless they measured it differently.
-Two models are tested against each other where they were asked the same questions, or read the same documents by the same
-tokens, in the same way; else they stand side by side.
+Runs are found by their records, and their measurements by the inputs of their reports. Nothing is made, and the store
+does not change. A model that several runs share (usually the base) appears once, unless they measured it differently.
+Two models are tested against each other if they answered the same questions, or read the same documents with the same
+tokenization, in the same way. Otherwise they only stand side by side.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True)
 class Run:
-    """One run of a comparison: its letter, its record, and what its report was made of."""
+    """One run of a comparison: its letter, its record, and the inputs of its report."""
 
     label: str
     record: RunRecord
@@ -45,13 +45,13 @@ class Run:
     inputs: ReportInputs
 
     def model(self, name: str) -> ReportModel | None:
-        """The run's own model of that name."""
+        """The run's own model of this name."""
         return next((model for model in self.inputs.models if model.name == name), None)
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What is shown: `facts` as a report's, and in what the runs differ."""
+    """The content of the page: `facts` as in a report, and the differences between the runs."""
 
     runs: tuple[Run, ...]
     differing: Differences
@@ -59,7 +59,7 @@ class Comparison:
     cost: Cost
 
     def to_json(self) -> Json:
-        """All of it as plain JSON, without the points of figures."""
+        """Everything as plain JSON, without the points of figures."""
         kept = ("findings", "models", "pairs", "perplexity", "benchmarks", "groups", "samples")
         return {
             "runs": [
@@ -87,7 +87,7 @@ class Comparison:
         return markdown_of(blocks)
 
     def write(self, directory: Path) -> None:
-        """compare.md, compare.html, compare.json and figures/ in a directory that is new or empty; raises OnwardError."""
+        """Write compare.md, compare.html, compare.json and figures/ into a new or empty directory. Raises OnwardError."""
         if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
             raise OnwardError(f"{directory} exists already and is not empty")
         directory.mkdir(parents=True, exist_ok=True)
@@ -104,9 +104,9 @@ class Comparison:
 
 
 def compare(store: Store, names: Sequence[str]) -> Comparison:
-    """Runs by their names, in that order: the others are held against the first.
+    """Compare runs by name, in this order. The first run is the reference for the others.
 
-    Raises ConfigError where one is unknown or fewer than two are meant, OnwardError where one has no report yet.
+    Raises ConfigError if a name is unknown or fewer than two runs are given, and OnwardError if a run has no report yet.
     """
     records = list({record.run: record for record in (record_of(store, name) for name in names)}.values())
     if len(records) < 2:
@@ -141,14 +141,14 @@ def compare(store: Store, names: Sequence[str]) -> Comparison:
 
 
 Names = dict[tuple[str, str], str]
-"""(run's label, name of a model or benchmark there) → its name here."""
+"""(run's label, name of a model or benchmark in that run) → its name in the comparison."""
 _ASKED, _READ = ("scores", "questions"), ("perplexity", "documents")
 
 
 def _model_names(runs: Sequence[Run], called: Names) -> Names:
-    """`B · 400M`; for a model that several runs share `A, B · 400M`, or its name alone where all do.
+    """Names of models: `B · 400M`; `A, B · 400M` if several runs share a model; its name alone if all runs share it.
 
-    A model that runs measured with other results (at another length, say) is not shared between these.
+    Runs do not share a model if they measured it with other results (at another length, for instance).
     """
     owners: dict[tuple[str, str], list[list[Run]]] = {}
     for run in runs:
@@ -171,7 +171,7 @@ def _model_names(runs: Sequence[Run], called: Names) -> Names:
 
 
 def _measured_alike(one: Run, other: Run, model: str, called: Names) -> bool:
-    """Whether everything that both measured of a model came out the same, to the bit."""
+    """Whether every measure that both runs made of a model has the same result, bit for bit."""
     first, second = (_measured(run, model, called) for run in (one, other))
     return all(first[what] == second[what] for what in first.keys() & second.keys())
 
@@ -226,7 +226,7 @@ def _together(runs: Sequence[Run], names: Names, called: Names) -> tuple[ReportC
 
 
 def _benchmark_names(runs: Sequence[Run]) -> Names:
-    """(run, benchmark) → another name, where one name stands for different questions in different runs."""
+    """(run, benchmark) → a distinct name, if one name stands for different questions in different runs."""
     asked: dict[str, dict[str, str]] = {}
     for run in runs:
         for scores in run.inputs.scores.values():
@@ -241,14 +241,14 @@ def _benchmark_names(runs: Sequence[Run]) -> Names:
 
 
 def _questions_of(part: Input) -> str:
-    """What stands for the questions that were asked: digests of their files, or of the part that they were made into."""
+    """Identifies the questions of a score: the digests of their files, or of the part that held them."""
     inputs = read_manifest(part.root).inputs
     own = inputs.get("own")
     return json.dumps(own["digest"] if own else [file.get("sha256") for file in inputs.get("files", ())])
 
 
 def _pairs(runs: Sequence[Run], names: Names) -> list[Pair]:
-    """Each run's last model against its base; then at each budget the other runs against the first."""
+    """Each run's last model against its base; then, at each budget, the other runs against the first."""
     found = []
     for run in runs:
         own = [names[run.label, model.name] for model in run.inputs.models]
@@ -261,7 +261,7 @@ def _pairs(runs: Sequence[Run], names: Names) -> list[Pair]:
 
 
 def _budgets(first: Run, other: Run) -> list[Pair]:
-    """The models of two runs that stand for each other: those of the same name; the last ones where there are none."""
+    """The corresponding models of two runs: those of the same name, or the last ones if no names match."""
     shared = [model.name for model in first.inputs.models[1:] if other.model(model.name)]
     if shared:
         return [(name, name) for name in shared]
@@ -294,7 +294,7 @@ def _findings(runs: Sequence[Run], names: Names, facts: ReportFacts) -> list[str
     return found
 
 
-# ---- what stands above the results ----------------------------------------------------------------------------------
+# ---- above the results ----------------------------------------------------------------------------------------------
 
 
 def _runs_table(runs: Sequence[Run]) -> list[Block]:

@@ -1,4 +1,4 @@
-"""In which fields configurations differ: those that decide bytes (identity), and apart from them those that do not."""
+"""The fields in which configurations differ: identity fields, which affect bytes, and separately execution fields."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from storage.settings import Section, identity_values, is_section, plain, role_o
 
 @dataclass(frozen=True)
 class Field:
-    """One field (`training.learning_rate`) in which runs differ; `values` by the run's label, plain JSON."""
+    """One field (`training.learning_rate`) in which runs differ. `values` are plain JSON, by the run's label."""
 
     path: str
     values: dict[str, Any]
@@ -23,8 +23,10 @@ class Field:
 
 @dataclass(frozen=True)
 class Differences:
-    """Fields of identity, and of execution, in which runs differ, by path; `unknown` where a configuration of before has
-    fields that are no longer known, so that all of its differences are there."""
+    """Identity fields and execution fields in which runs differ, by path.
+
+    If an older configuration has fields that no longer exist, all differences are in `unknown` instead.
+    """
 
     identity: tuple[Field, ...]
     execution: tuple[Field, ...]
@@ -32,7 +34,7 @@ class Differences:
 
 
 def differences(configs: Mapping[str, Mapping[str, Any]]) -> Differences:
-    """The fields in which configurations (as a run record keeps them) differ, by the runs' labels."""
+    """The fields in which configurations differ, by the runs' labels. `configs` are as in a run record."""
     try:
         runs = {label: parse_config(dict(config), label) for label, config in configs.items()}
     except ConfigError:
@@ -65,7 +67,7 @@ def _execution_inside(value: Any) -> Any:
 
 
 def _fields(configs: Mapping[str, Any]) -> list[Field]:
-    """Leaves in which any run differs from the first; tuples and lists are alike, as they are in JSON."""
+    """Leaves in which any run differs from the first. Tuples and lists are equal, as in JSON."""
     plain = {label: json.loads(json.dumps(config)) for label, config in configs.items()}
     labels: Sequence[str] = list(plain)
     first = plain[labels[0]]
@@ -78,7 +80,7 @@ def _fields(configs: Mapping[str, Any]) -> list[Field]:
 
 
 def shown(value: Any) -> str:
-    """A field's value, as a reader wants it in a table."""
+    """A field's value for a reader, as a cell of a table."""
     if value == MISSING:
         return "–"
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

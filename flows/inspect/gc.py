@@ -1,8 +1,8 @@
-"""`onward gc`: what no run that is remembered needs is freed, but for what MLflow knows or has still to learn.
+"""`onward gc`: frees what no recorded run needs, except what MLflow knows or has not received yet.
 
-A version of a registered model keeps its model, all that it was made of, and what was measured of these: `onward lineage`
-and `onward export` read them. An account that is not published yet keeps what it names. MLflow is asked while no run can
-use the store; where one that is known of cannot be asked, nothing is freed.
+A version of a registered model keeps its model, everything that the model was made from, and the measurements of all
+of these, because `onward lineage` and `onward export` read them. An unpublished account keeps the artifacts that it
+names. MLflow is asked while no run can use the store. If a known MLflow cannot be asked, nothing is freed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _PAGE = 1000
 
 @dataclass(frozen=True)
 class Version:
-    """A version of a registered model that was registered by Onward: `stage` and `key` of its artifact."""
+    """A version of a registered model that Onward registered. `stage` and `key` name its artifact."""
 
     name: str
     stage: str
@@ -43,10 +43,11 @@ def collect(
     dry_run: bool = False,
     say: Callable[[str], None],
 ) -> Collected:
-    """Free what neither a run record, nor `keep`, nor MLflow needs; `say` tells what is kept for MLflow's sake.
+    """Free what neither a run record, nor `keep`, nor MLflow needs. `say` is told what is kept because of MLflow.
 
-    `mlflow`: addresses to ask beside those that the store's runs were told to. `without_mlflow`: go on where one cannot be
-    asked. Raises OnwardError, and frees nothing, where one cannot be asked, or a model would be freed and none is known.
+    `mlflow`: more addresses to ask, besides those that the store's runs published to. `without_mlflow`: continue if an
+    address cannot be asked. Raises OnwardError, and frees nothing, if an address cannot be asked, or if a model would be
+    freed and no address is known.
     """
     addresses = addresses_of(store, mlflow)
 
@@ -68,9 +69,9 @@ def collect(
 
 
 def registered(address: str) -> list[Version]:
-    """Every version of every registered model that names an artifact of Onward's. Raises what the client raises."""
+    """Every version of every registered model that names an artifact of Onward. Raises the errors of MLflow's client."""
     file = database_of(address)
-    if file is not None and not file.is_file():  # the client would make one
+    if file is not None and not file.is_file():  # the client would create one
         raise FileNotFoundError(f"there is no database at {file}")
     from flows.tracking.client import connect
 
@@ -91,7 +92,7 @@ def registered(address: str) -> list[Version]:
 def _asked(address: str, *, without_mlflow: bool, say: Callable[[str], None]) -> list[Version]:
     try:
         return registered(address)
-    except Exception as error:  # whatever it is: what may be registered there is not known
+    except Exception as error:  # any error leaves it unknown which models are registered there
         why = f"{type(error).__name__}: {without_secrets(str(error).partition(chr(10))[0])[:200]}"
         shown = without_secrets(address)
         if not without_mlflow:
@@ -105,7 +106,7 @@ def _asked(address: str, *, without_mlflow: bool, say: Callable[[str], None]) ->
 
 
 def _waiting(store: Store, unneeded: Sequence[Artifact], say: Callable[[str], None]) -> set[str]:
-    """Keys that accounts have still to tell of."""
+    """Keys that accounts have not published yet."""
     try:
         accounts = unpublished(store.root)
     except OSError as error:
@@ -124,7 +125,7 @@ def _waiting(store: Store, unneeded: Sequence[Artifact], say: Callable[[str], No
 def _kept(
     store: Store, versions: Iterable[Version], unneeded: Sequence[Artifact], say: Callable[[str], None]
 ) -> set[str]:
-    """Keys of registered models, and of what was measured of them or of what they were made of."""
+    """Keys of registered models, and of the measurements of these models and of the models that they were made from."""
     unreached = {artifact.key: artifact for artifact in unneeded}
     models = {version.key: version for version in versions}
     only = [version for key, version in models.items() if key in unreached]

@@ -1,4 +1,4 @@
-"""What the reports of earlier runs were made of: the run record names the report, and its manifest the rest."""
+"""The inputs of earlier runs' reports. The run record names the report, and the report's manifest names its inputs."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _REFERENCE = {"stage", "key", "part", "digest"}
 
 
 def record_of(store: Store, name: str) -> RunRecord:
-    """The record of a run, by its whole name (`edu-125m-3f9a2c`), a beginning of it, or the digest alone.
+    """The record of a run, by its full name (`edu-125m-3f9a2c`), a beginning of it, or the digest alone.
 
-    Raises ConfigError, with the runs that there are, where none or several are meant.
+    Raises ConfigError, with a list of the runs, if no run or more than one matches.
     """
     records = list(read_records(store))
     found = [record for record in records if record.run == name]
@@ -36,7 +36,7 @@ def record_of(store: Store, name: str) -> RunRecord:
 
 
 def report_of(store: Store, record: RunRecord) -> Artifact:
-    """The newest report of a run. Raises OnwardError where it has none (yet)."""
+    """The newest report of a run. Raises OnwardError if it has none (yet)."""
     found = [
         artifact
         for stage, key in record.artifacts
@@ -50,14 +50,14 @@ def report_of(store: Store, record: RunRecord) -> Artifact:
 
 
 def inputs_of(store: Store, page: Artifact) -> tuple[ReportConfig, ReportInputs]:
-    """Configuration and inputs of a report, as its stage had them. Raises OnwardError where something of it is gone."""
+    """Configuration and inputs of a report, as its stage got them. Raises OnwardError if one of them no longer exists."""
     known = {field.name for field in dataclasses.fields(ReportInputs)}
     found = {name: _resolved(store, value) for name, value in page.manifest.inputs.items() if name in known}
     return ReportConfig.model_validate(page.manifest.config), read_as(ReportInputs, found)
 
 
 def request_of(store: Store, page: Artifact) -> Request:
-    """The request that a report or data page was made by, for the code as it stands. Raises OnwardError as `inputs_of`."""
+    """The request that makes a report or data page again with the current code. Raises OnwardError like `inputs_of`."""
     if page.stage == report.STAGE:
         return Request(report, *inputs_of(store, page))
     config = data.DataConfig.model_validate(page.manifest.config)

@@ -1,1 +1,1 @@
-"""Where models and documents came from and what became of them, read from what the store holds."""
+"""Where models and documents came from and what happened to them, read from the store."""

@@ -1,7 +1,8 @@
-"""What stages did to a document that they kept: what they took out of its text or masked in it, and what it still holds.
+"""What stages changed in a document that they kept: removed lines, masked text, and questions that it still holds.
 
-Read from texts and tables that the stages left, nothing guessed: lines are named where the text before them, without them,
-is the text that the stage left; rules and placeholders where the stage's own rules, asked again, give that text.
+This is read from the texts and tables of the stages; nothing is guessed. Lines are named only if removing them from the
+text before gives exactly the text after. Rules and placeholders are named only if the stage's own rules, applied again,
+give that text.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from tasks.corpus.rules import pii
 
 SHOWN_LINES = 8
 LINE_CHARACTERS = 160
-"""Of what was taken out, so many lines are shown, each cut to so many characters."""
+"""At most SHOWN_LINES removed lines are shown, each cut to this many characters."""
 
 _MASKED = {
     "email": ("e-mail addresses", pii.EMAIL),
@@ -28,14 +29,14 @@ _MASKED = {
 
 @dataclass(frozen=True)
 class Cut:
-    """A line that was taken out, and the rule that did it where there are several."""
+    """A removed line, and, if there are several rules, the rule that removed it."""
 
     line: str
     rule: str = ""
 
 
 def edited(catalog: Catalog, stage: str, path: str, document: int) -> list[str]:
-    """What the artifact at `path` (relative to the store) changed in the document, in lines; empty where nothing."""
+    """Lines that describe what the artifact at `path` (relative to the store) changed in the document; empty if nothing."""
     if stage == "filter":
         return _filtered(catalog, path, document)
     if stage == "dedup":
@@ -44,13 +45,13 @@ def edited(catalog: Catalog, stage: str, path: str, document: int) -> list[str]:
 
 
 def emptied(catalog: Catalog, path: str, document: int) -> list[str]:
-    """The lines of a document that dedup dropped because each of them stood in an earlier one."""
+    """The lines of a document that dedup dropped because each line was in an earlier document."""
     text = _given(catalog, path, document)
     return _shown([Cut(line) for line in text.split("\n") if line.strip()]) if text is not None else []
 
 
 def held_questions(catalog: Catalog, document: int) -> list[str]:
-    """`benchmark:row` of the questions that were found in the document afterwards, with it still in the corpus."""
+    """`benchmark:row` of the questions that were found later in a document that is still in the corpus."""
     found = set()
     for artifact in catalog.store.artifacts("contamination"):
         path = str(artifact.path.relative_to(catalog.store.root))
@@ -73,8 +74,10 @@ def _deduplicated(catalog: Catalog, path: str, document: int) -> list[str]:
 
 
 def _missing(before: Sequence[str], after: Sequence[str]) -> list[Cut] | None:
-    """The lines that are not there any more; None where something else was done. A line that repeats is gone wherever it
-    stands, so the first that is equal is the one that stayed."""
+    """The removed lines; None if the text changed in another way.
+
+    A repeated line is removed wherever it appears later, so the first equal line is the one that stayed.
+    """
     gone, at = [], 0
     for line in before:
         if at < len(after) and line == after[at]:
@@ -96,7 +99,7 @@ def _filtered(catalog: Catalog, path: str, document: int) -> list[str]:
 
 
 def _by_rules(catalog: Catalog, path: str, one: str, two: str) -> tuple[list[str], list[Cut]] | None:
-    """What the artifact's own rules do to the text it was given; None where that is not the text that it left."""
+    """What the artifact's own rules do to its input text; None if the result is not the text that the artifact holds."""
     import numpy as np
     import polars as pl
 
@@ -114,7 +117,7 @@ def _by_rules(catalog: Catalog, path: str, one: str, two: str) -> tuple[list[str
         if family.edit is None:
             continue
         if family is not pii.FAMILY:
-            # no rule for lines looks at another line: each is asked as a text of its own
+            # line rules look at one line only, so each line is tested as a text of its own
             lines = [line for line in text.splitlines() if line.strip()]
             left = family.edit(TextBatch(pl.Series(lines, dtype=pl.String)), np.ones(len(lines), bool)).texts
             for line, kept in zip(lines, left.to_list(), strict=True):
@@ -134,7 +137,7 @@ def _by_rules(catalog: Catalog, path: str, one: str, two: str) -> tuple[list[str
 
 
 def _by_looks(one: str, two: str) -> list[str]:
-    """What two texts show by themselves."""
+    """The changes that a comparison of the two texts shows."""
     counts = {name: two.count(sign) - one.count(sign) for name, sign in _MASKED.values()}
     said = [f"{name} masked: {count:,}" for name, count in counts.items() if count > 0]
     lines = len(one.splitlines()) - len(two.splitlines())
@@ -142,7 +145,7 @@ def _by_looks(one: str, two: str) -> list[str]:
 
 
 def _shown(cuts: Sequence[Cut]) -> list[str]:
-    """The first lines that were taken out, without personal data, harmless on a terminal."""
+    """The first removed lines, without personal data and safe for a terminal."""
     from tasks.pages.data.examples import visible
 
     told = []
@@ -155,13 +158,13 @@ def _shown(cuts: Sequence[Cut]) -> list[str]:
 
 
 def _text(catalog: Catalog, path: str, document: int) -> str | None:
-    """The document's text as the artifact has it."""
+    """The document's text in the artifact."""
     rows = _rows(catalog, path, "documents", "text", document)
     return rows[0]["text"] if rows else None
 
 
 def _given(catalog: Catalog, path: str, document: int) -> str | None:
-    """The document's text as the artifact was given it, where the store still has that."""
+    """The document's text as input of the artifact, if the store still has it."""
     given = catalog.sql(
         "select b.path from artifacts a join inputs i using (key) join artifacts b on b.key = i.from_key "
         "where a.path = ? and i.part = 'documents'",

@@ -1,7 +1,7 @@
-"""Lineage as OpenLineage has it (https://openlineage.io/spec/2-0-2): a completed run for each artifact, files as datasets.
+"""Lineage as OpenLineage events (https://openlineage.io/spec/2-0-2): a completed run per artifact, files as datasets.
 
-A run's id is made from the stage key, so that whoever reads the same artifact twice has it once. A dataset is a part of an
-artifact, by its path in the store, or a file, package or model from outside; its version is its digest.
+A run's id is derived from the stage key, so reading the same artifact twice gives the same run. A dataset is a part of
+an artifact, named by its path in the store, or an external file, package or model. Its version is its digest.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ _FACETS = {
     "jobType": "2-0-4/JobTypeJobFacet",
     "processing_engine": "1-1-1/ProcessingEngineRunFacet",
 }
-"""Standard facets with the version of each one's schema."""
+"""Standard facets, with the version of each schema."""
 
 Json = dict[str, Any]
 
 
 def as_openlineage(graph: Graph) -> list[Json]:
-    """RunEvents, each after those that its inputs come from; of a registered model, its registration last."""
+    """RunEvents, each after the events of its inputs. The registration of a registered model comes last."""
     events = [_event(graph, artifact) for artifact in graph.nodes.values()]
     if graph.registered is not None:
         events.append(_registration(graph, graph.registered))
@@ -115,7 +115,7 @@ def _each_once(edges: Iterable[Edge]) -> list[Edge]:
 
 
 def _part(artifact: Artifact, name: str) -> Json:
-    """A part of an artifact: a directory of the store; its name is what OpenLineage calls local files by."""
+    """A part of an artifact, as a directory of the store. OpenLineage names local files in this way."""
     part = artifact.manifest.parts[name]
     place = f"{artifact.path}/{name}"
     files = [{"path": file.path, "bytes": file.bytes, "sha256": file.sha256} for file in part.files]
@@ -141,7 +141,7 @@ def _statistics(artifact: Artifact, name: str) -> Json:
 
 
 def _from_outside(one: Outside) -> Json:
-    """A source file by its source and name, since a manifest holds no path of the machine that it was read on."""
+    """A source file, named by its source and file name. A manifest holds no path of the machine that read the file."""
     hub = one.facts.get("hub")
     if hub:
         namespace, name = "https://huggingface.co", f"datasets/{hub['dataset']}@{hub['commit']}/{one.name}"

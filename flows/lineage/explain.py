@@ -1,4 +1,4 @@
-"""What became of a document: read from the tables that the stages left, nothing guessed."""
+"""The history of a document, read from the tables of the stages. Nothing is guessed."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ _WAY = stages.CORPUS[:-1]
 
 
 def fate(catalog: Catalog, document: int) -> str:
-    """A few lines: the artifacts that hold the document, what was changed in it there, the stage that dropped it with
-    reason, value and detail, and the models that were trained on it, with how many times."""
+    """A few lines about a document.
+
+    They name the artifacts that hold it and their changes, the stage that dropped it with reason, value and detail, and the
+    models trained on it, with the number of times.
+    """
     lines = [f"document {document}"]
     for stage in _WAY:
         for part in ("documents", "holdout"):
@@ -58,7 +61,7 @@ def _holding(catalog: Catalog, stage: str, part: str, document: int) -> list[dic
 
 
 def _told(seen: Seen, names: dict[str, str]) -> str:
-    """One model's line; a document that is read in part, or in more than one round, is seen a fraction of times."""
+    """The line of one model. A document read in part, or in several rounds, is seen a fractional number of times."""
     model = seen.model
     called = names.get(model.key) or f"{model.stats['tokens_seen']:,} tokens seen"
     path = f"{model.stage}/{model.key[:16]}"
@@ -70,7 +73,7 @@ def _told(seen: Seen, names: dict[str, str]) -> str:
 
 
 def _names(catalog: Catalog) -> dict[str, str]:
-    """What runs call their models, by key: from their reports."""
+    """The names of models by key, taken from the reports of runs."""
     found: dict[str, str] = {}
     for report in catalog.store.artifacts("report"):
         for model in report.manifest.inputs.get("models") or ():

@@ -1,8 +1,8 @@
-"""Which models saw a document, and how many times: from token shards, packing manifests and where each training ended.
+"""Which models saw a document, and how often: from token shards, packing manifests and the end of each training.
 
-A piece of a sequence has the document's tokens as targets; a step takes the sequences [(s − 1)·n, s·n) of its manifests.
-So a model saw a document as often as its tokens were targets in the steps of its line that changed weights, over its
-length.
+A piece of a sequence has the document's tokens as targets. Step s takes the sequences [(s − 1)·n, s·n) of its manifests.
+The number of times that a model saw a document is the number of its tokens that were targets in weight-changing steps
+of the model's segments, divided by the document's length.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tasks import stages
 
 @dataclass(frozen=True)
 class ShardSpan:
-    """A document's tokens in a shard: the shard's sha256, and [begin, end) in its flat stream, with the closing token."""
+    """A document's tokens in a shard: the shard's sha256, and [begin, end) in its flat stream, closing token included."""
 
     shard: str
     begin: int
@@ -33,7 +33,7 @@ class ShardSpan:
 
 @dataclass(frozen=True)
 class Seen:
-    """`trained` of the document's `tokens` were targets, in so many pieces; `times` is their ratio."""
+    """Of the document's `tokens`, `trained` were targets, in this number of `pieces`. `times` is trained / tokens."""
 
     model: Artifact
     tokens: int
@@ -42,13 +42,16 @@ class Seen:
 
     @property
     def times(self) -> float:
-        """1.0: once, whole."""
+        """1.0 means once and completely."""
         return self.trained / self.tokens
 
 
 def seen_by(store: Store, document: int) -> list[Seen]:
-    """Every model of the store whose training read the document's tokenizing, by how far it is trained; models that never
-    took it are in it with nothing trained. Empty where the document was not tokenized, or nothing was trained."""
+    """Every model whose training had the document's token shards as input, sorted by tokens seen.
+
+    Models that took none of its tokens are included with `trained` 0. Empty if the document was not tokenized or nothing
+    was trained.
+    """
     trainings = [one for stage in stages.TRAINING for one in store.artifacts(stage)]
     models = [one for one in trainings if one.has("export")]
     if not models:
@@ -71,7 +74,7 @@ def seen_by(store: Store, document: int) -> list[Seen]:
 
 
 def line_of(model: Artifact, store: Store) -> Iterator[Artifact]:
-    """The segments whose steps made a model's weights, the last first, back to where weights came from outside."""
+    """The segments whose steps made a model's weights, the last first, back to weights that no training made."""
     at: Artifact | None = model
     while at is not None and at.stage in stages.TRAINING:
         yield at
@@ -80,7 +83,7 @@ def line_of(model: Artifact, store: Store) -> Iterator[Artifact]:
 
 
 def _places(store: Store, document: int) -> Iterator[ShardSpan]:
-    """Where the document's tokens lie; only the columns of ids are read."""
+    """The positions of the document's tokens. Reads only the columns of ids."""
     for artifact in store.artifacts("tokenize"):
         files = {artifact.path / file.path: file.sha256 for file in artifact.manifest.parts["tokens"].files}
         for path, digest in files.items():
@@ -91,7 +94,7 @@ def _places(store: Store, document: int) -> Iterator[ShardSpan]:
 
 
 def _taken(segment: Artifact, store: Store, places: dict[str, ShardSpan]) -> tuple[int, int, set[str]]:
-    """(targets of the document, pieces that hold them, shards of it that the segment's manifests name) of one segment."""
+    """For one segment: (targets from the document, pieces that hold them, shards of it that the manifests name)."""
     config = segment.manifest.config
     per_step = int(config["sequences_per_step"])
     first, last = int(config["first_step"]) * per_step, int(config["last_step"]) * per_step
@@ -121,7 +124,7 @@ def _taken(segment: Artifact, store: Store, places: dict[str, ShardSpan]) -> tup
 
 
 def _idle_steps(segment: Artifact) -> np.ndarray:
-    """Steps that changed no weights: skipped ones, and those that training went back over."""
+    """Steps that changed no weights: skipped steps, and steps that a rollback discarded."""
     table = pq.read_table(_journal(segment), columns=["step", "skipped"])
     steps = table["step"].to_numpy()[table["skipped"].fill_null(False).to_numpy(zero_copy_only=False)]
     gone_over = [np.arange(first, last + 1) for first, last in segment.stats["result"].get("rollbacks") or ()]

@@ -1,6 +1,6 @@
-"""The way from a model (or any artifact) back to the files that it is made of, as a graph, as text and as Mermaid.
+"""The way from a model (or any artifact) back to its source files, as a graph, as text and as Mermaid.
 
-Read from the manifests of the store alone: each says of which parts, with which digests, it was made.
+Read only from the manifests of the store. Each names the parts, with digests, that its artifact was made from.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ SHORT = 16
 
 @dataclass(frozen=True)
 class Edge:
-    """A part of one artifact that another was made of; its digest was in the other's key."""
+    """A part of one artifact that another artifact was made from. Its digest was in the other's key."""
 
     source: str
     part: str
@@ -29,9 +29,9 @@ class Edge:
 
 @dataclass(frozen=True)
 class Outside:
-    """What entered an artifact from outside the store: `kind` is file, package, model, benchmark or classifier.
+    """An external input of an artifact. `kind` is file, package, model, benchmark or classifier.
 
-    `digest` is a sha256, a package's version, or a commit, as `scheme` says. `group`: the source it is of, or its place.
+    `digest` is a sha256, a package version or a commit, as `scheme` says. `group` is its source, or its location.
     """
 
     kind: str
@@ -45,7 +45,7 @@ class Outside:
 
 @dataclass(frozen=True)
 class Registered:
-    """A version of a registered model: `uri` is the MLflow server's or database's, without secrets."""
+    """A version of a registered model. `uri` is the address of the MLflow server or database, without secrets."""
 
     name: str
     version: str
@@ -57,14 +57,14 @@ class Registered:
 
 @dataclass
 class Graph:
-    """Artifacts by key, each after all that it is made of; the last is `target`."""
+    """Artifacts by key, each after all of its inputs. The last one is `target`."""
 
     target: Artifact
     nodes: dict[str, Artifact]
     edges: list[Edge]
     outside: dict[str, list[Outside]]
     missing: list[Edge]
-    """Edges from artifacts that are gone from the store."""
+    """Edges from artifacts that no longer exist in the store."""
     registered: Registered | None = None
 
     def made_of(self, key: str) -> list[Edge]:
@@ -73,13 +73,13 @@ class Graph:
 
     @property
     def sources(self) -> list[Outside]:
-        """All that came from outside, each once, by kind, group and name."""
+        """All external inputs, each once, by kind, group and name."""
         found = {one for group in self.outside.values() for one in group}
         return sorted(found, key=lambda one: (one.kind, one.group, one.name, one.digest))
 
 
 def graph_of(store: Store, artifact: Artifact) -> Graph:
-    """Everything behind an artifact. Raises DamagedArtifact where a manifest on the way cannot be read."""
+    """The graph of everything that an artifact was made from. Raises DamagedArtifact if a manifest cannot be read."""
     nodes: dict[str, Artifact] = {}
     edges: list[Edge] = []
     missing: list[Edge] = []
@@ -106,7 +106,7 @@ def graph_of(store: Store, artifact: Artifact) -> Graph:
 
 
 def _edges(artifact: Artifact) -> list[dict[str, Any]]:
-    """The references of an artifact, each once."""
+    """The references of an artifact, without duplicates."""
     found = {(edge["stage"], edge["key"], edge["part"]): edge for edge in references(artifact)}
     return list(found.values())
 
@@ -138,8 +138,11 @@ def _text(source: str, inputs: Mapping[str, Any]) -> Iterator[Outside]:
 
 
 def _questions(benchmark: str, inputs: Mapping[str, Any]) -> Iterator[Outside]:
-    """The files that were scored, without sizes: what was looked for in the text are the same. The name of a user's one
-    file is in no key. By the harness's version is measured."""
+    """The question files that an evaluation scored, and the harness version that scored them.
+
+    Sizes are left out, so that the entries equal those of decontamination. The key does not hold the name of a user's
+    single file; `questions` stands for it.
+    """
     for file in inputs.get("files") or ():
         yield Outside(
             "benchmark", benchmark, str(file.get("name", "questions")), "sha256", str(file["sha256"])
@@ -156,7 +159,7 @@ def _base(origin: Mapping[str, Any]) -> Iterator[Outside]:
 
 
 def find_artifact(store: Store, given: str) -> Artifact:
-    """By key, stage and key, the beginning of one, or a path in the store. Raises OnwardError where it is none."""
+    """Find an artifact by key, stage and key, the beginning of one, or a path in the store. Raises OnwardError."""
     from storage.catalog import Catalog
 
     found = Catalog(store).find(given)
@@ -167,7 +170,7 @@ def find_artifact(store: Store, given: str) -> Artifact:
 
 
 def as_text(graph: Graph) -> str:
-    """Artifacts, the target first, each with the parts that were used and their digests; then what came from outside."""
+    """Artifacts, the target first, each with its used parts and their digests; then the external inputs."""
     lines = []
     if (one := graph.registered) is not None:
         lines.append(f"{one.asked} is version {one.version} of {one.name} in MLflow ({one.uri})")
@@ -194,7 +197,7 @@ def _hub(source: Outside) -> str:
 
 
 def _used(graph: Graph, artifact: Artifact) -> list[tuple[str, str]]:
-    """Parts that something in the graph was made of; of the target, its export, or all."""
+    """Parts that artifacts in the graph were made from; for the target, its export or all parts."""
     if artifact.key == graph.target.key:
         parts = artifact.manifest.parts
         return [(name, parts[name].digest) for name in (("export",) if "export" in parts else sorted(parts))]
@@ -202,7 +205,7 @@ def _used(graph: Graph, artifact: Artifact) -> list[tuple[str, str]]:
 
 
 def _depths(graph: Graph) -> dict[str, int]:
-    """The longest way to the target, in steps."""
+    """The longest path to the target, in edges."""
     depths = {graph.target.key: 0}
     for key in reversed(list(graph.nodes)):
         for edge in graph.made_of(key):
@@ -211,7 +214,7 @@ def _depths(graph: Graph) -> dict[str, int]:
 
 
 def as_mermaid(graph: Graph) -> str:
-    """A flow chart from the files to the model; an edge that others imply is left out, whole digests stand in comments."""
+    """A flow chart from the files to the model. Implied edges are left out; full digests are in comments."""
     lines = ["flowchart LR"]
     names = {key: f"a{number}" for number, key in enumerate(graph.nodes)}
     for key, artifact in graph.nodes.items():
@@ -234,7 +237,7 @@ def as_mermaid(graph: Graph) -> str:
 
 
 def _telling(graph: Graph) -> list[Edge]:
-    """One edge for each pair of artifacts, without those that a longer way implies (transitive reduction)."""
+    """One edge for each pair of artifacts, without edges that a longer path implies (transitive reduction)."""
     before: dict[str, set[str]] = {}
     for key in graph.nodes:  # each after all that it is made of
         sources = {edge.source for edge in graph.made_of(key)}
@@ -248,7 +251,7 @@ def _telling(graph: Graph) -> list[Edge]:
 
 
 def _quoted(words: list[str]) -> str:
-    """Text of a node: Mermaid takes entities for what would end it."""
+    """Text of a node. Characters that would end it become entities."""
     return "<br/>".join(
         word.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace('"', "&quot;")
         for word in words

@@ -1,4 +1,4 @@
-"""What a person calls a model: a registered model's alias or version, a stage key or the beginning of one, or a path."""
+"""The names that users give to a model: a registered model's alias or version, a stage key or its beginning, or a path."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _ALIAS = re.compile(r"([^/:@]+)@([\w-]+)")
 def resolve(
     given: str, store: Path | Callable[[], Path], mlflow: str | None = None
 ) -> tuple[Store, Artifact, Registered | None]:
-    """The artifact that is meant, the store that it is in, and the version of a registered model that named it.
+    """The artifact that `given` names, its store, and the version of a registered model if one named it.
 
-    `given`: `name@alias`, `name/version`, a path in a store, a stage key, `stage/key`, or the beginning of one. `store` is
-    where keys are looked for, or finds it where it is needed; a version says itself where its store was, and is looked for
-    there too. `mlflow`: address of the registry (None: MLFLOW_TRACKING_URI, else this home's database). Raises OnwardError
-    where it is not to be had.
+    `given`: `name@alias`, `name/version`, a path in a store, a stage key, `stage/key`, or a beginning of one. `store`: the
+    store for keys, or a function that finds it when needed. A version records its own store, which is searched too.
+    `mlflow`: address of the registry (None: MLFLOW_TRACKING_URI, else this home's database). Raises OnwardError if the
+    artifact cannot be found.
     """
     if (found := _at(given)) is not None:
         return *found, None
@@ -45,12 +45,12 @@ def resolve(
 
 
 def _at(given: str) -> tuple[Store, Artifact] | None:
-    """The artifact that a directory of this name is, or is a part of."""
+    """The artifact in the directory of this name, or the artifact that contains it."""
     path = Path(given)
     try:
         if not path.is_dir():
             return None
-    except (OSError, ValueError):  # too long for a file's name, or none at all
+    except (OSError, ValueError):  # too long for a file name, or not a valid one
         return None
     for directory in (path.resolve(), *path.resolve().parents):
         if (directory / NAME).is_file():

@@ -1,7 +1,7 @@
-"""The environment of our processes, decided before prefect or mlflow is imported. Light to import.
+"""The environment of Onward's processes, set before prefect or mlflow is imported. Light to import.
 
-`prepare` is for a command of the user's; `service_environment` for servers, workers and the flow runs below them. Both
-must agree on where data lies. What the user has set stays, except what would lock us out of our own loopback servers.
+`prepare` is for a user's command, and `service_environment` for servers, workers and their flow runs. Both must agree
+on the location of data. The user's settings stay, except those that would lock us out of our own loopback servers.
 """
 
 from __future__ import annotations
@@ -21,19 +21,21 @@ from storage.paths import home, prefect_home, state_directory
 
 _QUIET = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "DO_NOT_TRACK": "true",  # serves both; MLflow takes no other word than this
+    "DO_NOT_TRACK": "true",  # serves both; MLflow accepts no other word than this
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "TOKENIZERS_PARALLELISM": "false",
-    "PYTHONUTF8": "1",  # whatever the locale is: what one process writes another reads
-    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",  # the least there is; the crash automation counts on it
+    "PYTHONUTF8": "1",  # in any locale: what one process writes, another reads
+    "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",  # the smallest value; the crash automation counts on it
 }
 _SPINS = {"GOMP_SPINCOUNT": "20000"}
-"""How often a thread of OpenMP (libgomp) looks for work before it sleeps; 300,000 where it is not said. On cores that
-others use too, a thread that spins keeps from running the one that it waits for: a training step beside two busy
-processes took 1.8 s with 300,000 and 1.4 s with 20,000, and no more on idle cores. No number changes."""
+"""Number of times that an OpenMP thread (libgomp) looks for work before it sleeps; libgomp's default is 300,000.
+
+On cores that others use too, a spinning thread blocks the thread that it waits for. Beside two busy processes, a training
+step took 1.8 s with 300,000 and 1.4 s with 20,000; on idle cores there was no difference. Results do not change.
+"""
 _OF_OTHER_SERVERS = (
-    "PREFECT_API_KEY",  # a stray one wins over everything, and gives 401
+    "PREFECT_API_KEY",  # a leftover key overrides everything and gives 401
     "PREFECT_API_AUTH_STRING",
     "PREFECT_SERVER_API_AUTH_STRING",
     "PREFECT_SERVER_API_HOST",
@@ -49,7 +51,7 @@ _OF_OTHER_SERVERS = (
 
 
 def prepare() -> None:
-    """Set this process's environment for a run: quiet, at home, and reporting to `onward up` where that runs here."""
+    """Set this process's environment for a run: quiet, data in this home, the servers of `onward up` if they run."""
     own = os.environ.get("PREFECT_API_URL") is None
     if own:
         for name in ("PREFECT_API_KEY", "PREFECT_PROFILE"):
@@ -60,7 +62,7 @@ def prepare() -> None:
         os.environ.setdefault(name, value)
     os.environ.setdefault(
         "PREFECT_SERVER_EPHEMERAL_ENABLED", "false"
-    )  # ours (flows/services/server.py) leaves with its run
+    )  # our own server (flows/services/server.py) ends with its run
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     record = running_servers()
@@ -73,11 +75,11 @@ def prepare() -> None:
 
 
 def _spins() -> dict[str, str]:
-    return {} if "OMP_WAIT_POLICY" in os.environ else _SPINS  # who has chosen how to wait has chosen
+    return {} if "OMP_WAIT_POLICY" in os.environ else _SPINS  # keep the user's own choice
 
 
 def running_servers() -> dict[str, Any] | None:
-    """What `onward up` recorded in this home, where its Prefect server runs; None otherwise."""
+    """The record of `onward up` in this home if its Prefect server runs; None otherwise."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         record = json.loads((state_directory() / "services.json").read_bytes())
         prefect = record["services"]["prefect"]
@@ -87,19 +89,19 @@ def running_servers() -> dict[str, Any] | None:
 
 
 def addresses(prefect_port: int, mlflow_port: int) -> dict[str, str]:
-    """Where the servers of `onward up` are found, for clients and for links."""
+    """The addresses of the servers of `onward up`, for clients and for links."""
     prefect, mlflow = f"http://127.0.0.1:{prefect_port}", f"http://127.0.0.1:{mlflow_port}"
     return {
         "PREFECT_API_URL": f"{prefect}/api",
         "PREFECT_UI_URL": prefect,
         "MLFLOW_TRACKING_URI": mlflow,
         "ONWARD_MLFLOW_URL": mlflow,
-        "ONWARD_MLFLOW_LOCAL": "1",  # same machine: files of experiments lie in storage.paths.mlflow_files()
+        "ONWARD_MLFLOW_LOCAL": "1",  # same machine: experiment files are in storage.paths.mlflow_files()
     }
 
 
 def service_environment(prefect_port: int, mlflow_port: int) -> dict[str, str]:
-    """Of the servers, workers and flow runs of `onward up`: no password, no other server, data in this home."""
+    """Environment of the servers, workers and flow runs of `onward up`: no password, no other server, data in this home."""
     public = {
         name: os.environ[name] for name in ("PREFECT_UI_URL", "ONWARD_MLFLOW_URL") if name in os.environ
     }
@@ -112,7 +114,7 @@ def service_environment(prefect_port: int, mlflow_port: int) -> dict[str, str]:
         **kept,
         "ONWARD_HOME": str(home()),
         "PREFECT_HOME": str(prefect_home()),
-        "PREFECT_RUNNER_AUTO_INSTALL_DEPENDENCIES": "false",  # a flow run uses what is installed
+        "PREFECT_RUNNER_AUTO_INSTALL_DEPENDENCIES": "false",  # a flow run uses the installed packages
         "PREFECT_SERVER_EPHEMERAL_ENABLED": "false",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "PYTHONUNBUFFERED": "1",
@@ -123,9 +125,9 @@ def service_environment(prefect_port: int, mlflow_port: int) -> dict[str, str]:
 
 
 def outlive_worker() -> None:
-    """Let a flow run live on when the worker dies that reads its output: what it writes then goes to a file.
+    """Let a flow run survive the death of the worker that reads its output. Later output goes to a file.
 
-    Without this the next line that any library writes to standard error would end the run.
+    Without this, the next line that any library writes to standard error would end the run.
     """
     if "PREFECT__FLOW_RUN_ID" not in os.environ:
         return
@@ -134,7 +136,7 @@ def outlive_worker() -> None:
     def redirect_when_broken() -> None:
         broken = select.poll()
         for number in watched:
-            broken.register(number, 0)  # errors alone: the reading end was closed
+            broken.register(number, 0)  # errors only: the reading end was closed
         broken.poll()
         logs = state_directory() / "logs"
         logs.mkdir(parents=True, exist_ok=True)
@@ -147,7 +149,7 @@ def outlive_worker() -> None:
 
 
 def gpus() -> list[str]:
-    """Names of the NVIDIA GPUs of this machine, asked of the driver; torch is not loaded for that."""
+    """Names of the NVIDIA GPUs of this machine, from the driver. Does not load torch."""
     import pynvml
 
     with contextlib.suppress(pynvml.NVMLError):
@@ -161,6 +163,6 @@ def gpus() -> list[str]:
 
 
 def worker_command(pool: str, name: str) -> list[str]:
-    """The command line of a Prefect worker; the pool is there already, and nothing is installed."""
+    """The command line of a Prefect worker. The pool already exists, and nothing is installed."""
     options = ["--pool", pool, "--name", name, "--install-policy", "never", "--no-create-pool-if-not-found"]
     return [sys.executable, "-m", "flows.services.prefect_worker", *options]

@@ -1,7 +1,7 @@
-"""One run at a time on each GPU: `flock` on `.onward/gpu-<name>.lock`, for terminal runs and workers of a home alike.
+"""One run at a time on each GPU: `flock` on `.onward/gpu-<name>.lock`, for terminal runs and workers of a home.
 
-The trainer inherits the descriptor, so the lock is free when the last process that computes there is gone, however it
-went. Where there is no CUDA device nothing is locked.
+The trainer inherits the descriptor. So the lock is free when the last process that computes on the GPU is gone, however
+it ended. Without a CUDA device, nothing is locked.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from storage.lock import Lock
 
 @dataclass(frozen=True)
 class Gpu:
-    """What a run's stages take for themselves while they compute. `owner` is what others are told of it."""
+    """The devices that a run's stages reserve while they compute. Other runs are shown `owner`."""
 
     directory: Path
     device: str
     owner: str
     count: int = 1
-    """Devices that it computes on: the first ones of those that are visible, one for each trainer process."""
+    """Number of devices: the first visible ones, one for each trainer process."""
 
     def names(self) -> tuple[str, ...]:
-        """The devices' names: their places or ids in CUDA_VISIBLE_DEVICES; none where stages compute on the CPU."""
+        """The devices' indices or ids in CUDA_VISIBLE_DEVICES; empty if stages compute on the CPU."""
         if self.device == "cpu":
             return ()
         kind, _, place = self.device.partition(":")
@@ -46,10 +46,10 @@ class Gpu:
 
     @contextlib.contextmanager
     def held(self, waiting: Callable[[str], None]) -> Iterator[tuple[int, ...]]:
-        """Take the devices, polling so that a cancel gets through; gives the descriptors that a child is to inherit.
+        """Take the devices and yield the descriptors that a child must inherit. Polls, so that a cancellation takes effect.
 
-        In the order of their names, whatever order they are visible in, so that no two runs wait for each other.
-        `waiting` is called once for each that is taken, with who has it.
+        Devices are locked in the order of their names, not of visibility, so that no two runs wait for each other.
+        `waiting` is called once for each device that is taken, with the name of its owner.
         """
         with contextlib.ExitStack() as held:
             yield tuple([held.enter_context(self._one(name, waiting)) for name in sorted(set(self.names()))])
@@ -64,7 +64,7 @@ class Gpu:
 
 
 def _owner(path: Path) -> str:
-    """Who took it last, which is who has it, as far as is known."""
+    """The last known owner, which is the present one as far as is known."""
     with contextlib.suppress(OSError):
         return f"{path.name.removesuffix('.lock')} is taken by {path.read_text(encoding='utf-8') or 'another run'}"
     return "it is taken by another run"

@@ -1,7 +1,7 @@
-"""Processes by pid and start time: together they name one process of a boot, also after a pid is used again.
+"""Processes by pid and start time. Together, they identify one process of a boot even if its pid is used again.
 
-Asked of psutil, each time anew. A start is written as the kernel counts it, in clock ticks since boot: an adjusted clock
-changes the seconds since 1970 that psutil tells, and never the ticks.
+Every answer comes from psutil anew. A start is written in the kernel's unit, clock ticks since boot. An adjusted clock
+changes psutil's seconds since 1970, but never the ticks.
 """
 
 from __future__ import annotations
@@ -20,70 +20,70 @@ from typing import Any, Literal
 import psutil
 
 KILLED_SECONDS = 10.0
-"""What the kernel gets for ending a process after SIGKILL."""
+"""Time that the kernel gets to end a process after SIGKILL."""
 _TICKS = os.sysconf("SC_CLK_TCK")
 _FIRST_NAMESPACE = "4026531836"
-"""The kernel's own PID namespace. In another one, of a container, /etc/machine-id is that of an image."""
-_GONE = (psutil.Error, OSError, ValueError)  # ValueError: no number of a process
+"""The kernel's own PID namespace. In another one (a container), /etc/machine-id is that of the image."""
+_GONE = (psutil.Error, OSError, ValueError)  # ValueError: not a valid pid
 
 
 def start_ticks(pid: int) -> str:
-    """The process's start in clock ticks since boot; empty where it is gone or only waits to be reaped."""
+    """The process's start in clock ticks since boot; empty if it is gone or a zombie."""
     with contextlib.suppress(*_GONE):
         while pid > 0:
             boot, process = psutil.boot_time(), psutil.Process(pid)
             since_boot = process.create_time() - boot
             if process.status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD) or not process.is_running():
                 break
-            if psutil.boot_time() == boot:  # else the clock was set in between
+            if psutil.boot_time() == boot:  # otherwise the clock was set in between
                 return str(round(since_boot * _TICKS))
     return ""
 
 
 def boot_id() -> str:
-    """Changes with each start of the machine."""
+    """An id that changes with each start of the machine."""
     return _line(Path("/proc/sys/kernel/random/boot_id"))
 
 
 def alive(pid: int | None, ticks: str) -> bool:
-    """Whether the very process that had this start is there."""
+    """Whether the process with this pid and this start still exists."""
     return bool(pid and ticks) and start_ticks(int(pid or 0)) == ticks
 
 
 def started_at(pid: int) -> float | None:
-    """When the process started, in seconds since 1970; None where it is gone or only waits to be reaped."""
+    """When the process started, in seconds since 1970; None if it is gone or a zombie."""
     ticks = start_ticks(pid)
     return psutil.boot_time() + int(ticks) / _TICKS if ticks else None
 
 
 def environment_of(pid: int) -> dict[str, str]:
-    """The environment that the process was started with; empty where it is gone or not ours to read."""
+    """The environment that the process was started with; empty if it is gone or not readable for us."""
     with contextlib.suppress(*_GONE):
         return psutil.Process(pid).environ()
     return {}
 
 
 def parent_of(pid: int) -> int:
-    """Its parent's pid; 0 where it is gone."""
+    """The pid of its parent; 0 if it is gone."""
     with contextlib.suppress(*_GONE):
         return psutil.Process(pid).ppid()
     return 0
 
 
 def command_of(pid: int) -> str:
-    """Its command line, for people; empty where it is gone."""
+    """Its command line, for people; empty if it is gone."""
     with contextlib.suppress(*_GONE):
         return " ".join(psutil.Process(pid).cmdline()).strip()
     return ""
 
 
 def every_pid() -> Iterator[int]:
-    """The pids there are now, this process left out."""
+    """The current pids, without this process."""
     return (pid for pid in psutil.pids() if pid != os.getpid())
 
 
 def group_alive(group: int) -> bool:
-    """Whether any process of the group still runs (one that waits to be reaped does not)."""
+    """Whether any process of the group still runs. A zombie does not count."""
     for pid in every_pid():
         with contextlib.suppress(OSError):
             if os.getpgid(pid) == group and start_ticks(pid):
@@ -92,9 +92,10 @@ def group_alive(group: int) -> bool:
 
 
 def stop_group(group: int, seconds: float, *, asked: bool = False) -> bool:
-    """SIGTERM to a process group, unless it was `asked` before; SIGKILL after `seconds`. True where it left by itself.
+    """Stop a process group: SIGTERM, unless it was `asked` before, then SIGKILL after `seconds`.
 
-    One that is there `KILLED_SECONDS` after that is told of on standard error, and left.
+    Returns True if the group ended before SIGKILL. A group that still exists `KILLED_SECONDS` after SIGKILL is reported on
+    standard error and left.
     """
     if not group_alive(group):
         return True
@@ -118,7 +119,7 @@ def stop_group(group: int, seconds: float, *, asked: bool = False) -> bool:
 
 
 def still_there(what: str) -> str:
-    """What is told of processes that SIGKILL did not end."""
+    """The message about processes that SIGKILL did not end."""
     return (
         f"{what} is still there {KILLED_SECONDS:.0f} s after SIGKILL, and is left: a device or a file system "
         "does not let go of it (state D in ps)"
@@ -126,7 +127,7 @@ def still_there(what: str) -> str:
 
 
 def send(pids: Iterable[int], number: int) -> None:
-    """A signal to each that is still there."""
+    """Send a signal to each process that still exists."""
     for pid in pids:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)
@@ -134,10 +135,10 @@ def send(pids: Iterable[int], number: int) -> None:
 
 @dataclass(frozen=True)
 class ProcessId:
-    """What names a process, for whoever reads it on this machine or on another one. What is not known is empty.
+    """Identifies a process for readers on this or another machine. Unknown values are empty.
 
-    pid and `started` (clock ticks since boot) count within a boot of a machine and a PID namespace (a container has its
-    own). Version 0.1.0 wrote the first three alone.
+    pid and `started` (clock ticks since boot) are valid within one boot of a machine and one PID namespace (a container
+    has its own). Version 0.1.0 wrote only the first three fields.
     """
 
     pid: int
@@ -156,7 +157,7 @@ class ProcessId:
 
     @classmethod
     def from_dict(cls, known: Mapping[str, Any]) -> ProcessId:
-        """As it was written (`to_dict`), by this version or another."""
+        """Read the form of `to_dict`, written by this version or another."""
         names = ("boot", "namespace", "machine")
         rest = {name: str(known.get(name) or "") for name in names}
         return cls(int(known["pid"]), str(known["host"]), str(known["started"]), **rest)
@@ -167,7 +168,7 @@ class ProcessId:
 
     @classmethod
     def from_text(cls, text: str) -> ProcessId | None:
-        """As Prefect has it (`to_text`), or as 0.1.0 wrote it: `host:pid`. None for a pid alone, as a worker tells it."""
+        """Read the form of `to_text`, which Prefect stores, or `host:pid` of 0.1.0. None for a bare pid (from a worker)."""
         *known, pid = text.split(":")
         if not (known and pid.isdigit()):
             return None
@@ -175,15 +176,14 @@ class ProcessId:
         return cls(int(pid), host, started, boot, namespace, machine)
 
     def to_text(self) -> str:
-        """In one line: the host's name first, the pid last."""
+        """One line that starts with the host's name and ends with the pid."""
         return ":".join([self.host, self.started, self.boot, self.namespace, self.machine, str(self.pid)])
 
     def state(self) -> Literal["alive", "gone", "elsewhere"]:
-        """Whether the process is there; "elsewhere" where it cannot be told from here.
+        """Whether the process exists; "elsewhere" if this machine cannot tell.
 
-        In the same boot and PID namespace pid and start decide, whatever the host is called by now. After another boot of
-        the same machine it is gone. A container that is made anew keeps its host's name, so that name decides between
-        namespaces.
+        In the same boot and PID namespace, pid and start decide, even if the host was renamed. After another boot of the
+        same machine, the process is gone. A re-created container keeps its host name, so the name tells namespaces apart.
         """
         boot, namespace, same_host = boot_id(), _namespace(), self.host == os.uname().nodename
         if self.boot and boot and self.boot != boot:
@@ -197,7 +197,7 @@ class ProcessId:
 
 
 def at_work(processes: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Of a run record's attempts (→ ProcessId.to_dict) those whose process is there, or cannot be seen from here."""
+    """Those of a run record's attempts (→ ProcessId.to_dict) whose process exists or cannot be seen from here."""
     return {
         attempt: process
         for attempt, process in processes.items()
@@ -212,7 +212,7 @@ def _namespace() -> str:
 
 
 def _machine(namespace: str) -> str:
-    """The machine-id itself is not to be published (man machine-id)."""
+    """An id of the machine. It is a digest, because the machine-id itself must not be published (man machine-id)."""
     found = _line(Path("/etc/machine-id")) if namespace == _FIRST_NAMESPACE else ""
     return hashlib.sha256(f"onward {found}".encode()).hexdigest()[:16] if len(found) == 32 else ""
 

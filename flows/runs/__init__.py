@@ -1,1 +1,1 @@
-"""A run with its surroundings: the stages as Prefect tasks, the account of an attempt, how it ends."""
+"""A run with its surroundings: stages as Prefect tasks, the account of an attempt, and its end."""

@@ -1,6 +1,6 @@
-"""One attempt at a run or an evaluation, kept account of: its record in the store, its scores in MLflow, its summary.
+"""One attempt at a run or an evaluation, with its record in the store, its scores in MLflow, and its summary.
 
-The record is true at each stage: a process that is killed leaves what it made to `gc`, and what it was to whoever asks.
+The record is correct at each stage. If a process is killed, `gc` and later readers still find what it made.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from storage.runs import RunRecord, amend_record, read_records
 from storage.store import Store
 
 _MEASURED_BEFORE = ("perplexity", "evaluate", "pack", "report")
-"""Stages by whose end more of a model may have been measured; none of them runs beside the main thread."""
+"""Stages after which more results of a model may exist. None of them runs beside the main thread."""
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What came of an attempt, as `onward run --json` prints it."""
+    """The result of an attempt, as `onward run --json` prints it."""
 
     flow_run: str | None
     state: str
@@ -40,13 +40,13 @@ class Summary:
     mlflow_run: str | None
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """The summary as plain JSON values."""
         return {**asdict(self), "stages": [asdict(one) for one in self.stages], "models": list(self.models)}
 
 
 @dataclass
 class Attempt:
-    """The account of one attempt. `record` names the run's record, `title` the configuration, `config` is it as JSON."""
+    """The account of one attempt. `record` names the run's record, `title` the configuration; `config` is plain JSON."""
 
     store: Store
     builder: Builder
@@ -56,16 +56,16 @@ class Attempt:
     title: str
     config: dict[str, Any]
     outcome: Outcome = field(default_factory=Outcome)
-    """Filled on the way."""
+    """Filled along the way."""
     known: frozenset[str] = frozenset()
-    """Keys that earlier attempts made."""
+    """Keys of artifacts that earlier attempts made."""
     summary: Summary | None = None
-    """Once the attempt has ended."""
+    """Set when the attempt has ended."""
     _noted: set[str] = field(default_factory=set)
 
     @contextmanager
     def account(self) -> Iterator[None]:
-        """Keep account while the block runs, and of how it ends. `report` of the outcome makes it a complete run."""
+        """Keep the account while the block runs, and record how it ends. A run with an `outcome.report` is complete."""
         self.begin()
         try:
             yield
@@ -78,7 +78,7 @@ class Attempt:
         self.end("completed")
 
     def begin(self) -> None:
-        """Say that it is at work, and set right what attempts that were killed have left."""
+        """Record that this attempt is at work, and correct the states that killed attempts left."""
         known = {record.run: record for record in read_records(self.store)}
         crash_lost_attempts(known.get(self.record), self.flow_run)
         publish.announce_process(self.flow_run)
@@ -87,7 +87,7 @@ class Attempt:
         self.known = frozenset(key for _, key in before.artifacts)
 
     def end(self, state: str) -> Summary:
-        """Write how it ended: `completed`, `failed` or `stopped`."""
+        """Record how the attempt ended: `completed`, `failed` or `stopped`."""
         complete = state == "completed" and self.outcome.report is not None
         models = describe(self.outcome) if state == "completed" else []
         self.publish_scores(complete)
@@ -104,15 +104,15 @@ class Attempt:
         return self.summary
 
     def publish_measured(self) -> None:
-        """Publish what is measured so far."""
+        """Publish the results so far."""
         self.tracker.measured(self.outcome.models)
 
     def publish_scores(self, complete: bool) -> None:
-        """Publish all that was measured, at the end; `complete` where nothing of a run is missing."""
+        """Publish all results at the end. `complete` means that nothing of the run is missing."""
         self.publish_measured()
 
     def remember(self, event: str, call: Call, artifact: Artifact | None) -> None:
-        """Keep the record true at each stage, so that a run that is killed keeps what it made from `gc`."""
+        """Add a finished artifact to the record, so that `gc` keeps it even if the run is killed."""
         if artifact is None or artifact.key in self._noted:
             return
         self._noted.add(artifact.key)
@@ -125,13 +125,13 @@ class Attempt:
         amend_record(self.store, self.record, with_it)
 
     def _show_scores(self, event: str, call: Call, artifact: Artifact | None) -> None:
-        """Publish what is measured so far: a run may train for days after that."""
+        """Publish the results so far, because training may take days before the next ones."""
         if event == "end" and call.request.stage in _MEASURED_BEFORE:
             self.publish_measured()
 
     @property
     def _own(self) -> str:
-        """What this attempt is called in the record."""
+        """The name of this attempt in the record."""
         return self.flow_run or f"{os.uname().nodename}:{os.getpid()}"
 
     def _begun(self, before: RunRecord | None) -> RunRecord:
@@ -144,7 +144,10 @@ class Attempt:
         return RunRecord(self.record, self.title, self.config, artifacts, attempts, "running", facts)
 
     def _ended(self, record: RunRecord | None, state: str, complete: bool) -> RunRecord:
-        """Without what no longer belongs to the run, where this attempt was complete and none other is at work."""
+        """The record at the end of this attempt.
+
+        If the attempt was complete and no other one is at work, artifacts that no longer belong to the run are removed.
+        """
         record = record or self._begun(None)
         made = {(artifact.stage, artifact.key) for artifact in self.builder.artifacts.values()}
         others = {name: one for name, one in at_work(record.processes).items() if name != self._own}

@@ -1,4 +1,4 @@
-"""What can be known to be wrong before any work starts. Raises ConfigError naming the field."""
+"""Checks for errors that can be found before any work starts. They raise ConfigError that names the field."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _FEW_STEPS = 500
 
 
 def check(run: RunConfig) -> None:
-    """Refuse a configuration that cannot be run: sizes that do not fit, files and benchmarks that are not there."""
+    """Refuse a configuration that cannot run: sizes that do not fit together, missing files or benchmarks."""
     rounds_of(run)
     _processes(run)
     _sources(run)
     if run.evaluation.checkpoints and run.training.keep_every_tokens is None:
         raise ConfigError(
-            "evaluation.checkpoints measures what training keeps on its way, and nothing is kept: "
+            "evaluation.checkpoints measures the checkpoints that training keeps, but it keeps none: "
             "set training.keep_every_tokens"
         )
     evaluation = run.evaluation.below(home())
@@ -53,7 +53,7 @@ def check(run: RunConfig) -> None:
 
 
 def check_hub(run: RunConfig) -> None:
-    """Refuse sources that the hub does not have. Each is asked for once; HubUnreachable where it gives no answer."""
+    """Refuse sources that the hub does not have. Asks for each once. Raises HubUnreachable if the hub does not answer."""
     for source in run.corpus.sources:
         if source.hub is not None:
             config = IngestConfig.of(source, slice_bytes=run.corpus.slice_bytes, seed=run.seed)
@@ -76,13 +76,13 @@ def _sources(run: RunConfig) -> None:
 
 
 def check_length(length: int, positions: int | None, field: str, model: str) -> None:
-    """Raise ConfigError where sequences are longer than the model's positions, as far as they are known."""
+    """Raise ConfigError if sequences are longer than the model's positions, if those are known."""
     if positions is not None and length > positions:
         raise ConfigError(f"{field} {length:,} is longer than the {positions:,} positions of {model}")
 
 
 def positions_of(directory: Path) -> int | None:
-    """Positions of a model in a directory; None where it is not there: a hub model's are known once it is imported."""
+    """Number of positions of a model in a directory; None if it is not there. A hub model's is known after its import."""
     path = directory / "config.json"
     if not path.is_file():
         return None
@@ -97,7 +97,7 @@ def positions_of(directory: Path) -> int | None:
 
 
 def advice(run: RunConfig) -> list[str]:
-    """What is allowed, but probably not meant: budgets of few steps."""
+    """Warnings about what is allowed but probably not intended: budgets of few steps."""
     named = [(f"the budget {one.name}", one.last_step) for one in rounds_of(run)]
     if isinstance(run.model.base, InitConfig):
         tokens = run.model.base.pretrain_tokens

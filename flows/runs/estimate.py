@@ -1,9 +1,10 @@
-"""What each training stage of a plan would take of a device: micro-batch, checkpointing, tokens per second, hours.
+"""What each training stage of a plan would need from a device: micro-batch, checkpointing, tokens per second, hours.
 
-The memory side is the trainer's own rule (tasks/training/device/memory.py), so what is said here is what a run resolves to.
-The rate is the median that the store recorded for the same shape on the same device; without one it is arithmetic and
-called an estimate: operations a token over the data sheet's peak times `ASSUMED_MFU`, less what checkpointing and small
-micro-batches cost. Needs the model's configuration, no weights; torch is imported where there is a stage to estimate.
+The memory side is the trainer's own rule (tasks/training/device/memory.py), so it equals what a run would choose. The
+rate is the median that the store recorded for the same shape on the same device. Without one, the rate is computed and
+called an estimate: operations per token over the data sheet's peak times `ASSUMED_MFU`, less the cost of checkpointing
+and small micro-batches. It needs the model's configuration but no weights. Torch is imported only if there is a stage
+to estimate.
 """
 
 from __future__ import annotations
@@ -31,19 +32,23 @@ from tasks.models.config import resolve_precision
 from tasks.training.spec import SegmentSpec, WsdSchedule
 
 ASSUMED_MFU = 0.4
-"""Share of a GPU's peak that a step reaches: llm.c and nanochat report 0.40 to 0.41 on H100 for GPT-2 124M."""
+"""Share of a GPU's peak that a step reaches. llm.c and nanochat report 0.40 to 0.41 on H100 for GPT-2 124M."""
 CPU_FLOPS = {"fp32": 80e9, "bf16": 150e9, "bf16_weights": 150e9}
-"""Operations a second that one core reaches in a step: a Llama of 8.9M parameters made 1,563 and 2,857 tokens per
-core-second on an EPYC."""
+"""Operations per second that one core reaches in a step.
+
+Measured: a Llama of 8.9M parameters made 1,563 (fp32) and 2,857 (bf16) tokens per core-second on an EPYC.
+"""
 SMALLEST = 5_000_000
-"""Parameters in products below which launching operations, not computing them, takes the time: no estimate is given."""
+"""Parameters in matrix products. Below this number, launching the operations takes longer than computing them, so there
+is no estimate.
+"""
 _SHAPE = ("model_type", "vocab_size", "hidden_size", "n_embd", "num_hidden_layers", "n_layer", "num_attention_heads",
           "n_head", "num_key_value_heads", "intermediate_size", "ffn_dim", "n_inner")  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Target:
-    """The device to estimate for. `memory` in bytes, `name` as torch gives it or a person does (H100)."""
+    """The device to estimate for. `memory` is in bytes; `name` is torch's name or a short one (H100)."""
 
     kind: str
     memory: int
@@ -52,7 +57,7 @@ class Target:
 
 
 def target_of(run: RunConfig, memory: int | None, name: str | None) -> Target:
-    """This machine's device as the run would choose it, or a GPU of so many bytes and this name."""
+    """This machine's device as the run would choose it, or a GPU with this memory (bytes) and name."""
     from tasks.training.device import execution
 
     device = execution.device_of(run.training.execution.device if memory is None and name is None else "auto")
@@ -61,7 +66,7 @@ def target_of(run: RunConfig, memory: int | None, name: str | None) -> Target:
         here = execution.memory_of(device)
         return Target(kind, here, execution.device_name(device), execution.usable_cores())
     if memory is None:
-        raise ConfigError(f"--device-name {name}: say with --memory how much it has, such as --memory 80G")
+        raise ConfigError(f"--device-name {name}: give its memory too, such as --memory 80G")
     if name is not None and name.lower() == "cpu":
         return Target("cpu", memory, execution.device_name("cpu"), execution.usable_cores())
     own = execution.device_name(device) if kind == "cuda" else None
@@ -71,7 +76,7 @@ def target_of(run: RunConfig, memory: int | None, name: str | None) -> Target:
 def with_estimates(
     run: RunConfig, rows: list[PlanRow], memory: int | None = None, name: str | None = None
 ) -> list[PlanRow]:
-    """The rows, each training stage that is to be made with what it would take in `training`. Raises ConfigError."""
+    """The rows, with `training` filled for each training stage that is to be made. Raises ConfigError."""
     waiting = [row for row in rows if row.stage in stages.TRAINING and row.state != "cached"]
     if not waiting:
         return rows
@@ -86,7 +91,7 @@ _OPEN = {"line": "memory and speed: open until the base model is imported"}
 
 
 class _Estimator:
-    """What is said of each training stage of one run on one device."""
+    """Estimates each training stage of one run on one device."""
 
     def __init__(self, run: RunConfig, model: dict[str, Any], target: Target) -> None:
         from tasks.training.device import memory
@@ -148,7 +153,7 @@ class _Estimator:
         }
 
     def _rate(self, cost: float, count: int) -> tuple[float | None, str]:
-        """(tokens per second of all processes, where the figure is from)."""
+        """(tokens per second of all processes, the source of the figure)."""
         recorded = self._recorded(count)
         if recorded is not None:
             return recorded, "as recorded in the store"
@@ -173,7 +178,7 @@ class _Estimator:
         return reached / operations / cost, f"an estimate: {how}"
 
     def _recorded(self, count: int) -> float | None:
-        """The median over the newest segment of this shape, length, precision and device; None without one."""
+        """The recorded median of the newest segment of this shape, length, precision and device; None if there is none."""
         store, found = Store(self._run.store_path), []
         for stage in stages.TRAINING:
             for artifact in store.artifacts(stage):
@@ -199,7 +204,7 @@ class _Estimator:
 
 
 def _segment(run: RunConfig) -> SegmentSpec:
-    """What of a segment memory depends on."""
+    """The parts of a segment that memory depends on."""
     training, packing = run.training, run.packing
     return SegmentSpec(
         kind="trunk",
@@ -217,7 +222,7 @@ def _segment(run: RunConfig) -> SegmentSpec:
 
 
 def _model_config(run: RunConfig, rows: list[PlanRow]) -> dict[str, Any] | None:
-    """config.json of the base model; None where it is a hub's and not imported yet."""
+    """The config.json of the base model; None if it is a hub model that is not imported yet."""
     imported = next((row for row in rows if row.stage == "base" and row.state == "cached"), None)
     if imported is not None and imported.key is not None:
         path = Store(run.store_path).path_of("base", imported.key)
@@ -271,7 +276,7 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _rounded(value: float) -> int:
-    """To three figures where it is large, to two below a hundred thousand: no more is known."""
+    """Round to three figures from 100,000 upwards and to two below. The estimate is not more precise."""
     digits = 3 if value >= 1e5 else 2
     scale = 10 ** max(0, math.floor(math.log10(max(value, 1))) - digits + 1)
     return round(value / scale) * scale

@@ -1,7 +1,7 @@
-"""A given model, measured: one of the store, of a directory or of the hub, on benchmarks and on a run's held-out text.
+"""Measures a given model from the store, a directory or the hub, on benchmarks and on a run's held-out text.
 
-The same stages as in a run, through the same store: what was measured before is found, and a model that is not in the store
-yet is imported into it first. Scores go to an MLflow run of their own, by the same names as a run's.
+It uses the same stages as a run, through the same store, so earlier measurements are found. A model that is not in the
+store yet is imported first. Scores go to a separate MLflow run, under the same names as a run's scores.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ from tasks.models import base
 from tasks.models.base import ModelConfig
 
 PLAIN_NAME = r"^\w[\w.-]*$"
-"""It becomes part of paths: it must not lead out of the directory that it is used in."""
+"""The name becomes part of paths, so it must not lead out of its directory."""
 _KEY = re.compile(r"(base|train|decay)/[0-9a-f]+|[0-9a-f]{6,64}")
 
 
 class Evaluation(Settings):
-    """What an evaluation is asked for: the flow's parameters."""
+    """What to evaluate: the parameters of the flow."""
 
     model: str = execution(
         description="key (or its beginning) of a model in the store, directory, or hub name"
@@ -63,7 +63,7 @@ class Evaluation(Settings):
 
     @property
     def id(self) -> str:
-        """Six hex digits that stand for the model's name and what is measured."""
+        """Six hex digits that identify the model's name and what is measured."""
         named = {"model": self.model, "run": self.run, **identity_of(self)}
         return hashlib.sha256(canonical_json(named)).hexdigest()[:6]
 
@@ -75,9 +75,9 @@ class Evaluation(Settings):
 
 
 def execute(wanted: Evaluation, console: Console) -> Any:
-    """Measure the model: the same summary as a run's, or, inside a flow run, the state that it ends in.
+    """Measure the model. Returns the same summary as a run, or, inside a flow run, its final state.
 
-    Raises (or ends) before any stage where the model, the run or a benchmark is not to be had.
+    Raises (or ends) before any stage if the model, the run or a benchmark cannot be found.
     """
     return in_flow_run(console, lambda: _execute(wanted, console))
 
@@ -106,7 +106,7 @@ def _execute(wanted: Evaluation, console: Console) -> dict[str, Any]:
 def held_out_of(store: Store, name: str) -> dict[str, Input]:
     """The held-out documents of a run (its name, or a record's under `runs/`), by source.
 
-    Raises ConfigError where there is no such run, or nothing of it is held out.
+    Raises ConfigError if there is no such run, or if it has no held-out documents.
     """
     records = [record for record in read_records(store) if name in (record.run, record.name)]
     if not records:
@@ -124,7 +124,7 @@ def held_out_of(store: Store, name: str) -> dict[str, Input]:
 
 
 def _source_of(store: Store, artifact: Artifact) -> str:
-    """The name of the source that a slice was read from: in the configuration of its first stage."""
+    """The name of the source that a slice was read from, taken from the configuration of its first stage."""
     while artifact.stage != "ingest":
         documents = artifact.manifest.inputs["documents"]
         before = store.lookup(documents["stage"], documents["key"])
@@ -135,7 +135,7 @@ def _source_of(store: Store, artifact: Artifact) -> str:
 
 
 def measures_of(wanted: Evaluation, holdouts: Mapping[str, Input], warn: Callable[[str], None]) -> Measures:
-    """What is asked for; raises ConfigError where it is nothing, or a benchmark cannot be measured."""
+    """The requested measures. Raises ConfigError if there are none, or if a benchmark cannot be measured."""
     section = wanted.benchmarks
     directory = home() / wanted.benchmark_files if wanted.benchmark_files else None
     own = tuple(mine for mine in section.below(home()).own if not mine.held_out or mine.held_out in holdouts)
@@ -160,7 +160,7 @@ def measures_of(wanted: Evaluation, holdouts: Mapping[str, Input], warn: Callabl
 
 
 def model_of(wanted: Evaluation, store: Store, build: Build) -> Model:
-    """The model: found by its key, or imported as the stage `base` of a run imports it."""
+    """The model: found by its key, or imported as the stage `base` of a run would import it."""
     given = wanted.model
     if not (home() / given).is_dir() and _KEY.fullmatch(given):
         try:

@@ -1,7 +1,7 @@
-"""What is said when a run ends early: what failed and why, what is kept, what repeats, and how to go on.
+"""The message when a run ends early: what failed and why, what is kept, what repeats, and how to continue.
 
-It is the message of the flow run's state in Prefect and the command line's last words, so it holds no traceback and no
-secret. What was finished is in the store: going on costs what is named under `Repeats`, no more.
+It is the message of the flow run's state in Prefect and the last output of the command line, so it holds no traceback
+and no secret. Finished work is in the store; continuing costs only what is listed under `Repeats`.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from tasks.models.progress import newest_checkpoint, tokens_at
 
 
 class RunFailed(OnwardError):
-    """A run that could not finish; its text is complete. `summary` is what came of it, where it had begun."""
+    """A run that could not finish. The text is complete. `summary` is the attempt's result, if it had begun."""
 
     summary: Summary | None = None
 
 
 class RunRefused(RunFailed, ConfigError):
-    """The same, of a configuration that cannot be run."""
+    """A run that was refused because its configuration cannot be run. The text is complete."""
 
 
 def run_failed(error: Exception, store: Store, calls: Sequence[Call], to_go_on: str) -> RunFailed:
-    """The account of an error that ends a run. `calls` are the attempt's stages."""
+    """The account of an error that ends a run. `calls` are the stages of the attempt."""
     kind = RunRefused if isinstance(error, ConfigError) else RunFailed
     failed = next((call for call in reversed(calls) if call.error is error), None)
     head = f"{failed.label} failed: {said(error)}" if failed else said(error)
@@ -41,7 +41,7 @@ def run_failed(error: Exception, store: Store, calls: Sequence[Call], to_go_on: 
 
 
 def standing(store: Store, calls: Sequence[Call]) -> list[str]:
-    """What is kept and what repeats, a line each."""
+    """What is kept and what repeats, one line each."""
     finished = [call for call in calls if call.state in ("built", "cached")]
     made = sum(call.state == "built" for call in finished)
     kept = [
@@ -74,7 +74,7 @@ def _shards(work: Path) -> int:
 
 
 def how_to_go_on(flow_run: str | None, deployed: bool) -> str:
-    """Retry, for what a deployment started; the very command, for what a person typed."""
+    """How to continue: a retry for a deployed run, the exact command for one started in a terminal."""
     if deployed and flow_run:
         return f"Retry this run in Prefect, or: prefect flow-run retry {flow_run}"
     if Path(sys.argv[0]).stem in ("onward", "cli") and len(sys.argv) > 1:

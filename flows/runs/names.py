@@ -1,4 +1,4 @@
-"""What a run is called, and a configuration in a few words. Light to import."""
+"""The names of a run, and a configuration in a few words. Light to import."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from storage.settings import identity_of
 
 
 def run_id(run: RunConfig) -> str:
-    """Six hex digits that stand for the configuration: its identity, and what its base and sources are called."""
+    """Six hex digits that identify the configuration: its identity, and the names of its base and sources."""
     model = run.model.model_dump(mode="json")
     if isinstance(run.model.base, str):
         model["base"] = from_home(run.model.base)

@@ -1,7 +1,7 @@
-"""States in Prefect that are true: of a run's tasks at its end, and of what earlier attempts left Running.
+"""Correct states in Prefect: for a run's tasks at its end, and for what earlier attempts left Running.
 
-Prefect hears of task runs by events, a little late, and a server that was killed in between has not heard of all: before a
-run ends, it asks which ends are known there, and tells those that are not once more.
+Prefect learns of task runs from events, with a small delay. A server that was killed in between has missed some. Before
+a run ends, it checks which ends the server knows, and sends the others again.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ from storage.secrets import without_secrets
 
 LOST = "the process was killed; a later attempt goes on from what it finished"
 _PAGE = 200
-"""Task runs of one answer, the most that a server gives."""
+"""Task runs in one answer: the server's maximum."""
 
 
 def settle(seconds: float = 10.0) -> None:
-    """Return when what was told of a run has left this process."""
+    """Return when all logs and events of a run have left this process."""
     APILogWorker.drain_all(timeout=seconds)
     EventsWorker.drain_all(timeout=seconds)
 
 
 def set_true_states(flow_run: str | None, calls: Sequence[Call], seconds: float = 10.0) -> None:
-    """Before a run ends: wait until Prefect knows the ends of its tasks, and tell it those that it has not heard.
+    """Before a run ends, wait until Prefect knows the ends of its tasks, and send those that it missed again.
 
-    Waits at most twice `seconds`: for what is still on its way, and for what was told again.
+    Waits at most twice `seconds`: once for events on their way, once for those that were sent again.
     """
     if flow_run is not None and calls:
         published(lambda: _set_true_states(calls, seconds))
@@ -62,7 +62,7 @@ def _set_true_states(calls: Sequence[Call], seconds: float) -> None:
 
 
 def _unheard(client: SyncPrefectClient, runs: Iterable[UUID], seconds: float) -> list[UUID]:
-    """Those of the task runs that Prefect does not know to have ended, `seconds` from now at the latest."""
+    """The task runs whose end Prefect does not know. Waits up to `seconds` for them."""
     left, until = list(runs), time.monotonic() + seconds
     while True:
         pages = [left[start : start + _PAGE] for start in range(0, len(left), _PAGE)]
@@ -80,7 +80,7 @@ def _ended(client: SyncPrefectClient, runs: Sequence[UUID]) -> set[UUID]:
 
 
 def _tell_again(call: Call) -> None:
-    """Send the event of a task run's end, with what it says of its name and times; known already, it changes nothing."""
+    """Send the event of a task run's end again, with its name and times. If Prefect knows it already, nothing changes."""
     run: TaskRun | None = call.task_run
     if run is not None and run.state is not None and run.state.is_final():
         emit_task_run_state_change_event(run, Running(), run.state)
@@ -94,9 +94,9 @@ def _state_of(call: Call) -> Any:
 
 
 def crash_lost_attempts(before: RunRecord | None, flow_run: str | None) -> None:
-    """Set what earlier attempts left Running, since they were killed, to Crashed: their flow runs, and their tasks.
+    """Set flow runs and tasks that killed attempts left Running to Crashed.
 
-    Tasks of an earlier attempt at this same flow run too; called before this attempt's first task.
+    This includes tasks of an earlier attempt at this same flow run. Call it before the first task of this attempt.
     """
     begun = before.processes if before else {}
     there = at_work(begun)
@@ -122,7 +122,7 @@ def _crash(attempts: Sequence[UUID], own: UUID | None) -> None:
 
 
 def _open_tasks(client: SyncPrefectClient, flow_run: UUID) -> list[TaskRun]:
-    """The flow run's task runs that Prefect takes for running, or about to."""
+    """The flow run's task runs that are running or pending according to Prefect."""
     states = TaskRunFilter.model_validate({"state": {"type": {"any_": ["RUNNING", "PENDING", "SCHEDULED"]}}})
     runs = FlowRunFilter.model_validate({"id": {"any_": [flow_run]}})
     found: list[TaskRun] = []

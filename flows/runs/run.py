@@ -1,6 +1,6 @@
-"""A run with its surroundings, as the flow does it. It binds the DAG to the store, Prefect, MLflow and the terminal.
+"""A run with its surroundings, as the flow executes it. It connects the DAG to the store, Prefect, MLflow and the terminal.
 
-A run is named by its configuration's name and a digest of its identity; every attempt at it is one Prefect flow run.
+A run is named by its configuration's name and a digest of its identity. Every attempt at it is one Prefect flow run.
 """
 
 from __future__ import annotations
@@ -41,31 +41,31 @@ from tasks import stages
 from tasks.pages.report.cost import page_of, published
 
 _TRUNK = "trunk/"
-"""Before the names of scores of checkpoints that training kept on its way."""
+"""Prefix of score names for checkpoints that training kept along the way."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """What one invocation asks for, beside the configuration."""
+    """The options of one invocation, besides the configuration."""
 
     force: tuple[str, ...] = ()
     until: str = "report"
     slices: int | None = None
     dry_run: bool = False
-    """Only say what would be done."""
+    """Only show what would be done."""
 
     @property
     def forced(self) -> frozenset[str]:
-        """Names of the stages that are made again; `all` in `force` stands for every one."""
+        """Names of the stages that are made again. `all` in `force` stands for every stage."""
         return frozenset(stages.NAMES if "all" in self.force else self.force)
 
 
 def execute(run: RunConfig, options: Options, console: Console) -> Any:
-    """One attempt at a run, inside a flow run: what `onward run --json` prints, or the state that the flow ends in.
+    """One attempt at a run, inside a flow run. Returns what `onward run --json` prints, or the final state of the flow.
 
-    Outside of a flow run what fails raises RunFailed; in one the state holds it, and its text is the state's message.
-    The error's `summary` is what `--json` prints. Asked to stop (by whatever is no Exception), it is gone in seconds:
-    the trainer leaves a checkpoint, workers end in mid-shard, servers are waited for no longer than that.
+    Outside a flow run, a failure raises RunFailed. Inside, the state holds the error, and its text is the state's message.
+    The error's `summary` is what `--json` prints. If asked to stop (by a BaseException that is no Exception), the run ends
+    in seconds: the trainer writes a checkpoint, workers end in mid-shard, and waits for servers are limited too.
     """
     return in_flow_run(console, lambda: _execute(run, options, console))
 
@@ -124,24 +124,27 @@ def _adapt(run: RunConfig, options: Options, attempt: RunAttempt) -> None:
 
 @dataclass
 class RunAttempt(Attempt):
-    """An attempt at a whole run, whose models become versions of the registered model."""
+    """An attempt at a whole run. Its models become versions of the registered model."""
 
     run: RunConfig = field(kw_only=True)
 
     @classmethod
     def of(cls, run: RunConfig, builder: Builder, tracker: Tracker, flow_run: str | None) -> RunAttempt:
-        """The attempt at a configuration."""
+        """Create the attempt at a configuration."""
         record, config = f"{run.name}-{run_id(run)}", run.model_dump(mode="json")
         return cls(builder.store, builder, tracker, flow_run, record, run.name, config, run=run)
 
     def publish_measured(self) -> None:
-        """Publish what is measured so far. Checkpoints of the way are measured after the budget that follows them, so that
-        their scores are a line of their own: within it no step goes back."""
+        """Publish the results so far.
+
+        Kept checkpoints are measured after the budget that follows them. Their scores get a separate series, in which steps
+        never go back.
+        """
         self.tracker.measured(self.outcome.models, self._registered)
         self.tracker.measured(self.outcome.between, prefix=_TRUNK)
 
     def publish_scores(self, complete: bool) -> None:
-        """Publish all that was measured; of a complete run the champion and the report, too."""
+        """Publish all results; for a complete run, also the champion. Then publish the data page and the report."""
         models, report = self.outcome.models, self.outcome.report
         self.publish_measured()
         if complete:
@@ -159,7 +162,7 @@ class RunAttempt(Attempt):
 
 
 def _page(store: Store, report: Artifact, console: Console) -> Path:
-    """Where the report lies with what it cost, which no stage may know; or, where it cannot be written, without."""
+    """The directory of the report with its cost, which no stage may know. If that cannot be written, the plain report."""
     try:
         return published(report, store.lookup, page_of(store.root, report))
     except (OSError, OnwardError) as error:
@@ -168,7 +171,7 @@ def _page(store: Store, report: Artifact, console: Console) -> Path:
 
 
 def _same_bytes(builder: Builder) -> None:
-    """Raises StageFailed where a stage that was made again gave other bytes than before."""
+    """Raises StageFailed if a stage that was made again gave other bytes than before."""
     differing = [
         f"{call.label} ({call.request.stage}/{call.request.key[:16]})"
         for call in builder.calls
@@ -183,7 +186,7 @@ def _same_bytes(builder: Builder) -> None:
 
 
 def _planned(run: RunConfig) -> State[Any]:
-    """What a dry run ends in: the plan is on its page, and nothing was made."""
+    """The final state of a dry run: the plan is on its page, and nothing was made."""
     rows = with_estimates(run, make_plan(run))
     flow_run = current_flow_run()
     text = "\n".join([*(f"! {line}" for line in advice(run)), render(rows)])

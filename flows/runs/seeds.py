@@ -1,7 +1,7 @@
-"""`onward run --seeds N`: one configuration with N training seeds, and a page of what they came to together.
+"""`onward run --seeds N`: one configuration with N training seeds, and a page of their combined results.
 
-The first run is the configuration itself. The others differ from it in `training.seed` alone: the order of sequences,
-dropout, a new model's first weights. What is read, held out and asked does not depend on it, and is found in the store.
+The first run is the configuration itself. The others differ from it only in `training.seed`: the order of sequences,
+dropout, a new model's initial weights. Reading, holdouts and questions do not depend on it and are found in the store.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from tasks.pages.report.seeds import SeedsFacts, seeds_blocks, seeds_facts
 
 
 def seeds_of(run: RunConfig, count: int) -> list[int]:
-    """The training seeds: the configuration's own, and those after it."""
+    """The training seeds: the configuration's own and the following ones."""
     first = run.seed if run.training.seed is None else run.training.seed
     return list(range(first, first + count))
 
 
 def override_of(run: RunConfig, seed: int) -> list[str]:
-    """What to override for that seed; nothing for the configuration's own."""
+    """The overrides for this seed; empty for the configuration's own."""
     return [] if seed == seeds_of(run, 1)[0] else [f"training.seed={seed}"]
 
 
 def summarise(run: RunConfig, run_id: str, reports: Mapping[int, str]) -> tuple[Path, SeedsFacts]:
-    """Write seeds.md, seeds.html and seeds.json below the store's runs/; returns their directory and the facts.
+    """Write seeds.md, seeds.html and seeds.json below the store's runs/. Returns their directory and the facts.
 
     `reports` are the reports' paths relative to the store, by seed.
     """

@@ -1,5 +1,6 @@
-"""What every flow of ours has around it: its log, its pages while it runs, its end told in words, and gone in seconds when
-it is asked to stop. `flows.runs.run` and `flows.runs.evaluate` are written with it.
+"""The surroundings of every flow: its log, its pages while it runs, a readable end, and a stop within seconds.
+
+`flows.runs.run` and `flows.runs.evaluate` use it.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ _FLOW_RUNS = "compareRunsMode=CHART&searchFilter=tags.kind%20%3D%20%22flow%20run
 
 
 def current_flow_run() -> str | None:
-    """The id of the flow run that this is, if it is one."""
+    """The id of the current flow run; None outside a flow run."""
     context = FlowRunContext.get()
     return str(context.flow_run.id) if context and context.flow_run else None
 
@@ -41,7 +42,7 @@ def _deployed() -> bool:
 
 
 def in_flow_run(console: Console, act: Callable[[], Any]) -> Any:
-    """What `act` returns; or, where it raised RunFailed in a flow run, the state whose message is the error's text."""
+    """The result of `act`. If it raises RunFailed inside a flow run: the failed state with the error's text as message."""
     outlive_worker()
     with publish.logged_in_prefect(console):
         try:
@@ -54,7 +55,7 @@ def in_flow_run(console: Console, act: Callable[[], Any]) -> Any:
 
 @contextmanager
 def failure_explained(store: Store, attempt: Callable[[], Attempt | None]) -> Iterator[None]:
-    """Turn an error into RunFailed: what is kept, what repeats, how to go on, and the attempt's summary."""
+    """Turn an error into RunFailed: what is kept, what repeats, how to continue, and the attempt's summary."""
     try:
         yield
     except RunFailed:
@@ -73,9 +74,9 @@ def failure_explained(store: Store, attempt: Callable[[], Attempt | None]) -> It
 def shown(
     builder: Builder, tracker: Tracker, name: str, known: frozenset[str] = frozenset()
 ) -> Iterator[publish.PrefectPages | None]:
-    """Publish a run to Prefect while the block runs, and leave all its tasks in their true states.
+    """Publish a run to Prefect while the block runs, and leave all its tasks in correct states.
 
-    `known` are keys that earlier attempts made. Where the block is asked to stop, so is all that runs beside it.
+    `known` are keys that earlier attempts made. If the block is asked to stop, everything that runs beside it stops too.
     """
     flow_run = current_flow_run()
     pages = publish.PrefectPages(flow_run) if flow_run else None

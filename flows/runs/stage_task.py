@@ -1,8 +1,8 @@
-"""How a stage becomes a Prefect task: the only @task. It asks the store, and says `Cached` or `Completed`.
+"""How a stage becomes a Prefect task. This is the only @task. It asks the store and reports `Cached` or `Completed`.
 
-Prefect's own cache is off: the store is the one cache. What a stage made, how long it took and what it dropped is kept in
-`Builder.records`, from which the table, the JSON line and the run record are made. Listeners are told when a stage
-begins, gets on, waits, ends or fails; they must return at once.
+Prefect's own cache is off, because the store is the only cache. `Builder.records` keeps what a stage made, its time and
+what it dropped; the table, the JSON line and the run record are made from it. Listeners are called when a stage begins,
+progresses, waits, ends or fails. They must return at once.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from tasks.models.progress import newest_checkpoint
 
 @dataclass
 class Builder:
-    """Makes stages for a flow run, as Prefect tasks, and keeps account of them."""
+    """Makes stages for a flow run, as Prefect tasks, and keeps their records."""
 
     store: Store
     workers: Workers
@@ -61,12 +61,12 @@ class Builder:
         return call.artifact
 
     def halt(self) -> None:
-        """Begin nothing more, and end what runs beside the main thread: what is under way goes on from its shards."""
+        """Start nothing more, and end what runs beside the main thread. An ended stage later resumes from its shards."""
         self.stop.set()
         self.workers.abandon()
 
     def make(self, call: Call) -> Artifact:
-        """Find or make the artifact, reporting to the console and keeping the record."""
+        """Find or make the artifact, report to the console and keep the record."""
         began, call.began = time.monotonic(), time.time()
         context = TaskRunContext.get()
         call.task_run = context.task_run if context else None
@@ -91,7 +91,7 @@ class Builder:
         return outcome.artifact
 
     def _begin(self, call: Call) -> None:
-        """Keep account of it; a task that Prefect tries again is one stage still, and its last try counts."""
+        """Record the start of a stage. If Prefect retries a task, it stays one stage, and the last try counts."""
         if any(one is call for one in self.calls):
             self.records.remove(self._record(call, None))
             call.state, call.error = "running", None
@@ -100,7 +100,7 @@ class Builder:
         self._tell("begin", call, None)
 
     def _ensure(self, call: Call) -> Ensured:
-        """Ask the store; where something has to be computed on a GPU, only once that is ours."""
+        """Ask the store. If something must be computed on a GPU, wait for the GPU first."""
         request, force = call.request, call.request.stage in self.force
         making = Making(
             workers=self.workers,
@@ -158,7 +158,7 @@ class Builder:
 
 
 class _Opaque:
-    """Holds a task's argument; Prefect neither copies nor walks it."""
+    """Holds a task's argument, so that Prefect neither copies nor traverses it."""
 
     __slots__ = ("builder", "call")
 
@@ -168,7 +168,7 @@ class _Opaque:
 
 
 def _worth_another_try(task: Any, run: Any, state: State) -> bool:
-    """Errors of the machine (a lost connection, a file system's hiccup), not those that would only come again."""
+    """True for errors of the machine (a lost connection, a file system problem), which may not come again."""
     try:
         state.result(raise_on_failure=True)
     except OnwardError:
@@ -188,7 +188,7 @@ def _worth_another_try(task: Any, run: Any, state: State) -> bool:
     retry_condition_fn=_worth_another_try,
 )
 def stage(handle: Any) -> State[str]:
-    """Ask the store for an artifact; make it where it is not there."""
+    """Ask the store for an artifact; make it if it does not exist."""
     artifact = handle.call.artifact = handle.builder.make(handle.call)
     reference = f"{artifact.path.parent.name}/{artifact.path.name}"
     if handle.call.state == "cached":

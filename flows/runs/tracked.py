@@ -1,4 +1,4 @@
-"""The run in MLflow that an attempt is told to: which server, and open while the attempt is at work."""
+"""The MLflow run of an attempt: its server, and its state while the attempt is at work."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from storage.paths import mlflow_database, mlflow_files
 
 
 def experiment(configured: str | None, name: str) -> tuple[str, Path | None]:
-    """MLflow's address, and where it keeps an experiment's files (None where the server decides).
+    """MLflow's address, and the directory of an experiment's files (None if the server decides).
 
-    Without an address of its own, a run is published to this home's database, which `onward up` serves.
+    Without an address, a run is published to this home's database, which `onward up` serves.
     """
     uri = configured or os.environ.get("MLFLOW_TRACKING_URI")
     if uri and (configured or os.environ.get("ONWARD_MLFLOW_LOCAL") != "1"):
@@ -27,7 +27,7 @@ def experiment(configured: str | None, name: str) -> tuple[str, Path | None]:
 
 @contextmanager
 def open_tracker(tracker: Tracker) -> Iterator[Tracker]:
-    """Publish while the block runs; end the run in MLflow as the block ends."""
+    """Publish while the block runs. End the run in MLflow when the block ends."""
     tracker.start()
     try:
         yield tracker

@@ -1,7 +1,7 @@
-"""Automations in Prefect: a run whose process is gone becomes Crashed; and, switched off until wanted, notifications.
+"""Automations in Prefect: a run whose process is gone becomes Crashed. Notifications exist too, switched off at first.
 
-Made once, by name; what a person changed or disabled stays as it is. A run tells of itself every 30 seconds
-(`PREFECT_FLOWS_HEARTBEAT_FREQUENCY`, set in `flows.machine.environment`); the crash automation waits for three of them.
+Each is created once, by name. A person's changes stay, disabling included. A run sends a heartbeat every 30 seconds
+(`PREFECT_FLOWS_HEARTBEAT_FREQUENCY`, set in `flows.machine.environment`). The crash automation waits for three of them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ SILENCE = timedelta(seconds=90)
 _HEARTBEAT = "prefect.flow-run.heartbeat"
 _ENDED = ("Completed", "Failed", "Cancelled", "Crashed", "Paused", "Planned")
 _QUEUED = ("Scheduled", "AwaitingRetry", "Late", "Waiting", "Rescheduled", "Pending")
-"""A retry that waits for its turn is silent, and not lost."""
+"""States in which a run sends no heartbeat but is not lost, such as a retry that waits for its turn."""
 _OTHER_SIGNS = {f"prefect.flow-run.{state}" for state in (*_ENDED, *_QUEUED)}
 _FLOWS = ["pretrain", "evaluate"]
 _CRASHED_MESSAGE = (
@@ -38,7 +38,7 @@ _CRASHED_MESSAGE = (
 
 
 def install(client: SyncPrefectClient) -> list[str]:
-    """Make what is not there; a line for each automation."""
+    """Create the missing automations. Returns one line for each automation."""
     block = _webhook(client)
     return [_made(client, automation) for automation in (_crash(), _failed(block), _completed(block))]
 
@@ -81,7 +81,7 @@ def _completed(block: UUID) -> AutomationCore:
 
 
 def _tell(name: str, about: str, events: set[str], block: UUID) -> AutomationCore:
-    """A template: off until someone wants it. The payload is JSON; `text` is what chat services show."""
+    """A template for a notification, switched off at first. The payload is JSON; chat services show its `text`."""
     text = "{{ flow_run.name }}: {{ flow_run.state.name }}. {{ flow_run.state.message or '' }} {{ flow_run|ui_url }}"
     fields = {
         "text": text,
@@ -111,7 +111,7 @@ def _tell(name: str, about: str, events: set[str], block: UUID) -> AutomationCor
 
 
 def _ours() -> dict[str, Any]:
-    """Runs of our flows alone: only they tell of themselves often enough."""
+    """Matches runs of our flows only, because only they send heartbeats often enough."""
     return {
         "match": ResourceSpecification({"prefect.resource.id": ["prefect.flow-run.*"]}),
         "match_related": ResourceSpecification(

@@ -1,13 +1,13 @@
-"""Work pools, deployments, the nightly check and automations: made once, renewed without undoing a person's work.
+"""Work pools, deployments, the nightly check and automations. They are created once; renewing them keeps a user's changes.
 
     pretrain/<name>        the whole run, one for each configuration file
     pretrain/corpus-only   reading and cleaning alone, of the first real configuration
-    pretrain/nightly-demo  the demo, everything made again each night and compared: is this machine still sound
+    pretrain/nightly-demo  the demo, made again each night and compared, to check that this machine is sound
     evaluate/model         a given model on the benchmarks
 
-What was changed in the UI stays: schedules and descriptions always, parameters unless the configuration file they came from
-has changed since. The file and its digest are in the deployment's version (`<code>+<file>@<digest>`), so that it does not
-matter which other files are deployed beside it. `python -m flows.services.deploy [CONFIG…]` does it.
+Changes in the UI stay: schedules and descriptions always, parameters unless their configuration file has changed since.
+The deployment's version holds the file and its digest (`<code>+<file>@<digest>`), so a deployment does not depend on which
+other files are deployed with it. Usage: `python -m flows.services.deploy [CONFIG…]`.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ _POOLS: dict[str, tuple[str, int | None]] = {
 def deploy(
     home: Path, configs: Sequence[Path], say: Callable[[str], object] = lambda line: None
 ) -> list[str]:
-    """Make or renew everything; a line for each deployment and automation, with what was done.
+    """Create or renew everything. Returns a line for each deployment and automation that says what was done.
 
-    `say` is told of configurations that are passed over. Raises OnwardError where Prefect does not answer.
+    `say` is called for configurations that are skipped. Raises OnwardError if Prefect does not answer.
     """
     given = list(read(configs, say))
     with get_client(sync_client=True) as client:
@@ -69,7 +69,7 @@ def deploy(
 
 
 def _make_pools(client: SyncPrefectClient) -> None:
-    """Pools and the nightly queue, where they are not there; a limit that was changed stays."""
+    """Create missing pools and the nightly queue. A changed limit stays."""
     for name, (about, limit) in _POOLS.items():
         try:
             client.read_work_pool(name)
@@ -129,7 +129,7 @@ def _create(client: SyncPrefectClient, one: Wanted, home: Path) -> None:
 
 
 def _renew(client: SyncPrefectClient, known: DeploymentResponse, one: Wanted, home: Path) -> str:
-    """Code and form always; parameters where their file changed, or where they no longer fit the form. Nothing else."""
+    """Renew a deployment: always its code and form; its parameters if their file changed or they no longer fit the form."""
     changed = _origin(known)[1] != one.digest
     update: dict[str, Any] = {
         "version": _version(one),
@@ -150,7 +150,7 @@ def _renew(client: SyncPrefectClient, known: DeploymentResponse, one: Wanted, ho
 
 
 def _at(home: Path) -> list[dict[str, Any]]:
-    """Runs start in the project directory. Without a step of its own, Prefect copies the worker's directory there."""
+    """Run in the project directory. Without a step of its own, Prefect would copy the worker's directory there."""
     return [{"prefect.deployments.steps.set_working_directory": {"directory": str(home)}}]
 
 
@@ -167,7 +167,7 @@ def _version(one: Wanted) -> str:
 
 
 def _origin(known: DeploymentResponse) -> tuple[str, str]:
-    """(file that a deployment's parameters came from, its digest), by the deployment's version."""
+    """(file that a deployment's parameters came from, its digest), read from the deployment's version."""
     source, _, digest = (known.version or "").partition("+")[2].rpartition("@")
     return source, digest
 
@@ -177,7 +177,7 @@ def _entrypoint(flow: Flow[..., Any]) -> str:
 
 
 def _drop_missed_nights(client: SyncPrefectClient) -> None:
-    """Of a machine that was off for a week, one night is enough: the next."""
+    """Delete missed nightly runs, for instance after a week without power. The next night is enough."""
     before = datetime.now(UTC) - _MISSED
     missed = client.read_flow_runs(
         deployment_filter=DeploymentFilter(name={"any_": [NIGHTLY]}),
@@ -188,11 +188,11 @@ def _drop_missed_nights(client: SyncPrefectClient) -> None:
     )
     for run in missed:
         if run.auto_scheduled and run.run_count == 0 and run.state_name in ("Scheduled", "Late"):
-            client.delete_flow_run(run.id)  # one that somebody retries, or that `down` put back, stays
+            client.delete_flow_run(run.id)  # a run that somebody retries, or that `down` put back, stays
 
 
 def main() -> None:
-    """Deploy the given configurations, or all of `configs/`; a line on standard output for each deployment."""
+    """Deploy the given configurations, or all of `configs/`. Prints a line for each deployment."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,7 +1,7 @@
 """What is to be deployed: which flows, with which parameters, from which configuration files, on which pool.
 
-A deployment holds the whole configuration, with absolute paths, so that the form shows all of it and a worker may be
-started anywhere. Nothing here talks to Prefect; `flows.services.deploy` does.
+A deployment holds the whole configuration with absolute paths, so that the form shows all of it and a worker can start
+anywhere. This module does not talk to Prefect; `flows.services.deploy` does.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ from storage.paths import from_home
 NIGHTLY = "nightly-demo"
 NIGHT_QUEUE = "nightly"
 OF_A_HOME = ("pretrain/corpus-only", f"pretrain/{NIGHTLY}", "evaluate/model")
-"""Deployments that every home has once, whatever configurations there are."""
+"""Deployments that every home has once, independent of its configurations."""
 _NIGHT = "0 3 * * *"
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """A deployment as this code and a configuration file want it."""
+    """A deployment as defined by this code and a configuration file."""
 
     flow: Flow[..., Any]
     name: str
     description: str
     parameters: dict[str, Any]
     source: str
-    """The file that the parameters come from, as it is called from home; empty where there is none."""
+    """The file of the parameters, relative to home; empty if there is none."""
     digest: str
-    """Of that file."""
+    """Digest of that file."""
     pool: str
     tags: tuple[str, ...]
     queue: str | None = None
@@ -68,12 +68,12 @@ class Given:
 
     @property
     def source(self) -> str:
-        """The file as it is called from home."""
+        """The file, relative to home."""
         return from_home(str(self.path.resolve()))
 
 
 def read(configs: Sequence[Path], say: Callable[[str], object]) -> Iterator[Given]:
-    """The configurations that can be deployed; `say` is told of those passed over, and why."""
+    """The configurations that can be deployed. `say` is told which ones are skipped, and why."""
     names: set[str] = set()
     for path in configs:
         try:
@@ -105,10 +105,10 @@ def wanted(
     say: Callable[[str], object],
     sources: Mapping[str, str] | None = None,
 ) -> Iterator[Wanted]:
-    """The deployments that are to be there: one for each configuration, and those that every home has.
+    """The deployments that must exist: one for each configuration, and those that every home has.
 
-    `sources` says of those that are there already which file they came from: they go by it as long as it can be read,
-    whatever other files are given now.
+    `sources` maps existing deployments to the file that they came from. They keep using that file as long as it can be
+    read, whatever other files are given now.
     """
     schema = form_schema(pretrain)
     sources = sources or {}
@@ -139,7 +139,7 @@ def wanted(
 
 
 def _kept(home: Path, given: Sequence[Given], source: str | None) -> Given | None:
-    """The configuration of the file that a deployment came from: one of those given, or read anew; None without one."""
+    """The configuration that a deployment came from: one of those given, or read anew; None if there is no file."""
     if not source:
         return None
     for one in given:
@@ -193,12 +193,12 @@ def _nightly(given: Sequence[Given], kept: Given | None, of: Callable[..., dict[
 
 
 def pool() -> str:
-    """The work pool of runs that train: `ONWARD_POOL`, else `gpu` where this machine has an NVIDIA GPU, else `cpu`."""
+    """The work pool for training runs: `ONWARD_POOL`, else `gpu` if this machine has an NVIDIA GPU, else `cpu`."""
     return os.environ.get("ONWARD_POOL") or ("gpu" if gpus() else "cpu")
 
 
 def timezone() -> str:
-    """The machine's time zone by its IANA name (`TZ`, or where /etc/localtime points), or UTC."""
+    """The machine's time zone by its IANA name (from `TZ` or the target of /etc/localtime), or UTC."""
     localtime = Path("/etc/localtime")
     linked = str(localtime.resolve()).partition("zoneinfo/")[2] if localtime.exists() else ""
     for name in (os.environ.get("TZ", "").removeprefix(":"), linked):
@@ -211,7 +211,7 @@ def timezone() -> str:
 
 
 def plain(run: RunConfig, home: Path) -> dict[str, Any]:
-    """The configuration as plain JSON with absolute paths: a worker may be started anywhere."""
+    """The configuration as plain JSON with absolute paths, because a worker may start in any directory."""
     raw: dict[str, Any] = run.model_dump(mode="json")
     raw["store"] = str(home / run.store)
     if run.benchmark_files is not None:

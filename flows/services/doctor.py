@@ -1,8 +1,8 @@
-"""`onward doctor`: is everything in place, and for each thing that is not, what to do.
+"""`onward doctor`: checks the setup and says what to do about each problem.
 
-Each check looks at one thing and returns a Finding; none raises, none changes anything that it does not remove again.
-`ok` is as it should be, `note` works but should be known, `bad` will stop a run. Torch is only imported by a child
-process, and only where there is a GPU.
+Each check looks at one thing and returns a Finding. No check raises, and each removes what it creates. `ok` means as it
+should be, `note` means it works but should be known, `bad` means a run will stop. Only a child process imports torch,
+and only if there is a GPU.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _SLICE_FACTOR = 12
 
 @dataclass(frozen=True)
 class Finding:
-    """What a check found. `do` is the command or act that helps; empty where all is well."""
+    """The result of a check. `do` is the command or action that helps; empty if all is well."""
 
     name: str
     state: Literal["ok", "note", "bad"]
@@ -51,7 +51,7 @@ class Finding:
 
 
 def examine(config: Path | None = None, constraints: Path | None = None) -> Iterator[Finding]:
-    """All findings, one after the other. `config` adds what its run needs."""
+    """Yields all findings, one after the other. `config` adds checks for its run."""
     run, found = _load(config)
     if found is not None:
         yield found
@@ -71,13 +71,13 @@ def examine(config: Path | None = None, constraints: Path | None = None) -> Iter
 
 
 def render(finding: Finding) -> str:
-    """One line, or two where there is something to do; no password in them."""
+    """One line, or two if there is something to do. Passwords are removed."""
     line = without_secrets(f"{_MARKS[finding.state]} {finding.name:<12} {finding.what}")
     return f"{line}\n  {'':<12} → {without_secrets(finding.do)}\n" if finding.do else f"{line}\n"
 
 
 def _load(config: Path | None) -> tuple[Any, Finding | None]:
-    """(the run, what is wrong or right about its file)."""
+    """(the run, the finding about its file)."""
     if config is None:
         return None, None
     from flows.config import load_config
@@ -109,7 +109,7 @@ def _constraints() -> Path | None:
 
 
 def packages(constraints: Path | None) -> Finding:
-    """Installed versions against constraints.txt; what Onward asks for by name must be as pinned."""
+    """Installed versions against constraints.txt. Direct dependencies of Onward must be as pinned."""
     name = "packages"
     if constraints is None:
         return Finding(name, "note", "there is no constraints.txt to compare with", "run it in the project")
@@ -134,7 +134,7 @@ def packages(constraints: Path | None) -> Finding:
 
 
 def _needed() -> set[str]:
-    """What Onward names itself, extras left out."""
+    """Direct dependencies of Onward, without extras."""
     with contextlib.suppress(metadata.PackageNotFoundError):
         lines = [line for line in metadata.requires("onward") or () if "extra ==" not in line]
         return {re.split(r"[\s<>=!~\[;]", line, maxsplit=1)[0].lower().replace("_", "-") for line in lines}
@@ -149,7 +149,7 @@ def _version(package: str) -> str | None:
 
 
 def store(root: Path, slice_bytes: int | None = None, *, given: bool = True) -> Iterator[Finding]:
-    """Is it there or can it be made, has it room, and does its file system lock and rename as the store needs it."""
+    """Whether the store exists or can be created, has room, and lies on a file system that locks and renames correctly."""
     there = next(path for path in (root, *root.parents) if path.exists())
     if not there.is_dir():
         yield Finding(
@@ -188,7 +188,7 @@ sys.exit(0 if Lock(Path(sys.argv[1])).try_acquire() else 9)
 
 
 def _try_store(directory: Path) -> str | None:
-    """Write, rename and lock for real, also from a second process. What does not hold, or None. Raises OSError."""
+    """Really write, rename and lock, also from a second process. Returns what fails, or None. Raises OSError."""
     probe = directory / f".doctor-{os.getpid()}"
     probe.mkdir()
     try:
@@ -227,7 +227,7 @@ def _second_process_locks(path: Path) -> bool:
 
 
 def space(directory: Path, name: str, needed: int) -> Finding:
-    """Free bytes where the directory is, or will be."""
+    """Free bytes in the directory or its future place."""
     there = next(path for path in (directory, *directory.parents) if path.exists())
     free = shutil.disk_usage(there).free
     what = f"{free / 1e9:.1f} GB free at {there}"
@@ -239,7 +239,7 @@ def space(directory: Path, name: str, needed: int) -> Finding:
 
 
 def gpu() -> Finding:
-    """What the driver lists, and whether torch sees it."""
+    """The GPUs that the driver lists, and whether torch sees them."""
     names = gpus()
     if not names:
         broken = shutil.which("nvidia-smi") is not None
@@ -289,7 +289,7 @@ def prefect(api: Api | None, record: HomeRecord | None) -> Iterator[Finding]:
 
 
 def _expected(record: HomeRecord | None) -> bool:
-    """Whether a server should answer: one is configured, or its process is there."""
+    """Whether a server should answer: one is configured, or its process exists."""
     return bool(os.environ.get("PREFECT_API_URL")) or (record is not None and "prefect" in record.running)
 
 
@@ -300,7 +300,7 @@ def _refusal(error: ApiError) -> str:
 
 
 def scheduler(api: Api) -> Finding:
-    """Schedules that are on must have runs ahead of them: a dead scheduler leaves a healthy server."""
+    """Active schedules must have future runs. A server can look healthy although its scheduler is dead."""
     active, oldest = [], time.time()
     for deployment in api.every("/deployments/filter", {}):
         if not deployment["paused"] and any(schedule["active"] for schedule in deployment["schedules"]):
@@ -328,7 +328,7 @@ def scheduler(api: Api) -> Finding:
 
 
 def workers(api: Api, start: str) -> Iterator[Finding]:
-    """Each pool that a deployment uses: there, not paused, and with a worker."""
+    """Each pool that a deployment uses must exist, be active and have a worker."""
     used = {row["work_pool_name"] for row in api.every("/deployments/filter", {}) if row["work_pool_name"]}
     known = {row["name"]: row for row in api.every("/work_pools/filter", {})}
     if not used:
@@ -349,7 +349,7 @@ def workers(api: Api, start: str) -> Iterator[Finding]:
 
 
 def automations(api: Api) -> Finding:
-    """The crash automation, which the deployment installs."""
+    """The crash automation, which deploying installs."""
     there = list(api.every("/automations/filter", {}))
     crash = [row for row in there if "crash" in row["name"].lower() or "heartbeat" in row["name"].lower()]
     if not crash:
@@ -364,7 +364,7 @@ def automations(api: Api) -> Finding:
 
 
 def clock(api: Api | None) -> Finding:
-    """This machine's clock: sane, and the server's within a minute."""
+    """This machine's clock must be plausible and within a minute of the server's."""
     before = time.monotonic()
     now = datetime.now(UTC)
     zone = datetime.now().astimezone().strftime("%Z (UTC%z)")
@@ -386,7 +386,7 @@ def clock(api: Api | None) -> Finding:
 
 
 def mlflow(run: Any, record: HomeRecord | None) -> Finding:
-    """The address that a run would use."""
+    """The MLflow address that a run would use."""
     configured = (run.tracking.mlflow_uri if run else None) or os.environ.get("MLFLOW_TRACKING_URI")
     up = record.mlflow if record and record.running else None
     address = configured or up
@@ -423,7 +423,7 @@ def _database(address: str) -> Finding:
 
 
 def run_all(config: Path | None, write: Callable[[str], object]) -> bool:
-    """Write all findings as they come; True where none is bad."""
+    """Write all findings as they come. Returns True if none is bad."""
     well = True
     for finding in examine(config):
         write(render(finding))

@@ -1,8 +1,8 @@
 """`onward up` and `onward down`: Prefect server, MLflow server, workers and deployments of one home, on 127.0.0.1.
 
-One supervisor (flows/services/supervisor.py) keeps them running and its record (flows/services/record.py) true; where it
-was killed, they run on, and the next `up` adopts them or `down` stops them. Light to import: prefect and mlflow are only
-ever imported by child processes.
+One supervisor (flows/services/supervisor.py) keeps them running and its record (flows/services/record.py) correct. If
+the supervisor is killed, they continue; the next `up` adopts them, or `down` stops them. Light to import: only child
+processes import prefect and mlflow.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ _ROOT = Path(__file__).resolve().parents[2]
 
 
 def up(configs: Sequence[Path], prefect_port: int | None, mlflow_port: int | None, say: Say) -> HomeRecord:
-    """Start what does not run, deploy, and return when all of it answers.
+    """Start what does not run yet, deploy, and return when everything answers.
 
-    Raises ConfigError where a port is taken, OnwardError where something does not start; what this call started is
-    stopped then.
+    Raises ConfigError if a port is taken, and OnwardError if something does not start. In both cases, the processes that
+    this call started are stopped.
     """
     configs = list(configs) or sorted((home() / "configs").glob("*.y*ml"))
     for config in configs:
@@ -62,11 +62,9 @@ def up(configs: Sequence[Path], prefect_port: int | None, mlflow_port: int | Non
             for worker in served:
                 wait_for(partial(online, record, worker.removeprefix("worker-")), worker, say)
             if {f"worker-{pool}" for pool in pools()} - set(served):
-                say(
-                    "! the work pools to serve have changed since: onward down, then onward up, to serve them"
-                )
+                say("! this machine now serves other work pools: run onward down, then onward up")
         except BaseException:
-            if began and not found:  # what was taken over, and its runs, is not this call's to stop
+            if began and not found:  # adopted services and their runs are not this call's to stop
                 stop_supervisor(process, say=lambda line: None)
                 record_path().unlink(missing_ok=True)
             raise
@@ -76,7 +74,7 @@ def up(configs: Sequence[Path], prefect_port: int | None, mlflow_port: int | Non
 
 
 def down(say: Say) -> None:
-    """Stop everything: workers and their runs first, Prefect last, once it has written what it holds."""
+    """Stop everything: workers and their runs first, and Prefect last, after it has written its state."""
     from flows.services.supervisor import flow_processes, stop_all
 
     with _turn(say):
@@ -92,13 +90,13 @@ def down(say: Say) -> None:
             stop_supervisor(record.pid, say)
         left = read_record()
         if left is not None and (left.running or flow_processes(left.api.url)):
-            stop_all(left, say)  # the supervisor was killed: its work is done here
+            stop_all(left, say)  # the supervisor was killed, so its work is done here
             left.stop_left()
         record_path().unlink(missing_ok=True)
 
 
 def stop_supervisor(process: subprocess.Popen[bytes] | int, say: Say) -> None:
-    """Ask the supervisor to stop its services and itself, and tell what it tells. Kills it where that does not end."""
+    """Ask the supervisor to stop its services and itself, and repeat its messages. Kill it if it does not end."""
     pid = process if isinstance(process, int) else process.pid
     known = read_record()
     ticks = known.started if known and known.pid == pid else ""
@@ -123,7 +121,7 @@ def stop_supervisor(process: subprocess.Popen[bytes] | int, say: Say) -> None:
 
 @contextlib.contextmanager
 def _turn(say: Say) -> Iterator[None]:
-    """One `up` or `down` at a time in a home."""
+    """Allow only one `up` or `down` at a time in a home."""
     state_directory().mkdir(parents=True, exist_ok=True)
     logs().mkdir(exist_ok=True)
     with Lock(
@@ -150,12 +148,12 @@ def _start_supervisor(record: HomeRecord) -> subprocess.Popen[bytes]:
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
-            start_new_session=True,  # it outlives this command, and a Ctrl-C is not its own
+            start_new_session=True,  # it outlives this command, and Ctrl-C must not reach it
         )
 
 
 def _wait_taken_over(process: subprocess.Popen[bytes]) -> None:
-    """Until services.json is the new supervisor's."""
+    """Wait until services.json belongs to the new supervisor."""
     until = time.monotonic() + 60
     while time.monotonic() < until and process.poll() is None:
         record = read_record()
@@ -166,7 +164,7 @@ def _wait_taken_over(process: subprocess.Popen[bytes]) -> None:
 
 
 def _deploy(record: HomeRecord, configs: Sequence[Path], say: Say) -> list[str]:
-    """Run flows/services/deploy.py against the servers; what it deployed. It is idempotent."""
+    """Run flows/services/deploy.py against the servers. Returns what it deployed. It is idempotent."""
     answer = subprocess.run(
         [sys.executable, "-m", "flows.services.deploy", *map(str, (config.resolve() for config in configs))],
         env={**record.environment, "PYTHONPATH": os.pathsep.join([str(_ROOT), *_python_path()])},

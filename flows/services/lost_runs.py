@@ -1,12 +1,14 @@
-"""True states: runs whose process is gone are set Crashed (or Cancelled), processes whose run has ended are ended, and a
-run that waits for its pool says so.
+"""Corrects the states of lost runs.
 
-Prefect cannot know that a process died together with the worker that watched it. `LostRuns.sweep` looks at the processes of
-this machine; what is gone in two sweeps, one after the other, is really gone, and not just ending. It must never touch
-a run of another machine, or one whose process lives; nor, of a run that has ended, a process that is not known for its
-own: by the run's id in its environment, or by its pid and start time in the run's record.
+A run whose process is gone is set to Crashed (or Cancelled), a process whose run has ended is ended, and a run that
+waits for its pool says so. Prefect cannot know that a process died together with the worker that watched it.
 
-`python -m flows.services.lost_runs` sweeps for ever: for a worker's machine where no `onward up` runs.
+`LostRuns.sweep` looks at the processes of this machine. A process counts as gone only if it is missing in two
+consecutive sweeps, because it might just be ending. A sweep must never touch a run of another machine or a run whose
+process is alive. After a run has ended, it may only end a process that surely belongs to it: by the run's id in its
+environment, or by pid and start time in the run's record.
+
+`python -m flows.services.lost_runs` sweeps forever, for a worker's machine without `onward up`.
 """
 
 from __future__ import annotations
@@ -47,20 +49,20 @@ STOPPED = f"stopped with its worker (onward down, or the end of its container). 
 LOST_TASK = "the process that ran it is gone"
 CANCELLED = "cancelled; its process has left"
 _SWEEP_SECONDS = 10.0
-_FIRST_SECONDS = 2.0  # what was left by the end before is set right at once
-_SLACK_SECONDS = 60.0  # between the kernel's account of a start and Prefect's
-_HEARTBEAT_SECONDS = 60.0  # a worker that is gone may have taken a run so long after it was last heard of
-_SUBMITTING_SECONDS = 60.0  # a worker may take so long from Pending to a process
-_ORPHAN_SECONDS = 15.0  # a worker that lives has answered a cancellation by then
+_FIRST_SECONDS = 2.0  # what was left before is corrected at once
+_SLACK_SECONDS = 60.0  # between the start in the kernel's and in Prefect's account
+_HEARTBEAT_SECONDS = 60.0  # a worker may have taken a run this long after its last heartbeat
+_SUBMITTING_SECONDS = 60.0  # a worker may take this long from Pending to a process
+_ORPHAN_SECONDS = 15.0  # by then, a live worker has answered a cancellation
 _ORPHAN_GRACE_SECONDS = 150.0
-_OUTLIVED_SECONDS = 30.0  # a run that has ended by itself, or by its worker, has left by then
+_OUTLIVED_SECONDS = 30.0  # by then, a run that ended by itself, or by its worker, has left
 _RECENT = timedelta(days=1)
 _ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 
 
 @dataclass(frozen=True)
 class _AskedToEnd:
-    """A run whose process was asked to end: when, in which attempt, and what it is to be in the end."""
+    """A run whose process was asked to end: when, in which attempt, and the state that it must get."""
 
     since: float
     attempt: int
@@ -82,7 +84,7 @@ class LostRuns:
         self._asked: dict[str, _AskedToEnd] = {}
 
     def sweep(self) -> list[str]:
-        """Set right what is to be; a line for each change. Raises ApiError where the server does not answer."""
+        """Correct what is wrong. Returns a line for each change. Raises ApiError if the server does not answer."""
         said, suspects = [], dict[str, str]()
         self._heard = others_heard(self.api, self.pools, self.names)
         for run in self.api.every("/flow_runs/filter", _runs("RUNNING", "CANCELLING", "PENDING")):
@@ -103,7 +105,11 @@ class LostRuns:
         return said
 
     def _ours(self, run: dict[str, Any]) -> bool:
-        """A worker names the pid alone, a flow its machine too; where another's worker may have it, a pid says nothing."""
+        """Whether a run is on this machine.
+
+        A worker reports only the pid, a flow also its machine. If a worker of another machine may have the run, a bare pid
+        proves nothing.
+        """
         process = _process(run)
         return here_alone(run, self._heard) if process is None else process.state() != "elsewhere"
 
@@ -112,13 +118,13 @@ class LostRuns:
         since = _moment(state["timestamp"])
         pid = _pid(run)
         if state["type"] == "PENDING" and time.time() - since < _SUBMITTING_SECONDS:
-            return True  # a retry still names the process of the attempt before
+            return True  # a retry still names the process of the previous attempt
         if pid is not None and state["type"] != "PENDING" and _is_of(pid, run, since):
             return True
         return any(True for _ in self._processes(run["id"]))
 
     def _processes(self, run: str) -> Iterator[int]:
-        """What a worker started for the run and what that started, trainers left out: those leave by themselves."""
+        """Processes that a worker started for the run, and their children. Trainers exit by themselves and are left out."""
         for pid in every_pid():
             if (
                 environment_of(pid).get("PREFECT__FLOW_RUN_ID") == run
@@ -134,26 +140,26 @@ class LostRuns:
             state = _crashed(LOST)
         answer = self.api.set_state(
             "flow_runs", run["id"], state
-        )  # not forced: it may just have ended otherwise
+        )  # not forced: it may have just ended in another way
         if answer == "ACCEPT":
             set_tasks(self.api, run["id"], LOST_TASK)
         return f"{run['name']}: {state['name']} ({answer}), its process {_pid(run) or ''} is gone"
 
     def _cancel_orphan(self, run: dict[str, Any]) -> list[str]:
-        """A run that is to be cancelled, but whose worker died: nobody else would end its process."""
+        """Cancel a run whose worker died; nobody else would end its process."""
         state = run["state"]
         since = _moment(state["timestamp"])
         if state["type"] != "CANCELLING" or time.time() - since < _ORPHAN_SECONDS:
             return []
         pid = _pid(run)
         own = pid is not None and _is_of(pid, run, since)
-        there = [pid or 0] if own else list(self._processes(run["id"]))  # what it started may outlive it
+        there = [pid or 0] if own else list(self._processes(run["id"]))  # its children may outlive it
         if not there or any(_has_worker(one) for one in there):
             return []
         return self._ask(run, there, there, _cancelled(), "to be cancelled, and without a worker")
 
     def _outlived(self) -> list[str]:
-        """Runs that have ended (by a click, or since they were not heard of) while their process lives on."""
+        """End processes whose run has ended (by a click, or after missing heartbeats)."""
         said = []
         there: dict[str, list[int]] = {}
         for pid in every_pid():
@@ -178,7 +184,7 @@ class LostRuns:
         if state.get("type") not in _ENDED:
             return []
         ended = _moment(state["timestamp"])
-        before = [pid for pid in pids if _began_before(pid, ended)]  # those of a retry began later
+        before = [pid for pid in pids if _began_before(pid, ended)]  # processes of a retry began later
         asked = run["id"] in self._asked
         if not before or (time.time() - ended < _OUTLIVED_SECONDS and not asked):
             return []
@@ -187,7 +193,7 @@ class LostRuns:
         return self._ask(run, roots, before, kept, f"{state['name']}, but its process lives")
 
     def _ended_here(self) -> Iterator[dict[str, Any]]:
-        """Runs without a worker that have ended of late, and whose process on this machine may be there."""
+        """Runs without a worker that ended recently and whose process on this machine may still exist."""
         wanted = _runs(*_ENDED)
         after = (datetime.now(UTC) - _RECENT).isoformat()
         wanted["flow_runs"] |= {"deployment_id": {"is_null_": True}, "end_time": {"after_": after}}
@@ -197,7 +203,7 @@ class LostRuns:
                 yield run
 
     def _recorded(self, run: dict[str, Any]) -> int | None:
-        """The process that the run's record, in its store, has at work for this attempt."""
+        """The live process of this attempt according to the run's record in its store."""
         store = ((run.get("parameters") or {}).get("config") or {}).get("store")
         if not isinstance(store, str):
             return None
@@ -211,7 +217,7 @@ class LostRuns:
     def _ask(
         self, run: dict[str, Any], first: list[int], every: list[int], state: dict[str, Any], why: str
     ) -> list[str]:
-        """SIGTERM to the `first` processes of a run, once, with time for a checkpoint; then SIGKILL to all."""
+        """Send SIGTERM once to the `first` processes of a run, with time for a checkpoint; then SIGKILL to all of them."""
         asked = self._asked.get(run["id"])
         names = f"process {', '.join(map(str, every))}"
         if asked is None or asked.attempt != run["run_count"]:
@@ -224,9 +230,9 @@ class LostRuns:
         return [f"{run['name']}: {why}, and still there: {names} is killed"]
 
     def _reported(self) -> list[str]:
-        """Those that were asked to end here, and could not know why: what they report as Crashed is as it was to be.
+        """Correct runs that were asked to end here but reported Crashed, because they could not know the reason.
 
-        Where a worker watched, it reports the same again, seconds later.
+        If a worker watched, it reports the same again seconds later.
         """
         said = []
         for identifier, asked in list(self._asked.items()):
@@ -248,7 +254,7 @@ class LostRuns:
         return said
 
     def _lost_tasks(self, suspects: dict[str, str]) -> list[str]:
-        """Task runs that run for ever in a flow run that has ended."""
+        """Set task runs that stay Running in an ended flow run to Crashed."""
         ended = {"state": {"type": {"any_": list(_ENDED)}}}
         body = {"flow_runs": ended, "task_runs": {"state": {"type": {"any_": ["RUNNING"]}}}}
         changed = 0
@@ -260,7 +266,7 @@ class LostRuns:
         return [f"{changed} tasks of runs that have ended: Crashed"] if changed else []
 
     def _waiting(self) -> list[str]:
-        """Runs that are due, in a pool that is taken, say by whom. They keep their time, and are taken as ever."""
+        """Let due runs in a full pool say which runs occupy it. They keep their scheduled time and start as usual."""
         said = []
         for pool in self.api.every("/work_pools/filter", {}):
             limit = pool.get("concurrency_limit")
@@ -283,7 +289,7 @@ class LostRuns:
     def _say_waiting(self, run: dict[str, Any], message: str) -> list[str]:
         now = self.api.get(f"/flow_runs/{run['id']}")
         if now["state_id"] != run["state_id"]:
-            return []  # it has just been taken
+            return []  # it was just taken
         state = {
             "type": "SCHEDULED",
             "name": "Waiting",
@@ -317,7 +323,7 @@ def _cancelled() -> dict[str, Any]:
 
 
 def _process(run: Mapping[str, Any]) -> ProcessId | None:
-    """As the run itself told it; None where a worker told a pid alone, or nobody anything."""
+    """The process as the run itself reported it; None if a worker reported a bare pid or nobody reported anything."""
     return ProcessId.from_text(str(run.get("infrastructure_pid") or ""))
 
 
@@ -327,7 +333,7 @@ def _pid(run: dict[str, Any]) -> int | None:
 
 
 def _is_of(pid: int, run: Mapping[str, Any], since: float) -> bool:
-    """Whether the process is the run's, and not another one with its pid."""
+    """Whether the process belongs to the run and is not another one with the same pid."""
     process = _process(run)
     if process and process.started:
         return process.state() == "alive"
@@ -336,16 +342,16 @@ def _is_of(pid: int, run: Mapping[str, Any], since: float) -> bool:
     if own is not None:
         return own == run["id"] and bool(start_ticks(pid))
     if environment and process is None:
-        return False  # what a worker starts has its run's id
+        return False  # a process that a worker starts has its run's id
     return _began_before(
         pid, since + _SLACK_SECONDS
-    )  # run directly: one that began after the run is another one
+    )  # run directly: a process that began after the run is another one
 
 
 def others_heard(api: Api, pools: Iterable[str], names: Iterable[str] = ()) -> dict[str, float]:
-    """Each pool with the moment at which a worker of another machine was last heard of: 0 never, ∞ is heard now.
+    """When a worker of another machine last served each pool: 0 means never, ∞ means now.
 
-    A worker is ours by its name: one of `names`, or one that ends in this machine's.
+    A worker is ours if its name is in `names` or ends in this machine's name.
     """
     mine, host = frozenset(names), f"-{os.uname().nodename}"
     heard = {}
@@ -368,21 +374,21 @@ def _heard(worker: Mapping[str, Any]) -> float:
 
 
 def here_alone(run: Mapping[str, Any], heard: Mapping[str, float]) -> bool:
-    """Whether no worker of another machine can have taken the run: where it runs at all, it runs here."""
-    heard_until = heard.get(str(run.get("work_pool_name")), math.inf)  # ∞: no pool that is served here
+    """Whether no worker of another machine can have taken the run. If the run is active, it is on this machine."""
+    heard_until = heard.get(str(run.get("work_pool_name")), math.inf)  # ∞: a pool that is not served here
     began = run.get("start_time") or run["state"]["timestamp"]
     return _moment(began) > heard_until + _HEARTBEAT_SECONDS
 
 
 def sweep_until(watch: LostRuns, stop: threading.Event, say: Callable[[str], object]) -> None:
-    """Sweep until asked to stop. Nothing that a server answers, or does not, ends it; an error is told once."""
+    """Sweep until asked to stop. No answer of a server, nor a missing one, ends the loop; an error is reported once."""
     pause, failed = _FIRST_SECONDS, ""
     while not stop.wait(pause):
         try:
             for line in watch.sweep():
                 say(line)
             pause, failed = _FIRST_SECONDS if watch.sweeps < 3 else _SWEEP_SECONDS, ""
-        except Exception as error:  # the sweep must outlive whatever the server answers
+        except Exception as error:  # the sweep must survive any answer of the server
             away = isinstance(error, ApiError) and not error.status
             pause = _FIRST_SECONDS if away else _SWEEP_SECONDS
             if str(error) != failed:
@@ -404,13 +410,13 @@ def _trainer(pid: int) -> bool:
 
 
 def _has_worker(pid: int) -> bool:
-    """Whether a Prefect worker watches the process; of one that is run directly, nobody else hears of a cancellation."""
+    """Whether a Prefect worker watches the process. Nobody else learns of a cancellation of a directly started run."""
     command = command_of(parent_of(pid))
     return "flows.services.prefect_worker" in command or "worker start" in command
 
 
 def main() -> int:
-    """Sweep for ever."""
+    """Sweep forever."""
     watch = LostRuns(Api(os.environ["PREFECT_API_URL"]), frozenset(sys.argv[1:]))
     sweep_until(watch, threading.Event(), lambda line: sys.stderr.write(f"{line}\n"))
     return 0

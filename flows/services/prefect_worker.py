@@ -1,13 +1,15 @@
-"""Prefect's own process worker, that ends or judges no later attempt: `python -m flows.services.prefect_worker --pool …`.
+"""Prefect's process worker, changed so that it never ends or judges a later attempt.
 
-Prefect's worker follows the flow run, not the attempt, which hits a run that is retried soon after it was stopped:
+Usage: `python -m flows.services.prefect_worker --pool …`, with the options of `prefect worker start`.
 
-- It listens for `Cancelling` from a minute before an attempt began (`PrefectEventSubscriber` asks for what it may have
-  missed), so that the request that ended one attempt can reach it again while the next one runs, and ends that too.
-- It tells of a process that ended badly twice, seconds apart; the second time sets an attempt that began in between to
-  Crashed while it works.
+Prefect's worker follows the flow run, not the attempt. This harms a run that is retried soon after it was stopped:
 
-Here both look at the flow run first. Options are those of `prefect worker start`.
+- It listens for `Cancelling` events from a minute before an attempt began (`PrefectEventSubscriber` asks for events that
+  it may have missed). So the request that ended one attempt can arrive again during the next one and end that too.
+- It reports a process that ended badly twice, seconds apart. The second report sets an attempt that began in between
+  to Crashed while it works.
+
+Here, both check the flow run first.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ _report = ProcessWorker._propose_crashed_state
 
 
 async def cancel_if_asked(manager: CancellationManager, flow_run_id: UUID) -> None:
-    """Cancel the flow run where it is Cancelling now, whatever was heard of it."""
+    """Cancel the flow run only if it is Cancelling now, whatever events arrived."""
     flow_run = await manager._client.read_flow_run(flow_run_id)
     if flow_run.state is not None and flow_run.state.is_cancelling():
         await _cancel(manager, flow_run)
@@ -37,16 +39,16 @@ async def cancel_if_asked(manager: CancellationManager, flow_run_id: UUID) -> No
 async def report_own_attempt(
     worker: ProcessWorker, flow_run: FlowRun, message: str, client: PrefectClient | None = None
 ) -> None:
-    """Report a crash where the attempt is still the one that this worker was given."""
+    """Report a crash only if the flow run is still at the attempt that this worker was given."""
     now = await (client or worker.client).read_flow_run(flow_run.id)
     if is_attempt(flow_run, now):
         await _report(worker, flow_run, message, client=client)
 
 
 def is_attempt(given: FlowRun, now: FlowRun) -> bool:
-    """Whether the attempt that a worker was given, `given`, is what the flow run is at `now`.
+    """Whether the flow run at `now` is still at the attempt that the worker was `given`.
 
-    An attempt begins with the flow run's count of runs as it was given, and raises it by one when it is Running.
+    An attempt begins with the run count that the worker was given, and increases it by one when it is Running.
     """
     if now.state is None or now.state.is_final():
         return False
@@ -55,7 +57,7 @@ def is_attempt(given: FlowRun, now: FlowRun) -> bool:
 
 
 def guard() -> None:
-    """Let the worker of this process look first."""
+    """Install both checks in the worker of this process."""
     own: Any = CancellationManager
     own.cancel_by_id = cancel_if_asked
     own = ProcessWorker
@@ -63,7 +65,7 @@ def guard() -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """Ends as `prefect worker start` does."""
+    """Run the worker. Exits like `prefect worker start`."""
     from prefect.cli import app
 
     guard()

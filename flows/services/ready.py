@@ -1,4 +1,4 @@
-"""Whether services can be started, and when they are ready: ports, health, workers online, last words of one that died."""
+"""Checks that services can start and are ready: ports, health, workers online, and the last log lines of a dead service."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Say = Callable[[str], None]
 
 
 def check_ports(record: HomeRecord, found: dict[str, Service]) -> None:
-    """Raises ConfigError where a port is taken that a server needs which is not among the `found`, and says by whom."""
+    """Raises ConfigError if a port that a server needs is taken by a process other than `found`; names that process."""
     for name, title, port in (
         ("prefect", "Prefect server", record.prefect_port),
         ("mlflow", "MLflow server", record.mlflow_port),
@@ -40,7 +40,7 @@ def check_ports(record: HomeRecord, found: dict[str, Service]) -> None:
 
 
 def _holder(port: int) -> str:
-    """Who listens there, where this user may know."""
+    """The process that listens there, if this user may know it."""
     import psutil
 
     with contextlib.suppress(psutil.Error, OSError):
@@ -53,7 +53,7 @@ def _holder(port: int) -> str:
 
 
 def wait_for(ready: Callable[[], bool], name: str, say: Say) -> None:
-    """Until a service is ready. Raises OnwardError with its last words where it died, or is not in time."""
+    """Wait until a service is ready. Raises OnwardError with its last log lines if it died or is too slow."""
     began, told = time.monotonic(), False
     before = read_record()
     deaths = before.services[name].deaths if before and name in before.services else 0
@@ -77,7 +77,7 @@ def wait_for(ready: Callable[[], bool], name: str, say: Say) -> None:
 
 
 def last_words(log: Path, lines: int = 12) -> str:
-    """The end of a log, and where the rest is."""
+    """The end of a log, and the path of the whole log."""
     text = ""
     with contextlib.suppress(OSError), log.open("rb") as file:
         file.seek(max(0, file.seek(0, os.SEEK_END) - 8192))
@@ -87,7 +87,7 @@ def last_words(log: Path, lines: int = 12) -> str:
 
 
 def answers(address: str) -> bool:
-    """Whether a server says 200 there within five seconds."""
+    """Whether a server answers 200 at this address within five seconds."""
     try:
         with urllib.request.urlopen(address, timeout=5) as answer:
             return bool(answer.status == 200)
@@ -96,7 +96,7 @@ def answers(address: str) -> bool:
 
 
 def online(record: HomeRecord, pool: str) -> bool:
-    """Whether this home's worker of the pool has told the server of itself since it was started."""
+    """Whether this home's worker of the pool has sent a heartbeat since it was started."""
     now = read_record()
     service = now.services.get(f"worker-{pool}") if now else None
     if service is None or not service.alive:

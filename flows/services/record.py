@@ -1,6 +1,6 @@
-"""What runs in a home: `<home>/.onward/services.json` says which processes there are, by pid and start time.
+"""The record of a home's processes: `<home>/.onward/services.json` names them by pid and start time.
 
-Read by whoever wants to know, written by the supervisor alone. Light to import.
+Anyone may read it; only the supervisor writes it. Light to import.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from storage.paths import mlflow_database, state_directory
 
 @dataclass
 class Service:
-    """One process that is kept running. `deaths` counts its ends since the supervisor began, `code` is the last one's."""
+    """One process that is kept running. `deaths` counts its ends since the supervisor began; `code` is the last one's."""
 
     pid: int = 0
     started: str = ""
@@ -32,13 +32,13 @@ class Service:
 
     @property
     def alive(self) -> bool:
-        """Whether the process is there."""
+        """Whether the process exists."""
         return alive(self.pid, self.started)
 
 
 @dataclass
 class HomeRecord:
-    """services.json. `story` is what `down` tells; `pid` and `started` are the supervisor's."""
+    """The content of services.json. `down` repeats the lines of `story`. `pid` and `started` are the supervisor's."""
 
     prefect_port: int
     mlflow_port: int
@@ -51,20 +51,20 @@ class HomeRecord:
 
     @property
     def supervised(self) -> bool:
-        """Whether the supervisor is there."""
+        """Whether the supervisor exists."""
         return self.boot == boot_id() and alive(self.pid, self.started)
 
     @property
     def running(self) -> dict[str, Service]:
-        """The services whose process is there."""
+        """The services whose process exists."""
         if self.boot != boot_id():
             return {}
         return {name: service for name, service in self.services.items() if service.alive}
 
     def stop_left(self) -> None:
-        """End what a service that was killed left behind: processes of its group, which has the service's pid.
+        """End the processes that a killed service left in its group. The group id is the service's pid.
 
-        That pid is given to no other process as long as one of the group is there.
+        The kernel gives that pid to no other process as long as the group has a member.
         """
         if self.boot == boot_id() and not self.supervised:
             for service in self.services.values():
@@ -88,7 +88,7 @@ class HomeRecord:
 
     @property
     def environment(self) -> dict[str, str]:
-        """Of the services and what they start."""
+        """The environment of the services and their children."""
         return service_environment(self.prefect_port, self.mlflow_port)
 
     def write(self) -> None:
@@ -97,17 +97,17 @@ class HomeRecord:
 
 
 def record_path() -> Path:
-    """Where services.json lies."""
+    """Path of services.json."""
     return state_directory() / "services.json"
 
 
 def logs() -> Path:
-    """Where the services' logs lie."""
+    """Directory of the services' logs."""
     return state_directory() / "logs"
 
 
 def read_record() -> HomeRecord | None:
-    """services.json, or None where there is none (or it is not to be read)."""
+    """The content of services.json; None if it does not exist or cannot be read."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         raw = json.loads(record_path().read_bytes())
         raw["services"] = {name: Service(**service) for name, service in raw["services"].items()}
@@ -116,13 +116,13 @@ def read_record() -> HomeRecord | None:
 
 
 def pools() -> list[str]:
-    """The work pools that this machine serves: `gpu` where there is one, and what `ONWARD_POOL` names."""
+    """The work pools that this machine serves: `cpu`, `gpu` if there is a GPU, and the one that `ONWARD_POOL` names."""
     asked = os.environ.get("ONWARD_POOL")
     return list(dict.fromkeys(["cpu", *(["gpu"] if gpus() else []), *([asked] if asked else [])]))
 
 
 def worker_name(pool: str) -> str:
-    """The worker's name in Prefect: the same after a restart, so that no dead ones pile up."""
+    """The worker's name in Prefect. It stays the same after a restart, so that dead workers do not accumulate."""
     return f"onward-{pool}-{os.uname().nodename}"
 
 
@@ -143,12 +143,12 @@ def command(name: str, record: HomeRecord) -> list[str]:
 
 
 def workers_online(api: Api, pool: str) -> list[dict[str, Any]]:
-    """The workers of a pool that Prefect has heard of lately."""
+    """The workers of a pool with a recent heartbeat in Prefect."""
     return [w for w in api.every(f"/work_pools/{pool}/workers/filter", {}) if w["status"] == "ONLINE"]
 
 
 def rotate(log: Path, most: int = 4_000_000) -> None:
-    """Keep one log before this one, and neither of them too large."""
+    """Keep one older log beside this one, and limit the size of both."""
     with contextlib.suppress(FileNotFoundError):
         if log.stat().st_size > most:
             log.replace(log.with_suffix(".log.1"))

@@ -1,6 +1,6 @@
-"""Prefect's REST API with the standard library alone: for what must start fast, or must not import prefect.
+"""Prefect's REST API with the standard library alone, for code that must start fast or must not import prefect.
 
-Reads `PREFECT_API_AUTH_STRING` where it is set. Every failure is an ApiError, which names the address.
+Uses `PREFECT_API_AUTH_STRING` if it is set. Every failure is an ApiError that names the address.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from typing import Any
 from storage.errors import OnwardError
 
 _PAGE = 200
-_PAUSES = (0.3, 1.0, 3.0)  # of a server whose database is busy just now (503)
+_PAUSES = (0.3, 1.0, 3.0)  # retries while the server's database is busy (503)
 
 
 class ApiError(OnwardError):
-    """The API did not answer, or refused. `status` is its HTTP status, 0 where there was no answer."""
+    """The API did not answer or refused the request. `status` is its HTTP status, 0 without an answer."""
 
     def __init__(self, message: str, status: int = 0) -> None:
         super().__init__(message)
@@ -42,11 +42,11 @@ class Api:
         return self._call("GET", path, None)
 
     def post(self, path: str, body: Any = None) -> Any:
-        """The JSON answer to a body."""
+        """The JSON answer to a posted body."""
         return self._call("POST", path, body if body is not None else {})
 
     def every(self, path: str, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        """All rows of a `/…/filter`, page by page."""
+        """All rows of a `/…/filter` endpoint, page by page."""
         offset = 0
         while rows := self.post(path, {**body, "limit": _PAGE, "offset": offset}):
             yield from rows
@@ -55,7 +55,7 @@ class Api:
             offset += len(rows)
 
     def set_state(self, kind: str, run: str, state: dict[str, Any], *, force: bool = False) -> str:
-        """Propose a state of a run (`flow_runs` or `task_runs`); `ACCEPT`, or how the server decided instead."""
+        """Propose a state for a run (`flow_runs` or `task_runs`). Returns `ACCEPT`, or another decision of the server."""
         return str(self.post(f"/{kind}/{run}/set_state", {"state": state, "force": force})["status"])
 
     def _call(self, method: str, path: str, body: Any) -> Any:

@@ -1,7 +1,7 @@
-"""A Prefect server for one run, where none is configured: on loopback, gone when the run is.
+"""A Prefect server for one run, used if none is configured. It listens on loopback and ends with the run.
 
-`python -m flows.services.server PORT FD` serves until the pipe FD ends, which it does however the run's process dies. The
-run's history stays in Prefect's database under `PREFECT_HOME`.
+`python -m flows.services.server PORT FD` serves until the pipe FD closes, which happens however the run's process ends.
+The run's history stays in Prefect's database under `PREFECT_HOME`.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ _START_SECONDS = 180.0
 
 @contextlib.contextmanager
 def prefect_server(home: Path) -> Iterator[Callable[[], None]]:
-    """A Prefect API: the configured one (`PREFECT_API_URL`), or one started here for the time of the block.
+    """A Prefect API: the configured one (`PREFECT_API_URL`), or a server started here for the duration of the block.
 
-    The server is only begun when the block is entered; call what is given to wait until it answers.
+    Entering the block only begins the start. Call the yielded function to wait until the server answers.
     """
     configured = os.environ.get("PREFECT_API_URL")
     if configured:
@@ -37,7 +37,7 @@ def prefect_server(home: Path) -> Iterator[Callable[[], None]]:
     reader, writer = os.pipe()
     port = _free_port()
     environment = {**os.environ, "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT_UI_ENABLED": "0"}
-    environment.pop("PREFECT_SERVER_API_AUTH_STRING", None)  # of another server: this one is the run's alone
+    environment.pop("PREFECT_SERVER_API_AUTH_STRING", None)  # from another server; ours belongs to the run
     log = home / "server.log"
     home.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
@@ -49,12 +49,12 @@ def prefect_server(home: Path) -> Iterator[Callable[[], None]]:
             stdout=output,
             stderr=output,
             pass_fds=(reader,),
-            start_new_session=True,  # a Ctrl-C is the run's to answer; the pipe ends the server
+            start_new_session=True,  # the run handles Ctrl-C; the pipe ends the server
         )
     os.close(reader)
     address = f"http://127.0.0.1:{port}/api"
     os.environ["PREFECT_API_URL"] = address
-    os.environ["ONWARD_OWN_SERVER"] = "1"  # no link leads there: it is gone with the run
+    os.environ["ONWARD_OWN_SERVER"] = "1"  # no link leads there, because it ends with the run
     try:
         yield lambda: wait_for(address, process)
     finally:
@@ -76,7 +76,7 @@ def prefect_server(home: Path) -> Iterator[Callable[[], None]]:
 def wait_for(
     address: str, process: subprocess.Popen[bytes] | None = None, seconds: float = _START_SECONDS
 ) -> None:
-    """Return when the API answers. Raises OnwardError where it does not in time, or its process has ended."""
+    """Return when the API answers. Raises OnwardError if it does not answer in time or its process has ended."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         if process is not None and process.poll() is not None:
@@ -89,7 +89,7 @@ def wait_for(
                     return
         except urllib.error.HTTPError as error:
             if error.code in (401, 403):
-                return  # it is there; the client brings the credentials
+                return  # the server answers; the client brings the credentials
         except OSError:
             pass
         time.sleep(0.1)

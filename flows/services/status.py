@@ -1,6 +1,6 @@
 """`onward status`: what runs, in plain text or JSON. Asks the services and Prefect's API, and changes nothing.
 
-Where nothing runs, the records of a store tell of its runs.
+If nothing runs, the records of a store show its runs.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def _run(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _stage(api: Api, run: str) -> str | None:
-    """The names of the tasks at work."""
+    """The names of the running tasks."""
     body = {
         "flow_runs": {"id": {"any_": [run]}},
         "task_runs": {"state": {"type": {"any_": ["RUNNING"]}}},
@@ -127,12 +127,12 @@ def _records(store: Path) -> list[dict[str, Any]]:
 
 
 def _true_state(record: Any) -> str:
-    """A record says `running` for ever where the process was killed."""
+    """The state of a record, corrected: a record still says `running` after its process was killed."""
     return "killed" if record.state == "running" and not at_work(record.processes) else record.state
 
 
 def render(found: dict[str, Any]) -> str:
-    """The same, to read."""
+    """The same as text."""
     lines: list[str] = []
     if found["up"]:
         lines += [f"Prefect  {found['prefect']}", f"MLflow   {found['mlflow']}", ""]

@@ -1,8 +1,10 @@
-"""Keeps the services of one home running (`python -m flows.services.supervisor PREFECT_PORT MLFLOW_PORT`, by `onward up`).
+"""Keeps the services of one home running. `onward up` starts it.
 
-Services whose process lives are adopted, others started; one that ends is started again, after a pause that grows. The
-sweep of lost runs (watch.py) runs beside. SIGTERM stops everything in order. A lock makes it the only one of its
-home; services.json is written by it alone.
+Usage: `python -m flows.services.supervisor PREFECT_PORT MLFLOW_PORT`.
+
+Services with a live process are adopted, others are started. A service that ends is started again after a growing
+pause. The sweep of lost runs (flows/services/lost_runs.py) runs beside. SIGTERM stops everything in order. A lock
+ensures that a home has only one supervisor, and only it writes services.json.
 """
 
 from __future__ import annotations
@@ -47,23 +49,23 @@ from storage.lock import Lock
 from storage.paths import state_directory
 
 FLOW_GRACE_SECONDS = 150.0
-"""What flow runs get to end in: a trainer has 120 seconds for its checkpoint."""
+"""Time that flow runs get to end. A trainer has 120 seconds for its checkpoint."""
 _PAUSES = (1.0, 2.0, 5.0, 10.0, 30.0)
 _STEADY_SECONDS = 60.0
 _LOG_BYTES = 50_000_000
 PUT_BACK = "Rescheduled"
-"""The name of the state of a run that was taken, but not begun, when its worker was stopped."""
+"""Name of the state of a run that was taken but had not begun when its worker was stopped."""
 
 
 @dataclass
 class Supervised:
-    """A service, its process where it is our child, and when it may be started again."""
+    """A service, its process if it is our child, and the earliest time of its next start."""
 
     service: Service
     child: subprocess.Popen[bytes] | None = None
     not_before: float = 0.0
     quick: int = 0
-    """Ends soon after the start, one after the other."""
+    """Number of consecutive ends soon after the start."""
 
 
 class Supervisor:
@@ -84,7 +86,7 @@ class Supervisor:
         self.stop = threading.Event()
 
     def run(self) -> None:
-        """Until asked to stop, or until the home is gone."""
+        """Run until asked to stop, or until the home is gone."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self.stop.set())
         self.record.write()
@@ -108,9 +110,9 @@ class Supervisor:
             self.record.write()
 
     def _tend(self, name: str, kept: Supervised) -> bool:
-        """Look after one service; True where something changed."""
+        """Look after one service. Returns True if something changed."""
         if kept.child is not None:
-            kept.child.poll()  # reaps it
+            kept.child.poll()  # reaps the child
         if kept.service.alive:
             _bound(name)
             return False
@@ -129,7 +131,7 @@ class Supervisor:
         return True
 
     def _wanted(self, name: str) -> bool:
-        """A worker is started once its pool is there: the deployments make the pools as they should be."""
+        """Whether to start a service. A worker starts only if its pool exists, because deploying creates the pools."""
         if not name.startswith("worker-"):
             return True
         with contextlib.suppress(ApiError):
@@ -148,7 +150,7 @@ class Supervisor:
             for variable in ("MLFLOW_TRACKING_URI", "MLFLOW_BACKEND_STORE_URI"):
                 environment.pop(variable, None)
         if name == "worker-cpu" and gpus():
-            environment["CUDA_VISIBLE_DEVICES"] = ""  # the GPU is the other pool's, one run at a time
+            environment["CUDA_VISIBLE_DEVICES"] = ""  # the GPU belongs to the other pool, one run at a time
         with log.open("ab") as output:
             kept.child = subprocess.Popen(
                 command(name, self.record),
@@ -164,7 +166,7 @@ class Supervisor:
         tell(f"{name}: started (process {kept.child.pid})")
 
     def _mourn(self, name: str, kept: Supervised) -> None:
-        """It has ended: what is left of its process group goes too, and it is started again after a pause."""
+        """Handle the end of a service: end its process group, and start it again after a pause."""
         service = kept.service
         service.code = kept.child.returncode if kept.child is not None else None
         if service.pid:
@@ -179,12 +181,10 @@ class Supervisor:
 
 
 def stop_all(record: HomeRecord, say: Callable[[str], None]) -> None:
-    """Stop the workers with their runs, then MLflow, then Prefect; true states are left behind."""
+    """Stop the workers with their runs, then MLflow, then Prefect. Runs are left in correct states."""
     workers = {name: s for name, s in record.running.items() if name.startswith("worker-")}
     frozen = [service.pid for service in workers.values()]
-    send(
-        frozen, signal.SIGSTOP
-    )  # takes no new run; what it started is stopped below, with time for a checkpoint
+    send(frozen, signal.SIGSTOP)  # takes no new run; its runs are stopped below, with time for a checkpoint
     try:
         stop_flows(record.api, pools(), say)
     finally:
@@ -203,7 +203,7 @@ def stop_all(record: HomeRecord, say: Callable[[str], None]) -> None:
 
 
 def flow_processes(api_url: str) -> list[int]:
-    """Pids of this machine's flow runs that report to an address, and of what they started."""
+    """Pids of this machine's flow runs that report to this API address, and of their children."""
     found = []
     for pid in every_pid():
         environment = environment_of(pid)
@@ -216,7 +216,7 @@ def flow_processes(api_url: str) -> list[int]:
 def stop_flows(
     api: Api, served: Sequence[str], say: Callable[[str], None], workers: Sequence[str] = ()
 ) -> None:
-    """End every flow process that a worker of this home (or container) started, and leave the runs in true states."""
+    """End every flow process that a worker of this home (or container) started, and leave its run in a correct state."""
     heard: Mapping[str, float] = {}
     with contextlib.suppress(ApiError):
         heard = others_heard(api, served, workers)
@@ -234,7 +234,7 @@ def stop_flows(
 
 
 def _runs_here(api: Api, heard: Mapping[str, float], say: Callable[[str], None]) -> list[dict[str, Any]]:
-    """The runs under way here; `heard`: the pools served, and when another machine's worker of each was heard of."""
+    """The active runs on this machine. `heard` maps each served pool to the last heartbeat of another machine's worker."""
     own = {environment_of(pid)["PREFECT__FLOW_RUN_ID"] for pid in flow_processes(api.url)}
     here = []
     with contextlib.suppress(ApiError):
@@ -258,13 +258,13 @@ def _end_processes(api_url: str, say: Callable[[str], None]) -> None:
         if time.monotonic() > until:
             send(there, signal.SIGKILL)
         else:
-            send(roots - asked, signal.SIGTERM)  # once: what it starts to end itself is not disturbed
+            send(roots - asked, signal.SIGTERM)  # only once, so that its own shutdown is not disturbed
             asked |= roots
         time.sleep(0.2)
 
 
 def _leave_true(api: Api, run: str) -> str:
-    """Give a run that was stopped here its true state; what to tell of it."""
+    """Set the correct state of a run that was stopped here. Returns the message about it."""
     now = api.get(f"/flow_runs/{run}")
     kind = now["state"]["type"]
     if kind == "PENDING":  # taken, but not begun
@@ -288,7 +288,7 @@ def _leave_true(api: Api, run: str) -> str:
 
 
 def _bound(name: str) -> None:
-    """A log that grows past all measure is cut, its last part kept beside. The services append, so they write on."""
+    """Truncate a log that has grown too large, and keep its last part beside it. Services append, so they can continue."""
     log = logs() / f"{name}.log"
     with contextlib.suppress(OSError):
         if log.stat().st_size > _LOG_BYTES:
@@ -299,13 +299,13 @@ def _bound(name: str) -> None:
 
 
 def tell(line: str) -> None:
-    """A line of the supervisor's log."""
+    """Print a line of the supervisor's log."""
     sys.stderr.write(f"{datetime.now().astimezone().isoformat(timespec='seconds')} {line}\n")
     sys.stderr.flush()
 
 
 def main(arguments: list[str]) -> int:
-    """Exit code 0 after a stop, 3 where another supervisor has this home."""
+    """Run the supervisor. Returns exit code 0 after a stop, 3 if another supervisor has this home."""
     lock = Lock(state_directory() / "supervisor.lock")
     if not lock.try_acquire():
         tell("another supervisor has this home")

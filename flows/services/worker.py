@@ -1,8 +1,9 @@
 """`python -m flows.services.worker POOL NAME`: one Prefect worker in a container, with the sweep of lost runs beside it.
 
-It is to a container what supervisor.py is to a home. SIGTERM ends the worker's runs first, each with time for
-its checkpoint and with its true state left behind (a Prefect worker alone would wait for them, and the container's end
-would kill them), then the worker. Where the worker ends by itself, so does this, and the container is started again.
+It does for a container what supervisor.py does for a home. On SIGTERM, it first ends the worker's runs, each with time
+for a checkpoint and with a correct final state, and then the worker. (A Prefect worker alone would wait for its runs, and
+the end of the container would kill them.) If the worker ends by itself, this process ends too, and the container is
+started again.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _WORKER_GRACE_SECONDS = 20.0
 
 
 def main(arguments: list[str]) -> int:
-    """Exit code 0 after a stop, else the worker's own."""
+    """Run the worker. Returns exit code 0 after a stop, else the worker's own."""
     pool, name = arguments
     api = Api(os.environ["PREFECT_API_URL"])
     stop = threading.Event()
@@ -40,7 +41,7 @@ def main(arguments: list[str]) -> int:
     asked = stop.is_set()
     stop.set()
     if asked and process.poll() is None:
-        send([process.pid], signal.SIGSTOP)  # it takes no new run while its own are ended
+        send([process.pid], signal.SIGSTOP)  # it takes no new run while its own runs are ended
     try:
         stop_flows(api, [pool], tell, [name])
     finally:

@@ -1,1 +1,1 @@
-"""MLflow: what a run tells it, by events that are kept beside the store until they are published."""
+"""MLflow: what a run publishes, through events that are kept beside the store until they are published."""

@@ -1,9 +1,9 @@
-"""What an attempt at a run has for MLflow, kept beside the store first: what a server missed is published from here.
+"""The events of an attempt for MLflow, kept beside the store first. What a server missed is published from here.
 
-One file for each attempt, `<store>/.tracking/<attempt>.jsonl`: a line of what identifies it, then a line for each event.
-Its process holds a lock on the file while it lives; a file that nobody holds is an attempt that ended with the server away,
-or was killed. It is gone once everything in it is published; what was refused is kept in it for a few runs more. No event
-holds more than names, keys and numbers: what they stand for is in the store.
+Each attempt has one file, `<store>/.tracking/<attempt>.jsonl`: one line that identifies the attempt, then one line for
+each event. Its process holds a lock on the file while it lives. If nobody holds a file, its attempt was killed or ended
+while the server was away. The file is deleted once everything in it is published; refused events stay in it for a few
+more runs. An event holds only names, keys and numbers; the data they refer to is in the store.
 """
 
 from __future__ import annotations
@@ -25,29 +25,29 @@ _TOLD = "told"
 _KEY = re.compile(r'"([0-9a-f]{64})"')
 
 Event = dict[str, Any]
-"""Plain JSON; `event` names what happened, `at` is when, in milliseconds since 1970."""
+"""Plain JSON. `event` names what happened, and `at` is the time in milliseconds since 1970."""
 
 
 class Account:
-    """An attempt's events, in order. Adding one never fails a run: without disk space MLflow only learns less."""
+    """An attempt's events, in order. Adding one never fails a run: without disk space, only MLflow learns less."""
 
     def __init__(self, path: Path, head: Event, lock: Lock, lines: list[Event]) -> None:
         self.path = path
         self.head = head
         self.events: list[Event] = [line for line in lines if line.get("event") != _TOLD]
-        """All that happened."""
+        """All events."""
         self.left = _left(lines)
-        """What the server has not got."""
+        """The events that the server does not have."""
         self.told = len(lines) - len(self.events)
-        """How often it was told all, and some was refused."""
+        """How often all events were sent and some were refused."""
         self._lock = lock
         self._writing = threading.Lock()
 
     @classmethod
     def begin(cls, store: Path, head: Event) -> Account:
-        """A new account; `head` has the attempt's id as `attempt`. Raises OSError where it cannot be written."""
+        """Begin an account. `head` has the attempt's id as `attempt`. Raises OSError if it cannot be written."""
         path = store / DIRECTORY / f"{head['attempt']}.jsonl"
-        unborn = path.with_suffix(".new")  # until it is locked and has its first line, nobody looks at it
+        unborn = path.with_suffix(".new")  # nobody looks at it until it is locked and has its first line
         lock = Lock(unborn)
         lock.acquire()
         account = cls(unborn, head, lock, [])
@@ -57,7 +57,7 @@ class Account:
         return account
 
     def add(self, event: str, **facts: Any) -> Event:
-        """Note an event; returns it."""
+        """Record an event and return it."""
         noted = {"event": event, "at": int(time.time() * 1000), **facts}
         with contextlib.suppress(OSError):
             self._append(noted)
@@ -68,33 +68,35 @@ class Account:
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
     def settle(self) -> None:
-        """Everything is published: nothing is left of it."""
+        """Delete the account, because everything is published."""
         with contextlib.suppress(OSError):
             self.path.unlink(missing_ok=True)
         self._lock.release()
 
     def keep(self, left: list[Event]) -> None:
-        """All was told, and this was refused: the next attempts try that again. The file's age stays, by which accounts
-        are told in order."""
+        """Keep only the refused events `left`, so that the next attempts try them again.
+
+        The file's age stays, because accounts are published in the order of age.
+        """
         with contextlib.suppress(OSError):
             before = self.path.stat()
             self._append({"event": _TOLD, "left": left})
             os.utime(self.path, ns=(before.st_atime_ns, before.st_mtime_ns))
 
     def leave(self) -> None:
-        """Leave it to the next attempt in this store."""
+        """Leave the account to the next attempt in this store."""
         self._lock.release()
 
 
 def left_behind(store: Path) -> Iterator[Account]:
-    """Accounts of attempts that no process is at work on any more, oldest first; each is held until settled or left."""
+    """Accounts of attempts without a live process, oldest first. Each is locked until it is settled or left."""
     found = sorted((store / DIRECTORY).glob("*.jsonl"), key=_age)
     for path in found:
         lock = Lock(path)
         if not lock.try_acquire():
             continue
         lines = _lines(path)
-        if not lines or "attempt" not in lines[0]:  # another has just settled it, or it was torn at birth
+        if not lines or "attempt" not in lines[0]:  # just settled by another process, or cut off at birth
             with contextlib.suppress(OSError):
                 path.unlink(missing_ok=True)
             lock.release()
@@ -103,15 +105,15 @@ def left_behind(store: Path) -> Iterator[Account]:
 
 
 def heads(store: Path) -> Iterator[Event]:
-    """What identifies each attempt of which something may not be published yet, at work or gone."""
+    """The first line of each account that may hold unpublished events, of live and ended attempts."""
     for path in sorted((store / DIRECTORY).glob("*.jsonl")):
         yield from _lines(path)[:1]
 
 
 def unpublished(store: Path) -> dict[str, set[str]]:
-    """Keys of artifacts that each account still has to tell of, by its MLflow's address: publishing reads them.
+    """Keys of artifacts that each account has not published yet, by its MLflow's address. Publishing will read them.
 
-    Raises OSError where an account cannot be read.
+    Raises OSError if an account cannot be read.
     """
     found: dict[str, set[str]] = {}
     for path in sorted((store / DIRECTORY).glob("*.jsonl")):
@@ -122,7 +124,7 @@ def unpublished(store: Path) -> dict[str, set[str]]:
 
 
 def _left(lines: list[Event]) -> list[Event]:
-    """Of the lines after the first: what was refused when all was told last, or everything."""
+    """The unpublished events: what was refused the last time all were sent, or every event. No first line in `lines`."""
     told: list[list[Event]] = [line["left"] for line in lines if line.get("event") == _TOLD]
     return told[-1] if told else lines
 
@@ -140,7 +142,7 @@ def _lines(path: Path) -> list[Event]:
 
 
 def _whole(content: bytes) -> list[Event]:
-    """Whole lines; one that was torn by a kill is left out."""
+    """Complete lines. A line that a kill cut off is left out."""
     found: list[Event] = []
     for line in content.split(b"\n")[:-1]:
         with contextlib.suppress(ValueError):

@@ -1,7 +1,7 @@
-"""To which MLflows the runs of a store were told: what is registered there must not be collected here.
+"""The MLflow addresses that the runs of a store published to. `onward gc` must not collect what is registered there.
 
-`<store>/.tracking/mlflow-<digest of the address>.json` is written before anything is published to an address, without
-secrets; it travels with the store, and stays when the run is forgotten.
+`<store>/.tracking/mlflow-<digest of the address>.json` is written, without secrets, before anything is published to an
+address. It travels with the store, and stays when the run is forgotten.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ SQLITE = "sqlite:///"
 
 
 def registry_of(uri: str) -> str:
-    """Where models are registered by who is told to `uri`: there, unless MLFLOW_REGISTRY_URI names another place."""
+    """The registry for runs that publish to `uri`: the same server, unless MLFLOW_REGISTRY_URI names another one."""
     return _absolute(os.environ.get("MLFLOW_REGISTRY_URI") or uri)
 
 
 def note_address(store: Path, uri: str) -> None:
-    """Remember a registry. Raises OSError where it cannot be written."""
+    """Record a registry's address. Raises OSError if it cannot be written."""
     shown = without_secrets(uri)
     name = hashlib.sha256(shown.encode()).hexdigest()[:16]
     path = store / DIRECTORY / f"mlflow-{name}.json"
@@ -39,11 +39,10 @@ def note_address(store: Path, uri: str) -> None:
 
 
 def addresses_of(store: Store, given: Iterable[str] = ()) -> list[str]:
-    """Every registry that may know models of this store, each once: as it is given or configured, with its secrets.
+    """Every registry that may know models of this store, each once, in its given or configured form with secrets.
 
-    `given` by the user; what runs of the store were told to, by its notes, its accounts, and its run records; and where a
-    run would be told to now, unless that is this home's database and there is none. Raises OnwardError where a note
-    cannot be read.
+    It collects the addresses in `given`, in the store's notes, accounts and run records, and the one that a run would use
+    now (but not this home's database if it does not exist). Raises OnwardError if a note cannot be read.
     """
     found = {without_secrets(uri): uri for uri in (*_noted(store), *_of_runs(store))}
     known = dict.fromkeys(found)
@@ -53,7 +52,7 @@ def addresses_of(store: Store, given: Iterable[str] = ()) -> list[str]:
 
 
 def database_of(uri: str) -> Path | None:
-    """The file of a SQLite database."""
+    """The file of a SQLite database; None for other addresses."""
     return Path(uri.removeprefix(SQLITE)) if uri.startswith(SQLITE) else None
 
 
@@ -84,6 +83,6 @@ def _of_runs(store: Store) -> Iterator[str]:
 
 
 def _absolute(uri: str) -> str:
-    """A database's file from the root, so that the address means the same everywhere."""
+    """An address with the absolute path of a database file, so that it means the same everywhere."""
     file = database_of(uri)
     return uri if file is None else f"{SQLITE}{file.resolve()}"

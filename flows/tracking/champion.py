@@ -1,11 +1,11 @@
-"""Which of several models is the champion: the best in the domain among those not clearly worse in general than the base.
+"""The champion among several models: the best in the domain among those not clearly worse in general than the base.
 
-In the domain: the mean of the main metric over the domain's benchmarks, each counted alike; where there is none, bits per
-byte of the domain's held-out text. Clearly worse in general: the report of the same models says so, of the mean of the
-general benchmarks against the base (where there is none: of perplexity on any replay text): the same tables, the same
-draws and tests, in the same families, by the same functions. Of two that are equally good, the one that has seen fewer
-tokens. Only models that were measured on the same questions and documents in the same way, and where each counts as the
-same (domain or general), are compared.
+"In the domain": the mean of the main metric over the domain benchmarks with equal weights; without any, bits per byte on
+the domain's held-out text. "Clearly worse in general": the report of the same models says so about the mean of the
+general benchmarks against the base; without any, about perplexity on any replay text. The same functions compute it from
+the same tables, draws, tests and families of tests. If two models are equally good, the one with fewer tokens wins. Only
+models measured on the same questions and documents, in the same way and in the same roles (domain or general), are
+compared.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 TAG = "standing"
 Kind = Literal["benchmarks", "texts"]
-"""Of what the level in the domain is the mean."""
+"""What the level in the domain is the mean of."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class ChangeToBase:
-    """To the base, in general, more is better; 95 % in [low, high], None where one question tells nothing of others."""
+    """A general change against the base; more is better. [low, high] is the 95 % interval, None if there is none."""
 
     value: float
     low: float | None
@@ -59,10 +59,10 @@ class ChangeToBase:
 
 @dataclass(frozen=True)
 class Standing:
-    """`domain`: more is better; `general`, `low`, `high`, `verdict`: of the change to the base; None: not measured.
+    """Level in the `domain` (more is better), and the general change against the base with its interval and verdict.
 
-    The change is of the mean of the general benchmarks; or, without any, of perplexity on the replay text that lost most,
-    as a share of it, turned so that more is better.
+    None means not measured. The change is in the mean of the general benchmarks. Without any, it is the relative change of
+    perplexity on the replay text that lost most, with the sign turned so that more is better.
     """
 
     tokens: int
@@ -71,21 +71,21 @@ class Standing:
     low: float | None
     high: float | None
     measure: str
-    """Digest of what was measured, how, and as what (domain or general): equal for models that can be compared."""
+    """Digest of what was measured, how, and in which role (domain or general). Equal for models that can be compared."""
     verdict: Verdict | None = None
 
     @property
     def clearly_worse(self) -> bool:
-        """Whether something was lost in general, as the report says it."""
+        """Whether the model lost something in general, by the report's verdict."""
         return self.verdict == "worse"
 
     def tags(self) -> dict[str, str]:
-        """As a model version's tag, from which `standing_of` reads it again."""
+        """The tag of a model version. `standing_of` reads it."""
         return {TAG: json.dumps(asdict(self))}
 
 
 def standing_of(tags: Mapping[str, str]) -> Standing | None:
-    """From a version's tags; None where it was not measured. One without a verdict has it from its interval."""
+    """Read a version's tags; None if it was not measured. A missing verdict is derived from the interval."""
     try:
         known = json.loads(tags[TAG])
         if "verdict" not in known and known["high"] is not None:
@@ -96,7 +96,7 @@ def standing_of(tags: Mapping[str, str]) -> Standing | None:
 
 
 def choose(standings: Mapping[str, Standing], measure: str) -> str | None:
-    """The champion's name among those measured so; None where there are none."""
+    """The champion's name among the models with this `measure`; None if there is none."""
     able = {name: one for name, one in standings.items() if one.measure == measure and not one.clearly_worse}
     if not able:
         return None
@@ -110,10 +110,10 @@ def _numbered(name: str) -> tuple[int, str]:
 def standings(
     models: Sequence[Candidate], groups: Mapping[str, str], roles: Mapping[str, str]
 ) -> dict[str, Standing | None]:
-    """Where each model of a run stands, by name; the first is the base. The same inputs give the same, to the bit.
+    """Each model's standing by name; the first model is the base. The same inputs give the same result, bit for bit.
 
-    `groups`: benchmark → domain or general; `roles`: source → domain or replay. None where nothing of the domain was
-    measured. Raises OnwardError where a model and the base were asked other questions, or in another way.
+    `groups`: benchmark → domain or general; `roles`: source → domain or replay. A standing is None if nothing of the domain
+    was measured. Raises OnwardError if a model and the base got different questions, or were measured in different ways.
     """
     changes = _changes(models, groups, roles)
     found: dict[str, Standing | None] = {}
@@ -134,7 +134,7 @@ def standings(
 def _level(
     model: Candidate, groups: Mapping[str, str], roles: Mapping[str, str]
 ) -> tuple[Kind, float] | None:
-    """Of what a model's level in the domain is the mean, and the level; None where nothing of it was measured."""
+    """A model's level in the domain, and what it is the mean of; None if nothing of the domain was measured."""
     scores = [model.scores[name] for name, one in groups.items() if one == "domain" and name in model.scores]
     if scores:
         return "benchmarks", _mean(float(one.stats["metrics"][one.stats["main"]]) for one in scores)
@@ -152,7 +152,7 @@ def _mean(values: Iterable[float]) -> float:
 def _changes(
     models: Sequence[Candidate], groups: Mapping[str, str], roles: Mapping[str, str]
 ) -> dict[str, ChangeToBase]:
-    """Each model's change to the base in general, as the report has it; empty where nothing general was measured."""
+    """Each model's general change against the base, as in the report; empty if nothing general was measured."""
     from tasks.pages.report.groups import group_row
     from tasks.pages.report.inputs import ReportInputs
     from tasks.pages.report.scores import benchmark_row, perplexity_row
@@ -186,7 +186,7 @@ def _changes(
 def _judged(
     measures: Sequence[Measure[R]], general: Callable[[R], bool], names: Sequence[str]
 ) -> dict[str, ChangeToBase]:
-    """Of each model: the worst of its changes in the general ones of the rows, which are a family of tests."""
+    """For each model, its worst change among the general rows. All rows together form one family of tests."""
     from tasks.pages.report.scores import add_changes
 
     base, *others = names
@@ -203,7 +203,7 @@ def _judged(
 
 
 def _change(row: ResultRow, change: ModelChange | None, name: str) -> ChangeToBase:
-    """Turned so that more is better. Raises OnwardError where the two cannot be compared."""
+    """The change, turned so that more is better. Raises OnwardError if the two models cannot be compared."""
     if change is None:
         what = ", ".join(row.benchmarks) if isinstance(row, GroupRow) else row.label
         raise OnwardError(
@@ -218,7 +218,7 @@ def _change(row: ResultRow, change: ModelChange | None, name: str) -> ChangeToBa
 
 
 def _measure(model: Candidate, kind: Kind, groups: Mapping[str, str], roles: Mapping[str, str]) -> str:
-    """What was measured and how, and what of it counts as what, whatever the model."""
+    """Digest of what was measured, how, and in which role. It does not depend on the model."""
     found: list[Any] = [kind]
     for measured, counted_as in ((model.scores, groups), (model.perplexity, roles)):
         for name, one in sorted(measured.items()):
@@ -228,7 +228,7 @@ def _measure(model: Candidate, kind: Kind, groups: Mapping[str, str], roles: Map
 
 
 def _digests(value: Any) -> Any:
-    """Without keys of stages: the same bytes count as the same, however they were made."""
+    """Replace references by their digests. The same bytes count as equal, however they were made."""
     if isinstance(value, Mapping):
         return (
             value["digest"] if "digest" in value else {name: _digests(item) for name, item in value.items()}

@@ -1,4 +1,4 @@
-"""MLflow's client as it is used here, and what its errors mean."""
+"""MLflow's client with our settings, and the meaning of its errors."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 from storage.secrets import without_secrets
 
 TRIES = 3
-"""Of what is refused: what was read of the server may have been old."""
+"""How often a refused request is tried, because what was read from the server may have been outdated."""
 
 
 def connect(uri: str, registry: str | None = None) -> Any:
-    """MLflow's client, which waits no longer than ten seconds for an answer; with a registry of models elsewhere."""
+    """MLflow's client, which waits at most ten seconds for an answer. `registry` is a separate model registry."""
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # it asks for what it prints
@@ -25,8 +25,10 @@ def connect(uri: str, registry: str | None = None) -> Any:
 
 
 def is_answer(error: Exception) -> bool:
-    """Whether what was asked is refused, so that asking again gives the same: by the server, by the store of files
-    behind it, by a local directory, or by the client before it asks."""
+    """Whether the request was refused, so that asking again would give the same answer.
+
+    The server, its file store, a local directory or the client itself may refuse.
+    """
     from mlflow.exceptions import MlflowException
 
     if isinstance(error, MlflowException):
@@ -43,10 +45,10 @@ _LOCAL = (PermissionError, FileNotFoundError, FileExistsError, NotADirectoryErro
 
 
 def _refuses(status: int) -> bool:
-    """Of HTTP: what is wrong with the request. Who asks (401) may be put right, as may what came too late or too often."""
+    """Whether an HTTP status means a wrong request. Not so: 401 (credentials can be corrected), too late, too often."""
     return 400 <= status < 500 and status not in (401, 408, 429, 499)
 
 
 def said(error: Exception) -> str:
-    """An error in a line, without secrets."""
+    """An error in one line, without secrets."""
     return f"{type(error).__name__}: {without_secrets(str(error).partition(chr(10))[0])[:200]}"

@@ -1,8 +1,7 @@
-"""What a stage read, as MLflow's dataset inputs: corpus and packing manifests of a training, questions, held-out text.
+"""The data that a stage read, as MLflow's dataset inputs: corpus, packing manifests, questions, held-out text.
 
-A dataset's digest is the first 36 hex digits (all that MLflow takes) of the sha256 that stands in the stage's key; its
-source names the artifacts of the store that it is, and the source files behind them, each with its whole digest. No
-content is read.
+A dataset's digest is the first 36 hex digits (MLflow's maximum) of the sha256 in the stage's key. Its source names the
+artifacts of the store and the source files behind them, each with its full digest. No content is read.
 """
 
 from __future__ import annotations
@@ -40,11 +39,11 @@ class Data:
 
     @property
     def reference(self) -> tuple[str, str]:
-        """What metrics are tied to it by: name and digest."""
+        """Name and digest, which tie metrics to the dataset."""
         return self.name, self.digest
 
     def entity(self) -> Any:
-        """The same as MLflow's DatasetInput; `mlflow.data.get_source` knows its source as a local path."""
+        """The dataset as MLflow's DatasetInput. `mlflow.data.get_source` reads its source as a local path."""
         from mlflow.entities import Dataset, DatasetInput, InputTag
         from mlflow.utils.mlflow_tags import MLFLOW_DATASET_CONTEXT
 
@@ -61,7 +60,7 @@ class Data:
 
 
 def _within(where: Mapping[str, Any]) -> str:
-    """As JSON no longer than MLflow takes: what does not fit of a list is counted."""
+    """JSON within MLflow's length limit. List entries that do not fit are counted."""
     kept = dict(where)
     for name in ("files", "artifacts"):
         left_out = 0
@@ -74,7 +73,7 @@ def _within(where: Mapping[str, Any]) -> str:
 
 
 def inputs_of(artifact: Artifact, store: Store, item: str | None = None) -> list[Data]:
-    """The datasets that the artifact was made of; none where its stage reads nothing that MLflow should know.
+    """The datasets that the artifact was made from; empty if its stage reads nothing that MLflow should show.
 
     `item` is the source whose held-out documents a perplexity was measured on.
     """
@@ -94,7 +93,7 @@ def inputs_of(artifact: Artifact, store: Store, item: str | None = None) -> list
 
 
 def source_files(store: Store, artifacts: Iterable[Artifact]) -> list[dict[str, Any]]:
-    """The source files that the artifacts go back to: source, name, bytes, sha256 of each, or a package and its version."""
+    """The source files behind the artifacts: source, name, bytes and sha256 of each, or a package and its version."""
     found: dict[tuple[str, str], dict[str, Any]] = {}
     for one in _upstream(store, artifacts):
         if one.stage != "ingest":
@@ -119,7 +118,7 @@ def _upstream(store: Store, artifacts: Iterable[Artifact]) -> Iterator[Artifact]
 
 
 def _lookup(store: Store, edge: Mapping[str, Any]) -> Artifact | None:
-    """The artifact, or None where it is gone or damaged: MLflow then shows less."""
+    """The artifact, or None if it is gone or damaged; MLflow then shows less."""
     try:
         return store.lookup(edge["stage"], edge["key"])
     except OnwardError:
@@ -127,7 +126,7 @@ def _lookup(store: Store, edge: Mapping[str, Any]) -> Artifact | None:
 
 
 def _corpus(packs: list[Artifact], store: Store, use: str) -> Iterator[Data]:
-    """One dataset a source: the token shards that the manifests may point into."""
+    """One dataset per source: the token shards that the manifests may refer to."""
     shards: dict[str, dict[str, dict[str, Any]]] = {}
     for pack in packs:
         for source, parts in pack.manifest.inputs["shards"].items():
@@ -151,7 +150,7 @@ def _corpus(packs: list[Artifact], store: Store, use: str) -> Iterator[Data]:
 
 
 def _documents(store: Store, tokenized: list[Artifact]) -> list[Artifact]:
-    """Without the tokenizer, which may be made of text too."""
+    """The tokenized documents, without the tokenizer, which may also be made from text."""
     edges = (one.manifest.inputs.get("documents") for one in tokenized)
     return [found for edge in edges if edge and (found := _lookup(store, edge))]
 
@@ -192,7 +191,7 @@ def _names_read(artifact: Artifact) -> set[str]:
 
 
 def _questions(artifact: Artifact, store: Store) -> Data:
-    """The files that a benchmark's questions were read from, whatever the model."""
+    """The files that a benchmark's questions were read from. They do not depend on the model."""
     config, inputs, stats = artifact.manifest.config, artifact.manifest.inputs, artifact.stats
     own, files = inputs.get("own"), list(inputs.get("files") or ())
     digests = [own["digest"]] if own else [str(file.get("sha256")) for file in files]
@@ -227,7 +226,7 @@ def _named(artifact: Artifact, part: str, digest: str) -> dict[str, Any]:
 
 
 def _digest_of(digests: Iterable[str]) -> str:
-    """Of several, in order: the digest of their lines; of one, itself."""
+    """One digest for several, in order: the sha256 of their lines. A single digest stands for itself."""
     listed = list(digests)
     whole = listed[0] if len(listed) == 1 else hashlib.sha256("\n".join(listed).encode()).hexdigest()
     return _cut(whole)

@@ -1,7 +1,7 @@
-"""Models in MLflow: a LoggedModel for each exported model, and versions of a registered model that aliases point at.
+"""Models in MLflow: a LoggedModel for each exported model, and versions of a registered model with aliases.
 
-The files stay in the store: a LoggedModel holds a pointer with the digest of each, which `onward export` copies from. A
-model is made once for its stage key in an experiment, a version once for its stage key in a registered model.
+The files stay in the store. A LoggedModel holds a pointer with the digest of each file; `onward export` copies the
+files. For one stage key, an experiment gets one model, and a registered model gets one version.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ POINTER = "model.json"
 
 @dataclass(frozen=True)
 class Exported:
-    """A model to be published: its artifact, the run of its stage, and what it is called in the run that made it."""
+    """A model to be published: its artifact, the MLflow run of its stage, and its name in the run that made it."""
 
     artifact: Artifact
     run: str
@@ -38,16 +38,16 @@ class Exported:
 
     @property
     def digest(self) -> str:
-        """Of the files that `from_pretrained` loads."""
+        """Digest of the files that `from_pretrained` loads."""
         return self.artifact.part("export").digest
 
     @property
     def place(self) -> str:
-        """In the store."""
+        """Its directory, relative to the store."""
         return f"{self.artifact.stage}/{self.key[:16]}"
 
     def tags(self) -> dict[str, str]:
-        """On the LoggedModel, and on each version of it."""
+        """Tags for the LoggedModel and each version of it."""
         return {
             "stage": self.artifact.stage,
             "stage_key": self.key,
@@ -58,7 +58,7 @@ class Exported:
         }
 
     def pointer(self) -> dict[str, Any]:
-        """What MLflow keeps instead of the files."""
+        """The file that MLflow holds instead of the model's files."""
         part = self.artifact.manifest.parts["export"]
         files = [{"path": f.path, "bytes": f.bytes, "sha256": f.sha256} for f in part.files]
         return {
@@ -68,7 +68,7 @@ class Exported:
         }
 
     def words(self) -> str:
-        """For people, in Markdown."""
+        """A description for people, in Markdown."""
         files = self.store / self.place / "export"
         return (
             f"{self.name}: {self.tokens:,} tokens. Files: `{files}`, digest `{self.digest}`.\n\n"
@@ -77,12 +77,12 @@ class Exported:
 
 
 def alias_of(name: str) -> str:
-    """`base`; `tokens-400m` of a budget `400M`. MLflow takes letters, digits, _ and -."""
+    """`base`, or `tokens-400m` for the budget `400M`. MLflow accepts letters, digits, _ and -."""
     return name if name == "base" else f"tokens-{name.lower().replace('.', '-')}"
 
 
 class Models:
-    """Models of one experiment. Raises MLflow's exceptions; whatever is done may be done again."""
+    """Models of one experiment. Raises MLflow's exceptions. Every operation may be repeated."""
 
     def __init__(self, client: Any, experiment: str) -> None:
         self._client = client
@@ -90,7 +90,7 @@ class Models:
         self._known: dict[str, Any] = {}
 
     def logged(self, model: Exported) -> str:
-        """The id of its LoggedModel, made and finalised if it is not there."""
+        """The id of the model's LoggedModel. It is created and finalised if it does not exist."""
         if model.key in self._known:
             return str(self._known[model.key].model_id)
         found = self._client.search_logged_models([self._experiment], f"tags.stage_key = '{model.key}'")
@@ -117,7 +117,7 @@ class Models:
             self._client.log_model_artifact(model_id, str(path))
 
     def output(self, run: str, model_id: str, step: int) -> None:
-        """Say that a run brought forth a model."""
+        """Record that a run produced a model."""
         from mlflow.entities import LoggedModelOutput
 
         outputs = self._client.get_run(run).outputs
@@ -125,7 +125,7 @@ class Models:
             self._client.log_outputs(run, [LoggedModelOutput(model_id, step)])
 
     def input(self, run: str, model_id: str) -> None:
-        """Say that a run measured a model."""
+        """Record that a run measured a model."""
         from mlflow.entities import LoggedModelInput
 
         inputs = self._client.get_run(run).inputs
@@ -133,7 +133,7 @@ class Models:
             self._client.log_inputs(run, models=[LoggedModelInput(model_id)])
 
     def version(self, registered: str, model: Exported, tags: Mapping[str, str]) -> str:
-        """The version of its stage key in the registered model, made, with these tags too, if it is not there."""
+        """The version for the model's stage key in the registered model. Created, with `tags` too, if it does not exist."""
         model_id = self.logged(model)
         found = self._versions(registered).get(model.key)
         if found is None:
@@ -141,7 +141,7 @@ class Models:
                 registered,
                 self._known[
                     model.key
-                ].artifact_location,  # `models:/…` is looked for at the process's own address
+                ].artifact_location,  # the process would look for `models:/…` at its own address
                 run_id=model.run,
                 tags={**model.tags(), **tags, "model_id": model_id},
                 description=model.words(),
@@ -152,7 +152,7 @@ class Models:
         return str(found.version)
 
     def _lead(self, model_id: str, registered: str, version: str) -> None:
-        """Let the LoggedModel lead to its versions, as MLflow's server does by itself, and a database does not."""
+        """Link the LoggedModel to its versions. MLflow's server does this by itself, a database does not."""
         from mlflow.utils.mlflow_tags import MLFLOW_MODEL_VERSIONS
 
         known = self._client.get_logged_model(model_id).tags.get(MLFLOW_MODEL_VERSIONS)
@@ -186,13 +186,13 @@ class Models:
                 return found
 
     def alias(self, registered: str, alias: str, version: str) -> None:
-        """Let the alias point at the version."""
+        """Set the alias to the version."""
         self._client.set_registered_model_alias(registered, alias, version)
 
     def crown(self, registered: str, standings: Mapping[str, Standing]) -> str | None:
-        """Tag versions (by number) with where each stands, and let `champion` point at the best; returns its number.
+        """Tag versions (by number) with their standing, and set `champion` to the best one. Returns its number.
 
-        Versions of other runs that were measured in the same way take part.
+        Versions of other runs take part if they were measured in the same way.
         """
         for version, one in standings.items():
             for name, value in one.tags().items():

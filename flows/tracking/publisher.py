@@ -1,6 +1,6 @@
-"""The events of one attempt at a run, published to MLflow. Each may be published again, now or by a later attempt.
+"""Publishes the events of one attempt at a run to MLflow. Each event may be published again, now or by a later attempt.
 
-An event names what is in the store by its key; what it stands for is read from there when it is published.
+An event names things in the store by their key. Their content is read from the store when the event is published.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from tasks import stages
 from tasks.pages.report.cost import page_of
 
 READERS = frozenset({*stages.TRAINING, "evaluate", "perplexity"})
-"""Stages whose datasets stand on the parent too."""
+"""Stages whose datasets are also shown on the parent run."""
 _BEGAN = "onward.began"
-"""Tag of a parent run: when the attempt that goes on in it began, in milliseconds since 1970."""
+"""Tag of a parent run: the start of the attempt that now continues in it, in milliseconds since 1970."""
 
 
 class Publisher:
-    """Publishes to the experiment of `head`, which is the first line of an account. Methods raise MLflow's exceptions."""
+    """Publishes to the experiment of `head`, the first line of an account. Methods raise MLflow's exceptions."""
 
     def __init__(self, client: Any, store: Store, head: Event) -> None:
         self.client = client
@@ -41,7 +41,7 @@ class Publisher:
         self._steps: dict[str, set[int]] = {}
         self._scored: set[tuple[str, str]] = set()
         self._shown: set[tuple[tuple[str, str], str]] = set()
-        """Datasets that stand on the parent."""
+        """Datasets that the parent already shows."""
         self._read: dict[tuple[str, str], Artifact | None] = {}
 
     def _experiment(self) -> str:
@@ -51,7 +51,7 @@ class Publisher:
         return str(self.client.create_experiment(self.head["experiment"], self.head.get("artifacts")))
 
     def begin(self, at_work: bool) -> None:
-        """Find or make the parent run; RUNNING where the attempt is at work now."""
+        """Find or create the parent run. It becomes RUNNING if the attempt is at work now."""
         self.runs.read()
         head = self.head
         tags = {**head["tags"], "onward.attempt": head["attempt"], "kind": "flow run", NOTE: head["note"]}
@@ -71,7 +71,7 @@ class Publisher:
         self.runs.params(self.parent, head["params"], known)
 
     def _later(self, tags: Mapping[str, str]) -> bool:
-        """Whether this attempt began after the one whose run it is now: how it ended is how the run ended."""
+        """Whether this attempt began after the one that owns the run now. The last attempt decides how the run ended."""
         other, began = tags.get("onward.attempt"), tags.get(_BEGAN, "")
         return other != self.head["attempt"] and began.isdigit() and int(began) < int(self.head["began"])
 
@@ -79,13 +79,13 @@ class Publisher:
         return {point.step for point in self.client.get_metric_history(self.parent, metric)}
 
     def alive(self, runs: list[str]) -> None:
-        """A sign of life, on the parent and on these."""
+        """Update the sign of life on the parent and on `runs`."""
         mark = {"onward.alive": owner()["onward.alive"]}
         for run in (self.parent, *runs):
             self.runs.tag(run, mark)
 
     def publish(self, event: Event) -> None:
-        """Whatever it is."""
+        """Publish an event of any kind."""
         handlers: dict[str, Callable[[Event], None]] = {
             "end": self._end,
             "failed": self._failed,
@@ -98,7 +98,7 @@ class Publisher:
             handler(event)
 
     def ended(self, events: list[Event]) -> None:
-        """For an attempt whose process is gone: its true end, unless another attempt has gone on in its run."""
+        """Set the final state of an attempt whose process is gone, unless another attempt has continued in its run."""
         if self.client.get_run(self.parent).data.tags.get("onward.attempt") != self.head["attempt"]:
             return
         if not any(event["event"] == "close" for event in events):  # it was killed
@@ -108,7 +108,7 @@ class Publisher:
     # ---- stages -----------------------------------------------------------------------------------------------
 
     def child(self, event: Event, artifact: Artifact | None = None) -> tuple[str, bool]:
-        """(run id, whether it was there) of a stage; its page says what it is."""
+        """(run id, whether it existed before) of a stage's run. Its page describes the stage."""
         key, url = event["key"], self.head["tags"].get("prefect.url")
         lines = [f"**{event['name']}**", f"Stage key `{key}`", f"In the store: `{event['stage']}/{key[:16]}`"]
         lines += [f"First made by [this flow run in Prefect]({url})"] if url else []
@@ -137,7 +137,7 @@ class Publisher:
         return artifact.stage in READERS or artifact.key not in self.runs.complete
 
     def _fill(self, child: str, there: bool, artifact: Artifact, data: list[Any]) -> None:
-        """Everything of a finished stage; its run is FINISHED once all is there."""
+        """Publish everything of a finished stage. Its run becomes FINISHED once all is there."""
         run = self.client.get_run(child) if there else None
         known = run.data.metrics if run else {}
         at = moment(artifact, "ended") or 0
@@ -166,7 +166,7 @@ class Publisher:
     # ---- models -----------------------------------------------------------------------------------------------
 
     def _model(self, event: Event) -> None:
-        """A model with what is measured of it so far."""
+        """Publish a model with its results so far."""
         export = self._artifact(event["stage"], event["key"])
         if export is None:
             return
@@ -195,7 +195,7 @@ class Publisher:
         return Exported(export, child, event["name"], int(event["tokens"]), self.store.root, params)
 
     def _origin(self) -> dict[str, str]:
-        """Of the flow run that registered it."""
+        """Tags that name the flow run that registered a version."""
         tags = self.head["tags"]
         found = {
             name: tags[name] for name in ("onward.run", "prefect.flow_run", "prefect.url") if tags.get(name)
@@ -205,7 +205,7 @@ class Publisher:
     def _score(
         self, score: Artifact, item: str, event: Event, model_id: str, child: str, there: Mapping[str, float]
     ) -> None:
-        """On the parent, on the run of the stage that made the model, and, tied to model and dataset, on its own run."""
+        """Log a score on the parent, on the run that made the model, and on its own run, tied to model and dataset."""
         at, tokens = moment(score, "ended") or 0, event["tokens"]
         values = scores_of(score, item)
         named = {f"{event.get('prefix', '')}{name}": value for name, value in values.items()}
@@ -221,14 +221,14 @@ class Publisher:
             self.runs.points(own, [[Point(n, v, tokens, at, model_id, tied) for n, v in values.items()]])
 
     def _line(self, child: str, event: Event) -> None:
-        """The whole training line of a model, trunk and branch, on the model's own run."""
+        """Log the whole training history of a model, trunk and branch, on the model's own run."""
         last = self.runs.last_step(child, "line/loss")
         found = [self._artifact(stage, key) for stage, key in event["journals"]]
         for rows, anchor in anchored([one for one in found if one is not None and one.has("journal")]):
             self.runs.points(child, rows_of(rows, "line", anchor, after=last))
 
     def _champion(self, event: Event) -> None:
-        """Where each model of the run stands, and which is the best."""
+        """Publish the standing of each model of the run, and the champion."""
         models = [self._measured(entry) for entry in event["models"]]
         for measured in models:
             self._means(measured, event["groups"])
@@ -253,7 +253,7 @@ class Publisher:
         return Candidate(entry["name"], int(entry["tokens"]), scores["evaluate"], scores["perplexity"])
 
     def _means(self, measured: Candidate, groups: Mapping[str, str]) -> None:
-        """Means of the main metrics over the domain's and the general benchmarks, on the parent."""
+        """Log the means of the main metrics over the domain benchmarks and the general ones, on the parent."""
         points, tokens = [], measured.tokens
         for group in ("domain", "general"):
             of = [one for name, one in measured.scores.items() if groups.get(name) == group]
@@ -266,7 +266,7 @@ class Publisher:
     # ---- the run ----------------------------------------------------------------------------------------------
 
     def _files(self, event: Event) -> None:
-        """Pages to be looked at, on the parent."""
+        """Publish pages for reading on the parent run."""
         artifact = self._artifact(event["stage"], event["key"])
         with_cost = page_of(self.store.root, artifact) if artifact else None
         for part in ("report", "page"):
@@ -283,7 +283,7 @@ class Publisher:
             self.client.set_terminated(self.parent, event["state"], event["at"])
 
     def _artifact(self, stage: str, key: str) -> Artifact | None:
-        """From the store; None where it is gone from there, or damaged."""
+        """The artifact from the store; None if it is gone or damaged."""
         if self._read.get((stage, key)) is None:
             try:
                 self._read[stage, key] = self.store.lookup(stage, key)

@@ -1,4 +1,4 @@
-"""What attempts that are gone have left for MLflow, published by a later one in the same store."""
+"""Publishes what ended attempts left for MLflow. A later attempt in the same store does this."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from flows.tracking.publisher import Publisher
 from storage.store import Store
 
 RUNS = 5
-"""So many, its own among them, try what was refused; then it is given up."""
+"""Number of runs that try a refused event, the original run included. After that, the event is dropped."""
 
 
 def replay(own: Publisher, store: Store, head: Event) -> str | None:
-    """Publish all accounts that were left for this server; returns what was refused last, in words.
+    """Publish all accounts that were left for this server. Returns the last refusal as text.
 
-    What cannot be published while the server can be read holds up nothing: it is kept for the next run. Raises MLflow's
-    exceptions where the server is away.
+    An event that cannot be published although the server can be read blocks nothing; it is kept for the next run. Raises
+    MLflow's exceptions if the server is away.
     """
     refused: str | None = None
     for account in left_behind(store.root):
@@ -25,7 +25,7 @@ def replay(own: Publisher, store: Store, head: Event) -> str | None:
             left, why = _publish_again(own, store, account, head)
             last = account.told + 1 >= RUNS
             if why is not None:
-                refused = f"what an earlier attempt left{' (given up now)' if last else ''}: {why}"
+                refused = f"events of an earlier attempt{' (given up now)' if last else ''}: {why}"
             if why is None or last:
                 account.settle()
             else:
@@ -38,7 +38,7 @@ def replay(own: Publisher, store: Store, head: Event) -> str | None:
 def _publish_again(
     own: Publisher, store: Store, account: Account, head: Event
 ) -> tuple[list[Event], str | None]:
-    """Publish the events of an attempt that is gone: (what failed of them, why it did). Raises where the server is away."""
+    """Publish the events of an ended attempt. Returns (events that failed, the reason). Raises if the server is away."""
     left: list[Event] = []
     why: str | None = None
     unanswered = 0

@@ -1,8 +1,8 @@
-"""The runs of one MLflow experiment: a parent for each flow run, a child for each stage key, nothing twice.
+"""The runs of one MLflow experiment: a parent for each flow run, a child for each stage key, and no duplicates.
 
-Whatever is written here may be written again: a request that timed out may have been carried out all the same. So a run is
-looked for before it is made, one that was made twice is deleted once it is seen, and each metric has the time at which it
-was measured rather than at which it is sent: MLflow keeps one of two that are the same in name, step, time and value.
+Every write may be repeated, because a request that timed out may still have succeeded. Therefore a run is looked up
+before it is created, and a duplicate is deleted when it is seen. Each metric carries the time of its measurement, not of
+its sending: MLflow keeps only one of two metrics with the same name, step, time and value.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from flows.machine.processes import ProcessId
 NOTE = "mlflow.note.content"
 PUBLISHED = "onward.published"
 FORMAT = "2"
-"""Of what a finished stage's run holds; one of before is completed."""
+"""Format of a finished stage's run. A run of an older format is completed."""
 _PAGE = 1000
 _ENTITIES = 1000
-"""Metrics and params that a request may carry."""
+"""The most metrics and params in one request."""
 _PARAMS = 100
 _PARAM_CHARACTERS = 6000
 _LOST_SECONDS = 900.0
@@ -28,9 +28,9 @@ _LOST_SECONDS = 900.0
 
 @dataclass(frozen=True)
 class Point:
-    """A value of a metric: `step` in tokens seen, `time` in milliseconds since 1970, when it was measured.
+    """A value of a metric. `step` is in tokens seen; `time` is when it was measured, in milliseconds since 1970.
 
-    `model` and `dataset` (name, digest) tie it to a LoggedModel and to what it was measured on.
+    `model` and `dataset` (name, digest) tie it to a LoggedModel and to the data it was measured on.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Point:
 
 @dataclass
 class Runs:
-    """What the experiment has, as far as it was read (`read`), and how it is added to. Raises MLflow's exceptions."""
+    """The experiment's runs as of the last `read`, and the methods that add to them. They raise MLflow's exceptions."""
 
     client: Any
     experiment: str
@@ -51,15 +51,17 @@ class Runs:
     children: dict[str, str] = field(default_factory=dict)
     """Stage key → run id."""
     complete: set[str] = field(default_factory=set)
-    """Stage keys whose run holds everything."""
+    """Stage keys whose run is complete."""
     _parents: dict[str, str] = field(default_factory=dict)
     _links: dict[tuple[str, str], str] = field(default_factory=dict)
 
     def read(self) -> None:
-        """Read what is there; delete a stage's second run, and lead its parents' links to the first."""
+        """Read the existing runs. Delete a stage's second run, and redirect its parents' links to the first."""
         self.children, self.complete, self._parents = {}, set(), {}
         instead: dict[str, str] = {}
-        runs = sorted(self._all(), key=lambda run: (run.info.start_time or 0, run.info.run_id))
+        runs = sorted(
+            self._all([self.experiment]), key=lambda run: (run.info.start_time or 0, run.info.run_id)
+        )
         for run in runs:
             tags, own = run.data.tags, run.info.run_id
             if key := tags.get("stage_key"):
@@ -78,23 +80,22 @@ class Runs:
                         self.client.set_tag(run.info.run_id, name, first)
             self.client.delete_run(second)
 
-    def _all(self) -> Iterable[Any]:
+    def _all(self, experiments: list[str], which: str = "") -> Iterable[Any]:
         token = None
         while True:
-            page = self.client.search_runs([self.experiment], "", max_results=_PAGE, page_token=token)
+            page = self.client.search_runs(experiments, which, max_results=_PAGE, page_token=token)
             yield from page
             if not (token := page.token):
                 return
 
     def end_lost(self) -> None:
-        """Set runs that are RUNNING, and whose process is gone, to KILLED: of every experiment that may be written."""
+        """Set RUNNING runs whose process is gone to KILLED, in every experiment that may be written."""
         from mlflow.exceptions import MlflowException
 
         experiments = [one.experiment_id for one in self.client.search_experiments()]
         for start in range(0, len(experiments), 100):
-            for run in self.client.search_runs(
-                experiments[start : start + 100], "attributes.status = 'RUNNING'", max_results=_PAGE
-            ):
+            running = "attributes.status = 'RUNNING'"
+            for run in list(self._all(experiments[start : start + 100], running)):
                 if gone(run.data.tags):
                     try:
                         self.client.set_terminated(run.info.run_id, "KILLED")
@@ -103,7 +104,7 @@ class Runs:
                             raise
 
     def parent(self, flow_run: str, name: str, began: int, tags: Mapping[str, str]) -> tuple[str, bool]:
-        """(run id, whether it was there before) of this attempt's flow run."""
+        """(run id, whether it existed before) of the parent for this attempt's flow run."""
         known = self._parents.get(flow_run) or self._parents.get(self.attempt)
         if known is not None:
             return known, True
@@ -114,7 +115,7 @@ class Runs:
     def child(
         self, key: str, name: str, began: int | None, tags: Mapping[str, str], parent: str
     ) -> tuple[str, bool]:
-        """(run id, whether it was there before) of a stage key."""
+        """(run id, whether it existed before) of a stage key's run."""
         if key in self.children:
             return self.children[key], True
         found = self.client.search_runs([self.experiment], f"tags.stage_key = '{key}'", max_results=1)
@@ -127,11 +128,11 @@ class Runs:
         return self.children[key], False
 
     def link(self, parent: str, name: str, child: str) -> None:
-        """Tag the parent with a child; written with the next `flush`."""
+        """Link a child from its parent by a tag. The next `flush` writes it."""
         self._links[parent, name] = child
 
     def flush(self) -> None:
-        """Write the links that wait."""
+        """Write the pending links."""
         from mlflow.entities import RunTag
 
         for parent in {parent for parent, _ in self._links}:
@@ -147,17 +148,17 @@ class Runs:
         self.client.log_batch(run, tags=[RunTag(name, value) for name, value in tags.items()])
 
     def params(self, run: str, params: Mapping[str, str], there: Mapping[str, str]) -> None:
-        """Log those that are not there: a value that was logged cannot be another."""
+        """Log the params that do not exist yet. MLflow does not allow changing a logged value."""
         self.fill(run, params, there, ())
 
     def points(self, run: str, rows: Iterable[Iterable[Point]]) -> None:
-        """Log metrics; the points of one row come in one request, which is carried out as a whole."""
+        """Log metrics. The points of one row go into one request, which succeeds or fails as a whole."""
         self.fill(run, {}, {}, rows)
 
     def fill(
         self, run: str, params: Mapping[str, str], there: Mapping[str, str], rows: Iterable[Iterable[Point]]
     ) -> None:
-        """`params` and `points` in as few requests as they fit in: each costs more than what it carries."""
+        """Log `params` and `points` in as few requests as possible, because a request costs more than its content."""
         from mlflow.entities import Param
 
         new = [Param(metric_name(n), _cut(v)) for n, v in params.items() if metric_name(n) not in there]
@@ -173,7 +174,7 @@ class Runs:
             batch, new = [], new[_PARAMS:]
 
     def _send(self, run: str, points: list[Point], params: list[Any]) -> None:
-        """The client sends them as one request, as far as the server takes one."""
+        """Send one batch. The client makes it one request, within the server's limits."""
         from mlflow.entities import Metric
 
         entries = [
@@ -203,7 +204,7 @@ def metric_name(name: str) -> str:
 
 
 def _cut(text: str) -> str:
-    """MLflow would cut a long value silently, so that two that differ at the end would look the same."""
+    """Shorten a long value and add its digest. MLflow would cut it silently, which hides differences at the end."""
     if len(text) <= _PARAM_CHARACTERS:
         return text
     import hashlib
@@ -213,13 +214,13 @@ def _cut(text: str) -> str:
 
 
 def owner() -> dict[str, str]:
-    """Tags that name this process, by which another tells that it is gone."""
+    """Tags that identify this process, so that another process can tell when it is gone."""
     process = {f"onward.{name}": str(value) for name, value in ProcessId.current().to_dict().items()}
     return {**process, "onward.alive": str(int(time.time()))}
 
 
 def gone(tags: Mapping[str, str]) -> bool:
-    """Whether the process that owns a run is gone; one of another machine, by a sign of life that is old."""
+    """Whether the process that owns a run is gone. On another machine, an old sign of life decides."""
     if "onward.pid" not in tags:
         return False
     names = ("pid", "host", "started", "boot", "namespace", "machine")

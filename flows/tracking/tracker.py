@@ -1,8 +1,8 @@
-"""MLflow: a parent run for each flow run, a child for each stage key, written by one thread off the flow's path.
+"""MLflow: a parent run for each flow run, a child for each stage key. One thread writes, so the flow never waits.
 
-What happens is noted in an account beside the store first, and published from there: a tracking server that is down
-costs nothing but the delay. What it missed to the end is published by the next run in the store, as of when it happened.
-A child is made once per stage key and linked by later parents; a metric's step is tokens seen, none is written twice.
+Events are first recorded in an account beside the store, and published from there. A tracking server that is down costs
+only delay. The next run in the store publishes what the server missed, with the original times. Each stage key has one
+child, and later parents link to it. A metric's step is in tokens seen, and no step is written twice.
 """
 
 from __future__ import annotations
@@ -37,8 +37,10 @@ _POLL_SECONDS = 3.0
 _FLUSH_SECONDS = 60.0
 _ALIVE_SECONDS = 60.0
 _STUBBORN = 10
-"""Tries of an event that fails without a word of refusal (a disk that is full behind the server), while the server can be
-read; while it cannot, nothing is given up."""
+"""Tries of an event that fails without a refusal (such as a full disk behind the server) while the server can be read.
+
+While the server cannot be read, no event is given up.
+"""
 
 
 @dataclass(frozen=True)
@@ -50,16 +52,16 @@ class Tracked:
     name: str
     uri: str
     artifacts: Path | None
-    """Where MLflow keeps files, for a local database; None where the server decides."""
+    """The directory of MLflow's files for a local database; None if the server decides."""
     params: dict[str, str]
     tags: dict[str, str]
     note: str = ""
-    """What the run's page says of it, in Markdown."""
+    """The description on the run's page, in Markdown."""
     registered: str | None = None
-    """The registered model that versions are made of."""
+    """The registered model that gets the versions."""
 
     def head(self, attempt: str) -> Event:
-        """The first line of the attempt's account. No secret is in it."""
+        """The first line of the attempt's account. It holds no secret."""
         return {
             "attempt": attempt,
             "uri": without_secrets(self.uri),
@@ -76,7 +78,7 @@ class Tracked:
 
 
 class MeasuredModel(Protocol):
-    """A model of a run with what was measured of it so far."""
+    """A model of a run with its results so far."""
 
     name: str
     tokens: int
@@ -88,7 +90,7 @@ class MeasuredModel(Protocol):
 
 @dataclass
 class Tracker:
-    """Publishes what happens, in order, from one thread. No method of it waits for the server, but `close`."""
+    """Publishes events in order, from one thread. Only `close` waits for the server."""
 
     tracked: Tracked
     store: Store
@@ -118,14 +120,14 @@ class Tracker:
             self._account = Account.begin(self.store.root, head)
         except (
             OSError
-        ) as error:  # a full disk: what cannot be published now is lost to MLflow, not to the store
+        ) as error:  # such as a full disk: what cannot be published now is lost to MLflow, not to the store
             self._account = None
-            self.warn(f"no account for MLflow can be kept in {self.store.root}: {error.strerror}")
+            self.warn(f"the account for MLflow cannot be written in {self.store.root}: {error.strerror}")
         self._thread = threading.Thread(target=self._work, args=(head,), name="mlflow", daemon=True)
         self._thread.start()
 
     def listen(self, event: str, call: Call, artifact: Artifact | None) -> None:
-        """A stage began, ended or failed."""
+        """Record that a stage began, ended or failed."""
         request = call.request
         facts = {"stage": request.stage, "key": request.key}
         if event == "begin":
@@ -137,16 +139,16 @@ class Tracker:
             self._note("failed", **facts, state="FAILED" if isinstance(call.error, Exception) else "KILLED")
 
     def call_with_parent(self, tell: Callable[[str, str], None]) -> None:
-        """Call with (run id, experiment id) of the parent, once the server has it."""
+        """Call `tell` with (run id, experiment id) of the parent, once the server has it."""
         self._tell_parent = tell
 
     def measured(
         self, models: Sequence[MeasuredModel], registered: Sequence[str] = (), prefix: str = ""
     ) -> None:
-        """Models and what is measured of them so far; called again, it publishes what is new.
+        """Publish models and their results so far. Further calls publish what is new.
 
-        Those whose name is in `registered` become versions of the registered model. Names of metrics on the parent begin
-        with `prefix`.
+        Models with a name in `registered` become versions of the registered model. The parent's metric names start with
+        `prefix`.
         """
         for model in list(models):
             entry = _entry(model, registered)
@@ -162,16 +164,19 @@ class Tracker:
         groups: Mapping[str, str],
         roles: Mapping[str, str],
     ) -> None:
-        """All models of a run are measured; the first is the base. `groups` of benchmarks, `roles` of sources."""
+        """Publish standings and champion after all models are measured. The first model is the base.
+
+        `groups` maps benchmarks to domain or general, `roles` maps sources to domain or replay.
+        """
         entries = [_entry(model, registered) for model in models]
         self._note("champion", models=entries, groups=dict(groups), roles=dict(roles))
 
     def files(self, report: Artifact) -> None:
-        """The report, to be looked at in MLflow, on the parent."""
+        """Publish the report on the parent, for reading in MLflow."""
         self._note("files", stage=report.stage, key=report.key)
 
     def close(self, state: str, seconds: float = _FLUSH_SECONDS) -> None:
-        """End the parent run (`FINISHED`, `FAILED` or `KILLED`) once all is written, or `seconds` have passed."""
+        """End the parent run (`FINISHED`, `FAILED` or `KILLED`) once all is written, or after `seconds`."""
         if self._thread is None:
             return
         self._note("close", state=state)
@@ -210,7 +215,7 @@ class Tracker:
                 attempt.runs.flush()
                 self._follow(attempt)
                 self._error = None
-            except Exception as error:  # whatever the server or its client does, training goes on
+            except Exception as error:  # training continues after any error of the server or its client
                 self._stale = True
                 self._error = said(error)
                 if not (ended and self._away):
@@ -232,7 +237,7 @@ class Tracker:
             try:
                 attempt.publish(event)
             except Exception as error:
-                attempt.runs.read()  # raises where the server is away; and what was read of it before may be old
+                attempt.runs.read()  # raises if the server is away; what was read before may be outdated
                 waiting[0] = (event, tries + 1)
                 if tries + 1 < (TRIES if is_answer(error) else _STUBBORN):
                     if not is_answer(error):
@@ -243,7 +248,7 @@ class Tracker:
         waiting.popleft()
 
     def _connected(self, head: Event) -> Publisher:
-        """The attempt at the server; after an error, what is there is read anew. `_away` where it does not answer."""
+        """The attempt on the server. After an error, the existing runs are read again. `_away` is set without an answer."""
         self._away = True
         if self._attempt is None:
             client = connect(self.tracked.uri)
@@ -322,13 +327,13 @@ def _entry(model: MeasuredModel, registered: Sequence[str]) -> dict[str, Any]:
 
 
 def public_address(uri: str) -> str | None:
-    """Where people look at MLflow: `ONWARD_MLFLOW_URL`, else the tracking address where that is a web address."""
+    """MLflow's address for browsers: `ONWARD_MLFLOW_URL`, else the tracking address if it is a web address."""
     public = os.environ.get("ONWARD_MLFLOW_URL") or (uri if uri.startswith(("http://", "https://")) else None)
     return without_secrets(public).rstrip("/") if public else None
 
 
 def describe_run(name: str, url: str | None, store: Path, summary: Mapping[str, str]) -> str:
-    """The description of a flow run in MLflow: a way back, and its configuration in short."""
+    """The description of a flow run in MLflow: a link back, and a short configuration."""
     link = f"[This run in Prefect]({url}): its stages, log and artifacts." if url else ""
     rows = "\n".join(f"| {name} | {value} |" for name, value in summary.items())
     table = f"| | |\n| --- | --- |\n{rows}"

@@ -1,4 +1,4 @@
-"""Artifacts and journals as what MLflow shows: params, numbers, tags, and metrics by the tokens seen."""
+"""Converts artifacts and journals for MLflow: params, numbers, tags, and metrics by the tokens seen."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from storage.artifact import Artifact
 
 
 def scores_of(artifact: Artifact, item: str) -> dict[str, float]:
-    """What one artifact measured, by the names that MLflow shows."""
+    """The results of one artifact, under the names that MLflow shows."""
     stats = artifact.stats
     if artifact.stage == "perplexity":
         return {
@@ -33,7 +33,7 @@ def flat(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
 
 
 def numbers(value: Any, prefix: str = "") -> Iterator[tuple[str, float]]:
-    """Leaves of nested plain data that are numbers, not truth values, as (name of its place by slashes, number)."""
+    """Numeric leaves (no booleans) of nested plain data as (path with slashes, number)."""
     if isinstance(value, bool):
         return
     if isinstance(value, int | float):
@@ -44,7 +44,7 @@ def numbers(value: Any, prefix: str = "") -> Iterator[tuple[str, float]]:
 
 
 def facts_of(artifact: Artifact) -> dict[str, str]:
-    """Of the attempt that made it: no part of its identity."""
+    """Facts of the attempt that made the artifact. They are not part of its identity."""
     known = artifact.manifest.provenance
     names = ("code", "git", "host", "python", "seconds", "flow_run")
     found = {f"made.{name}": str(known[name]) for name in names if known.get(name) is not None}
@@ -54,13 +54,13 @@ def facts_of(artifact: Artifact) -> dict[str, str]:
 
 
 def moment(artifact: Artifact, which: str) -> int | None:
-    """When the artifact's making `started` or `ended`, in milliseconds since 1970."""
+    """When making the artifact `started` or `ended`, in milliseconds since 1970."""
     text = artifact.manifest.provenance.get(which)
     return int(datetime.fromisoformat(text).timestamp() * 1000) if text else None
 
 
 def journal_of(artifact: Artifact) -> list[dict[str, Any]]:
-    """The rows of a finished training, with the columns that depend on the clock where they are still there."""
+    """The rows of a finished training, with the clock-dependent columns if they still exist."""
     import pyarrow.parquet as pq
 
     rows = pq.read_table(artifact.part("journal").only()).to_pylist()
@@ -72,15 +72,15 @@ def journal_of(artifact: Artifact) -> list[dict[str, Any]]:
 
 
 def lines_of(journal: Path) -> list[dict[str, Any]]:
-    """The whole lines of a journal that is being written."""
+    """The complete lines of a journal that is being written."""
     return [json.loads(line) for line in journal.read_bytes().split(b"\n")[:-1] if line.strip()]
 
 
 def anchored(segments: list[Artifact]) -> list[tuple[list[dict[str, Any]], int]]:
-    """(rows, when the first began in milliseconds since 1970) of trainings' journals, oldest first.
+    """(rows, start of the first row in milliseconds since 1970) of trainings' journals, oldest first.
 
-    A training that was interrupted began, by its manifest, with its last attempt; its end is certain. So each is laid
-    before its own end and before the next one's beginning, and no step lies before the step before it.
+    The manifest of an interrupted training gives the start of its last attempt only, but its end is certain. So each
+    journal is placed to end before its own end and before the start of the next one. No step lies before an earlier step.
     """
     found: list[tuple[list[dict[str, Any]], int]] = []
     for artifact in reversed(segments):
@@ -95,8 +95,10 @@ def anchored(segments: list[Artifact]) -> list[tuple[list[dict[str, Any]], int]]
 def rows_of(
     rows: list[dict[str, Any]], prefix: str, anchor: int, after: int, until: int | None = None
 ) -> Iterator[list[Point]]:
-    """A journal's steps as points: `after` so many tokens, up to the step `until`. Their time is `anchor` and the seconds
-    of the steps before, so that it is the same whoever publishes them."""
+    """A journal's steps as points, after `after` tokens and up to the step `until`.
+
+    The time of a point is `anchor` plus the seconds of all steps up to it, so that every publisher writes the same time.
+    """
     spent = 0.0
     for row in rows:
         spent += float(row.get("seconds") or 0.0)

@@ -1,7 +1,7 @@
-"""What is told of a run, a line when something began, was made or failed: to a terminal, and to Prefect's log.
+"""Prints one line when a stage begins, is made or fails, to a terminal and to Prefect's log.
 
-Standard error only. No line holds a password or a token, whoever wrote it. Stages that were found in the store are told
-together, and in Prefect's log those that were made in no time, too: it is to be read in a few lines.
+It writes only to standard error. No line holds a password or a token, whatever its origin. Stages found in the store
+share one line. In Prefect's log, stages that took almost no time share one too, so that the log stays short.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _RATE_SECONDS = 3.0
 
 
 class Console:
-    """Tells a run in a few lines. `tell` gets each line too, with whether it is a warning."""
+    """Reports a run in a few lines. `tell` also gets each line, and whether it is a warning."""
 
     def __init__(self, stream: TextIO | None = None, quiet: bool = False) -> None:
         self._stream = stream or sys.stderr
@@ -37,28 +37,28 @@ class Console:
         self.warnings: list[str] = []
 
     def line(self, text: str, warning: bool = False) -> None:
-        """One line."""
+        """Print one line."""
         with self._guard:
             self.flush()
             self._write(text)
             self._tell(text, warning)
 
     def warn(self, text: str) -> None:
-        """Something the user should know."""
+        """Warn the user, once for each text."""
         if text not in self.warnings:
             self.warnings.append(text)
             self.line(f"! {text}", warning=True)
 
     def begun(self, label: str, how: str = "") -> None:
-        """A stage that takes its time."""
+        """Report the start of a stage that takes a while."""
         self.line(f"▸ {label}{f', {how}' if how else ''}")
 
     def failed(self, label: str, message: str) -> None:
-        """A stage that could not finish."""
+        """Report a stage that could not finish."""
         self.line(f"✗ {label}: {message}", warning=True)
 
     def done(self, label: str, state: str, seconds: float, stats: Mapping[str, Any]) -> None:
-        """A stage that is finished, or was found in the store; those are told at the next other line."""
+        """Report a stage that was made or found in the store. Found stages are collected until the next other line."""
         stage = label.split(" · ", 1)[0]
         with self._guard:
             if state == "cached":
@@ -81,7 +81,7 @@ class Console:
                 self._flush_short()
 
     def flush(self) -> None:
-        """Tell what waits to be told together."""
+        """Print the lines that wait to be combined."""
         with self._guard:
             self._flush_short()
             self._flush_cached()
@@ -100,7 +100,7 @@ class Console:
             self._short_seconds = 0.0
 
     def progress(self, label: str, done: int, total: int | None, unit: str) -> None:
-        """How far a stage is and about how long it still takes; on a terminal only, at most four times a second."""
+        """Show a stage's progress and about how long it still takes. Only on a terminal, at most four times a second."""
         now = time.monotonic()
         if self._quiet or not self._stream.isatty() or now - self._last < 0.25:
             return
@@ -112,7 +112,7 @@ class Console:
             self._stream.flush()
 
     def _left(self, label: str, done: int, total: int | None, unit: str, now: float) -> str:
-        """The rest at the rate since it was first told of: an attempt that goes on from the middle counts from there."""
+        """The remaining time at the rate since the first report. A resumed attempt counts from where it resumed."""
         if self._told[:2] != (label, unit):
             self._told = (label, unit, now, done)
         _, _, began, first = self._told
@@ -141,7 +141,7 @@ def _counted(stages: Mapping[str, int]) -> str:
 
 
 def counts(stats: Mapping[str, Any]) -> str:
-    """`1,200 → 1,100 documents, 400,000 tokens`: what came in and went out, as far as a stage counts it."""
+    """`1,200 → 1,100 documents, 400,000 tokens`: input and output, as far as a stage counts them."""
     words = []
     if stats.get("documents_in") is not None and stats.get("documents_out") is not None:
         words.append(f"{stats['documents_in']:,} → {stats['documents_out']:,} documents")

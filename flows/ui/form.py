@@ -1,13 +1,13 @@
 """The form in the Prefect UI: a flow's parameters as a JSON schema that the UI shows well and the server checks.
 
-The UI draws what a property is (a text input for a string, tabs for a union); the server refuses, with the field named,
-what the same schema does not allow, before anything runs. Where the two want different things of one property (a count
-may be the text `400M` or a number, but one text input is what a person wants) it is a reference that each finds in its
-own place: the UI under the schema's `definitions`; the server, as JSON schema has it, under those of the section that it
-stands in, since every section has an `$id`. What the UI asks to be checked before it submits is what it draws.
+The UI draws properties (a text input for a string, tabs for a union). The server refuses, before anything runs, what the
+same schema does not allow, and names the field. For some properties both need different things: a count may be the text
+`400M` or a number, but a person wants one text input. Such a property is a reference that each side resolves in its own
+place. The UI looks under the schema's `definitions`. The server, following JSON schema, looks under the definitions of
+the section around it, because every section has an `$id`. Before submitting, the UI checks what it draws.
 
-`form_schema` gives the schema of a flow, `form_values` its values as the form writes them. What no schema can say is
-checked when the flow starts, before its first stage (`flows.runs.checks`).
+`form_schema` gives the schema of a flow, `form_values` its values as the form writes them. Rules that no schema can
+express are checked when the flow starts, before its first stage (`flows.runs.checks`).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _BOUNDS = {
     "exclusiveMaximum": "less than",
 }
 _SPELLED = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum"}
-"""Bounds that pydantic leaves in its own words, where a type has its own reader."""
+"""Bounds that pydantic leaves under its own names if a type has its own parser."""
 _NULL = {"type": "null"}
 _DEFINITIONS = "#/definitions/"
 _TITLES = {"config": "Configuration", "until": "Last stage", "force": "Make again", "kv_heads": "KV heads"}
@@ -56,7 +56,7 @@ def form_schema(flow: Flow[..., Any]) -> Schema:
 
 
 def _used(schema: Any) -> set[str]:
-    """Names of the definitions that a schema refers to, those named by the checks of its cases too."""
+    """Names of the definitions that a schema refers to, including those in the checks of its cases."""
     if isinstance(schema, Mapping):
         own = {schema["$ref"].rsplit("/", 1)[-1]} if "$ref" in schema else set()
         return own.union(*(_used(value) for value in schema.values()))
@@ -66,21 +66,21 @@ def _used(schema: Any) -> set[str]:
 
 
 def form_values(parameters: Mapping[str, Any], schema: Schema) -> dict[str, Any]:
-    """Parameters (plain JSON) as the form writes them: counts and durations as text, what is empty left out."""
+    """Parameters (plain JSON) as the form writes them: counts and durations as text, empty values left out."""
     written = _written(dict(parameters), schema, schema)
     assert isinstance(written, dict)
     return written
 
 
 class _Form:
-    """The schema in the making: `definitions` is what the UI reads, `checks` what only the server reads."""
+    """Builds the schema. The UI reads `definitions`; only the server reads `checks`."""
 
     def __init__(self) -> None:
         self.definitions: dict[str, Schema] = {}
         self.checks: dict[str, Schema] = {}
 
     def section(self, schema: Schema) -> Schema:
-        """An object: its properties in order, with titles; position, since a database may not keep the order."""
+        """An object: its properties in order, with titles and positions, because a database may not keep the order."""
         shown = {name: value for name, value in schema.items() if name not in ("definitions", "properties")}
         properties = schema.get("properties", {})
         order = sorted(properties, key=lambda name: (name == "config", properties[name].get("position", 0)))
@@ -104,7 +104,7 @@ class _Form:
             kind = [one for one in kind if one != _NULL]
             shown |= self._union(kind, nullable)
         if nullable and shown.get("default", ...) is None:
-            del shown["default"]  # a property without a default may be null: so the server has it
+            del shown["default"]  # for the server, a property without a default may be null
         shown["title"] = _title(name)
         shown["description"] = _described(shown, "off" if "anyOf" in shown else "empty")
         if "const" in shown:
@@ -114,7 +114,7 @@ class _Form:
         return self._leaf(shown, nullable)
 
     def _union(self, kind: list[Schema], nullable: bool) -> Schema:
-        """One of several: a list or a text where that is what it comes to, else tabs."""
+        """A union: a list or a text if it amounts to one, else tabs."""
         if len(kind) == 1 and "$ref" not in kind[0]:
             return _spelled(kind[0])
         types = {"auto" if one.get("const") == "auto" else one.get("type") for one in kind}
@@ -128,13 +128,13 @@ class _Form:
         return {"anyOf": [one if "$ref" in one else {**one, "title": "Name or path"} for one in kind]}
 
     def _cases(self, shown: Schema, tag: str, cases: Mapping[str, str]) -> Schema:
-        """A tab for each case (name → reference); the server looks only at the one that the value's tag names."""
+        """A tab for each case (name → reference). The server only checks the case that the value's tag names."""
         names = {case: ref.rsplit("/", 1)[-1] for case, ref in cases.items()}
         check: Schema = {"type": "object", "required": [tag], "properties": {tag: {"enum": list(cases)}}}
         for case, name in names.items():
             of_case = {"type": "object", "required": [tag], "properties": {tag: {"const": case}}}
             check = {"if": of_case, "then": {"$ref": name}, "else": check}
-        self.checks |= {name: {} for name in names.values()}  # as a tab: it is `check` that refuses
+        self.checks |= {name: {} for name in names.values()}  # as a tab it allows anything: `check` refuses
         tabs = [{"$ref": ref, "title": case} for case, ref in cases.items()]
         return {**shown, "anyOf": tabs, **check}
 
@@ -203,7 +203,7 @@ def _spelled(schema: Schema) -> Schema:
 
 
 def _described(shown: Schema, empty: str) -> str:
-    """The description as a sentence, with the bounds and the default of a single value. `empty`: what null is here."""
+    """The description as a sentence, with the bounds and the default of a single value. `empty` is the word for null."""
     text = " ".join(shown.get("description", "").split()).rstrip(".")
     text = re.sub(r"\bnull\b", empty, text)
     words = [f"{word} {_said(shown[bound], shown)}" for bound, word in _BOUNDS.items() if bound in shown]
@@ -221,7 +221,7 @@ def _said(value: Any, shown: Schema) -> str:
 
 
 def _capital(text: str) -> str:
-    """A sentence's first letter; a name that has to be written as it is stays so."""
+    """Capitalize the first letter of a sentence, but not a name with fixed spelling."""
     return text[:1].upper() + text[1:] if re.match(r"[a-z-]+([ ,;]|$)", text) else text
 
 

@@ -1,8 +1,8 @@
-"""What the Prefect UI shows of a run while it runs: a table of its stages, a progress bar for each that takes its time,
-and links. One thread writes all of it, at most every ten seconds, in place.
+"""What the Prefect UI shows during a run: a table of its stages, a progress bar for each longer stage, and links.
 
-No stage waits for it, and nothing that happens here fails a run: what it shows is in the store, too. Only the current
-attempt is shown; a retry of a flow run goes on in the same artifacts.
+One thread writes all of it in place, at most every ten seconds. No stage waits for it, and no error here fails a run,
+because the store holds everything that is shown. Only the current attempt is shown. A retry of a flow run continues in
+the same artifacts.
 """
 
 from __future__ import annotations
@@ -29,31 +29,31 @@ from tasks.models.progress import last_row, newest_checkpoint
 
 PERIOD_SECONDS = 10.0
 SHOWN_AFTER_SECONDS = 4.0
-"""A stage that is over by then gets no progress bar."""
+"""A stage that ends within this time gets no progress bar."""
 _WINDOW_SECONDS = 120.0
 _PASSES = {
     "dedup": ("sketches", "documents"),
     "decontaminate": ("matches", "documents"),
 }
-"""The shards that a stage makes, in order, where it goes over its documents more than once."""
+"""The shards that a stage makes, in order, for stages that process their documents more than once."""
 _LOG = logging.getLogger("onward")
 
 
 class Publishes(Protocol):
-    """Where it is shown: `flows.ui.publish.PrefectPages` in the UI."""
+    """Where pages are published: `flows.ui.publish.PrefectPages` in the UI."""
 
     def put(
         self, key: str, kind: str, data: Any, description: str | None = None, task_run: UUID | None = None
     ) -> None:
-        """Create the page of that key, or change it in place."""
+        """Create the page with this key, or change it in place."""
 
     def has(self, key: str) -> bool:
-        """Whether there is one of that key, of this attempt or of one before."""
+        """Whether there is a page with this key, from this or an earlier attempt."""
 
 
 @dataclass
 class StageProgress:
-    """What is known of one stage now. `samples` are (time, share done, units done) of the pass under way."""
+    """The present knowledge about one stage. `samples` are (time, share done, units done) of the current pass."""
 
     call: Call
     began: float
@@ -66,15 +66,15 @@ class StageProgress:
     samples: deque[tuple[float, float, int]] = field(default_factory=deque)
     stats: Mapping[str, Any] = field(default_factory=dict)
     shown: bool = False
-    """Its bar stands there as of a moment when it was not over."""
+    """Whether its bar is shown with a state from before its end."""
     over: bool = False
     settled: bool = False
-    """Its bar stands there, or is not needed, as of its end."""
+    """Whether its bar shows its end or is not needed."""
 
 
 @dataclass
 class Live:
-    """Publishes what the Builder tells it. `listen` and `follow` return at once."""
+    """Publishes what the Builder reports. `listen` and `follow` return at once."""
 
     pages: Publishes
     name: str
@@ -98,16 +98,16 @@ class Live:
         self._thread.start()
 
     def close(self, seconds: float) -> None:
-        """Publish the last word, and return when it is out, or `seconds` have passed."""
+        """Publish the final state. Returns when it is sent or `seconds` have passed."""
         self._closing.set()
         self._wake.set()
         if self._thread is not None:
             self._thread.join(seconds)
 
     def listen(self, event: str, call: Call, artifact: Artifact | None) -> None:
-        """A stage began, ended or failed."""
+        """Record that a stage began, ended or failed."""
         with self._guard:
-            if event == "begin":  # or is tried again
+            if event == "begin":  # or begins another try
                 self._stages = [stage for stage in self._stages if stage.call is not call]
                 self._stages.append(StageProgress(call, time.monotonic()))
             elif (stage := self._find(call)) is not None:
@@ -116,7 +116,7 @@ class Live:
         self._wake.set()
 
     def follow(self, call: Call, done: int, total: int | None, unit: str, note: str = "") -> None:
-        """How far a stage is, or what it waits for."""
+        """Record how far a stage is, or what it waits for."""
         now = time.monotonic()
         with self._guard:
             stage = self._find(call)
@@ -132,7 +132,7 @@ class Live:
                     stage.samples.popleft()
 
     def link(self, key: str, address: str, text: str) -> None:
-        """A link on the flow run's page."""
+        """Add a link to the flow run's page."""
         with self._guard:
             self._links[key] = (address, text)
         self._wake.set()
@@ -150,14 +150,14 @@ class Live:
             try:
                 self._publish(closing)
                 self._complained = False
-            except Exception as error:  # whatever Prefect's server or client does, the run goes on
+            except Exception as error:  # the run continues after any error of Prefect's server or client
                 if not self._complained:
-                    _LOG.warning("Prefect's pages are behind: %s", error)
+                    _LOG.warning("Prefect's pages are not up to date: %s", error)
                 self._complained = True
             if closing and not self._complained:
                 return
             if closing:
-                time.sleep(1)  # whoever closes decides for how long
+                time.sleep(1)  # the caller of `close` limits the time
                 self._wake.set()
 
     def _publish(self, closing: bool) -> None:
@@ -200,7 +200,7 @@ class Live:
         }
 
     def _why(self, stage: StageProgress) -> str:
-        """Asked once, when it is first shown: while a stage is young it is not in the store yet."""
+        """Why the stage is made. Determined when it is first shown, because then it is not in the store yet."""
         call = stage.call
         if call.state == "cached":
             return "reproduced" if call.request.stage in self.forced else ""
@@ -216,7 +216,7 @@ class Live:
         self.pages.put(key, "progress", percent, self.description(stage), run.id if run else None)
 
     def description(self, stage: StageProgress) -> str:
-        """What stands beside a progress bar, in Markdown."""
+        """The text beside a progress bar, in Markdown."""
         call = stage.call
         lines = [f"**{call.label}**"]
         if stage.over and call.state == "failed":
@@ -233,7 +233,7 @@ class Live:
 
 
 def own_artifacts(flow_run: str | None, known: set[str]) -> Callable[[Manifest], bool]:
-    """Whether an artifact was made by this flow run, or by an earlier attempt at the same run."""
+    """A test whether an artifact was made by this flow run or by an earlier attempt at the same run."""
     return lambda manifest: manifest.provenance.get("flow_run") == flow_run or manifest.key in known
 
 
@@ -255,7 +255,7 @@ def duration(seconds: float) -> str:
 
 
 def _share(stage: str, done: int, total: int | None, unit: str) -> float:
-    """Share of the whole stage: each pass over the documents counts the same."""
+    """Share of the whole stage. Each pass over the documents counts the same."""
     share = min(1.0, done / total) if total else 0.0
     passes = _PASSES.get(stage, ())
     name = unit.removeprefix("shards of ")
@@ -263,7 +263,7 @@ def _share(stage: str, done: int, total: int | None, unit: str) -> float:
 
 
 def _amount(stage: StageProgress) -> str:
-    """`1,200 of 4,000 documents (pass 1 of 2)`; shards become what they hold, where that is known."""
+    """`1,200 of 4,000 documents (pass 1 of 2)`. Shards are converted to their content if that is known."""
     if not stage.unit:
         return ""
     done, total, unit = _in_units(stage)
@@ -274,7 +274,7 @@ def _amount(stage: StageProgress) -> str:
 
 
 def _in_units(stage: StageProgress) -> tuple[int, int | None, str]:
-    """Shards are cut to about one size: so many of them are so many of the documents, or bytes, to be read."""
+    """Convert shards to documents or bytes. Shards have about equal size, so the shares are about equal."""
     if not stage.unit.startswith("shards") or not stage.total:
         return stage.done, stage.total, stage.unit
     whole, unit = _whole(stage.call.request)
@@ -337,7 +337,7 @@ def _failure(call: Call) -> str:
 
 
 def _documents(stats: Mapping[str, Any]) -> str:
-    """In → out."""
+    """Documents in → out."""
     came, went = stats.get("documents_in"), stats.get("documents_out")
     if came is not None and went is not None:
         return f"{came:,} → {went:,}"

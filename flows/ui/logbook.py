@@ -1,6 +1,6 @@
-"""A flow run's log in Prefect, sent by a thread of its own: lines wait while the server is away, and none is lost.
+"""A flow run's log in Prefect, sent by its own thread. Lines wait while the server is away, and none is lost.
 
-Prefect's own handler drops what it cannot send. Nothing here fails a run or makes it wait, but for `close`.
+Prefect's own handler drops what it cannot send. Nothing here fails a run, and only `close` makes it wait.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Logbook:
         self._thread.start()
 
     def write(self, text: str, warning: bool = False) -> None:
-        """A line; returns at once."""
+        """Add a line. Returns at once."""
         level = logging.WARNING if warning else logging.INFO
         fields: dict[str, Any] = {"flow_run_id": UUID(self.flow_run), "timestamp": datetime.now(UTC)}
         line = LogCreate(name="onward", level=level, message=text[:_CHARACTERS], **fields)
@@ -46,7 +46,7 @@ class Logbook:
             self._lines.append(line)
 
     def close(self, seconds: float) -> None:
-        """Return when all is sent, or `seconds` have passed."""
+        """Return when all lines are sent or `seconds` have passed."""
         self._closing.set()
         if self._thread is not None:
             self._thread.join(seconds)
@@ -55,7 +55,7 @@ class Logbook:
         while True:
             self._closing.wait(_PERIOD_SECONDS)
             closing = self._closing.is_set()
-            with contextlib.suppress(Exception):  # whatever Prefect's server or client does: they wait
+            with contextlib.suppress(Exception):  # the lines wait, whatever Prefect's server or client does
                 self._send()
             with self._guard:
                 if closing and not self._lines:

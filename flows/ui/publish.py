@@ -1,4 +1,4 @@
-"""What a run leaves in Prefect besides its own tasks and states: artifacts and its log.
+"""What a run leaves in Prefect besides its tasks and states: artifacts and its log.
 
 Publishing never fails a run: the store and the run record hold everything shown here.
 """
@@ -32,18 +32,18 @@ from storage.errors import OnwardError
 from storage.secrets import without_secrets
 
 LAST_WORD_SECONDS = 4.0
-"""For each server, where a run is asked to stop: whoever asked waits half a minute in all."""
+"""Wait for each server if a run is asked to stop. The process that asked waits half a minute in total."""
 PATIENCE_SECONDS = 60.0
-"""For a Prefect server that is just being restarted when the run ends."""
+"""Wait for a Prefect server that is being restarted when the run ends."""
 _LOG = logging.getLogger("onward")
 _PREFECT_LOGS = ("prefect.flow_runs", "prefect.task_runs", "prefect.engine")
 _OF_EACH_TASK = ("Finished in state", "Crash detected", "Created task run")
 
 
 class PrefectPages:
-    """The artifacts of one flow run: each is created once and then changed in place, by every attempt at it.
+    """The artifacts of one flow run. Each is created once and then changed in place, by every attempt at the run.
 
-    A call does not wait for a server that is away: it raises.
+    A call does not wait for a server that is away; it raises.
     """
 
     def __init__(self, flow_run: str) -> None:
@@ -53,7 +53,7 @@ class PrefectPages:
     def put(
         self, key: str, kind: str, data: Any, description: str | None = None, task_run: UUID | None = None
     ) -> None:
-        """Create the artifact of that key, or change it in place."""
+        """Create the artifact with this key, or change it in place."""
         text = _as_prefect_wants(kind, data)
         with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}), get_client(sync_client=True) as client:
             known = self._ids(client)
@@ -74,7 +74,7 @@ class PrefectPages:
             known[key] = created.id
 
     def has(self, key: str) -> bool:
-        """Whether there is one of that key: made by this attempt or, once anything was put, by one before."""
+        """Whether there is an artifact with this key from this attempt or, after the first `put`, from an earlier one."""
         return self._known is not None and key in self._known
 
     def _ids(self, client: SyncPrefectClient) -> dict[str, UUID]:
@@ -90,7 +90,7 @@ def _as_prefect_wants(kind: str, data: Any) -> Any:
 
 
 def report_page(pages: PrefectPages | None, page: Path | None) -> None:
-    """The report, as a Markdown page of the flow run; `page` is the directory where it lies with what it cost."""
+    """Publish the report as a Markdown page of the flow run. `page` is the directory of the report with its cost."""
     if pages is None or page is None:
         return
     text = (page / "report.md").read_text(encoding="utf-8")
@@ -98,7 +98,7 @@ def report_page(pages: PrefectPages | None, page: Path | None) -> None:
 
 
 def data_page(pages: PrefectPages | None, page: Input | None) -> None:
-    """What was done to the data, as a Markdown page of the flow run. Its figures are in MLflow's copy alone."""
+    """Publish the data page as a Markdown page of the flow run. Only MLflow's copy has its figures."""
     if pages is None or page is None:
         return
     text = next(path for path in page.paths if path.name == "data.md").read_text(encoding="utf-8")
@@ -107,7 +107,7 @@ def data_page(pages: PrefectPages | None, page: Input | None) -> None:
 
 
 def plan_page(pages: PrefectPages, rows: Sequence[PlanRow], text: str) -> None:
-    """What a run would do: a table, and the same as text."""
+    """Publish what a run would do, as a table and as text."""
     table = [
         {
             "stage": row.stage,
@@ -125,8 +125,10 @@ def plan_page(pages: PrefectPages, rows: Sequence[PlanRow], text: str) -> None:
 
 @contextlib.contextmanager
 def logged_in_prefect(console: Console) -> Iterator[None]:
-    """Send the console's lines to the flow run's log, and keep Prefect's own lines for each task, and tracebacks of
-    errors that say themselves what happened, out of it."""
+    """Send the console's lines to the flow run's log.
+
+    Prefect's own lines for each task are kept out, and so are tracebacks of errors whose text is complete.
+    """
     context = FlowRunContext.get()
     if context is None or context.flow_run is None:
         yield
@@ -134,7 +136,7 @@ def logged_in_prefect(console: Console) -> Iterator[None]:
     book = Logbook(str(context.flow_run.id))
     book.start()
     before, console.tell = console.tell, book.write
-    for name in _PREFECT_LOGS:  # for good: what ends the run is logged after this block
+    for name in _PREFECT_LOGS:  # permanently, because the end of the run is logged after this block
         logging.getLogger(name).addFilter(_logged_already)
     patience = LAST_WORD_SECONDS
     try:
@@ -157,7 +159,7 @@ def _logged_already(record: logging.LogRecord) -> bool:
 
 
 def flow_run_url(flow_run: str | None) -> str | None:
-    """Where people look at the flow run, without secrets; None where no server shows it (one that is gone with its run)."""
+    """The flow run's address for browsers, without secrets; None if no server shows it (one that ends with its run)."""
     base = PREFECT_UI_URL.value()
     if flow_run is None or not base or os.environ.get("ONWARD_OWN_SERVER"):
         return None
@@ -165,7 +167,7 @@ def flow_run_url(flow_run: str | None) -> str | None:
 
 
 def announce_process(flow_run: str | None) -> None:
-    """Say in Prefect which process this run is, so that it can be told when it is gone. A worker has said so itself."""
+    """Tell Prefect which process this run is, so that its loss can be noticed. A worker reports its own process itself."""
     context = FlowRunContext.get()
     if flow_run is None or context is None or context.flow_run is None:
         return
@@ -181,8 +183,8 @@ def announce_process(flow_run: str | None) -> None:
 
 
 def published(act: Callable[[], object]) -> None:
-    """Do what shows something in Prefect; where its API is away, a warning is all that comes of it."""
+    """Call `act`, which shows something in Prefect. If Prefect's API is away, only log a warning."""
     try:
         act()
-    except Exception as error:  # Prefect's API may be away: what it would show is in the store
+    except Exception as error:  # Prefect's API may be away; the store holds what it would show
         _LOG.warning("not shown in Prefect: %s", error)

@@ -99,6 +99,8 @@ class A:
     """Doc."""
 
     y = 'text # no comment'
+    """Of the field,
+    in two lines."""
 '''
 
 

@@ -39,8 +39,9 @@ class Activations:
 
 def counter(config: Any, identity: SegmentSpec) -> Callable[[str], Activations]:
     """`count_activations` of one model by mode, each counted once in a process, when it is first asked for."""
+    kind: Any = type(config)
     described = config.to_json_string(use_diff=False)
-    return partial(_counted, type(config), described, identity.precision, identity.sequence_length)
+    return partial(_counted, kind, described, identity.precision, identity.sequence_length)
 
 
 @cache

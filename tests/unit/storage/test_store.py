@@ -9,6 +9,8 @@ import stat
 import pytest
 
 from storage.errors import DamagedArtifact, OnwardError, StageFailed
+from storage.lock import Lock
+from storage.runs import collect_garbage
 from storage.store import Making, Request, Store
 from tests.support import letters_stage as stages
 
@@ -164,3 +166,34 @@ def test_an_artifact_left_writable_by_a_kill_is_made_read_only(tmp_path):
     os.chmod(artifact.path, 0o755)
     assert store.ensure(request_of()).state == "cached"
     assert not artifact.path.stat().st_mode & stat.S_IWUSR
+
+
+def test_what_a_killed_collection_left_behind_does_not_stop_the_next(tmp_path):
+    """It was killed between moving and removing; the same artifact was made and is collected again."""
+    store = Store(tmp_path)
+    artifact = store.ensure(request_of()).artifact
+    left = store.root / ".trash" / f"{artifact.stage}-{artifact.path.name}"
+    left.mkdir(parents=True)
+    (left / "manifest.json").write_text("{}")
+    left.chmod(0o555)
+    collected = collect_garbage(store)
+    assert collected.artifacts == (f"{artifact.stage}/{artifact.path.name}",)
+    assert not artifact.path.exists() and not (store.root / ".trash").exists()
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_half_made_work_that_was_begun_again_is_looked_at_under_its_own_lock(tmp_path, held):
+    store = Store(tmp_path)
+    work = store.work_of("letters", "a" * 64)
+    beside = work.with_name(f"{work.name}.force.gone-0badcafe")
+    for path in (work, beside):
+        path.mkdir(parents=True)
+    lock = Lock(work.with_name(f"{work.name}.lock"))
+    assert not held or lock.try_acquire()
+    before = {path.name for path in work.parent.iterdir()} | {f"{work.name}.lock"}
+    found = collect_garbage(store, work=True, dry_run=True)
+    lock.release()
+    assert found.work == (() if held else (work.name, beside.name))
+    assert {path.name for path in work.parent.iterdir()} | {f"{work.name}.lock"} == before, (
+        "no lock of another name"
+    )
