@@ -1,10 +1,10 @@
-"""What checkpoints cost the steps: none, written in their path, written beside them (tasks/training/state/writer.py).
+"""What checkpoints cost the steps: none, written in the step path, written beside the steps (state/writer.py).
 
     python benchmarks/checkpoints.py [--shape llama-9m] [--steps 4] [--rounds 5] [--device cpu]
 
-prints a table. The trainer itself takes the steps; blocks of steps with each way of saving follow one another in
-rounds, so that what else the machine does falls on all alike. "In the path" is the same writer, waited for at once. On
-a CPU writing and hashing take cores from the steps; beside a GPU they do not.
+Prints a table. The trainer itself takes the steps. Blocks of steps with each way of saving take turns, so that
+other load on the machine affects all alike. "In the path" uses the same writer and waits for it at once. On a CPU,
+writing and hashing take cores from the steps; beside a GPU they do not.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ from tasks.training.step import take_step  # noqa: E402
 
 
 def main() -> None:
-    """Open the segment once, time the blocks, print."""
+    """Open the segment once, time the blocks, print the table."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--shape", default="llama-9m")
-    parser.add_argument("--steps", type=int, default=4, help="of a block")
+    parser.add_argument("--steps", type=int, default=4, help="steps of a block")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device", default="cpu")
     asked = parser.parse_args()
@@ -97,7 +97,7 @@ def _opened(root: str, shape: str, steps: int, device: str, said: list[str]) -> 
 
 
 def _block(segment: Segment, steps: int, saving: Callable[[Segment, int], None]) -> float:
-    """Seconds of so many steps; what is under way at the end belongs to the next block, which begins after it."""
+    """Seconds for this many steps. A write still under way at the end is counted in the next block."""
     began = time.perf_counter()
     for number in range(steps):
         take_step(segment)

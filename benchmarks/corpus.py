@@ -1,17 +1,19 @@
-"""The corpus stages beside their peers, per core-second, on the same text, in one run.
+"""The corpus stages compared with their peers, per core-second, on the same text, in one run.
 
     python benchmarks/corpus.py [--megabytes 110] [--rounds 3] [--peer-rounds 1]       # 20 minutes on two cores
 
-One thread, one worker. Each of the peers' steps (corpus_peers.py) is a process of its own, and so is each run of our
-stages (corpus_ours.py). `tokenize` over all of the text, which stands beside the peer's, has a process of its own too:
-nothing is loaded before its clock starts. CPU seconds are those of the step, without imports. Ours are whole stages with
-their store: files written, fsynced and digested. A peer's step reads and writes what it would. The whole way is, of ours,
-ingest to pack; of datatrove, its four filters, MinHash and tokens, added up (it does not pack), each for as many bytes as
-our stage of its kind was given: its steps are measured on all of the text, and what a step before drops costs the next
-nothing. With --peer-megabytes the peers get the first of the text and half of that, and their time for all is by the
-slope between the two, so that what a step costs whatever it is given is counted once.
-Two workers beside one: wall seconds of a slice that is not the first of its run, taking turns, medians of the rounds.
-Packing is measured on a billion tokens: this text's shards as often as that takes, as if so many slices had been read.
+One thread, one worker. Each step of a peer (corpus_peers.py) and each run of our stages (corpus_ours.py) is a
+process of its own. `tokenize` over all the text, which is compared with the peer's, also has its own process:
+nothing is loaded before its clock starts. CPU seconds are those of the step, without imports. Ours are whole stages
+with their store: files written, fsynced and digested. A peer's step reads and writes its own files.
+
+The whole way is ingest to pack for us. For datatrove it is its four filters, MinHash and tokens, added up (it does
+not pack). Each peer step is measured on all the text and scaled to the bytes that our stage of its kind was given,
+so that dropping text early costs the peer nothing. With --peer-megabytes, peers get the first part of the text and
+half of that part. The slope between the two gives their time for all the text, so that fixed costs count once.
+
+Two workers and one worker take turns on a slice that is not the first of its run: wall seconds, medians of the
+rounds. Packing is measured on a billion tokens, by repeating this text's shards as if so many slices had been read.
 The peers' environment (peers.py) is made on the first run. Prints a Markdown table and a JSON line.
 """
 
@@ -45,9 +47,9 @@ SAME = {
     "dedup": "dedup",
     "filter": "filter",
     "tokens": "tokenize",
-}  # a peer's step on the whole way: our stage
+}  # a peer's step: our stage of its kind
 FIRST_MEGABYTES = 80
-"""Of the slice before the one that workers are measured on: enough for each worker to get a shard of every stage."""
+"""Size of the slice before the one that workers are measured on. It gives each worker a shard of every stage."""
 GOALS = {"dedup": 40, "filter": 30, "tokenize": 12, "whole": 30}
 
 
@@ -55,7 +57,7 @@ GOALS = {"dedup": 40, "filter": 30, "tokenize": 12, "whole": 30}
 
 
 def write_text(target: Path, megabytes: float) -> int:
-    """Real English, as one Parquet file of row groups of 1,000 documents; its bytes of text."""
+    """Write real English text as one Parquet file with row groups of 1,000 documents. Returns the bytes of text."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -73,7 +75,7 @@ def write_text(target: Path, megabytes: float) -> int:
 
 
 def write_tokenizer(target: Path) -> None:
-    """GPT-2's."""
+    """Write GPT-2's tokenizer."""
     target.mkdir()
     shutil.copy(DATA / "tokenizers" / "gpt2" / "tokenizer.json", target)
     facts = {"eos_token": "<|endoftext|>", "tokenizer_class": "PreTrainedTokenizerFast"}
@@ -90,7 +92,9 @@ def median(values: list[float]) -> float:
 def compare(
     home: Path, size: int, rounds: int, peer_rounds: int, peer_megabytes: float | None
 ) -> dict[str, Any]:
-    """Ours and theirs, taking turns. With `peer_megabytes` peers are given the first of the text, and half of that."""
+    """Ours and theirs, taking turns. With `peer_megabytes`, peers get the first part of the text and half of that
+    part.
+    """
     from corpus_ours import ask
     from peers import environment
 
@@ -144,11 +148,12 @@ def compare(
 
 
 def scaling(home: Path, rounds: int) -> tuple[dict[int, dict[str, Any]], list[float]]:
-    """Wall seconds with one worker and with two, taking turns: {workers: {walls, digests, stage: seconds}}, by rounds.
+    """Wall seconds with one worker and with two, taking turns: {workers: {walls, digests, stage: seconds}}, by
+    rounds.
 
-    Beside it those of two processes with one worker each, at work at once on a text of their own, which is all that the
-    machine's two cores can give. Of a slice that is not the first of its run: what a process loads once, tokenizers among
-    it, is loaded.
+    Also the wall seconds of two simultaneous processes with one worker each: the most that the machine's two cores
+    can give. The slice is not the first of its run, so everything that a process loads once, such as tokenizers, is
+    loaded.
     """
     from corpus_ours import ask
 
@@ -168,17 +173,19 @@ def scaling(home: Path, rounds: int) -> tuple[dict[int, dict[str, Any]], list[fl
 
 
 def wall_of(steps: dict[str, Any]) -> float:
-    """Seconds of all stages together."""
+    """Wall seconds of all stages together."""
     return float(sum(steps[stage]["wall"] for stage in STAGES))
 
 
 def digests(steps: dict[str, Any]) -> list[Any]:
-    """Of everything that the stages made."""
+    """Digests of everything that the stages made."""
     return [steps[stage]["digests"] for stage in STAGES]
 
 
 def at_size(seconds: dict[int, float], size: int) -> float:
-    """Seconds for `size` bytes by those for one size or two: beyond the larger by the slope between them."""
+    """Seconds for `size` bytes from the seconds for one or two sizes; with two, extrapolated by the slope between
+    them.
+    """
     (small, few), (large, many) = min(seconds.items()), max(seconds.items())
     if large == small:
         return many * size / large
@@ -186,12 +193,12 @@ def at_size(seconds: dict[int, float], size: int) -> float:
 
 
 def whole_way(peer: dict[str, float], bytes_in: dict[str, int], size: int) -> float:
-    """Seconds of the peer's steps, which were each given `size` bytes, for what our stages of their kind were given."""
+    """Seconds of the peer's steps, scaled from `size` bytes to what our stages of their kind were given."""
     return sum(peer[step] * bytes_in[stage] / size for step, stage in SAME.items())
 
 
 def heading(size: int, rounds: int, peer_megabytes: float | None) -> str:
-    """What was measured, of what, on what."""
+    """What was measured, on which text and machine."""
     from peers import CORPUS
 
     cpus = re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text(encoding="utf-8")) or [
@@ -213,7 +220,7 @@ def heading(size: int, rounds: int, peer_megabytes: float | None) -> str:
 
 
 def table(found: dict[str, Any]) -> str:
-    """As in results.md."""
+    """The table for results.md."""
     lines = ["| step | ours, MB per core-second | peer's | ratio | goal |", "| --- | --- | --- | --- | --- |"]
     peers = {"dedup": "datatrove", "filter": "datatrove", "tokenize": "datasets.map", "whole": "datatrove"}
     size = found["bytes"] / 1e6
@@ -240,7 +247,7 @@ def main() -> None:
     parser.add_argument(
         "--peer-megabytes",
         type=float,
-        help="give peers only so much of the text, and half of that: their time for all is by the slope",
+        help="give peers only this much of the text, and half of it; the slope gives their time for all of it",
     )
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="onward-corpus-") as directory:

@@ -1,11 +1,11 @@
-"""Our stages' way through the corpus, timed.
+"""Times our stages over the corpus.
 
     python benchmarks/corpus_ours.py steps HOME WORKERS            # every stage over HOME/text.parquet, in one process
     python benchmarks/corpus_ours.py later HOME WORKERS            # the same, after a slice of HOME/first.parquet
-    python benchmarks/corpus_ours.py tokenize ASKED.pickle STORE   # tokenize alone, in a process that did nothing before
+    python benchmarks/corpus_ours.py tokenize ASKED.pickle STORE   # tokenize alone, in a fresh process
 
-corpus.py writes HOME and starts both. CPU seconds are those of this process and of its children, without imports; whole
-stages with their store: files written, fsynced and digested. Prints a JSON line.
+corpus.py writes HOME and starts the first two. CPU seconds are those of this process and its children, without
+imports. They cover whole stages with their store: files written, fsynced and digested. Prints a JSON line.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ PACKED_TOKENS = 1_000_000_000
 
 @dataclass
 class Steps:
-    """Our stages, one after the other, and what each took: `found` is {stage: {cpu, wall, tokens, bytes, digests}}."""
+    """Runs our stages one after another. `found` is {stage: {cpu, wall, tokens, bytes, digests}}."""
 
     home: Path
     text: str
@@ -42,7 +42,9 @@ class Steps:
         self.store.mkdir()
 
     def take(self, module: Any, config: Any, inputs: Callable[[], Any], name: str = "") -> Any:
-        """Run a stage and time it, finding its inputs included; its artifact. `name`: it stands under another."""
+        """Run a stage and time it, including the search for its inputs. Returns its artifact. `name`: record it by
+        this name.
+        """
         from storage.testing import artifact_of
 
         cpu, wall = spent(), time.monotonic()
@@ -57,7 +59,7 @@ class Steps:
         return made
 
     def close(self) -> None:
-        """Remove what was made."""
+        """Remove everything that was made."""
         make_writable(self.store)
         shutil.rmtree(self.store)
 
@@ -65,12 +67,13 @@ class Steps:
 def our_steps(home: Path, workers: int, later: bool = False) -> dict[str, dict[str, Any]]:
     """Every stage in turn over the text in `home`: {stage: {cpu, wall, tokens, bytes, digests}}.
 
-    `later`: as for a slice that is not a run's first. Processes have loaded what they need, tokenizers among it.
+    `later`: as for a slice that is not the first of a run, so processes have loaded what they need, such as
+    tokenizers.
     """
     from storage.workers import Workers
 
     pool = Workers(workers) if workers > 1 else None
-    if pool:  # imports are made before the clock starts, as in this process
+    if pool:  # workers import before the clock starts, as this process does
         for _ in pool.run((str(number), imported, ()) for number in range(workers)):
             pass
     if later:
@@ -82,7 +85,7 @@ def our_steps(home: Path, workers: int, later: bool = False) -> dict[str, dict[s
 
 
 def one_slice(home: Path, text: str, pool: Any, tokenize_alone: bool = False) -> dict[str, dict[str, Any]]:
-    """Every stage in turn over one text as the one slice of a store that is removed then."""
+    """Every stage in turn over one text, as the only slice of a temporary store."""
     from tasks.corpus import tokenize
 
     steps, tokenizer = Steps(home, text, pool), tokenizer_of(home)
@@ -94,9 +97,7 @@ def one_slice(home: Path, text: str, pool: Any, tokenize_alone: bool = False) ->
         lambda: tokenize.TokenizeInputs(clean.part("documents"), tokenizer),
     )
     pack_all(steps, tokens)
-    if (
-        tokenize_alone
-    ):  # of all the text, as the peer has it, and as it: in a process that has no tokenizer yet
+    if tokenize_alone:  # like the peer: on all the text, in a fresh process
         asked = home / f"tokenize-{os.getpid()}.pickle"
         asked.write_bytes(pickle.dumps((read.part("documents"), tokenizer)))
         alone = [sys.executable, __file__, "tokenize", asked, home / "store-tokenize"]
@@ -115,7 +116,7 @@ def tokenizer_of(home: Path) -> Any:
 
 
 def ingested(steps: Steps) -> Any:
-    """The text in `home` through `ingest`; planning the slice is part of its time."""
+    """The text in `home` through `ingest`. Its time includes planning the slice."""
     from tasks.corpus import ingest
     from tasks.corpus.reading.digests import FileDigests
     from tasks.corpus.reading.slice_plan import plan_slice
@@ -138,7 +139,7 @@ def cleaned(steps: Steps, read: Any) -> Any:
     from tasks.corpus import decontaminate, dedup, filter
 
     kept = steps.take(dedup, dedup.DedupConfig(), lambda: dedup.DedupInputs(read.part("documents")))
-    four = filter.FilterConfig(language="any", pii="off")  # the families that the peer is asked for
+    four = filter.FilterConfig(language="any", pii="off")  # the families that the peer runs
     good = steps.take(filter, four, lambda: filter.FilterInputs(kept.part("documents")))
     return steps.take(
         decontaminate,
@@ -148,7 +149,7 @@ def cleaned(steps: Steps, read: Any) -> Any:
 
 
 def pack_all(steps: Steps, tokens: Any) -> None:
-    """The tokens through `pack`: once, and as often as a billion takes, as if so many slices had been read."""
+    """The tokens through `pack`: once, and then repeated to a billion, as if so many slices had been read."""
     from tasks.corpus import pack
 
     for name, times in (("pack", 1), ("pack_billion", -(-PACKED_TOKENS // tokens.stats["tokens"]))):
@@ -159,7 +160,7 @@ def pack_all(steps: Steps, tokens: Any) -> None:
 
 
 def tokenize_alone(asked: Path, store: Path) -> dict[str, Any]:
-    """Stage `tokenize` over the documents and with the tokenizer in `asked`, in this process, which did nothing before."""
+    """Stage `tokenize` with the documents and the tokenizer in `asked`, in this fresh process."""
     from storage.testing import artifact_of
     from tasks.corpus import tokenize
 
@@ -176,27 +177,27 @@ def tokenize_alone(asked: Path, store: Path) -> dict[str, Any]:
 
 
 def imported() -> None:
-    """In a worker: what a stage imports; long enough for another worker to take the next call."""
+    """In a worker: import what a stage imports. It takes long enough for the other worker to take the next call."""
     from tasks.corpus import decontaminate, dedup, filter, ingest, pack, tokenize  # noqa: F401
 
     time.sleep(2)
 
 
 def make_writable(store: Path) -> None:
-    """Artifacts are read-only."""
+    """Make files writable, because artifacts are read-only."""
     for path in (store, *store.rglob("*")):
         if path.is_dir():
             path.chmod(0o755)
 
 
 def spent() -> float:
-    """CPU seconds of this process and of children that have ended."""
+    """CPU seconds of this process and of its ended children."""
     both = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return sum(one.ru_utime + one.ru_stime for one in both)
 
 
 def ask(command: list[Any]) -> Any:
-    """What a process prints as its last line. One thread, unless it has workers."""
+    """The JSON in the last line that a process prints. It has one thread, unless it has workers."""
     threads = dict.fromkeys(("RAYON_NUM_THREADS", "POLARS_MAX_THREADS", "OMP_NUM_THREADS"), "1")
     answer = subprocess.run(
         [str(part) for part in command],

@@ -1,10 +1,10 @@
-"""The peers' way through one step of the corpus, in the environment that corpus.py makes for them.
+"""One corpus step of a peer, in the environment that corpus.py makes for the peers.
 
     python benchmarks/corpus_peers.py STEP DOCUMENTS.parquet TOKENIZER_DIRECTORY WORK
 
 STEP is one of `dedup` (datatrove's MinHash in its four steps), `filters` (datatrove's four quality filters), `map`
-(`datasets.map` with the fast tokenizer, then saved), `tokens` (datatrove's DocumentTokenizer). One task, one worker,
-one thread. Prints a JSON line: CPU and wall seconds of the step, without imports.
+(`datasets.map` with the fast tokenizer, then saved), `tokens` (datatrove's DocumentTokenizer). One task, one
+worker, one thread. Prints a JSON line: CPU and wall seconds of the step, without imports.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def run(work: Path, name: str, pipeline: list[Any], tasks: int = 1) -> None:
 
 
 def dedup(documents: Path, tokenizer: Path, work: Path) -> None:
-    """Word 5-grams, 14 bands of 8 rows, 64 bits: FineWeb's."""
+    """MinHash with FineWeb's parameters: word 5-grams, 14 bands of 8 rows, 64 bits."""
     from datatrove.pipeline.dedup import MinhashDedupCluster, MinhashDedupFilter, MinhashDedupSignature
     from datatrove.pipeline.dedup.minhash import MinhashConfig, MinhashDedupBuckets
     from datatrove.pipeline.writers import ParquetWriter
@@ -52,7 +52,7 @@ def dedup(documents: Path, tokenizer: Path, work: Path) -> None:
 
 
 def filters(documents: Path, tokenizer: Path, work: Path) -> None:
-    """Gopher repetition, Gopher quality, C4 and FineWeb's, in FineWeb's order."""
+    """Gopher repetition, Gopher quality, C4 and FineWeb filters, in FineWeb's order."""
     from datatrove.pipeline import filters as f
     from datatrove.pipeline.writers import ParquetWriter
 
@@ -94,7 +94,7 @@ def map_(documents: Path, tokenizer: Path, work: Path) -> None:
 
 
 def spent() -> float:
-    """CPU seconds of this process and of children that have ended."""
+    """CPU seconds of this process and of its ended children."""
     both = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     return sum(one.ru_utime + one.ru_stime for one in both)
 

@@ -1,12 +1,13 @@
-"""Duplicates: what is found of those planted in dirty/, and how much of what is dropped has a twin, beside datatrove.
+"""Recall and precision of dedup on the duplicates planted in dirty/, compared with datatrove.
 
     python benchmarks/dedup_agreement.py ../shared/data
 
-Recall is over the pairs of `truth.json` by their true Jaccard similarity: one of the two is gone. Precision is the share
-of the dropped documents with another document, of all that were given, of the same text or at Jaccard 0.7 or more.
-Similarities are of sets of word 5-grams, words as Python's `\\w+` finds them in lower-cased text: neither side's own.
-datatrove runs in an environment made for it (peers.py), with FineWeb's parameters, which are the defaults here. Exits
-with 1 where recall at 0.8 is under 0.95, an exact copy is left, or precision is under datatrove's.
+Recall is over the pairs of `truth.json`, by their true Jaccard similarity: a pair counts if one of the two is gone.
+Precision is the share of dropped documents that have a twin among all given documents: the same text, or Jaccard
+0.7 or more. Similarities are between sets of word 5-grams, with words as Python's `\\w+` finds them in lower-cased
+text; neither side uses this definition itself. datatrove runs in its own environment (peers.py) with FineWeb's
+parameters, which are the defaults here. Exits with 1 if recall at 0.8 is under 0.95, an exact copy is left, or
+precision is under datatrove's.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ def read(data: Path) -> pl.DataFrame:
 
 
 def ours(texts: list[str], work: Path) -> set[int]:
-    """Rows that the stage drops."""
+    """Rows that our stage drops."""
     ids = document_ids("dirty", 0, len(texts))
     columns = {
         "id": pa.array(ids),
@@ -81,7 +82,7 @@ def theirs(texts: list[str], work: Path) -> set[int]:
 
 
 class Twins:
-    """True similarities, by sets of shingles in plain Python."""
+    """True similarities between sets of shingles, in plain Python."""
 
     def __init__(self, texts: list[str]) -> None:
         words = [re.findall(r"\w+", text.lower()) for text in texts]
@@ -94,7 +95,7 @@ class Twins:
         self.copies = Counter(self.plain)
 
     def has_one(self, row: int) -> bool:
-        """Whether another document is a copy, or similar enough."""
+        """Whether another document is a copy or similar enough."""
         if self.copies[self.plain[row]] > 1:
             return True
         own = self.sets[row]

@@ -1,15 +1,18 @@
-"""Dedup over millions of documents: time per slice, the exponent of its growth, memory, and what of the planted is found.
+"""Dedup over millions of documents: seconds per slice, growth exponent, memory, and recall on planted copies.
 
     python benchmarks/dedup_scale.py [--documents 10M] [--slice 400K] [--words 100] [--directory DIR]
 
-Synthetic documents, slice after slice through the real stage and its store, one process and one thread; before each
-slice another process writes its documents, which are gone when the slice is done. Word j of document i is a function of
-(i, j), by Zipf's law over 60,000 words, so that a copy of any earlier document can be made: 1 in 100 is an exact copy of
-one drawn evenly from all before it, 1 in 20 has one word of its 50 to 150 changed (Jaccard 0.80 to 0.93). 1 in 20 is a
-table: the same words in all, with numbers between them, which are all that tells one table from another. Seconds are CPU
-seconds of the stage with its files written, synced and digested; the exponent is log10(T(n) / T(n / 10)) of one run.
-Memory is the largest resident set of the process, mapped files counted. 10 million documents (6.5 GB of text) leave some
-10 GB in DIR meanwhile; results.md has a run of one million. Prints a Markdown table and a JSON line.
+Synthetic documents go slice by slice through the real stage and its store, in one process with one thread. Before
+each slice another process writes its documents; they are removed after the slice. Word j of document i is a
+function of (i, j), by Zipf's law over 60,000 words, so a copy of any earlier document can be made. 1 in 100 is an
+exact copy of a document drawn evenly from all before it. 1 in 20 is a copy with one of its 50 to 150 words changed
+(Jaccard 0.80 to 0.93). 1 in 20 is a table: all tables have the same words and differ only in the numbers between
+them.
+
+Seconds are CPU seconds of the stage with its files written, synced and digested. The exponent is log10(T(n) / T(n /
+10)) of one run. Memory is the largest resident set of the process, including mapped files. 10 million documents
+(6.5 GB of text) need some 10 GB in DIR during the run; results.md has a run of one million. Prints a Markdown table
+and a JSON line.
 """
 
 from __future__ import annotations
@@ -36,8 +39,8 @@ import numpy as np
 
 VOCABULARY = 60_000
 PIECE_BYTES = 32_000_000  # as ingest writes them
-EXACT, NEAR = 0.01, 0.05  # share of the documents that are planted copies
-TABLES = 0.05  # share of those of their own that differ from one another in numbers alone
+EXACT, NEAR = 0.01, 0.05  # shares of the documents that are planted copies
+TABLES = 0.05  # share of the original documents that differ from each other only in numbers
 _A, _B, _C = (np.uint64(n) for n in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
 
 
@@ -45,7 +48,7 @@ _A, _B, _C = (np.uint64(n) for n in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x9
 
 
 def mixed(*numbers: Any) -> np.ndarray:
-    """64 bits of the numbers, by SplitMix64's finaliser."""
+    """64 bits from the numbers, by SplitMix64's finaliser."""
     state = np.uint64(0)
     with np.errstate(over="ignore"):
         for number in numbers:
@@ -57,19 +60,19 @@ def mixed(*numbers: Any) -> np.ndarray:
 
 
 def shares(*numbers: Any) -> np.ndarray:
-    """The same as numbers from 0 to 1."""
+    """The same bits as numbers from 0 to 1."""
     return (mixed(*numbers) >> np.uint64(11)) / float(1 << 53)
 
 
 def kinds(documents: np.ndarray) -> np.ndarray:
-    """0: of its own; 1: an exact copy; 2: a near copy."""
+    """0: an original; 1: an exact copy; 2: a near copy."""
     drawn = shares(documents, 1)
     found = np.where(drawn < EXACT, 1, np.where(drawn < EXACT + NEAR, 2, 0))
     return np.where(documents < 100, 0, found)
 
 
 def origins(documents: np.ndarray) -> np.ndarray:
-    """The document of its own that each copies (itself, where it is none): drawn evenly from all before it."""
+    """The original that each document copies, drawn evenly from all before it; an original is its own."""
     at = documents.copy()
     while (copies := np.flatnonzero(kinds(at))).size:
         at[copies] = (shares(at[copies], 2) * at[copies]).astype(np.int64)
@@ -77,7 +80,7 @@ def origins(documents: np.ndarray) -> np.ndarray:
 
 
 def texts(documents: np.ndarray, words: int) -> Any:
-    """The documents' texts, as an Arrow array."""
+    """The texts of documents, as an Arrow array."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -99,7 +102,7 @@ def texts(documents: np.ndarray, words: int) -> Any:
 
 
 def spelling(rank: int) -> str:
-    """A word of letters, longer for rarer ranks."""
+    """A word of letters; rarer ranks get longer words."""
     letters = ""
     rank += 3
     while rank:
@@ -109,7 +112,7 @@ def spelling(rank: int) -> str:
 
 
 def write_slice(root: Path, begin: int, end: int, words: int) -> dict[str, Any]:
-    """Documents `begin` to `end` as ingest leaves them; the names of their files and the bytes of their text."""
+    """Write documents `begin` to `end` as ingest would. Returns their file names and the bytes of their text."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -137,7 +140,7 @@ def write_slice(root: Path, begin: int, end: int, words: int) -> dict[str, Any]:
 
 
 def measure(documents: int, per_slice: int, words: int, home: Path) -> dict[str, Any]:
-    """Slice after slice: seconds of the stage and what it found."""
+    """Run slice after slice. Returns the stage's seconds and what it found."""
     from storage.artifact import Chain, Input
     from storage.testing import artifact_of
     from tasks.corpus import dedup
@@ -179,7 +182,7 @@ def peak_bytes() -> int:
 
 
 def found_of(made: Any, begin: int, end: int) -> dict[str, int]:
-    """Planted copies of a slice, those of them that were dropped, and what else was."""
+    """A slice's planted copies, how many of them were dropped, and how many other documents were."""
     import pyarrow.parquet as pq
 
     from tasks.corpus.documents import document_ids
@@ -198,7 +201,7 @@ def found_of(made: Any, begin: int, end: int) -> dict[str, int]:
 
 
 def growth(slices: list[dict[str, Any]]) -> dict[str, Any]:
-    """Seconds up to a tenth of the documents, and up to all; the exponent between them."""
+    """Seconds for the first tenth of the documents and for all of them, and the exponent between the two."""
     total = slices[-1]["documents"]
     ends = np.array([0, *(one["documents"] for one in slices)])
     spent = np.array([0.0, *np.cumsum([one["cpu"] for one in slices])])
@@ -213,7 +216,7 @@ def growth(slices: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def table(found: dict[str, Any]) -> str:
-    """As in results.md: a row for each tenth of the run."""
+    """The table for results.md: one row for each tenth of the run."""
     lines = [
         "| documents | text | CPU time | MB per core-second | peak memory | exact found | near found | others dropped |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
@@ -245,7 +248,7 @@ def main() -> None:
     parser.add_argument("--slice", type=parse_count, default=400_000, help="documents in a slice")
     parser.add_argument("--words", type=int, default=100, help="words in a document, on average")
     parser.add_argument(
-        "--directory", type=Path, default=None, help="where there is room; emptied afterwards"
+        "--directory", type=Path, default=None, help="a directory with enough space; emptied afterwards"
     )
     parser.add_argument("--write", nargs=4, help=argparse.SUPPRESS)
     chosen = parser.parse_args()

@@ -1,16 +1,16 @@
-"""Evaluation beside the harness's own command line: the same model, rows and length, on the same machine, in one run.
+"""Evaluation compared with the harness's own command line: same model, rows, length and machine, in one run.
 
     python benchmarks/evaluation.py                              # shared model, some ten minutes on two cores
     python benchmarks/evaluation.py --model DIRECTORY --rows 100 # a larger model, fewer questions
-    python benchmarks/evaluation.py --workloads all --repeats 1  # the scores of every benchmark beside each other
-    python benchmarks/evaluation.py --rows 20 --repeats 1        # to see that it runs
+    python benchmarks/evaluation.py --workloads all --repeats 1  # the scores of every benchmark side by side
+    python benchmarks/evaluation.py --rows 20 --repeats 1        # a quick check that it runs
 
-Two workloads, where none is named: `arc_easy` alone, and a mixture of requests of very different lengths (a word after a
-passage, answers of a sentence, letters, passages of 200 tokens). Each side is a process of its own from its start to its
-scores; a second pair with two questions each says how much of that is imports and loading, and the difference is the
-scoring. The command line runs as it is by default (batch size 1) and with the other batch sizes given; sides take turns,
-and the median of the repeats counts. Scores are compared too: a speed of other scores is none. Prints Markdown tables
-and a JSON line for each row.
+By default there are two workloads: `arc_easy` alone, and a mixture of requests of very different lengths (a word
+after a passage, answers of a sentence, letters, passages of 200 tokens). Each side is a process of its own, timed
+from start to scores. A second pair of runs with two questions each measures imports and loading; the difference is
+the scoring. The command line runs with its default batch size (1) and with the other batch sizes given. Sides take
+turns, and the median of the repeats counts. Scores are compared too: speed counts only if the scores are the same.
+Prints Markdown tables and a JSON line for each row.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ WORKLOADS = {
 }
 WARM_UP_ROWS = 2
 _LEAST_SECONDS = 0.3
-"""Of scoring: less is lost in how long a process takes to start."""
+"""Least seconds of scoring. With less, the noise in a process's start would matter too much."""
 OURS = """
 import json, sys, time
 from pathlib import Path
@@ -65,7 +65,7 @@ print(json.dumps(found))
 
 @dataclass
 class Row:
-    """One side on one workload; seconds are medians, of the clock and (`cpu`) of all cores together."""
+    """One side on one workload. Seconds are medians, by the clock and (`cpu`) over all cores."""
 
     workload: str
     side: str
@@ -80,7 +80,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Case:
-    """Rows and the harness's task files over them, for one workload."""
+    """The rows of one workload, and the harness's task files for them."""
 
     names: tuple[str, ...]
     rows: Path
@@ -101,8 +101,10 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=512)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--batch-sizes", default="1,16", help="of the command line; the first is its default")
-    parser.add_argument("--workloads", default="arc_easy,mixture", help=f"of {', '.join(WORKLOADS)}")
+    parser.add_argument(
+        "--batch-sizes", default="1,16", help="batch sizes of the command line; the first is its default"
+    )
+    parser.add_argument("--workloads", default="arc_easy,mixture", help=f"some of {', '.join(WORKLOADS)}")
     given = parser.parse_args()
     agreement: list[str] = []
     with tempfile.TemporaryDirectory() as work:
@@ -128,7 +130,7 @@ def main() -> None:
 
 
 def workload(name: str, given: argparse.Namespace, work: Path, agreement: list[str]) -> list[Row]:
-    """Both sides on one workload, taking turns; `agreement` gets a line for each benchmark."""
+    """Both sides on one workload, taking turns. Adds a line for each benchmark to `agreement`."""
     count = 10**9 if name == "arc_easy" and given.rows >= 400 else given.rows
     full, small = (
         prepare(name, given.data, work / label, size)
@@ -159,7 +161,7 @@ def workload(name: str, given: argparse.Namespace, work: Path, agreement: list[s
     for row in rows[1:]:
         if (
             min(row.scoring_seconds, rows[0].scoring_seconds) > _LEAST_SECONDS
-        ):  # else: a busy machine, or too few rows
+        ):  # otherwise the machine is busy, or there are too few rows
             row.scoring_faster = row.scoring_seconds / rows[0].scoring_seconds
             row.scoring_cpu_less = row.scoring_cpu_seconds / rows[0].scoring_cpu_seconds
         row.whole_faster = row.whole_seconds / rows[0].whole_seconds
@@ -167,13 +169,13 @@ def workload(name: str, given: argparse.Namespace, work: Path, agreement: list[s
 
 
 def cpu_of_children() -> float:
-    """Seconds that the processes which ended so far have used."""
+    """CPU seconds of all child processes that have ended."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
 
 def prepare(name: str, data: Path, work: Path, rows: int) -> Case:
-    """Rows as local copies lie, and the harness's own definitions over the same."""
+    """Write the rows as local copies, and the harness's own task definitions for them."""
     include, copies = work / "include", work / "rows"
     include.mkdir(parents=True)
     tasks, questions = [], 0
@@ -191,7 +193,7 @@ def prepare(name: str, data: Path, work: Path, rows: int) -> Case:
 
 
 def measure(side: str, case: Case, given: argparse.Namespace, work: Path) -> dict[tuple[str, str], float]:
-    """One process from start to scores: by benchmark and metric."""
+    """Time one process from start to scores. Scores are by benchmark and metric."""
     work.mkdir(parents=True)
     environment = {
         **os.environ,
@@ -226,8 +228,8 @@ def measure(side: str, case: Case, given: argparse.Namespace, work: Path) -> dic
 
 
 def same(ours: dict[tuple[str, str], float], theirs: dict[tuple[str, str], float]) -> None:
-    """Stop where the sides score differently; a perplexity is of sums that batches round in their own way."""
-    for name, value in theirs.items():  # of groups we know more metrics
+    """Stop if the two sides' scores differ. Perplexities may differ by the rounding of batched sums."""
+    for name, value in theirs.items():  # for groups, our side has more metrics
         if not math.isclose(ours.get(name, math.nan), value, rel_tol=1e-5, abs_tol=1e-9):
             sys.exit(f"{' · '.join(name)}: ours {ours.get(name)}, the command line {value}")
 

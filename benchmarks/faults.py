@@ -1,9 +1,9 @@
-"""Faults under runs that are operated from the UIs: time to a true state, work lost, and the bytes in the end.
+"""Faults during runs that are operated from the UIs: time until the state is true, work lost, and bytes at the end.
 
     python benchmarks/faults.py [FAULT …]
 
-prints the table that stands in `benchmarks/results.md`. Every fault is a real one: processes are killed, servers hang,
-the disk is full (on a file system mounted for it, by root). Takes some minutes; needs no network.
+Prints the table of `benchmarks/results.md`. Every fault is real: processes are killed, servers hang, the disk is
+full (on a file system mounted for it, by root). Takes some minutes; needs no network.
 """
 
 from __future__ import annotations

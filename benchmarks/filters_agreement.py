@@ -1,11 +1,11 @@
-"""Keep or drop: each of the filter's families beside datatrove's filter of the same name, document by document.
+"""Keep or drop: each filter family compared with datatrove's filter of the same name, document by document.
 
     python benchmarks/filters_agreement.py ../shared/data [--every 5]
 
-Takes every n-th document of edu/ and general/ and all of dirty/, lets datatrove judge them in an environment that is
-made for it (benchmarks/peers.py), judges them here, and prints a line for each filter: documents, how many each side
-drops, agreement, and the disagreements with their reasons. Exits with 1 where a filter agrees on less than 99.5 %.
-datatrove takes about 16 seconds for a megabyte.
+Takes every n-th document of edu/ and general/ and all of dirty/. datatrove judges them in its own environment
+(benchmarks/peers.py), and our filters judge them here. Prints a line for each filter: documents, how many each side
+drops, agreement, and the disagreements with their reasons. Exits with 1 if any filter agrees on less than 99.5 %.
+datatrove takes about 16 seconds per megabyte.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ EXTRA = ("fasttext-numpy2-wheel==0.9.2", "fasteners==0.20", "regex==2026.11.15",
 
 
 def asked(**keys: object) -> tuple[Family, ...]:
-    """The families of a configuration in which only `keys` are asked."""
+    """The families of a configuration in which only `keys` are on."""
     none = {"language": "any", "gopher": False, "c4": False, "fineweb": False, "pii": "off"}
     return FilterConfig.model_validate(none | keys).families()
 
@@ -57,7 +57,7 @@ FILTERS: dict[str, tuple[Family, ...]] = {
 
 
 def sample(data: Path, every: int) -> pa.Table:
-    """`name` and `text` of the documents of a directory laid out as edu/, general/, dirty/."""
+    """`name` and `text` of documents from a directory with edu/, general/ and dirty/."""
     found = []
     for folder, step in (("edu", every), ("general", every), ("dirty", 1)):
         frames = [

@@ -1,10 +1,11 @@
-"""datatrove's verdicts on documents, in the environment of the peers (filters_agreement.py makes it and calls this).
+"""datatrove's verdicts on documents. filters_agreement.py calls this in the environment of the peers.
 
     python benchmarks/filters_peer.py DOCUMENTS.parquet VERDICTS.parquet MODEL.ftz
 
-DOCUMENTS has `name` and `text`. VERDICTS has, in the same order, for each filter what it said of the text as it is
-(empty: kept, otherwise datatrove's reason), `chain` (the first filter of the four that drops it, in the order of
-FineWeb, C4 editing the text), `c4_text` (what C4 makes of a text that it keeps), `pii_text`; and each filter's seconds.
+DOCUMENTS has `name` and `text`. VERDICTS has the same order. For each filter it has the verdict on the unchanged
+text (empty: kept, otherwise datatrove's reason) and the filter's seconds. It also has `chain` (the first of the
+four filters that drops the text, in FineWeb's order, with C4 editing it), `c4_text` (a kept text as C4 leaves it)
+and `pii_text`.
 """
 
 from __future__ import annotations
@@ -32,9 +33,11 @@ CHAIN = ("gopher_repetition", "gopher_quality", "c4", "fineweb")
 
 
 def filters(model: str) -> dict[str, Any]:
-    """Each filter as FineWeb uses it; and C4 with the rule that FineWeb leaves out, and without its curly brackets."""
+    """Each filter as FineWeb uses it; also C4 with the rule that FineWeb leaves out, and C4 without its
+    curly-bracket rule.
+    """
     language = LanguageFilter(["en"])
-    language.model._model = _FastText(model)  # the same model file for both sides: its own wants a download
+    language.model._model = _FastText(model)  # the same file for both sides: no download
     return {
         "language": language,
         "gopher_repetition": GopherRepetitionFilter(),
@@ -47,7 +50,7 @@ def filters(model: str) -> dict[str, Any]:
 
 
 def verdict(one: Any, document: Document) -> str:
-    """Empty where it is kept; an exception of the filter is a verdict too (datatrove stops there)."""
+    """Empty if the text is kept. An exception of the filter is a verdict too (datatrove stops there)."""
     try:
         said = one.filter(document)
     except Exception as error:
@@ -67,7 +70,7 @@ def main(documents: str, verdicts: str, model: str) -> None:
         columns["name"].append(name)
         for key, one in asked.items():
             document = Document(text=text, id=name)
-            peer_text.split_into_parts.cache_clear()  # each filter pays for its own words
+            peer_text.split_into_parts.cache_clear()  # each filter pays for its own word splitting
             began = time.process_time()
             columns[key].append(verdict(one, document))
             seconds[key] += time.process_time() - began
@@ -79,7 +82,7 @@ def main(documents: str, verdicts: str, model: str) -> None:
         document, dropped = Document(text=text, id=name), ""
         peer_text.split_into_parts.cache_clear()
         began = time.process_time()
-        for key in CHAIN:  # here the words are shared, as in a pipeline of datatrove's own
+        for key in CHAIN:  # here the words are shared, as in datatrove's own pipeline
             said = verdict(asked[key], document)
             if said:
                 dropped = f"{key}: {said}"

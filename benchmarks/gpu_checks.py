@@ -1,19 +1,20 @@
-"""What a GPU is to show before its figures count: exact masking, exact resume, memory as planned, a run that survives.
+"""Checks for a GPU before its figures count: exact masking, exact resume, predicted memory, a run that survives a
+kill.
 
     python benchmarks/gpu_checks.py                                # on a GPU: about eight minutes
     python benchmarks/gpu_checks.py --device cpu --shape tiny --length 64 --batch-tokens 512 --seconds 30   # a rehearsal
 
-masking  In bf16 and float32, in rows as they are, of a fixed size and compiled, for four families: a packed document's
-         logits are those of the same document alone under transformers' own attention, and other documents change no
-         bit of them.
-resume   With deterministic kernels: killed by SIGKILL twice and started again, weights, moments and journal are those
-         of a run that nobody touched, bit for bit.
-run      The shape on the Python sources of this machine (real text, by bytes) until `--tokens` are seen or `--seconds`
-         over, killed by SIGKILL at a third: steps rise without a gap, the loss goes on where it was and falls. Its
-         peak memory stands beside what the rule says.
+masking  In bf16 and float32, with rows as they are, of a fixed size, and compiled, for four model families: the logits of
+         a packed document equal those of the document alone under transformers' own attention, and other documents
+         change no bit of them.
+resume   With deterministic kernels, a run is killed by SIGKILL twice and restarted. Its weights, moments and journal
+         equal those of an undisturbed run, bit for bit.
+run      The shape trains on this machine's Python sources (real text, by bytes) until it has seen `--tokens` or
+         `--seconds` are over, and is killed by SIGKILL at a third. Steps must rise without a gap, and the loss must go
+         on where it was and fall. The peak memory is shown beside the rule's prediction.
 
-At the end of its time the run gets SIGTERM: the trainer leaves by a checkpoint. Prints a line and a JSON line
-for each check; `--out DIR` keeps journal and loss curve (loss.csv, loss.svg). Exit code 1 where one fails.
+At the end of its time the run gets SIGTERM, and the trainer leaves with a checkpoint. Prints a line and a JSON line
+for each check. `--out DIR` keeps journal and loss curve (loss.csv, loss.svg). Exits with 1 if a check fails.
 """
 
 from __future__ import annotations
@@ -46,11 +47,11 @@ from tasks.training.model import LanguageModel, load_model, quiet, read_config, 
 from tasks.training.read_spec import parse_spec  # noqa: E402
 
 TOLERANCE = {"fp32": 2e-3, "bf16": 8e-2}
-"""Of the largest logit: TF32 is off, and bf16 has 8 bits of mantissa through a few layers."""
+"""Share of the largest logit. TF32 is off; bf16 has 8 bits of mantissa, through a few layers."""
 
 
 def masking(plan: Plan) -> dict[str, Any]:
-    """Every path of attention that this device offers, for four families."""
+    """Check every attention path of this device, for four model families."""
     worst: dict[str, float] = {}
     for family, config in _families().items():
         for precision in ("fp32", "bf16"):
@@ -68,7 +69,7 @@ def masking(plan: Plan) -> dict[str, Any]:
 
 
 def _masked(plan: Plan, start: Path, config: Any, precision: str, path: str) -> float:
-    """The largest difference from documents alone, as a share of the largest logit; inf where others change a bit."""
+    """Largest difference from documents alone, as a share of the largest logit; inf if other documents change a bit."""
     from transformers import AutoModelForCausalLM
 
     torch.manual_seed(0)
@@ -127,7 +128,7 @@ def _families() -> dict[str, Any]:
 
 
 def resume(plan: Plan) -> dict[str, Any]:
-    """A run that nobody touched and one killed twice, in the device's deterministic kernels."""
+    """Compare an undisturbed run with one that is killed twice, with the device's deterministic kernels."""
     digests, kills = {}, 0
     for name in ("whole", "killed"):
         spec = json.loads(plan.path("spec.json").read_text(encoding="utf-8"))
@@ -150,7 +151,7 @@ def resume(plan: Plan) -> dict[str, Any]:
 
 
 def run(plan: Plan, seconds: float, out: Path | None) -> dict[str, Any]:
-    """The longer run, killed at a third of its time and stopped at its end."""
+    """The longer run: killed at a third of its time, and stopped at its end."""
     work, spec_path = plan.path("work"), plan.path("spec.json")
     spec = json.loads(spec_path.read_text(encoding="utf-8"))
     spec["execution"] |= {"micro_batch": "auto", "gradient_checkpointing": "auto", "compile": "auto"}
@@ -223,28 +224,28 @@ class Trainer:
             )
 
     def steps(self) -> int:
-        """Lines of the journal so far."""
+        """Number of lines in the journal so far."""
         path = self._work / "journal.jsonl"
         return path.read_bytes().count(b"\n") if path.exists() else 0
 
     def until(self, condition: Callable[[], bool]) -> None:
-        """Wait for it, or for the process's end."""
+        """Wait until the condition is true or the process has ended."""
         while self._process.poll() is None and not condition():
             time.sleep(0.05)
 
     def end(self, how: signal.Signals) -> int:
-        """Send a signal and wait; the exit code."""
+        """Send a signal and wait. Returns the exit code."""
         if self._process.poll() is None:
             self._process.send_signal(how)
         return self._process.wait()
 
     def wait(self) -> int:
-        """The exit code."""
+        """Wait. Returns the exit code."""
         return self._process.wait()
 
 
 def _digests(work: Path) -> dict[str, str]:
-    """By name, of all that a run leaves but clock readings."""
+    """Digests by name of everything that a run leaves, except clock readings."""
     parts = [path for part in ("trunk", "export", "journal") for path in sorted((work / part).rglob("*"))]
     return {
         str(p.relative_to(work)): hashlib.sha256(p.read_bytes()).hexdigest() for p in parts if p.is_file()
@@ -262,7 +263,7 @@ def _device_memory(plan: Plan) -> int:
 
 
 def _curve(tokens: list[int], losses: list[float], killed: int) -> str:
-    """The loss over tokens as a picture, the kill as a line."""
+    """Draw the loss over tokens; a line marks the kill."""
     low, high = min(losses), max(losses)
     points = " ".join(
         f"{40 + 740 * t / tokens[-1]:.1f},{20 + 340 * (high - loss) / max(1e-9, high - low):.1f}"
@@ -291,9 +292,9 @@ def main() -> int:
     parser.add_argument("--length", type=int, default=1024)
     parser.add_argument("--batch-tokens", type=int, default=524_288)
     parser.add_argument(
-        "--tokens", type=int, help="that the run may take at most; default 100 million, on CPU 200 steps"
+        "--tokens", type=int, help="most tokens of the run; default 100 million, on CPU 200 steps"
     )
-    parser.add_argument("--seconds", type=float, default=300.0, help="of the run")
+    parser.add_argument("--seconds", type=float, default=300.0, help="most seconds of the run")
     parser.add_argument("--out", type=Path)
     asked = parser.parse_args()
     cuda = asked.device != "cpu"

@@ -2,10 +2,10 @@
 
     python benchmarks/ledger.py [CONFIG] [--directory DIR]        # benchmarks/all_data.yaml: all of shared/data
 
-Runs `onward run CONFIG --until pack` in a fresh directory (or in DIR, where it is kept) and adds up what the stages'
-manifests say. Exits with 1 where a stage's documents in are not documents out + dropped + held out, where a stage was
-not given what the one before it gave, where `dropped.parquet` has another number of rows, or where tokens are not
-conserved from tokenize to pack. Prints Markdown tables.
+Runs `onward run CONFIG --until pack` in a temporary directory (or in DIR, which is kept) and adds up the stages'
+manifests. Exits with 1 if, at any stage, documents in are not documents out + dropped + held out, the input is not
+the output of the stage before, or `dropped.parquet` has another number of rows; or if tokens are not conserved from
+tokenize to pack. Prints Markdown tables.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ BYTES = {"ingest": "bytes_out", "dedup": "bytes_out", "filter": "bytes_out", "de
 
 
 def run(config: Path, home: Path) -> dict[str, Any]:
-    """What `onward run --json` says."""
+    """The output of `onward run --json`."""
     text = config.read_text(encoding="utf-8").replace("../shared/data", str(DATA.resolve()))
     (home / config.name).write_text(text, encoding="utf-8")
     environment = {**os.environ, "ONWARD_HOME": str(home), "PYTHONPATH": str(ROOT)}
@@ -45,7 +45,7 @@ def run(config: Path, home: Path) -> dict[str, Any]:
 
 
 def manifests(summary: dict[str, Any], store: Path) -> dict[str, list[dict[str, Any]]]:
-    """By stage: the manifest of each of its artifacts, with its slice and directory."""
+    """By stage: the manifest, slice and directory of each of its artifacts."""
     found: dict[str, list[dict[str, Any]]] = {}
     for row in summary["stages"]:
         path = store / row["path"]
@@ -56,7 +56,7 @@ def manifests(summary: dict[str, Any], store: Path) -> dict[str, list[dict[str, 
 
 
 def documents(made: dict[str, list[dict[str, Any]]]) -> tuple[list[str], list[str]]:
-    """Rows of the table of documents, and what does not add up."""
+    """Rows of the table of documents, and everything that does not add up."""
     import pyarrow.parquet as pq
 
     lines, wrong = [], []
@@ -97,7 +97,7 @@ def documents(made: dict[str, list[dict[str, Any]]]) -> tuple[list[str], list[st
 
 
 def tokens(made: dict[str, list[dict[str, Any]]]) -> tuple[list[str], list[str]]:
-    """Rows of the table of tokens by source, and what does not add up."""
+    """Rows of the table of tokens by source, and everything that does not add up."""
     lines, wrong = [], []
     last = made["pack"][-1]["stats"]
     given = sum(one["stats"]["tokens"] for one in made["tokenize"])

@@ -1,13 +1,13 @@
-"""What each memory option takes and costs: peak memory and tokens per second of the trainer itself, in one run.
+"""What each memory option saves and costs: peak memory and tokens per second of the trainer itself, in one run.
 
     python benchmarks/memory.py                     # a 30M-parameter model at 512 on the CPU, four minutes on two cores
     python benchmarks/memory.py --device cuda       # SmolLM2-135M's shape at 2,048 on a GPU
-    python benchmarks/memory.py --rule              # what the rule predicts beside what is measured
+    python benchmarks/memory.py --rule              # the rule's predictions beside the measurements
 
-Every row is a trainer in a process of its own (`tasks.training`, checks and journal and all) over the same packed
-batches; the first differs from the others in what its name says. Memory on CPU is the peak of the resident set less
-what the process had before the first weight (Python, torch, transformers); on a GPU torch's peak of allocated bytes.
-The rate is the median over the steps after the first two. Prints a Markdown table and a JSON line for each row.
+Every row is a trainer (`tasks.training` with checks and journal) in its own process, over the same packed batches.
+A row's name says how it differs from the first row. On CPU, memory is the peak of the resident set minus what the
+process had before the first weight (Python, torch, transformers); on a GPU, torch's peak of allocated bytes. The
+rate is the median over all steps after the first two. Prints a Markdown table and a JSON line for each row.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _MIB = 1 << 20
 
 @dataclass(frozen=True)
 class Row:
-    """One trainer: what it differs in from the first row, by dotted name of its specification."""
+    """One trainer, and its differences from the first row, by dotted names of the specification."""
 
     name: str
     changes: dict[str, Any] = field(default_factory=dict)
@@ -169,7 +169,7 @@ def _run(order: dict[str, Any]) -> dict[str, Any]:
 
 
 def train_one(order: dict[str, Any]) -> dict[str, Any]:
-    """Make the world of a row, or train in it: bytes at the peak, what the rule predicted, tokens per second."""
+    """Make the world of a row, or train in it. Returns peak bytes, the rule's prediction, and tokens per second."""
     from benchmarks.training_world import Plan, make_world
 
     plan = Plan(
@@ -224,7 +224,7 @@ def _measured(raw: dict[str, Any], plan: Any, order: dict[str, Any]) -> dict[str
     before = _resident("VmRSS")
     shutil.rmtree(spec.paths.work, ignore_errors=True)
     spec.paths.work.mkdir(parents=True)
-    # the last steps' outputs (saved, copied) are no part of a step
+    # the outputs at the end (saved, copied) are not part of a step
     at_the_end: dict[str, int] = {}
 
     def stop() -> bool:
@@ -251,7 +251,7 @@ def _journal(work: Path) -> list[dict[str, Any]]:
 
 
 def _resident(field: str) -> int:
-    """Bytes of VmRSS (now) or VmHWM (the most so far) of this process."""
+    """VmRSS (now) or VmHWM (the peak so far) of this process, in bytes."""
     for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
         if line.startswith(f"{field}:"):
             return int(line.split()[1]) << 10

@@ -1,10 +1,11 @@
-"""What orchestration costs: the share of a run's wall time outside the bodies of its stages, and a fully cached run.
+"""What orchestration costs: the share of a run's wall time outside the bodies of its stages, and a fully cached
+run.
 
     python benchmarks/orchestration.py [CONFIG] [--cached-runs 5]
 
-Runs CONFIG (the demo) in a fresh directory with `onward run --json`, then again with everything cached. The wall time
-is that of the whole command, start of Python and of its own Prefect server included; a stage's body is from the moment
-it is asked for until its artifact is committed. Prints a JSON line and a sentence.
+Runs CONFIG (the demo) in a fresh directory with `onward run --json`, then again with everything cached. The wall
+time covers the whole command, including the start of Python and of its own Prefect server. A stage's body lasts
+from its request until its artifact is committed. Prints a JSON line and a sentence.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def timed_run(home: Path, config: Path) -> tuple[float, dict[str, Any]]:
-    """Wall seconds of `onward run --json`, and what it printed."""
+    """Wall seconds of `onward run --json`, and its output."""
     environment = {**os.environ, "ONWARD_HOME": str(home), "PYTHONPATH": str(ROOT)}
     began = time.monotonic()
     answer = subprocess.run(

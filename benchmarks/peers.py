@@ -1,4 +1,4 @@
-"""An environment of their own for peers, so that nothing of theirs is needed to use Onward."""
+"""A separate environment for peers, so that Onward needs none of their packages."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ CORPUS = (
 
 
 def environment(requirements: tuple[str, ...] = CORPUS) -> Path:
-    """The interpreter of a virtual environment with these packages, made once and kept in the user's cache."""
+    """The Python interpreter of a virtual environment with these packages. It is made once and kept in the user's
+    cache.
+    """
     name = hashlib.sha256(" ".join([sys.version, *requirements]).encode()).hexdigest()[:12]
     home = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "onward-peers" / name
     python = home / "bin" / "python"

@@ -1,9 +1,9 @@
-"""Makes what a configuration made again, and compares the digests of all parts before and after.
+"""Makes the artifacts of a configuration again, and compares the digests of all parts before and after.
 
     python benchmarks/same_bytes.py configs/demo.yaml             the whole run: onward run CONFIG --force all
     python benchmarks/same_bytes.py --store stores/demo --pages   only the reports and data pages
 
-A change of the code that is to change no bytes is held against this. The store needs a whole run (`make demo`).
+Use it to check that a change of the code changes no bytes. The store must hold a whole run (`make demo`).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Digests = dict[tuple[str, str, str], str]
 
 
 def digests(artifacts: Iterator[Artifact]) -> Digests:
-    """The digests of every part, by the artifacts' manifests."""
+    """The digests of every part, from the manifests of the artifacts."""
     return {
         (one.stage, one.key, name): part.digest
         for one in artifacts
@@ -36,7 +36,7 @@ def digests(artifacts: Iterator[Artifact]) -> Digests:
 
 
 def pages_again(store: Store) -> Iterator[Artifact]:
-    """Make each report and data page of a store again, by this code; what a page is made of must be there."""
+    """Make each report and data page of a store again with this code. The inputs of the pages must still be there."""
     for module in (report, data):
         for artifact in list(store.artifacts(module.STAGE)):
             request = request_of(store, artifact)
@@ -48,13 +48,13 @@ def pages_again(store: Store) -> Iterator[Artifact]:
 
 
 def run_again(config: Path) -> None:
-    """The run of a configuration, every stage of it made again."""
+    """Run a configuration, making every stage again."""
     command = [sys.executable, "-m", "flows.cli", "run", str(config), "--force", "all"]
-    subprocess.run(command, cwd=ROOT, check=False)  # it fails where bytes differ, which is told below
+    subprocess.run(command, cwd=ROOT, check=False)  # it fails if bytes differ, which is reported below
 
 
 def differing(before: Digests, after: Digests) -> list[str]:
-    """A line for each part that has other bytes than before, or is not there any more."""
+    """A line for each part whose bytes differ from before, or that is gone."""
     return [
         f"{stage} {key[:16]} part {part}: {digest[:16]} → {(after.get((stage, key, part)) or 'gone')[:16]}"
         for (stage, key, part), digest in before.items()
@@ -63,14 +63,14 @@ def differing(before: Digests, after: Digests) -> list[str]:
 
 
 def main() -> None:
-    """Compare; the exit code is 1 where something differs or nothing was compared."""
+    """Compare. The exit code is 1 if something differs or nothing was compared."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
         "config", type=Path, nargs="?", help="the configuration of a run that is in its store"
     )
-    parser.add_argument("--store", type=Path, help="the store, where no configuration is given")
+    parser.add_argument("--store", type=Path, help="the store, if no configuration is given")
     parser.add_argument("--pages", action="store_true", help="only reports and data pages")
     given = parser.parse_args()
     if given.config is None and not (given.store and given.pages):

@@ -1,4 +1,4 @@
-"""Tokens per second of Onward's trainer beside others, on the same packed batches, in one run.
+"""Tokens per second of Onward's trainer compared with others, on the same packed batches, in one run.
 
     python benchmarks/training.py                        # two shapes on the CPU, about six minutes on two cores
     python benchmarks/training.py --device cuda --shapes gpt2-124m --lengths 1024     # one shape on a GPU: five minutes
@@ -6,18 +6,18 @@
 | peer | what it is |
 | --- | --- |
 | onward | `tasks.training` itself: journal, checks, the next rows made ahead |
-| onward_compiled | the same with `compile: true`, which is not the default on a CPU: half a minute goes by first |
+| onward_compiled | the same with `compile: true`, not the default for a short run on a CPU; compiles for half a minute |
 | hf_trainer | transformers' Trainer as run_clm.py sets it up; documents apart by position_ids that restart, sdpa |
 | plain_loop | a loop like nanoGPT's: sdpa with a boolean mask, whole logits, autocast, fused AdamW, clipping |
 | plain_apart | the same loop with Onward's attention by document |
 | raw | forward and backward alone, of the same model as onward: the limit |
 
 Each peer is a process of its own, warmed up by two steps. Then they take turns: in every round each does the same
-number of steps while the others wait. Documents are masked in all of them; the losses of the first step must agree.
-The rate of a round is target tokens (no padding) by seconds; the table shows the median over rounds. The operations
-per token are Shape.flops: 6·P + 6·L·d·(Σ length²)/tokens, causal attention counted once over documents.
+number of steps while the others wait. All of them mask documents; the losses of the first step must agree. A
+round's rate is target tokens (no padding) per second; the table shows the median over rounds. The operations per
+token are Shape.flops: 6·P + 6·L·d·(Σ length²)/tokens, with causal attention counted once over documents.
 
-Prints a Markdown table and a JSON line for each shape and length. It ends with 1 where first losses differ.
+Prints a Markdown table and a JSON line for each shape and length. Exits with 1 if first losses differ.
 """
 
 from __future__ import annotations
@@ -60,11 +60,11 @@ COLUMNS = (
     "compiled after warm-up",
 )
 SAME_LOSS = {"fp32": 1e-4, "bf16": 5e-3}
-"""Relative difference of first losses that rounding explains."""
+"""Relative difference of first losses that rounding can explain."""
 
 
 class Peer:
-    """A process that steps when told to."""
+    """A process that takes steps on command."""
 
     def __init__(self, name: str, plan: Plan, plan_path: Path) -> None:
         self.name = name
@@ -84,7 +84,7 @@ class Peer:
         self.last = self.warm
 
     def go(self, steps: int) -> dict[str, Any]:
-        """Do so many steps."""
+        """Take this many steps."""
         self._pipe(self._process.stdin).write(f"{steps}\n")
         self._pipe(self._process.stdin).flush()
         self.last = self._answer()
@@ -101,7 +101,7 @@ class Peer:
 
     def _answer(self) -> dict[str, Any]:
         for line in self._pipe(self._process.stdout):
-            if line.startswith("{") and '"first_loss"' in line:  # some peers print lines of their own
+            if line.startswith("{") and '"first_loss"' in line:  # some peers print other lines too
                 answer: dict[str, Any] = json.loads(line)
                 return answer
         self._process.wait()
@@ -119,7 +119,7 @@ class PeerFailed(Exception):
 
 
 def compare(plan: Plan, peers: list[str], rounds: int, steps: int) -> dict[str, Any]:
-    """All peers over the plan, alternately; a row of results."""
+    """Run all peers over the plan, taking turns. Returns a row of results."""
     make_world(plan)
     plan_path = plan.path("plan.json")
     plan_path.write_text(json.dumps(asdict(plan)), encoding="utf-8")
@@ -180,7 +180,7 @@ def compare(plan: Plan, peers: list[str], rounds: int, steps: int) -> dict[str, 
 
 
 def machine(plan: Plan) -> dict[str, Any]:
-    """Where and with what it ran."""
+    """The machine and software that it ran on."""
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, encoding="utf-8"
     )
@@ -206,7 +206,7 @@ def _processor() -> str:
 
 
 def _targets_and_squares(plan: Plan) -> tuple[float, int]:
-    """Per step, over all of them: target tokens, and the sum of squares of the documents' lengths."""
+    """Totals over steps: target tokens, and the sum of squared document lengths, per step."""
     rows = sequences_of(plan, 0, plan.steps * plan.sequences_per_step)
     targets = int((rows["targets"] >= 0).sum()) / plan.steps
     numbers = rows["documents"].numpy()
@@ -257,7 +257,7 @@ def table(row: dict[str, Any]) -> str:
 
 
 def same_losses(row: dict[str, Any]) -> bool:
-    """Whether the first losses agree: all saw the same tokens, masked alike."""
+    """Whether the first losses agree, which shows that all peers saw the same tokens with the same masks."""
     losses = [found["first_loss"] for found in row["peers"].values()]
     middle = statistics.median(losses)
     return all(abs(loss - middle) <= SAME_LOSS[row["precision"]] * middle for loss in losses)
@@ -274,10 +274,14 @@ def main() -> int:
     parser.add_argument("--peers", nargs="+", choices=PEERS)
     parser.add_argument("--rounds", type=int, help="default 5, on a GPU 3")
     parser.add_argument("--steps", type=int, help="steps of each peer in a round; default 1, on a GPU 3")
-    parser.add_argument("--batch-tokens", type=int, help="of a step; default 8192, on a GPU 524288")
-    parser.add_argument("--micro-tokens", type=int, help="of a micro-batch; default 4096, on a GPU 65536")
+    parser.add_argument("--batch-tokens", type=int, help="tokens of a step; default 8192, on a GPU 524288")
     parser.add_argument(
-        "--peer-micro-tokens", type=int, help="where all logits are held; default 4096, on a GPU 16384"
+        "--micro-tokens", type=int, help="tokens of a micro-batch; default 4096, on a GPU 65536"
+    )
+    parser.add_argument(
+        "--peer-micro-tokens",
+        type=int,
+        help="the same, for peers that hold all logits; default 4096, on a GPU 16384",
     )
     parser.add_argument("--precision", choices=("bf16", "fp32"), default="bf16")
     parser.add_argument("--compile", choices=("auto", "true", "false"), default="auto", help="auto: on a GPU")

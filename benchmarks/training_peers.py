@@ -1,10 +1,10 @@
-"""One trainer of the comparison in a process of its own, warmed up, that steps when it is told to.
+"""One trainer of the comparison, in its own process, warmed up. It takes steps on command.
 
     python benchmarks/training_peers.py PEER PLAN.json
 
-Standard input: a number of steps a line. Standard output: a JSON line after warming up, and one for each line read.
-All peers get the same packed sequences, the same AdamW (fused, the same two groups), the same constant rate, clipping
-at the same norm and the same precision; they differ in what is measured.
+Standard input: a number of steps per line. Standard output: a JSON line after warming up, and one for each input
+line. All peers get the same packed sequences, AdamW (fused, the same two groups), constant rate, clipping norm and
+precision. They differ only in what is measured.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from tasks.training.read_spec import parse_spec
 from tasks.training.update.optimizer import split_parameters
 
 WARM_UP = 2
-"""Steps before anything is measured: everything is compiled, loaded and allocated in them."""
+"""Steps before anything is measured. They compile, load and allocate everything."""
 
 
 class Gate:
@@ -45,7 +45,7 @@ class Gate:
         self.first_loss: float | None = None
 
     def passed(self) -> bool:
-        """Count a step; after the last of a round answer and wait for the next. True: it is over."""
+        """Count a step. After the last step of a round, answer and wait for the next round. True: it is over."""
         self._left -= 1
         if self._left > 0:
             return False
@@ -75,8 +75,10 @@ class Gate:
 
 
 def onward(plan: Plan, gate: Gate, **changes: Any) -> None:
-    """`train` itself, as `python -m tasks.training` calls it: journal, checks and all. It asks before each step
-    whether to stop: there it is held."""
+    """`train` itself, as `python -m tasks.training` calls it, with journal and checks.
+
+    It asks before each step whether to stop; the gate holds it there.
+    """
     from tasks.training.loop import train
 
     spec = json.loads(plan.path("spec.json").read_text(encoding="utf-8"))
@@ -98,15 +100,15 @@ def onward(plan: Plan, gate: Gate, **changes: Any) -> None:
 
 
 def onward_compiled(plan: Plan, gate: Gate) -> None:
-    """The same with `execution.compile: true`, which `auto` is on a GPU alone."""
+    """The same with `execution.compile: true`, which `auto` does not choose for a run this short on a CPU."""
     onward(plan, gate, compile=True)
 
 
 def hf_trainer(plan: Plan, gate: Gate) -> None:
     """transformers' Trainer as examples/pytorch/language-modeling/run_clm.py sets it up: default collator, sdpa.
 
-    Documents are told by `position_ids` that restart and no attention mask, from which transformers makes a block
-    mask for sdpa (what DataCollatorWithFlattening relies on, here for rows of one length each).
+    Documents are separated by restarting `position_ids` without an attention mask. transformers makes a block mask
+    for sdpa from them (DataCollatorWithFlattening relies on this; here for rows of one length each).
     """
     from transformers import Trainer, TrainerCallback, TrainingArguments, default_data_collator
 
@@ -123,11 +125,11 @@ def hf_trainer(plan: Plan, gate: Gate) -> None:
                 "input_ids": self.rows["inputs"][index],
                 "position_ids": self.rows["positions"][index],
                 "labels": targets,
-                "shift_labels": targets,  # they stand one to the right already
+                "shift_labels": targets,  # already shifted by one
             }
 
     class InOrder(Trainer):
-        def _get_train_sampler(self, *_: Any) -> Any:  # as the others read
+        def _get_train_sampler(self, *_: Any) -> Any:  # in the order of the other peers
             return torch.utils.data.SequentialSampler(self.train_dataset)
 
         def compute_loss(self, *arguments: Any, **options: Any) -> Any:
@@ -155,7 +157,7 @@ def hf_trainer(plan: Plan, gate: Gate) -> None:
         use_cpu=plan.device == "cpu",
         report_to=[],
         save_strategy="no",
-        remove_unused_columns=False,  # shift_labels are no argument of forward, but of the loss
+        remove_unused_columns=False,  # shift_labels is an argument of the loss, not of forward
         disable_tqdm=True,
         dataloader_pin_memory=plan.device != "cpu",
     )
@@ -194,7 +196,7 @@ def plain_loop(plan: Plan, gate: Gate) -> None:
 
 
 def plain_apart(plan: Plan, gate: Gate) -> None:
-    """The same loop with this project's attention, documents apart: what its trainer adds or saves beside that."""
+    """The same loop with this project's attention by document. It shows what the rest of the trainer adds or saves."""
     from tasks.training.feed import DeviceBatch
 
     model = _language_model(plan)
@@ -207,7 +209,7 @@ def plain_apart(plan: Plan, gate: Gate) -> None:
 
 
 def raw(plan: Plan, gate: Gate) -> None:
-    """The limit: forward and backward of one step's rows again and again. No data, optimizer, clipping, journal."""
+    """The limit: forward and backward of one step's rows, repeated. No data, optimizer, clipping or journal."""
     model = _language_model(plan)
     resolved = plan.path("work") / "execution.json"
     chunk = json.loads(resolved.read_text(encoding="utf-8"))["loss_chunk"] if resolved.exists() else 1024
@@ -331,7 +333,7 @@ def _autocast(plan: Plan) -> AbstractContextManager[Any]:
 
 
 def _compiled() -> int:
-    """Frames that torch.compile has compiled in this process so far."""
+    """Number of frames that torch.compile has compiled in this process so far."""
     if "torch._dynamo.utils" not in sys.modules:
         return 0
     counters: Any = sys.modules["torch._dynamo.utils"].counters

@@ -1,7 +1,8 @@
-"""What the trainer's benchmarks train on: a model's shape, documents of real lengths, packed as Onward packs them.
+"""The world of the trainer's benchmarks: a model's shape, and documents of real lengths, packed as Onward packs
+them.
 
-Needs torch, transformers, safetensors, pyarrow and numpy alone. The words are random numbers (speed does not depend on
-them); the lengths are not: attention costs what the documents' lengths make it cost.
+Needs torch, transformers, safetensors, pyarrow and numpy alone. Words are random numbers, because speed does not
+depend on them. Lengths are real, because the cost of attention depends on them.
 """
 
 from __future__ import annotations
@@ -33,21 +34,22 @@ GENERAL = (
     8668,
 )  # fmt: skip
 LENGTHS = ((0.9, EDUCATIONAL), (0.1, GENERAL))
-"""Share of the tokens, and the 0th, 5th, … 100th percentile of the documents' lengths in tokens of GPT-2: 900 chapters
-of text books and lessons, 750 of fiction, reviews, speeches and encyclopedia articles."""
+"""Share of the tokens, and the 0th, 5th, … 100th percentile of document lengths in GPT-2 tokens: 900 chapters of
+text books and lessons, 750 documents of fiction, reviews, speeches and encyclopedia articles.
+"""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """One comparison: a shape at a length, the same batches for all. JSON in and out."""
+    """One comparison: a shape at a length, with the same batches for all. Reads and writes JSON."""
 
     shape: str
     length: int
     sequences_per_step: int
     micro_batch: int
-    """Sequences of Onward's and the raw limit's micro-batch."""
+    """Sequences of a micro-batch, for Onward and the raw limit."""
     peer_micro_batch: int
-    """Of those that hold all logits at once."""
+    """Sequences of a micro-batch, for peers that hold all logits at once."""
     steps: int
     precision: str
     device: str
@@ -55,7 +57,7 @@ class Plan:
     threads: int
     root: str
     text: str = "random"
-    """random: numbers; sources: the Python files of this machine, a byte a token"""
+    """random: random numbers; sources: this machine's Python files, one token per byte."""
 
     def path(self, name: str) -> Path:
         """A file of this comparison."""
@@ -136,7 +138,7 @@ def make_world(plan: Plan) -> None:
 
 
 def specification(plan: Plan, digest: str) -> dict[str, Any]:
-    """The trainer's SPEC.json: constant rate, so that every peer's step is alike."""
+    """The trainer's SPEC.json. The rate is constant, so that every peer's step is alike."""
     return {
         "identity": {
             "kind": "trunk",
@@ -184,7 +186,7 @@ def specification(plan: Plan, digest: str) -> dict[str, Any]:
 def sequences_of(plan: Plan, first: int, end: int) -> dict[str, torch.Tensor]:
     """Sequences [first, end) as rows, int64 [end - first, length]: inputs, targets, positions and document numbers.
 
-    Padding has the input 0, the target -100 and is a document of its own.
+    Padding has the input 0 and the target -100, and is a document of its own.
     """
     manifest = PackingManifest.open(plan.path("manifest.arrow"))
     stream = TokenShard.open(plan.path("shard.arrow")).tokens
@@ -209,9 +211,9 @@ def sequences_of(plan: Plan, first: int, end: int) -> dict[str, torch.Tensor]:
 
 
 def _random(tokens: int, vocabulary: int) -> tuple[np.ndarray, np.ndarray]:
-    """(lengths, tokens) of documents of real lengths."""
+    """(lengths, tokens) of random documents with real lengths."""
     lengths = _document_lengths(tokens)
-    # as words are: few ids often, most of them seldom
+    # like words: a few ids are frequent, most are rare
     drawn = np.random.default_rng(1).random(int(lengths.sum())) ** 3
     values = (vocabulary * drawn).astype(np.int64).clip(1)
     values[np.cumsum(lengths) - 1] = EOT
@@ -219,8 +221,10 @@ def _random(tokens: int, vocabulary: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _sources(tokens: int) -> tuple[np.ndarray, np.ndarray]:
-    """(lengths, tokens) of Python files, a byte a token (shifted by one, 0 ends a text); fewer where there are not
-    so many: packing then reads them again in another order."""
+    """(lengths, tokens) of Python files, one token per byte (shifted by one; 0 ends a text).
+
+    Returns fewer tokens if there are too few files; packing then reads them again in another order.
+    """
     texts: list[np.ndarray] = []
     total = 0
     for path in sorted(Path(torch.__file__).parents[1].rglob("*.py")):
@@ -236,13 +240,13 @@ def _sources(tokens: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _document_lengths(tokens: int) -> np.ndarray:
-    """Lengths in tokens of documents that hold at least `tokens` together, drawn between the measured quantiles."""
+    """Token lengths of documents that hold at least `tokens` together, drawn between the measured quantiles."""
     random = np.random.default_rng(0)
     lengths: list[np.ndarray] = []
     total = 0
     while total < tokens:
         for weight, quantiles in LENGTHS:
-            # `weight` is of tokens, so that many more short documents are drawn than long ones
+            # `weight` is a share of tokens, so many more short documents are drawn than long ones
             share = weight * 1e6
             mean = float(np.convolve(quantiles, [0.5, 0.5], mode="valid").mean())
             at = random.random(max(1, round(share / mean))) * (len(quantiles) - 1)
@@ -259,7 +263,7 @@ def _save_model(plan: Plan, config: Any) -> None:
 
     torch.manual_seed(11)
     model: Any = AutoModelForCausalLM.from_config(config)
-    if plan.shape == "tiny":  # so that its losses show whom attention sees
+    if plan.shape == "tiny":  # so that its losses show what attention sees
         with torch.no_grad():
             for parameter in model.parameters():
                 if parameter.dim() > 1:

@@ -80,7 +80,7 @@ def evaluate(
         benchmarks: What it is measured on.
         run: The name of a run in the store: the model is measured on that run's held-out text too. Empty: it is not.
         sequence_length: Tokens that the model is given at most. Compare only scores of the same length.
-        device: Where it is computed. Auto: on a GPU where there is one.
+        device: Where it is computed. Auto: on a GPU if there is one.
         seed: Of the questions drawn, where benchmarks has a limit.
         benchmark_files: Directory of local benchmark files, <benchmark>/<split>.jsonl[.gz]. Empty: from the hub.
         store: Directory of the artifact store.

@@ -1,6 +1,7 @@
-"""The one table of stages. All lists, choices of forms and options, the lock and the pages derive from it.
+"""The one table of stages. All lists, choices in forms and options, the lock and the pages derive from it.
 
-A stage's name is its module's name. The order is that of a run; imports nothing, so that everything may ask here.
+A stage's name is the name of its module. The order is that of a run. This module imports nothing of the project, so
+every other module may use it.
 """
 
 from __future__ import annotations
@@ -18,15 +19,15 @@ class Stage:
     module: str
     group: Group
     on_device: bool = False
-    """Whether it computes on the GPU where there is one."""
+    """Whether it computes on the GPU if there is one."""
     per_slice: bool = False
-    """Whether each slice of the corpus has one."""
+    """Whether it runs once for each slice of the corpus."""
     can_end: bool = False
-    """Whether a run can be ended after it (`--until`)."""
+    """Whether a run can end after it (`--until`)."""
 
     @property
     def name(self) -> str:
-        """The stage's name: the last part of its module's."""
+        """The stage's name: the last part of its module's name."""
         return self.module.rpartition(".")[2]
 
 
@@ -54,8 +55,8 @@ TABLE = (
 
 NAMES = tuple(stage.name for stage in TABLE)
 CORPUS = tuple(stage.name for stage in TABLE if stage.per_slice)
-"""Those that each slice goes through, in order."""
+"""Stages that each slice goes through, in order."""
 TRAINING = tuple(stage.name for stage in TABLE if stage.group == "training")
 ON_DEVICE = frozenset(stage.name for stage in TABLE if stage.on_device)
 ENDS = tuple(stage.name for stage in TABLE if stage.can_end)
-"""What a run can be ended after, in order."""
+"""Stages that a run can end after, in order."""

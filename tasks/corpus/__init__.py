@@ -1,1 +1,1 @@
-"""From text to training sequences: a module a stage, and a folder for what each does inside."""
+"""From text to training sequences: one module per stage, one folder for the internals of each."""

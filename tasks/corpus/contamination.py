@@ -1,9 +1,9 @@
-"""Stage `contamination`: how many questions of one benchmark stand in a corpus that was made without looking for them.
+"""Stage `contamination`: count the questions of one benchmark that occur in a finished corpus.
 
-A benchmark that is evaluated but was not in `corpus.decontaminate.benchmarks` is counted afterwards: nothing is dropped,
-and no corpus is made again. What counts as found is what `decontaminate` would have dropped (see `overlap`), and
-`hits.json` is as that stage's. A benchmark of which nothing can be looked for is no error here: its scores are said to
-be unchecked.
+The stage serves benchmarks that are evaluated but are not in `corpus.decontaminate.benchmarks`. It only counts: no
+document is dropped, and no corpus is made again. A question counts as found where `decontaminate` would have dropped
+the document (see `overlap`); `hits.json` has the same form as in that stage. A benchmark without any question that can
+be searched is not an error here: its scores are reported as unchecked.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ VERSION = 1
 
 
 class CountConfig(Settings):
-    """How a question is found."""
+    """How a question is found in a document."""
 
     ngram: int = identity(
         13,
@@ -41,8 +41,8 @@ class CountConfig(Settings):
 
 @dataclass(frozen=True)
 class CountInputs:
-    """`documents` of every slice, from `decontaminate`; `benchmark` is {benchmark, file, sha256}, as of
-    `questions.benchmark_inputs`."""
+    """`documents`: of every slice, from `decontaminate`. `benchmark`: {benchmark, file, sha256}, as
+    `questions.benchmark_inputs` returns it."""
 
     documents: tuple[Input, ...]
     benchmark: Mapping[str, str]
@@ -51,9 +51,9 @@ class CountInputs:
 
 @dataclass(frozen=True)
 class CountStats:
-    """Counts of documents that were looked through, and of the benchmark's questions.
+    """Counts of the documents searched and of the benchmark's questions.
 
-    `unchecked` are questions too short to be looked for, or of no schema that is known.
+    `unchecked`: questions that are too short to search for, or whose row has no known schema.
     """
 
     documents: int
@@ -65,7 +65,7 @@ class CountStats:
 
 
 def run(config: CountConfig, inputs: CountInputs, draft: Draft) -> CountStats:
-    """Parts: hits (hits.json), and found (found.parquet: row of the question, id and source of the document)."""
+    """Parts: hits (hits.json) and found (found.parquet: the question's row, the document's id and source)."""
     if inputs.benchmark_path is None:
         raise StageFailed(f"contamination: no file of {inputs.benchmark['benchmark']!r} was given")
     name = inputs.benchmark["benchmark"]

@@ -1,8 +1,8 @@
-"""Stage `decontaminate`: drop documents that hold benchmark questions, and hold some of a first slice out of training.
+"""Stage `decontaminate`: drop documents with benchmark questions, and hold documents out of training.
 
-What is found is a document's overlap with a question's own text (see `overlap`); a question that is too short to be
-looked for is counted as unchecked, and a benchmark of which nothing could be indexed is an error. `hits.json` says for
-each benchmark how many questions it has, how many were indexed and found, and in how many documents.
+A document is matched against the question's own text (see `overlap`). A question that is too short to search for
+counts as unchecked. A benchmark without any indexed question is an error. `hits.json` has, for each benchmark, the
+numbers of questions, of indexed questions, of questions found, and of documents in which they were found.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ REASON = "benchmark_overlap"
 
 
 class ContaminationConfig(Settings):
-    """Which benchmarks' questions are looked for: the section `corpus.decontaminate`."""
+    """The section `corpus.decontaminate`: the benchmarks whose questions are searched for."""
 
     ngram: int = identity(
         13,
@@ -50,7 +50,7 @@ class ContaminationConfig(Settings):
 
 
 class DecontaminateConfig(ContaminationConfig):
-    """What the stage needs: the section, with the corpus's holdout and the run's seed."""
+    """The settings of the stage: the section, the corpus's holdout fraction and the run's seed."""
 
     holdout_fraction: float = identity(
         0.005, ge=0, le=0.5, description="Share of a source's first slice that is held out; 0 for none."
@@ -60,7 +60,7 @@ class DecontaminateConfig(ContaminationConfig):
 
 @dataclass(frozen=True)
 class DecontaminateInputs:
-    """`benchmarks` and `benchmark_paths` are what `questions.benchmark_inputs` gives, one for each benchmark."""
+    """`benchmarks` and `benchmark_paths`: what `questions.benchmark_inputs` returns, one entry per benchmark."""
 
     documents: Input
     benchmarks: tuple[dict[str, str], ...]
@@ -78,8 +78,10 @@ def components(config: DecontaminateConfig, inputs: DecontaminateInputs) -> Iter
 
 @dataclass(frozen=True)
 class DecontaminateStats:
-    """Counts of documents and bytes of text. `unchecked`, by benchmark: questions too short to be looked for, or of no
-    schema that is known."""
+    """Counts of documents and bytes of text.
+
+    `unchecked`, by benchmark: questions that are too short to search for, or whose row has no known schema.
+    """
 
     documents_in: int
     documents_out: int
@@ -94,7 +96,7 @@ class DecontaminateStats:
 
 
 def run(config: DecontaminateConfig, inputs: DecontaminateInputs, draft: Draft) -> DecontaminateStats:
-    """Parts: documents, dropped, hits, and holdout where there is one."""
+    """Parts: documents, dropped, hits; and holdout, if documents are held out."""
     index = _index(config, inputs)
     directory = draft.path / "scratch" / "index"
     save_index(index, directory)
@@ -155,7 +157,7 @@ def _index(config: DecontaminateConfig, inputs: DecontaminateInputs) -> Index:
 
 @dataclass(frozen=True)
 class MatchJob:
-    """One file of documents to look through; `seed` to also hash its texts for the holdout."""
+    """One file of documents to search. With a `seed`, its texts are also hashed for the holdout."""
 
     path: Path
     index: Path
@@ -164,7 +166,8 @@ class MatchJob:
 
 
 def match_shard(job: MatchJob, directory: Path) -> dict[str, Any]:
-    """Shard function: `documents.parquet`, a row a document, and `matches.parquet`, a row a document and question."""
+    """Shard function: writes `documents.parquet` (a row per document) and `matches.parquet` (a row per document and
+    question)."""
     index = load_index(job.index, job.benchmarks)
     texts = texts_of(job.path)
     matched = np.zeros(len(texts), np.int64)
@@ -232,10 +235,10 @@ def _write_dropped(draft: Draft, documents: pa.Table, dropped: np.ndarray) -> No
 def count_hits(
     index: Index, found: Sequence[Path], benchmark_paths: Sequence[Path]
 ) -> dict[str, dict[str, int]]:
-    """Per benchmark: questions, indexed, unchecked, and how many questions and documents were found.
+    """Per benchmark: the numbers of all, indexed, unchecked and found questions, and of the documents found.
 
-    `found`: directories that `match_shard` wrote with this index; `benchmark_paths`: the files it was made of, whose rows
-    of no known schema are questions that are unchecked.
+    `found`: directories that `match_shard` wrote with this index. `benchmark_paths`: the files from which the index
+    was made; their rows without a known schema count as unchecked questions.
     """
     pairs = [pq.read_table(path / "matches.parquet", partitioning=None) for path in found]
     questions = np.concatenate([np.zeros(0, np.int64), *(table["question"].to_numpy() for table in pairs)])

@@ -1,13 +1,14 @@
-"""Stage `dedup`: drop exact copies and near-duplicates of documents seen before, in this slice or an earlier one.
+"""Stage `dedup`: drop exact copies and near-duplicates of documents in this slice or an earlier one.
 
-Documents are taken in their order. A document is dropped if its normalised text is that of a kept one, or if it
-shares a band of its MinHash signature with a kept one and their true Jaccard similarity is at least the threshold; so
-the first occurrence stays, and what is decided never depends on what comes later. Lines that repeat those of earlier
-documents are removed where that is asked for (paragraphs.py). Only kept documents are remembered (signatures.py).
+Documents are processed in order. A document is dropped in two cases: its normalised text equals that of a kept
+document; or it shares a band of its MinHash signature with a kept document, and their true Jaccard similarity reaches
+the threshold. So the first occurrence stays, and no decision depends on later documents. Optionally, lines that repeat
+lines of earlier documents are removed (paragraphs.py). Only kept documents are remembered (signatures.py).
 
-With lines removed, a document is compared with the others as they are kept, and what is kept of them depends on which
-documents before them were dropped. Both are decided in turn until nothing changes any more. Each turn settles at least
-the first document that is not settled yet, so what comes out is what one pass in their order would decide.
+With line removal, two decisions depend on each other: a document is compared with the edited text of kept documents,
+and the edits depend on which earlier documents were dropped. The stage therefore alternates between both decisions
+until nothing changes. Each iteration settles at least the first document that was not settled yet, so the result
+equals that of one pass in document order.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ VERSION = 2
 COMPONENTS = {"exact": 1, "minhash": 1, "paragraphs": 1}
 """Versions of the ways in which copies are found."""
 ROW_GROUP_BYTES = 128_000
-"""Text in one row group of what is kept, about: later slices read single documents back."""
+"""Approximate bytes of text in one row group of the kept documents. Later slices read single documents back."""
 
 REASONS = {EXACT: "exact_duplicate", NEAR: "near_duplicate", EMPTIED: "repeated_paragraphs"}
 _WHITESPACE = r"[^\S ]\s*| \s+"
@@ -65,7 +66,7 @@ class DedupConfig(Settings):
 
 @dataclass(frozen=True)
 class DedupInputs:
-    """This slice's documents, and the `signatures` parts of the slices before it, oldest first."""
+    """The documents of this slice, and the `signatures` parts of the slices before it, oldest first."""
 
     documents: Input
     earlier: Chain | None = None
@@ -83,11 +84,11 @@ def components(config: DedupConfig, inputs: DedupInputs) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class DedupStats:
-    """Counts of documents and of bytes of text; `compared` are the candidate pairs whose similarity was computed.
+    """Counts of documents and bytes of text. `compared`: candidate pairs whose similarity was computed.
 
-    beyond_group: how often a kept document shared a band with so many kept before it (`MOST_IN_GROUP`) that later ones
-    are not compared with it for that band's sake.
-    bytes_in = bytes_out + bytes_dropped + bytes_removed, the repeated lines of `documents_edited` others.
+    `beyond_group`: how often a kept document shared a band with `MOST_IN_GROUP` documents kept before it; later
+    documents are not compared with it because of that band. bytes_in = bytes_out + bytes_dropped + bytes_removed,
+    where bytes_removed are the repeated lines of the `documents_edited` documents.
     """
 
     documents_in: int
@@ -105,9 +106,10 @@ class DedupStats:
 
 
 def run(config: DedupConfig, inputs: DedupInputs, draft: Draft) -> DedupStats:
-    """Parts: documents, dropped, signatures; and edited, where paragraphs are compared.
+    """Parts: documents, dropped, signatures; and edited, if paragraphs are compared.
 
-    Value of a dropped row: the similarity (repeated_paragraphs: the lines removed); detail: the kept document.
+    In a dropped row, `value` is the similarity (repeated_paragraphs: the number of removed lines) and `detail` is the
+    kept document.
     """
     shards = document_shards(inputs.documents)
     sketches = draft.scratch(
@@ -136,14 +138,15 @@ def run(config: DedupConfig, inputs: DedupInputs, draft: Draft) -> DedupStats:
 
 @dataclass(frozen=True)
 class SketchJob:
-    """One file of documents to compute signatures of."""
+    """One file of documents whose signatures are computed."""
 
     path: Path
     config: DedupConfig
 
 
 def sketch_shard(job: SketchJob, directory: Path) -> dict[str, Any]:
-    """Shard function: `sketch.arrow` with bytes, exact hash, number of shingles and band hashes of each document."""
+    """Shard function: writes `sketch.arrow` with each document's bytes, exact hash, number of shingles and band
+    hashes."""
     texts = texts_of(job.path)
     lowered = texts.str.to_lowercase()
     columns: dict[str, pa.Array] = {
@@ -161,15 +164,18 @@ def sketch_shard(job: SketchJob, directory: Path) -> dict[str, Any]:
 
 
 def exact_hashes(lowered: pl.Series) -> list[bytes]:
-    """16 bytes of BLAKE2b of each lower-case text, with every run of whitespace made one space."""
+    """16-byte BLAKE2b of each lower-case text, with every run of whitespace replaced by one space."""
     plain = lowered.str.replace_all(_WHITESPACE, " ").str.strip_chars()
-    # a loop over documents, but hashing is the whole of its time
+    # a loop over documents: nearly all its time is spent in hashing
     return [hashlib.blake2b(text.encode(), digest_size=16).digest() for text in plain]
 
 
 @dataclass(frozen=True)
 class KeepJob:
-    """What to write of one file of documents: a selection, less some lines (`rows` of the file, `lines`: packed int64)."""
+    """What to write of one file of documents: the selected rows, without some lines.
+
+    `rows` (of the file) and `lines` are packed int64.
+    """
 
     selection: Selection
     rows: bytes
@@ -187,7 +193,7 @@ def _keep_jobs(current: Sketched, fates: Fates, repeated: RepeatedLines) -> Iter
 
 
 def write_kept(job: KeepJob, directory: Path) -> dict[str, Any]:
-    """Shard function: the selected documents, in row groups of about `ROW_GROUP_BYTES`."""
+    """Shard function: writes the selected documents in row groups of about `ROW_GROUP_BYTES`."""
     table = read_documents([job.selection.path])
     rows, lines = np.frombuffer(job.rows, np.int64), np.frombuffer(job.lines, np.int64)
     texts: pl.Series = pl.from_arrow(table["text"])  # type: ignore[assignment]
@@ -202,7 +208,7 @@ def write_kept(job: KeepJob, directory: Path) -> dict[str, Any]:
 
 
 def _empty(repeated: RepeatedLines, fates: Fates) -> RepeatedLines:
-    """Drop the documents of which no line is left; what is to remove of the others."""
+    """Mark the documents that lost all their lines as dropped; return the edits of the other documents."""
     fates.kinds[repeated.emptied] = EMPTIED
     counts = np.bincount(repeated.rows, minlength=len(fates.kinds))
     fates.similarity[repeated.emptied] = counts[repeated.emptied]
@@ -213,7 +219,8 @@ def _empty(repeated: RepeatedLines, fates: Fates) -> RepeatedLines:
 
 
 def _write_edited(draft: Draft, current: Sketched, repeated: RepeatedLines) -> None:
-    """`edited.parquet`: id, source, number of lines and bytes removed of each document that lost some and was kept."""
+    """Write `edited.parquet`: id, source, and the number of lines and bytes removed, for each kept document that was
+    edited."""
     rows, counts = np.unique(repeated.rows, return_counts=True)
     sizes = np.bincount(repeated.rows, repeated.bytes, minlength=len(current)).astype(np.int64)
     table = pa.table(
@@ -251,7 +258,7 @@ def _write_signatures(
     fates: Fates,
     repeated: RepeatedLines,
 ) -> None:
-    """The kept documents, with the file and row where each one's text is found again, and tables of their hashes."""
+    """Write the kept documents (with the file and row where each text can be found) and the tables of their hashes."""
     rows = np.flatnonzero(fates.kinds == KEPT)
     file = np.searchsorted(current.edges, rows, side="right") - 1
     documents = pa.table(

@@ -1,6 +1,7 @@
-"""Documents between the corpus stages: Parquet, zstd, four columns; and the table of what was dropped, and why.
+"""Documents as the corpus stages exchange them (Parquet, zstd, four columns), and the table of dropped documents.
 
-Every stage that drops documents writes one `dropped.parquet`; documents in = out + dropped + held out.
+Every stage that drops documents writes one `dropped.parquet` with the reasons; documents in = out + dropped + held
+out.
 """
 
 from __future__ import annotations
@@ -32,9 +33,10 @@ _MASK = np.uint64(0xFFFFFFFFFFFFFFFF)
 
 
 def document_ids(source: str, first_ordinal: int, count: int) -> np.ndarray:
-    """Ids of `count` rows of a source from `first_ordinal` on: uint64, shape (count,), one-to-one within a source.
+    """Ids of `count` rows of a source, starting at `first_ordinal`: uint64, shape (count,), unique within the source.
 
-    SplitMix64's finaliser (Steele, Lea and Flood 2014), a bijection, over the ordinal plus a hash of the source name.
+    The id is SplitMix64's finaliser (Steele, Lea and Flood 2014), a bijection, of the ordinal plus a hash of the
+    source name.
     """
     base = int.from_bytes(hashlib.blake2b(source.encode(), digest_size=8).digest(), "little")
     with np.errstate(over="ignore"):
@@ -46,7 +48,7 @@ def document_ids(source: str, first_ordinal: int, count: int) -> np.ndarray:
 
 
 def read_documents(paths: Iterable[Path], columns: Sequence[str] | None = None) -> pa.Table:
-    """All rows of the given document files, in order of the paths; an empty table where there are none."""
+    """All rows of the given document files, in the order of the paths. Without paths, an empty table."""
     tables = [
         pq.read_table(path, columns=list(columns) if columns else None, partitioning=None) for path in paths
     ]
@@ -62,12 +64,12 @@ def write_documents(path: Path, table: pa.Table, row_group: int = _ROW_GROUP) ->
 
 
 def write_dropped(path: Path, table: pa.Table) -> None:
-    """Write what was dropped (columns as in `DROPPED`); an empty table is written too."""
+    """Write the dropped documents (columns as in `DROPPED`). An empty table is written too."""
     _write(path, table.select(DROPPED.names).cast(DROPPED))
 
 
 def _write(path: Path, table: pa.Table, row_group: int = _ROW_GROUP) -> None:
-    path.parent.mkdir(exist_ok=True)  # without parents: a shard whose run is gone must not come back half
+    path.parent.mkdir(exist_ok=True)  # no parents: an orphaned worker must not recreate a deleted draft
     pq.write_table(
         table.combine_chunks().replace_schema_metadata(None),
         path,
@@ -80,7 +82,8 @@ def _write(path: Path, table: pa.Table, row_group: int = _ROW_GROUP) -> None:
 def dropped_table(
     ids: Any, source: Any, stage: str, reason: Any, value: Any = None, detail: Any = ""
 ) -> pa.Table:
-    """Rows for `dropped.parquet`; `ids` is a sequence of uint64 or None, every other argument a scalar or as long."""
+    """Rows for `dropped.parquet`. `ids`: a sequence of uint64, or None. Every other argument is a scalar or has the
+    same length."""
     column = pa.array(ids, pa.uint64())
 
     def spread(given: Any, kind: pa.DataType) -> pa.Array:

@@ -1,8 +1,8 @@
-"""Stage `filter`: drop documents that published quality rules reject, with the rule and what it measured.
+"""Stage `filter`: drop documents that published quality rules reject; record the rule and the measured value.
 
-Families of rules are asked in the published order (FineWeb's): language, Gopher's repetition and quality, C4, FineWeb's
-own; then the education score, and personal data last. C4 takes lines out of the text and personal data is masked in it:
-what comes later sees the text as it is then, and so do the stages after this one.
+The families of rules are applied in the published order (FineWeb's): language, Gopher's repetition and quality rules,
+C4, FineWeb's own; then the education score, and personal data last. C4 removes lines from the text, and personal data
+is masked in it: later families and later stages see the edited text.
 """
 
 from __future__ import annotations
@@ -49,11 +49,12 @@ _C4_DOCUMENT_RULES = c4.document_rules(c4.LineVerdicts(()))
 ANY_LANGUAGE = "any"
 _VERDICTS = "verdicts.arrow"
 _BATCH_BYTES = 2_000_000
-"""Small enough that a batch's arrays stay in a core's cache; every text is judged by itself, so it decides no bytes."""
+"""Small enough that a batch's arrays stay in a core's cache. Each text is judged on its own, so this value changes no
+bytes."""
 
 
 class FilterConfig(Settings):
-    """Which families of rules are asked, each with its published thresholds."""
+    """Which families of rules are applied, each with its published thresholds."""
 
     language: str = identity(
         "en",
@@ -114,7 +115,7 @@ class FilterConfig(Settings):
         if isinstance(value, str) and value not in language.languages():
             near = difflib.get_close_matches(value, language.languages(), 3)
             raise ValueError(
-                f"{value!r} is no language of the model; codes are as in en, de, zh, or {ANY_LANGUAGE}"
+                f"{value!r} is not a language of the model; write a code such as en, de or zh, or {ANY_LANGUAGE}"
                 + (f"; did you mean {' or '.join(near)}?" if near else "")
             )
         return value
@@ -132,11 +133,11 @@ class FilterConfig(Settings):
     @model_validator(mode="after")
     def _classifier_is_asked(self) -> FilterConfig:
         if self.edu_classifier is not None and self.min_edu_score is None:
-            raise ValueError("edu_classifier gives scores that nothing asks for: set min_edu_score")
+            raise ValueError("edu_classifier has no effect without min_edu_score: set both")
         return self
 
     def families(self, classifier: Path | None = None) -> tuple[Family, ...]:
-        """The families in the order in which they are asked."""
+        """The families, in the order in which they are applied."""
         asked = []
         if self.language != ANY_LANGUAGE:
             asked.append(language.family(self.language, self.min_language_score))
@@ -153,7 +154,8 @@ class FilterConfig(Settings):
         return tuple(asked)
 
     def rules(self) -> tuple[Rule, ...]:
-        """The rules for whole documents in that order, which decides only what reason is given."""
+        """The rules for whole documents, in the order of the families. The order only decides which reason is
+        reported."""
         return tuple(rule for family in self.families() for rule in family.rules)
 
     def _limited(self, rules: Sequence[Rule]) -> tuple[Rule, ...]:
@@ -176,12 +178,12 @@ PUBLISHED: dict[str, float | None] = {
     **c4.LINE_RULES,
     **{rule.name: rule.limit for rule in (*_C4_DOCUMENT_RULES, *fineweb.RULES)},
 }
-"""Every rule that `thresholds` can move, with its published limit; None: not asked by default."""
+"""Every rule whose limit `thresholds` can change, with its published limit. None: off by default."""
 
 
 @dataclass(frozen=True)
 class FilterInputs:
-    """`documents` of a slice, from `dedup`; `classifier` and its place are what `classifier_inputs` gives."""
+    """`documents`: of a slice, from `dedup`. `classifier` and `classifier_path`: what `classifier_inputs` returns."""
 
     documents: Input
     classifier: str | None = None
@@ -189,8 +191,10 @@ class FilterInputs:
 
 
 def classifier_inputs(config: FilterConfig, home: Path) -> tuple[str | None, Path | None]:
-    """For the stage's inputs: the digest of the classifier's files, which goes into the key, and its directory, which
-    does not. Raises ConfigError where a file is missing."""
+    """The stage's inputs: the digest of the classifier's files (in the key) and their directory (not in the key).
+
+    Raises ConfigError if a file is missing.
+    """
     if config.edu_classifier is None:
         return None, None
     found = education.find_classifier(home / config.edu_classifier)
@@ -219,11 +223,12 @@ def families_of(config: FilterConfig) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class FilterStats:
-    """Counts of documents and of bytes of text; reasons are names of rules.
+    """Counts of documents and of bytes of text. Reasons are names of rules.
 
-    `documents_edited` are documents kept with another text than they came with; bytes_in = bytes_out + bytes_dropped +
-    bytes_cut, what edits took from them. `edits`: lines cut by each of C4's rules, and placeholders by kind, in kept
-    documents. `documents_without_score`: of those asked for an education score, how many had none.
+    `documents_edited`: documents kept with a changed text. bytes_in = bytes_out + bytes_dropped + bytes_cut, where
+    bytes_cut is what the edits removed. `edits`: in kept documents, the lines cut by each of C4's rules and the
+    placeholders by kind. `documents_without_score`: documents without an education score, among those for which one
+    was needed.
     """
 
     documents_in: int
@@ -240,7 +245,7 @@ class FilterStats:
 
 
 def run(config: FilterConfig, inputs: FilterInputs, draft: Draft) -> FilterStats:
-    """Parts: documents, dropped. Value of a dropped row: what the first rule that failed measured; detail: its limit."""
+    """Parts: documents, dropped. In a dropped row, `value` is what the first failed rule measured, `detail` its limit."""
     if (config.edu_classifier is None) != (inputs.classifier_path is None):
         raise ConfigError(
             "corpus.filter.edu_classifier and the stage's inputs do not name the same classifier"
@@ -285,7 +290,7 @@ _COUNTED = (
 
 @dataclass(frozen=True)
 class FilterJob:
-    """One file of documents to judge."""
+    """One file of documents to filter."""
 
     path: Path
     config: FilterConfig
@@ -293,8 +298,11 @@ class FilterJob:
 
 
 def filter_shard(job: FilterJob, directory: Path) -> dict[str, Any]:
-    """Shard function: the documents that are kept, with the text as it is then; and beside them, to be put together and
-    gone at commit, id, source, number and value of the first rule that failed of those that are not."""
+    """Shard function: writes the kept documents with their edited text.
+
+    Beside them it writes a file about the dropped documents: id, source, number of the first failed rule, and its
+    value. The stage merges these files; they are deleted at commit.
+    """
     documents = read_documents([job.path])
     texts, meta = (pl.from_arrow(documents[name]) for name in ("text", "meta"))
     assert isinstance(texts, pl.Series) and isinstance(meta, pl.Series)
@@ -324,8 +332,12 @@ def filter_shard(job: FilterJob, directory: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Judged:
-    """failed: the number of the first rule that each text fails (−1: none), and value: what it measured (NaN: none),
-    int64 and float64, shape (texts,); texts: those that are kept, as they are then; edits: what was changed, by kind."""
+    """The verdicts on a batch of texts.
+
+    failed: int64, shape (texts,), number of the first rule that the text fails (−1: none). value: float64, shape
+    (texts,), what that rule measured (NaN: none). texts: the kept texts after all edits. edits: number of changes, by
+    kind.
+    """
 
     failed: np.ndarray
     value: np.ndarray
@@ -334,7 +346,7 @@ class Judged:
 
 
 def judge(texts: pl.Series, meta: pl.Series | None, families: Sequence[Family]) -> Judged:
-    """Ask the families in their order; a text that has failed is seen by no later family that edits."""
+    """Apply the families in their order. A family that edits does not see texts that failed before."""
     failed, value = np.full(len(texts), -1, np.int64), np.full(len(texts), np.nan)
     kept, edits = [texts.clear()], Counter[str]()
     for offset, some in batches(texts, _BATCH_BYTES):

@@ -1,6 +1,6 @@
-"""Which documents of a source's first slice are held out of training, to measure perplexity on.
+"""Choose the documents of a source's first slice that are held out of training, to measure perplexity on them.
 
-By hash of the text, so that the choice depends neither on the order of the documents nor on the tokenizer, and a larger
+The choice uses a hash of the text, so it depends neither on the order of the documents nor on the tokenizer. A larger
 fraction holds out the same documents and more.
 """
 
@@ -13,15 +13,15 @@ import polars as pl
 
 MIN_DOCUMENTS = 200
 MIN_BYTES = 800_000
-"""About 200K tokens of English text at 4 bytes a token; in bytes, so that no tokenizer is needed."""
+"""About 200K tokens of English text at 4 bytes per token. Counted in bytes, so that no tokenizer is needed."""
 MAX_RAISED = 0.05
-"""The fraction is raised to reach the two minima up to this share of the slice's documents and bytes."""
+"""To reach the two minima, the fraction is raised up to this share of the slice's documents and bytes."""
 
 
 def text_hashes(texts: pl.Series, seed: int) -> np.ndarray:
-    """64 bits of BLAKE2b of each text, keyed by the seed: uint64, shape (texts,)."""
+    """64-bit BLAKE2b of each text, keyed by the seed: uint64, shape (texts,)."""
     key = seed.to_bytes(16, "little", signed=True)
-    # a loop over documents, but hashing is the whole of its time
+    # a loop over documents: nearly all its time is spent in hashing
     digests = b"".join(hashlib.blake2b(text.encode(), digest_size=8, key=key).digest() for text in texts)
     return np.frombuffer(digests, "<u8")
 
@@ -29,8 +29,8 @@ def text_hashes(texts: pl.Series, seed: int) -> np.ndarray:
 def held_out(hashes: np.ndarray, text_bytes: np.ndarray, fraction: float) -> np.ndarray:
     """Which documents to hold out: bool, shape (documents,).
 
-    Those whose hash is below the fraction; and, in order of hashes, more until 200 documents and 800 kB are held out
-    or 5 % of the slice is. None for a fraction of 0.
+    Documents whose hash is below the fraction are held out. Then, in order of their hashes, more are added until 200
+    documents and 800 kB are held out, or 5 % of the slice is. A fraction of 0 holds out none.
     """
     if not fraction or not len(hashes):
         return np.zeros(len(hashes), bool)

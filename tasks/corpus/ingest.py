@@ -1,11 +1,11 @@
-"""Ingest: one slice of a source becomes documents. What is malformed is set aside with its reason and place.
+"""Ingest: turn one slice of a source into documents. Malformed rows are set aside with their reason and place.
 
-    1. `plan_slice` (slice_plan.py) names the units that the slice reads, by estimate.
+    1. `plan_slice` (slice_plan.py) chooses the units that the slice reads, by estimated size.
     2. All units but the last are read whole, in shards of neighbouring units, in any order.
-    3. The last is read up to the row where the slice has its `slice_bytes` of text; the cursor names the row after it.
+    3. The last unit is read up to the row at which the slice reaches `slice_bytes`; the cursor names the next row.
 
 Rows read = documents + rows set aside. A document's id comes from its place (unit in the source's order, row in the
-unit), so no shard waits for another to be counted.
+unit), so no shard waits for the row count of another.
 """
 
 from __future__ import annotations
@@ -53,14 +53,14 @@ __all__ = [
 
 @dataclass(frozen=True)
 class IngestStats:
-    """documents_in: rows read, with a file or row group that cannot be read as one; bytes_out: UTF-8 text."""
+    """documents_in: rows read; a file or row group that cannot be read counts as one. bytes_out: UTF-8 text."""
 
     source: str
     slice: int
     documents_in: int
     documents_out: int
     documents_dropped: int
-    bytes_in: int  # of the files that this slice reads from, as they lie on disk
+    bytes_in: int  # size on disk of the files that this slice reads from
     bytes_out: int
     dropped_by_reason: dict[str, int]
     files: int
@@ -77,7 +77,7 @@ def components(config: IngestConfig, inputs: IngestInputs) -> Iterator[str]:
 def run(config: IngestConfig, inputs: IngestInputs, draft: Draft) -> IngestStats:
     """Read the slice. Parts: documents, dropped (dropped.parquet), cursor (cursor.json).
 
-    Raises StageFailed where more than `max_bad_fraction` of the rows, or every file, had to be set aside.
+    Raises StageFailed if more than `max_bad_fraction` of the rows, or every file, was set aside.
     """
     for message in inputs.reading["warnings"]:
         draft.warn(message)
@@ -92,7 +92,7 @@ def run(config: IngestConfig, inputs: IngestInputs, draft: Draft) -> IngestStats
 def _read_units(
     config: IngestConfig, inputs: IngestInputs, draft: Draft
 ) -> tuple[dict[str, ShardJob], dict[str, dict[str, Any]], dict[str, int]]:
-    """Jobs, their results, and where the next slice begins ({unit, row, offset, bytes taken of that unit})."""
+    """The jobs, their results, and where the next slice begins ({unit, row, offset, bytes taken of that unit})."""
     *whole, last = _units(inputs)
     jobs = {}
     for number, group in enumerate(_grouped(whole, _estimates(inputs))):
@@ -100,7 +100,7 @@ def _read_units(
     results = draft.shards("documents", jobs, read_shard, aside=(DROPPED_FILE,)) if jobs else {}
     left = config.slice_bytes - sum(result["bytes"] for result in results.values())
     taken = _begin_bytes(inputs, last)
-    if left <= 0:  # the estimates were low: the last unit is for the next slice
+    if left <= 0:  # the estimates were too low: the next slice reads the last unit
         return jobs, results, {"unit": last.index, "row": last.row, "offset": last.offset, "bytes": taken}
     name = f"{len(jobs):05d}"
     jobs[name] = _job(config, inputs, name, (last,), left)
@@ -134,13 +134,14 @@ def _estimates(inputs: IngestInputs) -> dict[int, int]:
 
 
 def _begin_bytes(inputs: IngestInputs, unit: Unit) -> int:
-    """Text that earlier slices took from a unit."""
+    """Bytes of text that earlier slices took from a unit."""
     begin: dict[str, int] = inputs.reading["begin"]
     return begin["bytes"] if unit.index == begin["unit"] else 0
 
 
 def _grouped(units: list[Unit], estimates: dict[int, int]) -> Iterator[list[Unit]]:
-    """Neighbouring units in shards of about one piece: thousands of small files are no thousands of shards."""
+    """Group neighbouring units into shards of about one piece, so that thousands of small files do not make thousands
+    of shards."""
     group: list[Unit] = []
     total = 0
     for unit in units:
@@ -202,7 +203,7 @@ def _stats(
 def _judge(
     config: IngestConfig, inputs: IngestInputs, stats: IngestStats, dropped: pa.Table, draft: Draft
 ) -> None:
-    """Fail where too much of the source so far was set aside; a small last slice is not judged by itself."""
+    """Raise StageFailed if too much of the source so far was set aside. A small last slice is not judged on its own."""
     if not dropped.num_rows:
         return
     state = read_cursor(inputs.cursor) or {"rows": 0, "dropped": 0}

@@ -1,15 +1,14 @@
-"""Pack: token shards of all sources to one round's training sequences, as a manifest of pieces.
+"""Pack: turn the token shards of all sources into the training sequences of one round, as a manifest of pieces.
 
-1. The round needs sequences `first_sequence … first_sequence + sequences - 1`. Which source each one is of
-follows from
-   the weights and its number alone (interleave.py).
-2. Each source delivers its share: the sequences that the round before left over, then window by window
-(windows.py). 3. The manifest lists their pieces in training order. What is left over, and where each source
-stands, is the part
-   `state`, which the next round goes on from.
+    1. The round needs the sequences `first_sequence … first_sequence + sequences - 1`. The source of each one
+       follows from the weights and the sequence's number alone (interleave.py).
+    2. Each source delivers its share: first the sequences left over from the round before, then window by window
+       (windows.py).
+    3. The manifest lists the pieces in training order. The part `state` holds the sequences left over and the
+       position of each source; the next round continues from it.
 
-Invariants: every token that was read is a target of exactly one sequence of this line of rounds, or is
-carried; no token is copied; nothing depends on budgets to come.
+Invariants: every token that was read is a target of exactly one sequence of this line of rounds, or is carried over;
+no token is copied; nothing depends on later budgets.
 """
 
 from __future__ import annotations
@@ -58,7 +57,7 @@ class SourceWeight(Settings):
 
 
 class PackConfig(Settings):
-    """One round: which sequences, of which sources."""
+    """One round: its sequences, and the sources that they come from."""
 
     packing: PackingConfig = identity(PackingConfig(), description="Sequence length and window")
     seed: int = identity(0, description="Order of sequences in a window, and of documents in later epochs")
@@ -69,8 +68,11 @@ class PackConfig(Settings):
 
 @dataclass(frozen=True)
 class PackInputs:
-    """`shards`: for each source the `tokens` parts of all slices read so far, in slice order. `state`: of
-    the round before (for round 1 that of round 0, if there was one; its sequences are not counted)."""
+    """`shards`: for each source, the `tokens` parts of all slices read so far, in slice order.
+
+    `state`: that of the round before. For round 1 it is the state of round 0, if there was one; the sequences of round
+    0 are not counted.
+    """
 
     shards: Mapping[str, tuple[Input, ...]]
     state: Input | None = None
@@ -78,7 +80,7 @@ class PackInputs:
 
 @dataclass(frozen=True)
 class PackStats:
-    """Tokens are targets. `sources` holds the same by source and the ledger (see `ledger`)."""
+    """`tokens` are training targets. `sources` holds the same counts by source, and the ledger (see `ledger`)."""
 
     first_sequence: int
     sequences: int
@@ -94,7 +96,7 @@ class PackStats:
 
 @dataclass(frozen=True)
 class Source:
-    """What one source has: its shards' digests, its documents, and the shard files' tokenizer facts."""
+    """One source: its shards' digests, its documents, and the tokenizers (digest and size) named in the shard files."""
 
     digests: tuple[str, ...]
     documents: Documents
@@ -103,7 +105,7 @@ class Source:
 
 @dataclass(frozen=True)
 class State:
-    """What a round leaves to the next: by source its position, carried sequences and known shards."""
+    """What a round passes to the next: each source's position, carried sequences and known shards."""
 
     sequence_length: int
     seed: int
@@ -113,9 +115,9 @@ class State:
 
 
 def run(config: PackConfig, inputs: PackInputs, draft: Draft) -> PackStats:
-    """Write parts `manifest` (manifest.arrow) and `state` (state/state.json, state/carried.arrow).
+    """Write the parts `manifest` (manifest.arrow) and `state` (state/state.json, state/carried.arrow).
 
-    Raises StageFailed where a source that is needed has no text, or shards are of different tokenizers.
+    Raises StageFailed if a source that is needed has no text, or if the shards come from different tokenizers.
     """
     names = [source.name for source in config.sources]
     weights = [source.weight for source in config.sources]
@@ -132,7 +134,7 @@ def run(config: PackConfig, inputs: PackInputs, draft: Draft) -> PackStats:
         numbers[name] = config.first_sequence + np.flatnonzero(chosen == index)
         need = len(numbers[name])
         if need and not len(sources[name].documents):
-            raise StageFailed(f"Source {name!r} has no text: nothing is left of it after the filters.")
+            raise StageFailed(f"Source {name!r} has no text: the filters left nothing of it.")
         window = max(int(config.packing.window_tokens * shares[index]), config.packing.sequence_length)
         how = Packing(name, config.seed, config.packing.sequence_length, window)
         position = state.positions.get(name, Position())
@@ -187,7 +189,7 @@ def _tokenizer_of(sources: Mapping[str, Source]) -> tuple[str, int]:
         raise StageFailed("No source has token shards: there is nothing to pack.")
     if len(found) > 1:
         raise StageFailed(
-            f"Token shards are of different tokenizers: {[digest[:12] for digest, _ in found]}."
+            f"Token shards come from different tokenizers: {[digest[:12] for digest, _ in found]}."
         )
     return found[0]
 
@@ -206,8 +208,7 @@ def _merge(
     filled: Mapping[str, Filled],
     numbers: Mapping[str, np.ndarray],
 ) -> tuple[Pieces, list[ShardEntry]]:
-    """The pieces of all sources in training order, and the shards that they point into, in order of the
-    sources."""
+    """The pieces of all sources in training order, and the shards to which they refer, in order of the sources."""
     entries: list[ShardEntry] = []
     columns: dict[str, list[np.ndarray]] = {column: [] for column in _COLUMNS}
     for name in names:
@@ -226,7 +227,7 @@ def _merge(
 def _next_state(
     config: PackConfig, before: State, sources: Mapping[str, Source], filled: Mapping[str, Filled]
 ) -> State:
-    """Sources that this round does not use keep their place."""
+    """The state after this round. A source that this round does not use keeps its position."""
     return State(
         sequence_length=config.packing.sequence_length,
         seed=config.seed,
@@ -271,8 +272,10 @@ def write_state(directory: Path, state: State) -> None:
 
 
 def read_state(part: Input | None, config: PackConfig) -> State:
-    """The state of the round before, or an empty one. Raises StageFailed where it is of another seed or
-    length."""
+    """The state of the round before, or an empty one.
+
+    Raises StageFailed if its seed or sequence length differs.
+    """
     length, seed = config.packing.sequence_length, config.seed
     if part is None:
         return State(sequence_length=length, seed=seed)
@@ -329,8 +332,8 @@ def _stats(
 def ledger(name: str, documents: Documents, filled: Filled) -> dict[str, Any]:
     """A source's tokens at the end of a round, over all rounds so far, and this round's share.
 
-    `tokens_available + tokens_repeated = tokens_placed + tokens_carried + tokens_not_taken` always holds;
-    raises StageFailed if not. `epochs` is how often the text that is there was read.
+    `tokens_available + tokens_repeated = tokens_placed + tokens_carried + tokens_not_taken` always holds; otherwise
+    StageFailed is raised. `epochs`: how often the available text was read.
     """
     at = filled.position
     available = int(documents.length.sum())

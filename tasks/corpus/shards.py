@@ -1,6 +1,7 @@
-"""How the corpus stages cut their work: one shard of work for each shard of documents that they read.
+"""How the corpus stages divide their work: one shard of work per shard of documents.
 
-A stage judges first (scratch shards, which survive a crash and are gone at commit) and then writes what it keeps.
+A stage first judges the documents, in scratch shards that survive a crash and are deleted at commit. It then writes
+the documents that it keeps.
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ PART_FILE = "part.parquet"
 
 
 def document_shards(documents: Input) -> dict[str, Path]:
-    """Shard name → file of documents, in the order of the documents."""
+    """Map from shard name to its file of documents, in the order of the documents."""
     return {Path(name).parent.name: documents.root / name for name in documents.files}
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Which rows of a file of documents to write: `bits` has one bit a row, packed by numpy."""
+    """The rows of a file of documents that are written. `bits`: one bit per row, packed by numpy."""
 
     path: Path
     rows: int
@@ -36,16 +37,16 @@ class Selection:
 
     @classmethod
     def of(cls, path: Path, keep: np.ndarray) -> Selection:
-        """The rows of `path` where `keep` (bool, one a row) is true."""
+        """Select the rows of `path` where `keep` (bool, one per row) is true."""
         return cls(path, len(keep), np.packbits(keep).tobytes())
 
     def mask(self) -> np.ndarray:
-        """bool, shape (rows,)."""
+        """The selection as bool, shape (rows,)."""
         return np.unpackbits(np.frombuffer(self.bits, np.uint8), count=self.rows).astype(bool)
 
 
 def write_selection(job: Selection, directory: Path) -> dict[str, Any]:
-    """Shard function: the selected documents, as they were. A file that is kept whole is copied."""
+    """Shard function: writes the selected documents unchanged. A file whose rows are all selected is copied."""
     keep = job.mask()
     if keep.all():
         shutil.copyfile(job.path, directory / PART_FILE)
@@ -55,19 +56,19 @@ def write_selection(job: Selection, directory: Path) -> dict[str, Any]:
 
 
 def texts_of(path: Path) -> pl.Series:
-    """The texts of a file of documents, without their rows' other columns."""
+    """The texts of a file of documents, without the other columns."""
     return pl.from_arrow(read_documents([path], ["text"])["text"])  # type: ignore[return-value]
 
 
 def read_rows(path: Path, rows: np.ndarray) -> pl.Series:
-    """Texts of some rows (int64, ascending) of a file of documents, reading only the row groups that hold them."""
+    """The texts of some rows (int64, ascending) of a file of documents. Reads only the row groups that contain them."""
     if not len(rows):
         return pl.from_arrow(read_documents([], ["text"])["text"])  # type: ignore[return-value]
     with pq.ParquetFile(path) as reader:
         groups = [reader.metadata.row_group(i).num_rows for i in range(reader.num_row_groups)]
         edges = np.concatenate([[0], np.cumsum(groups)])
         held, group = np.unique(np.searchsorted(edges, rows, side="right") - 1, return_inverse=True)
-        # at once: a call costs as much as a group
+        # one call for all groups: a call costs as much as a group
         read = reader.read_row_groups(held.tolist(), columns=["text"])
     sizes = edges[held + 1] - edges[held]
     within = rows - edges[held][group] + (np.cumsum(sizes) - sizes)[group]
@@ -75,6 +76,6 @@ def read_rows(path: Path, rows: np.ndarray) -> pl.Series:
 
 
 def count_by(values: np.ndarray) -> dict[str, int]:
-    """How often each text occurs, in alphabetical order."""
+    """How often each string occurs, in alphabetical order."""
     names, counts = np.unique(values.astype(str), return_counts=True)
     return {str(name): int(count) for name, count in zip(names, counts, strict=True)}

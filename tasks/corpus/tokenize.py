@@ -1,10 +1,11 @@
-"""Tokenize: documents to token shards, one shard of tokens for each shard of documents.
+"""Tokenize: turn documents into token shards, one shard of tokens per shard of documents.
 
-Ids are those of the model's own tokenizer, whichever library finds them (fast_ids.py); each document is closed by the
-end-of-text id, and no text can spell a special token (vocabulary.py). Nothing is dropped: documents in = documents out.
+The ids are those of the model's own tokenizer, whichever library computes them (fast_ids.py). Each document ends with
+the end-of-text id, and no text can spell a special token (vocabulary.py). Nothing is dropped: documents in = documents
+out.
 
-Tokenizers whose definition has no pre-tokenizer take a whole document as one word; the merge is O(n log n), so a
-document of 9 MB, or 2 MB without a space, takes seconds and needs no cutting.
+A tokenizer without a pre-tokenizer treats a whole document as one word. The merge is O(n log n), so a document of 9
+MB, or of 2 MB without a space, takes seconds and need not be cut.
 """
 
 from __future__ import annotations
@@ -44,12 +45,12 @@ _BATCH_DOCUMENTS = 1024
 
 
 class TokenizeConfig(Settings):
-    """Nothing to choose: the model's tokenizer decides."""
+    """No options: the model's tokenizer decides everything."""
 
 
 @dataclass(frozen=True)
 class TokenizeInputs:
-    """`documents` of one slice, and the `tokenizer` part of the base model (or of the tokenizer stage)."""
+    """`documents` of one slice, and the `tokenizer` part of the base model (or of the stage `tokenizer`)."""
 
     documents: Input
     tokenizer: Input
@@ -57,7 +58,7 @@ class TokenizeInputs:
 
 @dataclass(frozen=True)
 class TokenizeStats:
-    """Tokens count end-of-text; bytes are of UTF-8 text."""
+    """`tokens` include end-of-text; bytes are UTF-8 text."""
 
     documents_in: int
     documents_out: int
@@ -74,7 +75,7 @@ def components(config: TokenizeConfig, inputs: TokenizeInputs) -> Iterator[str]:
 
 
 def run(config: TokenizeConfig, inputs: TokenizeInputs, draft: Draft) -> TokenizeStats:
-    """Write part `tokens`. Raises BadInput where the tokenizer cannot be used."""
+    """Write part `tokens`. Raises BadInput if the tokenizer cannot be used."""
     directory = tokenizer_directory(inputs.tokenizer.paths)
     loaded(directory, inputs.tokenizer.digest)
     jobs = {path.parent.name: (path, directory, inputs.tokenizer.digest) for path in inputs.documents.paths}
@@ -96,9 +97,9 @@ def run(config: TokenizeConfig, inputs: TokenizeInputs, draft: Draft) -> Tokeniz
 
 
 def tokenize_shard(job: tuple[Path, Path, str], directory: Path) -> dict[str, Any]:
-    """Tokenize one document file with the tokenizer in a directory and of a digest; writes `tokens.arrow`.
+    """Tokenize one document file; write `tokens.arrow`. Job: (file, tokenizer's directory, tokenizer's digest).
 
-    Returns its counts: rows, tokens, bytes, unknown.
+    Returns the counts: rows, tokens, bytes, unknown.
     """
     documents, tokenizer, digest = job
     with one_thread():
@@ -125,13 +126,13 @@ def tokenize_shard(job: tuple[Path, Path, str], directory: Path) -> dict[str, An
 
 @functools.lru_cache(maxsize=2)
 def loaded(directory: Path, digest: str) -> Vocabulary:
-    """The tokenizer in a directory and of a digest, read once in a process."""
+    """The tokenizer in a directory, read once per process. `digest` distinguishes tokenizers in the cache."""
     return load_vocabulary(directory)
 
 
 @functools.lru_cache(maxsize=2)
 def tools(directory: Path, digest: str) -> tuple[Vocabulary, Encode | None]:
-    """The tokenizer, and what encodes as it does, if anything does: once in a process."""
+    """The tokenizer and, if one exists, the fast encoder with the same results. Made once per process."""
     vocabulary = loaded(directory, digest)
     return vocabulary, fast_encoder(vocabulary)
 
@@ -139,7 +140,7 @@ def tools(directory: Path, digest: str) -> tuple[Vocabulary, Encode | None]:
 def encode_column(
     vocabulary: Vocabulary, fast: Encode | None, texts: pa.ChunkedArray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Ids of all texts (no nulls), each closed by end-of-text: uint32 [tokens], and their lengths, int64 [texts]."""
+    """Ids of all texts (no nulls), each ended by end-of-text: uint32 [tokens]; and their lengths, int64 [texts]."""
     encoded = [
         encode_checked(vocabulary, fast, some) if fast else vocabulary.encode(some)
         for some in _batches(texts)
@@ -150,7 +151,7 @@ def encode_column(
 
 
 def _batches(texts: pa.ChunkedArray) -> Iterator[list[str]]:
-    """The texts in batches of some megabytes, so that encodings of a large shard never lie in memory at once."""
+    """The texts in batches of a few megabytes, so that memory never holds all encodings of a large shard."""
     if not len(texts):
         return
     ends = np.cumsum(pc.binary_length(texts).to_numpy())

@@ -1,8 +1,8 @@
-"""Tokenizer: a byte-level BPE vocabulary trained on the first slice of the replay sources, for a model made anew.
+"""Tokenizer: train a byte-level BPE vocabulary for a new model, on the first slice of the replay sources.
 
-Byte level: every text can be written, none needs an unknown token. The one special token is `<|endoftext|>`, which is
-bos, eos and the end of each document. The same documents give the same bytes for any number of cores: counting is in
-one thread, and ties between merges fall by the ids of the pairs.
+Byte level: every text can be encoded without an unknown token. The only special token is `<|endoftext|>`; it is bos,
+eos and the end of each document. The same documents give the same bytes for any number of cores: counting runs in one
+thread, and ties between merges are broken by the ids of the pairs.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ STAGE = "tokenizer"
 VERSION = 1
 
 END_OF_TEXT = "<|endoftext|>"
-_SMALLEST = 257  # 256 bytes and the end of text
+_SMALLEST = 257  # 256 bytes and end-of-text
 
 
 class TokenizerConfig(Settings):
-    """How large a vocabulary a new model gets."""
+    """The vocabulary size of a new model."""
 
     vocabulary: Count = identity(
         4096,
@@ -41,14 +41,14 @@ class TokenizerConfig(Settings):
 
 @dataclass(frozen=True)
 class TokenizerInputs:
-    """`documents` parts to train on."""
+    """The `documents` parts to train on."""
 
     documents: tuple[Input, ...]
 
 
 @dataclass(frozen=True)
 class TokenizerStats:
-    """What it was trained on, and the size that was reached."""
+    """Size of the training text, and the vocabulary size that was reached."""
 
     documents_in: int
     bytes_in: int
@@ -58,7 +58,8 @@ class TokenizerStats:
 def run(config: TokenizerConfig, inputs: TokenizerInputs, draft: Draft) -> TokenizerStats:
     """Train and write part `tokenizer` (tokenizer.json, tokenizer_config.json), which AutoTokenizer loads.
 
-    Raises StageFailed where there is no text. A small corpus may give fewer words than asked for, with a warning.
+    Raises StageFailed if there is no text. A small corpus may give a smaller vocabulary than requested; this is a
+    warning.
     """
     paths = [path for part in inputs.documents for path in part.paths]
     counted = {"documents": 0, "bytes": 0}
@@ -81,7 +82,7 @@ def run(config: TokenizerConfig, inputs: TokenizerInputs, draft: Draft) -> Token
 
 
 def train(texts: Iterator[str], vocabulary: int) -> Tokenizer:
-    """A byte-level BPE of at most `vocabulary` words over the texts (pre-tokenized as GPT-2's)."""
+    """A byte-level BPE with at most `vocabulary` entries, trained on the texts (pre-tokenized as for GPT-2)."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -97,7 +98,7 @@ def train(texts: Iterator[str], vocabulary: int) -> Tokenizer:
 
 
 def write_tokenizer(tokenizer: Tokenizer, directory: Path) -> None:
-    """Write the two tokenizer files; `<|endoftext|>` is bos and eos, and nothing is padding."""
+    """Write the two tokenizer files. `<|endoftext|>` is bos and eos; there is no padding token."""
     tokenizer.save(str(directory / "tokenizer.json"))
     facts = {
         "tokenizer_class": "PreTrainedTokenizerFast",

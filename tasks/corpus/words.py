@@ -1,7 +1,8 @@
 """Words, word hashes and n-gram hashes of many texts at once, as flat numpy arrays.
 
-A text is first normalised to words with spaces between them; then everything is offsets and 64-bit hashes. The hashes
-are our own, so they are the same on every machine and with every version of the libraries. No state, no randomness.
+A text is first normalised to words separated by spaces; from then on there are only offsets and 64-bit hashes. The
+hash functions are defined here, so the hashes are the same on every machine and with every library version. No state,
+no randomness.
 """
 
 from __future__ import annotations
@@ -16,13 +17,14 @@ import polars as pl
 import pyarrow as pa
 
 BATCH_BYTES = 16_000_000
-"""Text that is worked on at a time: arrays of a few hundred MB at most, whatever the size of a shard."""
+"""Bytes of text processed at once. Arrays stay below a few hundred MB, whatever the size of a shard."""
 
 PUNCTUATION = "".join(
     re.escape(sign)
     for sign in "!/—”:％１〈&(、━\\【#%「」，】；+^]~“《„';’{|∶´[=-`*．（–？！：$～«〉,><》)?）。…@_.\"}►»"
 ) + "".join(f"\\x{{{a:x}}}-\\x{{{b:x}}}" for a, b in ((0x00, 0x08), (0x0B, 0x0C), (0x0D, 0x1F), (0x7F, 0x9F)))
-"""What datatrove counts as punctuation (`utils/text.py`), control characters included: the inside of a character class."""
+"""The inside of a character class: what datatrove counts as punctuation (`utils/text.py`), control characters
+included."""
 
 _SPACE = 32
 _LONG_WORD_BYTES = 64
@@ -57,7 +59,8 @@ class Words:
 
 
 def batches(texts: pl.Series, limit: int = BATCH_BYTES) -> Iterator[tuple[int, pl.Series]]:
-    """Consecutive slices of `texts` of about `limit` bytes (at least one text each), with their first index."""
+    """Consecutive slices of `texts` of about `limit` bytes (at least one text each), each with the index of its first
+    text."""
     edges = np.concatenate([[0], np.cumsum(texts.str.len_bytes().fill_null(0).to_numpy().astype(np.int64))])
     begin = 0
     while begin < len(texts):
@@ -68,7 +71,7 @@ def batches(texts: pl.Series, limit: int = BATCH_BYTES) -> Iterator[tuple[int, p
 
 
 def flat_bytes(strings: pl.Series) -> tuple[np.ndarray, np.ndarray]:
-    """The strings' bytes one after the other (uint8, read-only) and their offsets (int64, shape (strings + 1,))."""
+    """The concatenated bytes of the strings (uint8, read-only) and their offsets (int64, shape (strings + 1,))."""
     array = strings.rechunk().to_arrow(compat_level=pl.CompatLevel.oldest()).cast(pa.large_string())
     _, offsets, data = array.buffers()
     edges = np.frombuffer(offsets, np.int64)[array.offset : array.offset + len(array) + 1]
@@ -78,7 +81,7 @@ def flat_bytes(strings: pl.Series) -> tuple[np.ndarray, np.ndarray]:
 
 
 def split_words(normalised: pl.Series) -> Words:
-    """The words of texts whose words are already separated by spaces alone."""
+    """The words of normalised texts, in which only spaces separate words."""
     buffer, edges = flat_bytes(normalised + " ")
     spaces = np.flatnonzero(buffer == _SPACE)
     starts = np.empty_like(spaces)
@@ -94,8 +97,8 @@ def split_words(normalised: pl.Series) -> Words:
 def hash_ranges(buffer: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
     """A 64-bit hash of each byte range: uint64, shape (ranges,).
 
-    Eight bytes at a time, mixed by SplitMix64's finaliser (Steele, Lea and Flood 2014); ranges of more than 64 bytes,
-    which are rare, by BLAKE2b.
+    Eight bytes at a time are mixed by SplitMix64's finaliser (Steele, Lea and Flood 2014). Ranges of more than 64
+    bytes are rare and use BLAKE2b.
     """
     padded = np.concatenate([buffer, np.zeros(8, np.uint8)])
     eight = np.ndarray((len(buffer) + 1,), dtype="<u8", buffer=padded, strides=(1,))
@@ -110,7 +113,7 @@ def hash_ranges(buffer: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.
         left = np.minimum(lengths[longer] - done, 8)
         hashes[longer] = _mix(hashes[longer] + (eight[starts[longer] + done] & _LOW_BYTES[left]))
         longer = longer[lengths[longer] > done + 8]
-    for i in longer:  # a loop, because such words are few and may be megabytes long
+    for i in longer:  # a loop: such words are few, and may be megabytes long
         digest = hashlib.blake2b(buffer[starts[i] : ends[i]].tobytes(), digest_size=8).digest()
         hashes[i] = int.from_bytes(digest, "little")
     return hashes
@@ -123,10 +126,10 @@ def _mix(x: np.ndarray) -> np.ndarray:
 
 
 def ngram_hashes(hashes: np.ndarray, n: int) -> np.ndarray:
-    """Hashes of all runs of n words: uint64, shape (max(words - n + 1, 0),), run i starting at word i.
+    """Hashes of all runs of n words: uint64, shape (max(words - n + 1, 0),); run i starts at word i.
 
-    The polynomial of the word hashes modulo 2^64, joined from runs of 1, 2, 4, … words. Runs may cross from one text
-    into the next: `inside` says which do not.
+    The hash is a polynomial of the word hashes modulo 2^64, composed from runs of 1, 2, 4, … words. A run may cross
+    from one text into the next: `inside` tells which runs do not.
     """
     if n < 1:
         raise ValueError(f"an n-gram has at least one word, not {n}")
@@ -146,7 +149,7 @@ def ngram_hashes(hashes: np.ndarray, n: int) -> np.ndarray:
 
 
 def join_runs(left: np.ndarray, right: np.ndarray, right_words: int) -> np.ndarray:
-    """Hashes of runs made of a left run and the right run of `right_words` words after it, element by element."""
+    """Hashes of concatenated runs, element by element: a left run followed by a right run of `right_words` words."""
     count = min(len(left), len(right))
     return left[:count] * np.uint64(pow(_NGRAM_BASE, right_words, 1 << 64)) + right[:count]
 

@@ -1,1 +1,2 @@
-"""Measuring models: benchmarks through lm-evaluation-harness, perplexity on held-out documents, questions made of them."""
+"""Measure models: benchmarks through lm-evaluation-harness, perplexity on held-out documents, questions made from
+them."""

@@ -1,14 +1,15 @@
-"""Which tokens go through the model together when answers are scored: shared beginnings once, rows of like length together.
+"""Batches of tokens for scoring answers: shared contexts are computed once, and rows of similar length run together.
 
-Answers to one question follow the same context. A row is that context once and its answers one after another, each at the
-positions it would have alone; under a mask by which an answer sees the context and itself, all are scored in one pass:
+All answers to one question follow the same context. A row is that context once, then its answers one after another,
+each at the positions that it would have alone. With a mask under which an answer sees only the context and itself, one
+pass scores them all:
 
     context   the first answer (but its last token)   the second …
     0 … c−1   c … c+l−2                               c … c+m−2        positions
 
-What is scored, and after which tokens, is the same as without sharing (the harness's rule: the last `length` tokens of
-context and answer but the last one); equal requests are scored once. Nothing here computes; it must stay true that the
-plan follows from the requests alone.
+The scored tokens and their contexts are the same as without sharing (the harness's rule: the last `length` tokens of
+context and answer, without the final one). Equal requests are scored once. This module computes no scores. The plan
+must depend on the requests alone.
 """
 
 from __future__ import annotations
@@ -17,15 +18,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 Request = tuple[tuple[int, ...], tuple[int, ...]]
-"""(context, answer) as tokens, neither empty; what the model is given of them has at most `length` tokens."""
+"""(context, answer) as tokens, neither empty. The model sees at most `length` tokens of them."""
 
 WORTH_SHARING = 8
-"""Tokens of context from which on sharing saves more than its mask costs."""
+"""Tokens of context from which on sharing saves more time than its mask costs."""
 
 
 @dataclass
 class ScoredRow:
-    """One row of a batch: a context and the answers that are scored after it."""
+    """One row of a batch: a context and the answers scored after it."""
 
     context: tuple[int, ...]
     answers: list[tuple[int, ...]] = field(default_factory=list)
@@ -35,31 +36,31 @@ class ScoredRow:
         self.cost = len(self.context) + sum(len(answer) - 1 for answer in self.answers)
 
     def add(self, answer: tuple[int, ...]) -> None:
-        """One more answer after the same context."""
+        """Add one more answer after the same context."""
         self.answers.append(answer)
         self.cost += len(answer) - 1
 
     @property
     def branches(self) -> bool:
-        """Whether more than one answer has tokens of its own in the row, so that they must not see each other."""
+        """Whether more than one answer has tokens of its own in the row, so that a mask must separate them."""
         return sum(len(answer) > 1 for answer in self.answers) > 1
 
     @property
     def scored(self) -> int:
-        """Tokens that are scored."""
+        """Number of tokens that are scored."""
         return sum(len(answer) for answer in self.answers)
 
 
 def cut(context: Sequence[int], answer: Sequence[int], length: int) -> Request:
-    """A request as the model is given it: of a context too long, the end (`HFLM._loglikelihood_tokens`)."""
+    """The request as the model sees it: a context that is too long keeps its end (`HFLM._loglikelihood_tokens`)."""
     room = length + 1 - len(answer)
     return tuple(context[-room:]), tuple(answer)
 
 
 def pieces(context: Sequence[int], answer: Sequence[int], length: int) -> list[Request]:
-    """A request whose answer fits, alone; else the answer in steps of half a window, each after all that comes before.
+    """The request itself if its answer fits; else the answer in steps of half a window, each after all tokens before.
 
-    The harness stops on an answer that is longer than the model's window; so each of its tokens is scored once.
+    The harness fails on an answer longer than the model's window. Here each of its tokens is scored once.
     """
     if len(answer) <= length:
         return [cut(context, answer, length)]
@@ -72,9 +73,9 @@ def pieces(context: Sequence[int], answer: Sequence[int], length: int) -> list[R
 
 
 def rows_of(requests: Sequence[Request], length: int, share: bool) -> list[ScoredRow]:
-    """Rows that hold each different request once, longest first; with `share`, contexts of some length stand once.
+    """Rows that contain each distinct request once, longest first. With `share`, long enough contexts are stored once.
 
-    No row has more than 2 · `length` tokens where it holds more than one answer.
+    A row with more than one answer has at most 2 · `length` tokens.
     """
     rows: list[ScoredRow] = []
     open_rows: dict[tuple[int, ...], ScoredRow] = {}
@@ -90,9 +91,9 @@ def rows_of(requests: Sequence[Request], length: int, share: bool) -> list[Score
 
 
 def batches(rows: Sequence[ScoredRow], most_tokens: int, most_scored: int) -> Iterator[list[ScoredRow]]:
-    """Runs of rows, padding included at most `most_tokens` and at most `most_scored` scored ones (one row at least).
+    """Groups of rows with at most `most_tokens` tokens (padding included) and `most_scored` scored tokens.
 
-    Rows whose answers must not see each other stand apart from the others, which need no mask.
+    A group has at least one row. Rows whose answers need a mask are in other batches than rows that need none.
     """
     batch: list[ScoredRow] = []
     scored = 0

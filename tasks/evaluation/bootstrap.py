@@ -1,11 +1,11 @@
-"""The paired bootstrap: what a score would have been on other questions (or documents) of the same kind.
+"""The paired bootstrap: how a score would vary over other questions (or documents) of the same kind.
 
-Questions are drawn again within their strata (MMLU's subjects), for all models at once, so that the draws of two models
-subtract question by question. What is drawn from a stratum of n is spread by √(n / (n − 1)), which makes the variance
-unbiased also where strata are small (Rao & Wu 1988, JASA 83:231); strata of one question are drawn from together.
-Intervals are BCa (Efron 1987, JASA 82:171), which follow skew and do not depend on the scale; the acceleration is that of
-strata (Davison & Hinkley 1997, section 5.3.2). Drawing n times from k different rows is one draw of a multinomial, so
-answers that are right or wrong cost nothing. Same data, same name: the same draws, to the bit.
+Questions are resampled within their strata (MMLU's subjects), with the same draws for all models, so two models' draws
+can be subtracted. Deviations in a stratum of n questions are scaled by √(n / (n − 1)), which makes the variance
+unbiased for small strata too (Rao & Wu 1988, JASA 83:231). Strata of one question are pooled. Intervals are BCa (Efron
+1987, JASA 82:171): they follow skew and do not depend on the scale. The acceleration is that for strata (Davison &
+Hinkley 1997, section 5.3.2). Drawing n times from k distinct rows is one multinomial draw, so right-or-wrong answers
+cost almost nothing. The same data and name give the same draws, bit for bit.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ import numpy as np
 
 DRAWS = 10_000
 LEVEL = 0.95
-"""Of each interval on its own."""
+"""Confidence level of each single interval."""
 _NORMAL = NormalDist()
-_TIE = 1e-12  # sums of the same answers in another order
-_AT_ONCE = 4_000_000  # row numbers in memory
+_TIE = 1e-12  # tolerance for sums of the same answers in another order
+_AT_ONCE = 4_000_000  # row numbers held in memory at once
 
 
 @dataclass(frozen=True, eq=False)
 class Estimate:
-    """A statistic with what resampling made of it.
+    """A statistic and its bootstrap results.
 
-    draws: (draws,) values of the statistic; influence: (questions,) what each question contributes to it, scaled so that
-    the squares sum to its variance.
+    draws: (draws,), resampled values of the statistic. influence: (questions,), each question's contribution, scaled
+    so that the squares sum to the variance.
     """
 
     value: float
@@ -40,12 +40,12 @@ class Estimate:
 
     @property
     def count(self) -> int:
-        """How many questions or documents carry it."""
+        """Number of questions or documents behind it."""
         return len(self.influence)
 
     @property
     def stderr(self) -> float:
-        """The analytic standard error, in the statistic's unit."""
+        """The analytic standard error, in the unit of the statistic."""
         return math.sqrt(float((self.influence**2).sum()))
 
     def minus(self, other: Estimate) -> Estimate:
@@ -53,7 +53,7 @@ class Estimate:
         return Estimate(self.value - other.value, self.draws - other.draws, self.influence - other.influence)
 
     def interval(self, level: float = LEVEL) -> tuple[float, float]:
-        """The BCa interval (low, high); not a number where one question says nothing of others."""
+        """The BCa interval (low, high). NaN for fewer than two questions."""
         if self.count < 2:
             return math.nan, math.nan
         bias, skew = self._bias(), self._skew()
@@ -65,9 +65,9 @@ class Estimate:
         return float(low), float(high)
 
     def p_value(self) -> float:
-        """Two-sided, of no difference from zero: the level at which the BCa interval just reaches zero.
+        """Two-sided p-value of no difference from zero: the level at which the BCa interval just reaches zero.
 
-        Efron & Tibshirani 1993, equation 15.34, on both sides; draws of exactly zero count against a difference.
+        Efron & Tibshirani 1993, equation 15.34, on both sides. Draws of exactly zero count against a difference.
         """
         if self.count < 2:
             return 1.0
@@ -83,14 +83,14 @@ class Estimate:
         return _NORMAL.cdf(away / (1 + skew * away) - bias)
 
     def _bias(self) -> float:
-        """How far the draws' median stands off the value, in standard deviations; ties count half."""
+        """Distance of the draws' median from the value, in standard deviations. Ties count half."""
         below = float((self.draws < self.value - _TIE).mean())
         share = (below + float((self.draws <= self.value + _TIE).mean())) / 2
         edge = 1 / (len(self.draws) + 1)
         return _NORMAL.inv_cdf(min(max(share, edge), 1 - edge))
 
     def _skew(self) -> float:
-        """The acceleration: a sixth of the influence's skewness."""
+        """The acceleration: a sixth of the skewness of the influence."""
         squares = float((self.influence**2).sum())
         return float((self.influence**3).sum()) / (6 * squares**1.5) if squares else 0.0
 
@@ -100,7 +100,7 @@ def means(
 ) -> list[Estimate]:
     """The mean of each column of `values` (questions, models), over the same draws of questions.
 
-    `strata` (questions,) are numbers of the groups within which questions are drawn again.
+    `strata` (questions,): the number of each question's group. Questions are resampled within groups.
     """
     groups = _groups(strata)
     total = _resampled(values, groups, _generator(name, seed), draws) / len(values)
@@ -115,9 +115,9 @@ def means(
 def ratios(
     values: np.ndarray, sizes: np.ndarray, name: str, seed: int = 0, draws: int = DRAWS
 ) -> list[Estimate]:
-    """Σ values / Σ sizes for each column of `values` (documents, models): nats a token, over the same draws of documents.
+    """Σ values / Σ sizes (nats per token) for each column of `values` (documents, models), over the same draws.
 
-    The error is that of a ratio with documents as clusters (Cochran 1977, chapter 6).
+    Documents are resampled. The error is that of a ratio with documents as clusters (Cochran 1977, chapter 6).
     """
     groups = _groups(np.zeros(len(values), dtype=np.int64))
     columns = np.column_stack([values, sizes.astype(np.float64)])
@@ -132,7 +132,7 @@ def ratios(
 
 
 def mean_of(estimates: Sequence[Estimate], weights: Sequence[int] | None = None) -> Estimate:
-    """The mean of statistics over different questions (benchmarks), with the same weight unless others are given."""
+    """The mean of statistics over different questions (benchmarks), with equal weights unless others are given."""
     weights = weights or [1] * len(estimates)
     whole = sum(weights)
     weighted = list(zip(weights, estimates, strict=True))
@@ -151,11 +151,11 @@ def together(
     seed: int = 0,
     draws: int = DRAWS,
 ) -> list[Estimate]:
-    """Each model's mean over several benchmarks that ask the same questions, or some of them, in other words.
+    """Each model's mean over several benchmarks that ask the same questions, or some of them, in different words.
 
-    `members` are the models' estimates by benchmark; `places` of the same shape say for each row of an estimate which of
-    all questions it is, and `strata` (questions,) in which stratum that lies. A question is drawn for all benchmarks at
-    once, so that what they have in common does not cancel. Exact for means, whose influence is the statistic itself.
+    `members`: the models' estimates, by benchmark. `places`, of the same shape: which of all questions each row of an
+    estimate is. `strata` (questions,): the stratum of each question. A question is drawn for all benchmarks at once,
+    so errors that they share do not cancel. Exact for means, whose influence is the statistic itself.
     """
     influence = np.zeros((len(strata), len(members[0])))
     for estimates, rows in zip(members, places, strict=True):
@@ -172,7 +172,7 @@ def _generator(name: str, seed: int) -> np.random.Generator:
 
 
 def _groups(strata: np.ndarray) -> list[np.ndarray]:
-    """Row numbers of each stratum; those of one row are put together, with the smallest other where it is but one."""
+    """Row numbers of each stratum. Strata of one row are pooled; a single one joins the smallest other stratum."""
     rows = [np.flatnonzero(strata == stratum) for stratum in np.unique(strata)]
     single = [one for one in rows if len(one) == 1]
     groups = sorted((one for one in rows if len(one) > 1), key=len)
@@ -184,7 +184,8 @@ def _groups(strata: np.ndarray) -> list[np.ndarray]:
 
 
 def _centred(values: np.ndarray, groups: list[np.ndarray]) -> np.ndarray:
-    """Values less their stratum's mean, times √(n / (n − 1)), so that squares are of the unbiased variance."""
+    """Values minus their stratum's mean, times √(n / (n − 1)), so that their squares estimate the variance without
+    bias."""
     found = np.zeros(len(values))
     for rows in groups:
         if len(rows) > 1:
@@ -200,7 +201,7 @@ def _resampled(
     draws: int,
     widen: bool = True,
 ) -> np.ndarray:
-    """Sums of the columns over resampled rows, (draws, columns), each stratum's spread made that without bias (`widen`)."""
+    """Sums of the columns over resampled rows: (draws, columns). `widen` scales each stratum's spread to be unbiased."""
     total = np.zeros((draws, columns.shape[1]))
     for rows in groups:
         inside = columns[rows]

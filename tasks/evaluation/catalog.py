@@ -1,7 +1,8 @@
-"""The benchmarks that can be measured: whose task definition, which local files, which score is shown first.
+"""The supported benchmarks: their task definition, their local files, and the score shown first.
 
-Here stands what the flow asks before any work: is every name known, is every file there (`check_benchmarks`), and which
-files decide the result (`benchmark_files_of`). Nothing here imports the harness; `harness.py` does, when a stage runs.
+The flow checks them before any work: every name is known and every file exists (`check_benchmarks`). It also asks
+which files decide a result (`benchmark_files_of`). This module does not import the harness; `harness.py` does, when a
+stage runs.
 """
 
 from __future__ import annotations
@@ -23,10 +24,10 @@ Group = Literal["domain", "general"]
 
 @dataclass(frozen=True)
 class Benchmark:
-    """One benchmark of the harness: `definition` is its YAML below `lm_eval/tasks`, a folder where it has subjects.
+    """One benchmark of the harness. `definition`: its YAML below `lm_eval/tasks`; a folder if it has subjects.
 
-    `data` names the benchmark whose files it reads, where those are not of its own name. A definition that the harness
-    does not have stands here as its fields.
+    `data`: the benchmark whose files it reads, if they have another name. A definition that the harness lacks is given
+    here, as its fields.
     """
 
     name: str
@@ -58,8 +59,8 @@ COMMONSENSE_QA_CONTINUATION: Mapping[str, Any] = {
         {"metric": name, "aggregation": "mean", "higher_is_better": True} for name in ("acc", "acc_norm")
     ],
 }
-"""The harness asks CommonsenseQA by letters alone. These are the words of its `mmlu_continuation`: the choices are not
-shown, and the text of each is scored."""
+"""The harness asks CommonsenseQA by letters only. This definition uses the prompt of its `mmlu_continuation`: the
+choices are not shown, and the text of each is scored."""
 
 BENCHMARKS = _known(
     Benchmark(
@@ -105,14 +106,14 @@ BENCHMARKS = _known(
         "winogrande", "winogrande/default.yaml", "validation", "acc", ("allenai/winogrande", "winogrande_xl")
     ),
 )
-"""By name. `main` is the score shown first: length-normalised where the harness offers it, plain accuracy elsewhere."""
+"""All benchmarks, by name. `main` is the score shown first: length-normalised if the harness offers it, else accuracy."""
 
 OWN_MAIN = "acc_mutual_info"
-"""The score shown first for a user's own benchmark: likelihood gained by the question, against bare answers."""
+"""The score shown first for a user's own benchmark: the likelihood that the question adds to the bare answer."""
 
 
 class OwnBenchmark(Settings):
-    """A benchmark of the user's: a JSONL file, a directory of the harness's task files, or made of held-out documents."""
+    """A user's own benchmark: a JSONL file, a directory of the harness's task files, or made from held-out documents."""
 
     name: str = identity(description="Name of the benchmark.", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
     group: Group = identity("domain", description="Where it is shown and averaged: domain or general.")
@@ -150,14 +151,15 @@ class EvaluationConfig(Settings):
     )
 
     def groups(self) -> dict[str, Group]:
-        """Group of every benchmark, by name: the domain's first, then general ones, then own ones, in given order."""
+        """The group of every benchmark, by name: first the domain's, then general ones, then own ones, in the given
+        order."""
         named: dict[str, Group] = dict.fromkeys(self.domain, "domain")
         named.update(dict.fromkeys(self.general, "general"))
         named.update({own.name: own.group for own in self.own})
         return named
 
     def below(self, directory: Path) -> EvaluationConfig:
-        """The same with the paths of own benchmarks absolute, taken from `directory`."""
+        """The same configuration with absolute paths of own benchmarks; relative ones start at `directory`."""
         fields = ("file", "tasks")
         own = (
             (one, {name: str(directory / path) for name in fields if (path := getattr(one, name))})
@@ -169,10 +171,10 @@ class EvaluationConfig(Settings):
 def check_benchmarks(
     config: EvaluationConfig, benchmark_files: Path | str | None, sources: Sequence[str] | None = None
 ) -> None:
-    """Raise ConfigError, naming all that is wrong, unless every benchmark of the configuration can be measured.
+    """Raise ConfigError, naming all problems, unless every benchmark of the configuration can be measured.
 
-    `benchmark_files` is the directory of local copies, or None where the hub is read (what it holds is not asked here).
-    `sources`, where given, are the names that `held_out` may take.
+    `benchmark_files`: the directory of local copies; None if the hub is used (its content is not checked here).
+    `sources`: if given, the names that `held_out` may take.
     """
     wrong = []
     names = [*config.domain, *config.general, *(own.name for own in config.own)]
@@ -222,17 +224,17 @@ def _wrong_own(own: OwnBenchmark, sources: Sequence[str] | None) -> list[str]:
 
 
 def supported(name: str) -> Benchmark:
-    """The benchmark of that name. Raises ConfigError where it is unknown, with the names that are known."""
+    """The benchmark of that name. Raises ConfigError if it is unknown; the error lists the known names."""
     if name not in BENCHMARKS:
         raise ConfigError(f"benchmark {name} is not supported; supported are {', '.join(BENCHMARKS)}")
     return BENCHMARKS[name]
 
 
 def benchmark_files_of(name: str, directory: Path | str, shots: int | None = None) -> tuple[Path, ...]:
-    """The local files that decide a benchmark's result: the scored split first, then, with shots, the examples' split.
+    """The local files that decide a benchmark's result: the scored split, then, with shots, the split of the examples.
 
-    Raises ConfigError where the benchmark is unknown or a file is missing. The harness scores the test split where a
-    benchmark has one; where only `validation` is there, that is scored (`scores.json` names the split).
+    Raises ConfigError if the benchmark is unknown or a file is missing. The harness scores the test split if a
+    benchmark has one. If only `validation` exists, that is scored (`scores.json` names the split).
     """
     benchmark, directory = supported(name), Path(directory)
     scored = _split_file(benchmark, directory)
@@ -262,16 +264,17 @@ def _file(directory: Path, name: str, split: str) -> Path | None:
 
 
 def questions_of(name: str) -> str:
-    """The benchmark whose questions it asks: itself, unless it asks those of another in other words (`Benchmark.data`)."""
+    """The benchmark whose questions it asks: usually itself; another one if it only changes the words
+    (`Benchmark.data`)."""
     return BENCHMARKS[name].files if name in BENCHMARKS else name
 
 
 def harness_version() -> str:
-    """Version of lm-evaluation-harness as it is installed, whose task definitions and metrics decide a score."""
+    """Version of the installed lm-evaluation-harness. Its task definitions and metrics decide a score."""
     return importlib.metadata.version("lm_eval")
 
 
 def file_identity(path: Path) -> dict[str, Any]:
-    """Name, bytes and sha256 of a file: what of it is in a key."""
+    """Name, bytes and sha256 of a file, as they enter a key."""
     content = path.read_bytes()
     return {"name": path.name, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}

@@ -1,8 +1,9 @@
 """Differences between models on the same questions or documents: size, interval, test, and a verdict in words.
 
-Intervals and tests are of the sample of questions or documents alone, not of training with another seed. Where answers are
-right or wrong and few of them changed, a bootstrap knows too little (five gained of 500, none lost: p = 0.001): there the
-verdict also asks the exact test of the questions that changed (p = 0.06), which holds its level however few they are.
+Intervals and tests cover the sample of questions or documents only, not training with another seed. With
+right-or-wrong answers of which few changed, a bootstrap is too optimistic (five gained of 500, none lost: p = 0.001).
+There the verdict also requires the exact test of the changed questions (p = 0.06), which holds its level for any
+number of them.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ Verdict = Literal["improved", "worse", "no clear change"]
 
 @dataclass(frozen=True)
 class Change:
-    """A difference of two models: `value` in [low, high] (95 %), over `count` questions or documents.
+    """A difference between two models: `value` in [low, high] (95 %), over `count` questions or documents.
 
-    p: of no difference, by the bootstrap; adjusted: Holm's of `tested`, over the benchmarks of the comparison; seen: the
-    smallest change that would have been seen; mcnemar: (gained, lost, p) of right-or-wrong questions; flips: the exact
-    test of a mean of such benchmarks. `rising`: more is better.
+    p: bootstrap p-value of no difference. adjusted: Holm's correction of `tested` over the benchmarks of the
+    comparison. seen: the smallest change that would have been detected. mcnemar: (gained, lost, p) for right-or-wrong
+    questions. flips: the exact test for a mean of such benchmarks. rising: a higher value is better.
     """
 
     value: float
@@ -46,22 +47,23 @@ class Change:
 
     @property
     def tested(self) -> float:
-        """What the verdict is by: the bootstrap's p, and where answers are right or wrong no less than the exact one."""
+        """The p-value behind the verdict: the bootstrap's; for right-or-wrong answers the larger of it and the exact
+        test's."""
         return max(self.p, self.flips or 0.0, self.mcnemar[2] if self.mcnemar else 0.0)
 
     @property
     def verdict(self) -> Verdict:
-        """Improved or worse where the adjusted test says so."""
+        """Improved or worse if the adjusted test says so."""
         if self.adjusted >= ALPHA or not self.value:
             return "no clear change"
         return "improved" if (self.value > 0) == self.rising else "worse"
 
 
 def question_scores(tables: Mapping[str, pa.Table], metric: str, name: str) -> dict[str, Estimate]:
-    """Each model's mean of a metric over the questions of all tables (`questions.parquet`), drawn again together.
+    """Each model's mean of a metric over the questions of all tables (`questions.parquet`), with shared draws.
 
-    Questions are drawn within subjects where there are some. `name` decides the draws. Raises OnwardError unless all hold
-    the same questions in the same order.
+    Questions are drawn within subjects, if there are any. `name` seeds the draws. Raises OnwardError unless all tables
+    have the same questions in the same order.
     """
     first = next(iter(tables.values())).select(["subject", "doc"])
     if not all(table.select(["subject", "doc"]).equals(first) for table in tables.values()):
@@ -75,9 +77,9 @@ def question_scores(tables: Mapping[str, pa.Table], metric: str, name: str) -> d
 
 
 def document_scores(tables: Mapping[str, pa.Table], name: str) -> dict[str, Estimate]:
-    """Each model's nats a token over the documents of all tables (`documents.parquet`), drawn again together.
+    """Each model's nats per token over the documents of all tables (`documents.parquet`), with shared draws.
 
-    Raises OnwardError unless all hold the same documents with the same tokens.
+    Raises OnwardError unless all tables have the same documents with the same tokens.
     """
     first = next(iter(tables.values())).select(["id", "tokens"])
     if not all(table.select(["id", "tokens"]).equals(first) for table in tables.values()):
@@ -89,14 +91,14 @@ def document_scores(tables: Mapping[str, pa.Table], name: str) -> dict[str, Esti
 
 
 def score_change(before: Estimate, after: Estimate) -> Change:
-    """after − before of a score, in its unit."""
+    """The change of a score, after − before, in its unit."""
     difference = after.minus(before)
     low, high = difference.interval()
     return Change(difference.value, low, high, difference.stderr, difference.count, difference.p_value())
 
 
 def perplexity_change(before: Estimate, after: Estimate) -> Change:
-    """after / before − 1 of perplexity, of two `document_scores`: less is better."""
+    """The relative change of perplexity, after / before − 1, from two `document_scores`. Lower is better."""
     change = score_change(before, after)
     ratio = math.exp(change.value)
     return replace(
@@ -111,7 +113,7 @@ def perplexity_change(before: Estimate, after: Estimate) -> Change:
 
 
 def with_mcnemar(change: Change, before: pa.Table, after: pa.Table, metric: str) -> Change:
-    """The change with McNemar's test beside it, where the metric is right or wrong (1 or 0) for each question."""
+    """The change with McNemar's test added, if the metric is right or wrong (1 or 0) for each question."""
     turned = turns(before, after, metric)
     if turned is None:
         return change
@@ -120,14 +122,15 @@ def with_mcnemar(change: Change, before: pa.Table, after: pa.Table, metric: str)
 
 
 def turns(before: pa.Table, after: pa.Table, metric: str) -> np.ndarray | None:
-    """Of each question: 1 where it became right, −1 where wrong, else 0; None where answers are not right or wrong."""
+    """Per question: 1 if it became right, −1 if it became wrong, else 0. None if answers are not right or wrong."""
     first, second = (table[metric].to_numpy().astype(np.float64) for table in (before, after))
     right_or_wrong = np.isin(np.concatenate([first, second]), (0.0, 1.0)).all()
     return np.asarray(second - first) if right_or_wrong else None
 
 
 def judged(changes: Sequence[Change]) -> list[Change]:
-    """The changes of one comparison, one a benchmark, corrected for their number, with what would have been seen."""
+    """The changes of one comparison (one per benchmark), corrected for their number, with the smallest detectable
+    change."""
     adjusted = holm([change.tested for change in changes])
     return [
         replace(change, adjusted=p, seen=_seen(change, len(changes)))

@@ -1,8 +1,8 @@
-"""A benchmark of the user's as a directory of the harness's task files (YAML) over local data files.
+"""A user's own benchmark as a directory of the harness's task files (YAML) with local data files.
 
-What the harness reads is read, but no code of it runs: a file that asks for code (`!function`, a script for its data set, a
-metric from elsewhere) is refused, by name, before any work. Several tasks in one directory are one benchmark, each of
-them a subject of it, weighted by questions. Imports nothing of the harness.
+The harness's formats are read, but its code is never run from them. A file that asks for code (`!function`, a script
+for its data set, an external metric) is refused, by name, before any work. Several tasks in one directory form one
+benchmark; each task is a subject, weighted by its questions. This module does not import the harness.
 """
 
 from __future__ import annotations
@@ -49,9 +49,9 @@ _GROUP_FIELDS = frozenset(["group", "group_alias", "task", "aggregate_metric_lis
 
 @dataclass(frozen=True)
 class TaskDirectory:
-    """`tasks`: configurations of the harness by task name, with data files as absolute paths by split.
+    """`tasks`: the harness's configurations by task name, with absolute paths of the data files by split.
 
-    `files`: all that decides, by a name that does not depend on where the directory lies.
+    `files`: all files that decide the result, by a name that does not depend on the directory's location.
     """
 
     tasks: Mapping[str, dict[str, Any]]
@@ -59,9 +59,9 @@ class TaskDirectory:
 
     @property
     def main(self) -> str:
-        """The score shown first: `acc_norm` where the first task has it, else `acc`, else its first share of right answers.
+        """The score shown first: the first task's `acc_norm`, else `acc`, else its first share of right answers.
 
-        Never perplexity, of which less is better and which is no share: it could not stand in a mean of scores.
+        It is never perplexity: lower is better there, and it is not a share, so it cannot enter a mean of scores.
         """
         first = next(iter(self.tasks.values()))
         shares = _shares(first)
@@ -69,8 +69,10 @@ class TaskDirectory:
 
 
 def read_task_directory(directory: Path) -> TaskDirectory:
-    """The tasks of a directory. Raises ConfigError, naming file and field, for what is not there, asks for code, or is
-    of a kind that is not measured here."""
+    """The tasks of a directory.
+
+    Raises ConfigError, naming file and field, for missing files, for code, and for kinds that are not supported here.
+    """
     if not directory.is_dir():
         raise ConfigError(f"{directory} is no directory")
     tasks: dict[str, dict[str, Any]] = {}
@@ -80,7 +82,7 @@ def read_task_directory(directory: Path) -> TaskDirectory:
         config = _merged(path, directory, read)
         if "group" in config:
             _check_group(path, config)
-        elif isinstance(config.get("task"), str):  # others are templates, read where they are included
+        elif isinstance(config.get("task"), str):  # other files are templates, read when a task includes them
             if config["task"] in tasks:
                 raise ConfigError(f"{path}: the task {config['task']} stands in another file too")
             tasks[config["task"]] = _checked(path, config, directory, files)
@@ -91,7 +93,7 @@ def read_task_directory(directory: Path) -> TaskDirectory:
 
 
 def _shares(config: Mapping[str, Any]) -> list[str]:
-    """Metrics of a task that are shares of right answers, in its order."""
+    """Metrics of a task that are shares of right answers, in the task's order."""
     names = [str(entry["metric"]) for entry in config.get("metric_list") or ()]
     if not names:  # the harness's own lists (`DEFAULT_METRIC_REGISTRY`)
         names = ["acc", "acc_norm"] if config["output_type"] == "multiple_choice" else ["perplexity", "acc"]
@@ -99,13 +101,13 @@ def _shares(config: Mapping[str, Any]) -> list[str]:
 
 
 class _Loader(yaml.SafeLoader):
-    """Plain values alone."""
+    """A YAML loader for plain values only."""
 
 
 def _no_code(loader: _Loader, node: yaml.Node) -> Any:
     raise ConfigError(
         f"!function {getattr(node, 'value', '')!r} in line {node.start_mark.line + 1} names code, and no code of a task "
-        "directory is run: write the prompt as a template, and what code would prepare into the data file"
+        "directory is run: write the prompt as a template, and put prepared values into the data file"
     )
 
 
@@ -119,7 +121,7 @@ def _load(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: {error}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(
-            f"{path} is no YAML of plain values: {' '.join(str(error).split())[:200]}"
+            f"{path} is not YAML with plain values only: {' '.join(str(error).split())[:200]}"
         ) from error
     if not isinstance(found, dict):
         raise ConfigError(f"{path} holds no fields")
@@ -127,7 +129,7 @@ def _load(path: Path) -> dict[str, Any]:
 
 
 def _merged(path: Path, directory: Path, read: list[Path]) -> dict[str, Any]:
-    """A file's fields over those of the files that it includes, as the harness merges them; `read` gets every file."""
+    """A file's fields merged over those of the files that it includes, as the harness does. Adds every file to `read`."""
     if path in read:
         raise ConfigError(f"{path} includes itself")
     read.append(path)
@@ -196,7 +198,7 @@ def _check_metric(path: Path, entry: Any, known: tuple[str, ...]) -> None:
 
 
 def _data_files(path: Path, given: Any) -> Iterator[tuple[str, list[Path]]]:
-    """Split and files; a relative path is taken from the directory of its YAML file."""
+    """Splits and their files. A relative path starts at the directory of its YAML file."""
     if not isinstance(given, dict):
         given = {"train": given}
     for split, names in given.items():
@@ -216,12 +218,12 @@ def _only(path: Path, where: str, config: Any, fields: frozenset[str]) -> None:
 
 
 def _name(file: Path, directory: Path) -> str:
-    """A task file's: its place in the directory, also where it is a link to elsewhere."""
+    """The name of a task file: its path in the directory, even if it is a link to elsewhere."""
     root = directory if file.is_relative_to(directory) else directory.resolve()
     return str(file.relative_to(root))
 
 
 def _data_name(file: Path, directory: Path, use: str) -> str:
-    """A data file's: its place in the directory; of one that lies elsewhere, what it is to which task."""
+    """The name of a data file: its path in the directory; for a file elsewhere, its use by a task."""
     root = directory.resolve()
     return str(file.relative_to(root)) if file.is_relative_to(root) else f"../{use}"

@@ -1,7 +1,7 @@
-"""Stage `evaluate`: one model on one benchmark, by lm-evaluation-harness in process; scores and every answer are kept.
+"""Stage `evaluate`: measure one model on one benchmark with lm-evaluation-harness in process. Every answer is kept.
 
-Invariant: scores equal those of the harness's own command line on the same export, rows and `max_length`. Nothing that
-depends on the clock is written, and rows are data: no code of a data set runs.
+Invariant: scores equal those of the harness's own command line for the same export, rows and `max_length`. No output
+depends on the clock. Rows are data: no code of a data set is run.
 """
 
 from __future__ import annotations
@@ -62,9 +62,9 @@ class EvaluateConfig(Settings):
 class EvaluateInputs:
     """A model (part `export`) and the questions: files by their digests, or an artifact made from held-out documents.
 
-    `files` is plain JSON (`file_identity` of each file); `paths` are the same files, and `directory`, where it is given,
-    holds the task files among them. `harness` is its version, by whose definitions and metrics is measured: another one
-    measures anew.
+    `files`: plain JSON (`file_identity` of each file). `paths`: the same files. `directory`: if given, it contains the
+    task files among them. `harness`: the version whose definitions and metrics are used; another version measures
+    again.
     """
 
     model: Input
@@ -77,7 +77,8 @@ class EvaluateInputs:
 
 @dataclass(frozen=True)
 class EvaluateStats:
-    """What the flow shows of an evaluation: `metrics` and `stderr` by the harness's names, and how many questions."""
+    """What the flow shows of an evaluation: `metrics` and `stderr` by the harness's names, and the number of
+    questions."""
 
     benchmark: str
     questions: int
@@ -90,7 +91,7 @@ class EvaluateStats:
 def evaluate_config(
     benchmark: str, limit: int | None, seed: int, max_length: int, device: str = "auto"
 ) -> EvaluateConfig:
-    """The stage's configuration; without a limit the seed is set to 0, since it decides nothing."""
+    """The stage's configuration. Without a limit the seed has no effect and is set to 0."""
     return EvaluateConfig(
         benchmark=benchmark,
         limit=limit,
@@ -106,9 +107,9 @@ def harness_inputs(
     benchmark_files: Path | str,
     identify: Callable[[Path], Mapping[str, Any]] = file_identity,
 ) -> EvaluateInputs:
-    """Inputs for a benchmark of the harness: local copies, the user's or those that `hub_questions` fetched.
+    """Inputs for a benchmark of the harness; the files are the user's local copies, or `hub_questions` fetched them.
 
-    `identify` gives name, bytes and sha256 of a file. Raises ConfigError where a file is missing.
+    `identify` returns name, bytes and sha256 of a file. Raises ConfigError if a file is missing.
     """
     paths = benchmark_files_of(benchmark, benchmark_files)
     return EvaluateInputs(model, tuple(dict(identify(path)) for path in paths), paths=paths)
@@ -117,7 +118,7 @@ def harness_inputs(
 def own_file_inputs(
     model: Input, file: Path | str, identify: Callable[[Path], Mapping[str, Any]] = file_identity
 ) -> EvaluateInputs:
-    """Inputs for a user's own JSONL file; its name is not identity, its bytes are."""
+    """Inputs for a user's own JSONL file. Its bytes are in the key, its name is not."""
     path = Path(file)
     facts = {name: value for name, value in identify(path).items() if name != "name"}
     return EvaluateInputs(model, (facts,), paths=(path,))
@@ -126,9 +127,9 @@ def own_file_inputs(
 def own_directory_inputs(
     model: Input, directory: Path | str, identify: Callable[[Path], Mapping[str, Any]] = file_identity
 ) -> EvaluateInputs:
-    """Inputs for a user's directory of task files: these, what they include, and the data files that they name.
+    """Inputs for a user's directory of task files: these files, the files that they include, and their data files.
 
-    Raises ConfigError where a file is missing, or asks for code.
+    Raises ConfigError if a file is missing or asks for code.
     """
     found = read_task_directory(Path(directory))
     files = tuple({**identify(path), "name": name} for name, path in found.files.items())
@@ -136,7 +137,7 @@ def own_directory_inputs(
 
 
 def own_held_out_inputs(model: Input, questions: Input) -> EvaluateInputs:
-    """Inputs for a benchmark made by stage `questions` (its part `questions`)."""
+    """Inputs for a benchmark made by the stage `questions` (its part `questions`)."""
     return EvaluateInputs(model, own=questions)
 
 
@@ -153,7 +154,7 @@ def components(config: EvaluateConfig, inputs: EvaluateInputs) -> Iterator[str]:
 def run(config: EvaluateConfig, inputs: EvaluateInputs, draft: Draft) -> EvaluateStats:
     """Parts `scores` (scores.json) and `questions` (questions.parquet: one row per question).
 
-    Raises BadInput for questions that cannot be used, ConfigError for a length that the model does not have.
+    Raises BadInput for unusable questions, ConfigError for a length that the model does not support.
     """
     from tasks.evaluation import harness
     from tasks.evaluation.model import device_of, execution_facts, export_directory, load_model, quiet
@@ -202,7 +203,8 @@ def run(config: EvaluateConfig, inputs: EvaluateInputs, draft: Draft) -> Evaluat
 
 @dataclass(frozen=True)
 class _Questions:
-    """What the model is asked: the harness's task by subject, the split, the score shown first, groups of subjects."""
+    """The questions for the model: the harness's task by subject, the split, the score shown first, groups of
+    subjects."""
 
     tasks: Mapping[str | None, Any]
     split: str
@@ -247,7 +249,7 @@ def _directory(directory: Path, paths: tuple[Path, ...]) -> TaskDirectory:
     found = read_task_directory(directory)
     if tuple(found.files.values()) != paths:
         raise BadInput(
-            f"{directory} changed since this run began; start the run again to measure on what it is now"
+            f"{directory} changed since this run began; start the run again to measure with its new content"
         )
     return found
 
@@ -256,12 +258,12 @@ def _warn_of_split(config: EvaluateConfig, asked: _Questions, draft: Draft) -> N
     known = BENCHMARKS.get(config.benchmark)
     if known and asked.split not in (known.split, "own"):
         draft.warn(
-            f"{config.benchmark}: the harness scores the {known.split} split; here only {asked.split} could be had"
+            f"{config.benchmark}: the harness scores the {known.split} split; only {asked.split} is available here"
         )
 
 
 def _chosen(config: EvaluateConfig, sizes: Mapping[str | None, int]) -> dict[str | None, list[int]]:
-    """Question ids by subject: all, or `limit` of all subjects' questions together, drawn by seed and benchmark."""
+    """Question ids by subject: all, or `limit` of all subjects' questions, drawn by seed and benchmark."""
     everything = [(subject, doc_id) for subject, size in sizes.items() for doc_id in range(size)]
     if config.limit is not None and config.limit < len(everything):
         name = int.from_bytes(hashlib.blake2b(config.benchmark.encode(), digest_size=8).digest(), "little")
@@ -276,7 +278,8 @@ def _chosen(config: EvaluateConfig, sizes: Mapping[str | None, int]) -> dict[str
 
 
 def questions_table(answers: list[Answered]) -> pa.Table:
-    """One row per question: subject, doc (row in the benchmark), metrics, log-likelihoods (nats) of the choices, target."""
+    """One row per question: subject, doc (row in the benchmark), metrics, log-likelihoods (nats) of the choices,
+    target."""
     names = list(answers[0].metrics)
     return pa.table(
         {
@@ -298,11 +301,12 @@ def score(
     aggregation: Mapping[str, Callable[[list[float]], float]],
     groups: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """Metrics over a table of questions, their standard errors, and the score of chance (mean of 1/n; 0 where open).
+    """Metrics over a table of questions, their standard errors, and the score of chance (mean of 1/n; 0 if open).
 
-    Errors are sample deviations over √n (the harness's own for means); for perplexity, exp(−mean) times that of the mean
-    (delta method). With subjects, the whole is weighted by size, as the harness's group is, and each subject stands too;
-    `groups` (subject → group) adds the scores of these, weighted by size and with the harness's error of a group.
+    Errors are sample deviations over √n (the harness's own for means). For perplexity the error is exp(−mean) times
+    that of the mean (delta method). With subjects, the whole is weighted by size, as the harness does for a group, and
+    each subject's score is given too. `groups` (subject → group) adds these groups' scores, weighted by size, with the
+    harness's error of a group.
     """
     metrics, stderr = {}, {}
     for name in _metrics(table):
@@ -336,8 +340,10 @@ def _means(rows: pa.Table) -> dict[str, Any]:
 
 
 def _group(subjects: list[pa.Table]) -> dict[str, Any]:
-    """Means over all questions of some subjects; the error pools the subjects' variances (`pooled_sample_stderr`):
-    √(Σ(n−1)·s² / (N − k) / N) over k subjects of n questions with sample deviation s, N questions in all."""
+    """Means over all questions of some subjects. The error pools the subjects' variances (`pooled_sample_stderr`).
+
+    It is √(Σ(n−1)·s² / (N − k) / N) over k subjects of n questions with sample deviation s, N questions in all.
+    """
     sizes = [len(rows) for rows in subjects]
     whole, free = sum(sizes), sum(sizes) - len(sizes)
     found: dict[str, Any] = {"questions": whole, "subjects": len(subjects), "stderr": {}}

@@ -1,7 +1,7 @@
-"""The harness in process: its task definitions over local rows, and its scores from likelihoods (scorer.py).
+"""lm-evaluation-harness in process: its task definitions over local rows, and its scores from likelihoods (scorer.py).
 
-Prompts, shots and metrics are lm-evaluation-harness's own; replaced is only where rows come from (local files, no cache,
-no code of a data set). Importing this module imports the harness, which is slow: import it inside `run`.
+Prompts, shots and metrics are the harness's own. Only the source of rows differs (local files, no cache, no code of a
+data set). Importing this module imports the harness, which is slow: import it inside `run`.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _TAG = re.compile(r"_(tasks|continuation)$")
 
 @dataclass(frozen=True)
 class Answered:
-    """One question as the model answered it. `choices` are log-likelihoods (nats), `alone` those without the question."""
+    """One question with the model's answer. `choices`: log-likelihoods (nats). `alone`: the same without the question."""
 
     subject: str | None
     doc: int
@@ -50,11 +50,11 @@ class Answered:
 
 @contextlib.contextmanager
 def templates() -> Iterator[None]:
-    """Prompts' templates compiled once, and in a sandbox.
+    """Context in which prompt templates are compiled once, and in a sandbox.
 
-    The harness compiles a template anew for each question, which takes a third of a small model's time; and in its own
-    environment a template, of a user's task directory too, could reach any Python object. Raises BadInput where one
-    asks for what a row does not have, or for more than values.
+    The harness compiles a template again for each question, which takes a third of a small model's time. In its own
+    environment a template, even of a user's task directory, could reach any Python object. Raises BadInput if a
+    template needs a field that a row lacks, or accesses more than values.
     """
     env = lm_eval.utils.env
     sandbox = SandboxedEnvironment(
@@ -72,7 +72,7 @@ def templates() -> Iterator[None]:
 
 
 def read_rows(path: Path) -> list[Row]:
-    """The rows of a JSONL file, gzip or plain. Raises BadInput with the place of the first line that is no JSON object."""
+    """The rows of a JSONL file, gzip or plain. Raises BadInput with the first line that is not a JSON object."""
     with (
         gzip.open(path, "rt", encoding="utf-8")
         if path.suffix == ".gz"
@@ -99,7 +99,7 @@ def read_rows(path: Path) -> list[Row]:
 def tasks_of_rows(
     benchmark: Benchmark, rows: list[Row], examples: list[Row], shots: int | None
 ) -> dict[str | None, Any]:
-    """The harness's task over local rows, by subject (None: the benchmark has none). `examples` are shown with `shots`."""
+    """The harness's task over local rows, by subject (None: no subjects). `examples` are the rows shown as `shots`."""
     if benchmark.subject_column is None:
         given = benchmark.definition
         config = load_yaml(_DEFINITIONS / given) if isinstance(given, str) else dict(given)
@@ -119,7 +119,7 @@ def _of_subject(benchmark: Benchmark, subject: str) -> dict[str, Any]:
 
 
 def groups_of(benchmark: Benchmark, subjects: Iterable[str | None]) -> dict[str, str]:
-    """The harness's group of each subject, as the tag of its definition says: `anatomy` → `stem`."""
+    """The harness's group of each subject, from the tag in its definition: `anatomy` → `stem`."""
     found = {}
     for subject in subjects:
         if subject is not None:
@@ -129,9 +129,9 @@ def groups_of(benchmark: Benchmark, subjects: Iterable[str | None]) -> dict[str,
 
 
 def tasks_of_directory(directory: TaskDirectory, cache: Path) -> tuple[dict[str | None, Any], str]:
-    """A user's tasks over their data files, by name (None: it is one alone), and the splits that are scored.
+    """A user's tasks over their data files, by name (None: a single task), and the splits that are scored.
 
-    Data are read by the readers that the harness itself would use; `cache` is a directory for what these write.
+    The data are loaded by the harness's own readers; `cache` is the directory for the files that they write.
     """
     tasks: dict[str | None, Any] = {}
     splits = set()
@@ -150,7 +150,7 @@ def _given(local: Any, **_: Any) -> Any:
 
 
 def own_task(name: str, rows: list[Row]) -> dict[str | None, Any]:
-    """A multiple-choice task over a user's rows {question, choices, answer}: choice after question, one space between."""
+    """A multiple-choice task over a user's rows {question, choices, answer}: question, one space, choice."""
     metrics = [
         {"metric": name, "aggregation": "mean", "higher_is_better": True}
         for name in ("acc", "acc_norm", "acc_mutual_info")
@@ -167,7 +167,7 @@ def own_task(name: str, rows: list[Row]) -> dict[str | None, Any]:
 
 
 def _adapted(benchmark: Benchmark, rows: list[Row]) -> list[Row]:
-    """BoolQ from its own hub page has `answer` as a boolean where the harness's definition reads `label`."""
+    """BoolQ from its own hub page has a boolean `answer`; the harness's definition reads `label`."""
     if benchmark.name != "boolq":
         return rows
     return [row if "label" in row else {**row, "label": int(row["answer"])} for row in rows]
@@ -201,11 +201,11 @@ def _ready(config: dict[str, Any], shots: int | None) -> ConfigurableTask:
 
 
 Asked = tuple[str | None, Any, int, Row, list[Instance]]
-"""(subject, task, question id, row, requests) of one question."""
+"""One question: (subject, task, question id, row, requests)."""
 
 
 def requests_of(subject: str | None, task: Any, ids: Iterable[int]) -> list[Asked]:
-    """The requests of the given question ids, in the harness's own words."""
+    """The requests for the given question ids, as the harness builds them."""
     built: list[Asked] = []
     for doc_id in ids:
         doc = task.task_docs[doc_id]
@@ -218,7 +218,7 @@ def requests_of(subject: str | None, task: Any, ids: Iterable[int]) -> list[Aske
 
 
 def answer(scorer: Scorer, built: Sequence[Asked]) -> list[Answered]:
-    """Likelihoods of all requests in one pass, then the harness's metrics for each question, in the order given."""
+    """Likelihoods of all requests in one pass, then the harness's metrics for each question, in the given order."""
     flat = [request for *_, requests in built for request in requests]
     likelihoods = scorer.loglikelihood(flat, disable_tqdm=True)
     answers, position = [], 0

@@ -1,9 +1,9 @@
-"""Benchmarks of the hub as files on this disk: <directory>/<benchmark>/<split>.jsonl, as local copies lie.
+"""Benchmarks of the hub as local files: <directory>/<benchmark>/<split>.jsonl, the layout of local copies.
 
-The data sets are those that the harness's own definitions name, whole splits at one commit, a row a line. Beside each
-stands `<split>.origin.json`: dataset, configuration, split and commit. What is there is not asked for again, so all
-models of a store answer the same questions, and the corpus is kept free of just these; what counts in keys is the
-content of the file, so that a local copy of the same bytes is the same.
+The data sets are those named in the harness's own definitions: whole splits at one commit, one row per line. Beside
+each file, `<split>.origin.json` has dataset, configuration, split and commit. An existing file is not fetched again,
+so all models of a store answer the same questions, and the corpus is decontaminated against exactly these. Keys
+contain the file's content, so a local copy with the same bytes is equivalent.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from tasks.corpus.reading.hub import Remembered, asked, commit_of
 from tasks.evaluation.catalog import supported
 
 _WHOLE = {"mmlu": "all", "mmlu_continuation": "all"}
-"""Configurations that hold all subjects, where the harness reads one a subject."""
+"""Configurations that contain all subjects. The harness reads one per subject."""
 
 
 def fetch(names: Iterable[str], directory: Path, remembered: Remembered, where: str) -> Path:
-    """Have the scored split of each benchmark in `directory`, which is returned.
+    """Make sure that `directory` contains the scored split of each benchmark; return `directory`.
 
-    Raises ConfigError for a benchmark that the harness does not read from the hub, or that the hub does not have,
-    HubUnreachable where the hub gives no answer.
+    Raises ConfigError for a benchmark that the harness does not read from the hub, or that the hub does not have.
+    Raises HubUnreachable if the hub does not answer.
     """
     for name in names:
         split_file(name, supported(name).split, directory, remembered, where)
@@ -37,7 +37,7 @@ def fetch(names: Iterable[str], directory: Path, remembered: Remembered, where: 
 
 
 def split_file(name: str, split: str, directory: Path, remembered: Remembered, where: str) -> Path:
-    """One split of a benchmark as JSON lines, fetched where it is not there yet."""
+    """One split of a benchmark as JSON lines; fetched if it is missing."""
     path = directory / supported(name).files / f"{split}.jsonl"
     if path.is_file():
         return path
@@ -53,7 +53,7 @@ def split_file(name: str, split: str, directory: Path, remembered: Remembered, w
 
 
 def _rows(dataset: str, configuration: str | None, split: str, commit: str, where: str) -> bytes:
-    """All rows, in their order. Benchmarks are small (the largest here 8 MB), so they are held in memory."""
+    """All rows in order, held in memory: benchmarks are small (the largest here has 8 MB)."""
     import datasets
 
     load = partial(
@@ -78,7 +78,7 @@ def _rows(dataset: str, configuration: str | None, split: str, commit: str, wher
 
 
 def origins(directory: Path, names: Iterable[str]) -> dict[str, dict[str, str]]:
-    """Where the files of benchmarks came from, as far as they were fetched."""
+    """The origin of each benchmark's file, for those that were fetched."""
     found = {}
     for name in names:
         with contextlib.suppress(FileNotFoundError):

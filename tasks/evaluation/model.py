@@ -1,4 +1,5 @@
-"""A model as a stage measures it: loaded from an export, in fp32, on one device. Imports torch; import it inside `run`."""
+"""A model as the stages measure it: loaded from an export, in fp32, on one device. Imports torch: import it inside
+`run`."""
 
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ from storage.errors import BadInput, ConfigError
 
 @dataclass(frozen=True)
 class TextModel:
-    """A model that reads documents as in training: each is plain text, and begins after an end-of-text token."""
+    """A model that reads documents as in training: each is plain text, and follows an end-of-text token."""
 
     model: Any
     device: torch.device
@@ -28,16 +29,16 @@ class TextModel:
     eot: int
 
     def ids_of(self, texts: Sequence[str]) -> Iterator[list[int]]:
-        """The tokens of each document, the end-of-text token before it included."""
+        """The tokens of each document, with the end-of-text token before it."""
         for encoding in self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False):
             yield [self.eot, *encoding.ids]
 
 
 def load_text_model(model: Input, device: str, max_length: int) -> TextModel:
-    """The model of a part `export` on the device that `auto`, `cpu` or `cuda` means, with its tokenizer for plain text.
+    """The model of a part `export`, on the device named `auto`, `cpu` or `cuda`, with its tokenizer for plain text.
 
-    Raises ConfigError for a device or a length that is not there, BadInput where the part is no model or lacks a fast
-    tokenizer or an end-of-text token.
+    Raises ConfigError if the device is missing or the model does not support the length. Raises BadInput if the part
+    is not a model, or lacks a fast tokenizer or an end-of-text token.
     """
     export, chosen = export_directory(model), device_of(device)
     loaded = load_model(export, chosen, max_length)
@@ -45,7 +46,7 @@ def load_text_model(model: Input, device: str, max_length: int) -> TextModel:
 
 
 def device_of(wanted: str) -> torch.device:
-    """The device that `auto`, `cpu` or `cuda` means here. Raises ConfigError where it is not there."""
+    """The device named by `auto`, `cpu` or `cuda`. Raises ConfigError if it is missing."""
     if wanted == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if wanted.startswith("cuda") and not torch.cuda.is_available():
@@ -54,7 +55,7 @@ def device_of(wanted: str) -> torch.device:
 
 
 def export_directory(model: Input) -> Path:
-    """The directory of a model's part that `from_pretrained` loads: where its config.json lies."""
+    """The directory of a model's part that `from_pretrained` loads: the one with config.json."""
     for path in model.paths:
         if path.name == "config.json":
             return path.parent
@@ -64,9 +65,9 @@ def export_directory(model: Input) -> Path:
 
 
 def load_model(export: Path, device: torch.device, max_length: int) -> Any:
-    """The causal model of an export directory, in fp32 whatever it was saved in, ready to measure.
+    """The causal model of an export directory, ready to measure; always in fp32.
 
-    Raises ConfigError where `max_length` is longer than the model's positions.
+    Raises ConfigError if `max_length` exceeds the model's positions.
     """
     with quiet():
         model = transformers.AutoModelForCausalLM.from_pretrained(
@@ -74,13 +75,13 @@ def load_model(export: Path, device: torch.device, max_length: int) -> Any:
         )
     positions = getattr(model.config, "max_position_embeddings", None)
     if positions is not None and max_length > positions:
-        raise ConfigError(f"measuring at {max_length} tokens, but the model has {positions} positions")
+        raise ConfigError(f"cannot measure at {max_length} tokens: the model has {positions} positions")
     torch.nn.Module.to(model, device)
     return model.eval()
 
 
 def load_text_tokenizer(export: Path) -> Tokenizer:
-    """The tokenizer of an export for plain text: what spells a special token stays text, nothing is added."""
+    """The tokenizer of an export for plain text: text that spells a special token stays text, and nothing is added."""
     path = export / "tokenizer.json"
     if not path.is_file():
         raise BadInput(f"{path.name} is missing in the model's export: perplexity needs a fast tokenizer")
@@ -92,7 +93,7 @@ def load_text_tokenizer(export: Path) -> Tokenizer:
 
 
 def end_of_text(export: Path) -> int:
-    """Id of the token that closes a document: the first end-of-sequence id of the model's configuration."""
+    """Id of the token that ends a document: the first end-of-sequence id in the model's configuration."""
     config = json.loads((export / "config.json").read_text(encoding="utf-8"))
     found = config.get("eos_token_id")
     found = found[0] if isinstance(found, list) and found else found
@@ -105,7 +106,7 @@ def end_of_text(export: Path) -> int:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Loaders' and the harness's log lines and progress bars off, and as they were after."""
+    """Context without the log lines and progress bars of loaders and the harness. Restores the settings afterwards."""
     import datasets
 
     loggers = [logging.getLogger(name) for name in ("lm_eval", "lm-eval", "transformers", "datasets")]
@@ -128,7 +129,7 @@ def quiet() -> Iterator[None]:
 
 
 def execution_facts(device: torch.device, **more: Any) -> dict[str, Any]:
-    """What of the machine touches the last bits, for a volatile file."""
+    """Facts about the machine that may affect the last bits, for a volatile file."""
     return {
         "device": str(device),
         "threads": torch.get_num_threads(),

@@ -1,9 +1,9 @@
 """Stage `perplexity`: how well a model predicts the held-out documents of one source.
 
-A document is read by windows of `max_length` tokens that advance by half of it. Each token is scored exactly once, by the
-first window that reaches it, so that after the first window it has at least half a window of context. The first token
-stands after an end-of-text token, which is not scored; bytes are the text's UTF-8. This is not the harness's rolling
-perplexity, whose windows are disjoint.
+A document is read in windows of `max_length` tokens that advance by half a window. Each token is scored exactly once,
+by the first window that reaches it; so after the first window, each token has at least half a window of context. The
+first token follows an end-of-text token, which is not scored. Bytes are the text's UTF-8. This is not the harness's
+rolling perplexity, whose windows are disjoint.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class PerplexityInputs:
 
 @dataclass(frozen=True)
 class PerplexityStats:
-    """perplexity = exp(nll / tokens), bits_per_byte = nll / ln 2 / bytes; nll in nats, over all documents."""
+    """perplexity = exp(nll / tokens); bits_per_byte = nll / ln 2 / bytes. nll is in nats, over all documents."""
 
     perplexity: float
     bits_per_byte: float
@@ -62,7 +62,7 @@ class PerplexityStats:
 
 @dataclass(frozen=True)
 class Window:
-    """Inputs tokens[start:end], targets tokens[start+1:end+1], of which the first `skip` were scored before."""
+    """Inputs tokens[start:end], targets tokens[start+1:end+1]; the first `skip` targets were scored before."""
 
     start: int
     end: int
@@ -70,7 +70,7 @@ class Window:
 
 
 def windows(targets: int, length: int) -> Iterator[Window]:
-    """Windows over a document of `targets` tokens after its end-of-text token, each target scored in exactly one."""
+    """Windows over a document of `targets` tokens after its end-of-text token. Each target is scored in exactly one."""
     start, scored = 0, 0
     while scored < targets:
         end = min(start + length, targets)
@@ -81,7 +81,7 @@ def windows(targets: int, length: int) -> Iterator[Window]:
 def run(config: PerplexityConfig, inputs: PerplexityInputs, draft: Draft) -> PerplexityStats:
     """Parts `scores` (scores.json) and `documents` (documents.parquet: id, nll in nats, tokens, bytes).
 
-    Raises BadInput where there is no held-out text, ConfigError for a length that the model does not have.
+    Raises BadInput if there is no held-out text, ConfigError for a length that the model does not support.
     """
     from tasks.evaluation.model import execution_facts, load_text_model
 
@@ -125,9 +125,9 @@ def _stats(table: pa.Table) -> PerplexityStats:
 
 
 def document_nll(model: Any, tokens: list[np.ndarray], length: int, draft: Draft) -> np.ndarray:
-    """Negative log-likelihood (nats, float64, shape (documents,)) of each document's tokens after its first one.
+    """Negative log-likelihood of each document's tokens after its first one: nats, float64, shape (documents,).
 
-    Windows are batched by their length, longest first; which are together follows from the documents alone.
+    Windows are batched by length, longest first. The batches depend on the documents alone.
     """
     import torch
 
@@ -150,7 +150,7 @@ Job = tuple[int, Window]
 
 
 def _batches(jobs: list[Job], vocabulary: int, device: str) -> Iterator[list[Job]]:
-    """Runs of jobs that score alike (whole windows apart from later ones) and together stay below the caps of a batch."""
+    """Groups of jobs that stay below the caps of a batch. First windows and later ones are never in the same group."""
     kind = device if device in _BATCH_TOKENS else "cpu"
     batch: list[Job] = []
     for job in jobs:
@@ -181,7 +181,7 @@ def _batch_nll(model: Any, tokens: list[np.ndarray], batch: list[Job]) -> list[f
         inputs[row, :size] = tokens[document][window.start : window.end]
         targets[row, window.skip : size] = tokens[document][window.start + 1 + window.skip : window.end + 1]
     keep = longest - min(window.skip for _, window in batch)
-    # padding stands on the right, so under a causal mask no scored position sees it and no mask is needed
+    # padding is on the right: under a causal mask no scored position sees it, so no mask is needed
     ids = torch.from_numpy(inputs).to(model.device)
     logits = model(input_ids=ids, use_cache=False, logits_to_keep=keep).logits.float()
     wanted = torch.from_numpy(targets[:, longest - keep :]).to(model.device)

@@ -1,8 +1,8 @@
-"""Stage `questions`: a benchmark of the demo's own, made from held-out documents; and the reader of any own benchmark.
+"""Stage `questions`: make a benchmark from held-out documents. This module also reads the rows of any own benchmark.
 
-An item is 60 to 100 words of a held-out document, its true continuation of 15 to 25 words, and three continuations of
-the same length taken from other held-out documents of the same source. Chance is 0.25. Scored by mutual information, so
-that a continuation that is likely anywhere gains nothing.
+An item is 60 to 100 words of a held-out document, the true continuation of 15 to 25 words, and three continuations of
+the same length from other held-out documents of the same source. Chance is 0.25. Items are scored by mutual
+information, so a continuation that is likely after any context gains nothing.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class QuestionsInputs:
 
 @dataclass(frozen=True)
 class QuestionsStats:
-    """What was made of how much."""
+    """Counts of questions, of documents, and of documents used."""
 
     questions: int
     documents: int
@@ -57,7 +57,7 @@ class QuestionsStats:
 def run(config: QuestionsConfig, inputs: QuestionsInputs, draft: Draft) -> QuestionsStats:
     """Part `questions`: questions.jsonl, rows {question, choices, answer, document}.
 
-    Raises BadInput where too few documents are long enough.
+    Raises BadInput if too few documents are long enough.
     """
     documents = read_documents(inputs.holdout.paths, columns=["id", "text"])
     names, texts = documents["id"].to_pylist(), documents["text"].to_pylist()
@@ -73,10 +73,10 @@ def run(config: QuestionsConfig, inputs: QuestionsInputs, draft: Draft) -> Quest
 
 
 def make_questions(words: dict[int, list[str]], config: QuestionsConfig) -> list[dict[str, Any]]:
-    """Items from documents as lists of words, by id; the same documents and seed give the same items in any order.
+    """Make items from documents, given by id as lists of words.
 
-    Documents take turns, each from a new place, so that no passage is asked for twice. Raises BadInput where fewer than
-    four documents are long enough.
+    The same documents and seed give the same items, in any order of the documents. Documents take turns, each from a
+    new place, so no passage is used twice. Raises BadInput if fewer than four documents are long enough.
     """
     most = config.context_words[1] + config.continuation_words[1]
     fit = {name: words[name] for name in sorted(words) if len(words[name]) >= most}
@@ -127,9 +127,10 @@ def _item(
 
 
 def read_questions(path: Path) -> list[dict[str, Any]]:
-    """The rows {question, choices, answer} of an own benchmark; the question is the whole prompt, as it stands.
+    """The rows {question, choices, answer} of an own benchmark. The question is the whole prompt, unchanged.
 
-    Raises BadInput with the line of the first row that has not a text, two or more texts, and the index of one of them.
+    A row needs a question (text), choices (two or more texts) and an answer (the index of one of them). Raises
+    BadInput with the number of the first row that does not have these.
     """
     from tasks.evaluation.harness import read_rows
 

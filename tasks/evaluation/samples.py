@@ -1,8 +1,8 @@
-"""Stage `samples`: how a model goes on from a fixed set of prompts, greedily and drawn by a seed, to be read side by side.
+"""Stage `samples`: continue a fixed set of prompts, greedily and by seeded sampling, to be compared between models.
 
-Each prompt stands at the beginning of a document, after an end-of-text token, as in training. What is drawn at a place is
-drawn by the same random number for every model, so that two models that agree write the same. On a CPU the same inputs
-give the same text; elsewhere rounding can turn a near tie.
+Each prompt is the beginning of a document, after an end-of-text token, as in training. All models use the same random
+number at the same place, so models with equal probabilities write the same text. On a CPU the same inputs give the
+same text; on other devices rounding can decide a near tie.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ PROMPTS = (
     "The main difference between the two is that",
     "The capital of France is",
 )
-"""Shown of every run, before the user's own: beginnings that say little of what should follow."""
+"""Continued in every run, before the user's own prompts. They say little about what should follow."""
 
 
 class SamplesConfig(Settings):
-    """What is to be continued, and how."""
+    """The prompts, and how they are continued."""
 
     prompts: tuple[str, ...] = identity(PROMPTS, description="Beginnings that are continued.", min_length=1)
     tokens: int = identity(
@@ -56,7 +56,7 @@ class SamplesInputs:
 
 @dataclass(frozen=True)
 class SamplesStats:
-    """How many prompts were continued, each once for every way, and the tokens written."""
+    """Number of prompts, of continuations (one per prompt and decoding) and of tokens written."""
 
     prompts: int
     samples: int
@@ -66,7 +66,7 @@ class SamplesStats:
 def run(config: SamplesConfig, inputs: SamplesInputs, draft: Draft) -> SamplesStats:
     """Part `samples`: samples.json, rows {prompt, decoding (greedy, sampled), continuation, tokens, ended}.
 
-    `ended`: the model closed the text itself. Raises ConfigError for a length that the model does not have.
+    `ended`: the model ended the text itself. Raises ConfigError for a length that the model does not support.
     """
     from tasks.evaluation.model import execution_facts, load_text_model
 
@@ -96,7 +96,7 @@ def run(config: SamplesConfig, inputs: SamplesInputs, draft: Draft) -> SamplesSt
 
 
 Choose = Callable[[np.ndarray, int], int]
-"""From logits [vocabulary] and the place in the continuation to a token."""
+"""Chooses a token, from logits [vocabulary] and the place in the continuation."""
 
 
 def _ways(config: SamplesConfig, prompt: int) -> list[tuple[str, Choose]]:
@@ -111,10 +111,10 @@ def _ways(config: SamplesConfig, prompt: int) -> list[tuple[str, Choose]]:
 
 
 def draw(logits: np.ndarray, number: float, temperature: float, top_p: float) -> int:
-    """The token at which the cumulative probability of the likeliest ones passes `number` (0 to 1).
+    """The token at which the cumulative probability, most likely tokens first, passes `number` (0 to 1).
 
-    Of the likeliest tokens the fewest that hold `top_p` of the probability are left (nucleus sampling, Holtzman et al.
-    2020, arXiv 1904.09751), renormalised; equal ones stand in the vocabulary's order.
+    Only the fewest most likely tokens with at least `top_p` of the probability are used, renormalised (nucleus
+    sampling, Holtzman et al. 2020, arXiv 1904.09751). Equal probabilities are ordered by token id.
     """
     scaled = logits.astype(np.float64) / temperature
     shares = np.exp(scaled - scaled.max())
@@ -129,7 +129,7 @@ def draw(logits: np.ndarray, number: float, temperature: float, top_p: float) ->
 def continued(
     model: Any, ids: Sequence[int], most: int, close: int, choose: Choose
 ) -> tuple[list[int], bool]:
-    """At most `most` tokens after `ids`, and whether the model closed the text (the closing token is not among them)."""
+    """At most `most` tokens after `ids`, and whether the model ended the text. The closing token is not included."""
     import torch
 
     found: list[int] = []

@@ -1,9 +1,9 @@
-"""Log-likelihoods of answers, the harness's numbers in fewer passes: its model class with batches of our own.
+"""Log-likelihoods of answers: the harness's model class with its own batches, and fewer forward passes.
 
-Kept of the harness: how text becomes tokens, what the context of an answer is, what is cut where both are too long, and
-what counts as greedy. Its own: texts are tokenized together, a context that several answers share is computed once
-(batches.py), rows go by length, and the head is applied to scored positions alone. Scores agree with the harness's
-command line to rounding. Imports the harness and torch: import it inside `run`.
+As in the harness: how text becomes tokens, what the context of an answer is, what is cut if both are too long, and
+what counts as greedy. Different: texts are tokenized together; a context that several answers share is computed once
+(batches.py); rows are sorted by length; the head is applied to scored positions only. Scores agree with the harness's
+command line up to rounding. Imports the harness and torch: import it inside `run`.
 """
 
 from __future__ import annotations
@@ -24,14 +24,15 @@ from tasks.evaluation.batches import WORTH_SHARING, Request, ScoredRow, batches,
 _BATCH_TOKENS = {"cpu": 2048, "cuda": 65_536}
 _BATCH_LOGITS = {"cpu": 2**25, "cuda": 2**29}  # values of fp32 logits per batch: 128 MiB and 2 GiB
 _PROVEN_WITHIN = 1e-3
-"""Nats by which the proof's log-likelihoods may differ; rounding gives some 1e-5, a leak or a lost token 0.1 and more."""
+"""Maximum difference in nats when sharing is tested. Rounding gives about 1e-5; a leak or a lost token 0.1 or more."""
 
 Likelihood = tuple[float, bool]
 """Log-likelihood of an answer in nats, and whether each of its tokens is the model's most likely one."""
 
 
 class Scorer(HFLM):
-    """The harness's Hugging Face model over a loaded one; `progress` is told tokens computed, in all, and the unit."""
+    """The harness's Hugging Face model over a loaded model. `progress` receives tokens computed, total tokens, and the
+    unit."""
 
     def __init__(
         self, model: Any, export: Path, max_length: int, progress: Callable[[int, int, str], None]
@@ -43,14 +44,14 @@ class Scorer(HFLM):
         self._progress = progress
         self._encoded: dict[tuple[str, bool | None], list[int]] = {}
         self.cut = 0
-        """Answers longer than the window, in the last call."""
+        """Number of answers longer than the window, in the last call."""
         self.computed = 0
-        """Tokens that went through the model in the last call, padding left out."""
+        """Number of tokens that went through the model in the last call, without padding."""
         self.shares = shares_prefixes(model, max_length)
-        """Whether contexts are computed once for all their answers."""
+        """Whether a context is computed once for all its answers."""
 
     def loglikelihood(self, requests: Any, disable_tqdm: bool = False) -> list[Likelihood]:
-        """As the harness's; all texts are tokenized in a few calls first."""
+        """As in the harness, but all texts are first tokenized in a few calls."""
         self._encode_together([request.args for request in requests])
         try:
             return list(super().loglikelihood(requests, disable_tqdm=disable_tqdm))
@@ -58,16 +59,16 @@ class Scorer(HFLM):
             self._encoded.clear()
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **more: Any) -> list[int]:
-        """As the harness's, from what was tokenized together where it was."""
+        """As in the harness, but uses the texts tokenized together, if they include this one."""
         found = self._encoded.get((string, add_special_tokens)) if not more else None
         if found is None:
             found = list(super().tok_encode(string, add_special_tokens=add_special_tokens, **more))
         return found
 
     def _encode_together(self, pairs: Sequence[tuple[str, str]]) -> None:
-        """Texts that the harness will ask for: context and answer together, the context alone, answers without one.
+        """Tokenize the texts that the harness will ask for: context with answer, context alone, answer alone.
 
-        What begins with the text of the prefix token is left to the harness, which adds none there.
+        Texts that begin with the text of the prefix token are left to the harness, which adds no prefix to them.
         """
         if not self.tokenizer.is_fast:
             return
@@ -113,10 +114,10 @@ class Scorer(HFLM):
 
 
 def shares_prefixes(model: Any, length: int) -> bool:
-    """Whether several answers after one context, in one row, get the log-likelihoods that they get alone.
+    """Whether several answers after one context, in one row, get the same log-likelihoods as alone.
 
-    Tried rather than listed by architecture, over a row of `length` tokens: attention with a window or with positions
-    of its own does not heed such a mask. Tokens are drawn by a fixed seed.
+    This is tested on a row of `length` tokens, not looked up by architecture: attention with a window, or with its own
+    positions, does not respect such a mask. The tokens are drawn with a fixed seed.
     """
     if length < 2 * WORTH_SHARING:
         return False
@@ -136,7 +137,8 @@ def shares_prefixes(model: Any, length: int) -> bool:
 
 @contextmanager
 def _head_at_scored(model: Any) -> Iterator[dict[str, Tensor]]:
-    """The head sees positions (`rows`, `columns` of the dictionary given) alone: hidden [batch, length] → [1, scored]."""
+    """Apply the head only at positions (`rows`, `columns` of the yielded dictionary): hidden [batch, length] → [1,
+    scored]."""
     wanted: dict[str, Tensor] = {}
 
     def pick(module: Any, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -150,7 +152,7 @@ def _head_at_scored(model: Any) -> Iterator[dict[str, Tensor]]:
 
 
 def _likelihoods(model: Any, wanted: dict[str, Tensor], batch: list[ScoredRow]) -> dict[Request, Likelihood]:
-    """One pass over the rows; padding stands on the right, where nothing that is scored sees it."""
+    """One pass over the rows. Padding is on the right, where no scored position sees it."""
     plan = _Plan(batch, model.device)
     wanted.update(rows=plan.rows, columns=plan.columns)
     if batch[0].branches:
@@ -173,7 +175,7 @@ def _likelihoods(model: Any, wanted: dict[str, Tensor], batch: list[ScoredRow]) 
 
 
 class _Plan:
-    """A batch as tensors: tokens, positions and branches [rows, longest], and of scored tokens their place and value."""
+    """A batch as tensors: tokens, positions and branches [rows, longest]; row, column and target of each scored token."""
 
     def __init__(self, batch: list[ScoredRow], device: torch.device) -> None:
         longest = max(row.cost for row in batch)
@@ -203,7 +205,8 @@ class _Plan:
 
 
 def _apart(branch: Tensor) -> Tensor:
-    """Additive mask [rows, 1, length, length]: each position sees the context before it and its own branch before it."""
+    """Additive mask [rows, 1, length, length]: each position sees the earlier context and earlier tokens of its own
+    branch."""
     length = branch.shape[1]
     before = torch.ones(length, length, dtype=torch.bool, device=branch.device).tril()
     seen = before & ((branch[:, None, :] == 0) | (branch[:, None, :] == branch[:, :, None]))

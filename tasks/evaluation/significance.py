@@ -1,4 +1,4 @@
-"""Beside the intervals: corrections for many benchmarks, exact tests, what could have been seen, and chance."""
+"""Statistics besides the intervals: corrections for many benchmarks, exact tests, detectable changes, and chance."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from statistics import NormalDist
 import numpy as np
 
 ALPHA = 0.05
-"""Chance of a wrong verdict among all benchmarks of one comparison."""
+"""Probability of any wrong verdict among all benchmarks of one comparison."""
 POWER = 0.8
-"""Chance of seeing the smallest change that is said to have been visible."""
-_LABELS = 0.001  # as rare as this among shuffled answers: the commonest answer is a property of the questions
+"""Probability of detecting the smallest detectable change."""
+_LABELS = 0.001  # rarer than this among shuffled answers: the most common answer is no accident
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -26,12 +26,13 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def mcnemar(gained: int, lost: int) -> float:
-    """McNemar's exact test, two-sided: `gained` of the questions became right, `lost` wrong.
+    """McNemar's exact test, two-sided: `gained` questions became right, `lost` became wrong.
 
-    Under no change the questions that differ fall either way like a coin (McNemar 1947, Psychometrika 12:153).
+    If nothing changed, each differing question falls either way with probability 1/2 (McNemar 1947, Psychometrika
+    12:153).
     """
     count = gained + lost
-    ways, tail = 1, 0  # whole numbers: no rounding in between
+    ways, tail = 1, 0  # whole numbers: no intermediate rounding
     for k in range(min(gained, lost) + 1):
         tail += ways
         ways = ways * (count - k) // (k + 1)
@@ -39,11 +40,11 @@ def mcnemar(gained: int, lost: int) -> float:
 
 
 def sign_flips(differences: np.ndarray, draws: int = 10_000) -> float:
-    """Two-sided p of paired differences (questions,) that under no change fall either way like coins.
+    """Two-sided p-value of paired differences (questions,), each of which has a random sign if nothing changed.
 
-    Of one size it is McNemar's exact test; of several (a mean of benchmarks, whose questions weigh unlike) the share of
-    `draws` of all signs that reach as far, these ones counted in (Phipson & Smyth 2010, SAGMB 9:39). The same differences
-    give the same p, to the bit.
+    If all differences have one size, this is McNemar's exact test. If there are several sizes (a mean of benchmarks,
+    whose questions have different weights), it is the share of `draws` random signs that reach at least as far, the
+    observed signs included (Phipson & Smyth 2010, SAGMB 9:39). The same differences give the same p, bit for bit.
     """
     sizes, counts = np.unique(np.round(np.abs(differences[differences != 0]), 15), return_counts=True)
     if len(sizes) < 2:
@@ -54,11 +55,12 @@ def sign_flips(differences: np.ndarray, draws: int = 10_000) -> float:
 
 
 def smallest_seen(stderr: float, tests: int, count: int | None = None) -> float:
-    """The smallest true change that had been called clear in 80 of 100 tries, in the unit of `stderr`.
+    """The smallest true change that would be detected in 80 of 100 tries, in the unit of `stderr`.
 
-    (z(1 − α/2m) + z(0.8)) · stderr with α = 0.05 and m `tests`, as Holm asks of a benchmark that changes alone (Bloom
+    (z(1 − α/2m) + z(0.8)) · stderr with α = 0.05 and m `tests`, as Holm requires of a single changed benchmark (Bloom
     1995, Evaluation Review 19:547; for language models Miller 2024, arXiv 2411.00640). With `count` right-or-wrong
-    questions never below what McNemar's test can show at all: so many questions, all changed the same way.
+    questions, it is at least the smallest change that McNemar's test can detect: that many questions, all changed in
+    the same direction.
     """
     normal = NormalDist()
     level = ALPHA / max(1, tests)
@@ -71,18 +73,19 @@ def smallest_seen(stderr: float, tests: int, count: int | None = None) -> float:
 def labelled(benchmark: str) -> bool:
     """Whether the choices are the same labels for every question: yes and no, or letters.
 
-    Elsewhere a place among the choices is no answer that a model could always give: sciq's right one is always the last.
+    For other benchmarks, a place among the choices is not an answer that a model could always give: in sciq the right
+    choice is always the last.
     """
     lettered = benchmark.startswith("mmlu") and not benchmark.endswith("_continuation")
     return lettered or benchmark in ("boolq", "commonsense_qa")
 
 
 def chance(choices: Sequence[int], targets: Sequence[int], labels: bool) -> tuple[float, str]:
-    """What guessing scores (0 … 1), and the rule: "guess" (the mean of 1/n) or "majority". 0 where questions are open.
+    """The score of guessing (0 … 1), and its rule: "guess" (the mean of 1/n) or "majority". 0 for open questions.
 
-    With `labels` (see `labelled`) it is the share of the commonest answer where that is larger, and not by the draw of
-    questions alone: of shuffled answers so many would be the same less than once in a thousand times. So for boolq, whose
-    answer is yes for 62 %.
+    With `labels` (see `labelled`), the score is the share of the most common answer, if that share is larger and
+    significant: shuffled answers would reach it less than once in a thousand times. This applies to boolq, where 62 %
+    of the answers are yes.
     """
     if not choices:
         return 0.0, "guess"

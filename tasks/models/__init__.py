@@ -1,1 +1,1 @@
-"""Models: imported or made, trained in a process of their own, and what their files hold."""
+"""Models: imported or newly initialised, trained in a separate process, and the content of their files."""

@@ -1,13 +1,12 @@
-"""Base: the model that training begins with, imported from a directory or the hub, or initialised anew.
+"""Base: the model with which training begins, imported from a directory or the hub, or newly initialised.
 
-The part `export` is what `from_pretrained` loads: config.json, generation_config.json, model.safetensors
-(float32, tied weights once) and the tokenizer's files; the part `tokenizer` names the tokenizer's files
-alone, so that another model with the same tokenizer leaves the tokens cached. Both name their end and begin
-of text (bos, else eos) everywhere.
+The part `export` is what `from_pretrained` loads: config.json, generation_config.json, model.safetensors (float32,
+tied weights stored once) and the tokenizer's files. The part `tokenizer` contains only the tokenizer's files, so
+another model with the same tokenizer can reuse the cached tokens. Both name their end and begin of text (bos, else
+eos) everywhere.
 
-What decides the bytes is content: the digest of a local directory's files, or the hub's name and commit, or
-the shape and seed of a new model. Weights come from safetensors alone (never pickle), and no remote code is
-run.
+The bytes depend on content only: the digest of a local directory's files, or the hub's name and commit, or the shape
+and seed of a new model. Weights are read from safetensors only (never pickle), and no remote code is run.
 """
 
 from __future__ import annotations
@@ -89,7 +88,7 @@ class InitConfig(Settings):
 
 
 class ModelConfig(Settings):
-    """The section `model`. What the base is enters keys by content (`resolve_base`), not by name or path."""
+    """The section `model`. The base enters keys by content (`resolve_base`), not by name or path."""
 
     base: str | InitConfig = execution(description="Hub name, local directory, or {init: …}: a new model")
     revision: str = execution("main", description="Branch, tag or commit, of a model on the hub")
@@ -104,14 +103,14 @@ class ModelConfig(Settings):
 
 
 class BaseConfig(Settings):
-    """Nothing beyond the inputs decides."""
+    """No options: the inputs decide everything."""
 
 
 @dataclass(frozen=True)
 class BaseInputs:
     """`origin` is plain JSON: {"local": digest}, {"hub": name, "commit": …} or {"init": shape, "seed": …}.
 
-    `tokenizer` is given for a new model alone; `path` is where a local directory lies, not in the key.
+    `tokenizer`: only for a new model. `path`: the location of a local directory, not in the key.
     """
 
     origin: Mapping[str, Any]
@@ -141,15 +140,15 @@ def resolve_base(
     tokenizer: Input | None = None,
     remembered: Remembered | None = None,
 ) -> BaseInputs:
-    """What the base is, by content. A relative directory is relative to `home` and goes before a hub name.
+    """Identify the base by content. A relative directory starts at `home`, and takes precedence over a hub name.
 
-    `seed` and `tokenizer` (the `tokenizer` stage's part) are for a new model. Reads the files of a local
-    directory, or asks the hub for the commit of `revision`, once for all that share `remembered`. Raises
-    ConfigError where there is no such model, HubUnreachable where the hub gives no answer.
+    `seed` and `tokenizer` (the part of the stage `tokenizer`) are for a new model. The function reads the files of a
+    local directory, or asks the hub for the commit of `revision`, once per `remembered`. Raises ConfigError if there
+    is no such model, HubUnreachable if the hub does not answer.
     """
     if isinstance(config.base, InitConfig):
         shape = identity_of(config.base)
-        del shape["tokenizer"], shape["pretrain_tokens"]  # by the tokenizer's digest, and in round 0's key
+        del shape["tokenizer"], shape["pretrain_tokens"]  # keyed by the tokenizer's digest, and by round 0
         return BaseInputs(origin={"init": shape, "seed": seed}, tokenizer=tokenizer)
     directory = home / config.base
     if directory.is_dir():
@@ -166,7 +165,7 @@ def components(config: BaseConfig, inputs: BaseInputs) -> Iterator[str]:
 
 
 def directory_digest(directory: Path) -> str:
-    """sha256 over names and sha256 of the files that an import may read."""
+    """sha256 over the names and the sha256 of all files that an import may read."""
     lines = []
     for path in sorted({path for pattern in _USED for path in directory.glob(pattern)}):
         with path.open("rb") as file:
@@ -175,8 +174,7 @@ def directory_digest(directory: Path) -> str:
 
 
 def run(config: BaseConfig, inputs: BaseInputs, draft: Draft) -> BaseStats:
-    """Write parts `export` and `tokenizer`. Raises ConfigError for a model or tokenizer that cannot be
-    used."""
+    """Write parts `export` and `tokenizer`. Raises ConfigError for an unusable model or tokenizer."""
     from tasks.models.files import import_model, initialise_model, model_facts
 
     export = draft.path / "export"
@@ -201,7 +199,7 @@ def run(config: BaseConfig, inputs: BaseInputs, draft: Draft) -> BaseStats:
 
 
 def _commit(name: str, revision: str, remembered: Remembered) -> str:
-    """As the store was first told; where the hub is silent, as it was when the model was last downloaded here."""
+    """The commit that the store first resolved. If the hub does not answer, that of the last download to this machine."""
     try:
         return commit_of("model", name, revision, "model.base", remembered, "model.revision")
     except HubUnreachable as error:
@@ -214,7 +212,7 @@ def _commit(name: str, revision: str, remembered: Remembered) -> str:
 
 
 def _cached_commit(name: str, revision: str) -> str | None:
-    """The commit that the revision was when it was last downloaded to this machine."""
+    """The commit of the revision when it was last downloaded to this machine."""
     from huggingface_hub import try_to_load_from_cache
 
     found = try_to_load_from_cache(name, "config.json", revision=revision)
@@ -222,9 +220,10 @@ def _cached_commit(name: str, revision: str) -> str | None:
 
 
 def _download(name: str, commit: str) -> Path:
-    """The files of a model in the client's own cache: what is there is not asked for again.
+    """The files of a model in the client's own cache. Cached files are not requested again.
 
-    Raises ConfigError for a model that is gated or gone, HubUnreachable where the hub breaks off; what came is kept.
+    Raises ConfigError for a model that is gated or gone, HubUnreachable if the connection breaks; received files are
+    kept.
     """
     from huggingface_hub import snapshot_download
 

@@ -1,7 +1,7 @@
-"""The card that travels with an exported model: where it comes from, what it was trained on, what it scores.
+"""The card of an exported model: its origin, its training data, its scores.
 
-Read from manifests alone, so every number stands beside the key that it comes from, and the card of an older model can
-be written anew. It is no part of any artifact: scores are added after the weights are made, the weights' digest stays.
+It is made from manifests only, so every number is next to the key of its artifact, and the card of an older model can
+be written again. The card is not part of any artifact: scores can be added later without changing the weights' digest.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from storage.catalog import Catalog
 from storage.counts import rounded_count
 
 _FILES_LISTED = 20
-"""Files named for each source; the manifests of `ingest` name all."""
+"""Maximum number of files listed per source. The manifests of `ingest` list all."""
 
 Scores = dict[tuple[str, str], Artifact]
 
 
 def model_card(catalog: Catalog, model: Artifact) -> str:
-    """README.md of an exported model (`base`, `train` or `decay` with the part `export`), as the hub reads it.
+    """README.md of an exported model (`base`, `train` or `decay` with the part `export`), in the hub's format.
 
-    A pure function of the store: what is measured later stands in a card that is written later.
+    A pure function of the store: a card written later includes later measurements.
     """
     made = _made_of(catalog, model)
     segments = sorted(
@@ -54,7 +54,7 @@ def _made_of(catalog: Catalog, model: Artifact) -> list[Artifact]:
 
 
 def _place(segment: Artifact, made: list[Artifact]) -> tuple[int, int]:
-    """Segments of one line follow each other by their steps; a line begins at an export."""
+    """Sort key: segments of one line are ordered by their steps; a line begins at an export."""
     line, at = 0, segment
     while (start := _start_of(at, made)) is not None:
         if at.manifest.inputs["start"]["part"] == "export":
@@ -69,7 +69,7 @@ def _start_of(segment: Artifact, made: list[Artifact]) -> Artifact | None:
 
 
 def _front_matter(base: Artifact) -> str:
-    """What the hub's pages read. YAML takes JSON's strings."""
+    """The YAML front matter that the hub's pages read. JSON strings are valid YAML."""
     lines = ["library_name: transformers", "pipeline_tag: text-generation"]
     origin = base.manifest.inputs.get("origin", {})
     if "hub" in origin:
@@ -100,7 +100,7 @@ def _what(model: Artifact, base: Artifact, adapted: list[Artifact]) -> str:
 
 
 def _scores(catalog: Catalog, model: Artifact, before: Artifact | None) -> Iterator[str]:
-    """Beside those of the model that training began with, where both were measured in the same way."""
+    """The scores, with those of the model before training if both were measured in the same way."""
     own, others = _measured(catalog, model), _measured(catalog, before) if before else {}
     if not own:
         yield "Not measured yet."
@@ -140,7 +140,7 @@ def _scores(catalog: Catalog, model: Artifact, before: Artifact | None) -> Itera
 
 
 def _measured(catalog: Catalog, model: Artifact) -> Scores:
-    """By what was measured and how: the newest artifact of each."""
+    """The newest artifact for each measurement and its settings."""
     rows = catalog.sql(
         "select distinct a.stage, a.key, a.started from artifacts a join inputs i using (key) "
         "where i.from_key = ? and i.part = 'export' and a.stage in ('evaluate', 'perplexity') order by a.started",
@@ -155,7 +155,7 @@ def _measured(catalog: Catalog, model: Artifact) -> Scores:
 
 
 def _measure_of(catalog: Catalog, one: Artifact) -> tuple[str, str]:
-    """(name, settings): two artifacts of the same pair are comparable."""
+    """(name, settings). Two artifacts with the same pair are comparable."""
     config = dict(one.manifest.config)
     if one.stage == "perplexity":
         holdout = one.manifest.inputs["holdout"]
@@ -166,7 +166,7 @@ def _measure_of(catalog: Catalog, one: Artifact) -> tuple[str, str]:
 
 
 def _source_of(catalog: Catalog, key: str) -> str:
-    """The source whose documents an artifact of a corpus stage holds."""
+    """The source of the documents in an artifact of a corpus stage."""
     sources = {
         json.loads(row["stats"])["source"]
         for row in catalog.sql(

@@ -1,7 +1,8 @@
-"""Stage `checkpoint`: a checkpoint that training kept on its way (`training.keep_every_tokens`), as a model of its own.
+"""Stage `checkpoint`: a checkpoint kept during training (`training.keep_every_tokens`) becomes a model of its own.
 
-What `from_pretrained` loads of it, and no more: without optimizer states, it can be measured, registered and exported as
-every other model. It is of the trunk, whose rate has not decayed, so it stands below what a budget's branch would give.
+It contains only what `from_pretrained` loads, without optimizer states. It can be measured, registered and exported
+like every other model. It belongs to the trunk, whose rate has not decayed, so it scores lower than a budget's decay
+branch.
 """
 
 from __future__ import annotations
@@ -32,21 +33,22 @@ class CheckpointConfig(Settings):
 
 @dataclass(frozen=True)
 class CheckpointInputs:
-    """What a trunk kept on its way (part `kept`)."""
+    """The checkpoints that a trunk kept (part `kept`)."""
 
     kept: Input
 
 
 @dataclass(frozen=True)
 class CheckpointStats:
-    """Tokens seen, as its name says them; bytes of its files."""
+    """Tokens seen (from the checkpoint's name), and bytes of its files."""
 
     tokens_seen: int
     bytes: int
 
 
 def kept_of(trunk: Artifact) -> list[int]:
-    """Tokens of the checkpoints that a trunk kept, rising; none where none were asked for, or it is not made yet."""
+    """Tokens of the checkpoints that a trunk kept, ascending. Empty if none were requested or the trunk is not made
+    yet."""
     if not trunk.has(_PART) or _PART not in trunk.manifest.parts:
         return []
     names = (entry.path for entry in trunk.manifest.parts[_PART].files)
@@ -54,12 +56,12 @@ def kept_of(trunk: Artifact) -> list[int]:
 
 
 def kept_part(trunk: Artifact) -> Input:
-    """The part that holds them."""
+    """The part that contains them."""
     return trunk.part(_PART)
 
 
 def run(config: CheckpointConfig, inputs: CheckpointInputs, draft: Draft) -> CheckpointStats:
-    """Part `export`: configuration, weights and tokenizer. Raises BadInput where there is no such checkpoint."""
+    """Part `export`: configuration, weights and tokenizer. Raises BadInput if there is no such checkpoint."""
     directory = f"{_PART}/tokens-{config.tokens:015d}"
     files = [path for path in inputs.kept.paths if f"/{directory}/" in str(path)]
     if not files:

@@ -1,8 +1,9 @@
 """The section `training` of a run, and the configuration of one segment of its line.
 
-What the trainer is told as it stands is defined in tasks/training/spec.py, and validated here; what a run says in tokens
-and for all budgets (`…Plan`) becomes schedules and averages in steps in flows/dag/rounds.py. What decides the weights is
-`identity` and in every key; where and how fast is `execution` and in none.
+tasks/training/spec.py defines the values that the trainer takes unchanged; they are validated here. A run states other
+values in tokens and for all budgets (`…Plan`); flows/dag/rounds.py turns them into schedules and averages in steps. A
+field that decides the weights is `identity` and in every key. A field about where and how fast is `execution` and in
+none.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from tasks.training.spec import Execution, Optimizer, Precision, SegmentSpec, Se
 
 
 class WsdPlan(Settings):
-    """Warm-up, constant, and for each budget a branch that decays (Hägele et al. 2024, arXiv 2405.18392)."""
+    """Warm-up, constant rate, and for each budget a branch that decays (Hägele et al. 2024, arXiv 2405.18392)."""
 
     kind: Literal["wsd"] = identity("wsd", description="the schedule's name")
     warmup_tokens: Count = identity(10_000_000, ge=0, description="linear warm-up, in tokens")
@@ -31,7 +32,7 @@ class WsdPlan(Settings):
 
 
 class RewarmPlan(Settings):
-    """A cosine for each budget, re-warmed from the previous budget's final weights (Faroz 2025, arXiv 2504.09687)."""
+    """A cosine per budget, re-warmed from the previous budget's final weights (Faroz 2025, arXiv 2504.09687)."""
 
     kind: Literal["rewarm"] = identity("rewarm", description="the schedule's name")
     warmup_tokens: Count = identity(10_000_000, ge=0, description="linear warm-up in each round, in tokens")
@@ -41,7 +42,7 @@ class RewarmPlan(Settings):
 
 
 class AveragePlan(Settings):
-    """A budget's model as the mean of its last weights and of some before (Kaddour 2022, arXiv 2209.14981)."""
+    """A budget's model is the mean of its last weights and of some earlier ones (Kaddour 2022, arXiv 2209.14981)."""
 
     checkpoints: Several = identity(description="how many weights the mean is of, the last included")
     every_tokens: Count = identity(
@@ -52,9 +53,9 @@ class AveragePlan(Settings):
 
 @dataclass(frozen=True)
 class TrainingExecution(Execution):
-    """Where and how fast; never in a key. `auto` is resolved by rule, and what came out is recorded."""
+    """Where and how fast; never in a key. `auto` is resolved by rule, and the result is recorded."""
 
-    # what the run itself needs to know, and does not tell the trainer
+    # settings that only the run needs; they are not passed to the trainer
     nodes: int = fields.execution(
         1, ge=1, le=1024, description="machines that train together; the others join by tasks.training.join"
     )
@@ -132,7 +133,7 @@ class SegmentConfig(SegmentSpec):
 
 
 def resolve_precision(config: TrainingConfig) -> Precision:
-    """`auto` becomes what the device has, before any key is made."""
+    """The precision of the run. `auto` is resolved to the device's precision before any key is made."""
     if config.precision != "auto":
         return config.precision
     import torch

@@ -1,4 +1,4 @@
-"""The decay stage: the branch from a trunk to a budget. The same process as `train`, under its own name in the store."""
+"""Stage `decay`: the branch from a trunk to a budget. It runs like `train`, under its own name in the store."""
 
 from __future__ import annotations
 

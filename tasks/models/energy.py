@@ -1,8 +1,8 @@
-"""Energy that GPUs say they have used: NVML's counter of millijoules since the driver was loaded.
+"""Energy used by GPUs, from NVML's counter of millijoules since the driver was loaded.
 
-GPUs from Volta on count it; others, parts of a GPU (MIG) and machines without NVIDIA's driver do not, and nothing is told
-of them. What an attempt used is added to a file in the work directory every few seconds, so that a kill loses no more.
-The counter is the device's: what another process used on it meanwhile is in it too.
+GPUs from Volta on have this counter. Older GPUs, parts of a GPU (MIG) and machines without NVIDIA's driver do not;
+then nothing is reported. Every few seconds, the energy of an attempt is added to a file in the work directory, so a
+kill loses no more than that. The counter belongs to the device, so it includes the energy of other processes on it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _EVERY_SECONDS = 10.0
 
 
 class Meter:
-    """What the first `count` visible GPUs use from now on, added to what the file says of attempts before."""
+    """Energy of the first `count` visible GPUs from now on, added to the sum of earlier attempts in the file."""
 
     def __init__(self, file: Path, count: int) -> None:
         self._file = file
@@ -28,7 +28,7 @@ class Meter:
         self._noted = time.monotonic()
 
     def note(self, *, at_once: bool = False) -> None:
-        """Write the sum, if it is time to; nothing where the device does not tell."""
+        """Write the sum, if it is time to. Writes nothing if a device does not report."""
         if self._start is None or (not at_once and time.monotonic() - self._noted < _EVERY_SECONDS):
             return
         now = self._now()
@@ -40,7 +40,7 @@ class Meter:
         whole.replace(self._file)
 
     def _now(self) -> float | None:
-        """Joules of all devices together; None where one does not tell."""
+        """Joules of all devices together; None if one does not report."""
         if not self._devices:
             return None
         import pynvml
@@ -51,19 +51,19 @@ class Meter:
 
 
 def read_joules(file: Path) -> float | None:
-    """What the file says; None where there is none."""
+    """The sum in the file; None if there is no file."""
     with contextlib.suppress(OSError, ValueError, KeyError):
         return float(json.loads(file.read_bytes())["joules"])
     return None
 
 
 def _devices(count: int) -> list[Any]:
-    """NVML's handles of the first visible devices; none where there is no driver, or not so many devices."""
+    """NVML handles of the first visible devices; empty without a driver or with too few devices."""
     visible = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
     names = visible or [str(place) for place in range(count)]
     if len(names) < count:
         return []
-    import pynvml  # a tenth of a second, which a run on a CPU does not need
+    import pynvml  # importing takes 0.1 s, which a run on a CPU can save
 
     with contextlib.suppress(pynvml.NVMLError):
         pynvml.nvmlInit()

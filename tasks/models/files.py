@@ -1,4 +1,4 @@
-"""The files of a model: importing one, writing a new one, and what is known of it without loading it.
+"""The files of a model: import one, write a new one, and read facts without loading it.
 
 No path, clock or library version is in any byte that is written.
 """
@@ -30,7 +30,7 @@ _NOT_EXPORTED = (
     "transformers_version",
     "_name_or_path",
     "auto_map",
-)  # volatile, or naming code that is not ours
+)  # volatile, or the name of foreign code
 _TOKENIZER_SOURCES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 _SPECIAL_NAMES = ("bos_token", "eos_token", "unk_token", "pad_token")
 _PROBES = (
@@ -42,16 +42,16 @@ _PROBES = (
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What is known of a model from its files."""
+    """Facts about a model, from its files."""
 
     parameters: int
-    """Numbers in model.safetensors: tied weights once."""
+    """Number of values in model.safetensors. Tied weights count once."""
     layers: int
     hidden_size: int
     max_positions: int | None
-    """None where positions have no end."""
+    """None if positions are unlimited."""
     vocabulary: int
-    """Rows of the embedding; the tokenizer's ids are below it."""
+    """Rows of the embedding. All of the tokenizer's ids are below it."""
     eot: int
     architecture: str
     tokenizer: str
@@ -59,7 +59,7 @@ class ModelFacts:
 
 
 def model_facts(export: Path) -> ModelFacts:
-    """Facts of an export. Raises ConfigError where a file is missing or the tokenizer has no end-of-text."""
+    """Facts of an export. Raises ConfigError if a file is missing or the tokenizer has no end-of-text."""
     config = _config(export)
     parameters = 0
     with safe_open(export / WEIGHTS, framework="numpy") as weights:
@@ -79,7 +79,7 @@ def model_facts(export: Path) -> ModelFacts:
 
 
 def end_of_text(export: Path) -> int:
-    """Id of the end-of-text token of an export's tokenizer. Raises ConfigError where there is none."""
+    """Id of the end-of-text token of an export's tokenizer. Raises ConfigError if there is none."""
     try:
         return load_vocabulary(export).eot
     except BadInput as error:
@@ -87,7 +87,7 @@ def end_of_text(export: Path) -> int:
 
 
 def tokenizer_digest(export: Path) -> str:
-    """The digest of the part `tokenizer` of an artifact with these files in its directory `export`."""
+    """The digest that the part `tokenizer` has in an artifact with these files in its directory `export`."""
     entries = []
     for name in TOKENIZER_FILES:
         path = export / name
@@ -97,10 +97,10 @@ def tokenizer_digest(export: Path) -> str:
 
 
 def import_model(directory: Path, export: Path) -> list[str]:
-    """Write the model in a directory as an export into an empty one; returns what the user should know.
+    """Write the model in `directory` as an export into the empty directory `export`. Returns warnings for the user.
 
-    Raises ConfigError for weights that are no safetensors, a model that needs remote code or lacks weights,
-    and a tokenizer that is missing, has no end-of-text or more ids than the model.
+    Raises ConfigError for weights that are not safetensors, for a model that needs remote code or lacks weights, and
+    for a tokenizer that is missing, has no end-of-text or has more ids than the model.
     """
     from transformers import AutoModelForCausalLM
 
@@ -140,9 +140,9 @@ def initialise_model(
 ) -> None:
     """Write a new Llama-style model (`InitConfig` as plain JSON) with its tokenizer into an empty directory.
 
-    Matrices are normal with deviation 0.02, those that write into the residual stream with 0.02 / sqrt(2 ·
-    layers) (Radford et al. 2019, section 2.3); norms are 1. The numbers are numpy's, drawn per tensor from
-    seed and name: the same on every machine, and no global random state is touched.
+    Matrices are normal with deviation 0.02; those that write into the residual stream with 0.02 / sqrt(2 · layers)
+    (Radford et al. 2019, section 2.3); norms are 1. numpy draws the numbers per tensor, from seed and name: they are
+    the same on every machine, and no global random state is touched.
     """
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -234,7 +234,7 @@ def _write_json(path: Path, values: Mapping[str, Any]) -> None:
 
 
 def _import_tokenizer(directory: Path, config: Any, export: Path) -> tuple[int, int]:
-    """Write the tokenizer's files; returns the ids of end-of-text and begin-of-text (bos, else eos)."""
+    """Write the tokenizer's files. Returns the ids of end-of-text and begin-of-text (bos, else eos)."""
     definition = _definition(directory)
     facts = _read_json(directory / "tokenizer_config.json")
     for name, entry in _read_json(directory / "special_tokens_map.json").items():
@@ -266,14 +266,13 @@ def _import_tokenizer(directory: Path, config: Any, export: Path) -> tuple[int, 
 
 
 def _added_name(added: Mapping[str, Mapping[str, Any]], ids: int | list[int] | None) -> str | None:
-    """The added token with the (first) id: a model's default id may be any word of the vocabulary, so
-    others do not count."""
+    """The added token with the (first) id. Other tokens do not count: a model's default id may be any word."""
     first = ids[0] if isinstance(ids, list) and ids else ids
     return next((name for name, entry in added.items() if entry["id"] == first), None)
 
 
 def _definition(directory: Path) -> dict[str, Any]:
-    """tokenizer.json, or what transformers makes of an older tokenizer's files."""
+    """tokenizer.json, or transformers' conversion of an older tokenizer's files."""
     if (directory / "tokenizer.json").is_file():
         return _read_json(directory / "tokenizer.json")
     if not any((directory / name).is_file() for name in _TOKENIZER_SOURCES):
@@ -293,8 +292,8 @@ def _definition(directory: Path) -> dict[str, Any]:
 
 
 def _make_loadable(export: Path, facts: dict[str, Any]) -> None:
-    """Make sure that AutoTokenizer gives the ids of tokenizer.json; classes that rebuild it otherwise are
-    named away."""
+    """Make sure that AutoTokenizer gives the ids of tokenizer.json. A class that rebuilds it differently is replaced
+    in the configuration."""
     reference = Tokenizer.from_file(str(export / "tokenizer.json"))
     expected = [reference.encode(text, add_special_tokens=False).ids for text in _PROBES]
     if _auto_ids(export) == expected:
@@ -303,7 +302,7 @@ def _make_loadable(export: Path, facts: dict[str, Any]) -> None:
     _write_json(export / "tokenizer_config.json", facts)
     if _auto_ids(export) != expected:
         raise ConfigError(
-            "model.base: transformers reads its tokenizer.json to other ids than tokenizers does."
+            "model.base: transformers and tokenizers give different ids for its tokenizer.json."
         )
 
 
@@ -321,7 +320,9 @@ def _auto_ids(export: Path) -> list[list[int]] | None:
 def _check_vocabulary(export: Path) -> None:
     size, rows = load_vocabulary(export).size, int(_config(export).vocab_size)
     if size > rows:
-        raise ConfigError(f"model.base: its tokenizer has ids up to {size - 1}, the model only {rows} words.")
+        raise ConfigError(
+            f"model.base: its tokenizer has ids up to {size - 1}, but the model has only {rows} words."
+        )
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -336,7 +337,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Progress bars and log lines of transformers off, and as they were after."""
+    """Context without the progress bars and log lines of transformers. Restores the settings afterwards."""
     import transformers
 
     logging: Any = transformers.utils.logging

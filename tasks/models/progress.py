@@ -1,4 +1,4 @@
-"""How far a segment is, read from what the trainer writes while it works: its journal and its checkpoints' names."""
+"""Progress of a segment, read from the files that the trainer writes: its journal and the names of its checkpoints."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from typing import Any
 
 @dataclass(frozen=True)
 class NewestCheckpoint:
-    """How far a segment is: the step of its newest checkpoint, and that one's age."""
+    """The step of a segment's newest checkpoint, and the checkpoint's age."""
 
     step: int
     age_seconds: float
 
 
 def newest_checkpoint(work: Path) -> NewestCheckpoint | None:
-    """The checkpoint that training in this work directory would go on from, as far as names tell; None without one."""
+    """The checkpoint from which training in this work directory would continue, judged by names. None without one."""
     found: list[tuple[int, float]] = []
     for path in (work / "checkpoints").glob("step-*"):
         with contextlib.suppress(OSError, ValueError):
@@ -33,7 +33,7 @@ def newest_checkpoint(work: Path) -> NewestCheckpoint | None:
 
 
 def tokens_at(journal: Path, step: int) -> int | None:
-    """Tokens seen by the model at a step, or at the last one before it that was logged; reads the whole journal."""
+    """Tokens seen at a step, or at the last logged step before it. Reads the whole journal."""
     tokens = None
     with contextlib.suppress(OSError, ValueError, KeyError):
         for line in journal.read_bytes().split(b"\n")[:-1]:
@@ -45,7 +45,7 @@ def tokens_at(journal: Path, step: int) -> int | None:
 
 
 def last_row(journal: Path) -> dict[str, Any] | None:
-    """The newest whole line; only the file's last bytes are read."""
+    """The newest complete line. Reads only the file's last bytes."""
     try:
         with journal.open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - 8192))

@@ -1,9 +1,9 @@
-"""The training stages as seen from outside the trainer: one segment of a training line, made by a process of its own.
+"""The training stages, seen from outside the trainer: one segment of a training line, made by a separate process.
 
-A line of rounds is cut into segments: `train` (the trunk from one branch point to the next; round 0 and `rewarm`
-rounds are one such segment each) and `decay` (the branch from a trunk to a budget). This module writes what the trainer
-is to do and takes what it leaves; trainer.py starts and stops it, config.py says what it is told. It must stay true
-that a segment's bytes depend on its configuration and inputs alone, however often the process was killed on the way.
+A line of rounds is divided into segments: `train` (the trunk from one branch point to the next; round 0 and each
+`rewarm` round are one such segment) and `decay` (the branch from a trunk to a budget). This module writes the
+trainer's task and collects its results; trainer.py starts and stops the process, config.py defines its settings.
+Invariant: a segment's bytes depend on its configuration and inputs alone, however often the process is killed.
 """
 
 from __future__ import annotations
@@ -61,14 +61,14 @@ _VOLATILE = (
 
 @dataclass(frozen=True)
 class TrainInputs:
-    """`start` is an export (fresh optimizer) or a trunk; the manifests cover the segment's sequences."""
+    """`start`: an export (fresh optimizer) or a trunk. The manifests cover the segment's sequences."""
 
     start: Input
     manifests: tuple[Input, ...]
     tokenizer: Input
-    shards: tuple[Input, ...] = field(metadata={"in_key": False})  # named by digest in the manifests
+    shards: tuple[Input, ...] = field(metadata={"in_key": False})  # the manifests name them by digest
     base: Input | None = None
-    """The base model's export, only where weights are pulled to it."""
+    """The base model's export, only if weights are pulled towards it."""
 
 
 def components(config: SegmentConfig, inputs: TrainInputs) -> Iterator[str]:
@@ -98,7 +98,7 @@ def model_type(path: Path) -> str:
 
 @dataclass(frozen=True)
 class TrainStats:
-    """What the segment did; `result` is the trainer's own account, free of the clock."""
+    """The result of the segment. `result` is the trainer's own summary, without times."""
 
     steps: int
     tokens: int
@@ -109,9 +109,9 @@ class TrainStats:
 def run(config: SegmentConfig, inputs: TrainInputs, draft: Draft) -> TrainStats:
     """Train the segment.
 
-    Parts: `trunk` (what training goes on from), `export` (what from_pretrained loads; not of a trunk), `journal`, `kept`
-    (checkpoints on the way, where asked for). Raises StageFailed with the trainer's last words, Interrupted where it was
-    asked to stop.
+    Parts: `trunk` (training continues from it), `export` (what from_pretrained loads; not for a trunk), `journal`,
+    `kept` (checkpoints during training, if requested). Raises StageFailed with the trainer's last words, Interrupted
+    if it was asked to stop.
     """
     work = draft.path
     result = work / RESULT
@@ -148,7 +148,7 @@ def run(config: SegmentConfig, inputs: TrainInputs, draft: Draft) -> TrainStats:
 
 
 def warnings_of(facts: Mapping[str, Any], result: Mapping[str, Any]) -> Iterator[str]:
-    """What to know of a trained segment, from execution.json and result.json: what changed on the way, what went wrong."""
+    """Warnings about a trained segment, from execution.json and result.json: changes during training, and problems."""
     before = facts.get("before", ())
     groups = [entry for entry in (*before, facts) if "processes" in entry]
     if len(groups) > 1:
@@ -211,7 +211,7 @@ def _directory_of(part: Input) -> Path:
 def _follow(
     process: subprocess.Popen[bytes], journal: Path, draft: Draft, config: SegmentConfig, meter: Meter | None
 ) -> None:
-    """Tell how far the trainer is, in tokens of its batches, padding included, as budgets count them."""
+    """Report the trainer's progress in tokens of its batches. Padding is included, as in budgets."""
     step_tokens = config.sequences_per_step * config.sequence_length
     total = (config.last_step - config.first_step) * step_tokens
     while process.poll() is None:

@@ -1,8 +1,9 @@
-"""The trainer as its parent sees it: started, alone or under torchrun; followed; asked to stop; ended.
+"""The trainer process as its parent sees it: start it, alone or under torchrun; follow it; ask it to stop; end it.
 
-What must stay true: it never outlives its parent for long, and while it lives it holds what it was lent (the work
-directory's lock among it). It watches a pipe whose other end is here. Alone it is asked to stop by SIGTERM; under
-torchrun by the end of the pipe, since torchrun gives its processes 30 s after a signal, which may cut a checkpoint.
+Invariants: the trainer does not outlive its parent for long, and while it lives it holds the descriptors lent to it
+(the work directory's lock among them). It watches a pipe whose other end is here. A single process is asked to stop by
+SIGTERM. Under torchrun the end of the pipe is the request: after a signal, torchrun kills its processes within 30 s,
+which may cut a checkpoint.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from storage.errors import Interrupted, StageFailed
 from tasks.training.process import launch, restart
 
 RESUMABLE = 75
-"""Exit code: the trainer stopped on request, with a checkpoint. Under torchrun it is 0, without a result."""
+"""Exit code: the trainer stopped on request, with a checkpoint. Under torchrun the code is 0, and there is no result."""
 SPEC, LOG, RESULT = "spec.json", "trainer.log", "result.json"
 
 _GRACE_SECONDS = 120.0
@@ -47,10 +48,10 @@ def run_trainer(
     follow: Callable[[Process], None],
     warn: Callable[[str], None],
 ) -> None:
-    """Run the trainer over `work`/spec.json to its end; `follow` returns when the process has ended.
+    """Run the trainer over `work`/spec.json to its end. `follow` returns when the process has ended.
 
-    `held` are descriptors that it holds too. Raises StageFailed with the trainer's last words; Interrupted where it was
-    asked to stop. Whatever `follow` raises stops it first.
+    `held`: descriptors that the trainer holds too. Raises StageFailed with the trainer's last words, Interrupted if it
+    was asked to stop. If `follow` raises, the trainer is stopped first.
     """
     several = processes * nodes > 1
     reader, writer = os.pipe()
@@ -75,7 +76,7 @@ def run_trainer(
 
 
 def start(command: list[str], environment: dict[str, str], log: Any, held: tuple[int, ...]) -> Process:
-    """A process group of its own, which holds the descriptors `held`."""
+    """Start a process group of its own, which holds the descriptors `held`."""
     return subprocess.Popen(
         command,
         cwd=_ROOT,
@@ -89,7 +90,7 @@ def start(command: list[str], environment: dict[str, str], log: Any, held: tuple
 
 
 def end_by_force(process: Process) -> None:
-    """A signal, so that torchrun ends its processes; where that takes too long, SIGKILL to it and to each of them."""
+    """Send a signal, so that torchrun ends its processes. If that takes too long, SIGKILL it and each of them."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -103,7 +104,7 @@ def end_by_force(process: Process) -> None:
 
 
 class _End:
-    """Our end of the pipe; closed once."""
+    """The parent's end of the pipe; closed once."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor: int | None = descriptor
@@ -142,7 +143,7 @@ def _stopped_cleanly(process: Process, end: _End | None) -> Iterator[None]:
 def _met(
     work: Path, processes: int, nodes: int, rendezvous: str | None, warn: Callable[[str], None]
 ) -> Iterator[str]:
-    """Wait until every other machine has said that it joins (join.py); gives the name of this start."""
+    """Wait until every other machine has announced that it joins (join.py). Yields the name of this start."""
     run = secrets.token_hex(8)
     if nodes == 1:
         yield run
@@ -181,7 +182,7 @@ def _judge(code: int | None, work: Path, begun: int) -> None:
 
 
 def _last_words(log: Path, begun: int) -> str:
-    """What the first process says is wrong, or another, and which signal ended one; else the last lines."""
+    """The last error of the first process, or of another, and the signal that ended one; else the last lines."""
     time.sleep(0.05)
     with log.open("rb") as file:
         file.seek(begun)

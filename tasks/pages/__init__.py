@@ -1,1 +1,1 @@
-"""How a page for a reader is made: of which blocks, how they are written, and how figures look. No stage is known here."""
+"""Building blocks of the pages: blocks, how they are written, how figures look. The modules here know no stage."""

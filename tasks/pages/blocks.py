@@ -1,4 +1,4 @@
-"""What a page is made of: headings, paragraphs, tables, figures and quotes, without a word on how they are written."""
+"""The blocks of a page: headings, paragraphs, tables, figures and quotes. How they are written is decided elsewhere."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell of a table; `tone` is better, worse, same or warn, and colours it in HTML; `below` is a smaller line."""
+    """One cell of a table. `tone` is better, worse, same or warn, and colours it in HTML; `below` is a smaller
+    second line.
+    """
 
     text: str
     tone: str = ""
@@ -15,7 +17,7 @@ class Cell:
 
 
 Row = tuple[Cell | str, ...]
-"""Cells from left to right; a string is a cell that is nothing but its text."""
+"""Cells from left to right. A string is a cell with only its text."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +38,9 @@ class Text:
 
 @dataclass(frozen=True)
 class Table:
-    """A table whose first `labels` columns are words, and the others numbers but for the last `notes`.
+    """A table. The first `labels` columns and the last `notes` columns hold words, the others numbers.
 
-    A row of one cell is a heading inside it.
+    A row of one cell is a heading inside the table.
     """
 
     head: tuple[str, ...]
@@ -47,13 +49,13 @@ class Table:
     notes: int = 0
 
     def is_text(self, place: int) -> bool:
-        """Whether a column holds words, which stand on the left."""
+        """Whether a column holds words, which are aligned left."""
         return place < self.labels or place >= len(self.head) - self.notes
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure of `figures/`, by name."""
+    """A figure in `figures/`, by name."""
 
     name: str
     caption: str
@@ -61,7 +63,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Quote:
-    """Text of a document as it stands there, with a line that says which."""
+    """A document's text, unchanged, with a line that names the document."""
 
     label: str
     text: str
@@ -69,13 +71,13 @@ class Quote:
 
 @dataclass(frozen=True)
 class Slot:
-    """Where something is put when the page is published, by name; nothing is seen of it before."""
+    """A named place that is filled when the page is published. Until then it is invisible."""
 
     name: str
 
     @property
     def mark(self) -> str:
-        """What stands there in Markdown and HTML alike."""
+        """The marker of the place, the same in Markdown and HTML."""
         return f"<!-- {self.name} -->"
 
 

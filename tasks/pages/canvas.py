@@ -1,6 +1,6 @@
-"""How figures look and are saved: one style, the same bytes for the same facts, and points that say what they are.
+"""How figures look and are saved: one style, the same bytes for the same facts, tooltips on points.
 
-A browser shows a `<title>` inside an SVG where the pointer rests on its element: no script is needed.
+A browser shows a `<title>` inside an SVG when the pointer rests on its element; no script is needed.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _STYLE: dict[Any, Any] = {
 
 
 class Tips:
-    """Points of a figure, each with a text that is shown under the pointer."""
+    """Points of a figure, each with a tooltip."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -57,7 +57,7 @@ class Tips:
         hollow: bool = False,
         hidden: bool = False,
     ) -> None:
-        """Draw a point; `hollow`: only its rim, `hidden`: nothing of it is seen until the pointer is there."""
+        """Draw a point. `hollow`: only its rim is drawn; `hidden`: it is invisible, but has a tooltip."""
         [line] = axes.plot(
             [x],
             [y],
@@ -75,7 +75,7 @@ class Tips:
         self.texts[mark] = text
 
     def write_into(self, svg: str) -> str:
-        """The SVG with a `<title>` in each point, and without metadata that nobody reads."""
+        """The SVG with a `<title>` in each point, and without matplotlib's metadata."""
         svg = re.sub(r"\s*<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
         return re.sub(
             r'<g id="(tip-[a-z]+-\d+)">',
@@ -85,7 +85,7 @@ class Tips:
 
 
 def save(build: Callable[[Tips], Figure], directory: Path, name: str) -> None:
-    """Write what `build` draws as <name>.svg and <name>.png."""
+    """Save the figure that `build` makes as <name>.svg and <name>.png."""
     import matplotlib
 
     with matplotlib.rc_context({**_STYLE, "svg.hashsalt": f"onward-{name}"}):
@@ -94,5 +94,5 @@ def save(build: Callable[[Tips], Figure], directory: Path, name: str) -> None:
         path = directory / f"{name}.svg"
         figure.savefig(path, format="svg", metadata={"Date": None, "Creator": None})
         path.write_text(tips.write_into(path.read_text(encoding="utf-8")), encoding="utf-8")
-        figure.set_layout_engine("none")  # as it was just laid out
+        figure.set_layout_engine("none")  # keep the layout just computed
         figure.savefig(directory / f"{name}.png", format="png", dpi=150, metadata={"Software": None})

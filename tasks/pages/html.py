@@ -1,6 +1,6 @@
-"""A page's blocks as one HTML file that needs nothing beside it: its style and figures are inside.
+"""A page's blocks as one self-contained HTML file: style and figures are inside.
 
-Figures are drawn in it, so that a point says its numbers under the pointer. Words are escaped wherever they came from.
+Figures are embedded as SVG, so that points show their numbers under the pointer. All text is escaped.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""The ledger of documents and tokens, for the report and the data page alike, from the stages' own statistics.
+"""The ledger of documents and tokens, from the stages' own statistics. The report and the data page share it.
 
     documents  in = out + dropped + held out           text  in = out + dropped + held out + edited away
 
-`ledger_of` follows documents and bytes of text through the stages and lists what does not add up; `round_of` and
-`sources_of` follow tokens into the rounds of packing; `hits_of` sums what was found of the benchmarks.
+`ledger_of` follows documents and bytes of text through the stages and lists what does not add up. `round_of` and
+`sources_of` follow tokens into the rounds of packing. `hits_of` sums the benchmark questions found in the text.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ from storage.artifact import Input
 
 @dataclass(frozen=True, kw_only=True)
 class Amounts:
-    """Documents, bytes and tokens at one stage, of one slice or summed. None: the stage does not count that.
+    """Documents, bytes and tokens at one stage, of one slice or summed. None: the stage does not count it.
 
-    `bytes_…` are as the stage states them; ingest states those of its files. `text_…` are bytes of UTF-8 text; what ingest
-    sets aside has no size. `text_edited` is below 0 where placeholders are longer than what they replace.
+    `bytes_…` are as the stage reports them; ingest reports those of its files. `text_…` are bytes of UTF-8 text;
+    for what ingest drops, no size is known. `text_edited` is negative if placeholders are longer than what they
+    replace.
     """
 
     stage: str
@@ -42,7 +43,7 @@ class Amounts:
     reasons: Mapping[str, int] = field(default_factory=dict)
     """Dropped documents by reason."""
     edits: Mapping[str, int] = field(default_factory=dict)
-    """Edits of documents that were kept, by rule."""
+    """Edits of kept documents, by rule."""
 
     @property
     def left(self) -> int:
@@ -51,7 +52,7 @@ class Amounts:
 
     @property
     def text_accounted(self) -> int:
-        """The text that went somewhere, in bytes."""
+        """Text in bytes that was output, dropped, held out or edited away."""
         return sum(
             value or 0 for value in (self.text_out, self.text_dropped, self.text_held_out, self.text_edited)
         )
@@ -61,7 +62,7 @@ _SUMMED = tuple(name for name in Amounts.__dataclass_fields__ if name not in ("s
 
 
 def amounts_of(stage: str, stats: Mapping[str, Any]) -> Amounts:
-    """The statistics of a stage that concern the ledger."""
+    """The ledger's part of a stage's statistics."""
 
     def count(name: str) -> int | None:
         return None if stats.get(name) is None else int(stats[name])
@@ -120,17 +121,17 @@ class Journey:
 
 @dataclass(frozen=True)
 class Ledger:
-    """Every source through the stages, all of them together, and what does not add up."""
+    """Every source through the stages, their sums, and what does not add up."""
 
     sources: tuple[Journey, ...] = ()
     stages: tuple[Amounts, ...] = ()
     document_problems: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
-    """Those of documents and those of text."""
+    """Problems of documents and of text."""
 
 
 def ledger_of(entries: Iterable[Entry]) -> Ledger:
-    """The ledger of all slices; entries come slice by slice, and in a slice in the order of the stages."""
+    """The ledger of all slices. Entries must come slice by slice, and within a slice in the order of the stages."""
     sources: dict[str, dict[str, Amounts]] = {}
     slices: dict[str, set[int]] = {}
     total: dict[str, Amounts] = {}
@@ -197,11 +198,11 @@ def _text_problems(place: str, own: Amounts, before: Amounts | None) -> list[str
 
 @dataclass(frozen=True, kw_only=True)
 class SourceTokens:
-    """The tokens of one source in one round of packing. None: an older `pack` did not state it."""
+    """The tokens of one source in one round of packing. None: an older `pack` did not report it."""
 
     source: str
     tokens: int
-    """Packed in this round."""
+    """Tokens packed in this round."""
     epochs: float | None
     """How often the source's text was read by the end of the round."""
     tokens_available: int | None
@@ -213,7 +214,7 @@ class SourceTokens:
 
 @dataclass(frozen=True, kw_only=True)
 class PackedRound:
-    """One round of packing: its sequences, its padding, the documents that were cut, and the tokens of each source."""
+    """One round of packing: its sequences, padding, cut documents, and the tokens of each source."""
 
     round: int
     sequences: int
@@ -223,7 +224,7 @@ class PackedRound:
     documents_whole: int
     documents_cut: int
     concatenation_cuts: int
-    """Documents that are whole here and that concatenate-and-cut would cut, over the same windows."""
+    """Documents that are whole here but that concatenate-and-cut would cut, over the same windows."""
     sources: tuple[SourceTokens, ...]
 
     @property
@@ -233,17 +234,19 @@ class PackedRound:
 
     @property
     def sequence_length(self) -> int:
-        """Places of a sequence."""
+        """Tokens, with padding, of a sequence."""
         return (self.tokens + self.padding) // max(self.sequences, 1)
 
     @property
     def concatenation_cut(self) -> int:
-        """Documents that concatenate-and-cut cuts: those cut here, which are longer than a sequence, and more."""
+        """Documents that concatenate-and-cut would cut: those cut here, because they are longer than a sequence,
+        and more.
+        """
         return self.documents_cut + self.concatenation_cuts
 
 
 def round_of(number: int, stats: Mapping[str, Any]) -> PackedRound:
-    """A round by the statistics of its `pack`."""
+    """A round from the statistics of its `pack`."""
     states = ("epochs", *LEDGER)
     return PackedRound(
         round=number,
@@ -264,11 +267,11 @@ def round_of(number: int, stats: Mapping[str, Any]) -> PackedRound:
 
 
 LEDGER = ("tokens_available", "tokens_placed", "tokens_carried", "tokens_not_taken", "tokens_repeated")
-"""What `pack` states of each source, besides epochs."""
+"""What `pack` reports for each source, besides epochs."""
 
 
 def sources_of(rounds: Sequence[PackedRound]) -> list[tuple[SourceTokens, list[tuple[int, int]]]]:
-    """Each source as the last round that states something of it has it, and its (round, tokens)."""
+    """Each source with its latest reported values, and its tokens as (round, tokens)."""
     found: dict[str, tuple[SourceTokens, list[tuple[int, int]]]] = {}
     for one in rounds:
         for own in one.sources:
@@ -283,23 +286,23 @@ def sources_of(rounds: Sequence[PackedRound]) -> list[tuple[SourceTokens, list[t
 
 @dataclass(frozen=True, kw_only=True)
 class BenchmarkHits:
-    """What was found of a benchmark's questions, in the slices of one source or in all."""
+    """How many of a benchmark's questions were found, in the slices of one source or in all."""
 
     benchmark: str
     source: str
     questions: int
     indexed: int
-    """Questions that are long enough to look for."""
+    """Questions that are long enough to be searched for."""
     unchecked: int
-    """Questions that were not looked for."""
+    """Questions that were not searched for."""
     questions_found: int = 0
     documents_found: int = 0
     afterwards: bool = False
-    """Counted when the corpus was made already: what was found is still in it."""
+    """Counted after the corpus was made: what was found is still in it."""
 
 
 def hits_of(parts: Iterable[tuple[str, Input]], *, afterwards: bool = False) -> tuple[BenchmarkHits, ...]:
-    """Parts `hits`, each with the name that it is summed under, by benchmark and name. Found: summed over the parts."""
+    """The parts `hits`, summed by benchmark and by the name given with each part."""
     rows: dict[tuple[str, str], BenchmarkHits] = {}
     for source, part in parts:
         entries: dict[str, Any] = json.loads(part.only().read_bytes())

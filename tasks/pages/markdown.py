@@ -1,4 +1,4 @@
-"""A page's blocks as Markdown. Nothing in them is read as Markdown or HTML, wherever their words came from."""
+"""A page's blocks as Markdown. All text is escaped, so that none of it is read as Markdown or HTML."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from tasks.pages.blocks import Block, Cell, Heading, Picture, Quote, Slot, Table
 
 _READ_AS_MARKDOWN = re.compile(
     r"[\\`*~]"  # escapes, code, emphasis
-    r"|(?<![^\W_])_|_(?![^\W_])"  # emphasis: not between two letters or digits, as in acc_norm
-    r"|\](?=[(\[:])"  # links: not the end of an interval
-    r"|<(?=[A-Za-z/!?])"  # tags: not 'p < 0.001'
+    r"|(?<![^\W_])_|_(?![^\W_])"  # emphasis, but not between two letters or digits, as in acc_norm
+    r"|\](?=[(\[:])"  # links, but not the end of an interval
+    r"|<(?=[A-Za-z/!?])"  # tags, but not 'p < 0.001'
     r"|&(?=#?\w+;)"  # entities
 )
 
 
 def markdown_of(blocks: Sequence[Block], figures: str = "figures") -> str:
-    """The page as Markdown, with figures by their place beside it, `figures`."""
+    """The page as Markdown; figures are linked below `figures`."""
     return "\n\n".join(_block(block, figures) for block in blocks) + "\n"
 
 
@@ -57,12 +57,12 @@ def _cell(cell: Cell | str) -> str:
 
 
 def plain(text: str) -> str:
-    """Words in one line that stand for themselves in Markdown."""
+    """Words on one line, escaped for Markdown."""
     return _READ_AS_MARKDOWN.sub(r"\\\g<0>", re.sub(r"[^\S\xa0]+", " ", text).strip(" "))
 
 
 def fenced(text: str) -> str:
-    """Text as a block of Markdown in which nothing is read as Markdown: its fence is longer than any in it."""
+    """Text as a fenced Markdown block. The fence is longer than any inside the text."""
     longest = max([len(run) for run in re.findall(r"`+", text)] + [2])
     fence = "`" * (longest + 1)
     return f"{fence}text\n{text}\n{fence}"

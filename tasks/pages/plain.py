@@ -1,7 +1,7 @@
-"""Facts as plain JSON and back: frozen dataclasses in the code, objects in the file.
+"""Facts to plain JSON and back: frozen dataclasses in the code, objects in the file.
 
-The fields of a dataclass are written in their order. A page's file keeps its bytes as long as the fields keep their order
-and their names.
+Fields are written in the order of the dataclass. A page's file keeps its bytes while names and order of the fields
+stay.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ Json = dict[str, Any]
 
 
 def named(name: str) -> Any:
-    """A field that has another name in JSON, such as one that Python keeps for itself."""
+    """A field with another name in JSON, for example if its name is a Python keyword."""
     return dataclasses.field(metadata={"json": name})
 
 
 def optional(default: Any = None) -> Any:
-    """A field that is left out of JSON, and of a stage's key, where it stands at its default."""
+    """A field that is left out of JSON, and of a stage's key, while it has its default."""
     return dataclasses.field(default=default, metadata={"optional": True, "in_key": False})
 
 
 def unwritten(default: Any = None) -> Any:
-    """A field that is never in JSON, nor in a stage's key."""
+    """A field that is never in JSON or in a stage's key."""
     return dataclasses.field(default=default, metadata={"written": False, "in_key": False})
 
 
 def plain(value: Any) -> Any:
-    """A value of dataclasses, mappings and sequences as plain JSON."""
+    """Dataclasses, mappings and sequences as plain JSON."""
     if dataclasses.is_dataclass(value):
         return {
             field.metadata.get("json", field.name): plain(getattr(value, field.name))
@@ -52,7 +52,7 @@ def _is_written(field: dataclasses.Field[Any], value: Any) -> bool:
 
 
 def read_as(kind: type[T], value: Any) -> T:
-    """Plain JSON as a dataclass. What the dataclass does not know is left out."""
+    """Plain JSON as a dataclass. Names that the dataclass does not have are ignored."""
     found: T = _read(kind, value)
     return found
 

@@ -1,6 +1,6 @@
-"""The stylesheet of every page: dark where the reader's screen is, and always light on paper.
+"""The stylesheet of every page: dark if the reader's screen is dark, always light on paper.
 
-Colour never says what the words do not.
+Words alone carry all information; colour adds none.
 """
 
 CSS = """

@@ -1,4 +1,4 @@
-"""Numbers and names as a reader says them, on pages and in figures alike."""
+"""Readable numbers and names, for pages and figures."""
 
 from storage.counts import round_to
 
@@ -12,11 +12,11 @@ def size_text(value: float) -> str:
 
 
 def words(name: str) -> str:
-    """A reason or rule by its name: gopher top 2 gram."""
+    """The name of a reason or rule in words: gopher top 2 gram."""
     return name.replace("_", " ")
 
 
 def signed(value: float, digits: int = 1) -> str:
-    """A number with its sign, by the typographic minus; nothing that rounds to zero has one."""
+    """A number with its sign; the minus is the typographic one. A number that rounds to zero has no sign."""
     text = f"{value:+.{digits}f}"
     return text[1:] if float(text) == 0 else text.replace("-", "−")

@@ -1,6 +1,7 @@
 """`python -m tasks.training SPEC.json`. Exit codes: 0 done, 75 resumable (asked to stop), 1 failed, 2 wrong usage.
 
-Under torchrun, which takes every other code for a failure, 0 is also "asked to stop": then there is no result.json.
+torchrun treats every code but 0 as a failure. Under torchrun, 0 therefore also means "asked to stop"; in that case
+result.json does not exist.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from tasks.training.read_spec import read_spec
 
 
 def main(arguments: list[str]) -> int:
-    """Train as the specification says; what went wrong stands on standard error."""
+    """Train as the specification says; errors are written to standard error. Returns the exit code."""
     if len(arguments) != 1:
         _say("usage: python -m tasks.training SPEC.json")
         return 2
@@ -69,7 +70,7 @@ def _failed(attempt: TorchrunStart, message: str) -> int:
 
 
 def _disk_is_full(error: Exception) -> bool:
-    """safetensors reports the system's error number in its text alone."""
+    """safetensors gives the system's error number only in its message."""
     codes = (errno.ENOSPC, errno.EDQUOT)
     return getattr(error, "errno", None) in codes or any(f"(os error {code})" in str(error) for code in codes)
 

@@ -1,12 +1,12 @@
-"""Causal attention over a row of concatenated documents, none of which sees another.
+"""Causal attention over a row of concatenated documents. No document sees another.
 
-A micro-batch is one row [1, tokens]; its `RowDocuments` says where documents end and travels to every layer as a
-keyword argument of the model's forward. It replaces a model's attention through transformers'
-AttentionInterface, so that no mask is ever made or guessed from position ids. Three exact paths:
+A micro-batch is one row [1, tokens]. Its `RowDocuments` says where documents end; every layer gets it as a keyword
+argument of the model's forward. This attention replaces the model's own through transformers' AttentionInterface,
+so no mask is ever built or guessed from position ids. There are three exact paths:
 
-1. on CUDA in bf16 or fp16, torch's variable-length flash attention, which a compiled model traces through;
-2. one SDPA call per document, wherever 1 cannot run (CPU, float32, dropout, older torch), outside any graph;
-3. the same as one operator over bounds of a fixed size, for a compiled model on CPU: its graph never sees lengths.
+1. on CUDA in bf16 or fp16: torch's variable-length flash attention, which torch.compile can trace;
+2. one SDPA call per document, outside any graph, wherever 1 cannot run (CPU, float32, dropout, older torch);
+3. for a compiled model on CPU: path 2 as a single operator over bounds of a fixed size. The graph never sees lengths.
 """
 
 from __future__ import annotations
@@ -30,30 +30,31 @@ NAME = "onward_packed"
 
 @dataclass(frozen=True)
 class RowDocuments:
-    """Where the documents of a row lie. `lengths` sum to the row's tokens."""
+    """Where the documents of a row lie. The sum of `lengths` is the row's number of tokens."""
 
     lengths: tuple[int, ...]
     bounds: Tensor | None
-    """int32 [documents + 1] or, in a compiled model, more: cumulative lengths, the last repeated for documents of no
-    tokens. None where only SDPA by document runs."""
+    """Cumulative lengths, int32 [documents + 1]; longer in a compiled model, where the last value is repeated for
+    documents of no tokens. None if only SDPA by document runs.
+    """
     longest: int
-    """Tokens of the longest document, or a constant that none exceeds."""
+    """Tokens of the longest document, or a constant upper bound."""
     fixed: bool = False
-    """Whether neither the size of `bounds` nor `longest` depends on the documents: all that a graph may read."""
+    """True if the size of `bounds` and `longest` do not depend on the documents. A graph may read nothing else."""
 
     @classmethod
     def of(cls, lengths: tuple[int, ...], device: torch.device) -> RowDocuments:
-        """The packing of documents of these lengths, with bounds where the device can use them."""
+        """The row's documents from their lengths. `bounds` are made only for a device that can use them."""
         bounds = _cumulative(lengths, len(lengths)) if device.type == "cuda" else None
         return cls(lengths, bounds, max(lengths)).to(device)
 
     @classmethod
     def of_fixed_size(cls, lengths: tuple[int, ...], documents: int, longest: int) -> RowDocuments:
-        """On the host: bounds of `documents` + 1 whatever the lengths, none of which exceeds `longest`."""
+        """On the host: `documents` + 1 bounds, whatever the lengths. No length may exceed `longest`."""
         return cls(lengths, _cumulative(lengths, documents), longest, fixed=True)
 
     def to(self, device: torch.device) -> RowDocuments:
-        """With the bounds on `device`; the copy may still be under way."""
+        """A copy with the bounds on `device`; the transfer may still be under way."""
         if self.bounds is None:
             return self
         return replace(self, bounds=self.bounds.to(device, non_blocking=True))
@@ -68,8 +69,8 @@ def _cumulative(lengths: tuple[int, ...], documents: int) -> Tensor:
 def register(compiled: bool) -> None:
     """Make `attn_implementation=NAME` known to transformers.
 
-    In a compiled model what depends on lengths stays outside the graphs, which otherwise would be made anew for each
-    set of them.
+    In a compiled model, attention by document stays outside the graphs. Inside, each set of lengths would force a
+    new graph.
     """
     from transformers import AttentionInterface
 
@@ -91,8 +92,9 @@ def packed_attention(
 ) -> tuple[Tensor, None]:
     """Attention as transformers calls it: query [1, heads, tokens, size], key and value [1, groups, tokens, size].
 
-    Returns [1, tokens, heads, size]. Raises ConfigError for whatever it would silently get wrong: a mask, a
-    sliding window shorter than a document, soft-capping, sinks, position biases, attention that is not causal.
+    Returns [1, tokens, heads, size]. Raises ConfigError for everything that it would silently compute wrong: a
+    mask, a sliding window shorter than a document, soft-capping, sinks, position biases, attention that is not
+    causal.
     """
     if packing is None:
         raise ConfigError("The packing did not reach the attention: this model cannot keep documents apart.")
@@ -133,9 +135,10 @@ def _refuse_what_is_not_plain(
 def _by_document(
     query: Tensor, key: Tensor, value: Tensor, packing: RowDocuments, scale: float, dropout: float
 ) -> Tensor:
-    """One SDPA call per document; documents of one length share a call.
+    """One SDPA call per document, or a single call if all documents have the same length.
 
-    `split` and `cat` have each other as their gradients; slices would fill a whole row with zeros per document.
+    `split` and `cat` are each other's gradients. The gradient of a slice would fill a whole row with zeros per
+    document.
     """
     lengths = list(packing.lengths)
     if lengths.count(lengths[0]) == len(lengths):
@@ -178,7 +181,7 @@ def _varlen_fits(query: Tensor, packing: RowDocuments) -> bool:
 
 
 def varlen() -> tuple[Callable[..., Any], frozenset[str]] | None:
-    """torch's variable-length attention with its parameters' names, which differ between versions."""
+    """torch's variable-length attention and the names of its parameters, which differ between versions."""
     try:
         from torch.nn.attention.varlen import varlen_attn
     except ImportError:
@@ -187,7 +190,7 @@ def varlen() -> tuple[Callable[..., Any], frozenset[str]] | None:
 
 
 VARLEN = varlen()
-"""Found once: a graph could not be traced through the search."""
+"""Looked up once at import: torch.compile cannot trace the lookup."""
 
 
 def _by_varlen(query: Tensor, key: Tensor, value: Tensor, packing: RowDocuments, scale: float) -> Tensor:
@@ -213,9 +216,10 @@ def _by_varlen(query: Tensor, key: Tensor, value: Tensor, packing: RowDocuments,
 def by_bounds(
     query: Tensor, key: Tensor, value: Tensor, bounds: Tensor, scale: float
 ) -> tuple[Tensor, Tensor]:
-    """Causal attention of each document on CPU: [1, heads, tokens, size] each, `bounds` int32 as in RowDocuments.
+    """Causal attention within each document, on CPU.
 
-    Returns [1, tokens, heads, size] and the logarithms of the sums of exponentials [1, heads, tokens], float32.
+    query, key and value are [1, heads, tokens, size]; `bounds` are int32 as in RowDocuments. Returns [1, tokens,
+    heads, size] and the log-sum-exp values [1, heads, tokens] in float32.
     """
     lengths = _lengths(bounds)
     attend = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
@@ -269,5 +273,5 @@ by_bounds.register_autograd(_differentiate, setup_context=_save)
 
 
 def _lengths(bounds: Tensor) -> list[int]:
-    """Of the documents that have tokens."""
+    """Lengths of the documents that have tokens."""
     return [length for length in bounds.diff().tolist() if length]

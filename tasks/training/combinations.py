@@ -1,8 +1,8 @@
-"""What of a specification does not go together, refused here alone.
+"""Settings that do not go together. They are refused here and nowhere else.
 
-Each function gives what is wrong, one sentence each, with the keys of the configuration. The configuration asks before
-anything runs (tasks/models/config.py), and so do the rounds (flows/dag/rounds.py); the trainer asks when it reads its
-specification, and when it knows how many processes there are.
+Each function yields the problems, one sentence each, with the keys of the configuration. The configuration
+(tasks/models/config.py) and the rounds (flows/dag/rounds.py) call them before anything runs. The trainer calls them
+when it reads its specification, and again when it knows the number of processes.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from tasks.training.spec import BF16_WEIGHTS, FP32, Average, Execution, Identity
 
 
 def refuse(problems: Iterable[str]) -> None:
-    """Raises ConfigError with the first of them."""
+    """Raise ConfigError with the first problem, if there is one."""
     for problem in problems:
         raise ConfigError(problem)
 
 
 def of_identity(identity: Identity) -> Iterator[str]:
-    """All that one process can say of a segment."""
+    """Problems of a segment that a single process can find."""
     if identity.first_step > identity.last_step:
         yield "identity.first_step must lie in 0 … identity.last_step."
     yield from _of_schedule(identity.schedule)
@@ -35,7 +35,7 @@ def of_identity(identity: Identity) -> Iterator[str]:
 
 
 def of_update(optimizer: Optimizer, precision: str, peak: float) -> Iterator[str]:
-    """Optimizer, precision (`auto` too) and the highest rate."""
+    """Problems of optimizer, precision (may be `auto`) and the highest learning rate together."""
     if precision == BF16_WEIGHTS and not optimizer.stochastic_rounding:
         yield (
             "training.optimizer.stochastic_rounding must be true with precision bf16_weights: an update below a 256th "
@@ -49,22 +49,22 @@ def of_update(optimizer: Optimizer, precision: str, peak: float) -> Iterator[str
         )
     if optimizer.pull_to_base * peak > 1:
         yield (
-            "training.optimizer.pull_to_base times training.learning_rate must be at most 1: there an update puts the "
-            "base's weights back, beyond it overshoots them."
+            "training.optimizer.pull_to_base times training.learning_rate must be at most 1: at 1 an update restores "
+            "the base's weights, above 1 it overshoots them."
         )
 
 
 def of_processes(processes: int, sequences: int) -> Iterator[str]:
-    """All processes together, and the sequences of a step."""
+    """Problems of the number of processes, over all machines, and the sequences of a step."""
     if processes > sequences:
         yield (
-            f"{processes} processes for {sequences} sequences a step: each needs one at least. Lower "
+            f"{processes} processes for {sequences} sequences a step: each needs at least one. Lower "
             "training.execution.processes (or nodes), or raise training.batch_tokens."
         )
 
 
 def of_sharding(execution: Execution, optimizer: Optimizer, precision: str, processes: int) -> Iterator[str]:
-    """Weights are shared out among several processes, by an update that can be computed in parts."""
+    """Problems of sharding: it needs several processes, and an update that can be computed in parts."""
     if execution.sharding == "none":
         return
     if processes == 1:
@@ -83,7 +83,9 @@ def of_sharding(execution: Execution, optimizer: Optimizer, precision: str, proc
 
 
 def of_average(average: Average, steps: int, where: str) -> Iterator[str]:
-    """The weights of the mean are all of one stretch of `steps`, which `where` names."""
+    """Problems of the mean of weights: all of them must lie within one stretch of `steps`. `where` names the
+    stretch.
+    """
     if average.span >= steps:
         yield (
             f"training.average: {average.checkpoints} weights {average.every_steps} steps apart span {average.span} "

@@ -1,13 +1,13 @@
 """From packing manifests to micro-batches.
 
-1. A step s uses sequences [(s-1)*n, s*n) of the line of manifests; a manifest's rows name their pieces.
-2. A piece at `offset` of a memory-mapped shard has inputs tokens[offset-1 : offset+length-1] and targets
+1. Step s uses sequences [(s-1)*n, s*n) of the training line. The rows of a manifest name the pieces of a sequence.
+2. A piece lies at `offset` in a memory-mapped shard. Its inputs are tokens[offset-1 : offset+length-1] and its targets
    tokens[offset : offset+length]: every token is a target once, padding never.
 3. A micro-batch is the pieces of some sequences as ONE row [1, tokens]. No padding is computed. With document
-   masking each piece is a document of its own and its positions restart at 0; without, each sequence is.
+   masking each piece is a document and its positions restart at 0; without, each sequence is.
 
-The training position is one integer, the next sequence, and a step's rows are a function of it: what feed.py makes
-ahead can be made again, so nothing can be lost.
+The training position is one integer, the next sequence. The rows of a step are a function of it, so what feed.py
+makes ahead can be made again and nothing can be lost.
 """
 
 from __future__ import annotations
@@ -76,10 +76,11 @@ class Corpus:
 
     @classmethod
     def open(cls, identity: Identity, paths: Paths, vocabulary: int) -> Corpus:
-        """Map manifests and shards, and check them against each other and the model before any step.
+        """Map manifests and shards. Check them against each other and against the model before the first step.
 
-        `vocabulary` is the rows of the model's input embedding. Shards are compared with their sha256 once per
-        work directory (remembered by inode, size and time). Raises ConfigError, BadInput or DamagedArtifact.
+        `vocabulary` is the number of rows of the model's input embedding. Each shard is compared with its sha256
+        once per work directory (remembered by inode, size and time). Raises ConfigError, BadInput or
+        DamagedArtifact.
         """
         manifests = [PackingManifest.open(path) for path in paths.manifests]
         first = identity.first_step * identity.sequences_per_step
@@ -99,7 +100,7 @@ class Corpus:
             where = paths.shards.get(missing[0])
             raise BadInput(
                 f"Token shard {missing[0]} is missing{f' at {where}' if where else ' from paths.shards'}"
-                f" ({len(missing)} of {len(used)} shards are). Nothing was trained; make it again and go on."
+                f" ({len(missing)} of {len(used)} shards are). Nothing was trained; make it again, then start again."
             )
         _verify_bytes({digest: paths.shards[digest] for digest in used}, paths.work)
         shards = {digest: TokenShard.open(paths.shards[digest]) for digest in used}
@@ -117,14 +118,18 @@ class Corpus:
     def micro_batches(
         self, step: int, sequences: int, share: tuple[int, int] | None = None
     ) -> Iterator[MicroBatch]:
-        """The global batch of `step`, or its sequences [share), `sequences` sequences at a time, in order."""
+        """The global batch of `step` in order, `sequences` sequences at a time; with `share`, only its sequences
+        [share).
+        """
         first, end = share or (0, self._per_step)
         first, end = first + (step - 1) * self._per_step, end + (step - 1) * self._per_step
         for start in range(first, end, sequences):
             yield self._micro_batch(start, min(start + sequences, end))
 
     def most_documents(self, first_step: int, last_step: int, sequences: int) -> int:
-        """The most documents in any `sequences` sequences on end of the steps first_step < s <= last_step."""
+        """The largest number of documents in any `sequences` consecutive sequences of steps first_step < s <=
+        last_step.
+        """
         if not self._masking or first_step == last_step:
             return sequences
         first, end = first_step * self._per_step, last_step * self._per_step
@@ -176,7 +181,7 @@ class Corpus:
 def _ranges(
     manifests: list[PackingManifest], first: int, end: int
 ) -> Iterator[tuple[PackingManifest, Pieces]]:
-    """The rows of sequences [first, end), manifest by manifest. Raises BadInput where one is in no manifest."""
+    """The rows of sequences [first, end), manifest by manifest. Raises BadInput if a sequence is in no manifest."""
     at = first
     for manifest in sorted(manifests, key=lambda manifest: manifest.first_sequence):
         stop = min(end, manifest.first_sequence + manifest.sequences)

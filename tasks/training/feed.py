@@ -1,11 +1,11 @@
-"""Rows for the model, the next one made ahead by one thread while the model computes.
+"""Rows for the model. One thread makes the next row while the model computes.
 
-A row is a micro-batch where the model reads it. For a compiled model it has a fixed size: as many tokens as its
-sequences could hold, the rest filled with documents of padding that no loss counts, and bounds of a fixed length
-(attention.RowDocuments). Otherwise no padding is computed.
+A row is a micro-batch on the model's device. For a compiled model every row has the same size: as many tokens as
+its sequences could hold. The rest is filled with padding documents, which no loss counts, and the bounds have a
+fixed length (attention.RowDocuments). Otherwise no padding is computed.
 
-What must stay true: a row is a function of the step and the index in it. What was made ahead and is not asked for
-(another step follows, the process dies) is made again from the same integers.
+What must stay true: a row is a function of the step and of its index in the step. If a row was made ahead but is
+not used (another step follows, the process dies), it is made again from the same integers.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from tasks.training.attention import RowDocuments
 from tasks.training.data import Corpus, MicroBatch
 
 NO_TARGET = -100
-"""The target of padding: what torch's cross-entropy passes over."""
+"""The target of padding, which torch's cross-entropy ignores."""
 _HOST = torch.device("cpu")
 
 
 @dataclass(frozen=True)
 class DeviceBatch:
-    """A micro-batch as tensors on the model's device; a copy to a GPU may still be under way in its queue."""
+    """A micro-batch as tensors on the model's device. A copy to a GPU may still be under way in its queue."""
 
     batch: MicroBatch
     inputs: Tensor
@@ -36,13 +36,13 @@ class DeviceBatch:
     positions: Tensor
     """[1, tokens] int64"""
     targets: Tensor
-    """[tokens] int64, NO_TARGET behind the micro-batch's own"""
+    """[tokens] int64; NO_TARGET after the micro-batch's own targets."""
     packing: RowDocuments
 
 
 @dataclass(frozen=True)
 class FixedSize:
-    """Of the rows of a compiled model: tokens of a sequence, and the most documents of a row without padding."""
+    """Sizes for the rows of a compiled model: tokens of a sequence, and the most documents of a row without padding."""
 
     sequence_length: int
     documents: int
@@ -61,7 +61,7 @@ class Feed:
         last_step: int,
         fixed: FixedSize | None = None,
     ) -> None:
-        """`share`: sequences [first, end) of each step, `micro_batch` of them a row, up to `last_step`."""
+        """`share`: sequences [first, end) of each step, cut into rows of `micro_batch` sequences, up to `last_step`."""
         self._corpus, self._device, self._fixed = corpus, device, fixed
         self._micro_batch, self._share, self._last_step = micro_batch, share, last_step
         self._ahead: tuple[tuple[int, int], Future[DeviceBatch]] | None = None
@@ -69,10 +69,10 @@ class Feed:
         self.count = -(-(share[1] - share[0]) // micro_batch)
         """Rows of a step."""
         self.waited = 0.0
-        """Seconds that the model waited for rows so far."""
+        """Seconds that the model has waited for rows so far."""
 
     def rows(self, step: int) -> Iterator[DeviceBatch]:
-        """The rows of one step; while one is used, the next is made, the first of the next step too."""
+        """The rows of one step. While a row is used, the next one is made, even if it belongs to the next step."""
         for index in range(self.count):
             began = time.perf_counter()
             row = self._take(step, index)
@@ -85,7 +85,7 @@ class Feed:
             yield row
 
     def close(self) -> None:
-        """Let the thread go; what it made ahead is forgotten."""
+        """End the thread. A row that was made ahead is dropped."""
         self._thread.shutdown(cancel_futures=True)
 
     def _take(self, step: int, index: int) -> DeviceBatch:
@@ -112,7 +112,7 @@ class Feed:
 
 
 def _padded(batch: MicroBatch, sequences: int, fixed: FixedSize) -> DeviceBatch:
-    """The same documents, then padding to `sequences` whole sequences: documents of their own, of token 0."""
+    """The same documents, then padding up to `sequences` whole sequences: documents of their own, made of token 0."""
     length, tokens = fixed.sequence_length, len(batch.targets)
     missing = sequences * length - tokens
     padding = [length] * (missing // length) + [missing % length] * (missing % length > 0)
@@ -128,7 +128,7 @@ def _padded(batch: MicroBatch, sequences: int, fixed: FixedSize) -> DeviceBatch:
 
 
 def _pinned(row: DeviceBatch) -> DeviceBatch:
-    """In page-locked memory, from which a GPU copies by itself while the host goes on."""
+    """Move the row to page-locked memory: a GPU can then copy it while the host goes on."""
     inputs, positions, targets = (tensor.pin_memory() for tensor in (row.inputs, row.positions, row.targets))
     bounds = row.packing.bounds
     packing = row.packing if bounds is None else replace(row.packing, bounds=bounds.pin_memory())

@@ -1,8 +1,9 @@
-"""`python -m tasks.training.join STORE N`: this machine trains along, as machine N (1, 2, …) of those that a run asks for.
+"""`python -m tasks.training.join STORE N`: train along on this machine, as machine N (1, 2, …) of a run.
 
-Run it once on each further machine, beside the same store under the same path. It waits for a run that trains on
-several machines, joins it, and waits for the next: each segment of training is a start of its own, and so is each
-retry. Ctrl-C ends it; the training that it is part of then stops everywhere, with a checkpoint. Standard library only.
+Run it once on each further machine. The store must lie under the same path as on the run's machine. It waits for a
+run that trains on several machines, joins it, and waits for the next: each segment of training is a start of its
+own, and so is each retry. Ctrl-C ends it; the training that it takes part in then stops on all machines, with a
+checkpoint. Standard library only.
 """
 
 from __future__ import annotations
@@ -24,13 +25,13 @@ _GRACE_SECONDS = 120.0
 
 
 def main(arguments: list[str]) -> int:
-    """Join what comes, until interrupted. Exit codes: 0 interrupted, 2 wrong usage."""
+    """Join each run that asks for this machine, until interrupted. Exit codes: 0 interrupted, 2 wrong usage."""
     if len(arguments) != 2 or not arguments[1].isdigit() or int(arguments[1]) < 1:
         _say("usage: python -m tasks.training.join STORE N   (N: 1, 2, …; the run itself is on machine 0)")
         return 2
     store, node = Path(arguments[0]).resolve(), int(arguments[1])
     if not (store / ".work").is_dir():
-        _say(f"there is no store at {store}; it has to lie under the same path as where the run is")
+        _say(f"there is no store at {store}; it must have the same path as on the machine of the run")
         return 2
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
@@ -45,7 +46,7 @@ def main(arguments: list[str]) -> int:
 
 
 def calls(store: Path, node: int) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Starts that want this machine, each once: (work directory, what `rendezvous.json` says)."""
+    """Starts that want this machine, each once: (work directory, contents of `rendezvous.json`)."""
     known = set()
     while True:
         for path in sorted((store / ".work").glob(f"*/{launch.RENDEZVOUS}")):
@@ -60,7 +61,7 @@ def calls(store: Path, node: int) -> Iterator[tuple[Path, dict[str, Any]]]:
 
 
 def join(work: Path, call: dict[str, Any], node: int) -> int:
-    """Say that this machine is there, train along, and give torchrun's exit code."""
+    """Announce this machine, train along, and return torchrun's exit code."""
     spec = work / "spec.json"
     command = launch.torchrun(
         spec, call["processes"], nodes=call["nodes"], node=node, address=call["address"], run=call["id"]
@@ -82,7 +83,7 @@ def join(work: Path, call: dict[str, Any], node: int) -> int:
     try:
         launch.joined(work, call["id"], node).touch()
         return process.wait()
-    except FileNotFoundError:  # the run has gone on without us
+    except FileNotFoundError:  # the run went on without this machine
         return process.wait()
     finally:
         os.close(writer)

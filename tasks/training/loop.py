@@ -1,7 +1,7 @@
-"""One segment of training, from top to bottom: open, resume, step, checkpoint, finish.
+"""One segment of training from start to end: open, resume, step, checkpoint, finish.
 
-What must stay true: nothing here looks at the clock but to decide when to checkpoint. Of several processes
-(processes.py) each steps through this with its share of every batch; the first alone writes.
+What must stay true: the clock decides only when to checkpoint. With several processes (process/processes.py), each
+one runs this code on its share of every batch, and only the first writes.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ DONE, RESUMABLE = 0, 75
 def train(spec: Spec, stop: Callable[[], bool], say: Say, processes: Processes = ALONE) -> int:
     """Run the segment to its end (DONE), or until `stop` is true after a step (RESUMABLE).
 
-    May be called again in the same work directory whatever happened to the call before. Raises OnwardError.
+    It may be called again in the same work directory, however the last call ended. Raises OnwardError.
     """
     with held_alone(spec.paths.work, stop, say) if processes.first else nullcontext(True) as alone:
         left = processes.tell(_what_is_left(spec, alone, say) if processes.first else None)
@@ -41,7 +41,7 @@ def train(spec: Spec, stop: Callable[[], bool], say: Say, processes: Processes =
 
 
 def _what_is_left(spec: Spec, alone: bool, say: Say) -> int | None:
-    """The code to leave with at once, or None where there is work to do."""
+    """The exit code if there is nothing to do, else None."""
     work = spec.paths.work
     if not alone:
         return RESUMABLE
@@ -57,7 +57,7 @@ def _what_is_left(spec: Spec, alone: bool, say: Say) -> int | None:
 def _from_the_newest_checkpoint(
     spec: Spec, stop: Callable[[], bool], say: Say, processes: Processes
 ) -> int | None:
-    """The code to leave with; None: to be called again, with another record of bad steps or execution.json."""
+    """The exit code. None: call it again, because the record of bad steps or execution.json has changed."""
     segment = _opened(spec, say, processes)
     try:
         code = _steps(segment, stop, say)
@@ -95,7 +95,9 @@ def _opened(spec: Spec, say: Say, processes: Processes) -> Segment:
 
 
 def _steps(segment: Segment, stop: Callable[[], bool], say: Say) -> int | None:
-    """Step to the end. All that was done is durable then, also where asked to stop. None: to be opened again."""
+    """Step to the end, or until asked to stop; either way everything done is durable on return. None: open the
+    segment again.
+    """
     execution, last = segment.spec.execution, segment.spec.identity.last_step
     progress, writer = segment.progress, segment.writer
     saved_at = time.monotonic()
@@ -116,14 +118,14 @@ def _steps(segment: Segment, stop: Callable[[], bool], say: Say) -> int | None:
         collect(segment)
         keep(segment, tokens)
         due = time.monotonic() - saved_at >= execution.checkpoint_every
-        if segment.sharded:  # what all save together is one decision
+        if segment.sharded:  # all save together, so all must decide alike
             due = segment.processes.any(due)
         if due and progress.step < last:
             save(segment)
             saved_at = time.monotonic()
     else:
         stopped = False
-        if progress.skipped_in_a_row >= BAD_STEPS_IN_A_ROW:  # no step since shows that the model still works
+        if progress.skipped_in_a_row >= BAD_STEPS_IN_A_ROW:  # no good step has followed
             _give_up(segment)
     save(segment)
     if writer:
@@ -134,7 +136,7 @@ def _steps(segment: Segment, stop: Callable[[], bool], say: Say) -> int | None:
 
 
 def _go_back(segment: Segment, say: Say) -> None:
-    """Record the last steps as never to be computed again. Raises StageFailed where that has not helped before."""
+    """Record the last steps as never to be computed again. Raises StageFailed if going back has not helped before."""
     progress, recovery = segment.progress, segment.recovery
     if progress.skipped_in_a_row > BAD_STEPS_IN_A_ROW or recovery.rollbacks >= MOST_ROLLBACKS:
         _give_up(segment)
@@ -155,14 +157,16 @@ def _give_up(segment: Segment) -> None:
     first = (step - BAD_STEPS_IN_A_ROW) * segment.spec.identity.sequences_per_step
     raise StageFailed(
         f"The loss or its gradient was not finite in {BAD_STEPS_IN_A_ROW} steps in a row, the last one {step} at the rate "
-        f"{rate:.3g}, after training had gone back to a checkpoint {again} time{'s' if again > 1 else ''} and passed such "
-        f"steps over. The weights were not changed by them; the newest checkpoint is of step {segment.saved_step}. Lower "
-        f"training.learning_rate, or look at the documents of sequences {first} and on."
+        f"{rate:.3g}, after training had gone back to a checkpoint {again} time{'s' if again > 1 else ''} and skipped such "
+        f"steps. They changed no weights; the newest checkpoint is of step {segment.saved_step}. Lower "
+        f"training.learning_rate, or look at the documents from sequence {first} on."
     )
 
 
 def _with_less_memory(segment: Segment, error: Exception, say: Say) -> None:
-    """Let what follows take less. Of several processes the one that meets it leaves; all are started again."""
+    """Make the next attempt need less memory. With several processes, the one that ran out leaves and all are
+    restarted.
+    """
     path, step = segment.spec.paths.work / "execution.json", segment.progress.step + 1
     checkpointed = bool(getattr(segment.model.whole, "supports_gradient_checkpointing", False))
     told = go_smaller(path, segment.execution, step, error, checkpointed=checkpointed)

@@ -1,7 +1,9 @@
-"""Any transformers causal model as a body and a head, in float32, its documents proven apart before the first step.
+"""Any transformers causal model as a body and a head. A check before the first step proves that it keeps documents
+apart.
 
-The body is called with `attention_mask=None`, `use_cache=False`, restarting positions and the packing, all four
-together: each alone leaks silently from document to document. The head is applied chunk by chunk (loop.py).
+The body always gets `attention_mask=None`, `use_cache=False`, restarting positions and the packing, all four
+together: with only some of them, documents silently leak into each other. The head is applied chunk by chunk
+(step.py).
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ _DROPOUT_SUFFIXES = ("dropout", "pdrop", "dropout_prob", "dropout_rate")
 
 @dataclass(frozen=True)
 class LanguageModel:
-    """A transformers causal model and its two halves. `body` may be compiled; the parameters are `whole`'s."""
+    """A transformers causal model and its two halves. `body` may be compiled; the parameters belong to `whole`."""
 
     whole: Any
     body: nn.Module
@@ -37,12 +39,12 @@ class LanguageModel:
     device: torch.device
     precision: str
     loss: Callable[[nn.Module, Tensor, Tensor], Tensor]
-    """`losses_of`, or the same compiled."""
+    """`losses_of`, or its compiled version."""
     keeps_casts: bool = True
-    """Whether bf16 copies of weights live to the end of a pass; none is used twice in the body."""
+    """Whether bf16 copies of weights are kept to the end of a pass. The body uses none of them twice."""
 
     def losses(self, hidden: Tensor, targets: Tensor) -> Tensor:
-        """Cross-entropy [tokens] in float32 of hidden states [tokens, width] and targets [tokens]; 0 for padding."""
+        """Cross-entropy [tokens] in float32, from hidden states [tokens, width] and targets [tokens]; 0 for padding."""
         return self.loss(self.head, hidden, targets)
 
     def hidden(self, inputs: Tensor, positions: Tensor, packing: RowDocuments) -> Tensor:
@@ -54,14 +56,14 @@ class LanguageModel:
         return hidden
 
     def autocast(self, keeps_casts: bool | None = None) -> AbstractContextManager[Any]:
-        """bf16 autocast over the float32 weights, or nothing (fp32, and weights that are bf16 themselves)."""
+        """bf16 autocast over float32 weights. For fp32, and for weights that are bf16 themselves, it does nothing."""
         if self.precision == "bf16":
             kept = self.keeps_casts if keeps_casts is None else keeps_casts
             return torch.autocast(self.device.type, dtype=torch.bfloat16, cache_enabled=kept)
         return nullcontext()
 
     def no_autocast(self) -> AbstractContextManager[Any]:
-        """Inside `autocast`: for a backward, which computes in the types of its forward."""
+        """For a backward pass inside `autocast`: backward computes in the types of its forward."""
         return torch.autocast(self.device.type, enabled=False)
 
     @property
@@ -71,17 +73,17 @@ class LanguageModel:
 
 
 def losses_of(head: nn.Module, hidden: Tensor, targets: Tensor) -> Tensor:
-    """The losses [tokens], float32, of all logits at once."""
+    """The losses [tokens] in float32, from the logits of all tokens at once."""
     logits: Tensor = head(hidden)
     return functional.cross_entropy(logits.float(), targets, reduction="none")
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What the rules for execution and the count of operations need to know of a model."""
+    """What the execution rules and the operation count need to know about a model."""
 
     parameters: int
-    """Of all matrices and vectors, a tied head once."""
+    """Elements of all weights; a tied head counts once."""
     products: int
     """Parameters that every token is multiplied with: without the embeddings, with the head."""
     layers: int
@@ -91,7 +93,7 @@ class Shape:
     """Heads times head size."""
     vocabulary: int
     embeddings: int = 0
-    """Parameters of the embeddings, a tied head's among them."""
+    """Parameters of the embeddings, including a tied head."""
 
     def flops(self, tokens: int, squared_lengths: int) -> float:
         """Floating-point operations of forward and backward: 6·P·tokens + 6·L·d·Σ length².
@@ -127,11 +129,12 @@ def read_config(start: Path, identity: SegmentSpec) -> Any:
 def load_model(
     start: Path, config: Any, identity: SegmentSpec, execution: dict[str, Any], processes: Processes = ALONE
 ) -> LanguageModel:
-    """Load an export's or trunk's weights and check that the model keeps packed documents apart.
+    """Load the weights of an export or trunk, and check that the model keeps packed documents apart.
 
-    They are float32, whatever the file has; with the precision bf16_weights bf16, rounded to the nearest.
-    Raises ConfigError for a model that cannot: attention that cannot be replaced, state carried past a
-    document's end, logits that are more than the head over the last hidden states.
+    The weights become float32, whatever the file holds; with the precision bf16_weights they are rounded to the
+    nearest bf16. Raises ConfigError for a model that cannot be trained here: its attention cannot be replaced, it
+    carries state past the end of a document, or its logits are more than the head applied to the last hidden
+    states.
     """
     from transformers import AutoModelForCausalLM
 
@@ -165,7 +168,7 @@ def load_model(
     checkpoint_layers(whole, as_mode(execution["gradient_checkpointing"]))
     to_train(whole)
     if execution["compile"]:
-        # sizes are constants: feed.py makes rows of one size, which no documents change
+        # static sizes: feed.py makes all rows of one size, whatever the documents
         body: Any = torch.compile(model.body, dynamic=False)
         model = replace(model, body=body, loss=torch.compile(losses_of, dynamic=False))
     return model
@@ -181,7 +184,7 @@ def _halves(whole: Any, device: torch.device, precision: str) -> LanguageModel:
     if body is whole or head is None:
         raise ConfigError(f"{name} has no separate output embedding; it cannot be trained here.")
     embedding = whole.get_input_embeddings()
-    # the "padding" id may be the end-of-text token: it learns like any other
+    # the "padding" id may be the end-of-text token, which must learn like any other
     embedding.padding_idx = None
     for parameter in whole.parameters():
         parameter.requires_grad_(True)
@@ -192,9 +195,9 @@ def _halves(whole: Any, device: torch.device, precision: str) -> LanguageModel:
 def check_documents_apart(model: LanguageModel) -> None:
     """Prove on a few tokens that this model keeps documents apart. Raises ConfigError.
 
-    Three short documents in one row: (1) each gives the logits that it gives alone under the model's own
-    attention; (2) other tokens in the first change no bit of the others; (3) the head over the last hidden
-    states is all there is to the logits.
+    Three short documents share a row: (1) each gives the same logits as alone under the model's own attention; (2)
+    other tokens in the first document change no bit of the others; (3) logits are the head applied to the last
+    hidden states, and nothing else.
     """
     name, whole = type(model.whole).__name__, model.whole
     whole.eval()
@@ -229,7 +232,7 @@ def _logits(model: LanguageModel, ids: Tensor, lengths: tuple[int, ...]) -> Tens
 
 
 def _logits_of_its_own(model: LanguageModel, ids: Tensor, lengths: tuple[int, ...]) -> Tensor:
-    """[tokens, vocabulary]: each document through the whole model with transformers' own attention."""
+    """Logits [tokens, vocabulary] of each document alone, through the whole model with transformers' own attention."""
     whole = model.whole
     whole.set_attn_implementation("sdpa" if getattr(whole, "_supports_sdpa", False) else "eager")
     try:
@@ -244,7 +247,9 @@ def _logits_of_its_own(model: LanguageModel, ids: Tensor, lengths: tuple[int, ..
 
 
 def shape_of(config: Any) -> Shape:
-    """The shape from the configuration alone, by counting a model without memory (meta device)."""
+    """The shape from the configuration alone: counts the parameters of a model on the meta device, which takes no
+    memory.
+    """
     from transformers import AutoModelForCausalLM
 
     maker: Any = AutoModelForCausalLM
@@ -273,7 +278,7 @@ def shape_of(config: Any) -> Shape:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """transformers' loading reports and progress bars do not belong on the trainer's standard error."""
+    """Silence transformers' loading reports and progress bars: they do not belong on the trainer's standard error."""
     from transformers.utils import logging
 
     transformers_logging: Any = logging

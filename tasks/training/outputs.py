@@ -1,6 +1,7 @@
-"""What a segment writes: checkpoints on the way, states to keep, and in the end what it leaves; result.json last.
+"""What a segment writes: checkpoints, states to keep, and its outputs at the end. result.json is written last.
 
-The first process alone writes. Nothing here changes what is trained; when a checkpoint is written, the clock decides.
+Only the first process writes. Nothing here changes what is trained, although the clock decides when a checkpoint is
+written.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ from tasks.training.update.optimizer import optimizer_tensors
 
 
 def save(segment: Segment) -> None:
-    """Begin a checkpoint of the current step, unless the newest is of it; writer.py makes it durable.
+    """Begin a checkpoint of the current step, unless the newest one is of this step; writer.py makes it durable.
 
-    Called by all processes together where they are shards; the first alone writes. Raises what the write of the one
-    before met.
+    All processes must call it together, because sharded weights are gathered; only the first writes. Raises the
+    error of the write before, if that failed.
     """
     step = segment.progress.step
     if segment.begun_step == step or (
@@ -54,7 +55,7 @@ def save(segment: Segment) -> None:
 
 
 def collect(segment: Segment) -> None:
-    """Add the weights to those whose mean the export is to be, where this step is one of theirs. By all, as `save`."""
+    """Add the weights to the mean for the export, if this step belongs to it. Called by all processes, like `save`."""
     if segment.average.wants(segment.progress.step):
         weights = whole_on_first(checkpoints.model_tensors(segment.model.whole), segment.processes)
         if segment.processes.first:
@@ -62,7 +63,7 @@ def collect(segment: Segment) -> None:
 
 
 def keep(segment: Segment, tokens_before: int) -> None:
-    """`kept/tokens-…/` where the step passed a multiple of keep_every_tokens: a trunk with the tokenizer beside."""
+    """Write `kept/tokens-…/`, a trunk with its tokenizer, if this step passed a multiple of keep_every_tokens."""
     every = segment.spec.identity.keep_every_tokens
     if every is None or segment.progress.tokens // every == tokens_before // every:
         return
@@ -79,7 +80,7 @@ def keep(segment: Segment, tokens_before: int) -> None:
 
 
 def finish(segment: Segment) -> None:
-    """Write what the segment leaves; result.json last. Called by all processes, as `save`."""
+    """Write the segment's outputs, result.json last. Called by all processes, like `save`."""
     held = _held(segment)
     if not segment.processes.first:
         return
@@ -118,12 +119,12 @@ def finish(segment: Segment) -> None:
 
 @dataclass(frozen=True)
 class _Held:
-    """Weights and the optimizer's state, by name, whole; of shards in the first process alone, on the host."""
+    """Whole weights and optimizer state by name. Shards are gathered in the first process only, on the host."""
 
     weights: dict[str, Tensor]
     moments: dict[str, Tensor]
     of_shards: dict[str, Tensor] | None
-    """`weights` again, where the model itself holds shards."""
+    """`weights` again if the model itself holds shards, else None."""
 
 
 def _held(segment: Segment) -> _Held:

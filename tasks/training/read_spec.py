@@ -1,4 +1,4 @@
-"""spec.json, as the flow wrote it, read into the dataclasses of spec.py; every field checked and named in its error."""
+"""Reads the flow's spec.json into the dataclasses of spec.py. Every field is checked; errors name the field."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tasks.training.spec import Identity, Spec
 
 
 def read_spec(path: Path) -> Spec:
-    """Read and check spec.json. Raises ConfigError naming the field that is wrong."""
+    """Read and check spec.json. Raises ConfigError naming the wrong field."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -22,7 +22,7 @@ def read_spec(path: Path) -> Spec:
 
 
 def parse_spec(data: Any) -> Spec:
-    """Check a decoded spec.json. Raises ConfigError naming the field that is wrong."""
+    """Check a decoded spec.json. Raises ConfigError naming the wrong field."""
     if not isinstance(data, dict):
         raise ConfigError("The training specification must be a JSON object.")
     rest = dict(data)

@@ -1,13 +1,14 @@
-"""Gradient checkpointing: what a decoder layer computes in forward and need not keep for backward.
+"""Gradient checkpointing: which results of a decoder layer's forward are recomputed in backward instead of kept.
 
-`none` keeps all. `full` keeps each layer's input alone and computes the layer a second time in backward (Chen et al.
-2016, arXiv:1604.06174). `selective` keeps besides it what is dear to compute, the results of matrix products and of
-attention, and computes norms, activations, rotary embeddings and residual sums again (Korthikanti et al. 2022,
-arXiv:2205.05198, turned round: they recompute attention alone, which no longer keeps its scores).
+`none` keeps everything. `full` keeps only the input of each layer and computes the layer a second time in backward
+(Chen et al. 2016, arXiv:1604.06174). `selective` also keeps what is expensive to compute, the results of matrix
+products and of attention. It recomputes norms, activations, rotary embeddings and residual sums (the reverse of
+Korthikanti et al. 2022, arXiv:2205.05198, who recompute attention alone; attention here no longer keeps its
+scores).
 
-What must stay true: gradients are those of `none`, to the bit where kernels repeat themselves. So what draws random
-numbers is computed again from the same random state, all of it: attention with dropout is not kept, or the draws after
-it would shift.
+What must stay true: gradients equal those of `none`, to the bit if kernels are deterministic. So everything that
+draws random numbers is recomputed from the same random state. Attention with dropout is not kept, because keeping
+it would shift all later draws.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ NONE: Final = "none"
 SELECTIVE: Final = "selective"
 FULL: Final = "full"
 MODES: Final = (NONE, SELECTIVE, FULL)
-"""In the order of what they keep, most first; also from the fastest to the slowest."""
+"""Ordered from what keeps most to what keeps least, which is also from fastest to slowest."""
 
 _PRODUCTS = ("aten::mm", "aten::addmm", "mkldnn::_linear_pointwise")
 _ATTENTION = (
@@ -36,7 +37,9 @@ _ATTENTION = (
 
 
 def selective_contexts() -> tuple[Any, Any]:
-    """What torch enters around a layer's forward, and around what it computes again: `kept` is kept between them."""
+    """The contexts that torch enters around a layer's forward and around its recomputation; `kept` decides what is
+    kept.
+    """
     contexts: tuple[Any, Any] = create_selective_checkpoint_contexts(kept)
     return contexts
 
@@ -44,9 +47,9 @@ def selective_contexts() -> tuple[Any, Any]:
 def checkpoint_layers(
     whole: Any, mode: str, contexts: Callable[[], tuple[Any, Any]] = selective_contexts
 ) -> None:
-    """Make a transformers model's layers compute again in backward, as `mode` says.
+    """Make the layers of a transformers model recompute in backward, as `mode` says.
 
-    `contexts` are those of `selective`. Raises ConfigError for a model that transformers cannot checkpoint.
+    `contexts` is used for `selective` only. Raises ConfigError if transformers cannot checkpoint the model.
     """
     if mode == NONE:
         return
@@ -65,7 +68,7 @@ def checkpoint_layers(
 
 
 def kept(context: Any, operation: Any, *args: Any, **kwargs: Any) -> CheckpointPolicy:
-    """What torch asks of every operation in a layer's forward: is its result kept for backward?"""
+    """torch asks this for every operation of a layer's forward: is its result kept for backward?"""
     name = operation.name() if isinstance(operation, torch._ops.OpOverload) else ""
     if name.startswith(_PRODUCTS):
         return CheckpointPolicy.MUST_SAVE
@@ -75,7 +78,7 @@ def kept(context: Any, operation: Any, *args: Any, **kwargs: Any) -> CheckpointP
 
 
 def _drops(operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether attention is asked for dropout, by position or by name."""
+    """Whether attention has dropout, given by position or by name."""
     for place, argument in enumerate(operation._schema.arguments):
         if argument.name == "dropout_p":
             given = args[place] if place < len(args) else kwargs.get("dropout_p", argument.default_value)
@@ -84,10 +87,11 @@ def _drops(operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> boo
 
 
 def to_train(whole: Any) -> None:
-    """Put a transformers model into training, with no layer left out by chance.
+    """Put a transformers model into training mode without layer dropout.
 
-    Where a module could leave layers out, older versions draw a number at each layer even with a rate of zero, which no
-    graph and no tensor without memory can hold: the module itself, not its layers, is told that it is not in training.
+    Older versions draw a number at each layer of a module with `layerdrop`, even at a rate of zero. Neither a graph
+    nor a tensor without memory can hold that draw. So such a module itself, but not its layers, is set to
+    evaluation mode.
     """
     whole.train()
     for module in whole.modules():

@@ -1,7 +1,7 @@
-"""A segment of training, opened: everything loaded and checked before the first step, at the newest whole checkpoint.
+"""Opens a segment of training: loads and checks everything before the first step, at the newest whole checkpoint.
 
-What must stay true: weights, moments and position come exactly from the checkpoint, everything else is a function of
-the specification, the resolved execution and the step. So nothing else needs saving.
+What must stay true: weights, moments and position come exactly from the checkpoint. Everything else is a function
+of the specification, the resolved execution and the step, so nothing else needs saving.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from tasks.training.update.pull import base_weights
 
 @dataclass
 class Progress:
-    """Where the segment stands. `tokens`: targets seen by the model; `computed`: by this segment alone."""
+    """Where the segment stands. `tokens`: targets the model has seen; `computed`: those of this segment alone."""
 
     step: int
     tokens: int
@@ -48,7 +48,7 @@ class Progress:
     loss: float | None = None
 
     def count(self, targets: int, loss: float | None) -> None:
-        """One step more, of so many targets; `loss` is None where it was skipped."""
+        """Count one more step with this many targets. `loss` is None if the step was skipped."""
         skipped = loss is None
         self.step += 1
         self.tokens += targets
@@ -60,12 +60,12 @@ class Progress:
 
 @dataclass
 class Segment:
-    """Everything that a step needs. The journal and the writer of checkpoints are the first process's."""
+    """Everything that a step needs. Only the first process has the journal and the checkpoint writer."""
 
     spec: Spec
     processes: Processes
     reduction: Reduction | None
-    """Where several processes hold all weights."""
+    """Set if several processes each hold all weights."""
     execution: dict[str, Any]
     shape: Shape
     model: LanguageModel
@@ -78,16 +78,18 @@ class Segment:
     progress: Progress
     average: RunningSum
     begun_step: int | None
-    """The step of the newest checkpoint that was begun, in all processes; `saved_step` of the newest durable one."""
+    """The step of the newest checkpoint that was begun, known to all processes. `saved_step` is that of the newest
+    durable one.
+    """
     peak_flops: float | None
 
     @property
     def saved_step(self) -> int | None:
-        """None in all processes but the first, and where there is none."""
+        """The step of the newest durable checkpoint, or None. Only the first process knows it."""
         return self.writer.durable_step if self.writer else None
 
     def close(self) -> None:
-        """Let go of threads and files; a checkpoint under way is finished first."""
+        """Release threads and files. A checkpoint under way is finished first."""
         self.feed.close()
         if self.writer:
             self.writer.close()
@@ -96,12 +98,12 @@ class Segment:
 
     @property
     def sharded(self) -> bool:
-        """Whether weights and moments are shared out among the processes."""
+        """Whether weights and moments are sharded over the processes."""
         return bool(self.execution["sharding"] == FULL)
 
 
 def open_segment(spec: Spec, say: Say, processes: Processes) -> Segment:
-    """Load everything, checked before the first step, at the newest whole checkpoint or at the start."""
+    """Load and check everything before the first step, at the newest whole checkpoint or at the segment's start."""
     started = time.perf_counter()
     identity, paths, work = spec.identity, spec.paths, spec.paths.work
     if processes.count > 1:
@@ -160,7 +162,7 @@ def open_segment(spec: Spec, say: Say, processes: Processes) -> Segment:
 
 
 def same_weights(segment: Segment) -> None:
-    """Raises ConfigError unless all processes hold the same weights and moments, where they hold them whole."""
+    """Raise ConfigError unless all processes hold the same weights and moments. Shards are not compared."""
     if segment.processes.count > 1:
         moments = optimizer_tensors(segment.model.whole, segment.optimizer)
         tensors = (*segment.model.whole.parameters(), *moments.values())
@@ -168,7 +170,7 @@ def same_weights(segment: Segment) -> None:
 
 
 def _open_corpus(spec: Spec, model: LanguageModel, processes: Processes) -> Corpus:
-    """The first process compares the shards' bytes and remembers it; the others then need not."""
+    """The first process verifies the shards' bytes and records it, so the others need not."""
     if processes.first:
         corpus = Corpus.open(spec.identity, spec.paths, model.vocabulary)
     processes.wait()
@@ -180,7 +182,7 @@ def _open_corpus(spec: Spec, model: LanguageModel, processes: Processes) -> Corp
 def _sum_so_far(
     found: Checkpoint | None, identity: Identity, model: LanguageModel, processes: Processes
 ) -> RunningSum:
-    """Of the weights whose mean the export is to be; the first process alone has it."""
+    """The sum of the weights whose mean becomes the export. Only the first process has it."""
     average = RunningSum(identity)
     if average.kept and found is not None and processes.first:
         sums = checkpoints.load_tensors(found.path / AVERAGE)
@@ -197,7 +199,7 @@ def _reduction(resolved: dict[str, Any], model: LanguageModel, processes: Proces
 def _feed(
     corpus: Corpus, identity: Identity, resolved: dict[str, Any], model: LanguageModel, processes: Processes
 ) -> Feed:
-    """The rows of this process's share; of a fixed size where the model is compiled."""
+    """The rows of this process's share; all of one size if the model is compiled."""
     sequences = resolved["micro_batch"]
     fixed = None
     if resolved["compile"]:
@@ -214,7 +216,7 @@ def _feed(
 
 
 def _found(spec: Spec, say: Say, processes: Processes) -> Checkpoint | None:
-    """The newest whole checkpoint, which the first process verifies for all."""
+    """The newest whole checkpoint. The first process verifies it for all."""
     root, lines = spec.paths.work / "checkpoints", spec.paths.work / "journal.jsonl"
     found = None
     if processes.first:
@@ -226,7 +228,7 @@ def _found(spec: Spec, say: Say, processes: Processes) -> Checkpoint | None:
 def _begin(
     spec: Spec, model: LanguageModel, optimizer: torch.optim.Optimizer, processes: Processes
 ) -> Progress:
-    """At the segment's start: a fresh optimizer on an export's weights, or a trunk's state carried on."""
+    """The state at the segment's start: an export's weights with a fresh optimizer, or the state of a trunk."""
     identity, start = spec.identity, spec.paths.start
     if spec.paths.start_kind == "export":
         return Progress(step=identity.first_step, tokens=0)
@@ -255,7 +257,7 @@ def _resume(
     weights = checkpoints.load_tensors(found.path / checkpoints.MODEL)
     processes.same_tensors(weights.values(), f"At step {found.step} the checkpoint's weights")
     checkpoints.load_model_tensors(model.whole, weights)
-    del weights  # the host holds one of the two files at a time
+    del weights  # the host holds only one of the two files at a time
     moments = checkpoints.load_tensors(found.path / checkpoints.OPTIMIZER)
     processes.same_tensors(moments.values(), f"At step {found.step} the checkpoint's moments")
     load_optimizer_tensors(model.whole, optimizer, moments)

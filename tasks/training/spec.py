@@ -1,11 +1,12 @@
-"""What the trainer is told: every field once, with its type, default, bounds and description.
+"""The trainer's specification: every field once, with its type, default, bounds and description.
 
-The flow builds these dataclasses, pydantic validates those that are sections of its configuration (tasks/models/config.py),
-and the trainer reads them from spec.json without pydantic (read_spec.py). What does not go together: combinations.py.
+The flow builds these dataclasses. pydantic validates those that are sections of the flow's configuration
+(tasks/models/config.py). The trainer reads them from spec.json without pydantic (read_spec.py). combinations.py
+refuses settings that do not go together.
 
-`SegmentSpec` decides the bytes that come out, and `Identity` adds what they are made from; `Paths` and `Execution` never
-do, save that the resolved execution (device, micro-batch, threads, …) touches rounding and is therefore fixed in the
-work directory (device/execution.py).
+`SegmentSpec` decides the output's bytes; `Identity` adds what they are made from. `Paths` and `Execution` do not
+decide them, with one exception: the resolved execution (device, micro-batch, threads, …) affects rounding. It is
+therefore fixed in the work directory (device/execution.py).
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ Several: TypeAlias = Annotated[int, Bounds(ge=2)]
 
 
 def as_mode(value: Any) -> Any:
-    """A mode of gradient checkpointing, of what older configurations say: true is `full`, false `none`."""
+    """A mode of gradient checkpointing. Older configurations say true for `full` and false for `none`."""
     return {True: "full", False: "none"}[value] if isinstance(value, bool) else value
 
 
@@ -44,7 +45,9 @@ def _auto_or_count(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class WsdSchedule:
-    """Warm-up, constant, and (1 - sqrt) from `decay_from` to `decay_to`; steps are counted from the line's start."""
+    """Warm-up, constant rate, then (1 - sqrt) decay from `decay_from` to `decay_to`. Steps count from the line's
+    start.
+    """
 
     peak: float = identity(gt=0, description="highest rate")
     warmup_steps: int = identity(ge=0, description="steps of linear warm-up")
@@ -66,12 +69,12 @@ class CosineSchedule:
 
 
 Schedule: TypeAlias = WsdSchedule | CosineSchedule
-"""The rate as a function of the step (update/schedule.py)."""
+"""The learning rate as a function of the step (update/schedule.py)."""
 
 
 @dataclass(frozen=True)
 class Optimizer:
-    """AdamW; no decay on embeddings (a tied head is one), norms and biases."""
+    """AdamW. Embeddings (including a tied head), norms and biases have no weight decay."""
 
     __pydantic_config__ = STRICT
 
@@ -99,14 +102,16 @@ class Optimizer:
 
 @dataclass(frozen=True)
 class Average:
-    """The export is the mean of the last weights and of the `checkpoints` - 1 before, `every_steps` apart."""
+    """The export is the mean of `checkpoints` states of the weights, `every_steps` apart; the last state is the
+    final one.
+    """
 
     checkpoints: Several = identity(description="how many weights the mean is of, the last included")
     every_steps: int = identity(ge=1, description="steps between one and the next")
 
     @property
     def span(self) -> int:
-        """Steps from the first of the weights to the last."""
+        """Steps from the first state of the mean to the last."""
         return (self.checkpoints - 1) * self.every_steps
 
 
@@ -116,7 +121,7 @@ class SegmentSpec:
     n = `sequences_per_step`."""
 
     kind: Kind = identity(description="what the segment is")
-    seed: int = identity(description="seed of dropout, where there is any")
+    seed: int = identity(description="seed of dropout")
     sequence_length: int = identity(ge=1, description="tokens of a sequence")
     sequences_per_step: int = identity(ge=1, description="sequences of one optimizer step")
     first_step: int = identity(ge=0, description="steps done before this segment")
@@ -133,7 +138,7 @@ class SegmentSpec:
 
     @property
     def makes_export(self) -> bool:
-        """Whether this segment ends with a model to be used (`export/`)."""
+        """Whether this segment ends with a usable model (`export/`)."""
         return self.kind != "trunk"
 
     @property
@@ -144,22 +149,22 @@ class SegmentSpec:
 
 @dataclass(frozen=True)
 class Digest:
-    """What an input is, whatever its name."""
+    """The digest of an input, which does not depend on its name."""
 
     digest: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class Identity(SegmentSpec):
-    """All that decides the bytes: the segment, and digests of what it is made from."""
+    """Everything that decides the bytes: the segment, and the digests of its inputs."""
 
     start: Digest
     manifests: tuple[str, ...]
     tokenizer: str
     base: Digest | None = None
-    """The base model, where weights are pulled to it."""
+    """The base model, if weights are pulled towards it."""
     canonical: str
-    """The identity as canonical JSON, as it was read: what a checkpoint carries and a resume compares."""
+    """The identity as canonical JSON, as it was read. A checkpoint stores it and a resume compares it."""
 
     @property
     def digest(self) -> str:
@@ -182,12 +187,14 @@ class Paths:
 
 @dataclass(frozen=True)
 class Execution:
-    """Where and how fast; never in a key. `auto` is resolved by rule (device/execution.py), and recorded."""
+    """Where and how fast to train; never part of a key. `auto` is resolved by rule (device/execution.py) and
+    recorded.
+    """
 
     __pydantic_config__ = STRICT
 
     device: Literal["auto", "cpu", "cuda"] = execution(
-        "auto", description="where models are trained and measured; auto: on a GPU where there is one"
+        "auto", description="where models are trained and measured; auto: on a GPU if there is one"
     )
     micro_batch: Annotated[Annotated[int, Bounds(ge=1)] | Literal["auto"], Written(_auto_or_count)] = (
         execution("auto", description="sequences in one forward pass; auto: by model shape and memory")
@@ -222,7 +229,7 @@ class Execution:
 
 @dataclass(frozen=True)
 class Spec:
-    """All of spec.json. `parent_fd`: a pipe from the parent; at its end the trainer checkpoints and leaves."""
+    """All of spec.json. `parent_fd`: a pipe from the parent; when it ends, the trainer checkpoints and leaves."""
 
     identity: Identity
     paths: Paths

@@ -1,7 +1,7 @@
 """One optimizer step from one global batch.
 
-What must stay true: the state after step s is a function of the state before it, of the specification and of the
-resolved execution. The rate is a function of the step, the random state of seed and step, the batch of the step.
+What must stay true: the state after step s is a function of the state before it, the specification and the resolved
+execution. The learning rate and the batch depend on the step alone, the random state on seed, step and rank.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from tasks.training.update.schedule import learning_rate
 
 
 def take_step(segment: Segment) -> None:
-    """One update from one global batch, and its line in the journal."""
+    """Update the weights from one global batch, and append the step's line to the journal."""
     started, waited = time.perf_counter(), segment.feed.waited
     identity, progress, optimizer = segment.spec.identity, segment.progress, segment.optimizer
     step = progress.step + 1
@@ -41,7 +41,7 @@ def take_step(segment: Segment) -> None:
         losses.append((row.batch, _forward_backward(segment, row, targets, last)))
     _add_up(segment)
     norms = clip_gradients(segment.model.whole.parameters(), identity.optimizer.clip, processes)
-    norm, hosted = _fetched(norms, losses)  # the one time that the host waits for the device
+    norm, hosted = _fetched(norms, losses)  # the only time that the host waits for the device
     squared, sums, counts = _of_the_batch(hosted, len(segment.corpus.sources), processes)
     loss = float(sums.sum() / targets)
     rate = learning_rate(identity.schedule, step)
@@ -56,21 +56,23 @@ def take_step(segment: Segment) -> None:
     for source, total, count in zip(segment.corpus.sources, sums, counts, strict=True):
         line[f"loss/{source}"] = float(total / count) if count else None
     line |= {"lr": rate, "grad_norm": norm, "skipped": skipped}
-    line["rolled_back"] = progress.skipped_in_a_row == BAD_STEPS_IN_A_ROW  # the loop does
+    line["rolled_back"] = progress.skipped_in_a_row == BAD_STEPS_IN_A_ROW  # done by the loop
     if segment.journal:
         wait = segment.feed.waited - waited
         segment.journal.append(line | _clock(segment, targets, squared, time.perf_counter() - started, wait))
 
 
 def pass_over(segment: Segment, row: JournalRow) -> None:
-    """A step that was bad before and is never computed again: its batch counts, its row is the recorded one."""
+    """Pass over a recorded bad step without computing it: its batch counts, and its recorded row goes to the
+    journal.
+    """
     segment.progress.count(row["tokens"] - segment.progress.tokens, None)
     if segment.journal:
         segment.journal.append(row)
 
 
 def _add_up(segment: Segment) -> None:
-    """Make every gradient that of the global batch."""
+    """Sum every gradient over the processes, to that of the global batch."""
     processes, micro_batch = segment.processes, segment.execution["micro_batch"]
     if segment.reduction is not None:
         segment.reduction.finish()
@@ -81,11 +83,11 @@ def _add_up(segment: Segment) -> None:
 
 
 def _forward_backward(segment: Segment, row: DeviceBatch, targets: int, last: bool) -> Tensor:
-    """Add the gradient of (sum of losses / `targets`) of one row; returns its losses [tokens], float32.
+    """Add one row's gradient of (sum of losses / `targets`). Returns its losses [tokens] in float32.
 
-    The head and the loss run over chunks of tokens, backward at once, so that the logits of one chunk alone are
-    ever held in float32; the body's backward follows with all chunks' gradients. Padding has the loss 0. Beside the
-    backward of the `last` row gradients are added up over the processes.
+    Head and loss run over chunks of tokens, each with its backward at once, so only one chunk's logits are held in
+    float32 at a time. The body's backward follows with the gradients of all chunks. The loss of padding is 0.
+    During the backward of the `last` row, gradients are summed over the processes.
     """
     model = segment.model
     with model.autocast():
@@ -111,7 +113,7 @@ def _forward_backward(segment: Segment, row: DeviceBatch, targets: int, last: bo
 def _fetched(
     norm: Tensor, losses: list[tuple[MicroBatch, Tensor]]
 ) -> tuple[float, list[tuple[MicroBatch, np.ndarray]]]:
-    """The gradient's norm and all losses on the host, in one copy."""
+    """The gradient norm and all losses on the host, in one copy."""
     together = torch.cat([norm.reshape(1).float(), *(values for _, values in losses)]).cpu().numpy()
     ends = np.cumsum([len(values) for _, values in losses])
     parts = np.split(together[1:].astype(np.float64), ends[:-1])
@@ -121,7 +123,7 @@ def _fetched(
 def _of_the_batch(
     losses: list[tuple[MicroBatch, np.ndarray]], sources: int, processes: Processes
 ) -> tuple[int, np.ndarray, np.ndarray]:
-    """Of all processes' micro-batches: squared lengths of documents, and by source the losses and the targets."""
+    """Totals over all processes: the squared lengths of documents; losses and targets by source."""
     sums, counts = _by_source(losses, sources)
     squared = sum(length * length for batch, _ in losses for length in batch.documents)
     if processes.count > 1:
@@ -156,6 +158,6 @@ def _clock(segment: Segment, targets: int, squared: int, seconds: float, waited:
 
 
 def _seed(seed: int, step: int, rank: int = 0) -> int:
-    """The seed of a step's random draws (dropout): so no random state outlives a step."""
+    """The seed of a step's random draws (dropout). No random state lives longer than a step."""
     named = f"{seed}:{step}:{rank}" if rank else f"{seed}:{step}"
     return int.from_bytes(hashlib.sha256(named.encode()).digest()[:8], "big") >> 1

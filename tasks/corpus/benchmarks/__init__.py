@@ -1,1 +1,1 @@
-"""Benchmark questions, and where they stand in text."""
+"""Benchmark questions, and where text contains them."""

@@ -1,8 +1,8 @@
-"""An index of benchmark questions by their word n-grams, and the documents that hold some of them.
+"""An index of benchmark questions by word n-grams, and the search for documents that contain them.
 
-Words are what stands between anything but letters, digits and marks, lower-cased. A question of `ngram` words or more
-is found by any of its n-grams; a shorter one only as one run together with its correct answer, of which the first
-`ngram` words count and eight are needed. Equal hashes are checked on the words themselves.
+A word is a lower-cased run of letters, digits and marks. A question of `ngram` words or more is found by any of its
+n-grams. A shorter question is only found as one run together with its correct answer: the first `ngram` words of the
+run count, and it needs at least eight. If hashes are equal, the words themselves are compared.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tasks.corpus.benchmarks.questions import Question, read_questions
 from tasks.corpus.words import Words, batches, inside, ngram_hashes, split_words
 
 HEAD_WORDS = 8
-"""Words that a short question and its answer have at least, in all, to be looked for; their first ones are indexed."""
+"""Minimum number of words of a short question with its answer. This many first words are indexed."""
 
 _TABLE_BITS = 24
 _TABLE_SHIFT = np.uint64(64 - _TABLE_BITS)
@@ -30,16 +30,16 @@ _TABLE_MASK = np.uint64((1 << _TABLE_BITS) - 1)
 
 
 def plain_words(texts: pl.Series) -> pl.Series:
-    """Lower-case, with a space for every run of other characters than letters, digits and marks."""
+    """The texts in lower case, with a space for every run of characters other than letters, digits and marks."""
     return texts.str.to_lowercase().str.replace_all(r"[^\p{L}\p{N}\p{M}]+", " ")
 
 
 @dataclass(frozen=True)
 class Entries:
-    """Runs of words to look for, sorted by the hash of their first words (`width` of them).
+    """Runs of words to search for, sorted by the hash of their first `width` words.
 
-    heads, whole: uint64, hashes of the first words and of the whole run; lengths: words in the run; wordings and
-    places: where the run stands in the index's wordings. All of shape (entries,).
+    heads, whole: uint64, hashes of the first words and of the whole run. lengths: words in the run. wordings, places:
+    where the run is in the index's wordings. All of shape (entries,).
     """
 
     width: int
@@ -50,7 +50,7 @@ class Entries:
     places: np.ndarray
 
     def find(self, words: Words) -> tuple[np.ndarray, np.ndarray]:
-        """(first word, entry) of every place in `words` where an entry's whole run has the same hash."""
+        """(first word, entry) of every place in `words` where the hash of an entry's whole run occurs."""
         hashes = ngram_hashes(words.hashes, self.width)
         upper, lower = self._tables
         places = np.flatnonzero(upper[hashes >> _TABLE_SHIFT] & inside(words.first, self.width))
@@ -64,7 +64,7 @@ class Entries:
 
     @cached_property
     def _tables(self) -> tuple[np.ndarray, np.ndarray]:
-        """Which upper and lower bits the heads have: most places are ruled out by these."""
+        """The upper and lower bits that occur in the heads. They rule out most places."""
         tables = np.zeros((2, 1 << _TABLE_BITS), bool)
         tables[0, self.heads >> _TABLE_SHIFT] = True
         tables[1, self.heads & _TABLE_MASK] = True
@@ -89,9 +89,10 @@ class Entries:
 
 @dataclass(frozen=True)
 class Index:
-    """Questions to look for. `question_of` gives each wording's question; questions are numbered over all benchmarks.
+    """The questions to search for, numbered over all benchmarks. `question_of` gives each wording's question.
 
-    benchmark_of, row_of, checked: shape (questions,). wordings: normalised texts, words separated by single spaces.
+    benchmark_of, row_of, checked: shape (questions,). wordings: normalised texts, with words separated by single
+    spaces.
     """
 
     benchmarks: tuple[str, ...]
@@ -109,7 +110,7 @@ class Index:
 
 @dataclass(frozen=True)
 class Match:
-    """A place in a document: its first word, the number of words, and the question."""
+    """A match in a document: the text, its first word, the matched words, and the question."""
 
     text: int
     position: int
@@ -118,9 +119,9 @@ class Match:
 
 
 def build_index(files: tuple[tuple[str, Path], ...], ngram: int, partly: bool = False) -> Index:
-    """Index the questions of (benchmark, file). Raises StageFailed for a benchmark of which nothing was indexed.
+    """Index the questions of (benchmark, file). Raises StageFailed for a benchmark without any indexed question.
 
-    `partly`: one of which nothing can be indexed is no error.
+    With `partly`, such a benchmark is not an error.
     """
     wordings: list[str] = []
     owners: list[int] = []
@@ -140,7 +141,7 @@ def build_index(files: tuple[tuple[str, Path], ...], ngram: int, partly: bool = 
         if len(wordings) == before and not partly:
             raise StageFailed(
                 f"decontaminate: no question of {benchmark!r} could be read from {path} ({rows} rows); "
-                "its fields are of no schema that is known (own benchmarks: question, choices, answer)"
+                "its fields match no known schema (own benchmarks: question, choices, answer)"
             )
     index = _assemble(tuple(name for name, _ in files), benchmark_of, row_of, wordings, owners, kinds, ngram)
     for number, (benchmark, path) in enumerate(files):
@@ -176,10 +177,10 @@ def _assemble(
     checked[owner[alone & (counts >= ngram)]] = True
     own_words = counts[
         np.searchsorted(owner, np.arange(len(checked)))
-    ]  # of the question itself, its first wording
+    ]  # of the first wording: the question itself
     blanks = np.array(
         [len(re.findall(r"_+", text)) for text in wordings], np.int64
-    )  # a blank is a word left out
+    )  # a blank stands for one word
     runs = (
         (own_words[owner] < ngram) & (counts >= head) & (~alone | ((blanks > 0) & (counts + blanks >= ngram)))
     )
@@ -227,7 +228,8 @@ def _runs(words: Words, chosen: np.ndarray, head: int, ngram: int) -> Entries:
 
 
 def find_matches(texts: pl.Series, index: Index) -> list[Match]:
-    """Every place in the texts that holds an indexed run, by text and place; each checked on the words themselves."""
+    """Every place in the texts that contains an indexed run, ordered by text and place. The words themselves are
+    compared."""
     matches: list[Match] = []
     for offset, some in batches(texts):
         words = split_words(plain_words(some))
@@ -236,7 +238,7 @@ def find_matches(texts: pl.Series, index: Index) -> list[Match]:
                 continue
             positions, found = entries.find(words)
             owners = np.searchsorted(words.first, positions, side="right") - 1
-            for text, position, entry in zip(owners, positions, found, strict=True):  # matches alone: few
+            for text, position, entry in zip(owners, positions, found, strict=True):  # few
                 length = int(entries.lengths[entry])
                 wording = int(entries.wordings[entry])
                 run = words.text(int(position), int(position) + length)
@@ -248,7 +250,7 @@ def find_matches(texts: pl.Series, index: Index) -> list[Match]:
 
 
 def save_index(index: Index, directory: Path) -> None:
-    """Write an index for the workers to load."""
+    """Write an index, for the workers to load."""
     directory.mkdir(parents=True, exist_ok=True)
     for number, entries in enumerate(index.entries):
         columns = {
@@ -273,7 +275,7 @@ def save_index(index: Index, directory: Path) -> None:
 
 
 def load_index(directory: Path, benchmarks: tuple[str, ...]) -> Index:
-    """Read what `save_index` wrote."""
+    """Read an index that `save_index` wrote."""
     entries = []
     for path in sorted(directory.glob("entries-*.parquet")):
         table = pq.read_table(path, partitioning=None)

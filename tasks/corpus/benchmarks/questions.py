@@ -1,8 +1,8 @@
-"""Benchmark questions from files, in the schemas that lm-evaluation-harness reads from the hub.
+"""Read benchmark questions from files, in the schemas that lm-evaluation-harness reads from the hub.
 
-A question is known by its benchmark and its row (from 0) in the file. What is compared with documents is the text that
-is peculiar to it: the question, and BoolQ's passage, without which there is none. SciQ's support is left out: it is the
-textbook paragraph that the question was made from, and textbooks are what an educational corpus consists of.
+A question is identified by its benchmark and its row (from 0) in the file. Documents are compared with the text that
+is specific to it: the question, and BoolQ's passage, without which it cannot be asked. SciQ's support is left out: it
+is the textbook paragraph from which the question was made, and an educational corpus consists of textbooks.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ import orjson
 from storage.errors import ConfigError
 
 SPLITS = ("test", "validation")
-"""The split that is scored: the test split where there is one, else validation."""
+"""The split that is scored: the test split if there is one, else validation."""
 
 _VALIDATION_SCORED = frozenset(
     {"hellaswag", "piqa", "winogrande", "boolq", "social_iqa", "commonsense_qa"}
-)  # the harness scores their validation split: the labels of the test split are not public
+)  # the harness scores their validation split: the test labels are not public
 _SUFFIXES = (".jsonl", ".jsonl.gz")
 
 _MARK = re.compile(r"\[.*?\]")
@@ -37,8 +37,8 @@ Row = dict[str, Any]
 class Question:
     """One question.
 
-    texts: what is looked for where it is long enough, the question itself first. answered: the question with its correct
-    answer directly after (or in) it, which is looked for instead where the question itself is too short.
+    texts: what is searched for if it is long enough; the question itself comes first. answered: the question with its
+    correct answer directly after (or in) it. It is searched for instead, if the question itself is too short.
     """
 
     row: int
@@ -49,10 +49,10 @@ class Question:
 def benchmark_inputs(
     benchmark_files: Path | None, benchmarks: Sequence[str], own: Mapping[str, Path] | None = None
 ) -> tuple[tuple[dict[str, str], ...], tuple[Path, ...]]:
-    """For a stage's inputs: ({benchmark, file, sha256}, …), which goes into the key, and the paths, which do not.
+    """The stage's inputs: ({benchmark, file, sha256}, …), which are in the key, and the paths, which are not.
 
-    `own` names the files of benchmarks of the user's own (JSON lines of question, choices, answer). Raises ConfigError
-    for a benchmark without a file, with the path looked for.
+    `own`: the files of the user's own benchmarks (JSON lines of question, choices, answer). Raises ConfigError for a
+    benchmark without a file; the error names the path.
     """
     paths = tuple(benchmark_file(benchmark_files, name, own or {}) for name in benchmarks)
     entries = tuple(
@@ -63,7 +63,7 @@ def benchmark_inputs(
 
 
 def benchmark_file(benchmark_files: Path | None, name: str, own: Mapping[str, Path]) -> Path:
-    """The file whose questions a benchmark scores. Raises ConfigError where there is none."""
+    """The file whose questions a benchmark scores. Raises ConfigError if there is none."""
     if name in own:
         if own[name].is_file():
             return own[name]
@@ -84,7 +84,7 @@ def benchmark_file(benchmark_files: Path | None, name: str, own: Mapping[str, Pa
 
 
 def read_questions(benchmark: str, path: Path) -> tuple[list[Question], int]:
-    """All questions of a file that can be read, and the number of rows. Raises ConfigError for text that is no JSON."""
+    """All readable questions of a file, and its number of rows. Raises ConfigError if a line is not JSON."""
     found, rows = [], 0
     for row, fields in _rows(benchmark, path):
         rows += 1
@@ -105,7 +105,7 @@ def _rows(benchmark: str, path: Path) -> Iterator[tuple[int, Row]]:
                 fields = orjson.loads(line)
             except ValueError as error:
                 raise ConfigError(
-                    f"benchmark {benchmark!r}: row {row} of {path} is no JSON: {error}"
+                    f"benchmark {benchmark!r}: row {row} of {path} is not JSON: {error}"
                 ) from error
             if isinstance(fields, dict):
                 yield row, fields
@@ -122,7 +122,8 @@ def _hellaswag(row: int, fields: Row) -> Question:
 
 
 def _without_marks(text: str) -> str:
-    """Without WikiHow's [header], [title] and [step], as the harness shows it (lm_eval/tasks/hellaswag/utils.py)."""
+    """The text without WikiHow's [header], [title] and [step], as the harness shows it
+    (lm_eval/tasks/hellaswag/utils.py)."""
     return _MARK.sub("", text.strip().replace(" [title]", ". ")).replace("  ", " ")
 
 
@@ -166,7 +167,7 @@ def _listed(row: int, fields: Row) -> Question:
 
 
 def _pick(choices: Sequence[Any], label: Any) -> str:
-    """The choice that a label names: a number from 0, a letter, or the choice itself; "" where it names none."""
+    """The choice named by a label: a number from 0, a letter, or the choice itself. "" if the label names none."""
     texts = [str(choice) for choice in choices]
     if str(label) in texts and not isinstance(label, int):
         return str(label)
@@ -188,4 +189,4 @@ _SCHEMAS: tuple[tuple[tuple[str, ...], Callable[[int, Row], Question]], ...] = (
     (("question", "choices", "answer"), _listed),
     (("text",), lambda row, fields: Question(row, (fields["text"],))),
 )
-"""Fields that a row of a schema has, and how its question is read; the first that fits."""
+"""The fields of each schema, and how its question is read. The first schema that fits is used."""

@@ -1,10 +1,10 @@
-"""Which documents are copies of earlier ones, decided in the order of the documents. Reads texts of candidates alone.
+"""Decide which documents are copies of earlier ones, in document order. Only the texts of candidates are read.
 
-Positions number all documents in order: those kept of earlier slices first, then this slice's. Candidates are those of
-equal hashes: found by sorting this slice's and looking them up in the tables of what was kept before (signatures.py).
-The decision itself is one pass over the candidates of this slice. Of those that share a band a document is compared with
-the first `MOST_IN_GROUP`, so that pages of one template, too alike for the bands and too different to be dropped, cost a
-bounded time each; shingles of candidates are computed in the workers (shingle_sets.py).
+Positions number all documents in order: first those kept of earlier slices, then those of this slice. Candidates have
+equal hashes; they are found by sorting this slice's hashes and looking them up in the tables of earlier slices
+(signatures.py). The decision is one pass over this slice's candidates. A document is compared with the first
+`MOST_IN_GROUP` documents that share a band. This bounds the cost for pages of one template, which are too similar for
+the bands to separate and too different to be dropped. The workers compute the candidates' shingles (shingle_sets.py).
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from tasks.corpus.duplicates.signatures import KeptDocuments, SignatureTable
 
 KEPT, EXACT, NEAR, EMPTIED = 0, 1, 2, 3
 MOST_IN_GROUP = 64
-"""Kept documents of one value of a band that later ones are compared with: the first. Bounds a document's comparisons."""
+"""A document is compared with at most this many kept documents (the first ones) for each value of a band."""
 
 
 @dataclass(frozen=True)
 class Sketched:
-    """The documents of the slice at hand, with their hashes.
+    """The documents of the current slice, with their hashes.
 
-    `sketches` are tables in mapped files with the columns exact, shingles and band_00 …, touched a column at a time;
-    `edges` (int64, shape (files + 1,)) says which of the rows lie in which of `files`, the files of documents.
+    `sketches`: memory-mapped tables with the columns exact, shingles and band_00 …, read one column at a time.
+    `files`: the files of documents. `edges` (int64, shape (files + 1,)): the range of rows in each file.
     """
 
     sketches: tuple[pa.Table, ...]
@@ -46,7 +46,7 @@ class Sketched:
 
     @classmethod
     def of(cls, shards: Mapping[str, Path], sketches: Mapping[str, Path]) -> Sketched:
-        """All documents of a slice, in order; `sketches` are the directories with `sketch.arrow`."""
+        """All documents of a slice, in order. `sketches`: the directories with `sketch.arrow`."""
         table = read_documents(shards.values(), ["id", "source"])
         sizes = [pq.read_metadata(path).num_rows for path in shards.values()]
         return cls(
@@ -82,7 +82,7 @@ def _pairs(column: pa.FixedSizeBinaryArray) -> np.ndarray:
 
 @dataclass
 class Fates:
-    """What becomes of each document of a slice: kinds (KEPT, EXACT, …), similarity, and of which kept document."""
+    """The decision on each document of a slice: kind (KEPT, EXACT, …), similarity, and the kept document it copies."""
 
     kinds: np.ndarray
     similarity: np.ndarray
@@ -99,10 +99,10 @@ def decide(
     edits: RepeatedLines,
     make: Make,
 ) -> Fates:
-    """The fate of every document of `current`, given what was kept before and what is removed of those that are kept.
+    """The fate of every document of `current`, given the documents kept earlier and the edits of the kept ones.
 
-    Near-duplicates are compared with documents as they are kept, and what is emptied is nobody's original. `make`
-    runs the jobs that compute their shingles.
+    Near-duplicates are compared with the edited text of kept documents. A document that the edits empty is never an
+    original. `make` runs the jobs that compute shingles.
     """
     base = len(kept)
     fates = Fates(np.zeros(len(current), np.int8), np.full(len(current), np.nan))
@@ -125,7 +125,7 @@ def decide(
     for position, first in copy_of.items():
         own = position - base
         fates.kinds[own], fates.similarity[own] = EXACT, 1.0
-        if first >= base and fates.kinds[first - base] == NEAR:  # it shares the fate of what it is a copy of
+        if first >= base and fates.kinds[first - base] == NEAR:  # a copy of a near-duplicate shares its fate
             kept_of[position] = kept_of[first]
             fates.kinds[own], fates.similarity[own] = NEAR, fates.similarity[first - base]
     names = kept.names(np.unique([first for first in kept_of.values() if first < base]).astype(np.int64))
@@ -145,9 +145,9 @@ def _shared(
     rests: np.ndarray | None = None,
     most: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Members of groups of equal values that hold one of `values` and another: positions, group numbers, rests.
+    """Members of groups of equal values that contain one of `values` and another one: positions, groups, rests.
 
-    `rests` are further bits of the values; empty where there are none. `most`: so many of a group from each table.
+    `rests`: further bits of the values; empty if there are none. `most`: the maximum taken of a group from each table.
     """
     distinct, group, counts = np.unique(values, return_inverse=True, return_counts=True)
     wanted = counts > 1
@@ -170,7 +170,8 @@ def _shared(
 
 
 def _exact_copies(current: Sketched, kept: KeptDocuments, emptied: np.ndarray) -> dict[int, int]:
-    """Position of each exact copy → position of the first document with that text that is not `emptied`."""
+    """Map from each exact copy's position to that of the first document with the same text, skipping the `emptied`
+    ones."""
     mine, base = current.values("exact"), len(kept)
     places = np.arange(len(current)) + base
     positions, groups, rests = _shared(mine[:, 0], places, kept.tables("exact.arrow"), mine[:, 1])
@@ -187,7 +188,7 @@ def _exact_copies(current: Sketched, kept: KeptDocuments, emptied: np.ndarray) -
 
 
 def _candidates(current: Sketched, kept: KeptDocuments, taken: np.ndarray, bands: int) -> np.ndarray:
-    """Documents that share a band with another: int64, shape (memberships, 2), sorted: position, group."""
+    """Documents that share a band with another one: int64, shape (memberships, 2), rows (position, group), sorted."""
     able = np.flatnonzero(taken & current.with_shingles)
     positions, groups = [], []
     for band in range(bands):
@@ -204,10 +205,10 @@ def _candidates(current: Sketched, kept: KeptDocuments, taken: np.ndarray, bands
 def _first_kept(
     members: np.ndarray, sets: ShingleSets, base: int, threshold: float, fates: Fates, edits: RepeatedLines
 ) -> dict[int, tuple[int, float]]:
-    """One pass in order: a document is a copy of the first kept one in a group of its that is similar enough.
+    """One pass in order: a document copies the first kept document in one of its groups that is similar enough.
 
-    `members` as `_candidates` has them. Returns position → (position of the kept one, similarity). A loop over
-    candidates, because each decision depends on those before it.
+    `members`: as returned by `_candidates`. Returns position → (position of the kept document, similarity). It is a
+    loop over candidates, because each decision depends on the earlier ones.
     """
     kept_in: dict[int, list[int]] = {}
     copies: dict[int, tuple[int, float]] = {}

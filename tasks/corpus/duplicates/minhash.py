@@ -1,10 +1,10 @@
 """MinHash signatures of texts: shingles of words, permutations, bands, and the true Jaccard similarity.
 
-Parameters and normalisation are datatrove's (`pipeline/dedup/minhash.py`, `utils/text.py: simplify_text`), with all of
-Unicode's punctuation, compatibility forms (ligatures, full width) and invisible characters treated alike. Two texts
-that share a band are candidates, with probability 1 − (1 − s^rows)^bands at similarity s (0.924 at 0.8 for 14 × 8).
-datatrove writes 0 for every number. Here numbers stay, for the signatures as for the similarity: two tables of other
-numbers are no copies of each other, and thousands of them would otherwise be candidates of one another.
+Parameters and normalisation are datatrove's (`pipeline/dedup/minhash.py`, `utils/text.py: simplify_text`), extended to
+all Unicode punctuation, compatibility forms (ligatures, full width) and invisible characters. Two texts that share a
+band are candidates; at similarity s the probability is 1 − (1 − s^rows)^bands (0.924 at 0.8 for 14 × 8). datatrove
+replaces every number by 0. Here numbers are kept, for the signatures and for the similarity: two tables with different
+numbers are not copies of each other, and otherwise thousands of tables would be each other's candidates.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from storage.settings import Settings, identity
 from tasks.corpus.words import PUNCTUATION, batches, inside, ngram_hashes, split_words
 
 SEED = 1
-"""Of the permutations. Fixed: signatures of all slices, runs and configurations compare."""
+"""Seed of the permutations. Fixed, so that signatures of all slices, runs and configurations are comparable."""
 
 _ALGORITHM = 2
 
@@ -55,12 +55,12 @@ class Shingles:
 
 
 def simplify(texts: pl.Series) -> pl.Series:
-    """Texts as they are compared: lower-case, punctuation as spaces, no accents."""
+    """The texts as they are compared: lower case, spaces for punctuation, no accents."""
     return _unaccented(plain(texts.str.to_lowercase())).str.replace_all(" +", " ")
 
 
 def plain(lowered: pl.Series) -> pl.Series:
-    """Runs of punctuation and of other white space as one space; spaces themselves stay as they are."""
+    """Replace each run of punctuation and of whitespace other than spaces by one space. Spaces themselves are kept."""
     return lowered.str.replace_all(_GAP, " ")
 
 
@@ -69,12 +69,12 @@ def _unaccented(texts: pl.Series) -> pl.Series:
 
 
 def shingles(texts: pl.Series, ngram: int) -> Shingles:
-    """Hashes of all runs of `ngram` words; a text of fewer words has none."""
+    """Hashes of all runs of `ngram` words. A text with fewer words has none."""
     return shingles_of_lowered(texts.str.to_lowercase(), ngram)
 
 
 def shingles_of_lowered(lowered: pl.Series, ngram: int) -> Shingles:
-    """The same of texts that are lower-case already."""
+    """As `shingles`, for texts that are already lower case."""
     hashes, first = compared_words(plain(lowered))
     fits = inside(first, ngram)
     per_text = np.maximum(np.diff(first) - (ngram - 1), 0)
@@ -82,9 +82,9 @@ def shingles_of_lowered(lowered: pl.Series, ngram: int) -> Shingles:
 
 
 def compared_words(plain: pl.Series) -> tuple[np.ndarray, np.ndarray]:
-    """Hashes of the words without their accents (uint64), and each text's first word (int64, shape (texts + 1,)).
+    """Hashes of the words without accents (uint64), and each text's first word (int64, shape (texts + 1,)).
 
-    Only words beyond ASCII are normalised, each by itself: no rule of NFKD reaches across a space.
+    Only words with non-ASCII characters are normalised, each on its own: no rule of NFKD crosses a space.
     """
     words = split_words(plain)
     signs = np.flatnonzero(words.buffer >= 0x80)
@@ -95,7 +95,7 @@ def compared_words(plain: pl.Series) -> tuple[np.ndarray, np.ndarray]:
     spelled = [words.text(place, place + 1) for place in beyond[one].tolist()]  # few: each word once
     bare = split_words(_unaccented(pl.Series(spelled, dtype=pl.String)))
     counts = np.ones(len(words.hashes), np.int64)
-    counts[beyond] = pieces = np.diff(bare.first)[which]  # a word may fall to pieces, or vanish
+    counts[beyond] = pieces = np.diff(bare.first)[which]  # a word may split into several words, or vanish
     edges = np.concatenate([[0], np.cumsum(counts)])
     hashes = np.repeat(words.hashes, counts)
     within = np.arange(int(pieces.sum())) - np.repeat(np.cumsum(pieces) - pieces, pieces)
@@ -105,12 +105,12 @@ def compared_words(plain: pl.Series) -> tuple[np.ndarray, np.ndarray]:
 
 
 def signatures(given: Shingles, permutations: int) -> np.ndarray:
-    """Signatures that agree in a coordinate with the probability of the texts' similarity.
+    """Signatures of texts: two agree in a coordinate with a probability equal to the texts' similarity.
 
-    uint32, shape (texts, permutations); a text without shingles has the largest value everywhere. They are made by
-    Fast Similarity Sketching (Dahlgaard, Knudsen and Thorup 2017, arXiv:1704.04370): three rounds of one bucket per
-    shingle, then, for coordinates that are still empty, the minimum under a permutation of their own. The tests hold
-    the same in numpy. Raises StageFailed where the library has another algorithm than the signatures stored so far.
+    uint32, shape (texts, permutations). A text without shingles has the largest value everywhere. The method is Fast
+    Similarity Sketching (Dahlgaard, Knudsen and Thorup 2017, arXiv:1704.04370): three rounds of one bucket per
+    shingle; then each coordinate that is still empty takes the minimum under its own permutation. The tests contain
+    the same in numpy. Raises StageFailed if the library's algorithm differs from that of the stored signatures.
     """
     if rensa.RMinHash.ALGORITHM_VERSION != _ALGORITHM:
         raise StageFailed(
@@ -126,7 +126,7 @@ def signatures(given: Shingles, permutations: int) -> np.ndarray:
 
 
 def band_hashes(signature: np.ndarray, bands: int, rows: int) -> np.ndarray:
-    """One hash for the rows of each band: uint64, shape (texts, bands)."""
+    """One hash per band, over its rows: uint64, shape (texts, bands)."""
     grouped = signature.reshape(len(signature), bands, rows).astype(np.uint64)
     hashes = np.zeros((len(signature), bands), np.uint64)
     for row in range(rows):
@@ -136,7 +136,8 @@ def band_hashes(signature: np.ndarray, bands: int, rows: int) -> np.ndarray:
 
 
 def sketch(lowered: pl.Series, config: MinHashConfig) -> tuple[np.ndarray, np.ndarray]:
-    """Of lower-case texts: band hashes (uint64, shape (texts, bands)) and numbers of shingles (int64, shape (texts,))."""
+    """For lower-case texts: band hashes (uint64, shape (texts, bands)) and numbers of shingles (int64, shape
+    (texts,))."""
     hashes, counts = [np.zeros((0, config.bands), np.uint64)], [np.zeros(0, np.int64)]
     for _, some in batches(lowered):
         found = shingles_of_lowered(some, config.ngram)
@@ -147,7 +148,7 @@ def sketch(lowered: pl.Series, config: MinHashConfig) -> tuple[np.ndarray, np.nd
 
 
 def jaccard(a: np.ndarray, b: np.ndarray) -> float:
-    """|a ∩ b| / |a ∪ b| of two sets given as sorted arrays without repeats; 0 where both are empty."""
+    """|a ∩ b| / |a ∪ b| of two sets, given as sorted arrays without repeats. 0 if both are empty."""
     together = len(a) + len(b)
     if not together:
         return 0.0

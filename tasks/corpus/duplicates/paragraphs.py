@@ -1,15 +1,15 @@
-r"""Lines that stand in several documents (navigation, licences, notices): kept where they stand first, removed after.
+r"""Remove lines that occur in several documents (navigation, licences, notices), except where they occur first.
 
-    1. Each file's documents are cut at line ends; long enough lines are hashed as they are compared.
-    2. In the order of the documents, a line whose hash stood in an earlier document that is no copy, of this slice or of
-       one before it, is removed with its line end. What a document repeats of itself stays.
+    1. Each file's documents are cut at line ends; lines that are long enough are normalised and hashed.
+    2. In document order, a line is removed (with its line end) if its hash occurs in an earlier document that is no
+       copy, in this slice or an earlier one. Repetitions within a document stay.
     3. A document without a visible line left is dropped.
 
-A paragraph is a line, as in CCNet (Wenzek et al. 2020, arXiv:1911.00359, section 3.1), which compares lines of web text
-lower-cased, without punctuation and accents, by 64 bits of their hash, and keeps one of each. CCNet writes 0 for every
-digit; here numbers are kept, since rows of a table that differ in nothing else are no copies of each other. A document
-that was edited is remembered by dedup by its hashes from before, and compared with later ones as it was kept. Which
-documents are copies and which lines are repeated depend on each other, in the order of the documents: dedup.py.
+A paragraph is a line, as in CCNet (Wenzek et al. 2020, arXiv:1911.00359, section 3.1). CCNet compares lines of web
+text in lower case, without punctuation and accents, by 64 bits of their hash, and keeps one of each. CCNet replaces
+every digit by 0; here numbers are kept, since table rows that differ only in numbers are not copies. dedup remembers
+an edited document by the hashes of its original lines, and compares later documents with its edited text. Which
+documents are copies and which lines are repeated depend on each other: see dedup.py.
 """
 
 from __future__ import annotations
@@ -49,8 +49,9 @@ class ParagraphConfig(Settings):
 
 @dataclass(frozen=True)
 class RepeatedLines:
-    """Lines to remove (rows of documents in the slice, line numbers and bytes, int64 each, in order), rows of documents
-    of which nothing is left, and the hashes (uint64, ascending) of the lines that stand first in this slice."""
+    """The lines to remove. rows, lines, bytes: int64 each, in order: document in the slice, line number, bytes.
+    emptied: rows of documents without any line left. new: uint64, ascending, hashes of lines that occur first in this
+    slice."""
 
     rows: np.ndarray
     lines: np.ndarray
@@ -60,16 +61,16 @@ class RepeatedLines:
 
     @classmethod
     def nothing(cls) -> RepeatedLines:
-        """No line at all."""
+        """No edits at all."""
         none = np.zeros(0, np.int64)
         return cls(none, none, none, none, none.astype(np.uint64))
 
     def same_edits(self, other: RepeatedLines) -> bool:
-        """Whether the same is removed."""
+        """Whether both remove the same lines."""
         return np.array_equal(self.rows, other.rows) and np.array_equal(self.lines, other.lines)
 
     def of(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """What is removed of some documents (int64, ascending): their index in `rows`, and the line."""
+        """The lines to remove from some documents (int64, ascending): their index in `rows`, and the line number."""
         at = np.searchsorted(rows, self.rows)
         here = at < len(rows)
         here[here] = rows[at[here]] == self.rows[here]
@@ -78,7 +79,7 @@ class RepeatedLines:
 
 @dataclass(frozen=True)
 class LinesJob:
-    """The documents of one file to cut into lines."""
+    """One file whose documents are cut into lines."""
 
     path: Path
     min_characters: int
@@ -88,9 +89,9 @@ class LinesJob:
 class ComparedLines:
     """The lines of a slice's documents that are compared, in order.
 
-    rows, numbers, bytes: int64, shape (lines,): the document in the slice, the line in it, its bytes with the line end.
-    group: int64, shape (lines,), the index of its hash in `distinct` (uint64, ascending); before: bool, one a hash:
-    whether it stood in an earlier slice. visible: int64, shape (documents,): visible lines of each document.
+    rows, numbers, bytes: int64, shape (lines,): the document in the slice, the line in it, its bytes with the line
+    end. group: int64, shape (lines,), the index of its hash in `distinct` (uint64, ascending). before: bool, one per
+    hash, whether it occurred in an earlier slice. visible: int64, shape (documents,), the number of visible lines.
     """
 
     rows: np.ndarray
@@ -102,7 +103,7 @@ class ComparedLines:
     visible: np.ndarray
 
     def repeated(self, keep: np.ndarray) -> RepeatedLines:
-        """What to remove where only the documents of `keep` (bool, one a document of the slice) are there."""
+        """The lines to remove if only the documents of `keep` (bool, one per document of the slice) are kept."""
         on = np.flatnonzero(keep[self.rows])
         groups, at = np.unique(self.group[on], return_index=True)
         first = np.full(len(self.distinct), -1)
@@ -135,7 +136,7 @@ def lines_of(
 
 
 def cut_lines(job: LinesJob, directory: Path) -> dict[str, Any]:
-    """Shard function: `lines.parquet` of the lines that are compared, and `visible.parquet`: visible lines a document."""
+    """Shard function: writes `lines.parquet` (the compared lines) and `visible.parquet` (visible lines per document)."""
     lines, counts = _split(texts_of(job.path))
     first = np.cumsum(counts) - counts
     row = np.repeat(np.arange(len(counts)), counts)
@@ -161,14 +162,15 @@ def cut_lines(job: LinesJob, directory: Path) -> dict[str, Any]:
 
 
 def line_hashes(plain: pl.Series) -> np.ndarray:
-    """64 bits of BLAKE2b of each text: uint64, shape (texts,)."""
-    # a loop over lines, but hashing is the whole of its time
+    """64-bit BLAKE2b of each text: uint64, shape (texts,)."""
+    # a loop over lines: nearly all its time is spent in hashing
     digests = [hashlib.blake2b(text.encode(), digest_size=8).digest() for text in plain]
     return np.frombuffer(b"".join(digests), "<u8").astype(np.uint64)
 
 
 def without_lines(texts: pl.Series, rows: np.ndarray, lines: np.ndarray) -> pl.Series:
-    """The texts, less some lines: int64, shape (removed,), ascending text and line. No text may lose all of its lines."""
+    """The texts without some lines (`rows`, `lines`: int64, shape (removed,), ascending). No text may lose all its
+    lines."""
     if not len(rows):
         return texts
     edited, which = np.unique(rows, return_inverse=True)
@@ -183,6 +185,6 @@ def without_lines(texts: pl.Series, rows: np.ndarray, lines: np.ndarray) -> pl.S
 
 
 def _split(texts: pl.Series) -> tuple[pl.Series, np.ndarray]:
-    """All lines one after the other, and how many each text has: int64, shape (texts,)."""
+    """All lines one after another, and the number of lines in each text: int64, shape (texts,)."""
     parts = texts.str.split("\n")
     return parts.explode(), parts.list.len().to_numpy().astype(np.int64)

@@ -1,6 +1,6 @@
-"""The shingles of documents that may be copies: computed file by file in the workers, read back from mapped files.
+"""The shingles of documents that may be copies. Workers compute them file by file; they are read back memory-mapped.
 
-A set lies on disk while documents are compared, so that pages of it are given up where memory is short.
+The sets stay on disk during the comparison, so the system can evict their pages when memory is short.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ _SCHEMA = pa.schema({"shingles": pa.large_list(pa.uint64())})
 
 @dataclass(frozen=True)
 class ShingleJob:
-    """Documents to compute the shingles of: `pieces` are files of documents and rows of them, packed int64, ascending.
+    """Documents whose shingles are computed. `pieces`: files of documents and rows of them (packed int64, ascending).
 
-    From those numbered `edited` (int64, packed, ascending, with repeats) the `lines` are removed in a second set; there is
-    one piece then.
+    A second set is computed without the lines `lines`, for the documents numbered `edited` (int64, packed, ascending,
+    with repeats). Then there is only one piece.
     """
 
     pieces: tuple[tuple[Path, bytes], ...]
@@ -38,11 +38,11 @@ class ShingleJob:
 
 
 Make = Callable[[dict[str, ShingleJob]], dict[str, Path]]
-"""Runs `shingle_shard` for each job and returns its directories by name."""
+"""Runs `shingle_shard` for each job; returns the jobs' directories by name."""
 
 
 def shingle_shard(job: ShingleJob, directory: Path) -> dict[str, Any]:
-    """Shard function: the sets of all documents in `given.arrow`, and of those with lines removed in `kept.arrow`.
+    """Shard function: the sets of all documents in `given.arrow`; those of edited documents in `kept.arrow`.
 
     One column, shingles: for each document uint64, ascending, without repeats.
     """
@@ -60,11 +60,11 @@ def shingle_shard(job: ShingleJob, directory: Path) -> dict[str, Any]:
 
 
 class ShingleSets:
-    """The sets of the documents at some `positions` (int64, ascending): of those kept before, then of this slice's.
+    """The sets of the documents at `positions` (int64, ascending): those kept earlier, then those of this slice.
 
-    `files` and `edges` (int64, shape (files + 1,)) say where this slice's documents stand, `edits` what is removed of
-    them; `base` documents were kept before and are found by `earlier`, which yields for each link of the chain their
-    positions and (file, rows) of their texts, in the same order.
+    The first `base` documents were kept earlier. `earlier` finds them: for each link of the chain it yields their
+    positions and the (file, rows) of their texts, in the same order. This slice's documents are in `files`, divided by
+    `edges` (int64, shape (files + 1,)). `edits`: the lines removed from them.
     """
 
     def __init__(
@@ -105,17 +105,17 @@ class ShingleSets:
                 self._kept.update(zip(kept[name].tolist(), _read_sets(directory / AS_KEPT), strict=True))
 
     def given(self, position: int) -> np.ndarray:
-        """The shingles of a document as it came: uint64, ascending, without repeats."""
+        """The shingles of a document before its edits: uint64, ascending, without repeats."""
         return self._given[position]
 
     def kept(self, position: int) -> np.ndarray:
-        """The same of a document as it is kept."""
+        """The shingles of a document after its edits."""
         found = self._kept.get(position)
         return self._given[position] if found is None else found
 
 
 def _write_sets(path: Path, pieces: Iterable[pl.Series], ngram: int) -> int:
-    """How many sets were written: one for each text."""
+    """Write one set per text. Returns the number of sets."""
     rows = 0
     with pa.ipc.new_file(str(path), _SCHEMA) as writer:
         for some in (some for texts in pieces for _, some in batches(texts)):

@@ -1,15 +1,17 @@
-"""What dedup remembers of the documents that it kept: where each one stands, and tables of hashes to find it by.
+"""What dedup remembers of the documents that it kept: their places, and tables of hashes to find them.
 
 A slice's part `signatures` is a link of a chain, oldest first:
-    documents.arrow   the documents kept of this slice: id, source, and the file and row where the text stands
+
+    documents.arrow   the documents kept of this slice: id, source, and the file and row of the text
     exact.arrow       one table: hashes of whole normalised texts, 128 bits
-    bands.arrow       a table for each band of the MinHash signatures
-    paragraphs.arrow  one table: hashes of the lines seen first in this slice; where paragraphs are compared
-    chain.json        the link's number, how many documents were kept before it and of it, and the digest before
-A table is sorted by hash and covers the last `span` links, this one included: span is the largest power of RADIX that
-divides the link's number (a Fenwick tree, Fenwick 1994, doi 10.1002/spe.4380240306, of a larger radix). So everything
-before slice k stands in at most (RADIX − 1) · log(k) tables, which are mapped, not read, and a document is written into
-about log(k) of them: the time of a slice does not grow with what came before it but by that logarithm.
+    bands.arrow       one table for each band of the MinHash signatures
+    paragraphs.arrow  one table: hashes of the lines seen first in this slice; only if paragraphs are compared
+    chain.json        the link's number, the documents kept before it and in it, and the previous link's digest
+
+A table is sorted by hash. It covers the last `span` links, this one included; span is the largest power of RADIX that
+divides the link's number (a Fenwick tree with a larger radix; Fenwick 1994, doi 10.1002/spe.4380240306). So everything
+before slice k is in at most (RADIX − 1) · log(k) tables, which are memory-mapped, and a document is written into about
+log(k) of them: the time of a slice grows only logarithmically with the number of slices before it.
 """
 
 from __future__ import annotations
@@ -33,13 +35,13 @@ from storage.views import numpy_view
 RADIX = 4
 FORMAT = 2
 AT_ONCE = 1 << 20
-"""Rows of tables that are joined in memory, about."""
+"""Approximate number of table rows that are merged in memory at once."""
 
 _MOST_PLACES = 1 << 32
 
 
 def span_of(number: int) -> int:
-    """How many links the tables of link `number` (from 1) cover."""
+    """Number of links that the tables of link `number` (from 1) cover."""
     span = 1
     while number % (span * RADIX) == 0:
         span *= RADIX
@@ -47,7 +49,7 @@ def span_of(number: int) -> int:
 
 
 def covering(number: int, after: int = 0) -> list[int]:
-    """Numbers of the links whose tables together hold the links `after` + 1 to `number`, oldest first."""
+    """Numbers of the links whose tables together cover the links `after` + 1 to `number`, oldest first."""
     found = []
     while number > after:
         found.append(number)
@@ -57,10 +59,10 @@ def covering(number: int, after: int = 0) -> list[int]:
 
 @dataclass(frozen=True)
 class SignatureTable:
-    """Hashes (uint64, shape (n,), ascending) and what belongs to each.
+    """Hashes (uint64, shape (n,), ascending) and their data.
 
-    places: uint32, the document's position less `start`; rests: uint64, 64 further bits of the hash; None where a table
-    has none. Rows of equal hash stand in the order of the documents.
+    places: uint32, the document's position minus `start`. rests: uint64, 64 further bits of the hash. Each is None in
+    a table without it. Rows with equal hashes are in document order.
     """
 
     hashes: np.ndarray
@@ -72,7 +74,7 @@ class SignatureTable:
     def of(
         cls, hashes: np.ndarray, positions: np.ndarray, start: int, rests: np.ndarray | None = None
     ) -> SignatureTable:
-        """A table of documents in their order; positions are int64, at or after `start`."""
+        """A table of documents in their order. Positions are int64, at least `start`."""
         if len(positions) and int(positions[-1]) - start >= _MOST_PLACES:
             raise OnwardError(f"one table of signatures cannot hold {_MOST_PLACES:,} documents")
         order = np.argsort(hashes, kind="stable")
@@ -86,9 +88,9 @@ class SignatureTable:
         return self.places.astype(np.int64) + self.start
 
     def find(self, distinct: np.ndarray, most: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Rows with a hash of `distinct` (uint64, ascending, without repeats), and the index in `distinct` of each.
+        """Rows whose hash is in `distinct` (uint64, ascending, without repeats), and each one's index in `distinct`.
 
-        `most`: the first so many rows of each hash.
+        `most`: the maximum number of rows per hash, the first ones.
         """
         low = np.searchsorted(self.hashes, distinct)
         hit = np.flatnonzero(low < len(self.hashes))
@@ -111,8 +113,11 @@ class SignatureTable:
 
 
 def merged(tables: Sequence[SignatureTable], spill: Path) -> SignatureTable:
-    """One table of several, oldest first. It is made a range of hashes at a time, in temporary files in `spill` that are
-    mapped, so that it may be larger than the memory."""
+    """Merge several tables, oldest first, into one.
+
+    The result is built one range of hashes at a time in memory-mapped temporary files in `spill`, so it may exceed the
+    memory.
+    """
     if len(tables) == 1:
         return tables[0]
     total, start = sum(len(table.hashes) for table in tables), tables[0].start
@@ -124,7 +129,7 @@ def merged(tables: Sequence[SignatureTable], spill: Path) -> SignatureTable:
     for cuts in zip(*map(pairwise, edges), strict=True):
         here = [(table, slice(*cut)) for table, cut in zip(tables, cuts, strict=True)]
         values = np.concatenate([table.hashes[cut] for table, cut in here])
-        order = np.argsort(values, kind="stable")  # runs that are sorted already are merged
+        order = np.argsort(values, kind="stable")  # a stable sort merges runs that are already sorted
         to = slice(done, done := done + len(values))
         hashes[to] = values[order]
         if places is not None:
@@ -142,13 +147,13 @@ def merged(tables: Sequence[SignatureTable], spill: Path) -> SignatureTable:
 def _mapped(length: int, kind: type[np.generic], spill: Path) -> np.ndarray:
     if not length:
         return np.zeros(0, kind)
-    with tempfile.TemporaryFile(dir=spill) as file:  # mapped, it stays until nobody has the array any more
+    with tempfile.TemporaryFile(dir=spill) as file:  # the mapping keeps it until the array is freed
         file.truncate(length * np.dtype(kind).itemsize)
         return np.memmap(file, kind, "r+", shape=(length,))
 
 
 def write_tables(path: Path, tables: Iterable[SignatureTable]) -> None:
-    """Tables of the same columns as an uncompressed Arrow file, a record batch each."""
+    """Write tables with the same columns as an uncompressed Arrow file, one record batch each."""
     writer = None
     with pa.OSFile(str(path), "wb") as sink:
         for table in tables:
@@ -163,7 +168,7 @@ def write_tables(path: Path, tables: Iterable[SignatureTable]) -> None:
 
 
 class Link:
-    """One earlier slice's part `signatures`."""
+    """The part `signatures` of one earlier slice."""
 
     def __init__(self, given: Input) -> None:
         self.root = given.root
@@ -179,7 +184,7 @@ class Link:
         )
 
     def documents(self, rows: np.ndarray) -> pa.RecordBatch:
-        """id, source, file and row of some of the documents kept of this slice (int64); the others are not read."""
+        """id, source, file and row of some documents kept of this slice (int64). Other rows are not read."""
         return self._files("documents.arrow").get_batch(0).take(pa.array(rows))
 
     def _files(self, name: str) -> pa.ipc.RecordBatchFileReader:
@@ -187,7 +192,7 @@ class Link:
 
 
 class KeptDocuments:
-    """All documents kept of earlier slices, by position: 0 is the first that was ever kept."""
+    """All documents kept of earlier slices, by position: 0 is the first document ever kept."""
 
     def __init__(self, earlier: Chain | None) -> None:
         self.digest = earlier.digest if earlier else None
@@ -199,11 +204,11 @@ class KeptDocuments:
 
     @property
     def number(self) -> int:
-        """The number of the link after these."""
+        """The number of the next link."""
         return len(self.links) + 1
 
     def tables(self, name: str, number: int = 0, after: int = 0) -> Iterator[SignatureTable]:
-        """The tables that together hold the links after the first `after`, oldest first."""
+        """The tables that together cover all links but the first `after`, oldest first."""
         for link in covering(len(self.links), after):
             yield self.links[link - 1].table(name, number)
 
@@ -219,9 +224,10 @@ class KeptDocuments:
         return found
 
     def places(self, positions: np.ndarray) -> Iterator[tuple[np.ndarray, list[tuple[Path, np.ndarray]]]]:
-        """Where the texts stand of the documents at these positions (int64, ascending), as they were kept.
+        """Where the kept texts of the documents at these positions (int64, ascending) are.
 
-        For each link that has some: their positions, and files with the rows (int64, ascending) in them, in that order.
+        For each link with some of them: their positions, and files with the rows (int64, ascending) in them, in the
+        same order.
         """
         for link, here, rows in self._by_link(positions):
             table = link.documents(rows)
@@ -240,13 +246,13 @@ class KeptDocuments:
 
 @dataclass(frozen=True)
 class NewLink:
-    """The link that a slice adds: `number`, the positions of its documents (from `start` on) and where tables begin."""
+    """The link that a slice adds: its number, the position of its first document, and the links that its tables cover."""
 
     kept: KeptDocuments
 
     @cached_property
     def number(self) -> int:
-        """From 1."""
+        """The link's number, from 1."""
         return self.kept.number
 
     @cached_property
@@ -260,7 +266,7 @@ class NewLink:
         return self.number - span_of(self.number)
 
     def write(self, directory: Path, name: str, own: Iterable[SignatureTable]) -> None:
-        """A file of tables: this slice's `own`, each joined with those of the links that it covers."""
+        """Write a file of tables: this slice's `own`, each merged with those of the links that it covers."""
         write_tables(
             directory / name,
             (
@@ -270,7 +276,7 @@ class NewLink:
         )
 
     def close(self, directory: Path, documents: pa.Table, facts: dict[str, Any]) -> None:
-        """`documents.arrow` (id, source, file, row; one batch) and `chain.json`."""
+        """Write `documents.arrow` (id, source, file, row; one batch) and `chain.json`."""
         with (
             pa.OSFile(str(directory / "documents.arrow"), "wb") as sink,
             pa.ipc.new_file(sink, documents.schema) as writer,

@@ -1,10 +1,10 @@
-"""Best-fit-decreasing over lengths alone: which piece goes into which training sequence.
+"""Best-fit-decreasing over lengths alone: assign pieces to training sequences.
 
-The packing of Ding et al. 2024 (arXiv 2404.10830): the longest piece first, each into the fullest sequence
-that still has room. Equal lengths are placed together: while pieces of length l are placed, the fullest
-sequence with room r >= l takes floor(r / l) of them in a row (what is left of it stays the smallest room
-that fits), and all sequences with the same room do the same. So the work is by distinct lengths and rooms,
-not by pieces.
+This is the packing of Ding et al. 2024 (arXiv 2404.10830): longest piece first, each into the fullest sequence that
+still has room. Pieces of equal length are placed together. For pieces of length l, the fullest sequence with room
+r >= l takes floor(r / l) of them in a row: the room that remains is still the smallest that fits. All sequences with
+the same room do the same. So the work grows with the number of distinct lengths and rooms, not with the number of
+pieces.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ import numpy as np
 
 
 def best_fit(lengths: np.ndarray, capacity: int) -> tuple[np.ndarray, np.ndarray, int]:
-    """Place pieces of 1 … `capacity` tokens into sequences of `capacity`.
+    """Place pieces of 1 … `capacity` tokens into sequences of `capacity` tokens.
 
-    `lengths` [n] integers. Returns `sequence` [n] int64 (each piece's sequence, numbered in order of
-    opening), `order` [n] int64 (the pieces in placed order: longest first, equal ones as given), and the
-    number of sequences. Ties among equally full sequences fall to the one that got its room first: the same
-    lengths always give the same placing.
+    `lengths`: integers [n]. Returns `sequence` ([n] int64: each piece's sequence, numbered in the order in which
+    sequences were opened), `order` ([n] int64: the pieces in the order of placement; longest first, equal lengths as
+    given) and the number of sequences. Among equally full sequences, the one that reached this room first is chosen.
+    So the same lengths always give the same placement.
     """
     left = capacity - lengths
-    # numpy sorts 16 bits by radix, wider ones by comparing
+    # numpy uses radix sort for 16 bits, comparison sort for wider integers
     order = np.argsort(left.astype(np.uint16) if capacity <= 0xFFFF else left, kind="stable")
     per_length = np.bincount(lengths, minlength=capacity + 1)
     rooms = _Rooms(capacity)
@@ -39,7 +39,7 @@ def best_fit(lengths: np.ndarray, capacity: int) -> tuple[np.ndarray, np.ndarray
 
 
 class _Rooms:
-    """The open sequences by the room that is left in them."""
+    """The open sequences, indexed by their remaining room."""
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
@@ -48,7 +48,7 @@ class _Rooms:
         self._rooms: list[int] = []  # sorted keys of _by_room
 
     def place(self, placed: np.ndarray, length: int) -> int:
-        """Give the first of the pieces of one length their sequences; returns how many (at least 1)."""
+        """Assign sequences to the first of the pieces of one length. Returns how many were assigned (at least 1)."""
         at = bisect_left(self._rooms, length)
         if at == len(self._rooms):
             room = self.capacity

@@ -1,6 +1,6 @@
-"""From token budgets to steps and sequences, and to the tokens that each source must have.
+"""From token budgets to steps and sequences, and to the tokens that each source must provide.
 
-A step is `batch_tokens / sequence_length` sequences, padding included; a round ends at step
+A step has `batch_tokens / sequence_length` sequences, padding included. A round ends at step
 `ceil(budget / batch_tokens)` of its line. Nothing here depends on later budgets.
 """
 
@@ -13,14 +13,16 @@ from tasks.corpus.packing import interleave
 
 
 def sequences_per_step(batch_tokens: int, sequence_length: int) -> int:
-    """Sequences of a step. Raises ConfigError, naming the nearest allowed, where the batch is no whole
-    number."""
+    """Sequences in a step.
+
+    Raises ConfigError if the batch is not a whole number of sequences; the error names the nearest allowed values.
+    """
     if batch_tokens > 0 and batch_tokens % sequence_length == 0:
         return batch_tokens // sequence_length
     below = batch_tokens // sequence_length * sequence_length
     allowed = [str(tokens) for tokens in (below, below + sequence_length) if tokens > 0]
     raise ConfigError(
-        f"training.batch_tokens is {batch_tokens}, which is no whole number of sequences of {sequence_length} "
+        f"training.batch_tokens is {batch_tokens}, which is not a whole number of sequences of {sequence_length} "
         f"tokens (packing.sequence_length); the nearest allowed: {' or '.join(allowed)}."
     )
 
@@ -42,10 +44,9 @@ def sequences_for(budget_tokens: int, batch_tokens: int, sequence_length: int) -
 def needed_tokens(
     weights: Sequence[interleave.Weight], sequences_total: int, sequence_length: int
 ) -> list[int]:
-    """Tokens (end-of-text included) of each source that are enough for the first `sequences_total`
-    sequences of a line.
+    """Tokens of each source (end-of-text included) that suffice for the first `sequences_total` sequences of a line.
 
-    Full sequences are assumed, so padding only leaves more over. The flow reads slices until a source has
-    this many, plus what round 0 took of it, or is used up.
+    Full sequences are assumed; padding only leaves more tokens over. The flow reads slices until a source has this
+    many tokens (plus what round 0 took of it), or is exhausted.
     """
     return [count * sequence_length for count in interleave.counts(weights, sequences_total)]

@@ -1,15 +1,15 @@
-"""Which source the next training sequence is of: a low-discrepancy choice among weighted sources.
+"""Choose the source of each training sequence: a low-discrepancy sequence over weighted sources.
 
-Tijdeman's algorithm for the chairman assignment problem (R. Tijdeman, "The chairman assignment problem",
-Discrete Mathematics 32, 1980): with k sources of weights w_i that sum to 1, after any n choices source i
-has been chosen `count_i(n)` times with `|count_i(n) - w_i n| <= 1 - 1/(2k - 2)`. So every stretch of
-training, however it is cut, holds the configured mixture to within one sequence.
+The method is Tijdeman's algorithm for the chairman assignment problem (R. Tijdeman, "The chairman assignment problem",
+Discrete Mathematics 32, 1980). With k sources of weights w_i that sum to 1, source i has been chosen `count_i(n)`
+times after any n choices, and `|count_i(n) - w_i n| <= 1 - 1/(2k - 2)`. So every stretch of training, however it is
+cut, matches the configured mixture to within one sequence.
 
-For constant weights the rule reads as scheduling by deadlines: unit c (from 0) of source i may be chosen
-from position `(c + 1/(2k-2)) / w_i` on, and the unit with the earliest deadline `(c + 1 - 1/(2k-2)) / w_i`
-goes first; ties go to the source named first. All in integers, from the decimal text of the weights: no
-rounding. The choices repeat with the weights' common denominator, because there every count is exact; so a
-position needs no state but itself.
+For constant weights the rule is deadline scheduling. Unit c (from 0) of source i may be chosen from position
+`(c + 1/(2k-2)) / w_i` on; the unit with the earliest deadline `(c + 1 - 1/(2k-2)) / w_i` goes first; ties go to the
+source named first. All arithmetic is in integers, from the decimal text of the weights: there is no rounding. The
+choices repeat with the period of the weights' common denominator, because every count is exact there. So a position
+needs no other state.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ Weight = Fraction | float | int | str
 
 
 def shares(weights: Sequence[Weight]) -> list[Fraction]:
-    """The weights divided by their sum, exactly: a float counts as its shortest decimal text (0.1 is 1/10).
+    """The weights divided by their sum, exactly. A float counts as its shortest decimal text (0.1 is 1/10).
 
-    Raises ConfigError when a weight is negative or not finite, or none is positive.
+    Raises ConfigError if a weight is negative or not finite, or if none is positive.
     """
     exact = [_fraction(weight) for weight in weights]
     total = sum(exact, Fraction(0))
@@ -47,9 +47,9 @@ def _fraction(weight: Weight) -> Fraction:
 
 
 def choose(weights: Sequence[Weight], count: int, start: int = 0) -> np.ndarray:
-    """[count] int64: the source of each position `start … start + count - 1`.
+    """The source of each position `start … start + count - 1`: int64 [count].
 
-    What stands at a position does not depend on `start` or `count`. Raises ConfigError on unusable weights.
+    The source at a position does not depend on `start` or `count`. Raises ConfigError for unusable weights.
     """
     numerators, period = _over_common_denominator(shares(weights))
     if start + count <= period:
@@ -59,7 +59,7 @@ def choose(weights: Sequence[Weight], count: int, start: int = 0) -> np.ndarray:
 
 
 def counts(weights: Sequence[Weight], n: int) -> list[int]:
-    """How many of the first `n` positions each source has. Raises ConfigError on unusable weights."""
+    """How many of the first `n` positions each source gets. Raises ConfigError for unusable weights."""
     numerators, period = _over_common_denominator(shares(weights))
     rounds, rest = divmod(n, period)
     begun = np.bincount(_cycle(numerators, period, rest), minlength=len(numerators))
@@ -72,11 +72,11 @@ def _over_common_denominator(exact: list[Fraction]) -> tuple[list[int], int]:
 
 
 def _cycle(numerators: list[int], period: int, length: int) -> np.ndarray:
-    """The first `length` choices of one period, by earliest deadline among the units that may be chosen."""
+    """The first `length` choices of one period: the earliest deadline among the units that may be chosen."""
     used = [index for index, numerator in enumerate(numerators) if numerator > 0]
     if len(used) == 1:
         return np.full(length, used[0], dtype=np.int64)
-    # All times are multiplied by `scale`, which makes every release, deadline and spacing an integer.
+    # All times are multiplied by `scale`, so that every release, deadline and spacing is an integer.
     halves = 2 * len(used) - 2
     scale = halves * math.lcm(*(numerators[index] for index in used))
     spacing = [scale * period // numerators[index] for index in used]
@@ -85,7 +85,7 @@ def _cycle(numerators: list[int], period: int, length: int) -> np.ndarray:
     chosen = np.empty(length, dtype=np.int64)
     everyone = range(len(used))
     now = 0
-    for position in range(length):  # the choice at one position depends on all before: not to be vectorised
+    for position in range(length):  # each choice depends on all choices before it: it cannot be vectorised
         now += scale
         best, earliest = -1, None
         for source in everyone:

@@ -1,15 +1,13 @@
-"""One source's way from documents to training sequences, window by window.
+"""Turn one source's documents into training sequences, window by window.
 
-1. Documents come in reading order (slice, shard, document). When all were read, the next epoch begins: all
-of them
-   again, in a seeded order. Documents that came in since go first.
-2. A window takes whole documents until it holds its number of tokens, or what the round still needs. It
-never reaches
-   over an epoch's end, so every epoch is packed for itself.
-3. In a window, a document longer than a sequence is cut at the sequence length; best fit places every piece.
-4. The sequences of a window are put in a seeded order. What the round does not need is carried to the next.
+    1. Documents come in reading order (slice, shard, document). After the last one the next epoch begins: all of
+       them again, in a seeded order. Documents that arrived in between are read first.
+    2. A window takes whole documents until it holds its number of tokens, or as many as the round still needs. It
+       never crosses the end of an epoch, so every epoch is packed separately.
+    3. In a window, a document longer than a sequence is cut at the sequence length; best fit places all pieces.
+    4. The sequences of a window are put in a seeded order. Those that the round does not need are carried over.
 
-`Position` says where all this stands: with the carried sequences it is all that the next round has to know.
+`Position` describes this state. Together with the carried sequences, it is all that the next round has to know.
 """
 
 from __future__ import annotations
@@ -30,9 +28,9 @@ class Documents:
     shard: np.ndarray
     """Index into the source's list of token shards."""
     offset: np.ndarray
-    """Where it begins in the shard's flat token stream."""
+    """Where the document begins in the shard's flat token stream."""
     length: np.ndarray
-    """Tokens with the closing end-of-text, at least 1."""
+    """Number of tokens with the closing end-of-text, at least 1."""
 
     def __len__(self) -> int:
         return len(self.length)
@@ -43,7 +41,7 @@ class Sequences:
     """Packed sequences of one source: int64 [pieces] each, in training order."""
 
     sequence: np.ndarray
-    """0 … count - 1, ascending, none missing."""
+    """0 … count - 1, ascending, without gaps."""
     shard: np.ndarray
     offset: np.ndarray
     length: np.ndarray
@@ -55,7 +53,7 @@ class Sequences:
         return int(self.length.sum())
 
     def split(self, count: int) -> tuple[Sequences, Sequences]:
-        """The first `count` sequences and the rest, which is numbered from 0 again."""
+        """The first `count` sequences; and the rest, renumbered from 0."""
         at = int(np.searchsorted(self.sequence, count))
         head, tail = slice(None, at), slice(at, None)
         first = Sequences(
@@ -76,13 +74,13 @@ class Sequences:
 
 
 def no_sequences() -> Sequences:
-    """None."""
+    """An empty set of sequences."""
     nothing = np.zeros(0, dtype=np.int64)
     return Sequences(nothing, nothing, nothing, nothing, 0)
 
 
 def joined(parts: list[Sequences]) -> Sequences:
-    """The sequences of all parts one after another, numbered through."""
+    """The sequences of all parts one after another, renumbered."""
     starts = np.cumsum([0, *(part.count for part in parts)])
     columns = [[part.sequence + start for part, start in zip(parts, starts.tolist(), strict=False)]]
     columns += [[getattr(part, name) for part in parts] for name in ("shard", "offset", "length")]
@@ -92,16 +90,16 @@ def joined(parts: list[Sequences]) -> Sequences:
 
 @dataclass(frozen=True)
 class Position:
-    """Where a source stands. Plain integers: this is what a round leaves to the next."""
+    """Where a source stands. Plain integers, which a round passes to the next."""
 
     documents: int = 0
     """Documents read in the first epoch."""
     epoch: int = 0
-    """Epochs begun after the first."""
+    """Number of epochs begun after the first."""
     epoch_documents: int = 0
-    """Documents in the present repetition."""
+    """Documents in the current repetition."""
     epoch_read: int = 0
-    """Of them, documents read."""
+    """Documents read in the current repetition."""
     window: int = 0
     """Windows closed."""
     read_tokens: int = 0
@@ -114,18 +112,18 @@ class Position:
 
 @dataclass(frozen=True)
 class Counts:
-    """What happened to documents as they were read in this round."""
+    """What happened to the documents that this round read."""
 
     whole: int = 0
     cut: int = 0
-    """Longer than a sequence."""
+    """Documents longer than a sequence."""
     concatenation_cuts: int = 0
     """Documents kept whole here that concatenate-and-cut over the same windows would have cut."""
 
 
 @dataclass(frozen=True)
 class Filled:
-    """A source's sequences for a round, those left over, where it stands then, and what was counted."""
+    """A source's sequences for a round, the sequences carried over, its position afterwards, and the counts."""
 
     sequences: Sequences
     carried: Sequences
@@ -135,8 +133,7 @@ class Filled:
 
 @dataclass(frozen=True)
 class Packing:
-    """How one source is packed. `window_tokens` is the source's own: the configured number times its
-    share."""
+    """How one source is packed. `window_tokens` is the source's own: the configured number times its share."""
 
     source: str
     seed: int
@@ -145,7 +142,7 @@ class Packing:
 
 
 def fill(documents: Documents, position: Position, carried: Sequences, need: int, how: Packing) -> Filled:
-    """The next `need` sequences of a source, of which there must be at least one document."""
+    """The next `need` sequences of a source. The source must have at least one document."""
     parts, counts = [carried], Counts()
     ready = carried.count
     while ready < need:
@@ -161,7 +158,7 @@ def fill(documents: Documents, position: Position, carried: Sequences, need: int
 
 
 def _read(documents: Documents, position: Position, limit: int, how: Packing) -> tuple[np.ndarray, Position]:
-    """Indices of the next documents: until they hold `limit` tokens, or the epoch ends."""
+    """Indices of the next documents, until they hold `limit` tokens or the epoch ends."""
     if position.documents < len(documents):
         chosen = np.arange(position.documents, len(documents))
         taken, tokens = _until(documents.length[chosen], limit)
@@ -183,7 +180,7 @@ def _read(documents: Documents, position: Position, limit: int, how: Packing) ->
 
 
 def _until(lengths: np.ndarray, limit: int) -> tuple[int, int]:
-    """How many of the first documents hold `limit` tokens (all, if they hold fewer), and their tokens."""
+    """How many of the first documents hold `limit` tokens (all, if they hold fewer), and their number of tokens."""
     ends = np.cumsum(lengths)
     taken = min(int(np.searchsorted(ends, limit)) + 1, len(lengths))
     return taken, int(ends[taken - 1])
@@ -226,10 +223,10 @@ def _pack(
 
 
 def seeded_order(count: int, seed: int, *name: str | int) -> np.ndarray:
-    """[count] int64: a permutation that depends on count, seed and name alone.
+    """A permutation that depends only on count, seed and name: int64 [count].
 
-    Sorted by the raw output of Philox, which numpy keeps the same from version to version (its
-    `permutation` it does not promise).
+    It sorts the raw output of Philox, which numpy keeps stable across versions (numpy does not promise this for its
+    `permutation`).
     """
     digest = hashlib.blake2b(json.dumps([seed, *name]).encode(), digest_size=16).digest()
     keys = np.random.Philox(key=np.frombuffer(digest, dtype="<u8").astype(np.uint64)).random_raw(count)

@@ -1,1 +1,1 @@
-"""Sources and readers: files, the hub and installed documentation, read on from where a slice ended."""
+"""Sources and readers: files, the hub and installed documentation. Reading continues where a slice ended."""

@@ -1,4 +1,4 @@
-"""What every reader gives: batches of rows, each a document or a fault, never both and never neither."""
+"""The output of every reader: batches of rows. Each row is either a document or a fault."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ VISIBLE = r"[^\s\p{Cc}\p{Cf}]"  # a text without any such character is empty to 
 
 @dataclass(frozen=True)
 class Unit:
-    """What is read in one piece, and from where on. `index` is its place in the source's order."""
+    """The part of a source that is read as one piece, and where reading begins. `index`: its place in the source's
+    order."""
 
     index: int
     name: str
@@ -31,7 +32,7 @@ class Unit:
 
 @dataclass(frozen=True)
 class Fault:
-    """A row, or with `row` None a whole file or row group, that is set aside. `value`: rows lost, where known."""
+    """A row that is set aside; with `row` None, a whole file or row group. `value`: the number of lost rows, if known."""
 
     row: int | None
     reason: str
@@ -59,9 +60,9 @@ def checked(
     faults: list[Fault],
     place: Callable[[int], str],
 ) -> Batch:
-    """A batch in which rows without text, or with null bytes in it, are faults.
+    """A batch in which rows without text, or with null bytes in the text, become faults.
 
-    `span`: first row, number of rows, the rows that `texts` and `metas` belong to, and the byte after each row.
+    `span`: first row, number of rows, the rows to which `texts` and `metas` belong, and the byte after each row.
     """
     first, count, rows, offsets = span
     column = pl.Series(pl.from_arrow(texts))
@@ -86,6 +87,6 @@ def checked(
 
 
 def whole_fault(fault: Fault, row: int = 0) -> Batch:
-    """A batch of no rows: something is wrong with a whole file."""
+    """A batch without rows, for a fault of a whole file."""
     none = pa.array([], pa.large_string())
     return Batch(row, 0, np.empty(0, np.int64), none, none, [fault])

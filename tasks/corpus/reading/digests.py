@@ -1,4 +1,4 @@
-"""sha256 of files from outside, remembered by device, inode, size and time of change, so that each is hashed once."""
+"""sha256 of external files, cached by device, inode, size and modification time, so that each file is hashed once."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pathlib import Path
 
 from storage.atomic import sha256_file
 
-_SETTLED_SECONDS = 2.0  # a file changed later than this ago may change again within one tick of its clock
+_SETTLED_SECONDS = 2.0  # a file changed more recently may change again within one clock tick
 
 
 class FileDigests:
-    """Digests of files. `path` is a SQLite file for all runs, None for this object's lifetime alone.
+    """Digests of files. `path`: a SQLite file that all runs share; None: the cache lives as long as this object.
 
-    Safe for concurrent use: each question opens its own connection, and a database that cannot be used costs only time.
+    Safe for concurrent use: each query opens its own connection. An unusable database only costs time.
     """
 
     def __init__(self, path: Path | None) -> None:
@@ -23,7 +23,7 @@ class FileDigests:
         self._memory: dict[tuple[int, int, int, int], str] = {}
 
     def sha256(self, file: Path) -> str:
-        """Hex sha256 of the file's bytes. Raises OSError where it cannot be read."""
+        """Hex sha256 of the file's bytes. Raises OSError if the file cannot be read."""
         status = file.stat()
         key = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
         known = self._memory.get(key) or self._recall(key)

@@ -1,10 +1,10 @@
-"""What the hub is asked beside bytes: which commit a revision is, and which files a split of a dataset has.
+"""Questions to the hub about metadata: the commit of a revision, and the files of a dataset's split.
 
-A revision is resolved once: what a store has been told stays true for it (`Remembered`), so that a branch that moves on
-leaves a run that is under way, or extended later, as it was; a newer commit is taken by naming it. What holds at a
-commit holds for ever and is remembered too, so a finished run is planned again without a hub.
+A revision is resolved once per store, and the answer is kept (`Remembered`). When a branch moves, a run that is under
+way or is extended later does not change; to use a newer commit, name it. Facts about a commit never change and are
+kept too, so a finished run can be planned again without the hub.
 
-No code of a dataset is run, and no token is part of any answer, error or log: the client reads it where it is used.
+No code of a dataset is run. No answer, error or log contains a token: the client reads the token itself.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ _PREFIX = re.compile(r"hf://datasets/[^@]+@(?P<commit>[^/]+)/(?P<path>.+)")
 
 
 class Remembered:
-    """Answers of the hub, by question. `path` is a SQLite file for all runs, None for this object's lifetime alone."""
+    """Cached answers of the hub, by question. `path`: a SQLite file that all runs share; None: kept in this object
+    only."""
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
@@ -40,11 +41,11 @@ class Remembered:
 
     @property
     def directory(self) -> Path | None:
-        """Where more may be kept beside the answers: the ends of Parquet files."""
+        """Directory for further cached data: the ends of Parquet files."""
         return self.path.with_suffix("") if self.path else None
 
     def recall(self, *question: str | None) -> Any:
-        """The answer, or None."""
+        """The cached answer, or None."""
         key = json.dumps(question)
         if key not in self._own and self.path is not None and self.path.exists():
             rows = self._execute("SELECT answer FROM answers WHERE question = ?", key)
@@ -53,7 +54,7 @@ class Remembered:
         return self._own.get(key)
 
     def remember(self, answer: Any, *question: str | None) -> Any:
-        """Keep an answer; the first one stands, and is returned."""
+        """Store an answer. If there is one already, it is kept and returned."""
         key = json.dumps(question)
         if self.path is None:
             return self._own.setdefault(key, answer)
@@ -70,19 +71,19 @@ class Remembered:
                 return database.execute(statement, values).fetchall()
         except sqlite3.Error as error:
             raise OnwardError(
-                f"{self.path}, which keeps what the hub told, cannot be used ({error}). Repair or delete it: branches "
-                "are then resolved anew"
+                f"{self.path}, the cache of the hub's answers, cannot be used ({error}). Repair or delete it: "
+                "branches are then resolved again"
             ) from error
 
 
 def remembered_in(store: Path) -> Remembered:
-    """What a store was told."""
+    """The hub's answers that are kept in a store."""
     return Remembered(store / ".cache" / "hub.sqlite")
 
 
 @dataclass(frozen=True)
 class HubFile:
-    """A file of a dataset at one commit. `digest`: its sha256, or `git:` and git's own for small files."""
+    """A file of a dataset at one commit. `digest`: its sha256; for small files `git:` and git's blob id."""
 
     path: str
     bytes: int
@@ -92,10 +93,10 @@ class HubFile:
 def commit_of(
     kind: Kind, name: str, revision: str, where: str, remembered: Remembered, field: str = ""
 ) -> str:
-    """The commit that a branch, tag or commit is, as this store was first told.
+    """The commit of a branch, tag or commit, as the store first resolved it.
 
-    `where` and `field` begin the error: the configuration's field of the name, and of the revision. Raises ConfigError
-    where there is no such repository or revision, HubUnreachable where the hub gives no answer.
+    `where` and `field` are the configuration fields of the name and of the revision; the error begins with them.
+    Raises ConfigError if there is no such repository or revision, HubUnreachable if the hub does not answer.
     """
     if COMMIT.fullmatch(revision):
         return revision
@@ -110,7 +111,7 @@ def commit_of(
         lambda: ask(name, revision=revision, timeout=_TIMEOUT_SECONDS), kind, name, revision, where, field
     )
     if not info.sha:
-        raise ConfigError(f"{where}: the hub names no commit for {name!r}, revision {revision!r}")
+        raise ConfigError(f"{where}: the hub reports no commit for {name!r}, revision {revision!r}")
     return str(remembered.remember(info.sha, "commit", kind, name, revision))
 
 
@@ -119,7 +120,7 @@ def split_files(
 ) -> list[HubFile]:
     """The files of a split, in the order in which `datasets` reads them.
 
-    Raises ConfigError, naming the field below `where`, for a configuration or split that is not there.
+    Raises ConfigError, naming the field below `where`, if the configuration or split does not exist.
     """
     question = ("files", dataset, name, split, commit)
     known = remembered.recall(*question)
@@ -162,7 +163,7 @@ def _ask_files(dataset: str, name: str | None, split: str, commit: str, where: s
 
 
 def _data_files(dataset: str, name: str | None, commit: str, where: str) -> dict[str, list[str]]:
-    """What `datasets` takes each split of a configuration to be: addresses by split. Nothing is downloaded for it."""
+    """The files of each split as `datasets` determines them: addresses by split. Nothing is downloaded."""
     import datasets
     from datasets.data_files import EmptyDatasetError
     from datasets.exceptions import DataFilesNotFoundError, DatasetNotFoundError
@@ -173,7 +174,7 @@ def _data_files(dataset: str, name: str | None, commit: str, where: str) -> dict
     try:
         load = partial(datasets.load_dataset_builder, f"hf://datasets/{dataset}", name, revision=commit)
         builder = asked(load, "dataset", dataset, commit, f"{where}.dataset", f"{where}.revision")
-    except ValueError as error:  # an unknown configuration, or several and none named
+    except ValueError as error:  # an unknown configuration, or several exist and none is named
         known = re.search(r"\[.*\]", str(error))
         raise ConfigError(
             f"{where}.name: {dataset} has no configuration {name!r}"
@@ -197,7 +198,7 @@ def _data_files(dataset: str, name: str | None, commit: str, where: str) -> dict
 
 
 def asked(ask: Callable[[], T], kind: Kind, name: str, revision: str, where: str, field: str = "") -> T:
-    """The hub's answer. What is wrong with the question is a ConfigError; what is wrong with the way, HubUnreachable."""
+    """The hub's answer. Raises ConfigError if the request is wrong, HubUnreachable if the connection or the hub fails."""
     from huggingface_hub import errors
 
     try:
@@ -211,7 +212,7 @@ def asked(ask: Callable[[], T], kind: Kind, name: str, revision: str, where: str
         if isinstance(cause, errors.RevisionNotFoundError):
             raise ConfigError(f"{field or where}: the {kind} {name!r} has no revision {revision!r}") from None
         if isinstance(cause, errors.HFValidationError):
-            raise ConfigError(f"{where}: {name!r} is no name of a {kind} on the hub") from None
+            raise ConfigError(f"{where}: {name!r} is not a valid name of a {kind} on the hub") from None
         if _of_the_way(cause):
             raise HubUnreachable(
                 f"{where}: the hub cannot be reached for the {kind} {name!r} ({_said(cause)}). Check the network "
@@ -229,13 +230,13 @@ def _gated(where: str, kind: Kind, name: str) -> ConfigError:
 
 def _missing(where: str, kind: Kind, name: str) -> ConfigError:
     return ConfigError(
-        f"{where}: the hub does not give a {kind} {name!r}: there is none, or it is private and no token for it is here "
+        f"{where}: the hub has no {kind} {name!r}, or it is private and this machine has no token for it "
         "(`hf auth login`, or HF_TOKEN in the environment)"
     )
 
 
 def _cause(error: Exception) -> BaseException:
-    """The hub's own error where a library wrapped it in one of its own."""
+    """The hub's own error, if a library wrapped it in another exception."""
     from huggingface_hub.errors import HfHubHTTPError
 
     cause: BaseException | None = error
@@ -247,7 +248,7 @@ def _cause(error: Exception) -> BaseException:
 
 
 def _of_the_way(error: BaseException) -> bool:
-    """Whether the network, the hub's health or offline mode is at fault, and not what was asked for."""
+    """Whether the network, the hub's health or offline mode is the cause, rather than the request."""
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
     known = (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectionError, TimeoutError)
@@ -264,7 +265,8 @@ def _of_the_way(error: BaseException) -> bool:
 
 
 def _said(error: BaseException) -> str:
-    """A line without what an address may carry: a password, and in its query the signature of a storage address."""
+    """The error in one line, without the secrets that an address may contain: a password, or the signature in its
+    query."""
     status = getattr(getattr(error, "response", None), "status_code", None)
     line = _first_line(error)
     return f"{type(error).__name__}{f', status {status}' if status else ''}{f': {line}' if line else ''}"

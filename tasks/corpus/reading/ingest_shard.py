@@ -1,6 +1,6 @@
-"""One shard of a slice, in a worker: units of a source become files of documents, and a file of what was set aside.
+"""One shard of a slice, in a worker: units of a source become files of documents and one file of rows set aside.
 
-Memory holds about one piece, whatever the size of a unit. Files of documents are cut by their texts alone.
+Memory holds about one piece, for any size of unit. Where a file of documents ends depends on its texts alone.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ from tasks.corpus.reading.remote import Missing, RemoteFile, spooled
 
 STAGE = "ingest"
 PIECE_BYTES = 32_000_000
-"""Text in one file of documents, about: what the stages after this one work on in one go."""
+"""Approximate bytes of text in one file of documents. Later stages process one such file at a time."""
 DROPPED_FILE = "dropped.parquet"
-"""Of one shard: it waits beside the shard's documents until all are merged into the part."""
+"""The rows that one shard set aside. The file stays beside the shard's documents until all are merged into the part."""
 ROWS_PER_UNIT = 1 << 40
-"""A row's ordinal is its unit's place times this, plus its row: ids of different units never meet."""
+"""A row's ordinal is its unit's index times this number, plus its row. So ids of different units never collide."""
 
 
 @dataclass(frozen=True)
 class ShardJob:
-    """One shard: units read one after the other, up to `limit` bytes of text (None: whole)."""
+    """One shard: units read one after another, up to `limit` bytes of text (None: completely)."""
 
     name: str
     source: str
@@ -50,10 +50,10 @@ class ShardJob:
 
 
 def read_shard(job: ShardJob, directory: Path) -> dict[str, Any]:
-    """Read a job's units into files of documents below `directory`, and what is set aside into `DROPPED_FILE` there.
+    """Read a job's units into files of documents below `directory`, and the rows set aside into `DROPPED_FILE` there.
 
-    Returns counts, and as `end` the row at which the last unit was left ({row, offset, bytes}), None where it was read
-    to its end. Memory holds about one piece, whatever the size of the unit.
+    Returns counts, and as `end` the row at which reading of the last unit stopped ({row, offset, bytes}), or None if
+    it was read to its end. Memory holds about one piece, for any size of unit.
     """
     writer = ShardWriter(job, directory)
     end: dict[str, int] | None = None
@@ -76,7 +76,7 @@ def read_shard(job: ShardJob, directory: Path) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _here(unit: Unit, directory: Path) -> Iterator[Unit]:
-    """The unit with a file on this disk where its reader needs one: a row group of a Parquet file on the hub."""
+    """The unit with a local file, if its reader needs one: for a row group of a Parquet file on the hub."""
     if unit.kind != "parquet" or not isinstance(unit.path, RemoteFile):
         yield unit
         return
@@ -87,7 +87,7 @@ def _here(unit: Unit, directory: Path) -> Iterator[Unit]:
 def _read_into(writer: ShardWriter, unit: Unit, job: ShardJob) -> dict[str, int] | None:
     end: dict[str, int] | None = None
     for whole in read_unit(unit, job.text_field):
-        if end is not None:  # the limit was reached with the batch before, and here is more
+        if end is not None:  # the previous batch reached the limit, and there is another one
             return end
         batch = whole if job.limit is None else _within(whole, job.limit - writer.bytes)
         _check_conserved(unit, batch)
@@ -145,7 +145,8 @@ def _check_conserved(unit: Unit, batch: Batch) -> None:
 
 
 class ShardWriter:
-    """Writes documents into files of about `PIECE_BYTES`, cut by their texts alone, and what is set aside into one."""
+    """Writes documents into files of about `PIECE_BYTES`, cut by their texts alone, and the rows set aside into one
+    file."""
 
     def __init__(self, job: ShardJob, directory: Path) -> None:
         self.job, self.directory = job, directory

@@ -1,7 +1,7 @@
-"""Where the text of a source comes from: files by patterns, a dataset on the hub, or the installed Python's documentation.
+"""The origin of a source's text: files given by patterns, a dataset on the hub, or the installed Python's docs.
 
-An origin names its members, files or groups of files, and surveys one: of what kind it is, in how many pieces it is
-read, and about how many bytes of text each holds. What a slice takes of them is decided in `slice_plan`.
+An origin names its members (files or groups of files). Its survey of a member gives the kind, the number of pieces,
+and the approximate bytes of text in each piece. `slice_plan` decides what a slice takes of them.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _GLOB_CHARACTERS = frozenset("*?[")
 
 @dataclass(frozen=True)
 class Member:
-    """A file of a source, or a group of Python files. `estimates`: bytes of text in each of its pieces."""
+    """A file of a source, or a group of Python files. `estimates`: bytes of text in each piece."""
 
     kind: str
     estimates: tuple[int, ...]
@@ -37,13 +37,13 @@ class Member:
 
 
 class Origin(Protocol):
-    """Members by name, in the order in which they are given."""
+    """Members by name, in the given order."""
 
     def names(self) -> list[str]:
         """Names of all members."""
 
     def survey(self, name: str) -> Member:
-        """What one member is."""
+        """Kind, pieces and estimates of one member."""
 
 
 class Installed:
@@ -64,7 +64,7 @@ class Installed:
 
 
 class Files:
-    """Files by patterns. A file's name is its path below its pattern's fixed prefix."""
+    """Files given by patterns. A file's name is its path below the fixed prefix of its pattern."""
 
     def __init__(self, config: IngestConfig, source: SourceConfig, base_directory: Path) -> None:
         self.source, self.text_field = config.name, config.text_field
@@ -84,10 +84,10 @@ class Files:
 
 
 class Hub:
-    """A split of a dataset on the hub, at a commit: the one that the slices before were read at, or the revision's.
+    """A split of a dataset on the hub. The commit is that of the previous slices; for the first slice, the revision's.
 
-    Raises ConfigError, naming the field, where the dataset, revision, configuration or split is not to be had, and
-    HubUnreachable where the hub gives no answer and none is remembered.
+    Raises ConfigError, naming the field, if the dataset, revision, configuration or split is not available. Raises
+    HubUnreachable if the hub does not answer and no answer is cached.
     """
 
     def __init__(
@@ -115,7 +115,7 @@ class Hub:
         return list(self.files)
 
     def remote(self, name: str) -> RemoteFile:
-        """A file, to be read."""
+        """A file, ready to be read."""
         kept = self.remembered.directory
         return RemoteFile(
             self.facts["dataset"] or "",
@@ -126,7 +126,8 @@ class Hub:
         )
 
     def survey(self, name: str) -> Member:
-        """As of a local file of these bytes. A file that the hub lacks is a piece that ingest will set aside."""
+        """As for a local file with these bytes. A file that the hub lacks counts as one piece, which ingest sets
+        aside."""
         question = ("survey", self.facts["dataset"], self.commit, name, self.text_field)
         known: dict[str, Any] | None = self.remembered.recall(*question)
         if known is None:
@@ -154,7 +155,7 @@ def _is_readable(name: str) -> bool:
 
 
 def survey_file(path: Path | RemoteFile, text_field: str) -> Member:
-    """Kind, pieces and estimated text bytes of a file. Its first bytes count, where they tell, and then its name."""
+    """Kind, pieces and estimated text bytes of a file. The kind follows from its first bytes, else from its name."""
     size = path.stat().st_size
     *_, inner, outer = ["", "", *(suffix.lower() for suffix in path.suffixes)]
     suffix = inner if outer in _COMPRESSED_SUFFIXES else outer
@@ -170,7 +171,8 @@ def survey_file(path: Path | RemoteFile, text_field: str) -> Member:
 
 
 def named_files(source: str, patterns: tuple[str, ...], base_directory: Path) -> dict[str, Path]:
-    """Names to absolute paths, in the order of the patterns and sorted within each. Raises ConfigError on no match."""
+    """Names to absolute paths, in the order of the patterns and sorted within each. Raises ConfigError if one matches
+    no file."""
     base_directory = base_directory.absolute()
     matched: list[tuple[Path, list[Path]]] = []
     for pattern in patterns:

@@ -1,7 +1,7 @@
-"""Reading a row group of a Parquet file by batches of columns; and what its footer says without reading it.
+"""Read a row group of a Parquet file in batches; read a file's footer.
 
-Strings of Parquet are only bytes that claim to be UTF-8: they are validated here. The other columns become JSON in
-polars, by the column; only types that it has no JSON for (binary) and damaged batches are looked at row by row.
+Parquet does not guarantee that strings are valid UTF-8: they are validated here. polars converts the other columns to
+JSON, column by column. Only types without a JSON form (binary) and damaged batches are processed row by row.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ _BUFFER_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class Footer:
-    """Of each row group: its rows, and the uncompressed bytes of the text column (0 where there is none)."""
+    """Per row group: its rows, and the uncompressed bytes of the text column (0 if there is none)."""
 
     rows: tuple[int, ...]
     text_bytes: tuple[int, ...]
 
 
 def read_footer(path: Path, text_field: str) -> Footer | None:
-    """What the footer says, or None where it cannot be read."""
+    """The content of the footer, or None if it cannot be read."""
     try:
         with pq.ParquetFile(path) as file:
             groups = [file.metadata.row_group(index) for index in range(file.metadata.num_row_groups)]
@@ -48,7 +48,7 @@ def _text_bytes(group: Any, text_field: str) -> int:
 
 
 def read_parquet(unit: Unit, text_field: str) -> Iterator[Batch]:
-    """The rows of one row group from `unit.row` on. A group that breaks off gives what came before, and one fault."""
+    """The rows of one row group from `unit.row` on. A damaged group gives the rows before the damage, and one fault."""
     assert isinstance(unit.path, Path)
     if unit.path.stat().st_size == 0:
         yield whole_fault(Fault(None, "empty_file", f"{unit.name}: the file has no bytes"))
@@ -100,7 +100,7 @@ def _read_group(unit: Unit, file: pq.ParquetFile, text_field: str) -> Iterator[B
 
 
 def _unusable(schema: pa.Schema, text_field: str) -> tuple[str, str] | None:
-    """Why no row of such a file can be a document: (reason, message)."""
+    """Why no row of such a file can be a document: (reason, message). None if rows can."""
     index = schema.get_field_index(text_field)
     if index < 0:
         return (
@@ -132,7 +132,7 @@ def _convert(batch: pa.RecordBatch, first: int, text_field: str, where: str) -> 
 
 
 def _plain_columns(table: pa.Table) -> pa.Table:
-    """Dictionaries decoded, so that a row is judged by its own value."""
+    """The table with dictionary columns decoded, so that each row is judged by its own value."""
     for index, field in enumerate(table.schema):
         if pa.types.is_dictionary(field.type):
             table = table.set_column(index, field.name, table.column(index).cast(field.type.value_type))
@@ -140,7 +140,7 @@ def _plain_columns(table: pa.Table) -> pa.Table:
 
 
 def _valid_texts(table: pa.Table, text_field: str) -> pa.Array:
-    """The texts as large_string; raises ArrowInvalid where they, or a string of another column, are no UTF-8."""
+    """The texts as large_string. Raises ArrowInvalid if they, or the strings of another column, are not valid UTF-8."""
     table.validate(full=True)
     column = table.column(text_field).cast(pa.large_string())
     return column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
@@ -155,7 +155,7 @@ def _is_valid(table: pa.Table, row: int, text_field: str) -> bool:
 
 
 def _metas(table: pa.Table) -> pa.Array:
-    """Each row's other fields as one JSON object, in the order of the columns; NaN and infinity become null."""
+    """Each row's other fields as one JSON object, in the order of the columns. NaN and infinity become null."""
     if not table.num_columns:
         return pa.array(["{}"] * table.num_rows, pa.large_string())
     if all(map(_has_json, table.schema.types)):
@@ -164,7 +164,7 @@ def _metas(table: pa.Table) -> pa.Array:
             encoded = frame.select(pl.struct(pl.all()).struct.json_encode()).to_series()
             return encoded.to_arrow().cast(pa.large_string())
         except pl.exceptions.PolarsError:
-            pass  # a rare type or time zone: by the row
+            pass  # a rare type or time zone: fall back to row by row
     columns = [_values(column) for column in table.columns]
     rows = (dict(zip(table.column_names, values, strict=True)) for values in zip(*columns, strict=True))
     return pa.array((orjson.dumps(row, default=_text_of).decode() for row in rows), pa.large_string())
@@ -173,7 +173,7 @@ def _metas(table: pa.Table) -> pa.Array:
 def _values(column: pa.ChunkedArray) -> list[Any]:
     try:
         values: list[Any] = column.to_pylist()
-    except (ValueError, OverflowError):  # a time that Python's own types do not reach
+    except (ValueError, OverflowError):  # a time out of the range of Python's types
         values = column.cast(pa.string()).to_pylist()
     return values
 
@@ -185,7 +185,7 @@ def _text_of(value: Any) -> Any:
 
 
 def _has_json(kind: pa.DataType) -> bool:
-    """Whether polars writes values of this type as JSON; on some others it would panic."""
+    """Whether polars can write values of this type as JSON. For some other types it would panic."""
     types = pa.types
     if types.is_nested(kind) and not types.is_union(kind):
         return all(_has_json(kind.field(index).type) for index in range(kind.num_fields))

@@ -1,4 +1,4 @@
-"""Prose out of reStructuredText, Markdown and docstrings: paragraphs on one line each, code and markup left out."""
+"""Extract prose from reStructuredText, Markdown and docstrings: one line per paragraph, without code and markup."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _ROLE = re.compile(r":[\w:+-]+:`~?([^`<]+?)(?:\s*<[^`>]*>)?`")
 _LINK = re.compile(r"!?\[([^\]]*)\]\([^)\s]*\)")
 _RST_LINK = re.compile(r"`([^`<]+?)\s*<[^`>]*>`_+")
 _TAG = re.compile(r"<!--.*?-->|</?[a-zA-Z][\w:-]*(?:\s+[\w:-]+(?:=(?:\"[^\"]*\"|'[^']*'))?)*\s*/?>")
-_BRACES = str.maketrans("{}", "()")  # {'auto', 'exact'} of numpydoc; quality rules take a brace for code
+_BRACES = str.maketrans("{}", "()")  # numpydoc's {'auto', 'exact'}: quality rules take a brace for code
 _UNDERLINE = re.compile(r"\s*([=\-~^\"'`*#+.:_])\1{2,}\s*$")
 _DIRECTIVE = re.compile(r"\s*\.\.\s+([\w:-]+)::\s*(.*)$")
 _KEPT_DIRECTIVES = frozenset(
@@ -32,12 +32,12 @@ _STOP_WORDS = frozenset(
 
 
 def word_count(text: str) -> int:
-    """Words: runs of characters that are no space."""
+    """Number of words: runs of characters that are not whitespace."""
     return len(_WORD.findall(text))
 
 
 def prose(text: str) -> list[str]:
-    """Paragraphs, list items and headings of a text, one string each, in order; code, tables and markup left out."""
+    """Paragraphs, list items and headings of a text, in order, one string each. Code, tables and markup are removed."""
     found: list[str] = []
     heading: str | None = None  # kept back until something follows it
     for block in _joined(_without_code(text.expandtabs().splitlines())):
@@ -55,7 +55,7 @@ def prose(text: str) -> list[str]:
 
 
 def is_prose(text: str) -> bool:
-    """Whether a document is mostly running English text, at least fifty words of it."""
+    """Whether a document is mostly running English text, with at least fifty words of it."""
     words = _WORD.findall(text)
     if len(words) < 50:
         return False
@@ -66,10 +66,10 @@ def is_prose(text: str) -> bool:
 
 
 def _without_code(lines: list[str]) -> list[str]:
-    """Lines without doctests, code blocks, tables and underlines; a heading is marked by a leading NUL."""
+    """The lines without doctests, code blocks, tables and underlines. A heading is marked by a leading NUL."""
     kept: list[str] = []
     fenced = doctest = False
-    deeper_than: int | None = None  # leaving out what is indented more than this
+    deeper_than: int | None = None  # skip lines indented more than this
     for number, line in enumerate(lines):
         bare = line.strip()
         indent = len(line) - len(line.lstrip())
@@ -120,7 +120,7 @@ def _without_code(lines: list[str]) -> list[str]:
 
 
 def _joined(lines: list[str]) -> list[str]:
-    """Hard-wrapped lines as one: a paragraph, a list item or a parameter with its description."""
+    """Join hard-wrapped lines: a paragraph, a list item, or a parameter with its description becomes one line."""
     blocks: list[str] = []
     current: list[str] = []
     depth = 0
@@ -157,7 +157,7 @@ def _joined(lines: list[str]) -> list[str]:
 
 
 def _defines(line: str) -> bool:
-    """Whether a line names what the deeper lines below it describe: `x : array_like`, or `x` alone."""
+    """Whether a line names what the more deeply indented lines below it describe: `x : array_like`, or `x` alone."""
     return _DEFINITION.match(line) is not None or (len(line) < 40 and line.strip("*").isidentifier())
 
 

@@ -3,9 +3,10 @@
     domain    numeric and machine-learning libraries, as installed
     general   the standard library, and every other installed distribution
 
-Docstrings of modules, classes and functions, documentation files (.rst, .md, .txt), the long description of each
-distribution and Python's own help topics. One document per top-level class or function, small ones gathered by module;
-doctests and code blocks are left out, hard-wrapped paragraphs become one line.
+The text comes from docstrings of modules, classes and functions, from documentation files (.rst, .md, .txt), from the
+long description of each distribution, and from Python's own help topics. Each top-level class or function gives one
+document; small ones are grouped by module. Doctests and code blocks are removed; hard-wrapped paragraphs become one
+line.
 """
 
 from __future__ import annotations
@@ -60,13 +61,13 @@ _NOT_A_TEXT = re.compile(
 _SUFFIXES = (".py", ".rst", ".md", ".txt")
 _FILES_PER_GROUP = 10
 _MIN_WORDS, _MAX_WORDS = 50, 3000
-_PROSE_SHARE = {".py": 0.15, ".txt": 0.5}  # of a file's bytes, roughly; only plans depend on it
+_PROSE_SHARE = {".py": 0.15, ".txt": 0.5}  # rough share of a file's bytes; only plans depend on it
 _DOCSTRING_CALLS = frozenset({"add_newdoc", "add_docstr", "_add_docstr", "add_newdoc_for_scalar_type"})
 
 
 @dataclass(frozen=True)
 class Group:
-    """Some files of one distribution, or of the standard library: what is read as one unit."""
+    """Some files of one distribution, or of the standard library. A group is read as one unit."""
 
     distribution: str
     version: str
@@ -75,9 +76,9 @@ class Group:
     estimated_bytes: int
 
 
-@functools.lru_cache(maxsize=2)  # each slice asks; an installation does not change under a running process
+@functools.lru_cache(maxsize=2)  # every slice calls this; the installation does not change during a process
 def groups(kind: Kind) -> dict[str, Group]:
-    """The units of an embedded source by name, such as `numpy/003`. The same installation gives the same ones."""
+    """The units of an embedded source, by name (such as `numpy/003`). The same installation gives the same units."""
     found: dict[str, Group] = {}
     taken: set[tuple[str, str]] = set()
     for name, version, root, sizes in _distributions(kind):
@@ -97,7 +98,7 @@ def python_version() -> str:
 
 
 def _distributions(kind: Kind) -> Iterator[tuple[str, str, Path, dict[str, int]]]:
-    """Name, version, root and documentation files (path to size) of each, in order of the names."""
+    """Name, version, root and documentation files (path to size) of each distribution, ordered by name."""
     if kind == "general":
         yield _standard_library()
     installed: dict[str, importlib.metadata.Distribution] = {}
@@ -115,7 +116,7 @@ def _distributions(kind: Kind) -> Iterator[tuple[str, str, Path, dict[str, int]]
 
 
 def _recorded(distribution: importlib.metadata.Distribution) -> Iterator[tuple[str, int]]:
-    """Relative path and size of each installed file, from RECORD as text: a tenth of the time of `.files`."""
+    """Relative path and size of each installed file. RECORD is parsed as text: ten times as fast as `.files`."""
     record = distribution.read_text("RECORD")
     if record is None:
         return
@@ -149,9 +150,9 @@ def _is_documentation(path: str) -> bool:
 
 
 def documents(root: Path, files: Iterable[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Text and meta (`name`, `file`) of each document in these files, in their order. Skips what does not parse.
+    """Text and meta (`name`, `file`) of each document in these files, in their order. Skips files that do not parse.
 
-    Raises StageFailed where there is no such installation: a worker on another machine would skip everything.
+    Raises StageFailed if the installation is not on this machine; otherwise a worker elsewhere would skip every file.
     """
     if not root.is_dir():
         raise StageFailed(f"{root} is not on this machine ({platform.node()}): the embedded source reads it")
@@ -182,7 +183,7 @@ def _dotted_name(file: str) -> str:
 
 
 def _body(metadata: str) -> str:
-    """The long description of a distribution: what follows the headers."""
+    """The long description of a distribution: the text after the headers."""
     head, _, body = metadata.partition("\n\n")
     folded = [line.removeprefix("        ").removeprefix("       |") for line in head.splitlines()]
     return body or "\n".join(folded)
@@ -192,18 +193,18 @@ def _topics(source: str) -> Iterator[tuple[str, list[str]]]:
     for node in ast.parse(source).body:
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict):
             for name, text in ast.literal_eval(node.value).items():
-                blocks = re.split(r"\n\s*\n", text)  # what is set in by three or more is code
+                blocks = re.split(r"\n\s*\n", text)  # blocks indented by three or more are code
                 running = [block for block in blocks if not block.startswith("   ")]
                 yield f"Python: {name}", prose("\n\n".join(running))
 
 
 def _docstrings(source: str, module: str) -> Iterator[tuple[str, list[str]]]:
-    """Each large class or function of a module; last the module's own docstring with the small ones."""
+    """Each large class or function of a module; last, the module's own docstring together with the small ones."""
     if '"""' not in source and "'''" not in source:
         return
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # invalid escapes in files that are not ours
+            warnings.simplefilter("ignore")  # invalid escapes in foreign files
             tree = ast.parse(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return
@@ -242,7 +243,7 @@ def _class_paragraphs(node: ast.ClassDef) -> list[str]:
 
 
 def _attached(call: ast.Call) -> Iterator[tuple[str, list[str]]]:
-    """Documentation given to compiled functions: add_newdoc("numpy", "dot", "…"), add_docstr(torch.abs, "…")."""
+    """Documentation attached to compiled functions: add_newdoc("numpy", "dot", "…"), add_docstr(torch.abs, "…")."""
     function = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
     if function not in _DOCSTRING_CALLS or not call.args:
         return

@@ -1,10 +1,10 @@
-"""Reading one unit of a source: a row group of a Parquet file, a stretch of a JSON-lines file, a text file, Python docs.
+"""Read one unit of a source: a row group of a Parquet file, a span of a JSON-lines file, a text file, Python docs.
 
-`read_unit` yields batches. A row is a document or a fault, never both and never neither; what is wrong with a whole file
-(or row group) is one fault without a row number. Batches are cut by bytes, so memory stays flat whatever a file holds;
-where they are cut changes nothing but where the caller may stop.
+`read_unit` yields batches. Each row is either a document or a fault; a problem of a whole file (or row group) is one
+fault without a row number. Batches are cut by bytes, so memory stays flat for any file. Where they are cut only
+affects where the caller may stop.
 
-What is read decides how: a file is gzip or zstd by its first bytes, not by its name.
+Compression is detected from a file's first bytes (gzip, zstd), not from its name.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _JSON_NAMES = {
 
 
 def read_unit(unit: Unit, text_field: str) -> Iterator[Batch]:
-    """The rows of a unit from `unit.row` on, in order. What cannot be read becomes faults; OSError is let through."""
+    """The rows of a unit from `unit.row` on, in order. Unreadable data become faults; OSError is not caught."""
     if unit.kind == "parquet":
         return read_parquet(unit, text_field)
     if unit.kind == "text":
@@ -87,10 +87,10 @@ def _line_batches(
 
 
 class _LineParser:
-    """Turns blocks of whole lines into batches, keeping count of rows, lines and bytes.
+    """Turns blocks of whole lines into batches; counts rows, lines and bytes.
 
-    A Python loop over lines: orjson spends its time inside each line (over 500 MB/s), and columnar JSON readers
-    neither set single lines aside nor keep the other fields as they are.
+    It is a Python loop over lines: orjson spends its time inside each line (over 500 MB/s), and columnar JSON readers
+    can neither set single lines aside nor keep the other fields unchanged.
     """
 
     def __init__(self, unit: Unit, text_field: str, *, first_line: int | None, row: int, offset: int) -> None:
@@ -98,17 +98,17 @@ class _LineParser:
         self.line, self.row, self.offset = first_line, row, offset
 
     def parse(self, block: bytes, *, cut: bool) -> Batch:
-        """One block's rows; `cut`: the file broke off, so that an unfinished last line is no row of its own."""
+        """The rows of one block. `cut`: the file broke off, so an unfinished last line is not a row."""
         first, faults = self.row, list[Fault]()
         rows, texts, metas = list[int](), list[str | None](), list[str]()
         marks, offsets = (
             list[int](),
             list[int](),
-        )  # of each row: its line or first byte, and the byte after it
+        )  # for each row: its line or first byte, and the byte after it
         if self.offset == 0 and block.startswith(_BOM):
             block, self.offset = block[3:], 3
         lines = block.split(b"\n")
-        unfinished = len(lines) - 1  # what follows the last newline: nothing, but at the end of a file
+        unfinished = len(lines) - 1  # the text after the last newline: empty except at the end of a file
         for number, line in enumerate(lines):
             mark = self.offset if self.line is None else self.line
             self.offset += len(line) + (number != unfinished)
@@ -142,7 +142,7 @@ class _LineParser:
 
 @dataclass(frozen=True)
 class JsonRow:
-    """A row of JSON: its text (None where it is null), and its other fields as JSON."""
+    """A row of JSON: its text (None if null), and its other fields as JSON."""
 
     text: str | None
     meta: str
@@ -150,14 +150,14 @@ class JsonRow:
 
 @dataclass(frozen=True)
 class Refused:
-    """Why a row of JSON is no document."""
+    """Why a row of JSON is not a document."""
 
     reason: str
     message: str
 
 
 def record_of_line(line: bytes, text_field: str) -> JsonRow | Refused:
-    """One line of JSON. What orjson refuses is judged again by the standard library, strictly."""
+    """Parse one line of JSON. If orjson rejects it, the standard library parses it again, strictly."""
     try:
         value = orjson.loads(line)
     except (orjson.JSONDecodeError, TypeError) as error:
@@ -179,7 +179,7 @@ def _refusal(line: bytes, message: str) -> Refused:
 
 
 def _strict_loads(line: bytes) -> Any:
-    """For valid JSON that orjson has no type for: integers and floats out of range become text."""
+    """Load valid JSON that orjson has no type for. Integers and floats out of range become text."""
 
     def refuse(name: str) -> Any:
         raise ValueError(f"{name} is not JSON")
@@ -193,7 +193,7 @@ def _strict_loads(line: bytes) -> Any:
     value = json.loads(line.decode(), parse_constant=refuse, parse_int=whole, parse_float=real)
     json.dumps(
         value, ensure_ascii=False
-    ).encode()  # lone surrogates are no text: UnicodeEncodeError is a ValueError
+    ).encode()  # lone surrogates are not text: UnicodeEncodeError is a ValueError
     return value
 
 
@@ -209,7 +209,7 @@ def _record(value: Any, text_field: str) -> JsonRow | Refused:
         return Refused("text_not_string", f"{text_field!r} is {_JSON_NAMES[type(text)]}")
     try:
         return JsonRow(text, orjson.dumps(value).decode())
-    except TypeError:  # deeper than orjson writes, an integer beyond 64 bits
+    except TypeError:  # nested too deeply for orjson, or an integer beyond 64 bits
         try:
             return JsonRow(text, json.dumps(value, ensure_ascii=False, separators=(",", ":")))
         except RecursionError:
@@ -217,7 +217,7 @@ def _record(value: Any, text_field: str) -> JsonRow | Refused:
 
 
 def _array(path: Path | RemoteFile) -> list[Any] | None:
-    """The elements of a file that is one JSON array; None where it is not, so that it is read as lines."""
+    """The elements of a file that is one JSON array. None if it is not one; it is then read as lines."""
     parts, size = list[bytes](), 0
     with opened(path) as stream:
         for chunk in stream:

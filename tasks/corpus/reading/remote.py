@@ -1,9 +1,9 @@
-"""A file of a dataset on the hub, read by ranges as if it lay here: `open`, `stat` and `suffixes` as a path has them.
+"""A file of a dataset on the hub, read by byte ranges like a local file.
 
-Bytes come in blocks of at most `BLOCK_BYTES`, so memory stays flat whatever the file holds, and each block is one request
-that is made again, after a pause, where the connection breaks, the hub answers 5xx or nothing comes for a while. Of a
-Parquet file only its ends and one row group are taken, into a file with holes in which they stand at their places
-(`spooled`), so what reads local files reads these.
+It has a path's `open`, `stat` and `suffixes`. Reading uses blocks of at most `BLOCK_BYTES`, so memory stays flat for
+any file. Each block is one request; it is repeated after a pause if the connection breaks, the hub answers 5xx or no
+byte arrives for a while. From a Parquet file only its ends and one row group are fetched. They are written at their
+own offsets into a sparse file (`spooled`), so that the readers of local files can read it.
 """
 
 from __future__ import annotations
@@ -28,9 +28,10 @@ BLOCK_BYTES = 8 << 20
 RETRIES = 6
 FIRST_WAIT_SECONDS = 1.0
 LONGEST_WAIT_SECONDS = 30.0
-"""After each failed request 1, 2, 4, 8, 16 and 30 s pass (or what the hub asks for): about a minute, then an error."""
+"""After a failed request the client waits 1, 2, 4, 8, 16 and 30 s (or as long as the hub asks): about a minute in all,
+then it raises an error."""
 SILENCE_SECONDS = 30.0
-"""Without a byte for so long, a connection counts as broken."""
+"""A connection without a byte for this long counts as broken."""
 
 _FIRST_BLOCK = 1 << 18
 _TAIL_BYTES = 1 << 16
@@ -39,12 +40,12 @@ _MAGIC = b"PAR1"
 
 
 class Missing(OSError):
-    """The file stands in the list of its commit, but the hub does not have it."""
+    """The commit lists the file, but the hub does not have it."""
 
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """One file at one commit. `kept`: a directory in which the ends of Parquet files are found again."""
+    """One file at one commit. `kept`: a directory that caches the ends of Parquet files."""
 
     dataset: str
     commit: str
@@ -57,22 +58,22 @@ class RemoteFile:
 
     @property
     def suffixes(self) -> list[str]:
-        """As of a path."""
+        """As `Path.suffixes`."""
         return PurePosixPath(self.name).suffixes
 
     def stat(self) -> SimpleNamespace:
-        """Its size, as a path tells it."""
+        """The file's size, as `st_size`."""
         return SimpleNamespace(st_size=self.size)
 
     def open(self, mode: str = "rb") -> BinaryIO:
-        """For reading bytes, from the beginning or after `seek`."""
+        """Open for reading bytes, from the beginning or after `seek`."""
         return cast(BinaryIO, io.BufferedReader(_Blocks(self), 1 << 16))
 
     def read(self, start: int, end: int) -> bytes:
         """Bytes [start, end), which must lie in the file, by one request.
 
-        Raises Missing where the hub has no such file, ConfigError where it refuses it, HubUnreachable where it gave no
-        answer however often it was asked, StageFailed where it gave other bytes than asked for.
+        Raises Missing if the hub has no such file, ConfigError if it refuses the file, HubUnreachable if every attempt
+        failed, StageFailed if it returned other bytes than requested.
         """
         if start >= end:
             return b""
@@ -82,11 +83,11 @@ class RemoteFile:
         if _is_missing(response):
             raise Missing(f"the hub has no such file at commit {self.commit[:12]}")
         content: bytes = response.content
-        if response.status_code == 200 and len(content) == self.size:  # a server that knows no ranges
+        if response.status_code == 200 and len(content) == self.size:  # the server ignored the range
             content = content[start:end]
         if len(content) != end - start:
             raise StageFailed(
-                f"reading {self}: the hub gave {len(content):,} bytes where {end - start:,} were asked for "
+                f"reading {self}: the hub returned {len(content):,} bytes instead of the requested {end - start:,} "
                 f"(from byte {start:,} of {self.size:,}). What was read before is kept; run the same command again"
             )
         return content
@@ -114,13 +115,13 @@ class RemoteFile:
 
 
 def _is_missing(response: Any) -> bool:
-    """Of the file alone: a repository or revision that is gone is an error of its own."""
+    """Whether only the file is missing. A missing repository or revision is a different error."""
     of_repository = response.headers.get("X-Error-Code") in ("RepoNotFound", "RevisionNotFound", "GatedRepo")
     return response.status_code in (404, 410) and not of_repository
 
 
 class _Blocks(io.RawIOBase):
-    """Ranges of a file as a raw stream: blocks grow while it is read on, and begin small after a jump."""
+    """A raw stream over ranges of a file. Blocks grow during sequential reading, and start small after a jump."""
 
     def __init__(self, file: RemoteFile) -> None:
         self._file, self._at = file, 0
@@ -156,7 +157,7 @@ class _Blocks(io.RawIOBase):
 
 @contextlib.contextmanager
 def spooled(file: RemoteFile, group: int | None, directory: Path) -> Iterator[Path]:
-    """A local file of the same size with a Parquet file's ends and one row group at their places; holes elsewhere."""
+    """A local sparse file of the same size: a Parquet file's ends and one row group, each at its own offset."""
     path = directory / f".remote-{hashlib.sha256(str(file).encode()).hexdigest()[:16]}.parquet"
     head, tail = _ends(file)
     try:
@@ -176,7 +177,7 @@ def spooled(file: RemoteFile, group: int | None, directory: Path) -> Iterator[Pa
 
 
 def keep_ends(file: RemoteFile) -> None:
-    """Fetch the ends of a Parquet file once, for all who read its row groups later."""
+    """Fetch the ends of a Parquet file once, for all later readers of its row groups."""
     if file.kept is None or _kept(file).is_file():
         return
     head, tail = _ends(file)
@@ -193,7 +194,7 @@ def _kept(file: RemoteFile) -> Path:
 
 
 def _ends(file: RemoteFile) -> tuple[bytes, bytes]:
-    """Its first four bytes, and its footer with what follows (where it has none: its last 64 KiB)."""
+    """The first four bytes, and the footer with what follows it. If there is no footer: the last 64 KiB."""
     if file.kept is not None and _kept(file).is_file():
         data = _kept(file).read_bytes()
         return data[: min(4, file.size)], data[4:]
@@ -208,7 +209,7 @@ def _ends(file: RemoteFile) -> tuple[bytes, bytes]:
 
 
 def _span(path: Path, group: int) -> tuple[int, int]:
-    """The bytes of a row group; none where the footer does not tell."""
+    """The byte range of a row group; empty if the footer does not tell."""
     try:
         with pq.ParquetFile(path) as parquet:
             if group >= parquet.num_row_groups:
@@ -223,7 +224,7 @@ def _span(path: Path, group: int) -> tuple[int, int]:
     begin, end = (
         min(begins, default=0),
         max(ends, default=0) + 100,
-    )  # old writers tell too little by their headers
+    )  # old writers leave the headers out of the size
     return (begin, min(end, size)) if 0 <= begin < end else (0, 0)
 
 

@@ -1,9 +1,9 @@
-"""Which files and units a slice of a source reads: a plan made of names, sizes and the slice before, before any reading.
+"""Plan which files and units a slice reads. The plan uses names, sizes and the previous slice; no text is read.
 
-A source is a list of units in a fixed order: row groups of Parquet files, stretches of JSON-lines files, whole files
-otherwise, groups of installed Python files. The first slice freezes the list; a slice goes on from where the one before
-ended (the cursor) and takes units until their estimated text reaches `slice_bytes`. The names, sizes and sha256 of only
-the files that it takes are in its key; paths never are.
+A source is a list of units in a fixed order: row groups of Parquet files, spans of JSON-lines files, other files as a
+whole, groups of installed Python files. The first slice freezes this list. A slice starts where the previous one ended
+(the cursor) and takes units until their estimated text reaches `slice_bytes`. Its key contains the names, sizes and
+sha256 of the files that it takes, and no others. Paths are never in the key.
 
     units   a/0  c/1  a/1  b/0  c/0 …        (ordered by hash of seed, source, file name and piece)
     slice 1 ├────────────┤                   ends inside a unit, at the row where slice_bytes of text are reached
@@ -29,16 +29,17 @@ from tasks.corpus.reading.sources import IngestConfig, SourceConfig
 
 T = TypeVar("T")
 _SHELF_FILES = 16
-"""Files of the hub are looked into so many at a time, and mixed within; a source of thousands begins at once."""
+"""Files of the hub are surveyed this many at a time, and mixed within such a shelf. So a source of thousands of files
+starts at once."""
 
 
 @dataclass(frozen=True)
 class IngestInputs:
-    """What a slice reads. In the key: the slice before, and the files or distributions by content."""
+    """What a slice reads. In the key: the previous slice, and the files or distributions by content."""
 
     cursor: Input | None
     files: tuple[dict[str, Any], ...]  # {name, bytes, sha256}, in the order in which they are first read
-    distributions: dict[str, str] | None  # python_docs: distribution to version, Python's among them
+    distributions: dict[str, str] | None  # python_docs: distribution to version, Python itself included
     paths: dict[str, str] = field(metadata={"in_key": False})
     reading: dict[str, Any] = field(
         metadata={"in_key": False}
@@ -48,7 +49,7 @@ class IngestInputs:
 
 @dataclass(frozen=True)
 class SlicePlan:
-    """The next slice of a source: what `run` takes, and what can be said of it beforehand."""
+    """The next slice of a source: the arguments of `run`, and what is known before it runs."""
 
     config: IngestConfig
     inputs: IngestInputs
@@ -66,11 +67,11 @@ def plan_slice(
     digests: FileDigests,
     remembered: Remembered | None = None,
 ) -> SlicePlan | None:
-    """What the slice after `cursor` (None: the first) reads; None where the source is used up.
+    """Plan the slice after `cursor` (None: the first slice). Returns None if the source is exhausted.
 
-    Relative patterns are taken from `base_directory`; `remembered` holds what the hub was asked before. Raises
-    ConfigError where a pattern matches nothing, where a file of the first slice's list is missing or has changed, or
-    where the hub has no such thing, and HubUnreachable where it gives no answer.
+    Relative patterns start at `base_directory`. `remembered` holds earlier answers of the hub. Raises ConfigError if a
+    pattern matches nothing, if a file in the first slice's list is missing or has changed, or if the hub lacks what is
+    named. Raises HubUnreachable if the hub does not answer.
     """
     state = read_cursor(cursor)
     if state and state["exhausted"]:
@@ -119,7 +120,7 @@ def _origin(
 
 
 def read_cursor(cursor: Input | None) -> dict[str, Any] | None:
-    """The content of a cursor part, or None for none."""
+    """The content of a cursor part; None if there is no part."""
     if cursor is None:
         return None
     state: dict[str, Any] = json.loads(cursor.only().read_bytes())
@@ -129,9 +130,9 @@ def read_cursor(cursor: Input | None) -> dict[str, Any] | None:
 def ordered_units(
     config: IngestConfig, frozen: list[dict[str, Any]], shelf: int | None = None
 ) -> list[tuple[str, int]]:
-    """The units, (name, piece), of all files looked into so far, in the order in which slices read them.
+    """The units (name, piece) of all files surveyed so far, in the order in which slices read them.
 
-    They are mixed within each `shelf` of so many files (None: all), so what is looked into later changes no place.
+    Units are mixed within each shelf of `shelf` files (None: over all files), so a later survey moves no earlier unit.
     """
     known = [entry for entry in frozen if "pieces" in entry]
     units: list[tuple[str, int]] = []
@@ -157,7 +158,7 @@ def _mixed(config: IngestConfig, things: list[T]) -> list[T]:
 
 
 def _look_into(origin: Origin, frozen: list[dict[str, Any]], shelf: int | None) -> bool:
-    """Freeze the pieces of the next shelf of files; whether there was any."""
+    """Survey the next shelf of files and freeze their pieces. Returns whether any file was left."""
     begin = sum("pieces" in entry for entry in frozen)
     end = begin + (shelf or len(frozen))
     for index, entry in enumerate(frozen[begin:end], begin):
@@ -178,7 +179,8 @@ def _taken(
     begin: Mapping[str, int],
     present: set[str],
 ) -> list[dict[str, Any]]:
-    """Units from `begin` on until their estimates reach `slice_bytes`; at least one. Looks into further shelves."""
+    """Units from `begin` on, at least one, until their estimates reach `slice_bytes`. Surveys further shelves if
+    needed."""
     units: list[dict[str, Any]] = []
     members: dict[str, Member] = {}
     total, already, index = 0, begin["bytes"], begin["unit"]
@@ -191,7 +193,7 @@ def _taken(
             if name not in members:
                 members[name] = _survey_again(config, origin, entry, present)
             estimate = members[name].estimates[piece]
-            if already:  # an estimate that proved too small says nothing of what is left
+            if already:  # an estimate that was too small says nothing about the rest
                 estimate = estimate - already if estimate > already else config.slice_bytes
             units.append(
                 {"index": place, "name": name, "piece": piece, "kind": entry["kind"], "estimate": estimate}

@@ -1,4 +1,4 @@
-"""What a user says of a source, and what of that a slice's bytes depend on."""
+"""The user's configuration of a source, and the part of it on which a slice's bytes depend."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class HubConfig(Settings):
 
 
 class SourceConfig(Settings):
-    """One source of documents, as it stands in the configuration file."""
+    """One source of documents, as written in the configuration file."""
 
     name: str = identity(
         description="Its name in documents, metrics and reports; decides the documents' ids.",
@@ -73,7 +73,7 @@ class SourceConfig(Settings):
 
 
 class IngestConfig(Settings):
-    """What the bytes of a slice depend on, its inputs aside."""
+    """Everything besides its inputs on which the bytes of a slice depend."""
 
     name: str = identity(description="The source's name.")
     text_field: str = identity("text", description="The column or field that holds the text.")
@@ -89,7 +89,7 @@ class IngestConfig(Settings):
     def of(
         cls, source: SourceConfig, *, slice_bytes: int, seed: int, max_bad_fraction: float = 0.01
     ) -> IngestConfig:
-        """The part of a source's configuration that ingest depends on; role and weight are not."""
+        """The part of a source's configuration on which ingest depends. Role and weight are not included."""
         return cls(
             name=source.name,
             text_field=source.text_field,

@@ -1,6 +1,7 @@
-"""Bytes of a file from outside, decompressed as its first bytes say, in chunks; a broken end is noted, never hidden.
+"""Bytes of an external file in chunks, decompressed according to its first bytes. A broken end is reported as a fault.
 
-gzip files may have several members and zstd files several frames. What decompresses before a fault is given out.
+gzip files may have several members, and zstd files several frames. Everything that decompresses before a fault is
+returned.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from tasks.corpus.reading.remote import RemoteFile
 
 BLOCK_BYTES = 8 << 20
 SPAN_BYTES = 16 << 20
-"""Uncompressed JSON-lines files are read in stretches of this size, so that a seeded order mixes large files too."""
+"""Uncompressed JSON-lines files are read in spans of this size, so that a seeded order also mixes large files."""
 
 _CHUNK = 1 << 20
 _COMPRESSED_CHUNK = 1 << 16
@@ -28,7 +29,7 @@ _ZSTD_SKIPPABLE = tuple(bytes([0x50 + n, 0x2A, 0x4D, 0x18]) for n in range(16))
 
 
 class Stream:
-    """An open file. Iterating gives its bytes; `fault` is then (reason, message) where the end could not be reached."""
+    """An open file. Iterating yields its bytes. If the end cannot be reached, `fault` is (reason, message) afterwards."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file = file
@@ -47,11 +48,11 @@ class Stream:
 
     @property
     def divisible(self) -> bool:
-        """Whether its lines can be entered in the middle: not compressed, UTF-8, and not one JSON array."""
+        """Whether reading can start in the middle of the file: not compressed, UTF-8, and not one JSON array."""
         return self.plain and not self.utf16 and not self.array
 
     def read_from(self, start: int, end: int | None = None) -> None:
-        """Give out only the (uncompressed) bytes from `start` on, up to `end` where that is known."""
+        """Limit iteration to the (uncompressed) bytes from `start` on, up to `end` if given."""
         self._start, self._end = start, end
 
     def __iter__(self) -> Iterator[bytes]:
@@ -114,13 +115,13 @@ class Stream:
 
 @contextlib.contextmanager
 def opened(path: Path | RemoteFile) -> Iterator[Stream]:
-    """A file's bytes as a `Stream`."""
+    """Open a file as a `Stream`."""
     with path.open("rb") as file:
         yield Stream(file)
 
 
 def blocks(stream: Stream) -> Iterator[bytes]:
-    """Blocks of whole lines, each about `BLOCK_BYTES` or one longer line; only the last may lack its newline."""
+    """Blocks of whole lines, each of about `BLOCK_BYTES`, or one longer line. Only the last may lack its newline."""
     pending: list[bytes] = []
     size = 0
     for chunk in stream:
@@ -135,7 +136,7 @@ def blocks(stream: Stream) -> Iterator[bytes]:
 
 
 def spans(path: Path | RemoteFile) -> int:
-    """In how many units a file of lines is read: stretches of `SPAN_BYTES` where it can be entered in the middle."""
+    """Number of units in a file of lines: spans of `SPAN_BYTES` if the file is divisible, else one."""
     with opened(path) as stream:
         if stream.divisible:
             return max(1, -(-path.stat().st_size // SPAN_BYTES))
@@ -143,7 +144,7 @@ def spans(path: Path | RemoteFile) -> int:
 
 
 def uncompressed_size(path: Path | RemoteFile) -> int:
-    """About how many bytes a compressed file holds: its size times the ratio of its first 256 KiB."""
+    """Estimated uncompressed size of a file: its size times the compression ratio of its first 256 KiB."""
     size, given = path.stat().st_size, 0
     with opened(path) as stream:
         for chunk in stream:
@@ -154,7 +155,7 @@ def uncompressed_size(path: Path | RemoteFile) -> int:
 
 
 def line_span(path: Path | RemoteFile, piece: int) -> tuple[int, int | None]:
-    """Where the lines that begin in stretch `piece` of an uncompressed file begin and end, in bytes."""
+    """Byte range of the lines that begin in span `piece` of an uncompressed file."""
     size = path.stat().st_size
     with path.open("rb") as file:
         start = _line_start(file, piece * SPAN_BYTES, size)
@@ -163,7 +164,7 @@ def line_span(path: Path | RemoteFile, piece: int) -> tuple[int, int | None]:
 
 
 def _line_start(file: BinaryIO, position: int, size: int) -> int:
-    """The first byte at or after `position` with which a line begins; `size` where there is none."""
+    """The first byte at or after `position` at which a line begins; `size` if there is none."""
     if position == 0 or position >= size:
         return min(position, size)
     file.seek(position - 1)

@@ -1,1 +1,1 @@
-"""Filter rules: each a small thing with a name and a threshold that measures a batch of texts, column by column."""
+"""Filter rules. Each has a name and a threshold, and measures a batch of texts column by column."""

@@ -1,8 +1,8 @@
-"""C4's rules (Raffel et al. 2020, arXiv:1910.10683, section 2.2), as datatrove applies them (`filters/c4_filters.py`):
-lines that are no prose go out of the text, then whole documents by what is left.
+"""C4's rules (Raffel et al. 2020, arXiv:1910.10683, section 2.2), as datatrove applies them (`filters/c4_filters.py`).
 
-The rule that a line must end in punctuation is off, as in FineWeb (Penedo et al. 2024, arXiv:2406.17557, section 3.4):
-it alone takes 30 % of the text. C4's list of bad words is not here: it is not part of datatrove's filter either.
+Lines that are not prose are removed from the text; then whole documents are judged by the remaining lines. The rule
+that a line must end in punctuation is off, as in FineWeb (Penedo et al. 2024, arXiv:2406.17557, section 3.4): it alone
+removes 30 % of the text. C4's list of bad words is not included: datatrove's filter does not include it either.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ POLICY = (
     "use cookies",
 )
 CITATION = r"^(?:\d*|edit|citation needed)$"
-"""What stands in the square brackets that Wikipedia's citations leave behind: they are cut out of every line."""
+"""The content of the square brackets that Wikipedia's citations leave behind. They are cut out of every line."""
 
 LINE_RULES: dict[str, float | None] = {
     "c4_long_words": MAX_WORD_CHARACTERS,
@@ -39,20 +39,20 @@ LINE_RULES: dict[str, float | None] = {
     "c4_javascript_lines": 0,
     "c4_policy_lines": 0,
 }
-"""Line rules with their thresholds, in the order in which datatrove asks them: the longest word of a line in characters,
-a line's end, words in a line, mentions of JavaScript, phrases about cookies and terms. None: not asked."""
+"""Line rules with their thresholds, in the order in which datatrove applies them: the longest word of a line in
+characters, the end of a line, words in a line, mentions of JavaScript, phrases about cookies and terms. None: off."""
 
 _BRACE, _OPEN, _CLOSE, _DOT, _QUOTES = ord("{"), ord("["), ord("]"), ord("."), b".?!\"'"
 
 
 @dataclass(frozen=True)
 class LineVerdicts:
-    """What C4 makes of the lines of a batch under some thresholds; a batch keeps the answer."""
+    """C4's line rules at some thresholds. A batch caches the result."""
 
     limits: tuple[tuple[str, float], ...]
 
     def __call__(self, batch: TextBatch) -> KeptLines:
-        """Lines that are kept, and what the rules for whole documents need."""
+        """The lines that are kept, and the counts that the rules for whole documents need."""
         limits, lines = dict(self.limits), batch.broken_lines
         text = lines.spans.text()
         starts, ends = _stripped(batch, lines)
@@ -84,9 +84,12 @@ class LineVerdicts:
 
 @dataclass(frozen=True)
 class KeptLines:
-    """Lines of a batch that C4 keeps (alive), as byte ranges without the white space around them (starts, ends), the
-    byte ranges of the citations to cut; and for each text how many lines hold lorem ipsum and curly brackets, and how
-    many were removed by each line rule."""
+    """The lines of a batch that C4 keeps, and counts per text.
+
+    alive: which lines are kept. starts, ends: byte ranges of the lines, without surrounding white space. cuts: byte
+    ranges of the citations to cut. lorem, curly: per text, the lines with lorem ipsum or curly brackets. removed: per
+    text, the lines that each line rule removed.
+    """
 
     batch: TextBatch
     alive: np.ndarray
@@ -98,8 +101,10 @@ class KeptLines:
     removed: dict[str, np.ndarray]
 
     def sentences(self, limit: float) -> np.ndarray:
-        """Sentences in the lines that are left, as spaCy's sentencizer counts them; a text with as many lines as the
-        limit has as many sentences, and is counted no further. int64, shape (texts,)."""
+        """Sentences in the kept lines, as spaCy's sentencizer counts them: int64, shape (texts,).
+
+        A text with at least `limit` lines has at least that many sentences, and is not counted further.
+        """
         lines = self.batch.broken_lines.spans
         counted = sums(self.alive, lines.first)
         few = np.repeat((counted > 0) & (counted < limit), np.diff(lines.first))
@@ -108,13 +113,13 @@ class KeptLines:
             text = np.repeat(np.arange(len(self.batch)), np.diff(lines.first))[chosen]
             cleaned = strings(self.batch.flat.buffer, self.starts[chosen], self.ends[chosen])
             cleaned = cleaned.str.replace_all(r"\[\d*\]|\[edit\]|\[citation needed\]", "")
-            each = np.maximum(sentence_counts(TextBatch(cleaned)), 1)  # a line of citations alone is one too
+            each = np.maximum(sentence_counts(TextBatch(cleaned)), 1)  # a line of citations counts as one
             found = np.bincount(text, each, minlength=len(self.batch))
             counted = np.where(np.isin(np.arange(len(counted)), text), found.astype(np.int64), counted)
         return counted
 
     def edited(self, keep: np.ndarray) -> Edited:
-        """The texts to keep (bool, shape (texts,)), of the lines that are left, one newline between them."""
+        """The kept lines of the texts to keep (bool, shape (texts,)), joined by single newlines."""
         spans, buffer = self.batch.broken_lines.spans, self.batch.flat.buffer
         alive = self.alive & np.repeat(keep, np.diff(spans.first))
         starts, ends = self.starts[alive], self.ends[alive]
@@ -124,7 +129,7 @@ class KeptLines:
         held[held] = to[held] <= ends[inside[held]]
         change = np.zeros(len(buffer) + 1, np.int8)
         change[starts] += 1
-        change[ends + 1] -= 1  # the byte behind a line becomes its newline
+        change[ends + 1] -= 1  # the byte after a line becomes its newline
         change[from_[held]] -= 1
         change[to[held]] += 1
         data = buffer.copy()
@@ -139,7 +144,7 @@ class KeptLines:
 
 
 def family(limits: Mapping[str, float]) -> Family:
-    """C4's rules by name with their limits; a rule that is not in it is not asked."""
+    """C4's rules with their limits, by name. A rule that is not in `limits` is off."""
     reading = LineVerdicts(tuple((name, limits[name]) for name in LINE_RULES if name in limits))
     rules = tuple(rule for rule in document_rules(reading) if rule.name in limits)
     return Family(tuple(rule.at(limits[rule.name]) for rule in rules), partial(_edit, reading=reading))
@@ -160,9 +165,9 @@ def document_rules(reading: LineVerdicts) -> tuple[Rule, ...]:
 
 
 def sentence_counts(batch: TextBatch) -> np.ndarray:
-    """Sentences of each text: a sentence ends with a full stop or the like, and whatever punctuation follows it.
+    """Sentences of each text, at least 1 if there is a word: int64, shape (texts,).
 
-    At least 1 where there is a word. int64, shape (texts,).
+    A sentence ends with a full stop or a similar sign, and the punctuation directly after it.
     """
     words = batch.pieces.words()
     vocabulary = words.vocabulary
@@ -171,7 +176,7 @@ def sentence_counts(batch: TextBatch) -> np.ndarray:
     before = np.concatenate([[0], np.cumsum(ends)])
     plain = np.flatnonzero(~marks)
     text = words.text[plain]
-    previous = before[words.first[:-1]][text]  # ends seen when the last plain word stood, or the text began
+    previous = before[words.first[:-1]][text]  # ends before the previous plain word, or before the text
     same = text[1:] == text[:-1]
     previous[1:][same] = before[plain[:-1]][same]
     opened = np.bincount(text[before[plain] > previous], minlength=len(batch))
@@ -183,7 +188,7 @@ def _edit(batch: TextBatch, keep: np.ndarray, reading: LineVerdicts) -> Edited:
 
 
 def _stripped(batch: TextBatch, lines: BatchLines) -> tuple[np.ndarray, np.ndarray]:
-    """Byte ranges of the lines without the white space around them."""
+    """Byte ranges of the lines without the surrounding white space."""
     starts, ends = lines.spans.starts.copy(), lines.spans.starts.copy()
     written = lines.written
     starts[written] = batch.spans.starts[lines.low[written]]
@@ -219,7 +224,7 @@ def _citations(batch: TextBatch) -> tuple[np.ndarray, np.ndarray]:
 def _ends_well(
     batch: TextBatch, starts: np.ndarray, ends: np.ndarray, cuts: tuple[np.ndarray, np.ndarray]
 ) -> np.ndarray:
-    """Lines that end in `.`, `?`, `!` or a straight quotation mark, and not in an ellipsis, once citations are cut."""
+    """Which lines end in `.`, `?`, `!` or a straight quotation mark, but not in an ellipsis, after citations are cut."""
     buffer, last = batch.flat.buffer, ends.copy()
     from_, to = cuts
     for _ in range(64):  # a line may end in several citations
@@ -239,7 +244,7 @@ def _ends_well(
 def _phrases(
     batch: TextBatch, lines: BatchLines, text: np.ndarray, starts: np.ndarray, ends: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """Which lines hold each kind of phrase; only lines of texts that hold one are looked at."""
+    """Which lines contain each kind of phrase. Only lines of texts that contain one are searched."""
     kinds = {"lorem": ["lorem ipsum"], "javascript": ["javascript"], "policy": list(POLICY)}
     words = [word for some in kinds.values() for word in some]
     suspect = batch.texts.str.contains_any(words, ascii_case_insensitive=True).to_numpy()

@@ -1,5 +1,8 @@
-"""Pieces of English text that spaCy's tokenizer cuts, or leaves whole, against its general rules: don't, cannot, 10a.m.,
-Mr., :-). The same as its `lang/en/tokenizer_exceptions.py` and `lang/tokenizer_exceptions.py` (version 3.8, MIT)."""
+"""Pieces of English text that spaCy's tokenizer splits, or keeps whole, against its general rules.
+
+Examples: don't, cannot, 10a.m., Mr., :-). The list equals spaCy's `lang/en/tokenizer_exceptions.py` and
+`lang/tokenizer_exceptions.py` (version 3.8, MIT).
+"""
 
 from __future__ import annotations
 
@@ -68,7 +71,7 @@ Md. Messrs. Mo. Mont. Mr. Mrs. Ms. p.m. Ph.D. Prof. Rep. Rev. Sen. St. vs. v.s.
 
 
 def exceptions() -> dict[str, tuple[str, ...]]:
-    """Piece → the words it is cut into."""
+    """Map from each piece to the words into which it is split."""
     found: dict[str, tuple[str, ...]] = {piece: (piece,) for piece in _WHOLE.split()}
     found |= {f"{letter}.": (f"{letter}.",) for letter in "abcdefghijklmnopqrstuvwxyz"}
     found |= {"".join(parts): parts for parts in (tuple(entry.split("|")) for entry in _CUT.split())}

@@ -1,7 +1,7 @@
-"""Education score: what the source says of its documents (FineWeb-Edu's `score`), or a local classifier.
+"""Education score of documents: the source's own score (FineWeb-Edu's `score`), or that of a local classifier.
 
-FineWeb-Edu (Penedo et al. 2024, arXiv:2406.17557, section 4) keeps documents of 3 and more. Its `int_score` is rounded,
-so that `int_score >= 3` admits 2.5: here the raw score counts.
+FineWeb-Edu (Penedo et al. 2024, arXiv:2406.17557, section 4) keeps documents of 3 and more. Its `int_score` is
+rounded, so `int_score >= 3` admits 2.5. Here the raw score counts.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from tasks.corpus.rules.rule import Family, TextBatch, at_least
 
 RULE = "education"
 _TEXTS_AT_A_TIME = 16
-_TOKENS = 512  # as FineWeb-Edu's classifier was trained and applied
+_TOKENS = 512  # as in the training and use of FineWeb-Edu's classifier
 _FILES = ("config.json", "model.safetensors", "tokenizer.json")
 
 
 @dataclass(frozen=True)
 class Classifier:
-    """A directory with a sequence classifier of transformers that gives one number, and the digest of its files."""
+    """A directory with a transformers sequence classifier that returns one number, and the digest of its files."""
 
     directory: Path
     digest: str
 
 
 def find_classifier(directory: Path) -> Classifier:
-    """Raises ConfigError where a file is missing or the model does not give one number. Remote code is never run."""
+    """Raises ConfigError if a file is missing or the model does not return one number. Remote code is never run."""
     missing = [name for name in _FILES if not (directory / name).is_file()]
     if missing:
         raise ConfigError(f"corpus.filter.edu_classifier: {directory} has no {', '.join(missing)}")
@@ -46,13 +46,13 @@ def find_classifier(directory: Path) -> Classifier:
 
 
 def own_scores(meta: pl.Series) -> np.ndarray:
-    """`score` of each document's metadata (JSON) as a number; NaN where there is none. float64, shape (documents,)."""
+    """The number `score` in each document's metadata (JSON), or NaN: float64, shape (documents,)."""
     found = meta.str.json_path_match("$.score").cast(pl.Float64, strict=False)
     return found.fill_null(np.nan).to_numpy().astype(np.float64)
 
 
 def scores(batch: TextBatch, classifier: Path | None) -> np.ndarray:
-    """The source's own score, or else the classifier's; infinite (never dropped) where there is neither."""
+    """The source's own score, else the classifier's. Infinite (never dropped) if there is neither."""
     meta = pl.Series([None] * len(batch), dtype=pl.String) if batch.meta is None else batch.meta
     found = own_scores(meta)
     without = np.flatnonzero(np.isnan(found))
@@ -64,9 +64,9 @@ def scores(batch: TextBatch, classifier: Path | None) -> np.ndarray:
 
 
 def classified(texts: list[str], directory: Path) -> np.ndarray:
-    """The classifier's number for each text, of its first 512 tokens: float64, shape (texts,).
+    """The classifier's number for each text, from its first 512 tokens: float64, shape (texts,).
 
-    In one thread and always as many texts at a time, so that the same texts get the same bits in every worker.
+    One thread and a fixed batch size, so that the same texts get the same bits in every worker.
     """
     import torch
 
@@ -100,6 +100,6 @@ def _loaded(directory: Path) -> tuple[Any, Any]:
     model = AutoModelForSequenceClassification.from_pretrained(directory, use_safetensors=True, **safe)
     if model.config.num_labels != 1:
         raise ConfigError(
-            f"corpus.filter.edu_classifier: {directory} has {model.config.num_labels} labels, and a score is one number"
+            f"corpus.filter.edu_classifier: {directory} has {model.config.num_labels} labels, but a score is one number"
         )
     return AutoTokenizer.from_pretrained(directory, **safe), model.eval().float()

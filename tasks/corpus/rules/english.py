@@ -1,7 +1,7 @@
-"""English words as spaCy's tokenizer cuts them (datatrove counts those): each distinct piece between spaces once.
+"""Split English text into words as spaCy's tokenizer does (datatrove counts those), each distinct piece only once.
 
-spaCy looks at one piece between spaces at a time, so a batch needs only its vocabulary to be cut: a tenth of its pieces.
-Most of them are a word with a few signs around it, which a regular expression cuts; the others are cut one by one.
+spaCy processes one piece between spaces at a time, so only a batch's distinct pieces need splitting: a tenth of all.
+Most of them are a word with a few signs around it, which a regular expression splits; the others are split one by one.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from tasks.corpus.words import PUNCTUATION, flat_bytes, hash_ranges
 _LETTERS = "a-zß-öø-ÿ"
 _CORE = rf"[A-ZÀ-ÖØ-Þ]?[{_LETTERS}]+|[A-Z]{{2,}}"
 _PLAIN = rf"""^[“"(]?({_CORE})(?:-(?:{_CORE}))*(?:['’]s)?(?:[,;:?!)”"]|\.|[.?!,][”"]|\)[.,;]|\.\))?$"""
-"""A word, its hyphens, and a few signs around it: two thirds of the distinct pieces and nine tenths of all."""
+"""A word, its hyphens, and a few signs around it: two thirds of the distinct pieces and nine tenths of all pieces."""
 
 _PLAIN_WORD = r"\pL+|['’]s|\S"
 _ODD_WORD = r"[\pL\pM\pN]+|\.{2,}|\S"
 _LONGEST = 1000
-"""Bytes of the longest piece that is cut exactly: what is longer is no English."""
+"""Maximum bytes of a piece that is split exactly. A longer piece is not English."""
 
 
 def _signs(codes: str) -> list[str]:
@@ -43,34 +43,34 @@ TERMINALS = _signs(
     "112a9 1144b-1144c 115c2-115c3 115c9-115d7 11641-11642 1173c-1173e 11944 11946 11a42-11a43 11a9b-11a9c "
     "11c41-11c42 11ef7-11ef8 11f43-11f44 16a6e-16a6f 16af5 16b37-16b38 16b44 16e98 1bc9f 1da88 "
 )
-"""What ends a sentence in any script, by datatrove (`utils/text.py`, TERMINAL_PUNCTUATION)."""
+"""Signs that end a sentence in any script, from datatrove (`utils/text.py`, TERMINAL_PUNCTUATION)."""
 
 _NOT_SPACY = _signs(
     "61d-61e 837 839 83d-83e 17d4-17d6 17d9-17da 1b7d-1b7e 2e53-2e54 10f55-10f59 10f86-10f89 11944 11946 "
     "11ef7-11ef8 11f43-11f44 16e98 "
 )
 SENTENCE_ENDS = [sign for sign in TERMINALS if sign not in _NOT_SPACY]
-"""What ends a sentence by spaCy's sentencizer, which counts C4's sentences."""
+"""Signs that end a sentence for spaCy's sentencizer, which counts C4's sentences."""
 
 _SYMBOLS_ALONE = "^[" + PUNCTUATION + "".join(f"\\x{{{ord(sign):x}}}" for sign in TERMINALS) + "]+$"
 
 
 @dataclass(frozen=True)
 class WordTable:
-    """The words of distinct pieces: those of piece i are first[i]:first[i + 1]. Every array has one value a word."""
+    """The words of distinct pieces. Those of piece i are first[i]:first[i + 1]; every array has one value per word."""
 
     words: pl.Series
     first: np.ndarray
 
     @classmethod
     def of(cls, plain: pl.Series, odd: pl.Series) -> WordTable:
-        """Cut plain pieces, and behind them the others."""
+        """Split the plain pieces, then the odd ones."""
         lists = plain.str.extract_all(_PLAIN_WORD)
         exact = odd.filter(odd.str.len_bytes() <= _LONGEST).to_list()
         long = odd.filter(odd.str.len_bytes() > _LONGEST).str.extract_all(_ODD_WORD)
-        from tasks.corpus.rules.spacy_words import cut  # its tables take a quarter of a second
+        from tasks.corpus.rules.spacy_words import cut  # building its tables takes a quarter of a second
 
-        others = [cut(piece) for piece in exact]  # a loop, over the distinct ones alone
+        others = [cut(piece) for piece in exact]  # a loop over the distinct pieces only
         sizes = [
             lists.list.len().to_numpy(),
             np.array([len(words) for words in others]),
@@ -86,28 +86,28 @@ class WordTable:
 
     @cached_property
     def hashes(self) -> np.ndarray:
-        """uint64."""
+        """Hash of each word: uint64."""
         buffer, edges = flat_bytes(self.words)
         return hash_ranges(buffer, edges[:-1], edges[1:])
 
     @cached_property
     def characters(self) -> np.ndarray:
-        """int64."""
+        """Characters of each word: int64."""
         return self.words.str.len_chars().to_numpy().astype(np.int64)
 
     @cached_property
     def symbols(self) -> np.ndarray:
-        """Which words are signs alone: bool."""
+        """Which words consist of signs only: bool."""
         return self.words.str.contains(_SYMBOLS_ALONE).to_numpy()
 
     @cached_property
     def letters(self) -> np.ndarray:
-        """Which words hold a letter: bool."""
+        """Which words contain a letter: bool."""
         return self.words.str.contains(r"\p{L}").to_numpy()
 
 
 def is_plain(pieces: pl.Series) -> np.ndarray:
-    """Which pieces are cut at every sign, being no exception of spaCy's: bool, shape (pieces,)."""
+    """Which pieces are split at every sign, and are no exception of spaCy's: bool, shape (pieces,)."""
     core = pieces.str.extract(_PLAIN, 1)
     special = core.is_in(_EXCEPTIONS) | (core + ".").is_in(_EXCEPTIONS)
     return (core.is_not_null() & ~special.fill_null(True)).to_numpy()
@@ -118,7 +118,7 @@ _EXCEPTIONS = sorted(exceptions())
 
 @dataclass(frozen=True)
 class BatchPieces:
-    """The pieces between spaces of a batch: which of the distinct ones each is (codes), and their words."""
+    """The pieces between spaces of a batch. codes: the index of each one's distinct piece in `vocabulary`."""
 
     codes: np.ndarray
     spans: Spans
@@ -126,7 +126,7 @@ class BatchPieces:
 
     @classmethod
     def of(cls, plain: np.ndarray, spans: Spans) -> BatchPieces:
-        """Of ranges without white space in a buffer."""
+        """The pieces at `spans` of a buffer; the spans contain no white space."""
         hashes = hash_ranges(plain, spans.starts, spans.ends)
         encoded = pa.array(hashes).dictionary_encode()
         codes = encoded.indices.to_numpy()
@@ -144,7 +144,7 @@ class BatchPieces:
         return cls(rank[codes], spans, vocabulary)
 
     def total(self, values: np.ndarray) -> np.ndarray:
-        """Sum of one value a word of the vocabulary over the words of each text: int64, shape (texts,)."""
+        """Sum over the words of each text, given one value per word of the vocabulary: int64, shape (texts,)."""
         return sums(sums(values, self.vocabulary.first)[self.codes], self.spans.first)
 
     @cached_property
@@ -153,7 +153,7 @@ class BatchPieces:
         return sums(np.diff(self.vocabulary.first)[self.codes], self.spans.first)
 
     def words(self, texts: np.ndarray | None = None) -> WordSequence:
-        """All words of these texts (ascending numbers; all of them by default), in order."""
+        """All words of these texts (ascending numbers; default: all texts), in order."""
         codes, first = self.codes, self.spans.first
         if texts is not None:
             sizes = first[texts + 1] - first[texts]
@@ -168,7 +168,8 @@ class BatchPieces:
 
 @dataclass(frozen=True)
 class WordSequence:
-    """Words of texts, in order: entries (of the vocabulary), int64, shape (words,); first int64, shape (texts + 1,)."""
+    """The words of texts in order. entries (in the vocabulary): int64, shape (words,); first: int64, shape (texts +
+    1,)."""
 
     entries: np.ndarray
     first: np.ndarray
@@ -176,12 +177,12 @@ class WordSequence:
 
     @cached_property
     def hashes(self) -> np.ndarray:
-        """uint64, shape (words,)."""
+        """Hash of each word: uint64, shape (words,)."""
         return self.vocabulary.hashes[self.entries]
 
     @cached_property
     def characters(self) -> np.ndarray:
-        """int64, shape (words,)."""
+        """Characters of each word: int64, shape (words,)."""
         return self.vocabulary.characters[self.entries]
 
     @cached_property

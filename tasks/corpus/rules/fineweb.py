@@ -1,5 +1,7 @@
-"""FineWeb's own rules (Penedo et al. 2024, arXiv:2406.17557, section 3.5), as datatrove applies them
-(`filters/fineweb_quality_filter.py`): lists, menus and pages of repeated lines."""
+"""FineWeb's own rules (Penedo et al. 2024, arXiv:2406.17557, section 3.5) against lists, menus and repeated lines.
+
+They are applied as datatrove applies them (`filters/fineweb_quality_filter.py`).
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,7 @@ def line_count(batch: TextBatch) -> np.ndarray:
 
 
 def ended_lines(batch: TextBatch) -> np.ndarray:
-    """Share of the lines whose last character ends a sentence, in any script."""
+    """Share of the lines whose last character ends a sentence in any script."""
     buffer, lines = batch.flat.buffer, batch.lines
     ends = lines.spans.ends
     last = buffer[np.maximum(ends - 1, 0)]
@@ -45,14 +47,14 @@ def short_lines(batch: TextBatch) -> np.ndarray:
     short = length <= SHORT_LINE_CHARACTERS
     doubtful = np.flatnonzero(
         ~short & (length <= 4 * SHORT_LINE_CHARACTERS)
-    )  # a character has four bytes at most
+    )  # a character has at most four bytes
     characters = character_counts(batch.flat.buffer, spans.starts[doubtful], spans.ends[doubtful])
     short[doubtful] = characters <= SHORT_LINE_CHARACTERS
     return spans.count(short & written) / np.maximum(line_count(batch), 1)
 
 
 def duplicate_characters(batch: TextBatch) -> np.ndarray:
-    """Share of the characters that stand in lines which occurred before in their text."""
+    """Share of the characters in lines that occurred before in the same text."""
     spans, rows = batch.lines.spans, np.flatnonzero(batch.lines.written)
     buffer, text = batch.flat.buffer, batch.lines.spans.text()
     again = rows[seen_before(buffer, spans.starts[rows], spans.ends[rows], text[rows])]
@@ -62,7 +64,7 @@ def duplicate_characters(batch: TextBatch) -> np.ndarray:
 
 
 def newlines_per_word(batch: TextBatch, limit: float) -> np.ndarray:
-    """Newlines over words. A piece between spaces holds a word at least, so that most texts need no counting of them."""
+    """Newlines divided by words. A piece between spaces has at least one word, so most texts need no word count."""
     newlines, pieces = _newlines(batch), np.diff(batch.spans.first)
     bound = newlines / np.maximum(pieces, 1)
     values = np.minimum(bound, limit)
@@ -84,4 +86,4 @@ RULES: tuple[Rule, ...] = (
     at_most("fineweb_duplicate_line_characters", MAX_DUPLICATE_CHARACTERS, duplicate_characters),
     Rule("fineweb_newlines_per_word", MAX_NEWLINES_PER_WORD, False, newlines_per_word),
 )
-"""In the order in which datatrove asks them."""
+"""In the order in which datatrove applies them."""

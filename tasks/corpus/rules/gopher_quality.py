@@ -1,5 +1,7 @@
-"""Gopher's quality rules (Rae et al. 2021, arXiv:2112.11446, appendix A1), as datatrove applies them
-(`filters/gopher_quality_filter.py`). Words are counted without those that are punctuation alone where it says so."""
+"""Gopher's quality rules (Rae et al. 2021, arXiv:2112.11446, appendix A1), as datatrove applies them.
+
+See datatrove's `filters/gopher_quality_filter.py`. Where noted, words that are only punctuation are not counted.
+"""
 
 from __future__ import annotations
 
@@ -21,23 +23,23 @@ STOP_WORDS = ("the", "be", "to", "of", "and", "that", "have", "with")
 
 
 def word_count(batch: TextBatch) -> np.ndarray:
-    """Words that are not punctuation alone."""
+    """Number of words that are not only punctuation."""
     return batch.once(_real_words)
 
 
 def mean_word_length(batch: TextBatch) -> np.ndarray:
-    """Characters in a word, of the words that are not punctuation alone; 0 where there is none."""
+    """Mean number of characters in the words that are not only punctuation; 0 if there are none."""
     words = batch.pieces.vocabulary
     return batch.pieces.total(words.characters * ~words.symbols) / np.maximum(word_count(batch), 1)
 
 
 def hashes_per_word(batch: TextBatch) -> np.ndarray:
-    """`#` signs over all words."""
+    """`#` signs divided by all words."""
     return _counted(batch, "#") / _all_words(batch)
 
 
 def ellipses_per_word(batch: TextBatch) -> np.ndarray:
-    """`...` and `…` over all words."""
+    """`...` and `…` divided by all words."""
     return (_counted(batch, "...") + _counted(batch, "…")) / _all_words(batch)
 
 
@@ -55,18 +57,18 @@ def ellipsis_lines(batch: TextBatch) -> np.ndarray:
     """Share of the lines that end in an ellipsis."""
     lines, buffer = batch.broken_lines, batch.plain
     ends = batch.spans.ends[lines.high - 1] if len(batch.spans) else lines.high
-    last = np.maximum(ends - 3, 0)  # both spellings are three bytes long
+    last = np.maximum(ends - 3, 0)  # both spellings have three bytes
     dots = (ends - lines.spans.starts >= 3) & (_sign_at(buffer, last, "...") | _sign_at(buffer, last, "…"))
     return lines.spans.count(lines.written & dots) / _line_count(batch)
 
 
 def alphabetic_words(batch: TextBatch) -> np.ndarray:
-    """Share of all words that hold a letter."""
+    """Share of all words that contain a letter."""
     return batch.pieces.total(batch.pieces.vocabulary.letters) / _all_words(batch)
 
 
 def stop_words(batch: TextBatch) -> np.ndarray:
-    """How many of the eight stop words occur, as they are written here."""
+    """How many of the eight stop words occur, in exactly this spelling."""
     pieces = batch.pieces
     found = np.zeros(len(batch), np.int64)
     for wanted in hash_ranges(*_edges(STOP_WORDS)):
@@ -86,7 +88,7 @@ RULES: tuple[Rule, ...] = (
     at_least("gopher_too_few_alphabetic_words", MIN_ALPHABETIC_WORDS, alphabetic_words),
     at_least("gopher_too_few_stop_words", MIN_STOP_WORDS, stop_words),
 )
-"""In the order in which datatrove asks them."""
+"""In the order in which datatrove applies them."""
 
 
 def _real_words(batch: TextBatch) -> np.ndarray:
@@ -102,7 +104,8 @@ def _all_words(batch: TextBatch) -> np.ndarray:
 
 
 def _sign_at(buffer: np.ndarray, places: np.ndarray, sign: str) -> np.ndarray:
-    """Where these bytes stand; a sign of three bytes cannot run over the buffer's end, which is a newline."""
+    """Whether these bytes are at each place. The buffer ends in a newline, so a three-byte sign cannot run past its
+    end."""
     found = np.ones(len(places), bool)
     for i, byte in enumerate(sign.encode()):
         found &= buffer[np.minimum(places + i, len(buffer) - 1)] == byte
@@ -110,7 +113,7 @@ def _sign_at(buffer: np.ndarray, places: np.ndarray, sign: str) -> np.ndarray:
 
 
 def _line_count(batch: TextBatch) -> np.ndarray:
-    """Lines as Python's splitlines counts them, at least 1."""
+    """Lines as Python's `splitlines` counts them, at least 1."""
     spans = batch.broken_lines.spans
     last = spans.first[1:] - 1
     return np.maximum(np.diff(spans.first) - (spans.ends[last] == spans.starts[last]), 1)

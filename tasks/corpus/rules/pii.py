@@ -1,8 +1,8 @@
-"""Personal data: e-mail addresses, IP addresses and telephone numbers are replaced by a word for what stood there.
+"""Personal data: replace e-mail addresses, IP addresses and telephone numbers by a placeholder for their kind.
 
-The placeholders are Dolma's (Soldaini et al. 2024, arXiv:2402.00159, section 3.1.3); its telephone numbers and
-datatrove's e-mail and public IP addresses (`pipeline/formatters/pii.py`) are what is looked for, less what only looks
-like one: numbers of sections and versions, ranges of pages, ratios, times, ISBNs.
+The placeholders are Dolma's (Soldaini et al. 2024, arXiv:2402.00159, section 3.1.3). The rules find Dolma's telephone
+numbers and datatrove's e-mail and public IP addresses (`pipeline/formatters/pii.py`). They exclude look-alikes:
+numbers of sections and versions, page ranges, ratios, times, ISBNs.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _HINT = (
     r"[A-Za-z0-9_%+'.-]@[A-Za-z0-9-]|[0-9]\.[0-9]{1,3}\.[0-9]{1,3}\.[0-9]|[0-9A-Fa-f]{0,4}:[0-9A-Fa-f]{0,4}:[0-9A-Fa-f]"
     r"|[0-9]{3}\)? ?[-. ]?[0-9]{3}[-.][0-9]{4}|\+[1-9][-. ()0-9]{8}"
 )
-"""Found in every text that holds one of them, and in few others."""
+"""Matches in every text with such data, and in few others."""
 
 _EMAIL = re.compile(
     r"(?<![A-Za-z0-9._%+-])[A-Za-z0-9_%+-][A-Za-z0-9._%+'-]{0,63}@(?:[A-Za-z0-9-]{1,63}\.){1,8}[A-Za-z]{2,24}\b"
@@ -47,7 +47,7 @@ _BEFORE = 24
 
 
 def mask(text: str) -> tuple[str, Counter[str]]:
-    """The text with placeholders, and how many of each kind stand in it now."""
+    """The text with placeholders, and the number of placeholders of each kind in it."""
     found: Counter[str] = Counter()
 
     def put(kind: str, sign: str, real: Callable[[re.Match[str]], bool]) -> Callable[[re.Match[str]], str]:
@@ -67,7 +67,7 @@ def mask(text: str) -> tuple[str, Counter[str]]:
 
 
 def edit(batch: TextBatch, keep: np.ndarray) -> Edited:
-    """The texts to keep, masked. A loop, over the few texts in which something looks like one of them."""
+    """The texts to keep, masked. It is a loop over the few texts with a possible match."""
     texts = batch.texts.filter(pl.Series(keep))
     rows = np.flatnonzero(texts.str.contains(_HINT).to_numpy())
     counts = {kind: np.zeros(len(texts), np.int64) for kind in KINDS}
@@ -86,9 +86,10 @@ FAMILY = Family((), edit)
 
 
 def _is_ipv4(match: re.Match[str]) -> bool:
-    """A public address or one that stands for it in documentation, and no number of a section or version.
+    """Whether the match is a public address, or one reserved for documentation, and not a section or version number.
 
-    Section numbers are of single digits, or a word says what they are."""
+    Section numbers consist of single digits, or follow a word that names them.
+    """
     try:
         address = ipaddress.IPv4Address(match.group())
     except ValueError:
@@ -101,7 +102,7 @@ def _is_ipv4(match: re.Match[str]) -> bool:
 def _is_ipv6(match: re.Match[str]) -> bool:
     groups = [group for group in match.group().split(":") if group]
     if len(groups) < 3 or max(map(len, groups)) < 3 or not re.search(r"[0-9]", match.group()):
-        return False  # a ratio, a time, a name in C++
+        return False  # a ratio, a time, or a C++ name
     try:
         address = ipaddress.IPv6Address(match.group())
     except ValueError:

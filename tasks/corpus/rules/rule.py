@@ -1,4 +1,5 @@
-"""What a rule is, and what rules measure: a batch of texts with the columns that several rules share, made once."""
+"""The definition of a rule, and the batch of texts that rules measure. Columns that several rules need are computed
+once."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ T = TypeVar("T")
 
 
 class TextBatch:
-    """Texts, and what rules measure of them. Every array has one value a text unless it says otherwise."""
+    """Texts, and what rules measure of them. Every array has one value per text unless it says otherwise."""
 
     def __init__(self, texts: pl.Series, meta: pl.Series | None = None) -> None:
         self.texts = texts
@@ -25,7 +26,7 @@ class TextBatch:
         self._made: dict[Any, Any] = {}
 
     def once(self, make: Callable[[TextBatch], T]) -> T:
-        """What `make` makes of this batch; made at the first call."""
+        """The result of `make` for this batch. It is computed at the first call."""
         if make not in self._made:
             self._made[make] = make(self)
         return self._made[make]
@@ -35,7 +36,7 @@ class TextBatch:
 
     @cached_property
     def characters(self) -> np.ndarray:
-        """Characters in each text, at least 1 so that it can divide."""
+        """Characters in each text, at least 1, so that it can be a divisor."""
         return np.maximum(self.texts.str.len_chars().to_numpy().astype(np.int64), 1)
 
     @cached_property
@@ -45,7 +46,7 @@ class TextBatch:
 
     @cached_property
     def plain(self) -> np.ndarray:
-        """The same bytes with spaces and newlines as the only white space beyond ASCII's: uint8."""
+        """The same bytes, in which ASCII spaces and newlines replace all non-ASCII white space: uint8."""
         return plain_space(self.flat.buffer)
 
     @cached_property
@@ -60,13 +61,13 @@ class TextBatch:
 
     @cached_property
     def lines(self) -> BatchLines:
-        """What stands between newlines."""
+        """The lines between newlines."""
         return BatchLines.of(split_lines(self.flat.buffer, self.flat.edges), self.spans)
 
     @cached_property
     def broken_lines(self) -> BatchLines:
-        """What stands between line breaks of every kind, as `str.splitlines` knows them, and an empty line at the
-        end of a text that ends in one."""
+        """The lines between line breaks of every kind, as in `str.splitlines`. A text that ends in a break has an
+        empty last line."""
         if self.plain is self.flat.buffer:
             return self.lines
         return BatchLines.of(split_lines(self.plain, self.flat.edges), self.spans)
@@ -74,7 +75,7 @@ class TextBatch:
 
 @dataclass(frozen=True)
 class BatchLines:
-    """Lines of a batch, and which pieces between white space each holds: low to high (exclusive), int64."""
+    """The lines of a batch, and the range of pieces between white space in each: low to high (exclusive), int64."""
 
     spans: Spans
     low: np.ndarray
@@ -82,7 +83,7 @@ class BatchLines:
 
     @classmethod
     def of(cls, lines: Spans, pieces: Spans) -> BatchLines:
-        """`lines` and `pieces` of the same buffer."""
+        """From `lines` and `pieces` of the same buffer."""
         return cls(
             lines, np.searchsorted(pieces.starts, lines.starts), np.searchsorted(pieces.starts, lines.ends)
         )
@@ -98,9 +99,10 @@ Value = Callable[[TextBatch, float], np.ndarray]
 
 @dataclass(frozen=True)
 class Rule:
-    """A rule: keeps texts whose value is `limit` or more (`least`), or `limit` or less.
+    """A rule. It keeps texts whose value is at least `limit` (if `least`), or at most `limit`.
 
-    `value` is given the batch and the limit: a costly rule may answer the limit itself for what a bound already keeps.
+    `value` takes the batch and the limit. A costly rule may return the limit itself for texts that a bound already
+    clears.
     """
 
     name: str
@@ -110,7 +112,7 @@ class Rule:
 
     @property
     def threshold(self) -> str:
-        """What is asked, in words."""
+        """The condition, in words."""
         return f"at {'least' if self.least else 'most'} {self.limit:g}"
 
     def at(self, limit: float) -> Rule:
@@ -135,7 +137,7 @@ def at_most(name: str, most: float, value: Callable[[TextBatch], np.ndarray]) ->
 
 @dataclass(frozen=True)
 class Edited:
-    """Texts as a family of rules leaves them, and how often each of its rules changed something: int64, shape (texts,)."""
+    """Texts as edited by a family of rules, and how often each rule changed something: int64, shape (texts,)."""
 
     texts: pl.Series
     counts: dict[str, np.ndarray] = field(default_factory=dict)
@@ -143,9 +145,9 @@ class Edited:
 
 @dataclass(frozen=True)
 class Family:
-    """Rules that look at the same texts; and what becomes of those that they keep, where they change the text.
+    """Rules that measure the same texts, and optionally an edit of the texts that they keep.
 
-    `edit` is given the batch and which texts to keep (bool, shape (texts,)), and returns those alone, in their order.
+    `edit` takes the batch and which texts to keep (bool, shape (texts,)). It returns only those, in their order.
     """
 
     rules: tuple[Rule, ...]

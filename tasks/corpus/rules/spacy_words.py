@@ -1,8 +1,10 @@
-"""One piece of text between spaces cut into words exactly as spaCy's English tokenizer does (its `tokenizer.pyx` and
-`lang/punctuation.py`, version 3.8, MIT): signs are taken off both ends one at a time, unless what is left is an
-exception; an address stays whole; the rest is cut at hyphens, ellipses and the like.
+"""Split one piece between spaces into words exactly as spaCy's English tokenizer does.
 
-It is Python, so it is for the pieces that a regular expression cannot cut: `english` asks for each distinct one once.
+See spaCy's `tokenizer.pyx` and `lang/punctuation.py` (version 3.8, MIT). Signs are removed from both ends one at a
+time, until the rest is an exception; an address stays whole; the rest is split at hyphens, ellipses and similar signs.
+
+This is plain Python, for the pieces that a regular expression cannot split. `english` calls it once per distinct
+piece.
 """
 
 from __future__ import annotations
@@ -14,11 +16,11 @@ from functools import lru_cache
 from tasks.corpus.rules.contractions import exceptions
 
 _REMEMBERED = 1 << 18
-"""Distinct pieces that are remembered: about 60 MB."""
+"""Number of distinct pieces in the cache: about 60 MB."""
 
 
 def _class(*categories: str, without: str = "") -> str:
-    """The inside of a character class: ranges of the characters up to U+FFFF in these categories of Unicode."""
+    """The inside of a character class: ranges of the characters up to U+FFFF in these Unicode categories."""
     ranges: list[list[int]] = []
     for code, category in enumerate(_CATEGORIES):
         if category in categories and chr(code) not in without:
@@ -64,7 +66,7 @@ _ADDRESS = re.compile(
 
 @lru_cache(_REMEMBERED)
 def cut(piece: str) -> tuple[str, ...]:
-    """The words of a piece that holds no white space."""
+    """The words of a piece without white space."""
     return tuple(_joined(_split(piece, _EXCEPTIONS)))
 
 
@@ -100,7 +102,7 @@ def _split(piece: str, special: dict[str, tuple[str, ...]]) -> list[str]:
 
 
 def _inner(piece: str) -> list[str]:
-    """Cut at what stands inside, but for what stands at the very beginning."""
+    """Split at the infixes, except one at the very beginning."""
     words, start = [], 0
     for match in _INFIX(piece):
         if match.start() == 0:
@@ -113,7 +115,7 @@ def _inner(piece: str) -> list[str]:
 
 
 def _joined(words: list[str]) -> list[str]:
-    """Words that make up an exception of several signs, such as `):`, are put together: the longest first."""
+    """Join words that form an exception of several signs, such as `):`, the longest first."""
     if _OPENERS.isdisjoint(words):
         return words
     found = [

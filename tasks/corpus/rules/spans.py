@@ -1,7 +1,7 @@
-"""Words and lines as byte ranges of one buffer that holds a batch of texts, each closed by a newline.
+"""Words and lines as byte ranges of one buffer. The buffer holds a batch of texts, each followed by a newline.
 
-What Python calls white space and what it calls a line break (`str.split`, `str.splitlines`) is found in the bytes of
-the UTF-8 text, so that a batch is cut without making a string.
+Python's white space and line breaks (`str.split`, `str.splitlines`) are found in the UTF-8 bytes, so a batch is split
+without creating strings.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _WIDE_BREAKS = "\x85\u2028\u2029"
 
 @dataclass(frozen=True)
 class Flat:
-    """Texts one after the other. buffer: uint8, each text with a newline behind it; edges: int64, shape (texts + 1,)."""
+    """Texts one after another. buffer: uint8, each text followed by a newline. edges: int64, shape (texts + 1,)."""
 
     buffer: np.ndarray
     edges: np.ndarray
@@ -39,13 +39,13 @@ class Flat:
         return cls(*flat_bytes(texts + "\n"))
 
     def text_of(self, places: np.ndarray) -> np.ndarray:
-        """The text in which each byte lies: int64, shape of `places`."""
+        """The text that contains each byte: int64, shape of `places`."""
         return np.searchsorted(self.edges, places, side="right") - 1
 
 
 @dataclass(frozen=True)
 class Spans:
-    """Byte ranges in the order of the text: starts, ends int64, shape (spans,); first: int64, shape (texts + 1,)."""
+    """Byte ranges in text order: starts, ends: int64, shape (spans,); first: int64, shape (texts + 1,)."""
 
     starts: np.ndarray
     ends: np.ndarray
@@ -59,21 +59,21 @@ class Spans:
         return np.repeat(np.arange(len(self.first) - 1), np.diff(self.first))
 
     def count(self, mask: np.ndarray) -> np.ndarray:
-        """How many spans of each text the mask selects: int64, shape (texts,)."""
+        """How many of the selected spans each text has: int64, shape (texts,)."""
         return sums(mask, self.first)
 
 
 def sums(values: np.ndarray, first: np.ndarray) -> np.ndarray:
-    """Sum of the values of each run `first[i]:first[i + 1]`: int64, shape (runs,)."""
+    """Sum of the values in each run `first[i]:first[i + 1]`: int64, shape (runs,)."""
     total = np.zeros(len(values) + 1, np.int64)
     np.cumsum(values, dtype=np.int64, out=total[1:])
     return total[first[1:]] - total[first[:-1]]
 
 
 def plain_space(buffer: np.ndarray) -> np.ndarray:
-    """The buffer with every white space beyond ASCII as spaces, and every line break as a newline (`\\r\\n` is one).
+    """The buffer with spaces for all non-ASCII white space, and newlines for all line breaks (`\\r\\n` is one).
 
-    As long as the buffer, so that ranges hold in both; the same array where there is nothing to change.
+    The result is as long as the buffer, so byte ranges hold in both. If nothing changes, it is the same array.
     """
     wide = np.flatnonzero(buffer >= 0xC2)
     wide = wide[(buffer[wide] == 0xC2) | ((buffer[wide] >= 0xE1) & (buffer[wide] <= 0xE3))]
@@ -93,13 +93,13 @@ def plain_space(buffer: np.ndarray) -> np.ndarray:
     followed = buffer[odd] == RETURN
     followed[followed] = (
         buffer[odd[followed] + 1] == NEWLINE
-    )  # a text ends in a newline: there is a next byte
+    )  # every text ends in a newline, so there is a next byte
     plain[odd] = np.where(followed, SPACE, NEWLINE)
     return plain
 
 
 def split_spaces(plain: np.ndarray, edges: np.ndarray) -> Spans:
-    """The pieces between white space, as `str.split()` gives them; `plain` is what `plain_space` gives."""
+    """The pieces between white space, as `str.split()` returns them. `plain`: the result of `plain_space`."""
     space = _IS_SPACE[plain]
     change = np.flatnonzero(space[1:] != space[:-1]) + 1
     if len(space) and not space[0]:
@@ -118,13 +118,13 @@ def split_lines(buffer: np.ndarray, edges: np.ndarray) -> Spans:
 
 
 def character_counts(buffer: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
-    """Characters in byte ranges that begin and end between characters: int64, shape (ranges,)."""
-    inner = np.flatnonzero((buffer & 0xC0) == 0x80)  # the second and further bytes of a character
+    """Characters in byte ranges that begin and end at character boundaries: int64, shape (ranges,)."""
+    inner = np.flatnonzero((buffer & 0xC0) == 0x80)  # continuation bytes of a character
     return (ends - starts) - (np.searchsorted(inner, ends) - np.searchsorted(inner, starts))
 
 
 def strings(buffer: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> pl.Series:
-    """Byte ranges, which hold whole characters, as strings."""
+    """Byte ranges of whole characters, as strings."""
     lengths = ends - starts
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     taken = np.repeat(starts - offsets[:-1], lengths) + np.arange(offsets[-1])
@@ -132,16 +132,16 @@ def strings(buffer: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> pl.Seri
 
 
 def series(data: np.ndarray, offsets: np.ndarray) -> pl.Series:
-    """Strings from their bytes one after the other and their offsets (shape (strings + 1,))."""
+    """Strings from their concatenated bytes and their offsets (shape (strings + 1,))."""
     buffers = [None, pa.py_buffer(offsets.astype(np.int64)), pa.py_buffer(data)]
     array = pa.Array.from_buffers(pa.large_string(), len(offsets) - 1, buffers)
     return pl.from_arrow(array)  # type: ignore[return-value]
 
 
 def seen_before(buffer: np.ndarray, starts: np.ndarray, ends: np.ndarray, text: np.ndarray) -> np.ndarray:
-    """Which byte ranges occurred before in their text: bool, shape (ranges,). `text` is ascending.
+    """Which byte ranges occurred before in the same text: bool, shape (ranges,). `text` is ascending.
 
-    Ranges are told apart by their length and a few of their bytes first; only those that agree are hashed whole.
+    Ranges are first compared by length and a few bytes; only ranges that agree are hashed completely.
     """
     alike = _share_key(_glance(buffer, starts, ends) ^ _spread(text))
     again = np.zeros(len(starts), bool)
@@ -172,7 +172,7 @@ def _spread(text: np.ndarray) -> np.ndarray:
 
 
 def _share_key(keys: np.ndarray) -> np.ndarray:
-    """Places, ascending, whose key occurs at another place too."""
+    """Places, ascending, whose key also occurs at another place."""
     order = np.argsort(keys)
     same = np.flatnonzero(keys[order[1:]] == keys[order[:-1]])
     shared = np.zeros(len(keys), bool)

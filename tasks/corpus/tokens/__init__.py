@@ -1,1 +1,1 @@
-"""From text to token ids: a tokenizer's vocabulary, and the fast way where it gives the same ids."""
+"""From text to token ids: a tokenizer's vocabulary, and a faster encoder where it gives the same ids."""

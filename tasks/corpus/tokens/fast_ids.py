@@ -1,10 +1,9 @@
-"""Ids by splintr, where they are proven to be those of the model's own tokenizer.
+"""Token ids from splintr, if they are proven equal to those of the model's own tokenizer.
 
-splintr encodes some twenty times as fast as `tokenizers`, and is young. So what it may do is asked of it each time: it
-must give the reference's ids for a set of awkward texts, and for pieces of the very documents at hand; where it does
-not, or cannot read the tokenizer, the reference encodes. Three things it is never asked: to find special tokens in text
-(they are taken from its definition), to normalise (the reference does, to form C), to encode a document that spells an
-added token.
+splintr encodes about twenty times as fast as `tokenizers`, but is young. So it is checked every time: it must give the
+reference's ids for a set of awkward texts, and for pieces of the documents at hand. If it does not, or cannot read the
+tokenizer, the reference encodes. splintr never does three things: find special tokens in text (they are removed from
+its definition), normalise (the reference does, to form C), or encode a document that spells an added token.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from tasks.corpus.tokens.vocabulary import Vocabulary
 Encode = Callable[[Sequence[str]], tuple[np.ndarray, np.ndarray]]
 
 _SAMPLE_PIECES = 64
-"""Of a batch's documents, evenly spaced, one piece each."""
+"""Number of evenly spaced documents of a batch from which one piece each is compared."""
 _SAMPLE_CHARACTERS = 1500
 _AWKWARD_TEXTS = 600
 _AWKWARD = (
@@ -37,18 +36,20 @@ _NORMAL = re.compile(
     "[^\x00-\u02ff\u0391-\u03ff\u0400-\u0482\u2010-\u2027\u2030-\u205e\u20a0-\u20bf\u2190-\u22ff"
     "\u2500-\u25ff\u3041-\u3096\u30a1-\u30fa\u4e00-\u9fff\uac00-\ud7a3\U0001f300-\U0001f64f]"
 )
-"""Finds what may not be in form C: all but characters that are, of combining class 0, and join none before them."""
+"""Matches characters that may not be in form C: all except characters in form C with combining class 0 that never
+combine with a character before them."""
 
 
 def fast_encoder(vocabulary: Vocabulary) -> Encode | None:
-    """Texts to what `Vocabulary.encode` gives for them; None where splintr cannot, or does otherwise on awkward texts."""
+    """An encoder with the results of `Vocabulary.encode`; None if splintr cannot read the tokenizer, or differs on the
+    awkward texts."""
     import splintr
 
     if not isinstance(vocabulary.tokenizer.normalizer, NFC | None):
         return None
     try:
         rust = splintr.from_json_bytes(_definition(vocabulary))
-    except Exception:  # whatever it cannot read, the reference can
+    except Exception:  # the reference can read any tokenizer that splintr cannot
         return None
     encode = functools.partial(_encode, vocabulary, rust)
     return encode if same_ids(vocabulary, encode, awkward_texts(vocabulary)) else None
@@ -57,19 +58,19 @@ def fast_encoder(vocabulary: Vocabulary) -> Encode | None:
 def encode_checked(
     vocabulary: Vocabulary, encode: Encode, texts: Sequence[str]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """By `encode`, unless it differs from the reference on pieces of these texts: then by the reference."""
+    """Encode with `encode`; with the reference, if `encode` differs from it on pieces of these texts."""
     if same_ids(vocabulary, encode, pieces_of(texts)):
         return encode(texts)
     return vocabulary.encode(texts)
 
 
 def same_ids(vocabulary: Vocabulary, encode: Encode, texts: Sequence[str]) -> bool:
-    """Whether both give the same ids and lengths."""
+    """Whether both encoders give the same ids and lengths."""
     return all(np.array_equal(a, b) for a, b in zip(encode(texts), vocabulary.encode(texts), strict=True))
 
 
 def pieces_of(texts: Sequence[str]) -> list[str]:
-    """Pieces of evenly spaced texts, of all when there are few; each from another place in its text."""
+    """One piece from each of some evenly spaced texts (from all, if there are few), each at another place in its text."""
     step = max(1, len(texts) // _SAMPLE_PIECES)
     pieces = []
     for number, text in enumerate(texts[::step]):
@@ -79,7 +80,7 @@ def pieces_of(texts: Sequence[str]) -> list[str]:
 
 
 def awkward_texts(vocabulary: Vocabulary) -> list[str]:
-    """Strings of signs, spaces, numbers, scripts and the tokenizer's own tokens in any order, drawn by a fixed seed."""
+    """Random strings of signs, spaces, numbers, scripts and the tokenizer's own tokens, drawn with a fixed seed."""
     rng = random.Random(0)
     tokens = [token.content for token in vocabulary.tokenizer.get_added_tokens_decoder().values()]
     signs = [*_AWKWARD, *tokens[:40]]
@@ -93,7 +94,7 @@ def awkward_texts(vocabulary: Vocabulary) -> list[str]:
 
 
 def _definition(vocabulary: Vocabulary) -> bytes:
-    """The tokenizer without special tokens, which text must not spell, without a template, without normalising."""
+    """The tokenizer's definition without special tokens (text must not spell them), template and normaliser."""
     definition = json.loads(vocabulary.tokenizer.to_str())
     definition["added_tokens"] = [one for one in definition["added_tokens"] if not one["special"]]
     return json.dumps({**definition, "post_processor": None, "normalizer": None}).encode()
@@ -117,7 +118,7 @@ def _encode(vocabulary: Vocabulary, rust: Any, texts: Sequence[str]) -> tuple[np
 
 
 def _plain(vocabulary: Vocabulary, rust: Any, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Each text's ids and end-of-text."""
+    """The ids of each text, followed by end-of-text."""
     normalizer = vocabulary.tokenizer.normalizer
     if normalizer is not None:
         texts = [normalizer.normalize_str(text) if _NORMAL.search(text) else text for text in texts]

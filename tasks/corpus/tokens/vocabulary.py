@@ -1,7 +1,7 @@
-"""A tokenizer as the corpus uses it: text to ids, and never more than text.
+"""A tokenizer as the corpus uses it: text becomes ids of ordinary tokens only.
 
-What a document spells can only become ordinary tokens: special tokens are switched off while encoding, so that the
-text `<|endoftext|>` cannot end a document. Nothing is added before or behind (no bos), cut or padded.
+Special tokens are switched off while encoding, so the text `<|endoftext|>` in a document cannot end it. Nothing is
+added before or after a text (no bos), and nothing is cut or padded.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from tokenizers import Tokenizer
 from storage.errors import BadInput
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
-"""The files that a tokenizer consists of; `tokenizer` parts hold exactly these."""
+"""The files of a tokenizer. A `tokenizer` part contains exactly these."""
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """A loaded tokenizer. `size` is one more than its largest id."""
+    """A loaded tokenizer. `size` is its largest id plus one."""
 
     tokenizer: Tokenizer
     eot: int
@@ -35,13 +35,13 @@ class Vocabulary:
 
     @functools.cached_property
     def added(self) -> list[str]:
-        """The added tokens that are found in plain text: those that are not special."""
+        """The added tokens that plain text can spell: those that are not special."""
         known = self.tokenizer.get_added_tokens_decoder().values()
         return [token.content for token in known if not token.special]
 
     @functools.cached_property
     def token_bytes(self) -> np.ndarray:
-        """[size] int64: bytes of text behind each id of a byte-level vocabulary (one character is one byte)."""
+        """int64 [size]: bytes of text behind each id of a byte-level vocabulary (one character is one byte)."""
         sizes = np.zeros(self.size, np.int64)
         for token, index in self.tokenizer.get_vocab(with_added_tokens=False).items():
             sizes[index] = len(token)
@@ -50,9 +50,9 @@ class Vocabulary:
         return sizes
 
     def encode(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """Ids of the texts one after another, each closed by end-of-text, and the length of each with it.
+        """Ids of the texts one after another, each ended by end-of-text, and the length of each including it.
 
-        Returns uint32 [sum of lengths] and int64 [texts]. Raises BadInput if a text gave an end-of-text of its own.
+        Returns uint32 [sum of lengths] and int64 [texts]. Raises BadInput if a text itself produced an end-of-text id.
         """
         encodings = self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
         lengths = np.fromiter((len(encoding) for encoding in encodings), np.int64, len(encodings)) + 1
@@ -74,9 +74,9 @@ def kind_of(directory: Path) -> str:
 
 
 def load_vocabulary(directory: Path) -> Vocabulary:
-    """The tokenizer in a directory with `TOKENIZER_FILES`.
+    """Load the tokenizer in a directory with `TOKENIZER_FILES`.
 
-    Raises BadInput where a file is missing, or no end-of-text (`eos_token`) is named or known.
+    Raises BadInput if a file is missing, or if no known end-of-text (`eos_token`) is named.
     """
     try:
         facts = json.loads((directory / "tokenizer_config.json").read_bytes())
@@ -86,7 +86,7 @@ def load_vocabulary(directory: Path) -> Vocabulary:
     name = token_text(facts.get("eos_token"))
     for added in definition.get("added_tokens", []):
         if added["content"] == name:
-            added["special"] = True  # else it would be found in plain text
+            added["special"] = True  # otherwise plain text could spell it
     tokenizer = Tokenizer.from_str(json.dumps(definition))
     tokenizer.no_truncation()
     tokenizer.no_padding()
@@ -104,7 +104,7 @@ def load_vocabulary(directory: Path) -> Vocabulary:
 
 
 def tokenizer_directory(paths: Iterable[Path]) -> Path:
-    """The directory of a `tokenizer` part's files. Raises BadInput where they are not the two in one directory."""
+    """The directory of a `tokenizer` part's files. Raises BadInput unless they are the two files in one directory."""
     found = {path.name: path.parent for path in paths if path.name in TOKENIZER_FILES}
     if sorted(found) != sorted(TOKENIZER_FILES) or len(set(found.values())) != 1:
         raise BadInput(
@@ -114,7 +114,7 @@ def tokenizer_directory(paths: Iterable[Path]) -> Path:
 
 
 def token_text(entry: Any) -> str | None:
-    """The text of a token in tokenizer_config.json, where it is text or an object with `content`."""
+    """The text of a token in tokenizer_config.json: a string, or an object with `content`. None for anything else."""
     if isinstance(entry, dict):
         entry = entry.get("content")
     return entry if isinstance(entry, str) else None
@@ -122,7 +122,7 @@ def token_text(entry: Any) -> str | None:
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
-    """Within, `tokenizers` works in the calling thread alone: shards already fill the cores."""
+    """Context in which `tokenizers` uses the calling thread only: shards already occupy the cores."""
     names = {"TOKENIZERS_PARALLELISM": "false", "RAYON_NUM_THREADS": "1"}
     before = {name: os.environ.get(name) for name in names}
     os.environ.update(names)

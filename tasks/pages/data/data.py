@@ -1,8 +1,8 @@
-"""Stage `data`: what was done to the data of a run, on one page.
+"""Stage `data`: one page about what was done to the data of a run.
 
-A pure function of what the stages left: their statistics, their `dropped.parquet` and, of some documents, the text.
-Amounts are gathered in the ledger of the pages, what the tables say in `tables` and `measured`, excerpts in `examples`,
-drawn in `figures`, said in `page` and written by `tasks.pages`.
+A pure function of the stages' artifacts: their statistics, their `dropped.parquet`, and the text of some documents.
+The pages' ledger collects the amounts, `tables` and `measured` read the tables, `examples` the excerpts. `figures`
+draws, `page` words, and `tasks.pages` writes.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _PARTS = {
 
 @dataclass(frozen=True)
 class DataStats:
-    """The sentences of findings; documents that were read and that are left, and whether all adds up."""
+    """The findings as sentences; documents read and left, and whether everything adds up."""
 
     findings: tuple[str, ...]
     read: int
@@ -103,7 +103,7 @@ def run(config: DataConfig, inputs: DataInputs, draft: Draft) -> DataStats:
 
 
 def gather(config: DataConfig, inputs: DataInputs, draft: Draft) -> DataFacts:
-    """All that the page says."""
+    """All facts of the page."""
     flow = ledger_of(
         Entry(one.number, one.source, amounts_of(stage, one.stages[stage].stats))
         for one in inputs.slices
@@ -154,7 +154,7 @@ def gather(config: DataConfig, inputs: DataInputs, draft: Draft) -> DataFacts:
 
 
 def _reasons(stages: Sequence[Amounts]) -> tuple[Reason, ...]:
-    """The commonest reasons, most first; `asked` is what the stage was given."""
+    """The most frequent reasons in descending order; `asked` is the number of documents that the stage was given."""
     rows = [
         Reason(stage.stage, reason, count, stage.documents_in)
         for stage in stages
@@ -165,8 +165,10 @@ def _reasons(stages: Sequence[Amounts]) -> tuple[Reason, ...]:
 
 
 def _shown(reasons: Sequence[Reason], most: int) -> list[tuple[str, str]]:
-    """Reasons to show examples of: the commonest of each stage first, then the commonest of all; near-copies are shown in
-    pairs, and exact ones are no news."""
+    """Reasons to show examples of: the most frequent of each stage first, then the most frequent overall.
+
+    Copies are left out: near copies are shown in pairs, and exact copies would show nothing new.
+    """
     pairs = [(row.stage, row.reason) for row in reasons if row.reason not in COPIES]
     firsts = [
         pair for place, pair in enumerate(pairs) if pair[0] not in [stage for stage, _ in pairs[:place]]

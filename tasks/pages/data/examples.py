@@ -1,4 +1,4 @@
-"""Excerpts of documents for the data page: short, without personal data where the filter masks it, and harmless to show.
+"""Short excerpts of documents for the data page: safe to show, with personal data masked if the filter masks it.
 
 Text is masked before it is cut, so that no half of an address is left over.
 """
@@ -20,17 +20,17 @@ from tasks.pages.data.tables import DocumentPlace, DroppedRow, Tables
 LENGTH = 360
 """Characters of an excerpt."""
 _READ = 20_000
-"""Characters of a document that are looked at, around the place that is shown."""
+"""Characters of a document that are read, around the shown place."""
 _LINES = 10
 _BEFORE = {"dedup": "ingest", "filter": "dedup", "decontaminate": "filter"}
-"""The stage whose documents a stage reads."""
+"""The stage that made a stage's input documents."""
 _UNSEEN = ("Cc", "Cf", "Zl", "Zp")
-"""Categories of Unicode that show nothing and may do something: controls, formats (directions, tags), separators."""
+"""Invisible Unicode categories that may have effects: controls, formats (directions, tags), separators."""
 
 
 @dataclass(frozen=True)
 class Reader:
-    """Reads excerpts. `masked`: whether personal data is replaced, as the filter does."""
+    """Reads excerpts. `masked`: whether personal data is replaced, as in the filter."""
 
     tables: Tables
     masked: bool
@@ -38,7 +38,7 @@ class Reader:
     def of_reasons(self, wanted: Sequence[tuple[str, str]], each: int) -> tuple[ReasonExamples, ...]:
         """Examples for each (stage, reason) that has some.
 
-        A row that ingest set aside has no text; one of decontaminate is shown around the question.
+        A row dropped by ingest has no text; a document dropped by decontaminate is shown around the question.
         """
         rows = [row for row in self.tables.examples(each) if (row.stage, row.reason) in wanted]
         texts = self._texts(rows)
@@ -53,7 +53,7 @@ class Reader:
         )
 
     def of_pairs(self, kept: Sequence[str], most: int) -> tuple[NearPair, ...]:
-        """Near-duplicates beside what stayed, from where they differ."""
+        """Near-duplicates beside the kept document, from their first difference on."""
         rows = [
             (row, row.id, row.detail)
             for row in self.tables.pairs(kept, most)
@@ -82,16 +82,14 @@ class Reader:
         return tuple(found)
 
     def excerpt(self, text: str, start: int = 0, length: int = LENGTH) -> str:
-        """A few lines of a text from about a place on, with marks where it was cut."""
+        """A few lines of a text around a place, with marks where it was cut."""
         begin = max(start - 60, 0)
-        if begin:  # at the beginning of a word
+        if begin:  # start at the beginning of a word
             space = text.find(" ", begin, begin + 40)
             begin = space + 1 if space >= 0 else begin
         low, high = max(begin - _READ // 2, 0), begin + _READ // 2
         shown = text[low:high]
-        if (
-            self.masked
-        ):  # with what stands before it, so that an address that lies across is masked as a whole
+        if self.masked:  # with the text before it: an address may lie across the edge
             shown = pii.mask(shown)[0][len(pii.mask(text[low:begin])[0]) :]
         else:
             shown = shown[begin - low :]
@@ -133,7 +131,7 @@ class Reader:
 
 
 def visible(text: str) -> str:
-    """The text with a dot for each character that a reader does not see, but for line ends and tabs."""
+    """The text with a dot for each invisible character, except line ends and tabs."""
     if text.isprintable():
         return text
     return "".join(
@@ -142,7 +140,7 @@ def visible(text: str) -> str:
 
 
 def _id_of(kept: str) -> int:
-    """The id of a document that was kept, as a dropped row names it: `id of source`."""
+    """The id of a kept document as a dropped row names it: `id of source`."""
     return int(kept.split(" ", 1)[0])
 
 
@@ -155,7 +153,7 @@ def _first_difference(one: str, two: str) -> int:
 
 
 def _place_of(detail: str, text: str) -> int:
-    """Where the words that were found begin; `detail` is `benchmark:row words`."""
+    """Where the found words begin; `detail` is `benchmark:row words`."""
     words = detail.split(" ")[1:]
     match = re.search(r"[\W_]+".join(map(re.escape, words)), text, re.IGNORECASE) if words else None
     return match.start() if match else 0

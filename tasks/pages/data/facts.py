@@ -1,4 +1,6 @@
-"""What the data page says, as typed facts; `facts_json` is `data.json`. Figures and the page are made of these alone."""
+"""The facts of the data page as dataclasses; `facts_json` gives `data.json`. Figures and page are made from these
+alone.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +13,13 @@ from tasks.pages.plain import plain
 
 Json = dict[str, Any]
 BINS_PER_DECADE = 8
-"""Bin b of a length holds lengths from 10^(b / BINS_PER_DECADE) on."""
+"""Bin b holds lengths from 10^(b / BINS_PER_DECADE) on."""
 FATES = ("trained on", "held out", "dropped by decontaminate", "dropped by filter", "dropped by dedup")
 
 
 @dataclass(frozen=True)
 class Reason:
-    """How many documents a stage dropped for a reason, of how many that it was given (`asked`)."""
+    """How many documents a stage dropped for a reason, out of those it was given (`asked`)."""
 
     stage: str
     reason: str
@@ -27,7 +29,7 @@ class Reason:
 
 @dataclass(frozen=True)
 class FateLengths:
-    """Documents of one length in characters and of one fate, as they were read; `text` in bytes."""
+    """Documents of one length in characters and one fate, as they were read; `text` is in bytes."""
 
     fate: str
     bin: int
@@ -45,7 +47,7 @@ class LengthCount:
 
 @dataclass(frozen=True)
 class Lengths:
-    """Documents by length: as they were read, as they are trained on (in characters), and the same in tokens."""
+    """Documents by length in characters, as they were read and as they are trained on, and by length in tokens."""
 
     before: tuple[FateLengths, ...]
     after: tuple[LengthCount, ...]
@@ -54,13 +56,16 @@ class Lengths:
 
 @dataclass(frozen=True, kw_only=True)
 class RuleValues:
-    """What one rule of the filter measured on a sample. `before`, `after`: documents in each bin between the edges; the
-    outer bins hold what lies beyond. `limit` is None where the filter does not ask."""
+    """What one rule of the filter measured on a sample.
+
+    `before`, `after`: documents in each bin between the edges; the outer bins also hold everything beyond. `limit`
+    is None if the filter does not use the rule.
+    """
 
     rule: str
     limit: float | None
     least: bool
-    """Whether the limit is the least that is kept; else the most."""
+    """True: the limit is the least value that is kept. False: it is the most."""
     documents: int
     kept: int
     edges: tuple[float, ...]
@@ -73,7 +78,7 @@ class RuleValues:
 
 @dataclass(frozen=True)
 class GroupSize:
-    """How many groups of copies have `size` documents, the one that was kept counted."""
+    """How many groups of copies have `size` documents, including the kept one."""
 
     size: int
     clusters: int
@@ -81,7 +86,7 @@ class GroupSize:
 
 @dataclass(frozen=True)
 class CopyGroup:
-    """A group of copies: the document that was kept, and the near and exact copies of it."""
+    """A group of copies: the kept document, and its near and exact copies."""
 
     kept: str
     size: int
@@ -91,7 +96,7 @@ class CopyGroup:
 
 @dataclass(frozen=True)
 class CopyGroups:
-    """Groups of copies by size, and the largest."""
+    """Groups of copies by size, and the largest groups."""
 
     sizes: tuple[GroupSize, ...]
     largest: tuple[CopyGroup, ...]
@@ -99,7 +104,7 @@ class CopyGroups:
 
 @dataclass(frozen=True)
 class NearPair:
-    """A near-duplicate beside what was kept, from where they differ."""
+    """A near-duplicate beside the kept document, from their first difference on."""
 
     id: str
     source: str
@@ -111,7 +116,7 @@ class NearPair:
 
 @dataclass(frozen=True)
 class Example:
-    """A dropped document; what ingest set aside has no text."""
+    """A dropped document; without text if ingest dropped it."""
 
     id: str | None
     source: str
@@ -132,7 +137,7 @@ class ReasonExamples:
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """Of how much of the corpus the page shows details; `longest` in bytes, `longer`: documents above that."""
+    """How much of the corpus the details cover. `longest` is in bytes; `longer` counts the documents above it."""
 
     shards: int
     shards_in_all: int
@@ -144,7 +149,7 @@ class Sample:
 
 @dataclass(frozen=True, kw_only=True)
 class DataFacts:
-    """All that the page says."""
+    """All facts of the page."""
 
     flow: Ledger
     reasons: tuple[Reason, ...]
@@ -164,7 +169,7 @@ class DataFacts:
 
 
 def facts_json(facts: DataFacts) -> Json:
-    """What stands in data.json."""
+    """The content of data.json."""
     return {
         **plain(facts),
         "flow": {

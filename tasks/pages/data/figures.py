@@ -1,6 +1,6 @@
-"""The data page's figures: what was taken out and why, how long documents are, what rules measured, where tokens went.
+"""The data page's figures: what was dropped and why, lengths of documents, values of rules, use of tokens.
 
-Matplotlib is imported when something is drawn.
+Matplotlib is imported only when something is drawn.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def draw(facts: DataFacts, directory: Path) -> list[Picture]:
 
 
 def _flow(stages: Sequence[Amounts]) -> Figure:
-    """Two pictures, of documents and of text."""
+    """Two pictures: documents and text."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9.2, 6.0), layout="constrained")
@@ -111,7 +111,7 @@ def _flow(stages: Sequence[Amounts]) -> Figure:
 
 @dataclass(frozen=True)
 class _Column:
-    """What came into a stage, went on, and was taken out; `reasons` where they are to be shown."""
+    """What came into a stage, went on, and was taken out; `reasons` only if they are shown."""
 
     stage: str
     came: float
@@ -133,7 +133,7 @@ class _Column:
 
 
 def _sankey(axes: Axes, columns: Sequence[_Column], shown: Callable[[float], str]) -> None:
-    """Bands from left to right, one column a stage; what is taken out bends down at its stage."""
+    """Bands from left to right, one column per stage. What is taken out bends down at its stage."""
     whole = max(*(float(one.came) for one in columns), 1.0)
     axes.set_axis_off()
     for x, one in enumerate(columns):
@@ -178,7 +178,7 @@ def _sankey(axes: Axes, columns: Sequence[_Column], shown: Callable[[float], str
 
 
 def _why(axes: Axes, x: float, y: float, reasons: Mapping[str, int]) -> None:
-    """The two commonest reasons, below what was dropped."""
+    """The two most frequent reasons, below the dropped amount."""
     first = sorted(reasons.items(), key=lambda item: (-item[1], item[0]))
     shown = [textwrap.fill(f"{words(reason)} {rounded_count(count)}", 29) for reason, count in first[:2]]
     shown += [f"and {len(first) - 2} more"] if len(first) > 2 else []

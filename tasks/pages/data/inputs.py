@@ -1,4 +1,4 @@
-"""What the data page is made of: its configuration, and the parts and statistics of the stages."""
+"""The data page's inputs: its configuration, and the stages' parts and statistics."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from tasks.corpus.filter import FilterConfig
 
 
 class DataConfig(Settings):
-    """What is shown of a corpus, and of how much of it."""
+    """What to show of a corpus, and how much of it."""
 
-    seed: int = identity(0, description="Of what is drawn.")
+    seed: int = identity(0, description="Seed of what is drawn.")
     filter: FilterConfig = identity(FilterConfig(), description="The filter whose rules are measured again.")
     reasons: int = identity(8, ge=0, le=100, description="Reasons for dropping that are shown with examples.")
     examples: int = identity(2, ge=1, le=20, description="Examples of each of them.")
@@ -32,7 +32,7 @@ class DataConfig(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class StageParts:
-    """What one stage left of one slice: its statistics, and those of its parts that the page reads."""
+    """One stage's results for one slice: its statistics, and the parts that the page reads."""
 
     stats: Mapping[str, Any]
     dropped: Input | None = None
@@ -44,7 +44,7 @@ class StageParts:
 
 @dataclass(frozen=True)
 class SliceParts:
-    """One slice: what each of its stages left."""
+    """One slice: the results of each of its stages."""
 
     number: int
     source: str
@@ -53,7 +53,7 @@ class SliceParts:
 
 @dataclass(frozen=True)
 class DataPack:
-    """One round of packing, by its statistics."""
+    """The statistics of one round of packing."""
 
     round: int
     stats: Mapping[str, Any]
@@ -61,7 +61,7 @@ class DataPack:
 
 @dataclass(frozen=True)
 class DataInputs:
-    """Slices in order; packs: oldest first; counted: parts `hits` of `contamination`."""
+    """slices: in order; packs: oldest first; counted: parts `hits` of `contamination`."""
 
     slices: tuple[SliceParts, ...]
     packs: tuple[DataPack, ...] = ()

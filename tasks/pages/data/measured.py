@@ -1,7 +1,7 @@
-"""What the filter measured, before and after it: the values of its own rules on a sample of what it read.
+"""Values of the filter's own rules on a sample of its input, before and after filtering.
 
-Only the first rule that fails is recorded in `dropped.parquet`, so values are measured again here, by the same rules: on
-every document of the sample, each family on the text as the family before left it.
+`dropped.parquet` records only the first rule that fails. So the same rules measure again here: on every document of
+the sample, each family on the text as the family before left it.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ _BINS = 32
 def measure(
     config: FilterConfig, drawn: Sequence[DrawnDocument], reasons: Mapping[str, int], most: int
 ) -> tuple[RuleValues, ...]:
-    """The values of at most `most` rules on the documents that were drawn.
+    """The values of at most `most` rules on the drawn documents.
 
-    Those that give a score (language, education) come first, then those that dropped most (`reasons`: counts by rule); and
-    last the source's own education score where the filter does not ask for it (limit: None).
+    Rules that give a score (language, education) come first, then those that dropped most (`reasons`: counts by
+    rule). If the filter does not use the education rule, the source's own education score comes last (limit: None).
     """
     if not drawn:
         return ()
@@ -53,7 +53,7 @@ def measure(
 
 
 def values(rule: Rule, batch: TextBatch) -> np.ndarray:
-    """A rule's value of each text, exactly: asked with a limit below which no bound can answer for it."""
+    """A rule's exact value for each text. The limit passed is so low that no bound can answer instead of the value."""
     return rule.value(batch, rule.limit if rule.least else -1.0).astype(np.float64)
 
 
@@ -68,7 +68,7 @@ def _chosen(config: FilterConfig, reasons: Mapping[str, int], most: int) -> list
 
 
 def _read(drawn: Sequence[DrawnDocument]) -> tuple[pl.Series, pl.Series]:
-    """Texts and metadata of the rows, which are sorted by file and row; a row group is read at a time."""
+    """Texts and metadata of the rows, which are sorted by file and row. One row group is read at a time."""
     pieces: dict[str, list[Any]] = {"text": [], "meta": []}
     for path in dict.fromkeys(one.path for one in drawn):
         rows = np.array([one.row for one in drawn if one.path == path], np.int64)
@@ -79,7 +79,7 @@ def _read(drawn: Sequence[DrawnDocument]) -> tuple[pl.Series, pl.Series]:
 
 
 def groups(path: Path, rows: np.ndarray, columns: Sequence[str]) -> Any:
-    """Tables of the given rows (int64, ascending) of a Parquet file, one for each row group that holds some."""
+    """Tables of the given rows (int64, ascending) of a Parquet file, one per row group that holds any."""
     reader = pq.ParquetFile(path)
     sizes = [reader.metadata.row_group(number).num_rows for number in range(reader.num_row_groups)]
     edges = np.concatenate([[0], np.cumsum(sizes)])

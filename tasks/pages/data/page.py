@@ -1,4 +1,4 @@
-"""The words and tables of the data page, made of its facts."""
+"""The words and tables of the data page, from its facts."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def blocks_of(facts: DataFacts, drawn: Sequence[Picture]) -> list[Block]:
 
 
 def findings(facts: DataFacts) -> list[str]:
-    """What a reader should take away, in sentences made of the numbers."""
+    """The main findings, in sentences made from the numbers."""
     stages = {stage.stage: stage for stage in facts.flow.stages}
     if "ingest" not in stages:
         return ["No document was read."]

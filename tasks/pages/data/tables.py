@@ -1,7 +1,7 @@
-"""What the data page asks of the tables that the stages left, through DuckDB: memory stays flat, whatever their size.
+"""Queries of the data page over the stages' tables, through DuckDB: memory stays flat, whatever their size.
 
-`dropped.parquet` of every slice is read whole (a short row a dropped document); texts only of sampled files, by the
-column, or of the few rows that are shown. All that is drawn is drawn by the hash of a document's id.
+Every slice's `dropped.parquet` is read whole (one short row per dropped document). Text is read only from sampled
+files, by column, or from the few rows that are shown. Every draw is by the hash of a document's id.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tasks.stages import CORPUS
 
 Json = dict[str, Any]
 DROPPING = CORPUS[:-1]
-"""Stages that set documents aside: all but `tokenize`."""
+"""Stages that drop documents: all but `tokenize`."""
 COPIES = ("exact_duplicate", "near_duplicate")
 
 
@@ -35,7 +35,7 @@ class DocumentPlace:
 
 @dataclass(frozen=True, kw_only=True)
 class DroppedRow:
-    """A row of `dropped.parquet`, and the slice that it is of. `detail` is the reason's own, `value` what was measured."""
+    """A row of `dropped.parquet` and its slice. `detail` depends on the reason, `value` is what was measured."""
 
     slice: int
     stage: str
@@ -48,7 +48,7 @@ class DroppedRow:
 
 @dataclass(frozen=True)
 class DrawnDocument:
-    """A document that was drawn: where it lies, and whether the filter kept it."""
+    """A drawn document: where it lies, and whether the filter kept it."""
 
     path: Path
     row: int
@@ -57,7 +57,7 @@ class DrawnDocument:
 
 @dataclass(frozen=True)
 class Shard:
-    """One file of documents of a slice, as `ingest` wrote it; the stages after it keep its name."""
+    """One file of documents of a slice, as `ingest` wrote it; later stages keep its name."""
 
     slice: int
     name: str
@@ -68,7 +68,7 @@ _NOTHING = StageParts(stats={})
 
 
 class Tables:
-    """Queries over the slices' tables. `spill`: a directory for what does not fit into memory."""
+    """Queries over the slices' tables. `spill`: a directory for data that does not fit into memory."""
 
     def __init__(self, slices: Sequence[SliceParts], seed: int, spill: Path) -> None:
         self._slices = {one.number: one for one in slices}
@@ -94,7 +94,7 @@ class Tables:
         )
 
     def rows(self, query: str, *parameters: Any) -> list[Json]:
-        """Rows of a query, as dictionaries."""
+        """Rows of a query as dictionaries."""
         result = self._db.execute(query, list(parameters))
         names = [column[0] for column in result.description or []]
         return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
@@ -102,7 +102,7 @@ class Tables:
     # ---- near-duplicates --------------------------------------------------------------------------------------
 
     def clusters(self, largest: int) -> CopyGroups:
-        """Groups of copies, by size and the largest."""
+        """Groups of copies: their sizes, and the largest."""
         grouped = (
             "select detail as kept, count(*) + 1 as size, count(*) filter (reason = 'near_duplicate') as near, "
             "count(*) filter (reason = 'exact_duplicate') as exact "
@@ -116,7 +116,9 @@ class Tables:
         )
 
     def pairs(self, kept: Sequence[str], most: int) -> list[DroppedRow]:
-        """Near-duplicates to show: first one of each of these kept documents' clusters, then by the hash of the id."""
+        """Near-duplicates to show: first one from the cluster of each document in `kept`, then others by the hash
+        of the id.
+        """
         found = self.rows(
             f"""
             with near as (
@@ -135,7 +137,9 @@ class Tables:
     # ---- examples ---------------------------------------------------------------------------------------------
 
     def examples(self, each: int) -> list[DroppedRow]:
-        """Of each stage and reason a few dropped rows, by the hash of the id; all but duplicates, see `pairs`."""
+        """A few dropped rows for each stage and reason, by the hash of the id; without duplicates, which `pairs`
+        shows.
+        """
         found = self.rows(
             f"""
             select slice, stage, reason, id, source, value, detail from dropped
@@ -150,7 +154,7 @@ class Tables:
     def find(
         self, ids: Sequence[int], stage: str, slices: Sequence[int] | None = None
     ) -> dict[int, DocumentPlace]:
-        """Where documents lie in the part `documents` of a stage (of these slices); ids that are not there are left out."""
+        """Where documents lie in the part `documents` of a stage (of these slices). Unknown ids are left out."""
         files = [
             str(path)
             for number in self._slices
@@ -170,8 +174,10 @@ class Tables:
     # ---- lengths ----------------------------------------------------------------------------------------------
 
     def sampled(self, budget: int) -> tuple[list[Shard], int]:
-        """Files of documents evenly over all slices, of at most `budget` bytes as they lie on disk (at least one), and
-        how many there are in all."""
+        """Document files spread evenly over all slices, and the number of all such files.
+
+        The sample has at most `budget` bytes on disk, but at least one file.
+        """
         shards = [
             Shard(number, Path(name).parent.name, (documents.root / name).stat().st_size)
             for number in self._slices
@@ -186,7 +192,7 @@ class Tables:
         return [shards[place] for place in places], len(shards)
 
     def lengths(self, shards: Sequence[Shard]) -> tuple[FateLengths, ...]:
-        """Documents as they were read, by what became of them and length in characters."""
+        """Documents as they were read, by fate and length in characters."""
         files = self._files("ingest", shards)
         if not files:
             return ()
@@ -240,8 +246,10 @@ class Tables:
     # ---- scores -----------------------------------------------------------------------------------------------
 
     def drawn(self, shards: Sequence[Shard], budget: int, longest: int) -> list[DrawnDocument]:
-        """Documents that `filter` read, by the hash of the id until they have `budget` bytes of text; none longer than
-        `longest` bytes."""
+        """Documents that `filter` read, in the order of the hash of the id, until they have `budget` bytes of text.
+
+        Documents longer than `longest` bytes are left out.
+        """
         files = self._files("dedup", shards)
         if not files:
             return []
@@ -264,7 +272,9 @@ class Tables:
         return [DrawnDocument(Path(row["path"]), int(row["row"]), bool(row["kept"])) for row in found]
 
     def longer(self, shards: Sequence[Shard], longest: int) -> int:
-        """How many documents that `filter` read are longer than `longest` bytes, and so in no sample for the rules."""
+        """Number of documents read by `filter` that are longer than `longest` bytes, and so never drawn for the
+        rules.
+        """
         files = self._files("dedup", shards)
         if not files:
             return 0
@@ -287,7 +297,7 @@ class Tables:
         return self._slices[number].stages.get(stage) or _NOTHING
 
     def _order(self, column: str) -> str:
-        """A draw that no version of DuckDB changes."""
+        """A random order that no version of DuckDB changes."""
         return f"md5({column}::varchar || ':{int(self._seed)}')"
 
 

@@ -1,8 +1,8 @@
-"""What a run cost, added to the report where it is published: the report itself knows no clock.
+"""What a run cost. It is added when the report is published, because the report itself reads no clock.
 
-The report is a pure function of digests, so that the same models give the same page; hours, speed and energy lie beside
-the models they were spent on, in volatile files that belong to no digest. Here they are read (`cost_of`), put into the
-place that the page keeps for them, and kept as cost.json (`published`). Nothing here changes an artifact.
+The report is a pure function of digests: the same models give the same page. Hours, speed and energy lie beside the
+models they were spent on, in volatile files that belong to no digest. `cost_of` reads them; `published` puts them
+into the page's slot and writes cost.json. Nothing here changes an artifact.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from tasks.pages.report.facts import Results, TrainedSegment, change_of, within
 from tasks.pages.report.page import COST
 
 Lookup = Callable[[str, str], Artifact | None]
-"""An artifact by stage and key, or None where it is gone."""
+"""Returns an artifact by stage and key, or None if it is gone."""
 _HOUR = 3600
 
 
@@ -33,7 +33,7 @@ _HOUR = 3600
 class SegmentCost:
     """One training segment: `seconds` of its steps, on `devices` of one kind. Memory is in bytes, energy in joules.
 
-    A device-hour is an hour of one GPU, or of one CPU thread; steps that a kill made to be done again count once.
+    A device-hour is an hour of one GPU, or of one CPU thread. Steps that were repeated after a kill count once.
     """
 
     name: str
@@ -52,7 +52,7 @@ class SegmentCost:
 
 @dataclass(frozen=True, kw_only=True)
 class CostSum:
-    """Some segments together; `energy_joules` is None where one of them did not count it."""
+    """Several segments together. `energy_joules` is None if any of them has no energy count."""
 
     seconds: float
     device_hours: float
@@ -73,7 +73,7 @@ class ModelCost:
 
 @dataclass(frozen=True)
 class Cost:
-    """What the models of a report cost, and what measuring them took."""
+    """What the models of a report cost, and what measuring them cost."""
 
     segments: tuple[SegmentCost, ...]
     models: tuple[ModelCost, ...]
@@ -81,7 +81,7 @@ class Cost:
     measuring_seconds: float
 
     def to_json(self) -> dict[str, Any]:
-        """What stands in cost.json."""
+        """The content of cost.json."""
         return {
             "segments": plain(self.segments),
             "models": [
@@ -93,7 +93,7 @@ class Cost:
 
 
 def cost_of(facts: Results, lookup: Lookup) -> Cost:
-    """What the models of a report cost, as far as the clocks beside them are still there."""
+    """What the models of a report cost, as far as their clock files still exist."""
     segments = [found for one in _trained(facts) if (found := _segment(one, lookup)) is not None]
     by_key = {segment.key: segment for segment in segments}
     models = []
@@ -108,7 +108,7 @@ def cost_of(facts: Results, lookup: Lookup) -> Cost:
 
 
 def _trained(facts: Results) -> list[TrainedSegment]:
-    """Each base that was trained, and each segment, once: runs that are compared share some."""
+    """Each trained base and each segment, once: compared runs may share some."""
     segments = {one.key for one in facts.segments}
     bases = [
         TrainedSegment(name=one.name, kind="base", computed=0, stage=one.stage, key=one.key)
@@ -162,7 +162,7 @@ def _sum(segments: Iterable[SegmentCost]) -> CostSum:
 
 
 def cost_blocks(facts: Results, cost: Cost) -> list[Block]:
-    """Hours, speed, energy, and the gain of an hour; nothing where no clock was kept."""
+    """Hours, speed, energy, and the gain per hour; empty without any clock files."""
     if not cost.models:
         return []
     segments = {segment.key: segment for segment in cost.segments}
@@ -204,7 +204,7 @@ def _hours(hours: float) -> str:
 
 
 def _gain(facts: Results, cost: Cost) -> list[Block]:
-    """Points of each group's mean for each device-hour between two models."""
+    """Points that each group's mean gained per device-hour between two models."""
     models = {model.name: model for model in cost.models}
     segments = {segment.key: segment for segment in cost.segments}
     bases = {model.name for model in facts.models if not model.segments}
@@ -231,17 +231,17 @@ def _gain(facts: Results, cost: Cost) -> list[Block]:
 
 
 def page_of(store: Path, report: Artifact) -> Path:
-    """Where in a store the published page of a report lies."""
+    """Where the published page of a report lies in a store."""
     return store / "runs" / f"report-{report.key[:16]}"
 
 
 def results_in(directory: Path) -> Results:
-    """What was measured, by the report.json in a report's directory."""
+    """The results from the report.json in a report's directory."""
     return read_as(Results, json.loads((directory / "report.json").read_bytes()))
 
 
 def published(report: Artifact, lookup: Lookup, directory: Path) -> Path:
-    """Write the page with its cost into `directory` (made where it is missing): report.md, report.html and cost.json."""
+    """Write the page with its cost into `directory`, creating it if needed: report.md, report.html and cost.json."""
     facts = results_in(report.path)
     cost = cost_of(facts, lookup)
     blocks = cost_blocks(facts, cost)

@@ -1,6 +1,7 @@
-"""What the report says, as typed facts; `facts_json` is `report.json`, and `Results` is read back from it.
+"""The facts of the report as dataclasses; `facts_json` gives `report.json`, from which `Results` is read back.
 
-Figures and pages are made of these alone. Scores and changes are fractions: 0.023 is 2.3 points, or 2.3 % of a perplexity.
+Figures and pages are made from these alone. Scores and changes are fractions: 0.023 is 2.3 points, or 2.3 % of a
+perplexity.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class ReportModel:
-    """A measured model: where its export lies, its budget, and the tokens that were seen and computed for it."""
+    """A measured model: where its export lies, its budget, and the tokens seen and computed for it."""
 
     name: str
     tokens: int
@@ -38,7 +39,7 @@ class ReportModel:
     segments: tuple[str, ...] = ()
     """Keys of the training segments that led to it."""
     series: tuple[str, ...] = optional(())
-    """The runs that it belongs to, where the models of several runs are compared."""
+    """The runs it belongs to, if the models of several runs are compared."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +55,7 @@ class TrainedSegment:
 
 @dataclass(frozen=True, kw_only=True)
 class Curve:
-    """Points of a training segment: step, tokens seen and loss (nats a token) of each logged step."""
+    """Points of a training segment: step, tokens seen and loss (nats per token) of each logged step."""
 
     name: str
     kind: str
@@ -69,7 +70,7 @@ class Curve:
 
 
 class Interval(Protocol):
-    """A value with the ends of its interval; None where a single question gives none."""
+    """A value and the ends of its interval; None if there is only one question."""
 
     @property
     def value(self) -> float: ...
@@ -81,7 +82,7 @@ class Interval(Protocol):
 
 @dataclass(frozen=True)
 class Within:
-    """A value with the ends of its interval."""
+    """A value and the ends of its interval."""
 
     value: float
     low: float | None
@@ -90,7 +91,7 @@ class Within:
 
 @dataclass(frozen=True)
 class ChangedAnswers:
-    """Questions that became right and wrong, and McNemar's p."""
+    """Numbers of questions that became right and wrong, and McNemar's p."""
 
     gained: int
     lost: int
@@ -122,7 +123,7 @@ class ModelChange:
 
     @property
     def exact(self) -> float | None:
-        """The exact test's p, where there is one."""
+        """The exact test's p, if there is one."""
         return self.mcnemar.p if self.mcnemar else self.flips
 
 
@@ -161,7 +162,7 @@ class BenchmarkScore:
 
 @dataclass(frozen=True, kw_only=True)
 class PerplexityRow:
-    """One source with held-out documents: every model that was measured on it. Lengths are in tokens."""
+    """One source with held-out documents: every model measured on it. Lengths are in tokens."""
 
     source: str
     documents: int
@@ -175,13 +176,13 @@ class PerplexityRow:
 
     @property
     def label(self) -> str:
-        """What is measured, in words."""
+        """The name of what is measured."""
         return f"perplexity on {self.source}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class BenchmarkRow:
-    """One benchmark: how it was asked, what chance gives, and every model that was asked."""
+    """One benchmark: how it was asked, its chance level, and every model that was asked."""
 
     benchmark: str
     group: str
@@ -195,13 +196,13 @@ class BenchmarkRow:
     lengths: tuple[int, ...]
     chance: float
     rule: str
-    """How chance was found: guess or majority."""
+    """How the chance level was found: guess or majority."""
     models: Mapping[str, BenchmarkScore]
     changes: tuple[ModelChange, ...] = ()
 
     @property
     def label(self) -> str:
-        """What is measured, in words."""
+        """The name of what is measured."""
         return self.benchmark
 
 
@@ -217,7 +218,7 @@ class GroupRow:
 
     @property
     def label(self) -> str:
-        """What is measured, in words."""
+        """The name of what is measured."""
         return f"mean, {self.group}"
 
 
@@ -226,7 +227,7 @@ R = TypeVar("R", PerplexityRow, BenchmarkRow, GroupRow)
 
 
 def change_of(row: ResultRow, before: str, after: str) -> ModelChange | None:
-    """The change from one model to another, or None where they cannot be compared."""
+    """The change from one model to another, or None if they cannot be compared."""
     return next((one for one in row.changes if (one.before, one.after) == (before, after)), None)
 
 
@@ -240,7 +241,7 @@ class Results:
     """Tokens of all segments together."""
     segments: tuple[TrainedSegment, ...]
     measured: tuple[tuple[str, str], ...]
-    """(stage, key) of everything that was measured, so that what it cost can be looked up."""
+    """(stage, key) of every measurement, to look up what it cost."""
     perplexity: tuple[PerplexityRow, ...]
     benchmarks: tuple[BenchmarkRow, ...]
     groups: tuple[GroupRow, ...]
@@ -252,7 +253,7 @@ class Results:
 
     @property
     def means(self) -> list[GroupRow]:
-        """The groups whose mean says more than their one benchmark."""
+        """Groups of more than one benchmark, whose mean says something of its own."""
         return [row for row in self.groups if len(row.benchmarks) > 1]
 
 
@@ -261,7 +262,7 @@ class Results:
 
 @dataclass(frozen=True)
 class SampleRow:
-    """A prompt, the way of decoding, and what every model went on with."""
+    """A prompt, the decoding method, and the continuation of every model."""
 
     prompt: str
     decoding: str
@@ -278,21 +279,21 @@ class PackedBy:
 
 @dataclass(frozen=True, kw_only=True)
 class ReportFacts(Results):
-    """All that the report says."""
+    """All facts of the report."""
 
     samples: tuple[SampleRow, ...] = ()
     data: Ledger = field(default_factory=Ledger)
     contamination: tuple[BenchmarkHits, ...] = ()
     packing: tuple[PackedBy, ...] = ()
     curves: tuple[Curve, ...] = unwritten(())
-    """For the figures alone."""
+    """Used by the figures only."""
     findings: tuple[str, ...] = ()
     title: str | None = unwritten()
-    """Where it is not what the models' names say."""
+    """Set if it differs from the title made from the models' names."""
 
 
 def facts_json(facts: ReportFacts) -> Json:
-    """What stands in report.json."""
+    """The content of report.json."""
     return {
         **plain(facts),
         "data": {
@@ -366,7 +367,7 @@ def _packing(one: PackedBy) -> Json:
 
 
 def within(change: Interval, scale: float = 100, digits: int = 1) -> str:
-    """A change with its interval: +2.3 [0.8, 3.9]; without one where there is a single question."""
+    """A change with its interval: +2.3 [0.8, 3.9]. A single question has no interval."""
     value = signed(scale * change.value, digits)
     if change.low is None or change.high is None:
         return value

@@ -1,6 +1,7 @@
-"""The report's figures, drawn with matplotlib's Agg: the same facts give the same bytes (no date, a fixed salt of ids).
+"""The report's figures, drawn with matplotlib's Agg. The same facts give the same bytes (no date, a fixed salt of
+ids).
 
-Matplotlib is imported when something is drawn: every flow imports this module, and few processes draw.
+Matplotlib is imported only when something is drawn: every flow imports this module, and few processes draw.
 """
 
 from __future__ import annotations
@@ -98,7 +99,7 @@ def _loss(curves: Sequence[Curve], tips: Tips) -> Figure:
 
 
 def _losses(axes: Axes, curves: Sequence[tuple[Curve, Sequence[int]]], tips: Tips) -> None:
-    """Each curve over its places: the trunk of each run as one line, and the branches to the budgets."""
+    """Loss curves over the given x values: one line for the trunk of each run, and the branches to the budgets."""
     series = list(dict.fromkeys(curve.series for curve, _ in curves))
     branches = [(curve, x) for curve, x in curves if curve.kind == "branch"]
     budgets = list(dict.fromkeys(curve.name for curve, _ in branches))
@@ -162,7 +163,7 @@ def _efficiency(facts: Results, tips: Tips) -> Figure:
 
 
 def _lines(facts: Results) -> dict[str, list[ReportModel]]:
-    """The models of each run, in order of tokens; one nameless run where they are all of one."""
+    """The models of each run, in order of tokens; a single run has the empty name."""
     found: dict[str, list[ReportModel]] = {}
     for model in facts.models:
         for run in model.series or ("",):
@@ -216,7 +217,7 @@ def _band(
 
 
 def _percents(one: Interval) -> tuple[float, float, float]:
-    """A value and the ends of its interval, which are the value itself where there are none."""
+    """A value and the ends of its interval in percent. Missing ends equal the value."""
     low, high = (one.value if end is None else end for end in (one.low, one.high))
     return 100 * one.value, 100 * low, 100 * high
 

@@ -1,7 +1,7 @@
-"""The report's facts, gathered from parts of the store, and the findings said in sentences.
+"""Gathers the report's facts from parts of the store, and states the findings in sentences.
 
-What was measured is read in `scores` and `groups`, documents and tokens in the ledger of the pages; here they are put
-together with the training segments and samples.
+`scores` and `groups` read the measurements, the pages' ledger the documents and tokens. This module joins them with
+the training segments and samples.
 """
 
 from __future__ import annotations
@@ -34,9 +34,10 @@ from tasks.pages.report.scores import add_changes, benchmark_row, pairs_of, perp
 
 
 def gather(config: ReportConfig, inputs: ReportInputs, pairs: Sequence[Pair] | None = None) -> ReportFacts:
-    """All that the report says.
+    """All facts of the report.
 
-    `pairs` are the comparisons, (from, to) by the models' names; by default each model with the base and the one before.
+    `pairs` are the comparisons, (from, to) by the models' names. By default each model is compared with the base
+    and with the model before it.
     """
     names = [model.name for model in inputs.models]
     pairs = pairs_of(names) if pairs is None else pairs
@@ -85,7 +86,7 @@ def _measured(inputs: ReportInputs) -> tuple[tuple[str, str], ...]:
 
 
 def _samples(samples: Mapping[str, Input]) -> tuple[SampleRow, ...]:
-    """Each prompt, by the way of decoding, with what every model went on with."""
+    """Each prompt by decoding method, with the continuation of every model."""
     found: dict[tuple[str, str], dict[str, str]] = {}
     for model, part in samples.items():
         for row in json.loads(part.only().read_bytes()):
@@ -95,7 +96,9 @@ def _samples(samples: Mapping[str, Input]) -> tuple[SampleRow, ...]:
 
 
 def _contamination(hits: Sequence[Input], counted: Sequence[Input]) -> tuple[BenchmarkHits, ...]:
-    """By benchmark: what the decontamination found, summed over slices; then what was counted afterwards, of others."""
+    """By benchmark: hits of the decontamination, summed over slices; then hits counted afterwards for other
+    benchmarks.
+    """
     found = hits_of(("", part) for part in hits)
     known = {row.benchmark for row in found}
     afterwards = hits_of((("", part) for part in counted), afterwards=True)
@@ -120,7 +123,7 @@ def _curve(segment: JournalSegment) -> Curve:
 
 
 def findings(facts: Results) -> list[str]:
-    """What a reader should take away, in sentences: the last model against the base, and against the one before."""
+    """The main findings, in sentences: the last model against the base, and against the model before it."""
     if not facts.pairs:
         return [f"Only the model {facts.names[0]} was measured: there is nothing to compare yet."]
     base, last = facts.names[0], facts.names[-1]
@@ -140,7 +143,7 @@ def findings(facts: Results) -> list[str]:
 
 
 def _last_step(facts: Results) -> list[str]:
-    """Whether going on from the last budget but one was worth it."""
+    """Whether training from the last budget but one to the last was worth it."""
     if len(facts.names) < 3:
         return []
     before, after = facts.names[-2:]

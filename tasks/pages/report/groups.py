@@ -1,7 +1,8 @@
-"""The mean of a group's main scores: every benchmark counts alike, over the benchmarks that all models have.
+"""The mean of a group's main scores. Every benchmark counts alike; only benchmarks that all models have are used.
 
-Benchmarks are independent samples of questions, but for those that ask the same questions in other words (mmlu and
-mmlu_continuation): these are drawn again together, and a question that changed in both counts as one that changed.
+Benchmarks are independent samples of questions. The exception are benchmarks that ask the same questions in other
+words (mmlu and mmlu_continuation): they are resampled together, and a question that changed in both counts as one
+change.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ Benchmark = Measure[BenchmarkRow]
 
 
 def group_row(group: str, benchmarks: Sequence[Benchmark], names: Sequence[str]) -> Measure[GroupRow] | None:
-    """The mean over the benchmarks of a group that all models have; None where there are none."""
+    """The mean over the benchmarks of a group that all models have; None if there are none."""
     members = [one for one in benchmarks if one.row.group == group and set(names) <= set(one.row.models)]
     if not members:
         return None
@@ -46,7 +47,9 @@ def _both(row: Benchmark, one: str, other: str) -> bool:
 
 
 def _families(members: Sequence[Benchmark]) -> dict[str, list[Benchmark]]:
-    """Benchmarks by the questions that they ask; `sciq (B)` of a comparison of runs asks others than `sciq (A)`."""
+    """Benchmarks by the questions they ask. In a comparison of runs, `sciq (B)` asks other questions than `sciq
+    (A)`.
+    """
     found: dict[str, list[Benchmark]] = {}
     for one in members:
         name, _, run = one.row.benchmark.partition(" ")
@@ -69,7 +72,7 @@ def _means(members: Sequence[Benchmark], names: Sequence[str]) -> dict[str, Esti
 
 
 def _places(rows: Sequence[Benchmark], names: Sequence[str]) -> tuple[list[list[np.ndarray]], np.ndarray]:
-    """By benchmark and model, which of all questions each row of a table is; and the stratum (subject) of each question."""
+    """By benchmark and model, the question number of each table row; and the stratum (subject) of each question."""
     asked = [[_questions(row, name) for name in names] for row in rows]
     numbers = {key: number for number, key in enumerate(dict.fromkeys(chain(*chain(*asked))))}
     places = [[np.array([numbers[key] for key in keys]) for keys in models] for models in asked]
@@ -86,9 +89,9 @@ def _questions(row: Benchmark, name: str) -> list[tuple[str, int]]:
 
 
 def _flips(members: Sequence[Benchmark], before: str, after: str) -> float | None:
-    """The exact test of a mean: each question that changed weighs as the sizes of its benchmarks let it.
+    """p of the exact test of a mean. The weight of a changed question depends on the sizes of its benchmarks.
 
-    None where answers of a benchmark are not right or wrong.
+    None if the answers of a benchmark are not simply right or wrong.
     """
     found = []
     for rows in _families(members).values():

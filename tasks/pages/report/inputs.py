@@ -1,4 +1,4 @@
-"""What the report is made of: its configuration, and the parts and statistics that it reads."""
+"""The report's inputs: its configuration, and the parts and statistics that it reads."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tasks.pages.report.facts import ReportModel
 
 
 class ReportConfig(Settings):
-    """In which order things are shown, and which benchmark belongs to which group."""
+    """The order of presentation, and the group of each benchmark."""
 
     benchmarks: tuple[tuple[str, str], ...] = identity(
         (), description="(benchmark, domain or general), in order"
@@ -23,19 +23,19 @@ class ReportConfig(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class JournalSegment:
-    """One training segment: the model that it was trained for, its journal, and the tokens that it computed."""
+    """One training segment: the model it was trained for, its journal, and the tokens it computed."""
 
     name: str
     kind: Literal["trunk", "branch"]
     journal: Input
     computed: int
     series: str = optional("")
-    """The run that it belongs to, where the models of several runs are compared."""
+    """The run it belongs to, if the models of several runs are compared."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CorpusStage:
-    """What one stage did with one slice, by its statistics."""
+    """The statistics of one stage for one slice."""
 
     slice: int
     source: str
@@ -46,7 +46,7 @@ class CorpusStage:
 
 @dataclass(frozen=True)
 class Pack:
-    """One round of packing, by its statistics."""
+    """The statistics of one round of packing."""
 
     key: str
     stats: Mapping[str, Any]
@@ -54,11 +54,12 @@ class Pack:
 
 @dataclass(frozen=True)
 class ReportInputs:
-    """What the report is made of; parts by their digests, facts as plain JSON.
+    """The report's inputs: parts by their digests, facts as plain JSON.
 
-    models: base first. scores, questions: by model, by benchmark: parts of `evaluate`; perplexity, documents: by model, by
-    source. journals: oldest first. hits: parts of `decontaminate`, one a slice. counted: parts `hits` of `contamination`,
-    of benchmarks that were not looked for when the corpus was made. samples: by model, parts of `samples`.
+    models: base first. scores, questions: parts of `evaluate` by model and benchmark. perplexity, documents: parts
+    of `perplexity` by model and source. journals: oldest first. hits: parts of `decontaminate`, one per slice.
+    counted: parts `hits` of `contamination`, for benchmarks that were not searched for when the corpus was made.
+    samples: parts of `samples` by model.
     """
 
     models: tuple[ReportModel, ...]

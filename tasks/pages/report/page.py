@@ -1,7 +1,7 @@
-"""The report's order, from what a reader wants to know first to what stands behind it; and what stands behind it.
+"""The order of the report, from the main results to the background; and the sections of the background.
 
-Results are shown in `results`; here are the data through the stages, benchmark questions in the text, packing, the models
-and what they write.
+`results` shows the results. This module shows the data through the stages, benchmark questions in the text,
+packing, the models, and what they write.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from tasks.pages.report.results import benchmarks, every_metric, forgetting, gai
 from tasks.pages.wording import words
 
 COST = Slot("cost")
-"""Where the page says what it cost, once it is published."""
+"""The slot for the cost, which is filled when the page is published."""
 
 
 def blocks_of(facts: ReportFacts, pictures: Sequence[Picture], first: Sequence[Block] = ()) -> list[Block]:
-    """The page, from top to bottom; `first` stands above the results."""
+    """The page from top to bottom; `first` comes above the results."""
     blocks: list[Block] = [Heading(1, _title(facts)), Text(" ".join(facts.findings), "findings"), *first]
     blocks += perplexity(facts) + benchmarks(facts, facts.contamination)
     if pictures:
@@ -88,7 +88,7 @@ def _counted(value: int | None) -> Cell:
 
 
 def contamination(facts: ReportFacts) -> list[Block]:
-    """Per benchmark: how many of its questions stand in the corpus."""
+    """How many of each benchmark's questions are in the corpus."""
     if not facts.contamination:
         return []
     rows = tuple(
@@ -154,7 +154,7 @@ def packing(facts: ReportFacts) -> list[Block]:
 
 
 def models(facts: ReportFacts) -> list[Block]:
-    """Where each model lies, and what was seen and computed for it."""
+    """Where each model lies, and the tokens seen and computed for it."""
     rows = tuple(
         (
             Cell(model.name),
@@ -195,6 +195,6 @@ def samples(facts: ReportFacts) -> list[Block]:
 
 
 def _on_one_line(text: str) -> str:
-    """On one line, as a table wants it; what cannot be printed is replaced."""
+    """The text on one line, for a table. Unprintable characters are replaced."""
     shown = "".join(letter if letter.isprintable() else " " for letter in text)
     return "… " + " ".join(shown.split()) + " …"

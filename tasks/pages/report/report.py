@@ -1,8 +1,8 @@
-"""Stage `report`: what the adaptation did to the model and what was done to the data, on one page.
+"""Stage `report`: one page about what the adaptation did to the model and what was done to the data.
 
-A pure function of what the store holds: no clock, no run's name or id, the same inputs give the same bytes. What it cost is
-added where it is published (`cost`). Facts are gathered in `gather`, drawn in `figures`, put in order in `page` and written
-by `tasks.pages`.
+A pure function of the store's content: no clock, no name or id of a run; the same inputs give the same bytes. The
+cost is added at publication (`cost`). `gather` collects the facts, `figures` draws, `page` arranges, and
+`tasks.pages` writes.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ VERSION = 4
 
 @dataclass(frozen=True)
 class ReportStats:
-    """The sentences of findings, and what the report covers."""
+    """The findings as sentences, and what the report covers."""
 
     findings: tuple[str, ...]
     models: int
@@ -40,10 +40,10 @@ class ReportStats:
 
 
 def report_request(evaluation: EvaluationConfig, outcome: Any) -> tuple[ReportConfig, ReportInputs]:
-    """Configuration and inputs of the report on what a run came to.
+    """Configuration and inputs of the report on a run's outcome.
 
-    `outcome` has `models` (name, tokens, export, scores, perplexity, journals: artifacts), `slices`
-    (number, source, artifacts by stage), and `packed` (artifacts of `pack`, oldest first).
+    `outcome` has `models` (name, tokens, export, scores, perplexity, journals: artifacts), `slices` (number,
+    source, artifacts by stage), and `packed` (artifacts of `pack`, oldest first).
     """
     base = outcome.models[0]
     measured = {name for model in outcome.models for name in model.scores}
@@ -99,7 +99,7 @@ def _model(model: Any, first: bool) -> ReportModel:
 
 
 def _segments(models: Iterable[Any]) -> tuple[JournalSegment, ...]:
-    """Every training segment once, in the order in which the models came; a branch bears its model's name."""
+    """Every training segment once, in the order of the models. A branch has its model's name."""
     found: dict[str, JournalSegment] = {}
     for model in models:
         for artifact in model.journals:

@@ -1,4 +1,4 @@
-"""The results on the page: perplexity and benchmarks with intervals and verdicts, forgetting, gain, and how sure it is."""
+"""The report's results: perplexity and benchmarks with intervals and verdicts, forgetting, gain, and certainty."""
 
 from __future__ import annotations
 
@@ -28,7 +28,9 @@ _TONES = {"improved": "better", "worse": "worse", "no clear change": "same"}
 
 
 def change_cell(change: ModelChange | None, unit: str = "") -> Cell:
-    """+2.3 [0.8, 3.9], and below it the verdict; where nothing is clear, what would have been seen."""
+    """+2.3 [0.8, 3.9] with the verdict below; without a clear verdict, the smallest change that would have been
+    seen.
+    """
     if change is None:
         return Cell("–")
     below = f"{'▲' if change.value > 0 else '▼'} {change.verdict}"
@@ -68,7 +70,7 @@ def perplexity(facts: Results) -> list[Block]:
 
 
 def _lengths(rows: Sequence[PerplexityRow | BenchmarkRow]) -> str:
-    """At how many tokens: models that were measured at others stand beside each other, and are not compared."""
+    """The lengths in tokens. Models measured at other lengths are shown side by side but not compared."""
     return " or ".join(str(one) for one in sorted({length for row in rows for length in row.lengths}))
 
 
@@ -81,7 +83,7 @@ def _perplexity_cell(value: PerplexityScore | None) -> Cell:
 
 
 def benchmarks(facts: Results, hits: Sequence[BenchmarkHits] = ()) -> list[Block]:
-    """Every benchmark by group: what chance gives, what of it was in the corpus, scores, changes and verdicts."""
+    """Every benchmark by group: chance level, questions in the corpus, scores, changes and verdicts."""
     if not facts.benchmarks:
         return []
     names = facts.names
@@ -158,7 +160,7 @@ def _score_cells(row: BenchmarkRow | GroupRow, facts: Results) -> list[Cell]:
 
 
 def forgetting(facts: Results) -> list[Block]:
-    """What became of each general benchmark: in points, and as a share of what the base had above chance."""
+    """The change of each general benchmark: in points, and as a share of the base's score above chance."""
     rows = [row for row in facts.benchmarks if row.group == "general" and row.changes]
     base = facts.names[0]
     after = [pair[1] for pair in facts.pairs if pair[0] == base]
@@ -190,7 +192,7 @@ def _forgotten(row: BenchmarkRow, base: str, name: str) -> Cell:
     if change is None or start is None:
         return Cell("–")
     above = start.score - row.chance
-    # of a benchmark without chance: clear of nothing
+    # without a chance level (0), the score must be clear of zero
     least = start.score if start.low is None else start.low
     clear = not start.at_chance and least > row.chance
     share = f"{signed(100 * change.value / above, 0)} % of {100 * above:.1f}" if clear else ""
@@ -198,7 +200,7 @@ def _forgotten(row: BenchmarkRow, base: str, name: str) -> Cell:
 
 
 def gain(facts: Results) -> list[Block]:
-    """Gain per million tokens: of each group's mean in points, and of each source's perplexity in percent."""
+    """Gain per million tokens: of each group's mean in points, of each source's perplexity in percent."""
     seen = {model.name: model.seen for model in facts.models}
     pairs = [pair for pair in facts.pairs if seen[pair[1]] > seen[pair[0]]]
     rows = []
@@ -228,7 +230,7 @@ def _rate(change: ModelChange | None, millions: float) -> Cell:
 
 
 def _bits(row: PerplexityRow, change: ModelChange | None, millions: float) -> Cell:
-    """The change of bits per byte: the logarithm of perplexity's, by the tokens of a byte."""
+    """The change of bits per byte: the logarithm of the perplexity's change, scaled by tokens per byte."""
     if change is None:
         return Cell("–")
     scale = row.tokens / row.bytes / math.log(2)
@@ -239,7 +241,7 @@ def _bits(row: PerplexityRow, change: ModelChange | None, millions: float) -> Ce
 
 
 def sureness(facts: Results) -> list[Block]:
-    """Each comparison's tests: interval, Holm's p, counts and p of the exact test, and the smallest change to be seen."""
+    """Each comparison's tests: interval, Holm's p, counts and p of the exact test, smallest detectable change."""
     if not facts.pairs:
         return []
     rows: list[tuple[Cell, ...]] = []

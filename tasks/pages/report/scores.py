@@ -1,8 +1,9 @@
-"""The report's measured numbers: every model's scores with intervals, and the changes between models with their verdicts.
+"""The report's measurements: every model's scores with intervals, and the changes between models with their
+verdicts.
 
-A comparison is a pair of models. Its changes are corrected together: benchmarks one family, held-out sources another, the
-means of the groups a third. Models that were asked other questions, at another length, with other examples or by another
-version of the harness are shown beside each other, but not compared.
+A comparison is a pair of models. Its changes are corrected together in three families: benchmarks, held-out
+sources, and means of groups. Models with other questions, lengths, examples or harness versions are shown side by
+side but not compared.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ Json = dict[str, Any]
 
 
 def pairs_of(names: Sequence[str]) -> list[Pair]:
-    """Each model against the first, and from the third on against the one before it."""
+    """Each model with the first, and from the third on also with the model before it."""
     first, *others = names
     pairs = [(first, name) for name in others]
     return pairs + list(itertools.pairwise(others))
@@ -54,20 +55,20 @@ def pairs_of(names: Sequence[str]) -> list[Pair]:
 
 @dataclass
 class Measure(Generic[R]):
-    """One benchmark, source or group: what is shown (`row`), and what its changes are made of."""
+    """One benchmark, source or group: its shown row, and the data for its changes."""
 
     row: R
     estimates: dict[str, Estimate]
     alike: list[list[str]]
-    """Models that were asked the same questions in the same way, together."""
+    """Groups of models that were asked the same questions in the same way."""
     tables: dict[str, pa.Table] = field(default_factory=dict)
     metric: str = ""
     relative: bool = False
     exact: Callable[[str, str], float | None] | None = None
-    """The exact test of two models, of a group."""
+    """For a group: the exact test of two models."""
 
     def change(self, before: str, after: str) -> Change | None:
-        """From one model to another; None where they were not asked the same in the same way."""
+        """The change from one model to another; None if they were not asked the same in the same way."""
         if not any(before in together and after in together for together in self.alike):
             return None
         if self.relative:
@@ -79,7 +80,9 @@ class Measure(Generic[R]):
 
 
 def add_changes(measures: Sequence[Measure[R]], pairs: Sequence[Pair]) -> list[R]:
-    """Put the changes into the row of every measure, and give the rows: those of a pair are corrected for their number."""
+    """Add the changes to the row of every measure, and return the rows. The changes of a pair are corrected for
+    their number.
+    """
     changes: list[list[ModelChange]] = [[] for _ in measures]
     for before, after in pairs:
         found = [
@@ -113,7 +116,7 @@ def _told(change: Change, before: str, after: str) -> ModelChange:
 
 
 def finite(value: float) -> float | None:
-    """As JSON has it: None for what is not a number."""
+    """The value for JSON: None if it is not finite."""
     return value if math.isfinite(value) else None
 
 
@@ -122,7 +125,7 @@ def _read(part: Input) -> Json:
 
 
 def perplexity_row(source: str, names: Sequence[str], inputs: ReportInputs) -> Measure[PerplexityRow] | None:
-    """One source: perplexity and bits per byte of each model that was measured on it."""
+    """One source: perplexity and bits per byte of each model measured on it."""
     measured = [name for name in names if source in inputs.perplexity.get(name, {})]
     if not measured:
         return None
@@ -158,7 +161,7 @@ def perplexity_row(source: str, names: Sequence[str], inputs: ReportInputs) -> M
 def benchmark_row(
     name: str, group: str, names: Sequence[str], inputs: ReportInputs
 ) -> Measure[BenchmarkRow] | None:
-    """One benchmark: the main score of each model with its interval, whether it is at chance, and every other metric."""
+    """One benchmark: each model's main score with its interval, whether it is at chance, and every other metric."""
     measured = [model for model in names if name in inputs.scores.get(model, {})]
     if not measured:
         return None
@@ -208,7 +211,7 @@ def _lengths(read: Mapping[str, Json]) -> tuple[int, ...]:
 
 
 def _bounds(columns: Sequence[Any]) -> tuple[float, float]:
-    """Where a mean of these values can lie: 0 to 1, unless some are of another kind."""
+    """The range of a mean of these values: 0 to 1 if all values are in it, else unbounded."""
     if all(((column >= 0) & (column <= 1)).all() for column in columns):
         return 0.0, 1.0
     return -math.inf, math.inf
@@ -222,9 +225,9 @@ def _chance(name: str, table: pa.Table, scores: Json) -> tuple[float, str]:
 
 
 def _settings(scores: Json) -> list[Any]:
-    """How it was measured, beside what was asked: equal for scores that can be compared.
+    """Everything about the measurement except the questions. Scores can be compared only if it is equal.
 
-    The draw of a limit is in the questions themselves.
+    If a limit applies, the questions themselves show which were drawn.
     """
     return [scores.get(name) for name in ("main", "split", "shots", "max_length", "stride", "harness")]
 

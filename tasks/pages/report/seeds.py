@@ -1,7 +1,7 @@
-"""What several seeds of one configuration say together: mean and standard deviation of every measure, on one page.
+"""One page over several seeds of one configuration: mean and standard deviation of every measure.
 
-The reports' intervals are over questions; here is what another training seed would have done. Data, held-out text and
-questions are the same for every seed, so that what differs is training alone.
+The reports' intervals are over questions; these are over training seeds. Data, held-out text and questions are the
+same for every seed, so only training differs.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ from tasks.pages.wording import signed
 
 @dataclass(frozen=True)
 class Spread:
-    """One value a seed, in order: their mean, and their sample standard deviation (n − 1), which one value has not."""
+    """One value per seed, in order: their mean, and their sample standard deviation (n − 1), which is None for one
+    value.
+    """
 
     values: tuple[float, ...]
     mean: float
@@ -28,7 +30,7 @@ class Spread:
 
 @dataclass(frozen=True, kw_only=True)
 class ChangeSpread:
-    """The change of a measure from one model to another; `questions`: the mean standard error over questions."""
+    """The change of a measure from one model to another. `questions`: the mean standard error over questions."""
 
     before: str = named("from")
     after: str = named("to")
@@ -40,7 +42,7 @@ class ChangeSpread:
 
 @dataclass(frozen=True)
 class MeasureSpread:
-    """One measure: the spread of every model's value and of every change. `unit` is % or nothing."""
+    """One measure: the spread of every model's value and of every change. `unit` is % or empty."""
 
     measure: str
     unit: str
@@ -50,7 +52,7 @@ class MeasureSpread:
 
 @dataclass(frozen=True)
 class SeedsFacts:
-    """What several seeds say together. Only what every seed has is summarised."""
+    """The results over all seeds. Only what every seed has is summarised."""
 
     seeds: tuple[int, ...]
     models: tuple[str, ...]
@@ -58,12 +60,12 @@ class SeedsFacts:
     measures: tuple[MeasureSpread, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """What stands in seeds.json."""
+        """The content of seeds.json."""
         return dict(plain(self))
 
 
 def seeds_facts(reports: Mapping[int, Results]) -> SeedsFacts:
-    """The spread of everything that the reports of all seeds have."""
+    """The spread of everything that the reports of all seeds contain."""
     facts = list(reports.values())
     names = [name for name in facts[0].names if all(name in one.names for one in facts)]
     pairs = [pair for pair in facts[0].pairs if pair[0] in names and pair[1] in names]
@@ -111,7 +113,7 @@ def _value(row: ResultRow, name: str) -> float:
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """Mean and sample standard deviation (n − 1) of one value a seed."""
+    """Mean and sample standard deviation (n − 1) of one value per seed."""
     deviation = statistics.stdev(values) if len(values) > 1 else None
     return Spread(tuple(values), statistics.fmean(values), deviation)
 

@@ -1,1 +1,1 @@
-"""How a segment runs on a device: `auto` resolved by rule, the memory of a step, and what to do when it runs out."""
+"""How a segment uses a device: how `auto` is resolved, how much memory a step needs, what to do if memory runs out."""

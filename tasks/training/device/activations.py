@@ -1,9 +1,10 @@
-"""How many bytes a model holds between forward and backward: counted, operation by operation, on tensors without memory.
+"""Counts the bytes that a model holds between forward and backward, operation by operation, on tensors without
+memory.
 
-The model's own code runs once forward on fake tensors (shapes and types, no values), and what autograd would keep is
-added up, each storage once, weights left out. It is a function of the model's configuration, the precision and the
-sequence length alone: no device is asked, nothing is timed. The row is the worst that packing gives, whole sequences
-as single documents, on the path of one SDPA call per document; variable-length attention keeps as much or less.
+The model's own code runs one forward on fake tensors (shapes and types, no values). The count adds up what autograd
+would keep: each storage once, weights left out. It depends only on the model's configuration, the precision and the
+sequence length; no device is asked and nothing is timed. The row is the worst case of packing: whole sequences as
+single documents, with one SDPA call per document. Variable-length attention keeps as much or less.
 """
 
 from __future__ import annotations
@@ -30,11 +31,11 @@ class Activations:
     """Bytes that a model's body holds for backward."""
 
     token: float
-    """For each token of the micro-batch."""
+    """Bytes for each token of the micro-batch."""
     fixed: int
-    """Whatever the tokens: bf16 copies of float32 weights under autocast."""
+    """Bytes that do not depend on the tokens: bf16 copies of float32 weights under autocast."""
     layers: int
-    """Layers among which `token` is spread."""
+    """Number of layers that `token` is spread over."""
 
 
 def counter(config: Any, identity: SegmentSpec) -> Callable[[str], Activations]:
@@ -50,9 +51,10 @@ def _counted(kind: Any, described: str, precision: str, sequence_length: int, mo
 
 
 def count_activations(config: Any, precision: str, sequence_length: int, mode: str) -> Activations:
-    """Of the model of this transformers configuration, in training, at documents of `sequence_length` tokens.
+    """Count for a model with this transformers configuration, in training, with documents of `sequence_length`
+    tokens.
 
-    `precision` is bf16 (float32 weights under autocast), fp32 or bf16_weights; `mode` one of recompute.MODES.
+    `precision` is bf16 (float32 weights under autocast), fp32 or bf16_weights; `mode` is one of recompute.MODES.
     """
     register(False)
     tally = _Tally()
@@ -63,13 +65,13 @@ def count_activations(config: Any, precision: str, sequence_length: int, mode: s
 
 
 def _rows(length: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Documents of one sequence and of two; not all of one length, which would spare attention a copy."""
+    """Documents of one sequence and of two sequences. Their lengths differ, because equal lengths would save a copy."""
     cut = tuple(part for part in (length - length // 3, length // 3) if part)
     return cut, (*cut, length)
 
 
 class _Tally:
-    """Storages that are held, each counted once. It holds them too, so that no address is used twice."""
+    """Storages that are held, each counted once. The tally keeps them alive, so that no address is used twice."""
 
     def __init__(self) -> None:
         self._held: dict[int, Any] = {}
@@ -80,7 +82,7 @@ class _Tally:
         return tensor
 
     def take(self, without: Iterable[Tensor]) -> int:
-        """Bytes held since it was last asked, but for those of `without`."""
+        """Bytes collected since the last call, except those of `without`."""
         left_out = {tensor.untyped_storage()._cdata for tensor in without}
         total = sum(storage.nbytes() for mark, storage in self._held.items() if mark not in left_out)
         self._held.clear()
@@ -88,7 +90,9 @@ class _Tally:
 
 
 class _Keeping(TorchDispatchMode):
-    """Adds the results that `recompute.kept` keeps of a checkpointed layer; they do not pass autograd's hooks."""
+    """Adds the results that `recompute.kept` keeps in a checkpointed layer: they do not pass through autograd's
+    hooks.
+    """
 
     def __init__(self, tally: _Tally) -> None:
         super().__init__()

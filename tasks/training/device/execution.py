@@ -1,8 +1,10 @@
-"""Where and how it runs: `auto` resolved by rule from the model's shape and the device's memory, never by timing.
+"""Where and how training runs. `auto` is resolved by rule, from the model's shape and the device's memory, never by
+timing.
 
-Threads, micro-batch, device and the like change the last bits of a sum. So they are resolved once, written to
-execution.json before the first step and reused by every restart; what a changed specification asks for then is
-named in a warning and left alone. Only the number of processes may change on the way: what was is kept beside.
+Threads, micro-batch, device and the like change the last bits of a sum. They are therefore resolved once, written
+to execution.json before the first step, and reused by every restart. If a changed specification asks for other
+values, a warning names them and they are ignored. Only the number of processes and the sharding may change on the
+way; the earlier values are kept beside the new ones.
 """
 
 from __future__ import annotations
@@ -39,11 +41,11 @@ _BITS = (
     "loss_chunk",
 )
 CPU_FLOPS = 50e9
-"""Operations per second of one thread that training reaches, taken for known (78e9 was measured on an AMD EPYC in bf16)."""
+"""Assumed operations per second of one thread in training (78e9 was measured on an AMD EPYC in bf16)."""
 _EARLIER = {"sharding": NONE, "deterministic": True}
-"""What a file of an earlier version does not say."""
+"""Values for fields that files of earlier versions lack."""
 _CUBLAS = ":4096:8"
-"""A workspace with which cuBLAS repeats itself: 8 buffers of 4 MiB a stream (NVIDIA's cuBLAS manual)."""
+"""A workspace that makes cuBLAS deterministic: 8 buffers of 4 MiB per stream (NVIDIA's cuBLAS manual)."""
 
 
 def resolve(
@@ -54,9 +56,9 @@ def resolve(
     *,
     count: memory.Count,
 ) -> dict[str, Any]:
-    """The execution by rule, as plain JSON. Raises ConfigError for a device that is not here.
+    """Resolve the execution by rule, as plain JSON. Raises ConfigError, for example if the device is not here.
 
-    `count` gives the activations at a mode of checkpointing; it is asked only where something is `auto`.
+    `count` returns the activations at a mode of checkpointing; it is called only if something is `auto`.
     """
     device = device_of(asked.device)
     refuse(of_processes(processes.count, identity.sequences_per_step))
@@ -96,10 +98,10 @@ def resolve(
 
 
 def compiles(kind: str, attention: str, identity: SegmentSpec, shape: Shape, threads: int) -> bool:
-    """Whether `compile: auto` is true: where a graph can be traced through, with what torch.compile needs there.
+    """Whether `compile: auto` means true: the model can be traced, the compiler is there, and compiling pays.
 
-    On a GPU variable-length attention, Triton and a C compiler; on a CPU a C++ compiler, and arithmetic for an hour at
-    `CPU_FLOPS` a thread: compiling takes a minute, and each start of the segment pays for it.
+    A GPU needs variable-length attention, Triton and a C compiler. A CPU needs a C++ compiler, and an hour of
+    arithmetic at `CPU_FLOPS` per thread: compiling takes a minute, at each start of the segment.
     """
     if identity.dropout > 0.0:
         return False
@@ -115,10 +117,10 @@ def compiles(kind: str, attention: str, identity: SegmentSpec, shape: Shape, thr
 def settle(
     path: Path, resolved: dict[str, Any], asked: Execution, say: Callable[[str], None]
 ) -> dict[str, Any]:
-    """Write the resolved execution, or take the one that an earlier attempt wrote.
+    """Write the resolved execution, or return the one that an earlier attempt wrote.
 
-    Begun by another number of processes, it goes on with this one: the batches stay, the last bits do not. Raises
-    ConfigError when the earlier attempt's device is not here.
+    If the number of processes or the sharding has changed, training goes on with the new values: the batches stay
+    the same, the last bits do not. Raises ConfigError if the earlier attempt's device is not here.
     """
     try:
         earlier: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
@@ -129,7 +131,7 @@ def settle(
     earlier = {**_EARLIER, **earlier, "gradient_checkpointing": as_mode(earlier["gradient_checkpointing"])}
     if any(earlier.get(name, 1) != resolved[name] for name in ("processes", "sharding")):
         earlier = _go_on_by_others(path, earlier, resolved, say)
-    changed = {name for entry in earlier.get("before", []) for name in entry}  # on the way, and said then
+    changed = {name for entry in earlier.get("before", []) for name in entry}  # reported when they changed
     for name in (name for name in _BITS if name not in changed):
         if earlier[name] != resolved[name] and getattr(asked, name, AUTO) not in (AUTO, None, False):
             say(
@@ -148,7 +150,7 @@ def _go_on_by_others(
     names = ("processes", "threads", "sharding")
     before = {name: earlier.get(name, 1) for name in names}
     now = {name: resolved[name] for name in names}
-    if now["sharding"] == FULL:  # which no compiled model does
+    if now["sharding"] == FULL:  # does not go together with a compiled model
         now["compile"] = False
     say(
         f"warning: begun by {_group(before)}, goes on with {_group(now)}: the same batches in the same order, but the "
@@ -164,9 +166,10 @@ def _group(of: dict[str, Any]) -> str:
 
 
 def apply(execution: dict[str, Any]) -> None:
-    """Set threads, and for this process's own device: which GPU of several, and kernels that repeat themselves.
+    """Set the threads, this process's GPU, and deterministic kernels: always on CPU, on a GPU if `deterministic` is
+    set.
 
-    On CPU always, on a GPU where `deterministic` asks for it. To be called before anything is computed.
+    Must be called before anything is computed.
     """
     torch.set_num_threads(execution["threads"])
     device = torch.device(execution["device"])
@@ -182,7 +185,7 @@ def apply(execution: dict[str, Any]) -> None:
 
 
 def device_name(device: str) -> str:
-    """The GPU's, or the processor's, as they call themselves."""
+    """The name that the GPU or the processor reports."""
     if torch.device(device).type == "cuda":
         return torch.cuda.get_device_name(device)
     try:
@@ -194,7 +197,7 @@ def device_name(device: str) -> str:
 
 
 def usable_cores() -> int:
-    """Cores that this process may use: its affinity, and the quota of its control group (version 2)."""
+    """Cores that this process may use, by its affinity and the quota of its control group (version 2)."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="utf-8").split()
@@ -204,25 +207,25 @@ def usable_cores() -> int:
 
 
 def peak_flops(device: torch.device) -> float | None:
-    """Dense bf16 operations per second of a known GPU, from its data sheet; None where unknown, and on CPU."""
+    """Dense bf16 operations per second of a known GPU, from its data sheet; None on CPU and for unknown GPUs."""
     return known_peak(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
 
 
 def known_peak(name: str) -> float | None:
-    """Of a GPU by its name, such as "NVIDIA H100 80GB HBM3" or "H100"."""
+    """Dense bf16 operations per second by a GPU's name, such as "NVIDIA H100 80GB HBM3" or "H100"; None if unknown."""
     known = {"H200": 989e12, "H100": 989e12, "GH200": 989e12, "A100": 312e12, "L40S": 362e12, "4090": 165e12}
     return next((flops for mark, flops in known.items() if mark in name), None)
 
 
 def memory_of(device: str) -> int:
-    """Bytes: of the GPU, or of the host."""
+    """Bytes of memory of the GPU, or of the host."""
     if torch.device(device).type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
     return memory.host_memory()
 
 
 def device_of(asked: str) -> str:
-    """`auto` resolved. Raises ConfigError for what is not here."""
+    """Resolve `auto`. Raises ConfigError for a device that is not here."""
     if asked == AUTO:
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -250,7 +253,7 @@ def _check_gpus(device: str, processes: Processes) -> None:
 
 
 def versions() -> dict[str, str]:
-    """What computes: Python, torch, transformers."""
+    """Versions of the software that computes: Python, torch, transformers."""
     import transformers
 
     return {

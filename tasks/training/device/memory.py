@@ -1,15 +1,16 @@
-"""What a step takes of the device's memory, and the rule that chooses micro-batch and checkpointing by it.
+"""Predicts the device memory of a step, and chooses micro-batch and gradient checkpointing by it.
 
     peak = state + loss + kernels + tokens of the micro-batch x (held + working) x holes
 
 state    parameters x optimizer.bytes_per_parameter (weights, gradients, moments, copies)
 loss     one chunk of logits with its gradients, and the head's gradient before it is added up
+kernels  attention's kernels on CPU, made for each length of document
 held     what the body keeps for backward at the mode of checkpointing (activations.py counts it)
-working  what backward needs beside it: gradients of one layer's activations, of checkpointed modes one layer computed
-         again whole, and the gradient of the last hidden states
+working  what backward needs besides: gradients of one layer's activations, one recomputed layer if the mode
+         recomputes, and the gradient of the last hidden states
 
-A rule of the model's shape and the device's memory, never of timing. What it takes for known of speed is stated in
-`cost`: constants, so that every run on such a device chooses alike.
+The rule depends on the model's shape and the device's memory, never on timing. Its assumptions about speed are the
+constants in `cost`, so every run on such a device chooses alike.
 """
 
 from __future__ import annotations
@@ -27,43 +28,52 @@ from tasks.training.spec import AUTO, BF16_WEIGHTS, FP32, SegmentSpec
 from tasks.training.update.optimizer import bytes_per_parameter
 
 MOST_TOKENS = {"cpu": 4096, "cuda": 65536}
-"""Of a micro-batch: on CPU enough for the products and little enough for the caches; no gain expected beyond on a GPU."""
+"""Most tokens of a micro-batch. On CPU: enough for the products, small enough for the caches. On a GPU: more is not
+expected to gain anything.
+"""
 SHARE = {"cpu": 0.6, "cuda": 0.85}
-"""Of the memory that a step may take: the rest is for the allocator and kernels; on CPU for other programs too."""
+"""Share of the memory that a step may use. The rest is for the allocator and kernels, on CPU also for other
+programs.
+"""
 PROCESS_BYTES = 600 << 20
-"""Of the host: Python, torch and transformers themselves, before the first weight."""
+"""Host memory of Python, torch and transformers before the first weight is loaded."""
 HOLES = {"cpu": 1.25, "cuda": 1.0}
-"""Of activations: rows of ever other documents leave holes in the C library's heap (with this, predictions were 1.01 to
-1.24 times what was measured: benchmarks/results.md). torch's allocator on a GPU is counted at what it hands out; its own
-holes are within what `SHARE` leaves."""
+"""Factor on activations. On CPU, rows whose documents keep changing leave holes in the C library's heap; with this
+factor, predictions were 1.01 to 1.24 times the measured memory (benchmarks/results.md). On a GPU, memory is
+counted as torch's allocator hands it out; the allocator's own holes fit into what `SHARE` leaves.
+"""
 KERNELS_BYTES = 300 << 20
-"""For each thread on CPU in bf16: attention's kernels are made for each length of document and kept. Room for many lengths;
-a few steps need little of it, float32 nothing."""
+"""For each thread on CPU in bf16: attention's kernels are made for each length of document and then kept. This
+leaves room for many lengths. A few steps need little of it; float32 needs none.
+"""
 RECOMPUTING: Mapping[str, float] = {NONE: 1.0, SELECTIVE: 1.1, FULL: 4 / 3}
-"""Time of a step beside `none`. Full: a forward (2 of 6 operations a parameter) is done twice; selective: elementwise
-operations alone, a tenth is assumed."""
+"""Time of a step relative to `none`. full: one forward (2 of 6 operations per parameter) is done twice. selective:
+only elementwise operations are; a tenth is assumed.
+"""
 OVERHEAD_TOKENS = {"cpu": 128, "cuda": 2048}
-"""What launching a micro-batch costs, in tokens that could have been computed meanwhile: assumed."""
+"""Assumed cost of launching a micro-batch, as the tokens that could be computed meanwhile."""
 _LOSS_BYTES = {"cpu": 4 << 20, "cuda": 1 << 30}
-"""Of float32 logits at once, at most; on CPU what a cache holds."""
+"""Most bytes of float32 logits at once; on CPU as much as a cache holds."""
 
 Count = Callable[[str], Activations]
-"""The activations at a mode."""
+"""Returns the activations at a mode."""
 
 
 @dataclass(frozen=True)
 class Device:
-    """Where a step is to fit. `kind` is cpu or cuda, `memory` in bytes, of which `processes` on one host share a CPU's."""
+    """Where a step must fit. `kind` is cpu or cuda, `memory` is in bytes. `processes` on one host share a CPU's
+    memory.
+    """
 
     kind: str
     memory: int
     processes: int = 1
     threads: int = 1
-    """Of each process, on CPU."""
+    """Threads of each process, on CPU."""
 
     @property
     def usable(self) -> float:
-        """Bytes for one process."""
+        """Bytes that one process may use."""
         if self.kind == "cpu":
             return SHARE["cpu"] * self.memory / self.processes - PROCESS_BYTES
         return SHARE["cuda"] * self.memory
@@ -76,34 +86,36 @@ class Device:
 
 @dataclass(frozen=True)
 class Step:
-    """Of one process: what it takes, for any micro-batch and mode. Memory in bytes."""
+    """The memory in bytes that a step takes in one process, for any micro-batch and mode."""
 
     shape: Shape
     identity: SegmentSpec
     device: Device
     count: Count
     shards: int = 1
-    """Processes that weights, gradients and moments are shared out among (`sharding: full`)."""
+    """Number of processes that weights, gradients and moments are sharded over (`sharding: full`)."""
 
     @property
     def state(self) -> float:
-        """Weights, gradients, moments, copies."""
+        """Weights, gradients, moments and copies."""
         share = self.shape.embeddings / self.shape.parameters
         whole = bytes_per_parameter(self.identity, share) * self.shape.parameters
         if self.shards == 1:
             return whole
-        outside = self.shape.embeddings / self.shape.parameters  # whole everywhere (sharding.py)
+        outside = self.shape.embeddings / self.shape.parameters  # whole in every process (sharding.py)
         return whole * (outside + (1 - outside) / self.shards)
 
     @property
     def loss(self) -> float:
-        """Logits of a chunk, their float32 copy, its logarithms and gradients; the head's gradient and its copies."""
+        """A chunk's logits with their float32 copy, log-probabilities and gradients; the head's gradient and its
+        copies.
+        """
         wide = 4 if self.identity.precision == FP32 else 2
         chunk = self.device.loss_chunk(self.shape.vocabulary)
         return self.shape.vocabulary * (chunk * (12 + wide) + self.shape.width * (4 + wide))
 
     def token(self, mode: str) -> float:
-        """For each token of the micro-batch: held and working."""
+        """For each token of the micro-batch: held and working memory."""
         layer = self.count(NONE).token / self.shape.layers
         again = layer if mode != NONE else 0.0
         wide = 2 if self.identity.precision == BF16_WEIGHTS else 4
@@ -112,7 +124,7 @@ class Step:
 
     @property
     def kernels(self) -> float:
-        """Of what is made for the lengths of documents."""
+        """Kernels that are made for the lengths of documents."""
         narrow = self.identity.precision != FP32 and self.device.kind == "cpu"
         return KERNELS_BYTES * self.device.threads if narrow else 0.0
 
@@ -121,20 +133,20 @@ class Step:
         return self.state + self.loss + self.kernels
 
     def peak(self, mode: str, sequences: int) -> float:
-        """Of a micro-batch of so many sequences."""
+        """Peak for a micro-batch of this many sequences."""
         return self._fixed + sequences * self.identity.sequence_length * self.token(mode)
 
     def fits(self, mode: str) -> int:
-        """Sequences of the largest micro-batch; 0: not even one."""
+        """Sequences of the largest micro-batch that fits; 0 if not even one does."""
         left = self.device.usable - self._fixed
         return max(0, int(left // (self.token(mode) * self.identity.sequence_length)))
 
 
 def choose(step: Step, share: int, mode: Any, micro_batch: Any) -> tuple[str, int]:
-    """(mode, sequences of a micro-batch) for a process with `share` sequences of each batch.
+    """(mode, sequences of a micro-batch) for a process that has `share` sequences of each batch.
 
-    What is not `auto` is taken as given. The cheapest by `cost` of what fits; where nothing fits, what takes least:
-    it is for the device to refuse.
+    What is not `auto` is taken as given. Of everything that fits, the cheapest by `cost` is chosen. If nothing
+    fits, the choice is what takes least memory, and the device decides whether it fits.
     """
     modes = MODES if mode == AUTO else (mode,)
     most = max(1, MOST_TOKENS[step.device.kind] // step.identity.sequence_length)
@@ -145,7 +157,7 @@ def choose(step: Step, share: int, mode: Any, micro_batch: Any) -> tuple[str, in
         if micro <= fits:
             found.append((cost(one, micro * step.identity.sequence_length, step.device.kind), one, micro))
         if found and _even(share, most) == found[0][2]:
-            break  # the fastest mode at the largest micro-batch: nothing can be cheaper
+            break  # the fastest mode at the largest micro-batch is the cheapest of all
     if found:
         _, chosen, micro = min(found, key=lambda one: one[0])
         return chosen, micro
@@ -153,20 +165,22 @@ def choose(step: Step, share: int, mode: Any, micro_batch: Any) -> tuple[str, in
 
 
 def cost(mode: str, tokens: int, kind: str) -> float:
-    """Time for each token, relative to no checkpointing and micro-batches without end: `RECOMPUTING` of the mode
-    times 1 + `OVERHEAD_TOKENS` / tokens of the micro-batch."""
+    """Time for each token, relative to `none` with an infinite micro-batch.
+
+    It is `RECOMPUTING` of the mode, times 1 + `OVERHEAD_TOKENS` / tokens of the micro-batch.
+    """
     return RECOMPUTING[mode] * (1 + OVERHEAD_TOKENS[kind] / tokens)
 
 
 def _even(share: int, most: int) -> int:
-    """As few micro-batches as `most` sequences allow, of nearly one size."""
+    """Sequences of a micro-batch: as few micro-batches as `most` allows, of nearly equal size."""
     return math.ceil(share / math.ceil(share / most))
 
 
 def host_memory() -> int:
-    """Bytes of memory that this process may ever have: the machine's, or the least limit of its control groups.
+    """Bytes that this process may ever use: the machine's memory, or the lowest limit of its control groups.
 
-    Never what is free at the moment: that would choose by what else happens to run.
+    It is never the memory that is free now: other programs would then influence the choice.
     """
     total = 0
     for line in Path("/proc/meminfo").read_text(encoding="utf-8").splitlines():
@@ -176,7 +190,7 @@ def host_memory() -> int:
 
 
 def _limits() -> list[int]:
-    """Of the control groups that this process is in, version 2 and 1, and of those above them."""
+    """Memory limits of this process's control groups, versions 1 and 2, and of the groups above them."""
     found: list[int] = []
     try:
         lines = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()
@@ -197,5 +211,5 @@ def _limits() -> list[int]:
             try:
                 found.append(int((directory / name).read_text(encoding="utf-8")))
             except (OSError, ValueError):
-                continue  # no limit here ("max"), or a group that cannot be seen from in here
+                continue  # no limit here ("max"), or a group that is not visible from here
     return [limit for limit in found if limit > 0]

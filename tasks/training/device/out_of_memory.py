@@ -1,7 +1,8 @@
-"""Out of memory while training: a smaller micro-batch, then checkpointing of all layers, and on from the checkpoint.
+"""Out of memory in training: halve the micro-batch, then checkpoint all layers, and go on from the newest
+checkpoint.
 
-The global batches stay as they are, sum by sum; the last bits may not. So what changes is made durable before anything
-else, in execution.json, which every restart goes on by; what was is kept beside it under `before`.
+The global batches stay the same; the last bits of their sums may change. So the change is first made durable in
+execution.json, which every restart follows. The earlier values are kept there under `before`.
 """
 
 from __future__ import annotations
@@ -21,10 +22,12 @@ from tasks.training.spec import as_mode
 from tasks.training.state.checkpoint import write_json
 
 _M_MMAP_THRESHOLD = -3
-"""glibc's parameter (mallopt(3)): what is larger is mapped by itself, and goes back to the system when it is freed. By
-default the threshold grows to 32 MiB, and what was freed below it stays with the process, which is at its limit."""
+"""A parameter of glibc (mallopt(3)): a larger block is mapped on its own and returns to the system when it is
+freed. By default the threshold grows to 32 MiB, and freed blocks below it stay with a process that is already at
+its limit.
+"""
 AT_STEP = "out_of_memory_at_step"
-"""In an entry of `before`: it ended because memory did, at this step."""
+"""Key in an entry of `before`: the step at which memory ran out."""
 _TEXTS = (
     "DefaultCPUAllocator",
     "CUDA error: out of memory",
@@ -33,19 +36,21 @@ _TEXTS = (
     "could not create a primitive",
     "std::bad_alloc",
 )
-"""How torch and the libraries below it say it where there is no class of its own for it."""
+"""Messages of torch and of libraries below it for errors that have no class of their own."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether torch, a library below it or Python itself could not get memory, on a GPU or on the host."""
+    """Whether Python, torch or a library below it failed to get memory, on a GPU or on the host."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and any(text in str(error) for text in _TEXTS)
 
 
 def smaller(execution: dict[str, Any], step: int, checkpointed: bool = True) -> dict[str, Any] | None:
-    """What takes less memory than `execution`, which ran out of it at `step`: half the micro-batch, and where that is
-    one sequence, gradient checkpointing of all layers. None: there is nothing less."""
+    """An execution that needs less memory than `execution`, which ran out of it at `step`; None if there is none.
+
+    It has half the micro-batch. If the micro-batch is one sequence, it checkpoints all layers instead.
+    """
     mode = as_mode(execution["gradient_checkpointing"])
     before = {"micro_batch": execution["micro_batch"], "gradient_checkpointing": mode, AT_STEP: step}
     if execution["micro_batch"] > 1:
@@ -60,10 +65,10 @@ def smaller(execution: dict[str, Any], step: int, checkpointed: bool = True) -> 
 def go_smaller(
     path: Path, execution: dict[str, Any], step: int, error: BaseException, *, checkpointed: bool = True
 ) -> str:
-    """Make execution.json at `path` ask for less than `execution` did, and tell of it.
+    """Change execution.json at `path` to need less memory than `execution`. Returns a message about it.
 
-    `checkpointed`: whether the model's layers can be. Any process may call it: what several write is the same. Raises
-    StageFailed where there is nothing less.
+    `checkpointed`: whether the model's layers can be checkpointed. Any process may call it: all write the same.
+    Raises StageFailed if nothing needs less.
     """
     changed = smaller(execution, step, checkpointed)
     reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
@@ -87,7 +92,7 @@ def go_smaller(
 
 
 def let_go(compiled: bool) -> None:
-    """Give back what the model that was trained until now held, before it is loaded anew."""
+    """Free what the model held until now, before it is loaded again."""
     if compiled:
         torch.compiler.reset()
     gc.collect()
@@ -97,6 +102,6 @@ def let_go(compiled: bool) -> None:
 
 
 def _libc(name: str, *arguments: int) -> None:
-    """Call a function of glibc, where that is what runs here."""
+    """Call a function of glibc, if glibc is there."""
     if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), name):
         getattr(library, name)(*arguments)

@@ -1,1 +1,1 @@
-"""The processes of one trainer: how they start and end, what they agree on, and how they share weights out."""
+"""The processes of one trainer: how they start and end, what they agree on, and how they share weights."""

@@ -1,7 +1,7 @@
-"""How torchrun is called for a trainer of several processes. Standard library only.
+"""Builds the torchrun command for a trainer of several processes. Standard library only.
 
-`--standalone` keeps to this machine. With several machines the rendezvous is static: the numbers of machines and
-processes are fixed, machine 0 is where the run is, and holds the store that all of them meet at.
+On one machine, `--standalone` keeps everything local. With several machines the rendezvous is static: the numbers
+of machines and processes are fixed. Machine 0 runs the flow and holds torchrun's store, where all machines meet.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 PARENT = "ONWARD_PARENT_FD"
-"""Environment variable: the number, in torchrun's own process, of the pipe that ends with the one who started it."""
+"""Environment variable: the file descriptor, in torchrun's own process, of a pipe that ends with torchrun's starter."""
 RENDEZVOUS = "rendezvous.json"
-"""In the work directory: what machines to come need to join ({id, address, nodes, processes})."""
+"""In the work directory: what further machines need to join ({id, address, nodes, processes})."""
 MEETS_WITHIN_SECONDS = 90
 RESTARTS = 3
-"""How often torchrun starts all processes again where one died (restart.py)."""
+"""How often torchrun restarts all processes after one died (restart.py)."""
 
 
 def torchrun(
@@ -29,7 +29,7 @@ def torchrun(
     address: str | None = None,
     run: str = "onward",
 ) -> list[str]:
-    """The command that trains as `spec` says with `processes` on each of `nodes` machines, this one being `node`."""
+    """The command that trains `spec` with `processes` on each of `nodes` machines. This machine is number `node`."""
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes)]
     command += ["--max-restarts", str(RESTARTS), "--log-dir", str(spec.parent / "torchrun")]
     if nodes == 1:
@@ -43,15 +43,17 @@ def torchrun(
 
 
 def joined(work: Path, run: str, node: int) -> Path:
-    """What machine `node` writes to say that it joins this start."""
+    """The file that machine `node` writes to announce that it joins this start."""
     return work / f"joined-{run}-{node}"
 
 
 def environment(pipe: int, nodes: int = 1, base: Mapping[str, str] | None = None) -> dict[str, str]:
-    """For torchrun: `pipe` is a descriptor that it inherits, whose end asks every process to stop."""
+    """The environment for torchrun, which inherits the descriptor `pipe`. The end of the pipe asks every process to
+    stop.
+    """
     found = dict(os.environ if base is None else base)
     found[PARENT] = str(pipe)
-    found.setdefault("OMP_NUM_THREADS", "1")  # the trainer sets its own; without, torchrun prints a banner
+    found.setdefault("OMP_NUM_THREADS", "1")  # avoids torchrun's banner; the trainer sets its own
     if nodes == 1 and sys.platform == "linux":
         for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"):
             found.setdefault(name, "lo")

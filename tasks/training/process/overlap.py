@@ -1,8 +1,9 @@
-"""Gradients added up over the processes while the last backward of a step still computes the others.
+"""Sums gradients over the processes while the last backward of a step still computes the remaining ones.
 
-In buckets of neighbouring parameters, the last layers' first, as backward makes them (Li et al. 2020, arXiv:2006.15704).
-What must stay true: buckets and their order follow from the model's shape alone, so the same sums are made in the same
-order in every process and every run; for two processes the bits are those of adding up after backward.
+Gradients are summed in buckets of neighbouring parameters, last layers first, in the order of backward (Li et al.
+2020, arXiv:2006.15704). What must stay true: buckets and their order depend on the model's shape alone. Every
+process and every run therefore computes the same sums in the same order. For two processes, the bits equal those of
+summing after backward.
 """
 
 from __future__ import annotations
@@ -18,11 +19,13 @@ from torch import nn
 from tasks.training.process.processes import Processes
 
 BUCKET_BYTES = 25 << 20
-"""What the paper's authors found enough for a network to be busy; the last bucket alone is waited for."""
+"""The size that keeps a network busy, according to the paper's authors. Only the last bucket is waited for."""
 
 
 class Reduction:
-    """Of one model, whose body's backward comes last; to be used in the same way in all processes."""
+    """The sum of one model's gradients. The body's backward must come last; all processes must use it in the same
+    way.
+    """
 
     def __init__(self, whole: nn.Module, body: nn.Module, processes: Processes) -> None:
         self._processes = processes
@@ -38,7 +41,7 @@ class Reduction:
 
     @contextmanager
     def begun(self) -> Iterator[None]:
-        """Around the last backward through the body: what it makes is added up from now on."""
+        """Wrap the last backward through the body: from here on, gradients are summed as they are made."""
         self._missing = list(self._missing_at_first)
         try:
             self._go_on()
@@ -47,7 +50,9 @@ class Reduction:
             self._missing = None
 
     def finish(self) -> None:
-        """After it: every gradient is the sum over all processes; one that none of them has stays away."""
+        """Complete the sums: every gradient is then the sum over all processes. A gradient that no process has
+        stays None.
+        """
         for bucket in self._buckets[len(self._under_way) :]:
             self._begin(bucket)
         anywhere = self._processes.total(np.array([p not in self._lacking for p in self._place], dtype=float))
@@ -63,13 +68,13 @@ class Reduction:
             self._go_on()
 
     def _go_on(self) -> None:
-        """Begin with every bucket that is whole, none before those that come before it."""
+        """Start the sum of each complete bucket, in the fixed order."""
         assert self._missing is not None
         while (at := len(self._under_way)) < len(self._buckets) and self._missing[at] == 0:
             self._begin(self._buckets[at])
 
     def _begin(self, bucket: list[nn.Parameter]) -> None:
-        """Gradients become parts of one tensor, which is added up in place."""
+        """Make the bucket's gradients views of one tensor, and sum that tensor in place."""
         self._lacking.update(p for p in bucket if p.grad is None)
         gradients = [torch.zeros_like(p, dtype=_kind(p)) if p.grad is None else p.grad for p in bucket]
         flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
@@ -92,5 +97,5 @@ def _buckets(parameters: list[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
 
 
 def _kind(parameter: nn.Parameter) -> Any:
-    """A gradient's dtype: bf16 weights may have float32 gradients."""
+    """A gradient's dtype; bf16 weights may have float32 gradients."""
     return getattr(parameter, "grad_dtype", None) or parameter.dtype

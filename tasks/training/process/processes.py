@@ -1,10 +1,11 @@
-"""The processes of one trainer, as torchrun starts them: who is first, which sequences are whose, what they agree on.
+"""The processes of one trainer, as torchrun starts them: their ranks, their shares of the data, what they agree on.
 
-What must stay true: all of them call the same methods in the same order, and hold the same weights to the bit. Each
-takes its share of a step's sequences, gradients are of losses divided by the targets of the whole batch, so their sum
-over processes is the gradient of the batch, whatever the number of processes. The first alone writes.
+What must stay true: all processes call the same methods in the same order and hold the same weights to the bit.
+Each takes its share of a step's sequences and divides its losses by the targets of the whole batch. The sum of
+gradients over processes is therefore the gradient of the batch, whatever their number. Only the first process
+writes.
 
-One process by itself (`ALONE`) never loads torch.distributed: every method gives back what it was given.
+A single process (`ALONE`) never loads torch.distributed: every method returns its input.
 """
 
 from __future__ import annotations
@@ -25,16 +26,16 @@ from storage.errors import ConfigError
 from tasks.training.process.restart import LostOthers, reason_of
 
 _PATIENCE = datetime.timedelta(minutes=30)
-"""Longest wait of one for another: while the first reads all shards, or writes what the segment leaves."""
+"""Longest wait for another process, for example while the first reads all shards or writes the outputs."""
 _MEETING = datetime.timedelta(minutes=5)
-"""Longest wait for another at the start, when all have but to load torch."""
+"""Longest wait for another process at the start, when each has only loaded torch."""
 _BUCKET_BYTES = 64 << 20
-"""Of gradients that are added up in one go; so much memory beside them is enough."""
+"""Gradients summed in one call. It bounds the extra memory that the sum needs."""
 
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among `count`; `local` ones share its machine."""
+    """This process among `count`. `local_count` of them run on its machine."""
 
     rank: int = 0
     count: int = 1
@@ -43,23 +44,23 @@ class Processes:
 
     @property
     def first(self) -> bool:
-        """Whether this one writes and speaks."""
+        """Whether this process writes files and messages."""
         return self.rank == 0
 
     def share(self, sequences: int) -> tuple[int, int]:
-        """The first of a step's sequences that is this process's, and the end: neighbours, as even as can be."""
+        """This process's sequences [first, end) of a step: contiguous, and as even as possible."""
         return self.rank * sequences // self.count, (self.rank + 1) * sequences // self.count
 
     def device(self, kind: str) -> str:
-        """This process's own device where all of them run on one kind."""
+        """This process's own device, if all processes use the same kind."""
         return f"cuda:{self.local_rank}" if kind == "cuda" and self.count > 1 else kind
 
     def any(self, flag: bool) -> bool:
-        """Whether it is true in any of them."""
+        """Whether the flag is true in any process."""
         return flag if self.count == 1 else bool(self.total(np.array([float(flag)]))[0])
 
     def total(self, values: np.ndarray) -> np.ndarray:
-        """The sum over all, element by element, in float64."""
+        """The sum over all processes, element by element, in float64."""
         if self.count == 1:
             return values
         tensor = torch.from_numpy(values.astype(np.float64))
@@ -68,7 +69,7 @@ class Processes:
         return tensor.numpy()
 
     def tell(self, value: Any) -> Any:
-        """What the first one has (plain JSON); the others' own is ignored."""
+        """The first process's value (plain JSON). The values of the others are ignored."""
         if self.count == 1:
             return value
         held = [value if self.first else None]
@@ -77,7 +78,9 @@ class Processes:
         return held[0]
 
     def same(self, value: str, what: str) -> None:
-        """Raises ConfigError in all of them, naming the first that differs, unless all have this value."""
+        """Raise ConfigError in all processes unless all have this value. The error names the first process that
+        differs.
+        """
         if self.count == 1:
             return
         found: list[Any] = [None] * self.count
@@ -87,24 +90,26 @@ class Processes:
             if its != found[0][1]:
                 raise ConfigError(
                     f"{what} of process {rank} ({host}) differ from those of process 0 ({found[0][0]}): {its}, not "
-                    f"{found[0][1]}. Checkpoints are kept; let all machines have the same, and start again."
+                    f"{found[0][1]}. Checkpoints are kept; make all machines equal, then start again."
                 )
 
     def same_tensors(self, tensors: Iterable[Tensor], what: str) -> None:
-        """Raises ConfigError in all of them unless all hold the same bits. Shards, which no other has, are passed over."""
+        """Raise ConfigError in all processes unless all hold the same bits. Shards are skipped: no other process
+        has them.
+        """
         if self.count > 1:
             self.same(mark_of([tensor for tensor in tensors if not is_shard(tensor)]), what)
 
     def add_up_values(self, tensor: Tensor) -> None:
-        """Make this tensor the sum over all, in place, on the device where it is."""
+        """Replace this tensor by its sum over all processes, in place, on its device."""
         if self.count > 1:
             with _together():
                 _distributed().all_reduce(tensor)
 
     def add_up(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Make every gradient the sum over all processes; one that none of them has stays away.
+        """Replace every gradient by its sum over all processes. A gradient that no process has stays None.
 
-        A shard's gradient was summed where the shard lies (sharding.py), and is left alone.
+        Gradients of shards are left alone: they were summed on their way to the shard (sharding.py).
         """
         if self.count == 1:
             return
@@ -126,22 +131,22 @@ class Processes:
                 gradient.copy_(part.view_as(gradient))
 
     def begin_to_add_up(self, tensor: Tensor) -> Any:
-        """As `add_up_values`, beside what follows; `wait_for` takes what this gives. For several processes."""
+        """Like `add_up_values`, but asynchronous: pass the result to `wait_for`. For several processes only."""
         with _together():
             return _distributed().all_reduce(tensor, async_op=True)
 
     def wait_for(self, under_way: Iterable[Any]) -> None:
-        """Until all of it is added up, on the device where it is."""
+        """Wait until these sums are complete on their devices."""
         with _together():
             for work in under_way:
                 work.wait()
 
     def wait(self) -> None:
-        """Until all are here."""
+        """Wait until all processes are here."""
         self.total(np.zeros(1))
 
     def leave(self) -> None:
-        """At the end, in all of them."""
+        """Leave the process group at the end. All processes must call it."""
         if self.count > 1:
             _distributed().destroy_process_group()
 
@@ -150,15 +155,15 @@ ALONE = Processes()
 
 
 def join_processes() -> Processes:
-    """This process as torchrun's environment names it; meets the others where there are any. Raises LostOthers.
+    """This process as torchrun's environment names it; waits for the others if there are any. Raises LostOthers.
 
-    They meet under the number of torchrun's attempt: what an attempt that died left in the store misleads none.
+    They meet under the number of torchrun's attempt, so entries of a failed attempt in the store mislead nobody.
     """
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1:
         return ALONE
     if not torch.distributed.is_available():
-        raise ConfigError("This build of torch cannot train by several processes; set processes to 1.")
+        raise ConfigError("This build of torch cannot train with several processes; set processes to 1.")
     rank, address = int(os.environ["RANK"]), (os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]))
     cuda = torch.cuda.is_available() and _distributed().is_nccl_available()
     with _together():
@@ -182,12 +187,12 @@ def join_processes() -> Processes:
 
 
 def is_shard(tensor: Tensor) -> bool:
-    """Whether this process holds a part of it alone (a DTensor). Never loads torch.distributed."""
+    """Whether this process holds only a part of the tensor (a DTensor). Never loads torch.distributed."""
     return hasattr(tensor, "full_tensor")
 
 
 def mark_of(tensors: Sequence[Tensor]) -> str:
-    """A short text that changes with any bit of these float32 tensors, but for rare sums."""
+    """A short checksum of float32 tensors. Almost any change of bits changes it; a few collisions are possible."""
     sums = [int(tensor.detach().float().view(torch.int32).sum(dtype=torch.int64)) for tensor in tensors]
     return f"{sum((place + 1) * one for place, one in enumerate(sums)) & (1 << 64) - 1:016x}"
 
@@ -202,7 +207,7 @@ def _distributed() -> Any:
 def _together() -> Iterator[None]:
     try:
         yield
-    except RuntimeError as error:  # of every backend, for a peer that is gone as for one that does not answer
+    except RuntimeError as error:  # every backend raises it, for a dead peer and for a silent one
         reason = reason_of(error)
         raise LostOthers(
             f"This process lost the others ({reason}). One of them died or its machine is gone; checkpoints are kept."

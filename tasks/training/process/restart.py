@@ -1,9 +1,9 @@
-"""Started again by torchrun: what that can cure, and what it must not try.
+"""Restarts by torchrun: which failures they can cure, and which must not be tried again.
 
-When one process leaves with a code other than 0, or is killed, torchrun starts all of them again, a few times at most;
-they go on from the newest checkpoint. A failure that would come again (a wrong configuration, a damaged shard, bad
-steps) is written down beside the specification, under torchrun's name for the run: whoever is started again finds it
-and leaves with the same words, before anything is loaded. Standard library only.
+If one process is killed or leaves with a code other than 0, torchrun restarts all of them, a few times at most.
+They go on from the newest checkpoint. A failure that would come again (a wrong configuration, a damaged shard, bad
+steps) is written to a file beside the specification, under torchrun's name for the run. A restarted process finds
+the file and leaves with the same message before it loads anything. Standard library only.
 """
 
 from __future__ import annotations
@@ -17,27 +17,27 @@ from pathlib import Path
 from storage.errors import StageFailed
 
 MARKER = "failed-"
-"""How the files' names begin that say why a run is not to be started again."""
+"""Prefix of the files that say why a run must not be restarted."""
 
 
 class LostOthers(StageFailed):
-    """Another process is gone. Started again together, they can go on from the newest checkpoint."""
+    """Another process is gone. After a common restart, all can go on from the newest checkpoint."""
 
 
 def is_lost_connection(error: Exception) -> bool:
-    """Whether a backend says so by itself, amid a pass through weights that are shared out."""
+    """Whether this is a backend's own error for a lost connection, raised in a pass through sharded weights."""
     return isinstance(error, RuntimeError) and any(name in str(error) for name in ("gloo", "NCCL", "by peer"))
 
 
 def reason_of(error: Exception) -> str:
-    """A backend's own words, without the place in its sources and its advice."""
+    """A backend's message without its source location and its advice."""
     first = next(iter(str(error).strip().splitlines()), "") or type(error).__name__
     return re.sub(r"^\[\S+\] ", "", first).split(" This is typically", 1)[0].rstrip(".")[:200]
 
 
 @dataclass(frozen=True)
 class TorchrunStart:
-    """One of torchrun's starts of all processes: the first is number 0, the last `most`."""
+    """One of torchrun's starts of all processes. The first is number 0, the last is number `most`."""
 
     marker: Path | None
     number: int = 0
@@ -45,7 +45,7 @@ class TorchrunStart:
 
     @classmethod
     def of(cls, spec: Path, environment: Mapping[str, str]) -> TorchrunStart:
-        """As torchrun's environment says; without torchrun the only one."""
+        """Read it from torchrun's environment. Without torchrun it is the only start."""
         run = environment.get("TORCHELASTIC_RUN_ID")
         if run is None:
             return cls(None)
@@ -61,7 +61,7 @@ class TorchrunStart:
         return self.marker is not None
 
     def failed_before(self) -> str | None:
-        """Why an earlier attempt failed for good."""
+        """Why an earlier start failed for good, or None."""
         if self.marker is None or self.number == 0:
             return None
         with contextlib.suppress(OSError):
@@ -69,15 +69,15 @@ class TorchrunStart:
         return None
 
     def fail(self, message: str) -> None:
-        """No further attempt: this failure would come again. The first process to say so is believed."""
+        """Prevent further starts, because this failure would come again. The message of the first process wins."""
         if self.marker is None or self.number == self.most:
             return
-        # where it cannot be written, the failure comes again and is said again
+        # if it cannot be written, the next start fails and reports again
         with contextlib.suppress(OSError), self.marker.open("x", encoding="utf-8") as file:
             file.write(message)
 
     def words(self, error: Exception) -> str:
-        """What to say of the others' end."""
+        """The message for the loss of another process."""
         if self.number < self.most:
             return (
                 f"warning: {error} All processes are started again ({self.number + 1} of {self.most} times)."

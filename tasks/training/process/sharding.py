@@ -1,11 +1,11 @@
-"""Weights, gradients and moments shared out among the processes (`execution.sharding: full`), by torch's FSDP2.
+"""Weights, gradients and moments sharded over the processes by torch's FSDP2 (`execution.sharding: full`).
 
-Each decoder layer is gathered before it computes, in forward and again in backward, and its gradient is summed where
-its shard lies (Rajbhandari et al. 2019, arXiv:1910.02054, stage 3). What lies outside of the layers stays whole in
-every process: embeddings, a tied or separate head, the last norm; their gradients are added up once a step.
+Each decoder layer is gathered before it computes, in forward and again in backward. Its gradient is summed directly
+into its shard (Rajbhandari et al. 2019, arXiv:1910.02054, stage 3). Everything outside the layers stays whole in
+every process: embeddings, a tied or separate head, the last norm. Those gradients are summed once a step.
 
-What must stay true: gathering is done by all processes together, so every one takes the same number of passes in the
-same order; what is gathered is, to the byte, what one process by itself would hold.
+What must stay true: gathering involves all processes, so each takes the same number of passes in the same order.
+What is gathered equals, to the byte, what a single process would hold.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from tasks.training.process.processes import Processes, is_shard
 
 NONE: Final = "none"
 FULL: Final = "full"
-"""Of `execution.sharding`; what it does not go together with: combinations.py."""
+"""Values of `execution.sharding`. combinations.py lists what it does not go together with."""
 
 
 def shard(whole: nn.Module, body: nn.Module, device: torch.device, processes: Processes) -> None:
-    """Share out the decoder layers of `body` in place, on the device; the rest of `whole` stays as and where it is.
+    """Shard the decoder layers of `body` in place, on the device. The rest of `whole` stays where it is.
 
-    Gradients become sums over the processes, never means. Raises ConfigError for a model without a list of layers, and
-    unless all processes have loaded the same weights: of each, others would see a part alone.
+    Gradients become sums over the processes, never means. Raises ConfigError if the model has no list of layers, or
+    if the processes have not all loaded the same weights: sharding would mix them.
     """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import FSDPModule, fully_shard
@@ -52,15 +52,16 @@ def shard(whole: nn.Module, body: nn.Module, device: torch.device, processes: Pr
 
 
 def own_part(tensor: Tensor) -> Tensor:
-    """What this process holds of it, sharing memory with it."""
+    """This process's part of the tensor, sharing its memory."""
     part: Tensor = tensor.to_local() if is_shard(tensor) else tensor  # type: ignore[attr-defined]
     return part
 
 
 def whole_on_first(tensors: Mapping[str, Tensor], processes: Processes) -> dict[str, Tensor]:
-    """Every tensor whole, gathered on the host of the first process; the others get what they hold whole anyway.
+    """Every tensor whole: shards are gathered on the host of the first process. The others get only tensors that
+    are whole.
 
-    To be called by all processes together. Without shards it gives back what it was given.
+    All processes must call it together. Without shards it returns its input.
     """
     found: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
@@ -74,13 +75,13 @@ def whole_on_first(tensors: Mapping[str, Tensor], processes: Processes) -> dict[
 
 
 def shared_out(full: Tensor, like: Tensor) -> Tensor:
-    """The part of `full`, a whole tensor, that this process holds of `like`; `full` itself where that is whole."""
+    """This process's part of the whole tensor `full`, cut like `like`. Returns `full` itself if `like` is no shard."""
     if not is_shard(like):
         return full
     from torch.distributed.tensor import distribute_tensor
 
     held: Any = like
-    # every process has the whole: none has to send it
+    # every process has the whole tensor: nothing has to be sent
     part: Tensor = distribute_tensor(
         full.to(held.device), held.device_mesh, held.placements, src_data_rank=None
     )
@@ -88,7 +89,7 @@ def shared_out(full: Tensor, like: Tensor) -> Tensor:
 
 
 def alike(groups: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Groups of an optimizer cut in two where they mix shards with whole tensors: no kernel takes both."""
+    """Split optimizer groups that mix shards with whole tensors: no kernel takes both."""
     for group in groups:
         for kind in (False, True):
             parameters = [parameter for parameter in group["params"] if is_shard(parameter) is kind]
@@ -97,9 +98,11 @@ def alike(groups: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 
 
 def clip_gradients(parameters: Iterable[nn.Parameter], largest: float, processes: Processes) -> Tensor:
-    """Scale all gradients so that their global L2 norm is at most `largest`; gives the norm before, on the device.
+    """Scale all gradients so that their global L2 norm is at most `largest`. Returns the norm before, on the
+    device.
 
-    The same in all processes, to the bit. Without shards it is torch's own (Pascanu et al. 2013, arXiv:1211.5063).
+    The result is the same in all processes, to the bit. Without shards this is torch's own function (Pascanu et al.
+    2013, arXiv:1211.5063).
     """
     own = [parameter for parameter in parameters if parameter.grad is not None]
     if not any(is_shard(parameter) for parameter in own):
@@ -115,9 +118,10 @@ def clip_gradients(parameters: Iterable[nn.Parameter], largest: float, processes
 
 
 def keep_pace(model: Any, sequences: int, micro_batch: int, processes: Processes) -> None:
-    """After this process's rows of a step of `sequences`: passes that add nothing, until it has taken as many as any.
+    """Add empty passes after this process's rows of a step, until it has taken as many passes as any other process.
 
-    Shares differ by one sequence. Without the last pass the others would wait for ever for this one's part of theirs.
+    Shares of the `sequences` differ by at most one. If the last pass were missing, the other processes would wait
+    for ever.
     """
     first, end = processes.share(sequences)
     most = math.ceil(math.ceil(sequences / processes.count) / micro_batch)
@@ -133,6 +137,6 @@ def _layers(body: nn.Module) -> list[nn.Module]:
     sizes = [sum(p.numel() for layer in layers for p in layer.parameters()) for layers in lists]
     if not lists:
         raise ConfigError(
-            f"{type(body).__name__} has no list of layers that could be shared out. Set execution.sharding: none."
+            f"{type(body).__name__} has no list of layers that could be sharded. Set execution.sharding: none."
         )
     return lists[sizes.index(max(sizes))]

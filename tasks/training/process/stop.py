@@ -1,5 +1,7 @@
-"""When to leave: SIGTERM, SIGINT, the end of the parent's pipe, or of torchrun. Standard library only, set up before
-torch loads."""
+"""When to leave: on SIGTERM, SIGINT, the end of the parent's pipe, or the end of torchrun.
+
+Standard library only; it is set up before torch loads.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,7 @@ _LAST_WORDS_SECONDS = 120.0
 
 
 class Stop:
-    """Asked once per step; `reason` says why."""
+    """Asked once per step whether to stop; `reason` says why."""
 
     def __init__(self) -> None:
         self._event = threading.Event()
@@ -24,17 +26,19 @@ class Stop:
         return self._event.is_set()
 
     def ask(self, reason: str) -> None:
-        """Leave after the running step; the first reason counts."""
+        """Ask to leave after the current step. The first reason is kept."""
         self.reason = self.reason or reason
         self._event.set()
 
     def on_signals(self) -> None:
-        """From now on SIGTERM and SIGINT ask."""
+        """From now on, SIGTERM and SIGINT ask to stop."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda received, _: self.ask(signal.Signals(received).name))
 
     def on_end_of(self, descriptor: int) -> None:
-        """From now on the end of this pipe asks: its other end closes when the parent dies."""
+        """From now on, the end of this pipe asks to stop. Its other end closes when the parent dies. Raises
+        ConfigError.
+        """
         try:
             os.fstat(descriptor)
         except OSError as error:
@@ -42,10 +46,12 @@ class Stop:
         threading.Thread(target=self._watch, args=(descriptor,), daemon=True, name="parent").start()
 
     def on_end_of_launcher(self, pipe: int | None) -> None:
-        """From now on the end of torchrun, this process's parent, asks; and that of a pipe that torchrun inherited.
+        """From now on, the end of torchrun (the parent process) asks to stop, and so does the end of a pipe of
+        torchrun's.
 
-        torchrun closes descriptors, so the pipe is opened again by its number there. A process that is left without
-        torchrun, and waits for others that are gone, ends by force after two minutes.
+        torchrun closes descriptors in its children, so the pipe is opened again by its number in torchrun. A
+        process that has lost torchrun and waits for dead peers is ended by force after two minutes. Raises
+        ConfigError.
         """
         launcher = os.getppid()
         if pipe is not None:
@@ -69,5 +75,5 @@ class Stop:
             while os.read(descriptor, 4096):
                 pass
         except OSError:
-            pass  # a broken pipe is an ended one
+            pass  # a broken pipe has ended too
         self.ask("the parent is gone")

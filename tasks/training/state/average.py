@@ -1,7 +1,7 @@
-"""The mean of the last weights and of some before, for the export (Kaddour 2022, arXiv:2209.14981: LAWA).
+"""The export as the mean of the last weights and some earlier ones (Kaddour 2022, arXiv:2209.14981: LAWA).
 
-Training never sees it: the trunk and every next step have the weights themselves. The sum so far, float32 on the host,
-is a part of each checkpoint; which steps go into it is a function of the specification.
+Training never sees the mean: the trunk and every next step use the weights themselves. Each checkpoint holds the
+sum so far, in float32. The specification alone decides which steps belong to the mean.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from storage.errors import DamagedArtifact
 from tasks.training.spec import Identity
 
 AVERAGE = "average.safetensors"
-"""The sum in a checkpoint, by the names of the weights; only of a segment whose export is a mean."""
+"""The checkpoint file with the sum, by names of weights. It exists only in a segment whose export is a mean."""
 
 
 def averaged_steps(identity: Identity) -> range:
-    """The steps after which weights go into the mean, rising; the last is the segment's last. None: empty."""
+    """The steps whose weights go into the mean, ascending; the last one is the segment's last. Empty without a mean."""
     average = identity.average
     if average is None:
         return range(0)
@@ -28,7 +28,7 @@ def averaged_steps(identity: Identity) -> range:
 
 
 class RunningSum:
-    """The sum of the weights of the steps so far that go into the mean: {name: float32 on the host}."""
+    """The sum of the weights of all averaged steps so far: {name: float32 on the host}."""
 
     def __init__(self, identity: Identity) -> None:
         self._steps = averaged_steps(identity)
@@ -40,20 +40,20 @@ class RunningSum:
 
     @property
     def kept(self) -> bool:
-        """Whether a checkpoint is to hold it."""
+        """Whether checkpoints must hold the sum."""
         return bool(self._steps)
 
     @torch.no_grad()
     def add(self, weights: Mapping[str, Tensor]) -> None:
         """Add the weights of a step."""
         own = {name: tensor.detach().to("cpu", torch.float32) for name, tensor in _floating(weights).items()}
-        # nothing in place: a checkpoint of an earlier step may still be being written
+        # not in place: the writer may still be writing a checkpoint of an earlier step
         self.sums = {
             name: self.sums[name] + values if self.sums else values.clone() for name, values in own.items()
         }
 
     def restore(self, sums: Mapping[str, Tensor], step: int, weights: Mapping[str, Tensor]) -> None:
-        """Go on from what a checkpoint of this step holds. Raises DamagedArtifact where that does not fit the model."""
+        """Restore the sum from a checkpoint of this step. Raises DamagedArtifact if it does not fit the model."""
         begun = bool(self._steps) and step >= self._steps[0]
         wanted = {name: tensor.shape for name, tensor in _floating(weights).items()} if begun else {}
         if {name: tensor.shape for name, tensor in sums.items()} != wanted:
@@ -61,7 +61,7 @@ class RunningSum:
         self.sums = {name: tensor.clone() for name, tensor in sums.items()}
 
     def mean(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The mean in the dtype of `weights`, the last ones, when all steps have been added."""
+        """The mean in the dtype of `weights`, the last ones. All steps must have been added."""
         count = len(self._steps)
         means = {
             name: (self.sums[name] / count).to(tensor.dtype) for name, tensor in _floating(weights).items()
@@ -70,5 +70,5 @@ class RunningSum:
 
 
 def _floating(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Without buffers that are masks or counts."""
+    """The floating-point tensors, without buffers that are masks or counts."""
     return {name: tensor for name, tensor in weights.items() if tensor.is_floating_point()}

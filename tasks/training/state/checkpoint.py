@@ -1,8 +1,9 @@
-"""Checkpoints: `checkpoints/step-00001200/`, whole or not there, every byte verified before it is used.
+"""Checkpoints: `checkpoints/step-00001200/` is either whole or not there. Every byte is verified before use.
 
-model.safetensors, optimizer.safetensors, state.json (step, tokens seen, journal length, identity, resolved
-execution; the random state is a function of seed and step) and manifest.json with each file's size and sha256.
-Written to a temporary directory, fsynced, renamed. When one is written depends on the clock; no result does.
+Files: model.safetensors, optimizer.safetensors, state.json (step, tokens seen, journal length, identity, resolved
+execution; the random state is a function of seed and step) and manifest.json with each file's size and sha256. They
+are written to a temporary directory, fsynced and renamed. The clock decides when to write one, but affects no
+result.
 """
 
 from __future__ import annotations
@@ -45,16 +46,16 @@ class Checkpoint:
 
     @property
     def step(self) -> int:
-        """The step that it was taken after."""
+        """The step after which it was taken."""
         return int(self.state["step"])
 
 
 def model_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters and persistent buffers by name, each tied tensor once."""
+    """Parameters and persistent buffers by name; each tied tensor appears once."""
     seen: set[tuple[int, torch.Size]] = set()
     tensors: dict[str, Tensor] = {}
     for name, tensor in model.state_dict().items():
-        if not is_shard(tensor):  # what is tied is never shared out
+        if not is_shard(tensor):  # tied tensors are never sharded
             mark = (tensor.data_ptr(), tensor.shape)
             if tensor.numel() and mark in seen:
                 continue
@@ -65,12 +66,12 @@ def model_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def load_model_tensors(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Copy back what `model_tensors` gave. Raises DamagedArtifact when it does not fit the model."""
+    """Restore what `model_tensors` returned. Raises DamagedArtifact if it does not fit the model."""
     own = model_tensors(model)
     if set(own) != set(tensors):
         odd = sorted(set(own) ^ set(tensors))[0]
         raise DamagedArtifact(
-            f"The checkpoint's weights do not fit the model: {odd} is in one of the two only."
+            f"The checkpoint's weights do not fit the model: {odd} is in only one of the two."
         )
     for name, tensor in own.items():
         if tensor.shape != tensors[name].shape:
@@ -79,7 +80,7 @@ def load_model_tensors(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
-    """A safetensors file on the host. Raises DamagedArtifact."""
+    """Load a safetensors file to the host. Raises DamagedArtifact."""
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
@@ -87,7 +88,9 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def save_checkpoint(root: Path, files: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> Path:
-    """Commit `step-…` below `root`; replaces one of the same step. `files`: tensors by name, on the host, by file."""
+    """Commit `step-…` below `root`; replaces one of the same step. `files` maps file names to tensors by name, on
+    the host.
+    """
     final = root / f"step-{int(state['step']):08d}"
     temporary = root / f"{_TEMPORARY}{final.name}"
     _remove(temporary)
@@ -110,16 +113,16 @@ def save_checkpoint(root: Path, files: Mapping[str, Mapping[str, Tensor]], state
 def newest_checkpoint(
     root: Path, say: Callable[[str], None], journal_holds: Callable[[Mapping[str, Any]], bool]
 ) -> Checkpoint | None:
-    """The newest whole one; damaged ones are set aside as `damaged-…`, with a warning to `say`.
+    """The newest whole checkpoint. Damaged ones are renamed to `damaged-…`, with a warning to `say`.
 
-    `journal_holds` says whether the journal still begins with what a state's journal mark names.
+    `journal_holds` checks that the journal still begins with what a state's journal mark names.
     """
     for path in sorted(_complete(root), reverse=True):
         try:
             state = _verified_state(path)
             if not journal_holds(state["journal"]):
                 raise DamagedArtifact(
-                    f"{path}: the journal was altered before the place that it goes on from."
+                    f"{path}: the journal was altered before the position of this checkpoint."
                 )
             return Checkpoint(path, state)
         except DamagedArtifact as error:
@@ -130,26 +133,28 @@ def newest_checkpoint(
 
 
 def checkpoint_at(root: Path, step: int) -> Checkpoint:
-    """The one of this step, which another process has verified."""
+    """The checkpoint of this step, which another process has verified."""
     path = root / f"step-{step:08d}"
     return Checkpoint(path, json.loads((path / STATE).read_text(encoding="utf-8")))
 
 
 def prune(root: Path, keep_last: int) -> None:
-    """Keep the newest `keep_last` checkpoints. What is removed is renamed first: never half a checkpoint."""
+    """Keep the newest `keep_last` checkpoints. Others are renamed before removal, so no half checkpoint is ever
+    visible.
+    """
     for path in sorted(_complete(root))[:-keep_last]:
         _remove(path)
 
 
 def clean(root: Path) -> None:
-    """Remove what a killed attempt left half written."""
+    """Remove half-written files of a killed attempt."""
     if root.is_dir():
         for path in root.glob(f"{_TEMPORARY}*"):
             shutil.rmtree(path)
 
 
 def check_identity(found: Mapping[str, Any], identity: Identity, where: Path) -> None:
-    """Raises ConfigError naming the fields in which `found`, the identity of earlier work, differs."""
+    """Raise ConfigError if `found`, the identity of earlier work, differs; the error names the fields."""
     wanted = json.loads(identity.canonical)
     if found == wanted:
         return
@@ -165,7 +170,7 @@ def check_identity(found: Mapping[str, Any], identity: Identity, where: Path) ->
 
 
 def replace_directory(work: Path, name: str, fill: Callable[[Path], None]) -> None:
-    """Make `work/name` anew in one rename; `fill` writes into an empty directory."""
+    """Replace `work/name` in one rename. `fill` writes into an empty directory."""
     temporary, final = work / f"{_TEMPORARY}{name.replace('/', '-')}", work / name
     _remove(temporary)
     temporary.mkdir(parents=True)
@@ -175,7 +180,7 @@ def replace_directory(work: Path, name: str, fill: Callable[[Path], None]) -> No
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Canonical, durable JSON."""
+    """Write canonical JSON durably."""
     write_bytes(path, (json.dumps(value, sort_keys=True, indent=1, allow_nan=False) + "\n").encode())
 
 

@@ -1,7 +1,7 @@
-"""What a segment leaves: `export/` (what from_pretrained loads), `trunk/` (what training goes on from), the journal.
+"""A segment's outputs: `export/` (for from_pretrained) and `trunk/` (from which training can go on).
 
-Each is written beside and renamed; result.json comes last and says that all are there. Being killed in between
-costs only the writing: the last checkpoint holds the end state. No clock and no path is in any byte.
+Each is written to a temporary directory and renamed. result.json comes last and says that all are there. A kill in
+between costs only the writing, because the last checkpoint holds the end state. No byte depends on clock or path.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ _NO_TOKENIZER_NAME = {"config.json", "generation_config.json", "manifest.json", 
 def write_export(
     directory: Path, model: Any, tokenizer: Path, eot: int | None, weights: Mapping[str, Tensor] | None = None
 ) -> None:
-    """Weights (float32, aliases dropped), configuration and tokenizer into an empty directory.
+    """Write weights (float32, aliases dropped), configuration and tokenizer into an empty directory.
 
-    `weights` instead of the model's own: whole, where it holds shards itself; or a mean.
+    `weights` replaces the model's own: whole weights of a sharded model, or a mean.
     """
     write_model(directory, model, eot, weights)
     copy_tokenizer(tokenizer, directory)
@@ -52,7 +52,7 @@ def write_trunk(
     eot: int | None,
     weights: Mapping[str, Tensor] | None = None,
 ) -> None:
-    """Weights and configuration, the optimizer's state, and the position, into an empty directory."""
+    """Write weights, configuration, optimizer state and position into an empty directory."""
     write_model(directory, model, eot, weights)
     save_file(dict(optimizer), directory / OPTIMIZER)
     write_json(directory / STATE, state)
@@ -61,7 +61,9 @@ def write_trunk(
 def write_model(
     directory: Path, model: Any, eot: int | None, weights: Mapping[str, Tensor] | None = None
 ) -> None:
-    """config.json, generation_config.json and model.safetensors; ends and begins of text set where absent."""
+    """Write config.json, generation_config.json and model.safetensors. Missing begin- and end-of-text ids become
+    `eot`.
+    """
     for holder in (model.config, model.generation_config):
         for name in ("eos_token_id", "bos_token_id"):
             if holder is not None and getattr(holder, name, None) is None and eot is not None:
@@ -71,7 +73,7 @@ def write_model(
 
 
 def tokenizer_files(tokenizer: Path) -> list[Path]:
-    """The tokenizer's files in a directory that may hold a model too. Raises BadInput when there are none."""
+    """The tokenizer's files in a directory that may also hold a model. Raises BadInput if there are none."""
     found = [
         path
         for path in sorted(tokenizer.iterdir() if tokenizer.is_dir() else [])

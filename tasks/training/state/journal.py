@@ -1,7 +1,7 @@
-"""The journal: one JSON line a step, cut back to the checkpoint on resume, so that its steps rise strictly.
+"""The journal: one JSON line a step. A resume cuts it back to the checkpoint, so its steps are strictly increasing.
 
-While training it is `journal.jsonl`, which the parent follows. At the end the columns that do not depend on the
-clock become `journal/journal.parquet`, the others `clock.parquet`.
+During training it is `journal.jsonl`, which the parent follows. At the end, columns that do not depend on the clock
+go to `journal/journal.parquet`, the others to `clock.parquet`.
 """
 
 from __future__ import annotations
@@ -28,15 +28,18 @@ CLOCK = {
     "data_wait": pa.float64(),
     "peak_memory": pa.int64(),
 }
-"""Columns that depend on the clock or the machine: seconds of the step, the share of it spent waiting for
-data (0 … 1), bytes of memory."""
+"""Columns that depend on the clock or the machine. `seconds` is the step's duration, `data_wait` the share of it
+spent waiting for data (0 … 1), `peak_memory` is in bytes.
+"""
 
 
 def schema_of(sources: Sequence[str]) -> pa.Schema:
-    """The clock-free columns; `tokens` are targets seen by the model so far, losses are nats a target.
+    """The clock-free columns. `tokens` counts the targets that the model has seen so far; losses are in nats per
+    target.
 
-    skipped: the loss or the gradient was not finite, no weight was changed. rolled_back: after this step, the last of
-    several skipped ones, training went back to a checkpoint (recovery.py). spike: the loss stands out (spikes.py).
+    skipped: the loss or the gradient was not finite, and no weight was changed. rolled_back: after this step, the
+    last of several skipped ones, training went back to a checkpoint (recovery.py). spike: the loss is unusually
+    high (spikes.py).
     """
     return pa.schema(
         [
@@ -65,7 +68,7 @@ def journal_holds(path: Path, mark: Mapping[str, Any]) -> bool:
 
 
 class Journal:
-    """journal.jsonl, open for appending after `mark` (None: from the start); what is behind it is cut away."""
+    """journal.jsonl, open for appending after `mark` (None: from the start). Anything behind the mark is cut off."""
 
     def __init__(self, path: Path, mark: Mapping[str, Any] | None) -> None:
         self._path = path
@@ -82,11 +85,11 @@ class Journal:
 
     @property
     def recent(self) -> list[dict[str, Any]]:
-        """The last rows, oldest first: as many as bad steps are counted in a row."""
+        """The last `BAD_STEPS_IN_A_ROW` rows, oldest first."""
         return list(self._recent)
 
     def append(self, row: Mapping[str, Any]) -> None:
-        """Add a step's line, marked where its loss is a spike; numbers that are not finite become null."""
+        """Add a step's line, and mark it if its loss is a spike. Numbers that are not finite become null."""
         marked = {name: _finite(value) for name, value in row.items()}
         marked["spike"] = self._spikes.is_spike(marked["loss"])
         self._recent.append(marked)
@@ -102,7 +105,7 @@ class Journal:
         return {"bytes": self._file.tell(), "rows": self._rows, "sha256": self._digest.hexdigest()}
 
     def sync(self) -> None:
-        """Make durable what was there at the last `mark`. May be called from another thread."""
+        """Make everything up to the last `mark` durable. May be called from another thread."""
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
@@ -111,7 +114,7 @@ class Journal:
 
 
 def _last_losses(lines: Iterable[bytes]) -> list[float]:
-    """The finite ones that a window of spikes.py holds, oldest first."""
+    """The last finite losses, oldest first, as many as the window of spikes.py holds."""
     found: list[float] = []
     for line in reversed(list(lines)):
         loss = json.loads(line)["loss"]

@@ -1,13 +1,13 @@
-"""Steps whose loss or gradient is not finite: passed over at once, and for good where several come in a row.
+"""Steps whose loss or gradient is not finite: skipped at once, and recorded if several come in a row.
 
-A bad step changes no weight, so five in a row are found with the weights of the step before them. They are written to
-`recovery.json`, rows and all; training goes back to the newest whole checkpoint and comes again to where it was, but
-passes the recorded steps over without computing them. If the steps after them are bad too, or there are none to show
-that the model still works, it ends.
+A bad step changes no weight, so five bad steps in a row all use the weights of the step before them. Their rows are
+written to `recovery.json`. Training then goes back to the newest whole checkpoint and repeats its way, but passes
+over the recorded steps without computing them. Training ends if the steps after them are bad too, or if no step is
+left to show that the model still works.
 
-What must stay true: no result depends on the checkpoint that was gone back to. Replay repeats the same bits, what
-happens at a step is a function of the steps before it, and the record is durable before anything is undone: a kill
-between the two, or a second way back, finds the same steps and the same rows.
+What must stay true: no result depends on which checkpoint training went back to. Replay repeats the same bits, and
+a step is a function of the steps before it. The record is durable before anything is undone: after a kill in
+between, or a second rollback, the same steps and rows are found.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from storage.errors import DamagedArtifact
 from tasks.training.state.checkpoint import write_json
 
 BAD_STEPS_IN_A_ROW: Final = 5
-"""Bad steps after which training goes back; twice as many end it."""
+"""Bad steps in a row after which training goes back. Twice as many end it."""
 MOST_ROLLBACKS: Final = 3
-"""In one segment: what goes wrong more often is no accident of a few documents."""
+"""Most rollbacks in one segment. More would not be an accident of a few documents."""
 RECORD = "recovery.json"
-"""In the work directory."""
+"""File in the work directory."""
 
 JournalRow = Mapping[str, Any]
 """A line of the journal."""
@@ -34,7 +34,7 @@ JournalRow = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Recovery:
-    """The rows of the steps that are never computed again, in groups: one for each time that training went back."""
+    """The rows of steps that are never computed again, in groups: one group for each rollback."""
 
     groups: tuple[tuple[JournalRow, ...], ...] = ()
 
@@ -44,12 +44,12 @@ class Recovery:
         return cls(tuple(tuple(rows) for rows in groups))
 
     def row(self, step: int) -> JournalRow | None:
-        """The recorded row of a step, where it is one of them."""
+        """The recorded row of a step, or None."""
         return next((row for row in self._rows() if row["step"] == step), None)
 
     @property
     def rollbacks(self) -> int:
-        """How often training went back."""
+        """How often training went back to a checkpoint."""
         return len(self.groups)
 
     @property
@@ -63,7 +63,7 @@ class Recovery:
 
 
 def read_recovery(work: Path) -> Recovery:
-    """The record in this work directory; an empty one where there is none. Raises DamagedArtifact."""
+    """The record in this work directory; empty if the file does not exist. Raises DamagedArtifact."""
     try:
         return Recovery.of(json.loads((work / RECORD).read_text(encoding="utf-8"))["groups"])
     except FileNotFoundError:
@@ -76,5 +76,5 @@ def read_recovery(work: Path) -> Recovery:
 
 
 def record(work: Path, known: Recovery, rows: Sequence[JournalRow]) -> None:
-    """Make it durable that these steps are never to be computed again."""
+    """Durably record that these steps must never be computed again."""
     write_json(work / RECORD, {"format": 1, "groups": [*map(list, known.groups), list(rows)]})

@@ -1,4 +1,4 @@
-"""The work directory of a segment: one trainer at a time, one specification for ever."""
+"""A segment's work directory: one trainer at a time, and one specification for ever."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from tasks.training.state import checkpoint as checkpoints
 _LOCK_SECONDS = 600.0
 
 Say = Callable[[str], None]
-"""Takes a line for whoever reads the trainer's log."""
+"""Takes a line for the trainer's log."""
 
 
 def check_earlier_work(work: Path, identity: Identity) -> None:
-    """The work directory belongs to the first specification that worked in it."""
+    """Raise ConfigError if another specification has worked in this directory before."""
     path = work / "identity.json"
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
@@ -32,7 +32,9 @@ def check_earlier_work(work: Path, identity: Identity) -> None:
 
 @contextmanager
 def held_alone(work: Path, stop: Callable[[], bool], say: Say) -> Iterator[bool]:
-    """Hold the work directory: waits for a trainer that is still leaving it. False: asked to stop meanwhile."""
+    """Lock the work directory, waiting for a trainer that is still leaving it. Yields False if asked to stop
+    meanwhile.
+    """
     work.mkdir(parents=True, exist_ok=True)
     with (work / "trainer.lock").open("w", encoding="utf-8") as file:
         deadline = time.monotonic() + _LOCK_SECONDS

@@ -1,11 +1,11 @@
-"""Checkpoints off the step path: tensors are copied to host memory, one thread makes the copy durable meanwhile.
+"""Checkpoints beside the steps: tensors are copied to host memory, and one thread makes the copy durable meanwhile.
 
-A step waits for the copy, and for the write before where that is still under way: one at most is. The copies lie in
-host memory that is used again from one checkpoint to the next, page-locked where they come from a GPU, and take none
-of the GPU's. Writing, hashing and fsync let go of Python's lock, so a thread does: no process is needed.
+A step waits for the copy, and for the write before if that is not finished: at most one is under way. The copies
+use host memory, which is reused by the next checkpoint and page-locked if they come from a GPU; they take no GPU
+memory. Writing, hashing and fsync release Python's lock, so a thread is enough.
 
-What must stay true: `durable_step` moves when the checkpoint would survive a power cut, never before; what could not
-be written ends the training, at the next step or at the latest when it is waited for.
+What must stay true: `durable_step` moves only when the checkpoint would survive a power cut. A failed write ends
+the training, at the next step or at the latest when the write is waited for.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from tasks.training.state import checkpoint as checkpoints
 from tasks.training.state.work import Say
 
 Files = Mapping[str, Mapping[str, Tensor]]
-"""Tensors by name, by the name of the file that they go to."""
+"""Tensors by name, for each file name."""
 
 
 class Writer:
-    """Writes below `root`, where it keeps the newest `keep_last`. Used by one process, from one thread."""
+    """Writes below `root` and keeps the newest `keep_last` there. Used by one process, from one thread."""
 
     def __init__(self, root: Path, keep_last: int, durable_step: int | None, say: Say) -> None:
         self._root, self._keep_last, self._say = root, keep_last, say
@@ -38,9 +38,10 @@ class Writer:
         """The step of the newest checkpoint that is whole on the disk."""
 
     def begin(self, files: Files, state: Mapping[str, Any], sync: Callable[[], None]) -> None:
-        """Copy, and write the copy from now on; the tensors may change when this returns.
+        """Copy, and start writing the copy. The tensors may change when this returns.
 
-        `sync` makes durable what the state refers to, before the checkpoint is. Raises what the write before met.
+        `sync` makes durable what the state refers to, before the checkpoint itself. Raises the error of the write
+        before.
         """
         self.wait()
         began = time.perf_counter()
@@ -49,18 +50,20 @@ class Writer:
         self._under_way = self._thread.submit(self._write, copies, dict(state), ready, sync, seconds)
 
     def check(self) -> None:
-        """Raise what the last write met, if it has ended and failed."""
+        """Raise the error of the last write, if it has ended and failed."""
         if self._under_way is not None and self._under_way.done():
             self.wait()
 
     def wait(self) -> None:
-        """Until nothing is under way. Raises what the write met: OSError or SafetensorError, for a full disk too."""
+        """Wait until no write is under way. Raises the write's error: OSError or SafetensorError, also for a full
+        disk.
+        """
         under_way, self._under_way = self._under_way, None
         if under_way is not None:
             under_way.result()
 
     def close(self) -> None:
-        """Let the thread go when it is done. A failure that nobody has been told of is said."""
+        """End the thread when it is done. A failure that nobody has seen yet is logged."""
         self._thread.shutdown()
         try:
             self.wait()
@@ -69,7 +72,7 @@ class Writer:
         self._buffers.clear()
 
     def _copied(self, files: Files) -> tuple[dict[str, dict[str, Tensor]], Callable[[], None]]:
-        """The tensors on the host, and what waits until they are there: a GPU copies in its own time."""
+        """The tensors on the host, and a function that waits until they are there: a GPU copies asynchronously."""
         copies: dict[str, dict[str, Tensor]] = {}
         devices = set()
         for file, tensors in files.items():
@@ -103,7 +106,7 @@ class Writer:
         try:
             checkpoints.save_checkpoint(self._root, copies, state)
         except Exception:
-            checkpoints.clean(self._root)  # half a checkpoint would keep a full disk full
+            checkpoints.clean(self._root)  # a half checkpoint would keep a full disk full
             raise
         self.durable_step = int(state["step"])
         checkpoints.prune(self._root, self._keep_last)
@@ -114,7 +117,7 @@ class Writer:
 
 
 def _when_there(devices: set[torch.device]) -> Callable[[], None]:
-    """What waits until everything that these GPUs were told so far is done."""
+    """A function that waits until these GPUs have done everything queued so far."""
     events = []
     for device in devices:
         event = torch.cuda.Event()

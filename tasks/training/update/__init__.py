@@ -1,1 +1,1 @@
-"""One update of the weights: the rate, AdamW, moments in 8 bits, rounding by chance, the pull to the base."""
+"""One update of the weights: learning rate, AdamW, 8-bit moments, stochastic rounding, the pull to the base."""

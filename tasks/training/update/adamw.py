@@ -1,8 +1,8 @@
-"""AdamW for what torch's own does not do: bf16 weights rounded by chance, moments in 8 bits, a pull to the base.
+"""AdamW with what torch's own lacks: stochastic rounding to bf16, 8-bit moments, a pull to the base model.
 
-Weights and moments are widened to float32 a few million at a time, updated by torch's own kernel, pulled, and narrowed
-again. What must stay true: with nothing to narrow and no pull, every bit is torch.optim.AdamW's; what an update does is
-a function of weights, gradients, moments, rate, seed and step.
+Weights and moments are widened to float32 a few million at a time, updated by torch's own kernel, pulled, and
+narrowed again. What must stay true: with nothing to narrow and no pull, every bit equals torch.optim.AdamW's. An
+update is a function of weights, gradients, moments, rate, seed and step.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from tasks.training.update.moments import BLOCK, blocks, dequantise, quantise
 from tasks.training.update.rounding import chance, round_by_chance
 
 _ELEMENTS = 1 << 22
-"""Widened at once: about 130 MB beside the state."""
+"""Elements widened at once: about 130 MB on top of the state."""
 _SIGNED = {"exp_avg": True, "exp_avg_sq": False}
 
 
 @dataclass(frozen=True)
 class _Piece:
-    """Elements `first` to `last` of a flat parameter."""
+    """Elements [first, last) of a flat parameter."""
 
     parameter: nn.Parameter
     first: int
@@ -37,16 +37,16 @@ class _Piece:
         return tensor.view(-1)[self.first : self.last]
 
     def scales(self, scales: Tensor) -> Tensor:
-        """The scales of its blocks, of all that the parameter has."""
+        """The scales of this piece's blocks, out of all the parameter's scales."""
         return scales[self.first // BLOCK : blocks(self.last)]
 
 
 class FrugalAdamW(torch.optim.Optimizer):
-    """AdamW (Loshchilov & Hutter 2017, arXiv:1711.05101), its update followed by the pull to the base.
+    """AdamW (Loshchilov & Hutter 2017, arXiv:1711.05101), followed by the pull to the base.
 
-    The pull is w ← w - rate·λ·(w - w0), decoupled from the gradient as weight decay is: L2-SP (Li et al. 2018,
-    arXiv:1802.01483) in the manner of AdamW. `base` holds w0 by parameter, in the weights' dtype; `quantised` names the
-    parameters whose moments are kept in 8 bits. `at_step` is to be set before each step.
+    The pull is w ← w - rate·λ·(w - w0). Like AdamW's weight decay, it is decoupled from the gradient: L2-SP (Li et
+    al. 2018, arXiv:1802.01483) in the manner of AdamW. `base` holds w0 by parameter, in the dtype of the weights.
+    `quantised` names the parameters whose moments have 8 bits. `at_step` must be set before each step.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class FrugalAdamW(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """One update of every parameter that has a gradient (float32)."""
+        """Update every parameter that has a gradient (float32)."""
         own = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
         for parameter in own:
             if parameter not in self.state:
@@ -132,7 +132,7 @@ class FrugalAdamW(torch.optim.Optimizer):
         torch._foreach_copy_(kept, list(weights.split(sizes)))
 
     def _widened(self, pieces: list[_Piece], moment: str) -> Tensor:
-        """[elements of all pieces] float32, a copy."""
+        """The moment of all pieces as a float32 copy [elements]."""
         states = [self.state[piece.parameter] for piece in pieces]
         kept = torch.cat([piece.of(state[moment]) for piece, state in zip(pieces, states, strict=True)])
         if pieces[0].parameter not in self.quantised:
@@ -142,7 +142,7 @@ class FrugalAdamW(torch.optim.Optimizer):
         return dequantise(kept, scales, _SIGNED[moment])
 
     def _narrow(self, pieces: list[_Piece], moment: str, values: Tensor) -> None:
-        """Put the moment back as it is kept."""
+        """Store the moment in its own format."""
         states = [self.state[piece.parameter] for piece in pieces]
         if pieces[0].parameter in self.quantised:
             values, scales = quantise(values, _SIGNED[moment])
@@ -160,7 +160,9 @@ def _gradient(parameter: nn.Parameter) -> Tensor:
 
 
 def _buckets(parameters: list[nn.Parameter], quantised: set[nn.Parameter]) -> Iterator[list[_Piece]]:
-    """Pieces to be updated together: those in 8 bits apart from the others, and of whole blocks but for the last."""
+    """Pieces that are updated together. 8-bit pieces are kept apart; in a bucket, only the last may end inside a
+    block.
+    """
     for narrow in (False, True):
         bucket: list[_Piece] = []
         room = _ELEMENTS
@@ -175,7 +177,7 @@ def _buckets(parameters: list[nn.Parameter], quantised: set[nn.Parameter]) -> It
                     bucket, room = [], _ELEMENTS
                 bucket.append(piece)
                 room -= size
-                if narrow and size % BLOCK:  # the next one's blocks would begin amid one of these
+                if narrow and size % BLOCK:  # the next piece's blocks would not be aligned
                     room = 0
         if bucket:
             yield bucket

@@ -1,7 +1,7 @@
-"""AdamW over two groups, and its state as named tensors.
+"""AdamW over two parameter groups, and its state as named tensors.
 
-No weight decay on embeddings (a head tied to one is one), norms and biases: what has one dimension or belongs
-to an nn.Embedding.
+Embeddings (including a tied head), norms and biases have no weight decay: everything that has one dimension or
+belongs to an nn.Embedding.
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ from tasks.training.update.moments import BLOCK, is_quantised
 
 
 def bytes_per_parameter(identity: SegmentSpec, embeddings: float = 0.0) -> float:
-    """Device bytes that weights, gradients, moments and a copy of the base's weights take, for each parameter.
+    """Device bytes per parameter for weights, gradients, moments and a copy of the base's weights.
 
-    `embeddings`: their share of the parameters, in [0, 1]; their moments stay in float32 whatever `states` says.
-    bf16: 4 + 4 + 8, and 2 for the copies that autocast makes of the weights. bf16_weights: 2 + 4 + 8 (gradients are
-    summed in float32). 8bit: 2 bytes and 2 scales a block instead of 8. A mean of weights is summed on the host.
+    `embeddings` is the embeddings' share of the parameters, in [0, 1]; their moments stay in float32 whatever
+    `states` is. bf16: 4 + 4 + 8, plus 2 for the copies that autocast makes of the weights. bf16_weights: 2 + 4 + 8
+    (gradients are summed in float32). 8bit: 2 bytes and 2 scales per block instead of 8. The sum for a mean of
+    weights is on the host.
     """
     weights = 2.0 if identity.precision == BF16_WEIGHTS else 4.0
     copies = 2.0 if identity.precision == BF16 else 0.0
@@ -38,10 +39,10 @@ def bytes_per_parameter(identity: SegmentSpec, embeddings: float = 0.0) -> float
 def make_optimizer(
     model: nn.Module, identity: SegmentSpec, base: Mapping[str, Tensor] | None = None
 ) -> torch.optim.Optimizer:
-    """AdamW (Loshchilov & Hutter 2017, arXiv:1711.05101), fused; the rate is set before each step.
+    """AdamW (Loshchilov & Hutter 2017, arXiv:1711.05101), fused. The rate is set before each step.
 
-    `base` are the weights to pull to, by name, where there is a pull. Weights in bf16 are told to sum their gradients
-    in float32. Raises ConfigError where the parameters are of a kind that the settings cannot be had for.
+    `base` holds the weights to pull to, by name, if there is a pull. bf16 weights sum their gradients in float32.
+    Raises ConfigError if torch or the parameters do not support the settings.
     """
     settings = identity.optimizer
     decayed, plain = split_parameters(model)
@@ -70,7 +71,7 @@ def make_optimizer(
 
 
 def _sum_in_float32(model: nn.Module) -> None:
-    """Gradients of bf16 weights are bf16 as each product gives them; their sum over chunks and micro-batches is not."""
+    """A product's gradient of bf16 weights is bf16, but sums over chunks and micro-batches must be float32."""
     if not hasattr(torch.Tensor, "grad_dtype"):
         raise ConfigError(
             f"precision: bf16_weights needs torch 2.10 or newer, for gradients in float32; this is {torch.__version__}."
@@ -81,7 +82,7 @@ def _sum_in_float32(model: nn.Module) -> None:
 
 
 def _of_parameters(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[nn.Parameter, Tensor]:
-    """Tensors by name as tensors by parameter, where the parameter is. Raises ConfigError where they do not fit."""
+    """Tensors by parameter instead of by name, on the parameter's device. Raises ConfigError if they do not fit."""
     found: dict[nn.Parameter, Tensor] = {}
     for name, parameter in model.named_parameters():
         tensor = weights.get(name)
@@ -100,7 +101,7 @@ def _embeddings(model: nn.Module) -> set[int]:
 def split_parameters(
     model: nn.Module,
 ) -> tuple[list[tuple[str, nn.Parameter]], list[tuple[str, nn.Parameter]]]:
-    """(with decay, without), as (name, parameter); each tied parameter once."""
+    """(with decay, without decay) as (name, parameter); each tied parameter appears once."""
     embeddings = _embeddings(model)
     decayed: list[tuple[str, nn.Parameter]] = []
     plain: list[tuple[str, nn.Parameter]] = []
@@ -111,7 +112,7 @@ def split_parameters(
 
 
 def prepare_step(optimizer: torch.optim.Optimizer, rate: float, step: int) -> None:
-    """The rate of the next update, for all groups, and its number, which chance depends on."""
+    """Set the rate of the next update for all groups, and its step number, which stochastic rounding depends on."""
     for group in optimizer.param_groups:
         group["lr"] = rate
     if isinstance(optimizer, FrugalAdamW):
@@ -119,7 +120,7 @@ def prepare_step(optimizer: torch.optim.Optimizer, rate: float, step: int) -> No
 
 
 def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The state as {"<parameter>.exp_avg": …}; a parameter without a gradient so far has none."""
+    """The state as {"<parameter>.exp_avg": …}. A parameter that has had no gradient so far has no state."""
     tensors: dict[str, Tensor] = {}
     for name, parameter in model.named_parameters():
         state = optimizer.state.get(parameter)
@@ -132,9 +133,9 @@ def optimizer_tensors(model: nn.Module, optimizer: torch.optim.Optimizer) -> dic
 def load_optimizer_tensors(
     model: nn.Module, optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]
 ) -> None:
-    """Put back what `optimizer_tensors` gave.
+    """Restore what `optimizer_tensors` returned.
 
-    Raises DamagedArtifact when names or shapes do not fit, ConfigError when moments are kept in another way.
+    Raises DamagedArtifact if names or shapes do not fit, and ConfigError if the moments are in another format.
     """
     left = set(tensors)
     for name, parameter in model.named_parameters():
@@ -145,8 +146,8 @@ def load_optimizer_tensors(
             tensor = tensors.get(f"{name}.{part}")
             if tensor is not None and torch.uint8 in {dtype, tensor.dtype} and dtype != tensor.dtype:
                 raise ConfigError(
-                    f"The moments to go on from are {tensor.dtype} at {name}.{part}, not {dtype}: they were kept with "
-                    "another optimizer.states. Take that, or start from an export."
+                    f"The moments to go on from are {tensor.dtype} at {name}.{part}, not {dtype}: they were saved with "
+                    "another optimizer.states. Use that setting, or start from an export."
                 )
             if tensor is None or tensor.shape != shape or tensor.dtype != dtype:
                 raise DamagedArtifact(f"The optimizer's state does not fit the model at {name}.{part}.")

@@ -1,4 +1,4 @@
-"""The base model's weights, which `optimizer.pull_to_base` pulls to (adamw.py has the pull itself)."""
+"""The base model's weights for `optimizer.pull_to_base` (the pull itself is in adamw.py)."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from tasks.training.spec import Spec
 
 
 def base_weights(spec: Spec, whole: Any) -> dict[str, Tensor] | None:
-    """The base's weights by name, in the dtype of the model `whole`; None where there is no pull.
+    """The base's weights by name, in the dtype of the model `whole`; None without a pull.
 
-    `whole` has just been loaded from paths.start: where that is the base itself, its weights are copied. Raises
-    ConfigError for a base that cannot be loaded.
+    `whole` has just been loaded from paths.start. If that is the base itself, its weights are copied. Raises
+    ConfigError if the base cannot be loaded.
     """
     if spec.paths.base is None:
         return None

@@ -1,6 +1,6 @@
-"""Learning rates as pure functions of the step: nothing to save, nothing that can drift on resume.
+"""Learning rates as pure functions of the step: nothing is saved, so nothing can drift on resume.
 
-Step s is the s-th update of the line, counted from 1; nothing here depends on budgets that come later.
+Step s is the s-th update of the training line, counted from 1. Nothing here depends on budgets that come later.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ def learning_rate(schedule: Schedule, step: int) -> float:
 
 
 def _wsd(schedule: WsdSchedule, step: int) -> float:
-    """Warm-up, constant, 1 - sqrt (Hägele et al. 2024, arXiv:2405.18392, section 3).
+    """Warm-up, constant rate, 1 - sqrt decay (Hägele et al. 2024, arXiv:2405.18392, section 3).
 
     Warm-up: peak * s / warmup_steps. Decay over D = decay_to - decay_from steps: peak * (1 - sqrt(k / (D + 1)))
-    with k = s - decay_from. So k = 0 is the trunk's last step at the full rate, the rate would be 0 one step
-    after the last, and no update is spent at a rate of 0. Decay freezes an unfinished warm-up where it branched.
+    with k = s - decay_from. So k = 0 is the trunk's last step at the full rate. The rate would reach 0 one step
+    after the last, so no update is spent at a rate of 0. If warm-up is unfinished, the decay starts from the rate
+    where it branched.
     """
     start, end = schedule.decay_from, schedule.decay_to
     if start is None or end is None or step <= start:
