@@ -107,7 +107,7 @@ def stop_supervisor(process: subprocess.Popen[bytes] | int, say: Say) -> None:
     while time.monotonic() < until:
         gone = not alive(pid, ticks) if isinstance(process, int) else process.poll() is not None
         record = read_record()
-        for line in record.story[told:] if record else ():
+        for line in record.messages[told:] if record else ():
             say(line)
             told += 1
         if gone:

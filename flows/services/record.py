@@ -38,7 +38,7 @@ class Service:
 
 @dataclass
 class HomeRecord:
-    """The content of services.json. `down` repeats the lines of `story`. `pid` and `started` are the supervisor's."""
+    """The content of services.json. `down` repeats the lines of `messages`. `pid` and `started` are the supervisor's."""
 
     prefect_port: int
     mlflow_port: int
@@ -47,7 +47,7 @@ class HomeRecord:
     boot: str = field(default_factory=boot_id)
     services: dict[str, Service] = field(default_factory=dict)
     stopping: bool = False
-    story: list[str] = field(default_factory=list)
+    messages: list[str] = field(default_factory=list)
 
     @property
     def supervised(self) -> bool:
@@ -110,6 +110,7 @@ def read_record() -> HomeRecord | None:
     """The content of services.json; None if it does not exist or cannot be read."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         raw = json.loads(record_path().read_bytes())
+        raw["messages"] = raw.pop("story", None) or raw.get("messages", [])  # as 0.1.0 called them
         raw["services"] = {name: Service(**service) for name, service in raw["services"].items()}
         return HomeRecord(**raw)
     return None

@@ -105,7 +105,7 @@ class Supervisor:
 
     def _say(self, line: str) -> None:
         tell(line)
-        self.record.story.append(line)
+        self.record.messages.append(line)
         if record_path().parent.is_dir():
             self.record.write()
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from storage.artifact import Artifact
 from storage.draft import Draft
@@ -25,6 +24,7 @@ from tasks.pages.data.page import blocks_of, findings
 from tasks.pages.data.tables import COPIES, DROPPING, Tables
 from tasks.pages.html import html_of
 from tasks.pages.ledger import Amounts, Entry, amounts_of, hits_of, ledger_of, round_of
+from tasks.pages.made import MadeSlice
 from tasks.pages.markdown import markdown_of
 from tasks.stages import CORPUS
 
@@ -53,9 +53,9 @@ class DataStats:
 
 
 def data_inputs(
-    slices: Sequence[Any], packed: Sequence[Artifact], first_round: int, counted: Sequence[Artifact]
+    slices: Sequence[MadeSlice], packed: Sequence[Artifact], first_round: int, counted: Sequence[Artifact]
 ) -> DataInputs:
-    """Inputs of the page: slices (number, source, artifacts by stage), artifacts of `pack` and of `contamination`."""
+    """Inputs of the page: slices, artifacts of `pack` and of `contamination`."""
     return DataInputs(
         slices=tuple(
             SliceParts(

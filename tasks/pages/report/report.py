@@ -10,12 +10,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from storage.artifact import Artifact, Input
 from storage.draft import Draft
 from tasks.evaluation.catalog import EvaluationConfig
 from tasks.pages.html import html_of
+from tasks.pages.made import MadeModel, MadeRun
 from tasks.pages.markdown import markdown_of
 from tasks.pages.report.facts import ReportModel, facts_json
 from tasks.pages.report.figures import draw
@@ -39,12 +39,8 @@ class ReportStats:
     conserved: bool
 
 
-def report_request(evaluation: EvaluationConfig, outcome: Any) -> tuple[ReportConfig, ReportInputs]:
-    """Configuration and inputs of the report on a run's outcome.
-
-    `outcome` has `models` (name, tokens, export, scores, perplexity, journals: artifacts), `slices` (number,
-    source, artifacts by stage), and `packed` (artifacts of `pack`, oldest first).
-    """
+def report_request(evaluation: EvaluationConfig, outcome: MadeRun) -> tuple[ReportConfig, ReportInputs]:
+    """Configuration and inputs of the report on a run's outcome."""
     base = outcome.models[0]
     measured = {name for model in outcome.models for name in model.scores}
     groups = [(name, group) for name, group in evaluation.groups().items() if name in measured]
@@ -69,11 +65,11 @@ def report_request(evaluation: EvaluationConfig, outcome: Any) -> tuple[ReportCo
             one.artifacts["decontaminate"].part("hits") for one in slices if "decontaminate" in one.artifacts
         ),
         packs=tuple(Pack(made.key, dict(made.stats)) for made in outcome.packed),
-        counted=tuple(made.part("hits") for made in getattr(outcome, "counted", {}).values()),
+        counted=tuple(made.part("hits") for made in outcome.counted.values()),
         samples={
             model.name: made.part("samples")
             for model in outcome.models
-            if (made := getattr(model, "samples", None)) is not None
+            if (made := model.samples) is not None
         },
     )
     return config, inputs
@@ -83,7 +79,7 @@ def _parts(artifacts: Mapping[str, Artifact], part: str) -> dict[str, Input]:
     return {name: artifact.part(part) for name, artifact in artifacts.items()}
 
 
-def _model(model: Any, first: bool) -> ReportModel:
+def _model(model: MadeModel, first: bool) -> ReportModel:
     export = model.export.part("export")
     return ReportModel(
         name=model.name,
@@ -98,7 +94,7 @@ def _model(model: Any, first: bool) -> ReportModel:
     )
 
 
-def _segments(models: Iterable[Any]) -> tuple[JournalSegment, ...]:
+def _segments(models: Iterable[MadeModel]) -> tuple[JournalSegment, ...]:
     """Every training segment once, in the order of the models. A branch has its model's name."""
     found: dict[str, JournalSegment] = {}
     for model in models:

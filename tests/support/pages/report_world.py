@@ -182,6 +182,7 @@ class World:
         shown += [("10K", 10_000, first, [trunk, first]), ("20K", 20_000, second, [trunk, more, second])]
         models = [
             SimpleNamespace(
+                samples=None,
                 name=name, tokens=tokens, export=export, journals=journals,
                 scores={
                     "sciq": self.evaluation("sciq", right[place], **asked or {}),
@@ -192,7 +193,7 @@ class World:
             for place, (name, tokens, export, journals) in enumerate(shown)
         ]  # fmt: skip
         slices = [self.slice(1, "edu"), self.slice(2, "edu", lost)]
-        return SimpleNamespace(models=models, slices=slices, packed=[self.pack(epochs)])
+        return SimpleNamespace(models=models, slices=slices, packed=[self.pack(epochs)], counted={})
 
 
 def made(world: World, outcome: Any) -> tuple[Artifact, dict[str, Any]]:

@@ -247,7 +247,7 @@ def test_tokens_seen_and_computed_are_told_apart(plain: Plain) -> None:
 def test_a_base_alone_has_a_report_too(tmp_path: Path) -> None:
     world = World(tmp_path)
     outcome = world.outcome()
-    alone = SimpleNamespace(models=outcome.models[:1], slices=(), packed=[])
+    alone = SimpleNamespace(models=outcome.models[:1], slices=(), packed=[], counted={})
     artifact, facts = made(world, alone)
     assert "nothing to compare" in facts["findings"][0]
     assert not (artifact.path / "figures").exists()
@@ -301,6 +301,7 @@ def test_what_the_measuring_stages_leave_is_what_the_report_reads(case: Case, tm
         perplexity, perplexity.PerplexityConfig(max_length=64, device="cpu"), held, case.store
     )
     model = SimpleNamespace(
+        samples=None,
         name="base",
         tokens=0,
         export=case.base,
@@ -309,9 +310,15 @@ def test_what_the_measuring_stages_leave_is_what_the_report_reads(case: Case, tm
         perplexity={"edu": measured},
     )
     trained = SimpleNamespace(
-        **{**vars(model), "name": "30K", "tokens": 30_000, "export": case.trained, "journals": [case.trained]}
+        **{
+            **vars(model),
+            "name": "30K",
+            "tokens": 30_000,
+            "export": case.trained,
+            "journals": [case.trained],
+        },
     )
-    outcome = SimpleNamespace(models=[model, trained], slices=(), packed=[])
+    outcome = SimpleNamespace(models=[model, trained], slices=(), packed=[], counted={})
     request = report.report_request(EvaluationConfig(domain=("openbookqa",)), outcome)
     facts = json.loads((artifact_of(report, *request, case.store).path / "report.json").read_text())
     [change] = facts["perplexity"][0]["changes"]
@@ -345,7 +352,7 @@ def test_what_it_cost_is_added_where_the_page_is_published(plain: Plain, tmp_pat
 
 def test_without_a_clock_the_page_says_no_cost(tmp_path: Path) -> None:
     world = World(tmp_path)
-    alone = SimpleNamespace(models=world.outcome().models[:1], slices=(), packed=[])
+    alone = SimpleNamespace(models=world.outcome().models[:1], slices=(), packed=[], counted={})
     artifact, _ = made(world, alone)
     page = published(artifact, Store(world.root / "store").lookup, tmp_path / "page")
     assert "What it cost" not in (page / "report.md").read_text()
