@@ -40,6 +40,7 @@ TABLE = (
     Stage("tasks.models.base", "models"),
     Stage("tasks.corpus.tokenize", "corpus", per_slice=True, can_end=True),
     Stage("tasks.corpus.pack", "corpus", can_end=True),
+    Stage("tasks.pages.data.data", "pages", can_end=True),  # needs no training: --until data ends before it
     Stage("tasks.models.train", "training", on_device=True, can_end=True),
     Stage("tasks.models.decay", "training", on_device=True, can_end=True),
     Stage("tasks.models.checkpoint", "models"),
@@ -48,7 +49,6 @@ TABLE = (
     Stage("tasks.evaluation.evaluate", "measures", on_device=True, can_end=True),
     Stage("tasks.evaluation.samples", "measures", on_device=True),
     Stage("tasks.corpus.contamination", "measures"),
-    Stage("tasks.pages.data.data", "pages", can_end=True),
     Stage("tasks.pages.report.report", "pages", can_end=True),
 )
 """Every stage."""
