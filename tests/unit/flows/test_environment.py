@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 
 import pytest
 
@@ -32,16 +30,3 @@ def test_what_the_user_says_of_waiting_stays(bare, name, value):
     prepare()
     assert bare[name] == value and bare.get("GOMP_SPINCOUNT") == before
     assert service_environment(1, 2).get("GOMP_SPINCOUNT") == before
-
-
-def test_a_locale_that_is_not_utf_8_changes_nothing_that_is_read_or_said(tmp_path):
-    config = tmp_path / "configuration.yaml"
-    config.write_text('name: "größe → Länge"\n', encoding="utf-8")
-    ascii_only = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
-    told = subprocess.run(
-        [sys.executable, "-m", "flows.cli", "plan", str(config)],
-        env={**os.environ, **ascii_only},
-        capture_output=True,
-    )
-    assert told.returncode == 2
-    assert "(given: 'größe → Länge')" in told.stderr.decode("utf-8")

@@ -309,22 +309,3 @@ def test_finished_work_is_not_done_again(world: World, tmp_path: Path) -> None:
     code, said = run_here(world.spec(tmp_path))
     assert code == loop.DONE and "finished before" in said[0]
     assert (tmp_path / "result.json").stat().st_mtime_ns == before
-
-
-@pytest.mark.slow
-def test_compiled_it_learns_the_same(world: World, tmp_path: Path) -> None:
-    from torch._dynamo.utils import counters
-
-    plain = run(world, tmp_path / "plain", identity__last_step=4)
-    spec = world.spec(tmp_path / "compiled", identity__last_step=4, execution__compile=True)
-    assert run_here(spec, after_calls(3))[0] == loop.RESUMABLE
-    torch.compiler.reset()
-    counters.clear()
-    assert run_here(spec)[0] == loop.DONE
-    assert counters["frames"]["total"] == 2, "the body and the loss, in the first step"
-    whole = world.spec(tmp_path / "whole", identity__last_step=4, execution__compile=True)
-    torch.compiler.reset()
-    assert run_here(whole)[0] == loop.DONE
-    assert outputs(tmp_path / "compiled") == outputs(tmp_path / "whole")
-    for name, tensor in weights(tmp_path / "compiled").items():
-        torch.testing.assert_close(tensor, weights(plain)[name], rtol=1e-2, atol=1e-3)
