@@ -10,23 +10,9 @@ from storage.draft import Draft
 from storage.testing import artifact_of
 from storage.workers import Workers
 from tasks.corpus import filter as stage
-from tasks.corpus.filter import FilterConfig, FilterInputs
+from tasks.corpus.filter import FilterInputs
+from tests.support.corpus.prose import GOPHER, sentences
 from tests.support.corpus.slices import bytes_in, slice_of
-
-GOPHER = FilterConfig(language="any", c4=False, fineweb=False, pii="off")
-
-
-def sentences(count: int, seed: int = 0) -> str:
-    """Prose without repeats: every sentence of new words, with the small words of English between them."""
-    random = np.random.default_rng(seed)
-    letters = np.array(list("abcdefghijklmnopqrstuvwxyz"))
-    small = ["the", "of", "and", "to", "with", "that", "have", "be"]
-    lines = []
-    for _ in range(count):
-        words = ["".join(random.choice(letters, int(random.integers(3, 9)))) for _ in range(9)]
-        words[3], words[6] = random.choice(small), random.choice(small)
-        lines.append(" ".join(words).capitalize() + ".")
-    return "\n".join(lines)
 
 
 def test_the_bytes_are_the_same_for_any_number_of_workers(tmp_path: Path) -> None:

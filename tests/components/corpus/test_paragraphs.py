@@ -5,30 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 
-from storage.artifact import Chain, Input
 from storage.draft import Draft
 from storage.workers import Workers
 from tasks.corpus import dedup
 from tasks.corpus.dedup import DedupConfig, DedupInputs
 from tasks.corpus.duplicates.paragraphs import ParagraphConfig
-from tests.support.corpus.slices import bytes_in, slice_of
+from tests.support.corpus.duplicates import run_on
+from tests.support.corpus.slices import bytes_in, edited_in, slice_of
 
 NOTICE = "This work is licensed to everybody under the same terms as the last one."
-CONFIG = DedupConfig(minhash=None, paragraphs=ParagraphConfig())
-
-
-def run_on(
-    directory: Path, given_: Input, config: DedupConfig = CONFIG, earlier: tuple[Input, ...] = ()
-) -> tuple[Path, dedup.DedupStats]:
-    draft = Draft(directory / "draft")
-    stats = dedup.run(config, DedupInputs(given_, Chain(earlier) if earlier else None), draft)
-    return draft.path, stats
-
-
-def edited_in(path: Path) -> list[dict]:
-    return pq.read_table(path / "edited.parquet").to_pylist()
 
 
 def test_the_bytes_are_the_same_for_any_number_of_workers(tmp_path: Path) -> None:

@@ -6,12 +6,10 @@ import json
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tasks.training import loop
-from tests.support.training.world import World, outputs, run_here
+from tests.support.training.world import World, outputs, run
 
 
 @pytest.fixture
@@ -56,8 +54,3 @@ def test_a_disk_that_is_really_full_is_said_and_costs_nothing_that_was_whole(
     assert main([str(path)]) == 0
     assert f"resumed from step {int(whole[-1][5:])}" in capfd.readouterr().err
     assert outputs(work) == outputs(run(world, tmp_path / "quiet"))
-
-
-def run(world: World, work: Path, **changes: Any) -> Path:
-    assert run_here(world.spec(work, **changes))[0] == loop.DONE
-    return work

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +21,7 @@ from tasks.corpus.filter import FilterConfig, FilterInputs
 from tasks.corpus.ingest import FileDigests, IngestConfig, SourceConfig, plan_slice
 from tasks.corpus.pack import PackConfig, PackingConfig, PackInputs, SourceWeight
 from tasks.corpus.tokenize import TokenizeConfig, TokenizeInputs
+from tests.support.corpus.tokens import tokenizer_input
 
 ALL_COPIES = DedupConfig()
 OPEN = FilterConfig(language="any", gopher=False, c4=False, fineweb=False, pii="off")
@@ -37,20 +36,7 @@ def write_source(path: Path, rows: Sequence[Mapping[str, Any] | bytes]) -> None:
 
 def gpt2(shared_data: Path, directory: Path) -> Input:
     """GPT-2's tokenizer as a part of a base model."""
-    (directory / "export").mkdir(parents=True)
-    source = shared_data / "tokenizers" / "gpt2" / "tokenizer.json"
-    shutil.copy(source, directory / "export" / "tokenizer.json")
-    facts = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<|endoftext|>"}
-    (directory / "export" / "tokenizer_config.json").write_text(json.dumps(facts))
-    digest = hashlib.sha256(source.read_bytes()).hexdigest()
-    return Input(
-        "base",
-        "1" * 64,
-        "tokenizer",
-        digest,
-        directory,
-        ("export/tokenizer.json", "export/tokenizer_config.json"),
-    )
+    return tokenizer_input(directory, shared_data / "tokenizers" / "gpt2" / "tokenizer.json", "<|endoftext|>")
 
 
 @dataclass

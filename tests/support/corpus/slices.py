@@ -63,6 +63,11 @@ def dropped_in(path: Path) -> list[dict]:
     return pq.read_table(path / "dropped.parquet").to_pylist()
 
 
+def edited_in(path: Path) -> list[dict]:
+    """Rows of `edited.parquet`."""
+    return pq.read_table(path / "edited.parquet").to_pylist()
+
+
 def bytes_in(path: Path) -> dict[str, bytes]:
     """Every file of the parts of a draft: what stands outside the scratch space and the shards' records."""
     return {

@@ -7,36 +7,13 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from storage.artifact import Input
 from storage.testing import artifact_of, draft_in
 from tasks.corpus import contamination, decontaminate
 from tasks.corpus.benchmarks.questions import benchmark_inputs
 from tasks.corpus.contamination import CountConfig, CountInputs
 from tasks.corpus.decontaminate import DecontaminateConfig, DecontaminateInputs
+from tests.support.corpus.quiz import LONG, QUESTIONS, SHORT, quiz, two_slices
 from tests.support.corpus.slices import slice_of
-
-LONG = "Which of these rivers, if any, had carried the grain of the northern plains down to the sea?"
-SHORT = "What colour is the flag of Utopia?"
-QUESTIONS = [
-    {"question": LONG, "choices": ["The Styx", "The Po"], "answer": 1},
-    {"question": SHORT, "choices": ["pale green", "red"], "answer": 0},
-    {"question": "Who?", "choices": ["he", "she"], "answer": 0},
-]
-FILLER = "Nothing in this sentence was ever asked of anyone."
-
-
-def quiz(root: Path, rows: list[dict[str, Any]]) -> tuple[dict[str, str], Path]:
-    (root / "benchmarks" / "quiz").mkdir(parents=True, exist_ok=True)
-    file = root / "benchmarks" / "quiz" / "test.jsonl"
-    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (entry,), (path,) = benchmark_inputs(root / "benchmarks", ("quiz",))
-    return entry, path
-
-
-def two_slices(root: Path) -> tuple[Input, Input]:
-    first = slice_of(root / "one", [FILLER, f"{FILLER} {LONG}", f"{SHORT} Pale green."], source="tales")
-    second = slice_of(root / "two", [LONG.upper(), FILLER + " Again.", f"{LONG} {LONG}"], source="letters")
-    return first, second
 
 
 def test_questions_are_counted_once_over_all_slices_and_documents_each(tmp_path: Path) -> None:

@@ -11,33 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from storage.errors import StageFailed
-from storage.testing import draft_in
-from tasks.corpus import decontaminate
-from tasks.corpus.benchmarks.questions import benchmark_inputs
-from tasks.corpus.decontaminate import DecontaminateConfig, DecontaminateInputs
-from tests.support.corpus.slices import dropped_in, slice_of, texts_in
-
-LONG = "Which of these rivers, if any, had carried the grain of the northern plains down to the sea?"
-SHORT = "What colour is the flag of Utopia?"
-QUESTIONS = [
-    {"question": LONG, "choices": ["The Styx", "The Po"], "answer": 1},
-    {"question": SHORT, "choices": ["pale green", "red"], "answer": 0},
-    {"question": "Who?", "choices": ["he", "she"], "answer": 0},
-]
-FILLER = "Nothing in this sentence was ever asked of anyone."
-
-
-def run_on(
-    directory: Path, texts: list[str], rows: list[dict] | None = None, first: bool = False, **config: object
-) -> tuple[Path, decontaminate.DecontaminateStats]:
-    files = directory / "benchmarks"
-    (files / "quiz").mkdir(parents=True, exist_ok=True)
-    (files / "quiz" / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows or QUESTIONS))
-    entries, paths = benchmark_inputs(files, ("quiz",))
-    settings_ = DecontaminateConfig(**{"benchmarks": ("quiz",), "holdout_fraction": 0.1, **config})
-    draft = draft_in(directory)
-    given_ = slice_of(directory / "in", texts)
-    return draft.path, decontaminate.run(settings_, DecontaminateInputs(given_, entries, first, paths), draft)
+from tests.support.corpus.quiz import FILLER, LONG, SHORT, run_on
+from tests.support.corpus.slices import dropped_in, texts_in
 
 
 @pytest.mark.parametrize(

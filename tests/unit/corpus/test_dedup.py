@@ -14,43 +14,20 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from storage.artifact import Chain, Input
-from storage.testing import artifact_of, draft_in
+from storage.testing import artifact_of
 from tasks.corpus import dedup
 from tasks.corpus.dedup import DedupConfig, DedupInputs
 from tasks.corpus.documents import document_ids, read_documents, write_documents
 from tasks.corpus.duplicates import comparison
 from tasks.corpus.duplicates.minhash import MinHashConfig
 from tasks.corpus.shards import read_rows
+from tests.support.corpus.duplicates import family_texts, prose, run_on
 from tests.support.corpus.slices import bytes_in, dropped_in, part_in, slice_of, texts_in
-
-
-def prose(random: np.random.Generator, words: int) -> list[str]:
-    return [letters(n) for n in random.integers(0, 20_000, words)]
-
-
-def letters(number: int) -> str:
-    return "w" + str(number).translate(str.maketrans("0123456789", "abcdefghij"))
-
-
-def changed(random: np.random.Generator, words: list[str], share: float) -> list[str]:
-    return [letters(random.integers(10**6, 10**9)) if random.random() < share else word for word in words]
 
 
 def true_jaccard(a: str, b: str, n: int = 5) -> float:
     sets = [{tuple(words[i : i + n]) for i in range(len(words) - n + 1)} for words in (a.split(), b.split())]
     return len(sets[0] & sets[1]) / max(len(sets[0] | sets[1]), 1)
-
-
-def family_texts(seed: int, families: int = 60) -> list[str]:
-    """Originals and edited copies of many degrees, in a random order."""
-    random = np.random.default_rng(seed)
-    texts = []
-    for _ in range(families):
-        original = prose(random, int(random.integers(60, 300)))
-        texts.append(" ".join(original))
-        for share in random.choice([0.0, 0.004, 0.01, 0.02, 0.04, 0.1], 2):
-            texts.append(" ".join(changed(random, original, share)))
-    return [texts[i] for i in random.permutation(len(texts))]
 
 
 def greedy_by_brute_force(texts: list[str], threshold: float) -> list[bool]:
@@ -61,14 +38,6 @@ def greedy_by_brute_force(texts: list[str], threshold: float) -> list[bool]:
         if fates[-1]:
             kept.append(text)
     return fates
-
-
-def run_on(
-    directory: Path, given: Input, config: DedupConfig | None = None, earlier: tuple[Input, ...] = ()
-) -> tuple[Path, dedup.DedupStats]:
-    draft = draft_in(directory)
-    stats = dedup.run(config or DedupConfig(), DedupInputs(given, Chain(earlier) if earlier else None), draft)
-    return draft.path, stats
 
 
 def test_near_duplicates_are_found_as_brute_force_finds_them(tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ import re
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
 import polars as pl
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -18,25 +17,12 @@ from tasks.corpus.filter import PUBLISHED, FilterConfig, FilterInputs, judge
 from tasks.corpus.rules import gopher_quality as quality
 from tasks.corpus.rules import gopher_repetition as repetition
 from tasks.corpus.rules.rule import TextBatch
+from tests.support.corpus.prose import GOPHER, sentences
 from tests.support.corpus.slices import dropped_in, slice_of, texts_in
 
-GOPHER = FilterConfig(language="any", c4=False, fineweb=False, pii="off")
 NOTHING = GOPHER.model_copy(update={"gopher": False})
 RULES = {rule.name: rule for rule in GOPHER.rules()}
 OPENING = "It was the best of times and it was the worst of times, and that is how they have lived with it."
-
-
-def sentences(count: int, seed: int = 0) -> str:
-    """Prose without repeats: every sentence of new words, with the small words of English between them."""
-    random = np.random.default_rng(seed)
-    letters = np.array(list("abcdefghijklmnopqrstuvwxyz"))
-    small = ["the", "of", "and", "to", "with", "that", "have", "be"]
-    lines = []
-    for _ in range(count):
-        words = ["".join(random.choice(letters, int(random.integers(3, 9)))) for _ in range(9)]
-        words[3], words[6] = random.choice(small), random.choice(small)
-        lines.append(" ".join(words).capitalize() + ".")
-    return "\n".join(lines)
 
 
 GOOD = sentences(30)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import gzip
 import json
 import os
 import shutil
@@ -29,16 +28,9 @@ from tasks.corpus import ingest
 from tasks.corpus.documents import read_documents
 from tasks.corpus.ingest import FileDigests, IngestConfig, SlicePlan, SourceConfig, plan_slice
 from tasks.corpus.reading import ingest_shard, streams
+from tests.support.corpus.sources import config_of, digests, documents, source_of
 
 MEMORY = FileDigests(None)
-
-
-def source_of(*files: str, **over: object) -> SourceConfig:
-    return SourceConfig(**{"name": "books", "role": "domain", "weight": 1.0, "files": files, **over})
-
-
-def config_of(source: SourceConfig, slice_bytes: int | str = 10**9, **over: object) -> IngestConfig:
-    return IngestConfig.of(source, **{"slice_bytes": slice_bytes, "seed": 0, **over})
 
 
 def slices(source: SourceConfig, config: IngestConfig, base: Path, store: Path) -> list[Artifact]:
@@ -50,16 +42,8 @@ def slices(source: SourceConfig, config: IngestConfig, base: Path, store: Path) 
     return made
 
 
-def documents(artifacts: list[Artifact]) -> pa.Table:
-    return pa.concat_tables(read_documents(artifact.part("documents").paths) for artifact in artifacts)
-
-
 def dropped(artifact: Artifact) -> list[dict]:
     return pq.read_table(artifact.part("dropped").only()).to_pylist()
-
-
-def digests(artifact: Artifact) -> dict[str, str]:
-    return {name: part.digest for name, part in artifact.manifest.parts.items()}
 
 
 def conserved(artifact: Artifact) -> bool:
@@ -72,25 +56,6 @@ def conserved(artifact: Artifact) -> bool:
         and stats["documents_dropped"] == len(aside) == sum(stats["dropped_by_reason"].values())
         and stats["bytes_out"] == sum(len(text.encode()) for text in out["text"].to_pylist())
     )
-
-
-@pytest.fixture
-def corpus(tmp_path: Path) -> Path:
-    """Six files of several kinds, 300 documents of about 1,000 bytes, each naming its file and row."""
-    root = tmp_path / "corpus"
-    (root / "deep").mkdir(parents=True)
-    rows = {
-        name: [{"text": f"{name} {row} " + "word " * 200, "row": row} for row in range(50)]
-        for name in ("a", "b", "c", "d", "e", "f")
-    }
-    pq.write_table(pa.Table.from_pylist(rows["a"]), root / "a.parquet", row_group_size=15)
-    pq.write_table(pa.Table.from_pylist(rows["b"]), root / "b.parquet")
-    for name in ("c", "d"):
-        (root / f"{name}.jsonl").write_bytes(b"".join(orjson.dumps(row) + b"\n" for row in rows[name]))
-    packed = gzip.compress(b"\n".join(map(orjson.dumps, rows["e"])))
-    (root / "deep" / "e.jsonl.gz").write_bytes(packed)
-    (root / "deep" / "f.jsonl").write_bytes(b"\n".join(map(orjson.dumps, rows["f"])))
-    return root
 
 
 EVERYTHING = "**/*.[jp]*"

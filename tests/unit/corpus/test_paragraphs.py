@@ -7,32 +7,23 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from storage.artifact import Chain, Input
-from storage.draft import Draft
+from storage.artifact import Input
 from tasks.corpus import dedup
-from tasks.corpus.dedup import DedupConfig, DedupInputs
+from tasks.corpus.dedup import DedupConfig
 from tasks.corpus.documents import document_ids
 from tasks.corpus.duplicates.paragraphs import ParagraphConfig, without_lines
-from tests.support.corpus.slices import bytes_in, dropped_in, part_in, slice_of, texts_in
+from tests.support.corpus.duplicates import run_on
+from tests.support.corpus.slices import bytes_in, dropped_in, edited_in, part_in, slice_of, texts_in
 
 NOTICE = "This work is licensed to everybody under the same terms as the last one."
 MENU = "Home | Products | Services | About the company | Contact"
 NAMES = [f"{own} of tales" for own in document_ids("tales", 0, 9).tolist()]
 CONFIG = DedupConfig(minhash=None, paragraphs=ParagraphConfig())
-
-
-def run_on(
-    directory: Path, given_: Input, config: DedupConfig = CONFIG, earlier: tuple[Input, ...] = ()
-) -> tuple[Path, dedup.DedupStats]:
-    draft = Draft(directory / "draft")
-    stats = dedup.run(config, DedupInputs(given_, Chain(earlier) if earlier else None), draft)
-    return draft.path, stats
 
 
 def chained(
@@ -50,13 +41,9 @@ def chained(
     return paths, made
 
 
-def edited_in(path: Path) -> list[dict]:
-    return pq.read_table(path / "edited.parquet").to_pylist()
-
-
 def test_a_line_stays_where_it_stands_first(tmp_path: Path) -> None:
     texts = [f"{MENU}\nA tale of the sea.\n{NOTICE}", f"{MENU}\nA tale of the land.\n{NOTICE}", "Alone."]
-    path, stats = run_on(tmp_path, slice_of(tmp_path / "in", texts))
+    path, stats = run_on(tmp_path, slice_of(tmp_path / "in", texts), CONFIG)
     assert texts_in(path) == [texts[0], "A tale of the land.", "Alone."]
     removed = len(MENU) + len(NOTICE) + 2
     own = int(document_ids("tales", 0, 3)[1])
@@ -84,13 +71,13 @@ def test_lines_of_an_earlier_slice_are_known(tmp_path: Path) -> None:
     ],
 )
 def test_what_counts_as_the_same_line(tmp_path: Path, line: str, other: str, same: bool) -> None:
-    path, _ = run_on(tmp_path, slice_of(tmp_path / "in", [f"first\n{line}", f"second\n{other}"]))
+    path, _ = run_on(tmp_path, slice_of(tmp_path / "in", [f"first\n{line}", f"second\n{other}"]), CONFIG)
     assert texts_in(path)[1] == ("second" if same else f"second\n{other}")
 
 
 def test_what_a_document_repeats_of_itself_stays(tmp_path: Path) -> None:
     song = f"{NOTICE}\nla la la\n{NOTICE}"
-    path, _ = run_on(tmp_path, slice_of(tmp_path / "in", [song, f"other\n{NOTICE}\n{NOTICE}"]))
+    path, _ = run_on(tmp_path, slice_of(tmp_path / "in", [song, f"other\n{NOTICE}\n{NOTICE}"]), CONFIG)
     assert texts_in(path) == [song, "other"]
 
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from flows.config import parse_config
 from flows.dag.plan import PlanRow, render
 from flows.runs.checks import advice
 from flows.runs.estimate import ASSUMED_MFU, with_estimates
@@ -19,17 +18,9 @@ from tasks.training.device.execution import resolve
 from tasks.training.model import read_config, shape_of
 from tasks.training.read_spec import parse_spec
 from tasks.training.spec import Execution
-from tests.support.training.world import World, llama_config, make_corpus, make_tokenizer
+from tests.support.smollm import config, smollm_home
+from tests.support.training.world import World, make_corpus, make_tokenizer
 
-SMOLLM = {
-    "vocab_size": 49152,
-    "hidden_size": 576,
-    "intermediate_size": 1536,
-    "num_hidden_layers": 30,
-    "num_attention_heads": 9,
-    "num_key_value_heads": 3,
-    "max_position_embeddings": 2048,
-}
 ROWS = [
     PlanRow("base", None, None, None, "to build", "k"),
     PlanRow("train", None, 1, "400M", "open", None, ("waits for pack",)),
@@ -39,22 +30,7 @@ ROWS = [
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("ONWARD_HOME", str(tmp_path))
-    llama_config(**SMOLLM).save_pretrained(tmp_path / "smollm")
-    return tmp_path
-
-
-def config(base: Any = "smollm", **training: Any) -> Any:
-    source = {"name": "text", "role": "domain", "weight": 1.0, "files": ["*.txt"]}
-    given = {"token_budgets": ["400M"], "batch_tokens": 524288, "precision": "bf16", **training}
-    raw = {
-        "name": "test",
-        "corpus": {"sources": [source]},
-        "model": {"base": base},
-        "packing": {"sequence_length": 2048},
-        "training": given,
-    }
-    return parse_config(raw)
+    return smollm_home(tmp_path, monkeypatch)
 
 
 def told(run: Any, **target: Any) -> list[dict[str, Any]]:

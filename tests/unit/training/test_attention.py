@@ -24,18 +24,11 @@ from tasks.training import attention
 from tasks.training.attention import RowDocuments, packed_attention
 from tasks.training.model import LanguageModel, load_model, read_config
 from tasks.training.read_spec import parse_spec
-from tasks.training.spec import Identity
 from tests.support.training.families import FAMILIES, SMALL
+from tests.support.training.packed import load, random_row
 from tests.support.training.world import VOCABULARY, World, save_model
 
 LENGTHS = (11, 3, 1, 20, 7)
-
-
-def load(world: World, path: Path, compiled: bool = False, **identity: Any) -> LanguageModel:
-    made = {f"identity__{name}": value for name, value in identity.items()}
-    wanted: Identity = parse_spec(world.spec(path, **made)).identity
-    execution = {"device": "cpu", "gradient_checkpointing": "none", "compile": compiled}
-    return load_model(path, read_config(path, wanted), wanted, execution)
 
 
 def logits(model: LanguageModel, ids: torch.Tensor, lengths: tuple[int, ...]) -> torch.Tensor:
@@ -58,17 +51,6 @@ def test_a_packed_document_is_as_if_alone(world: World, tmp_path: Path, family: 
     assert float((packed - joined)[LENGTHS[0] :].abs().max()) > 1e-2 * float(alone.abs().max())
 
 
-def random_row(seed: int, tokens: int, longest: int) -> tuple[torch.Tensor, torch.Tensor, tuple[int, ...]]:
-    """(ids, positions, lengths) of documents of random lengths that fill a row."""
-    random = torch.Generator().manual_seed(seed)
-    lengths: list[int] = []
-    while sum(lengths) < tokens:
-        drawn = int(torch.randint(1, longest + 1, (), generator=random))
-        lengths.append(min(drawn, tokens - sum(lengths)))
-    ids = torch.randint(VOCABULARY, (tokens,), generator=random)
-    return ids, torch.cat([torch.arange(length) for length in lengths]), tuple(lengths)
-
-
 @pytest.mark.parametrize("family", FAMILIES)
 def test_in_a_row_of_fixed_size_a_document_is_as_if_alone(world: World, tmp_path: Path, family: str) -> None:
     save_model(FAMILIES[family](), tmp_path, spread=6.0)
@@ -80,21 +62,6 @@ def test_in_a_row_of_fixed_size_a_document_is_as_if_alone(world: World, tmp_path
         plain = AutoModelForCausalLM.from_pretrained(tmp_path).eval()
         alone = torch.cat([plain(part[None]).logits[0] for part in ids.split(list(lengths))])
     torch.testing.assert_close(packed, alone, rtol=1e-5, atol=1e-5 * float(alone.abs().max()))
-
-
-def gradients(model: LanguageModel, seed: int, fixed: bool) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    ids, positions, lengths = random_row(seed, 96, 48)
-    packing = (
-        RowDocuments.of_fixed_size(lengths, 96, 48)
-        if fixed
-        else RowDocuments.of(lengths, torch.device("cpu"))
-    )
-    with model.autocast():
-        losses = model.losses(model.hidden(ids[None], positions[None], packing), ids.roll(-1))
-    losses.sum().backward()
-    found = {name: parameter.grad for name, parameter in model.whole.named_parameters()}
-    model.whole.zero_grad()
-    return losses.detach(), found
 
 
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])

@@ -28,15 +28,10 @@ from tests.support.training.world import (
     journal_steps,
     llama_config,
     outputs,
+    run,
     run_here,
     save_model,
 )
-
-
-def run(world: World, work: Path, **changes: Any) -> Path:
-    code, _ = run_here(world.spec(work, **changes))
-    assert code == loop.DONE
-    return work
 
 
 def weights(work: Path, part: str = "trunk") -> dict[str, torch.Tensor]:

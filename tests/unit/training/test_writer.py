@@ -16,7 +16,7 @@ from tasks.training import loop
 from tasks.training.read_spec import parse_spec
 from tasks.training.state import checkpoint as checkpoints
 from tasks.training.state.writer import Writer
-from tests.support.training.world import World, journal_steps, outputs, run_here
+from tests.support.training.world import World, journal_steps, outputs, run
 
 
 class Gate:
@@ -148,8 +148,3 @@ def test_a_failure_that_comes_with_another_is_said(
     with pytest.raises(KeyboardInterrupt):
         loop.train(spec, lambda: bool((answer := next(asked)) and answer()), said.append)
     assert any("the last checkpoint could not be written" in line for line in said)
-
-
-def run(world: World, work: Path, **changes: Any) -> Path:
-    assert run_here(world.spec(work, **changes))[0] == loop.DONE
-    return work
