@@ -135,10 +135,14 @@ def test_a_write_that_fails_ends_training_at_the_next_step(
 def test_a_failure_that_comes_with_another_is_said(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    interrupted = threading.Event()
+
     def full(*_: Any) -> None:
+        assert interrupted.wait(60), "the write fails while the loop is being left, not before"
         raise OSError(28, "No space left on device")
 
     def stop() -> bool:
+        interrupted.set()
         raise KeyboardInterrupt
 
     said: list[str] = []
