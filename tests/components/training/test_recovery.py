@@ -128,7 +128,7 @@ def test_ten_in_a_row_end_it_with_the_reason(tmp_path: Path) -> None:
     spec = world.spec(tmp_path / "work", **CHANGES)
     for _ in range(2):
         with pytest.raises(
-            StageFailed, match=r"5 steps in a row, the last one 13 .*gone back.* 1 time .*sequences 16"
+            StageFailed, match=r"5 steps in a row, the last one 13 .*gone back.* 1 time .*sequence 16 on"
         ):
             run_here(spec)
     assert not (tmp_path / "work" / "result.json").exists()
