@@ -16,6 +16,7 @@ from storage.errors import OnwardError
 from storage.runs import references
 from storage.store import Store
 
+_DROPPED = "dropped.parquet"
 _SCHEMAS = {
     "artifacts": pa.schema(
         [
@@ -116,7 +117,8 @@ class Catalog:
         return self.sql("select * from dropped where id = ?", [document])
 
     def _dropped_view(self) -> None:
-        paths = [str(path) for path in sorted(self.store.root.glob("[!.]*/[!.]*/dropped.parquet"))]
+        rows = self.sql("select path from artifacts order by path")
+        paths = [str(path) for row in rows if (path := self.store.root / row["path"] / _DROPPED).is_file()]
         if paths:
             listed = ", ".join("'" + path.replace("'", "''") + "'" for path in paths)
             self.connection.execute(

@@ -5,6 +5,7 @@ Each change rewrites `<store>/runs/<run>.json` as a whole. `<run>` is the config
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shutil
@@ -18,6 +19,10 @@ from storage.atomic import make_writable, write_bytes
 from storage.errors import OnwardError
 from storage.lock import Lock
 from storage.store import Store
+from storage.store_places import WORK
+
+_BESIDE = re.compile(r"(\.force)?(\.gone-[0-9a-f]+)?$")
+_TRASHED = re.compile(rf"(\.work-)?{WORK.pattern}(\.force)?(\.gone-[0-9a-f]+)?")
 
 
 @dataclass(frozen=True)
@@ -163,16 +168,21 @@ def collect_garbage(
 
 def _unneeded(store: Store, roots: Iterable[str]) -> list[Artifact]:
     needed = reachable(store, roots)
-    return [artifact for artifact in store.artifacts() if artifact.key not in needed]
+    return [
+        artifact for artifact in store.artifacts() if artifact.key not in needed and _is_own(artifact.path)
+    ]
+
+
+def _is_own(path: Path) -> bool:
+    """Whether a directory lies in the store itself: what a link leads to may be another store's."""
+    return not path.is_symlink() and not path.parent.is_symlink()
 
 
 def _abandoned(path: Path) -> bool:
     """Whether no process holds a work directory. An orphan of a killed run may still be writing its checkpoint there."""
-    if not path.is_dir():
+    name = _BESIDE.sub("", path.name)  # beside it, or what it had begun again without
+    if not WORK.fullmatch(name) or not path.is_dir() or not _is_own(path):
         return False
-    name = re.sub(
-        r"(\.force)?(\.gone-[0-9a-f]+)?$", "", path.name
-    )  # beside it, or what it had begun again without
     lock = Lock(path.with_name(f"{name}.lock"))
     free = lock.try_acquire()
     lock.release()
@@ -181,12 +191,23 @@ def _abandoned(path: Path) -> bool:
 
 def _remove(trash: Path, paths: list[Path]) -> None:
     """Move everything aside first, then delete. A killed collection then leaves nothing that looks like an artifact."""
-    if trash.exists():  # of a collection that was killed: its names may come again
-        make_writable(trash)
-        shutil.rmtree(trash)
-    trash.mkdir()
+    if trash.is_symlink():
+        raise OnwardError(
+            f"{trash} is a link to {trash.resolve()}: nothing was collected; remove the link first"
+        )
+    _empty(trash)  # of a collection that was killed: its names may come again
+    trash.mkdir(exist_ok=True)
     for path in paths:
         make_writable(path)
         path.rename(trash / f"{path.parent.name}-{path.name}")
-    make_writable(trash)
-    shutil.rmtree(trash)
+    _empty(trash)
+
+
+def _empty(trash: Path) -> None:
+    """Delete what a collection moved there, and nothing else that may lie in a directory of this name."""
+    for path in list(trash.iterdir()) if trash.is_dir() else ():
+        if _TRASHED.fullmatch(path.name) and path.is_dir() and not path.is_symlink():
+            make_writable(path)
+            shutil.rmtree(path)
+    with contextlib.suppress(OSError):  # not there, or something else in it
+        trash.rmdir()

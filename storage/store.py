@@ -9,12 +9,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import shutil
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,6 +28,7 @@ from storage.lock import Lock
 from storage.manifest import NAME, Manifest, digest_problems, read_manifest, size_problems
 from storage.provenance import provenance
 from storage.settings import Section, identity_of
+from storage.store_places import PLACE
 from storage.workers import Workers
 
 
@@ -155,19 +157,38 @@ class Store:
 
     def artifacts(self, stage: str = "[!.]*") -> Iterator[Artifact]:
         """All committed artifacts (of one stage) with a readable manifest, by stage and key."""
-        for manifest in sorted(self.root.glob(f"{stage}/[!.]*/{NAME}")):
-            try:
-                yield Artifact(manifest.parent, read_manifest(manifest.parent))
-            except DamagedArtifact:
-                continue
+        for manifest in sorted(self.root.glob(f"{stage}/[0-9a-f]*/{NAME}")):
+            with contextlib.suppress(DamagedArtifact):
+                yield self.read(manifest.parent)
 
-    def unreadable(self) -> list[Path]:
-        """Directories in the place of an artifact, but without a readable manifest."""
-        known = {artifact.path for artifact in self.artifacts()}
-        places = (
-            path for path in self.root.glob("[!.]*/[!.]*") if path.is_dir() and path.parent.name != "runs"
-        )
-        return sorted(path for path in places if path not in known)
+    def read(self, path: Path) -> Artifact:
+        """The artifact in a directory of this store. Raises DamagedArtifact if its manifest is not whole, or of another."""
+        manifest = read_manifest(path)
+        if (manifest.stage, manifest.key[:16]) != (path.parent.name, path.name):
+            raise DamagedArtifact(
+                f"{path / NAME} is the manifest of {manifest.stage}/{manifest.key[:16]}, which lies elsewhere"
+            )
+        return Artifact(path, manifest)
+
+    def places(self, stages: Iterable[str]) -> Iterator[Path]:
+        """Directories of this store that artifacts of these stages lie in, by their names alone. No link is followed."""
+        for stage in stages:
+            directory = self.root / stage
+            if directory.is_symlink() or not directory.is_dir():
+                continue
+            for path in sorted(directory.iterdir()):
+                if PLACE.fullmatch(path.name) and path.is_dir() and not path.is_symlink():
+                    yield path
+
+    def unreadable(self, stages: Iterable[str] | None = None) -> list[Path]:
+        """Directories in the place of an artifact (of these stages, or of any), but without a readable manifest."""
+        found = []
+        for path in self.places(_stages(self.root) if stages is None else stages):
+            try:
+                self.read(path)
+            except DamagedArtifact:
+                found.append(path)
+        return sorted(found)
 
     def verify(self, artifact: Artifact) -> list[str]:
         """The problems with the artifact's bytes. Reads every byte; empty if the artifact is sound."""
@@ -272,8 +293,19 @@ class Store:
         )
 
 
+def _stages(root: Path) -> list[str]:
+    return (
+        sorted(path.name for path in root.iterdir() if not path.name.startswith(".")) if root.is_dir() else []
+    )
+
+
 def set_aside(path: Path) -> Path:
-    """Rename an artifact's directory to `.damaged-<name>-<number>` beside it."""
+    """Rename an artifact's directory to `.damaged-<name>-<number>` beside it. Raises OnwardError if that is elsewhere."""
+    if path.parent.is_symlink():
+        raise OnwardError(
+            f"{path} is damaged, but {path.parent} is a link to {path.parent.resolve()}: nothing outside the store is "
+            "moved. Move it away there by hand; the next run makes it again"
+        )
     number = 1
     while (target := path.with_name(f".damaged-{path.name}-{number}")).exists():
         number += 1

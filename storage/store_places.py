@@ -1,22 +1,76 @@
-"""Which directories are stores, and which stores a project has. Light to import, because the command line uses it."""
+"""Which directories are stores, and which stores a project has. Light to import, because the command line uses it.
+
+A directory is a store by what only a store has, never by its name or depth: commands that move or remove files trust it.
+"""
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from storage.errors import ConfigError
-from storage.manifest import NAME
 from storage.paths import home
 
 _DEFAULT = "store"
+_MANIFEST = "manifest.json"
+PLACE = re.compile(r"[0-9a-f]{16}")
+"""The name of an artifact's directory: the beginning of its key."""
+WORK = re.compile(r"[a-z0-9][a-z0-9_-]*-[0-9a-f]{16}")
+"""The name of a work directory: the stage, and the beginning of the key."""
+_KEY = re.compile(r"[0-9a-f]{64}")
+_OWN = frozenset({".lock", ".work", ".tracking", ".cache", ".digests", "runs"})
+"""What a store has before anything is made in it."""
 
 
 def is_store(path: Path) -> bool:
     """Whether a directory holds an artifact, a run record, or the work of a run that has not finished anything yet."""
-    patterns = (f"[!.]*/[!.]*/{NAME}", "runs/[!.]*.json", ".work/*.lock")
-    return path.is_dir() and any(next(path.glob(pattern), None) is not None for pattern in patterns)
+    try:
+        if not path.is_dir():
+            return False
+        return (
+            any(_is_artifact(one) for one in path.glob(f"[!.]*/[0-9a-f]*/{_MANIFEST}"))
+            or any(_is_record(one) for one in path.glob("runs/[!.]*.json"))
+            or any(WORK.fullmatch(one.stem) and one.is_file() for one in path.glob(".work/*.lock"))
+            or _is_fresh(path)
+        )
+    except (OSError, ValueError):  # not to be read, or no name of a file
+        return False
+
+
+def _is_artifact(manifest: Path) -> bool:
+    """Whether a manifest is one of ours, in the place that it names."""
+    raw = _mapping(manifest)
+    stage, key = manifest.parts[-3], manifest.parts[-2]
+    named = str(raw.get("key"))
+    return bool(
+        PLACE.fullmatch(key)
+        and _KEY.fullmatch(named)
+        and named.startswith(key)
+        and raw.get("stage") == stage
+        and isinstance(raw.get("parts"), dict)
+    )
+
+
+def _is_record(path: Path) -> bool:
+    raw = _mapping(path)
+    return raw.get("run") == path.stem and isinstance(raw.get("artifacts"), list)
+
+
+def _is_fresh(path: Path) -> bool:
+    """Whether it is what a run makes first: a lock that is an empty file, and nothing that is not the store's."""
+    lock = path / ".lock"
+    return lock.is_file() and lock.stat().st_size == 0 and {one.name for one in path.iterdir()} <= _OWN
+
+
+def _mapping(path: Path) -> dict[str, Any]:
+    try:
+        raw = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return raw if isinstance(raw, dict) else {}
 
 
 def stores_of_home(root: Path) -> list[Path]:
@@ -36,7 +90,9 @@ def store_of_config(path: Path) -> Path:
     raw = _read(path)
     if not isinstance(raw, dict):
         raise ConfigError(f"{path} is not a configuration: it holds no mapping of keys to values")
-    return home() / str(raw.get("store", _DEFAULT))
+    if not (named := raw.get("store", _DEFAULT)):
+        raise ConfigError(f"{path}: store is empty; name the directory of the store")
+    return home() / str(named)
 
 
 def _named_by(path: Path) -> Path | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from functools import partial
 from pathlib import Path
@@ -98,28 +99,31 @@ def compare(
 def verify(
     store: StoreOption = None,
     config: ConfigOption = None,
+    repair: Annotated[
+        bool,
+        typer.Option("--repair", help="set what is damaged aside, so that the next run makes it again"),
+    ] = False,
 ) -> None:
-    """Read every byte of every artifact. What is damaged is set aside, and made again by the next run."""
-    from storage.lock import Lock
-    from storage.store import Store, set_aside
+    """Read every byte of every artifact, and say what is damaged. Nothing is moved without --repair."""
+    from flows.inspect.verify import verify as verified
+    from storage.store import Store
 
     opened = Store(chosen_store(store, config))
-    problems = {path: ["its manifest cannot be read"] for path in opened.unreadable()}
-    count = 0
-    for artifact in opened.artifacts():
-        count += 1
-        if found := opened.verify(artifact):
-            problems[artifact.path] = found
-    for path, found in problems.items():
-        with Lock(opened.root / ".work" / f"{path.parent.name}-{path.name}.lock"):
-            aside = set_aside(path)
-        for problem in found:
-            sys.stdout.write(f"{path.relative_to(opened.root)}: {problem}\n")
+    found = verified(opened, repair=repair)
+    for name, problems in found.damaged.items():
+        for problem in problems:
+            sys.stdout.write(f"{name}: {problem}\n")
+        if name in found.aside:
+            sys.stdout.write(f"{name}: set aside as {found.aside[name]}; the next run makes it again\n")
+    sys.stdout.write(f"{found.read} artifacts read, {len(found.damaged)} damaged\n")
+    if repair and len(found.damaged) > len(found.aside):
+        sys.stdout.write("Not moved: what another process is making now; once it has ended, repair again\n")
+    elif found.damaged and not repair:
         sys.stdout.write(
-            f"{path.relative_to(opened.root)}: set aside as {aside.name}; the next run makes it again\n"
+            "Nothing was moved. To set aside what is damaged, so that the next run makes it again: "
+            f"onward verify --store {shlex.quote(completion.from_here(opened.root))} --repair\n"
         )
-    sys.stdout.write(f"{count} artifacts read, {len(problems)} damaged\n")
-    raise typer.Exit(1 if problems else 0)
+    raise typer.Exit(1 if found.damaged else 0)
 
 
 def gc(

@@ -10,10 +10,10 @@ from pathlib import Path
 from flows.lineage.graph import Registered, find_artifact
 from storage.artifact import Artifact
 from storage.errors import OnwardError
-from storage.manifest import NAME, read_manifest
 from storage.paths import mlflow_database
 from storage.secrets import without_secrets
 from storage.store import Store
+from storage.store_places import PLACE, is_store
 from tasks import stages
 
 _VERSION = re.compile(r"([^/:@]+)/([0-9]+)")
@@ -38,7 +38,7 @@ def resolve(
     if match and match[1] not in stages.NAMES:
         return _registered(given, match[1], None, match[2], store, mlflow)
     store = store if isinstance(store, Path) else store()
-    if not store.is_dir():
+    if not is_store(store):
         raise OnwardError(f"there is no store at {store}; name it with --store")
     opened = Store(store)
     return opened, find_artifact(opened, given), None
@@ -53,8 +53,9 @@ def _at(given: str) -> tuple[Store, Artifact] | None:
     except (OSError, ValueError):  # too long for a file name, or not a valid one
         return None
     for directory in (path.resolve(), *path.resolve().parents):
-        if (directory / NAME).is_file():
-            return Store(directory.parents[1]), Artifact(directory, read_manifest(directory))
+        if PLACE.fullmatch(directory.name) and is_store(store := directory.parents[1]):
+            opened = Store(store)
+            return opened, opened.read(directory)
     return None
 
 
@@ -96,7 +97,7 @@ def _registered(
     places += [Path(tags["store"])] if "store" in tags else []
     for place in places:
         opened = Store(place)
-        artifact = opened.lookup(tags["stage"], tags["stage_key"]) if place.is_dir() else None
+        artifact = opened.lookup(tags["stage"], tags["stage_key"]) if is_store(place) else None
         if artifact is not None:
             return opened, artifact, known
     looked = " nor in ".join(map(str, places)) or "a store that it names"

@@ -257,7 +257,7 @@ def test_rotten_bytes_are_set_aside_by_verify_and_made_again(tmp_path):
     data = bytearray(victim.read_bytes())
     data[len(data) // 2] ^= 1
     victim.write_bytes(data)
-    answer = onward(tmp_path, "verify", "--store", tmp_path / "store")
+    answer = onward(tmp_path, "verify", "--store", tmp_path / "store", "--repair")
     assert answer.returncode == 1 and "other bytes" in answer.stdout and "set aside" in answer.stdout
     again = run_json(tmp_path, config, "--until", "filter", "--slices", 1)
     assert [stage["state"] for stage in again["stages"]] == ["cached", "built", "cached"]

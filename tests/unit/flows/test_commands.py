@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from pathlib import Path
 
@@ -19,10 +20,11 @@ def make_store(path: Path, run: str | None = None, model: str | None = None) -> 
     """A directory that looks as a store does: with a run record, or with an artifact."""
     if run is not None:
         (path / "runs").mkdir(parents=True)
-        (path / "runs" / f"{run}.json").write_text("{}")
+        (path / "runs" / f"{run}.json").write_text(json.dumps({"run": run, "artifacts": []}))
     if model is not None:
-        (path / "decay" / model).mkdir(parents=True)
-        (path / "decay" / model / "manifest.json").write_text("{}")
+        (path / "decay" / model[:16]).mkdir(parents=True)
+        manifest = {"stage": "decay", "key": model[:16] * 4, "parts": {}}
+        (path / "decay" / model[:16] / "manifest.json").write_text(json.dumps(manifest))
     return path
 
 
@@ -45,6 +47,50 @@ def test_a_store_holds_artifacts_runs_or_work(home):
     (home / "text" / "notes.json").touch()
     assert not is_store(home / "text")
     assert not is_store(home / "absent")
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {},
+        {"photos/0123456789abcdef/manifest.json": "{}"},
+        {"extensions/abcdefabcdefabcd/manifest.json": '{"name": "a browser\'s", "version": "1"}'},
+        {
+            "store/filter/0123456789abcdef/manifest.json": json.dumps(
+                {"stage": "filter", "key": "0123456789abcdef" * 4, "parts": {}}
+            )
+        },
+        {
+            "other/0123456789abcdef/manifest.json": json.dumps(
+                {"stage": "filter", "key": "0123456789abcdef" * 4, "parts": {}}
+            )
+        },
+        {"runs/wandb.json": '{"run": "another"}', "train/notes/a.txt": ""},
+        {".lock": "", "photos/2024/a.jpg": ""},
+        {".lock": "4711", ".work/x": ""},
+        {".work/demo.lock": "", ".work/backup-2024.lock": ""},
+    ],
+)
+def test_what_only_looks_like_a_store_is_none(home, files):
+    for name, content in files.items():
+        (home / "place" / name).parent.mkdir(parents=True, exist_ok=True)
+        (home / "place" / name).write_text(content)
+    (home / "place").mkdir(exist_ok=True)
+    assert not is_store(home / "place")
+    with pytest.raises(OnwardError, match="there is no store at"):
+        chosen_store(home / "place")
+
+
+def test_a_store_in_which_nothing_is_made_yet_is_one(home):
+    (home / "store" / "runs").mkdir(parents=True)
+    (home / "store" / ".lock").touch()
+    assert is_store(home / "store")
+
+
+def test_an_empty_name_of_a_store_is_refused(home):
+    (home / "run.yaml").write_text("store: ''\n")
+    with pytest.raises(ConfigError, match="store is empty"):
+        chosen_store(None, Path("run.yaml"))
 
 
 def test_the_only_store_is_taken_and_said(home, capsys):
