@@ -29,7 +29,7 @@ from tasks.corpus.shards import Selection, document_shards, texts_of, write_sele
 
 STAGE = "decontaminate"
 VERSION = 3
-COMPONENTS = {"questions": 1, "holdout": 1}
+COMPONENTS = {"questions": 2, "holdout": 1}
 """Versions of how benchmark questions are found, and of how documents are held out."""
 REASON = "benchmark_overlap"
 

@@ -1,14 +1,14 @@
 """An index of benchmark questions by word n-grams, and the search for documents that contain them.
 
-A word is a lower-cased run of letters, digits and marks. A question of `ngram` words or more is found by any of its
-n-grams. A shorter question is only found as one run together with its correct answer: the first `ngram` words of the
-run count, and it needs at least eight. If hashes are equal, the words themselves are compared.
+A word is a run of letters and digits, in one spelling (spelling.py). A question of `ngram` words or more is found by
+any of its n-grams. A shorter question is only found as one run together with its correct answer or its choices: the
+first `ngram` words of the run count, and it needs at least eight. If hashes are equal, the words themselves are compared.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from storage.errors import StageFailed
 from tasks.corpus.benchmarks.questions import Question, read_questions
+from tasks.corpus.benchmarks.spelling import joined_words, plain_words
 from tasks.corpus.words import Words, batches, inside, ngram_hashes, split_words
 
 HEAD_WORDS = 8
@@ -27,11 +28,6 @@ HEAD_WORDS = 8
 _TABLE_BITS = 24
 _TABLE_SHIFT = np.uint64(64 - _TABLE_BITS)
 _TABLE_MASK = np.uint64((1 << _TABLE_BITS) - 1)
-
-
-def plain_words(texts: pl.Series) -> pl.Series:
-    """The texts in lower case, with a space for every run of characters other than letters, digits and marks."""
-    return texts.str.to_lowercase().str.replace_all(r"[^\p{L}\p{N}\p{M}]+", " ")
 
 
 @dataclass(frozen=True)
@@ -155,7 +151,7 @@ def build_index(files: tuple[tuple[str, Path], ...], ngram: int, partly: bool = 
 
 def _wordings(question: Question) -> list[tuple[str, str]]:
     listed = [("alone", text) for text in question.texts]
-    return listed + [("answered", text) for text in question.answered]
+    return listed + [("answered", text) for text in (*question.answered, *question.printed)]
 
 
 def _assemble(
@@ -168,7 +164,9 @@ def _assemble(
     ngram: int,
 ) -> Index:
     head = min(HEAD_WORDS, ngram)
-    normalised = plain_words(pl.Series(wordings, dtype=pl.String)).str.strip_chars()
+    normalised = (
+        plain_words(pl.Series(wordings, dtype=pl.String)).str.replace_all(" +", " ").str.strip_chars()
+    )
     words, plain = split_words(normalised), normalised.to_list()
     counts = np.diff(words.first)
     owner = np.array(owners, np.int64)
@@ -229,24 +227,41 @@ def _runs(words: Words, chosen: np.ndarray, head: int, ngram: int) -> Entries:
 
 def find_matches(texts: pl.Series, index: Index) -> list[Match]:
     """Every place in the texts that contains an indexed run, ordered by text and place. The words themselves are
-    compared."""
+    compared.
+
+    A text with words that are hyphenated at line ends is searched twice. Of the second search, in which these words are
+    joined, the questions count that the first one did not find.
+    """
     matches: list[Match] = []
     for offset, some in batches(texts):
-        words = split_words(plain_words(some))
-        for entries in index.entries:
-            if not len(entries.heads):
-                continue
-            positions, found = entries.find(words)
-            owners = np.searchsorted(words.first, positions, side="right") - 1
-            for text, position, entry in zip(owners, positions, found, strict=True):  # few
-                length = int(entries.lengths[entry])
-                wording = int(entries.wordings[entry])
-                run = words.text(int(position), int(position) + length)
-                place = int(entries.places[entry])
-                if run == " ".join(index.wordings[wording].split(" ")[place : place + length]):
-                    begin = int(position - words.first[text])
-                    matches.append(Match(offset + int(text), begin, run, int(index.question_of[wording])))
+        found = _matches(plain_words(some), index)
+        known = {(match.text, match.question) for match in found}
+        places, joined = joined_words(some)
+        for match in _matches(joined, index):
+            text = int(places[match.text])
+            if (text, match.question) not in known:
+                found.append(replace(match, text=text))
+        matches += [replace(match, text=offset + match.text) for match in found]
     return sorted(matches, key=lambda match: (match.text, match.position, match.question, match.words))
+
+
+def _matches(plain: pl.Series, index: Index) -> list[Match]:
+    matches: list[Match] = []
+    words = split_words(plain)
+    for entries in index.entries:
+        if not len(entries.heads):
+            continue
+        positions, found = entries.find(words)
+        owners = np.searchsorted(words.first, positions, side="right") - 1
+        for text, position, entry in zip(owners, positions, found, strict=True):  # few
+            length = int(entries.lengths[entry])
+            wording = int(entries.wordings[entry])
+            run = words.text(int(position), int(position) + length)
+            place = int(entries.places[entry])
+            if run == " ".join(index.wordings[wording].split(" ")[place : place + length]):
+                begin = int(position - words.first[text])
+                matches.append(Match(int(text), begin, run, int(index.question_of[wording])))
+    return matches
 
 
 def save_index(index: Index, directory: Path) -> None:

@@ -27,6 +27,7 @@ _VALIDATION_SCORED = frozenset(
 )  # the harness scores their validation split: the test labels are not public
 _SUFFIXES = (".jsonl", ".jsonl.gz")
 
+_LETTERS = "abcdefghijkl"
 _MARK = re.compile(r"\[.*?\]")
 _WORD = re.compile(r"[^\W_]")
 
@@ -38,12 +39,14 @@ class Question:
     """One question.
 
     texts: what is searched for if it is long enough; the question itself comes first. answered: the question with its
-    correct answer directly after (or in) it. It is searched for instead, if the question itself is too short.
+    correct answer directly after (or in) it. printed: the question as tests print it, with its choices or a line that
+    tells the answer. These are searched for instead, if the question itself is too short.
     """
 
     row: int
     texts: tuple[str, ...]
     answered: tuple[str, ...] = ()
+    printed: tuple[str, ...] = ()
 
 
 def benchmark_inputs(
@@ -112,13 +115,37 @@ def _rows(benchmark: str, path: Path) -> Iterator[tuple[int, Row]]:
             row += 1
 
 
-def _with_answer(row: int, question: str, answer: str) -> Question:
-    return Question(row, (question,), (f"{question} {answer}",) if _WORD.search(answer) else ())
+def _with_answer(row: int, question: str, answer: str, choices: Sequence[str] = ()) -> Question:
+    known = bool(_WORD.search(answer))
+    return Question(
+        row,
+        (question,),
+        (f"{question} {answer}",) if known else (),
+        _printed(question, answer, choices, known),
+    )
+
+
+def _printed(question: str, answer: str, choices: Sequence[str], known: bool) -> tuple[str, ...]:
+    """The question before its choices (plain, numbered or lettered; the first two suffice where they are long enough) and
+    before the line with its answer."""
+    forms: list[str] = []
+    for shown in (choices[:2], choices) if len(choices) > 1 else ():
+        numbered = " ".join(f"{number} {choice}" for number, choice in enumerate(shown, 1))
+        lettered = " ".join(f"{letter} {choice}" for letter, choice in zip(_LETTERS, shown, strict=False))
+        listed = (" ".join(shown), numbered, lettered)
+        forms += [f"{question} {word} {those}" for word in ("", "choices", "options") for those in listed]
+    if known:
+        forms += [
+            f"{question} {words} {answer}" for words in ("answer", "a", "the answer is", "correct answer")
+        ]
+        if answer in choices and choices.index(answer) < len(_LETTERS):
+            forms.append(f"{question} answer {_LETTERS[choices.index(answer)]} {answer}")
+    return tuple(dict.fromkeys(forms))
 
 
 def _hellaswag(row: int, fields: Row) -> Question:
     endings = [_without_marks(ending) for ending in fields["endings"]]
-    return _with_answer(row, _without_marks(fields["ctx"]), _pick(endings, fields.get("label")))
+    return _with_answer(row, _without_marks(fields["ctx"]), _pick(endings, fields.get("label")), endings)
 
 
 def _without_marks(text: str) -> str:
@@ -128,7 +155,8 @@ def _without_marks(text: str) -> str:
 
 
 def _piqa(row: int, fields: Row) -> Question:
-    return _with_answer(row, fields["goal"], _pick([fields["sol1"], fields["sol2"]], fields.get("label")))
+    solutions = [str(fields["sol1"]), str(fields["sol2"])]
+    return _with_answer(row, fields["goal"], _pick(solutions, fields.get("label")), solutions)
 
 
 def _winogrande(row: int, fields: Row) -> Question:
@@ -142,7 +170,8 @@ def _social_iqa(row: int, fields: Row) -> Question:
     answers = [fields["answerA"], fields.get("answerB", ""), fields.get("answerC", "")]
     label = str(fields.get("label", ""))
     answer = answers[int(label) - 1] if label in ("1", "2", "3") else ""
-    return _with_answer(row, f"{fields['context']} {fields['question']}", answer)
+    shown = [str(choice) for choice in answers if choice]
+    return _with_answer(row, f"{fields['context']} {fields['question']}", answer, shown)
 
 
 def _sciq(row: int, fields: Row) -> Question:
@@ -152,18 +181,20 @@ def _sciq(row: int, fields: Row) -> Question:
 def _boolq(row: int, fields: Row) -> Question:
     answer = fields.get("answer", fields.get("label"))
     asked = _with_answer(row, fields["question"], "" if answer is None else "yes" if answer else "no")
-    return Question(row, (fields["question"], fields["passage"]), asked.answered)
+    return Question(row, (fields["question"], fields["passage"]), asked.answered, asked.printed)
 
 
 def _labelled(row: int, fields: Row) -> Question:
     question = str(fields.get("question_stem", fields.get("question", "")))
     choices = fields["choices"]
-    right = dict(zip(choices["label"], choices["text"], strict=False)).get(fields["answerKey"], "")
-    return _with_answer(row, question, right)
+    shown = [str(choice) for choice in choices["text"]]
+    right = dict(zip(choices["label"], shown, strict=False)).get(fields["answerKey"], "")
+    return _with_answer(row, question, right, shown)
 
 
 def _listed(row: int, fields: Row) -> Question:
-    return _with_answer(row, fields["question"], _pick(fields["choices"], fields["answer"]))
+    shown = [str(choice) for choice in fields["choices"]]
+    return _with_answer(row, fields["question"], _pick(fields["choices"], fields["answer"]), shown)
 
 
 def _pick(choices: Sequence[Any], label: Any) -> str:
