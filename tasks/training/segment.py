@@ -112,8 +112,10 @@ def open_segment(spec: Spec, say: Say, processes: Processes) -> Segment:
     config = read_config(paths.start, identity)
     shape = shape_of(config)
     resolved = executions.resolve(spec.execution, shape, identity, processes, count=counter(config, identity))
+    found = _found(spec, say, processes)
     if processes.first:
-        resolved = executions.settle(work / "execution.json", resolved, spec.execution, say)
+        path = work / "execution.json"
+        resolved = executions.settle(path, resolved, spec.execution, say, begun=found is not None)
     resolved = processes.tell(resolved)
     own = {**resolved, "device": processes.device(resolved["device"])}
     executions.apply(own)
@@ -121,7 +123,6 @@ def open_segment(spec: Spec, say: Say, processes: Processes) -> Segment:
     corpus = _open_corpus(spec, model, processes)
     optimizer = make_optimizer(model.whole, identity, base_weights(spec, model.whole))
     lines = work / "journal.jsonl"
-    found = _found(spec, say, processes)
     if found is None:
         progress = _begin(spec, model, optimizer, processes)
     else:

@@ -2,9 +2,10 @@
 timing.
 
 Threads, micro-batch, device and the like change the last bits of a sum. They are therefore resolved once, written
-to execution.json before the first step, and reused by every restart. If a changed specification asks for other
-values, a warning names them and they are ignored. Only the number of processes and the sharding may change on the
-way; the earlier values are kept beside the new ones.
+to execution.json before the first step, and reused by every restart that goes on from a checkpoint. If a changed
+specification then asks for other values, a warning names them and they are ignored. Only the number of processes and
+the sharding may change on the way; the earlier values are kept beside the new ones. As long as there is no checkpoint,
+nothing depends on them, and the specification's values count.
 """
 
 from __future__ import annotations
@@ -115,10 +116,11 @@ def compiles(kind: str, attention: str, identity: SegmentSpec, shape: Shape, thr
 
 
 def settle(
-    path: Path, resolved: dict[str, Any], asked: Execution, say: Callable[[str], None]
+    path: Path, resolved: dict[str, Any], asked: Execution, say: Callable[[str], None], *, begun: bool
 ) -> dict[str, Any]:
     """Write the resolved execution, or return the one that an earlier attempt wrote.
 
+    `begun`: there is a checkpoint. Without one, only what was learned from running out of memory is kept.
     If the number of processes or the sharding has changed, training goes on with the new values: the batches stay
     the same, the last bits do not. Raises ConfigError if the earlier attempt's device is not here.
     """
@@ -127,6 +129,11 @@ def settle(
     except FileNotFoundError:
         write_json(path, resolved)
         return resolved
+    if not begun:
+        again = _with_less_memory(earlier, resolved)
+        if again != earlier:
+            write_json(path, again)
+        return again
     device_of(earlier["device"])
     earlier = {**_EARLIER, **earlier, "gradient_checkpointing": as_mode(earlier["gradient_checkpointing"])}
     if any(earlier.get(name, 1) != resolved[name] for name in ("processes", "sharding")):
@@ -142,6 +149,18 @@ def settle(
             f"warning: begun with {earlier['versions']}, now {resolved['versions']}: the last bits may differ."
         )
     return earlier
+
+
+def _with_less_memory(earlier: dict[str, Any], resolved: dict[str, Any]) -> dict[str, Any]:
+    """The resolved execution, but with what an attempt needed that was asked for the same and ran out of memory."""
+    steps = [entry for entry in earlier.get("before", []) if "out_of_memory_at_step" in entry]
+    names = ("micro_batch", "gradient_checkpointing")
+    same = ("device", "processes", "sharding")
+    if not steps or any(steps[0].get(name) != resolved[name] for name in names):
+        return resolved
+    if any(earlier.get(name) != resolved[name] for name in same):
+        return resolved
+    return {**resolved, **{name: earlier[name] for name in names}, "before": steps}
 
 
 def _go_on_by_others(
@@ -236,8 +255,8 @@ def device_of(asked: str) -> str:
         raise ConfigError(f"execution.device must be auto, cpu, cuda or cuda:N, not {asked!r}.")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ConfigError(
-            f"The device {asked} is not available here. Checkpoints are kept: go on where it is, or start "
-            "in another work directory with execution.device: cpu."
+            f"The device {asked} is not available here. Go on where it is, or set training.execution.device to auto or "
+            "cpu; what has checkpoints stays on the device that it began on."
         )
     return asked
 

@@ -103,10 +103,11 @@ def test_the_number_of_processes_may_change_and_is_kept(world: World, tmp_path: 
         execution.resolve(asked, SMOLLM, identity, Processes(0, 2, 0, 2), count=counted),
         asked,
         said.append,
+        begun=False,
     )
     assert said == []
     alone = execution.resolve(asked, SMOLLM, identity, count=counted)
-    one = execution.settle(path, alone, asked, said.append)
+    one = execution.settle(path, alone, asked, said.append, begun=True)
     assert one["micro_batch"] == two["micro_batch"] and one["processes"] == 1
     was = {"processes": 2, "threads": two["threads"], "sharding": "none"}
     assert one["before"] == [was]
@@ -114,7 +115,7 @@ def test_the_number_of_processes_may_change_and_is_kept(world: World, tmp_path: 
     assert json.loads(path.read_text()) == one
     again = replace(asked, sharding="full")
     shares = execution.resolve(again, SMOLLM, identity, Processes(0, 2, 0, 2), count=counted)
-    found = execution.settle(path, shares, again, said.append)
+    found = execution.settle(path, shares, again, said.append, begun=True)
     assert (found["processes"], found["sharding"], found["compile"]) == (2, "full", False)
     assert found["before"] == [was, {"processes": 1, "threads": alone["threads"], "sharding": "none"}]
     assert "goes on with 2 processes that share the weights out" in said[1]

@@ -13,6 +13,7 @@ from transformers import GPT2Config
 from storage.errors import ConfigError
 from tasks.training.device import execution, memory
 from tasks.training.device.activations import Activations
+from tasks.training.device.out_of_memory import smaller
 from tasks.training.model import shape_of
 from tasks.training.read_spec import parse_spec
 from tasks.training.recompute import MODES
@@ -73,14 +74,58 @@ def test_what_was_settled_stays_and_a_file_of_before_is_read(world: World, tmp_p
     path = tmp_path / "execution.json"
     first = resolved(Execution(device="cpu", micro_batch=2, gradient_checkpointing="selective"), identity)
     said: list[str] = []
-    assert execution.settle(path, first, Execution(), said.append) == first and not said
+    assert execution.settle(path, first, Execution(), said.append, begun=False) == first and not said
     old = {name: value for name, value in first.items() if name not in ("deterministic", "sharding")}
     path.write_text(json.dumps({**old, "gradient_checkpointing": True}))
     asked = Execution(device="cpu", micro_batch=2, gradient_checkpointing="none")
-    kept = execution.settle(path, resolved(asked, identity), asked, said.append)
+    kept = execution.settle(path, resolved(asked, identity), asked, said.append, begun=True)
     assert kept["gradient_checkpointing"] == "full" and kept["deterministic"] is True
     assert kept["sharding"] == "none"
     assert any("gradient_checkpointing stays full" in line for line in said)
+
+
+WRONG_AT_FIRST: dict[str, tuple[Any, Any]] = {
+    "device": ("cuda:7", "cpu"),
+    "micro_batch": (1, 2),
+    "threads": (1_000_000_000, 2),
+    "compile": (True, False),
+    "gradient_checkpointing": ("full", "none"),
+    "deterministic": (False, True),
+    "loss_chunk": (1, 2),
+    "sharding": ("full", "none"),
+    "processes": (2, 1),
+    "attention": ("varlen", "sdpa"),
+}
+"""Values of a first try that failed before any checkpoint, and those of the next."""
+
+
+@pytest.mark.parametrize("field", sorted(WRONG_AT_FIRST))
+def test_what_was_wrong_at_first_can_be_changed_until_there_is_a_checkpoint(
+    world: World, tmp_path: Path, field: str
+) -> None:
+    identity = parse_spec(world.spec(tmp_path)).identity
+    path, said = tmp_path / "execution.json", list[str]()
+    wrong, right = WRONG_AT_FIRST[field]
+    asked = Execution(device="cpu", threads=2, micro_batch=2)
+    now = resolved(asked, identity) | {field: right}
+    execution.settle(path, now | {field: wrong}, asked, said.append, begun=False)
+    assert execution.settle(path, now, asked, said.append, begun=False) == now
+    assert json.loads(path.read_text()) == now and not said
+
+
+def test_what_ran_out_of_memory_stays_small_also_before_the_first_checkpoint(
+    world: World, tmp_path: Path
+) -> None:
+    identity = parse_spec(world.spec(tmp_path)).identity
+    path, said = tmp_path / "execution.json", list[str]()
+    asked = Execution(device="cpu", micro_batch=4)
+    first = resolved(asked, identity, sequences_per_step=8)
+    less = smaller(first, step=1)
+    assert less is not None and less["micro_batch"] == 2
+    path.write_text(json.dumps(less))
+    assert execution.settle(path, first, asked, said.append, begun=False) == less
+    other = resolved(Execution(device="cpu", micro_batch=3), identity, sequences_per_step=8)
+    assert execution.settle(path, other, asked, said.append, begun=False) == other, "now it is asked for less"
 
 
 def test_a_wrong_mode_is_refused_with_its_field(world: World, tmp_path: Path) -> None:
