@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flows.commands.common import STOPPED
+from flows.commands.common import STOPPED, Answers, Forgiving, open_streams
 from flows.commands.plan import plan, why
 from flows.commands.run import run
 from flows.commands.services import doctor, down, status, up
@@ -77,20 +77,43 @@ def onward(
 def main() -> None:
     """Entry point. Onward's own errors give a message and an exit code, never a traceback."""
     _in_utf8()
+    open_streams()
+    sys.stdout, sys.stderr = Answers(sys.stdout), Forgiving(sys.stderr)
     signal.signal(signal.SIGTERM, _interrupt)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # it is ignored under nohup
+        signal.signal(signal.SIGHUP, lambda number, frame: signal.raise_signal(signal.SIGTERM))
+    code = _main()
     try:
-        sys.exit(app(standalone_mode=False) or 0)  # an Exit inside comes back as its code
+        sys.stdout.flush()
+    except (OSError, OnwardError) as error:
+        if isinstance(error, OnwardError):  # otherwise the reader has left, such as head
+            sys.stderr.write(f"{error}\n")
+        code = code or 1
+    if code:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is still buffered must not fail again at exit
+    sys.exit(code)
+
+
+def _main() -> int:
+    """The exit code of the command."""
+    try:
+        return int(app(standalone_mode=False) or 0)  # an Exit inside comes back as its code
     except typer.Exit as error:
-        sys.exit(error.exit_code)
+        return int(error.exit_code)
     except (typer.Abort, KeyboardInterrupt):
         sys.stderr.write(f"{STOPPED}\n")
-        sys.exit(1)
+        return 1
     except ConfigError as error:
         sys.stderr.write(f"{error}\n")
-        sys.exit(2)
+        return 2
     except OnwardError as error:
         sys.stderr.write(f"{error}\n")
-        sys.exit(1)
+        return 1
+    except BrokenPipeError:  # the reader of our output has left, such as head
+        return 1
+    except OSError as error:  # of the machine: a right, a disk, a file that is gone
+        sys.stderr.write(f"failed: {error}\n")
+        return 1
     except Exception as error:
         if hasattr(error, "format_message") and hasattr(
             error, "exit_code"
@@ -99,7 +122,7 @@ def main() -> None:
             help_ = f"\nTry: {context.command_path} --help" if context is not None else ""
             if message:  # without any argument, the help is already printed
                 sys.stderr.write(f"{message}{help_}\n")
-            sys.exit(2)
+            return 2
         raise
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -44,6 +46,64 @@ ConfigOption = Annotated[
         autocompletion=completion.configurations,
     ),
 ]
+
+
+class Answers:
+    """Standard output. What cannot be written is an OnwardError; a reader that has left stays a BrokenPipeError."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write. Raises OnwardError."""
+        return int(self._said(self._stream.write, text))
+
+    def flush(self) -> None:
+        """Flush. Raises OnwardError."""
+        self._said(self._stream.flush)
+
+    def _said(self, act: Any, *arguments: Any) -> Any:
+        try:
+            return act(*arguments)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            raise OnwardError(f"standard output cannot be written: {error.strerror}") from error
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+class Forgiving:
+    """Standard error, but what cannot be written is dropped: no command fails because nobody reads its messages."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write, or drop."""
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Flush, or drop."""
+        with contextlib.suppress(OSError, ValueError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def open_streams() -> None:
+    """Open those of the three standard streams that are closed. Otherwise the next file gets their number."""
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, mode, encoding="utf-8", closefd=False))
 
 
 def load(path: Path, overrides: list[str]) -> Any:

@@ -71,9 +71,9 @@ def run(
     with _clean_stdout() as out:
         try:
             wanted = (config, set_ or [], tuple(force or ()), until, slices)
-            summary, code = _run(*wanted) if seeds == 1 else _run_seeds(*wanted, seeds)
+            summary, code, settled = _run(*wanted) if seeds == 1 else _run_seeds(*wanted, seeds)
         except (Stopped, KeyboardInterrupt):
-            summary, code = {**_NOTHING, "state": "stopped", "error": STOPPED}, 1
+            summary, code, settled = {**_NOTHING, "state": "stopped", "error": STOPPED}, 1, True
             sys.stderr.write(f"{STOPPED}\n")
         if json_:
             out.write(json.dumps(summary, ensure_ascii=False) + "\n")
@@ -81,19 +81,22 @@ def run(
             sys.stderr.write(f"seeds: {summary['page']}\n")
         elif code == 0:
             _show_models(summary, config, set_ or [])
+    if not settled:
+        sys.stderr.flush()
+        os._exit(code)  # otherwise Prefect's threads wait for their server before the process may end
     raise typer.Exit(code)
 
 
 def _run(
     path: Path, overrides: list[str], force: tuple[str, ...], until: str, slices: int | None
-) -> tuple[dict[str, Any], int]:
-    """(summary, exit code) of one attempt. Errors are printed on standard error."""
+) -> tuple[dict[str, Any], int, bool]:
+    """(summary, exit code, whether Prefect got everything) of one attempt. Errors are printed on standard error."""
     try:
         _check_options(force, until, slices)
         config = load(path, overrides)
     except ConfigError as error:
         sys.stderr.write(f"{error}\n")
-        return {**_NOTHING, "state": "failed", "error": str(error)}, 2
+        return {**_NOTHING, "state": "failed", "error": str(error)}, 2, True
     from flows.services.server import prefect_server
 
     with prefect_server(Path(os.environ["PREFECT_HOME"])) as ready:
@@ -102,6 +105,7 @@ def _run(
         from flows.entrypoints import pretrain
         from flows.runs.failure import RunFailed
         from flows.runs.names import run_name
+        from flows.runs.prefect_away import end_of, no_server
         from flows.runs.prefect_states import settle
 
         threading.Thread(
@@ -113,27 +117,27 @@ def _run(
         try:
             ready()
             start: Any = pretrain  # the options were checked above
-            summary = start(config, until=until, slices=slices, force=force)
-            return summary, 0
-        except (KeyboardInterrupt, ExternalSignal) as error:
-            raise Stopped from error
+            summary = end_of(lambda: start(config, until=until, slices=slices, force=force), sys.stderr.write)
+            code = 0
+        except (KeyboardInterrupt, ExternalSignal):
+            sys.stderr.write(f"{STOPPED}\n")
+            summary, code = {**_NOTHING, "state": "stopped", "error": STOPPED}, 1
         except Exception as error:
+            error = no_server(error) or error
             if not isinstance(error, OnwardError | OSError):
                 traceback.print_exc()
             sys.stderr.write(f"failed: {error}\n")
             if isinstance(error, RunFailed) and error.summary is not None:
                 summary = error.summary.as_json()
-            return {**summary, "error": str(error) or type(error).__name__}, 2 if isinstance(
-                error, ConfigError
-            ) else 1
-        finally:
-            settle()
+            summary["error"] = str(error) or type(error).__name__
+            code = 2 if isinstance(error, ConfigError) else 1
+        return summary, code, settle()
 
 
 def _run_seeds(
     path: Path, overrides: list[str], force: tuple[str, ...], until: str, slices: int | None, count: int
-) -> tuple[dict[str, Any], int]:
-    """(summary of all, exit code). Makes one attempt for each training seed, then a page of their combined results."""
+) -> tuple[dict[str, Any], int, bool]:
+    """(summary of all, exit code, whether Prefect got everything). Makes one attempt for each seed, then a common page."""
     from flows.runs.seeds import override_of, seeds_of, summarise
 
     runs: list[dict[str, Any]] = []
@@ -144,24 +148,26 @@ def _run_seeds(
         config = load(path, overrides)
     except ConfigError as error:
         sys.stderr.write(f"{error}\n")
-        return {"state": "failed", "error": str(error), "runs": runs, "page": None}, 2
+        return {"state": "failed", "error": str(error), "runs": runs, "page": None}, 2, True
     from flows.services.server import prefect_server
 
+    settled = True
     with prefect_server(Path(os.environ["PREFECT_HOME"])):  # one server for all: each run finds it configured
         for seed in seeds_of(config, count):
-            summary, code = _run(path, [*overrides, *override_of(config, seed)], force, until, slices)
+            one = [*overrides, *override_of(config, seed)]
+            summary, code, settled = _run(path, one, force, until, slices)
             runs.append({"seed": seed, **summary})
             if code:
-                return {
-                    "state": summary["state"],
-                    "error": summary["error"],
-                    "runs": runs,
-                    "page": None,
-                }, code
+                failed = {"state": summary["state"], "error": summary["error"], "runs": runs, "page": None}
+                return failed, code, settled
     from flows.runs.names import run_id
 
     page, facts = summarise(config, run_id(config), {run["seed"]: run["report"] for run in runs})
-    return {"state": "completed", "runs": runs, "page": str(page / "seeds.html"), **facts.to_json()}, 0
+    return (
+        {"state": "completed", "runs": runs, "page": str(page / "seeds.html"), **facts.to_json()},
+        0,
+        settled,
+    )
 
 
 def _check_options(force: tuple[str, ...], until: str, slices: int | None) -> None:

@@ -124,14 +124,12 @@ def service_environment(prefect_port: int, mlflow_port: int) -> dict[str, str]:
     }
 
 
-def outlive_worker() -> None:
-    """Let a flow run survive the death of the worker that reads its output. Later output goes to a file.
+def outlive_readers() -> None:
+    """Let a run survive the death of what reads its output: its worker, a terminal, `tee`. Later output goes to a file.
 
     Without this, the next line that any library writes to standard error would end the run.
     """
-    if "PREFECT__FLOW_RUN_ID" not in os.environ:
-        return
-    watched = [number for number in (1, 2) if stat.S_ISFIFO(os.fstat(number).st_mode)]
+    watched = [number for number in (1, 2) if _has_reader(number)]
 
     def redirect_when_broken() -> None:
         broken = select.poll()
@@ -145,7 +143,14 @@ def outlive_worker() -> None:
             os.dup2(file, number)
 
     if watched:
-        threading.Thread(target=redirect_when_broken, name="outlive-worker", daemon=True).start()
+        threading.Thread(target=redirect_when_broken, name="outlive-readers", daemon=True).start()
+
+
+def _has_reader(number: int) -> bool:
+    with contextlib.suppress(OSError):
+        mode = os.fstat(number).st_mode
+        return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or os.isatty(number)
+    return False
 
 
 def gpus() -> list[str]:

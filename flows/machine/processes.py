@@ -11,8 +11,9 @@ import hashlib
 import os
 import signal
 import sys
+import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -124,6 +125,14 @@ def still_there(what: str) -> str:
         f"{what} is still there {KILLED_SECONDS:.0f} s after SIGKILL, and is left: a device or a file system "
         "does not let go of it (state D in ps)"
     )
+
+
+def on_hangup(act: Callable[[], object]) -> None:
+    """From now on, a closed terminal (SIGHUP) calls `act`. It stays ignored under `nohup`, and outside the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        return
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, lambda number, frame: act())
 
 
 def send(pids: Iterable[int], number: int) -> None:

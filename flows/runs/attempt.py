@@ -15,6 +15,7 @@ from flows.dag.call import Call, StageRecord
 from flows.dag.pretrain import describe
 from flows.dag.state import Outcome
 from flows.machine.processes import ProcessId, at_work
+from flows.runs.prefect_away import tell_untold, untold_of
 from flows.runs.prefect_states import crash_lost_attempts
 from flows.runs.stage_task import Builder
 from flows.tracking.tracker import Tracker
@@ -62,6 +63,8 @@ class Attempt:
     summary: Summary | None = None
     """Set when the attempt has ended."""
     _noted: set[str] = field(default_factory=set)
+    _told: set[str] = field(default_factory=set)
+    """Earlier attempts whose end Prefect has been told by this one."""
 
     @contextmanager
     def account(self) -> Iterator[None]:
@@ -81,6 +84,7 @@ class Attempt:
         """Record that this attempt is at work, and correct the states that killed attempts left."""
         known = {record.run: record for record in read_records(self.store)}
         crash_lost_attempts(known.get(self.record), self.flow_run)
+        self._told = tell_untold(known[self.record].facts.get("untold", {}) if self.record in known else {})
         publish.announce_process(self.flow_run)
         before = amend_record(self.store, self.record, self._begun)
         self.builder.listeners += [self.tracker.listen, self.remember, self._show_scores]
@@ -129,6 +133,25 @@ class Attempt:
         if event == "end" and call.request.stage in _MEASURED_BEFORE:
             self.publish_measured()
 
+    def leave_untold(self, state: str, message: str) -> None:
+        """Keep the end of this attempt in the record, because Prefect cannot be told. The next attempt tells it."""
+        if self.flow_run is None:
+            return
+        untold = untold_of(self.flow_run, state, message)
+
+        def with_it(record: RunRecord | None) -> RunRecord:
+            record = record or self._begun(None)
+            facts = {**record.facts, "untold": {**record.facts.get("untold", {}), **untold}}
+            return replace(record, facts=facts)
+
+        amend_record(self.store, self.record, with_it)
+
+    def _untold(self, record: RunRecord | None) -> dict[str, Any]:
+        """Ends of attempts that Prefect still has to be told."""
+        untold = record.facts.get("untold", {}) if record else {}
+        left = {flow_run: end for flow_run, end in untold.items() if flow_run not in self._told}
+        return {"untold": left} if left else {}
+
     @property
     def _own(self) -> str:
         """The name of this attempt in the record."""
@@ -140,7 +163,7 @@ class Attempt:
         earlier = [one for one in (before.attempts if before else ()) if one != self.flow_run]
         attempts = (*earlier, *([self.flow_run] if self.flow_run else []))
         artifacts = before.artifacts if before else ()
-        facts = {"processes": processes}
+        facts = {"processes": processes, **self._untold(before)}
         return RunRecord(self.record, self.title, self.config, artifacts, attempts, "running", facts)
 
     def _ended(self, record: RunRecord | None, state: str, complete: bool) -> RunRecord:
@@ -152,7 +175,7 @@ class Attempt:
         made = {(artifact.stage, artifact.key) for artifact in self.builder.artifacts.values()}
         others = {name: one for name, one in at_work(record.processes).items() if name != self._own}
         artifacts = made if complete and not others else {*record.artifacts, *made}
-        facts = {"processes": others}
+        facts = {"processes": others, **self._untold(record)}
         return replace(
             record,
             artifacts=tuple(sorted(artifacts)),

@@ -87,7 +87,11 @@ def _execute(wanted: Evaluation, console: Console) -> dict[str, Any]:
     store.root.mkdir(parents=True, exist_ok=True)
     flow_run = current_flow_run()
     attempt: Attempt | None = None
-    with failure_explained(store, lambda: attempt), shared_lock(store), Workers(1) as workers:
+    with (
+        failure_explained(store, lambda: attempt, console.warn),
+        shared_lock(store),
+        Workers(1) as workers,
+    ):
         holdouts = held_out_of(store, wanted.run) if wanted.run else {}
         measures = measures_of(wanted, holdouts, console.warn)
         with _tracked(wanted, store, flow_run, console) as tracker:

@@ -33,10 +33,10 @@ _PAGE = 200
 """Task runs in one answer: the server's maximum."""
 
 
-def settle(seconds: float = 10.0) -> None:
-    """Return when all logs and events of a run have left this process."""
-    APILogWorker.drain_all(timeout=seconds)
-    EventsWorker.drain_all(timeout=seconds)
+def settle(seconds: float = 10.0) -> bool:
+    """Send all logs and events that wait in this process. Returns False if not all could be sent in this time."""
+    left = [worker.drain_all(timeout=seconds) for worker in (APILogWorker, EventsWorker)]
+    return not any(waiting for _, waiting in left)  # type: ignore[misc]
 
 
 def set_true_states(flow_run: str | None, calls: Sequence[Call], seconds: float = 10.0) -> None:

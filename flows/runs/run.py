@@ -74,7 +74,7 @@ def _execute(run: RunConfig, options: Options, console: Console) -> Any:
     flow_run = current_flow_run()
     store = Store(run.store_path)
     attempt: RunAttempt | None = None
-    with failure_explained(store, lambda: attempt):
+    with failure_explained(store, lambda: attempt, console.warn):
         check(run)
         if options.slices is not None and options.until not in stages.CORPUS:
             raise ConfigError(

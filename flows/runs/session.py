@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,9 +15,11 @@ from prefect.context import FlowRunContext
 from prefect.states import Failed
 
 from flows.dag.plan import Reasons
-from flows.machine.environment import outlive_worker
+from flows.machine.environment import outlive_readers
+from flows.machine.processes import on_hangup
 from flows.runs.attempt import Attempt
 from flows.runs.failure import RunFailed, how_to_go_on, run_failed, standing
+from flows.runs.prefect_away import End, keep_end, reached
 from flows.runs.prefect_states import set_true_states
 from flows.runs.stage_task import Builder
 from flows.tracking.tracker import Tracker, public_address
@@ -42,23 +45,42 @@ def _deployed() -> bool:
 
 
 def in_flow_run(console: Console, act: Callable[[], Any]) -> Any:
-    """The result of `act`. If it raises RunFailed inside a flow run: the failed state with the error's text as message."""
-    outlive_worker()
+    """The result of `act`. If it raises RunFailed inside a flow run: the failed state with the error's text as message.
+
+    The end is kept for the caller of the flow (`end_of`), because Prefect's engine fails if its server is away.
+    """
+    outlive_readers()
+    on_hangup(lambda: signal.raise_signal(signal.SIGTERM))
     with publish.logged_in_prefect(console):
         try:
-            return act()
+            result = act()
         except RunFailed as failed:
+            keep_end(End(error=failed))
             if current_flow_run() is None:
                 raise
             return Failed(message=str(failed), data=failed)
+        keep_end(End(result))
+        return result
 
 
 @contextmanager
-def failure_explained(store: Store, attempt: Callable[[], Attempt | None]) -> Iterator[None]:
-    """Turn an error into RunFailed: what is kept, what repeats, how to continue, and the attempt's summary."""
+def failure_explained(
+    store: Store, attempt: Callable[[], Attempt | None], say: Callable[[str], None]
+) -> Iterator[None]:
+    """Turn an error into RunFailed: what is kept, what repeats, how to continue, and the attempt's summary.
+
+    If Prefect cannot be told how the block ended, the attempt's record keeps it. `say` tells the user of the wait for it.
+    """
+
+    def ended(state: str, message: str, seconds: float | None = None) -> None:
+        this = attempt()
+        if current_flow_run() is not None and not reached(say, seconds) and this is not None:
+            this.leave_untold(state, message)
+
     try:
         yield
-    except RunFailed:
+    except RunFailed as error:
+        ended("FAILED", str(error))
         raise
     except Exception as error:
         failed_in = attempt()
@@ -67,7 +89,12 @@ def failure_explained(store: Store, attempt: Callable[[], Attempt | None]) -> It
         failed.summary = failed_in.summary if failed_in else None
         if not isinstance(error, OnwardError | OSError):
             logging.getLogger("onward").error("unexpected", exc_info=error)
+        ended("FAILED", str(failed))
         raise failed from error
+    except BaseException:  # asked to stop
+        ended("CRASHED", "stopped; the same configuration goes on from there", publish.LAST_WORD_SECONDS)
+        raise
+    ended("COMPLETED", "All stages completed")
 
 
 @contextmanager
@@ -120,6 +147,9 @@ def _begin(
 
 
 def _end(builder: Builder, flow_run: str | None, live: Live | None) -> None:
+    away = flow_run is not None and not reached(builder.console.warn)
     if live is not None:
-        live.close(publish.PATIENCE_SECONDS)
+        live.close(0.0 if away else publish.PATIENCE_SECONDS)
+    if away:
+        return
     set_true_states(flow_run, builder.calls)

@@ -1,7 +1,10 @@
 """A Prefect server for one run, used if none is configured. It listens on loopback and ends with the run.
 
-`python -m flows.services.server PORT FD` serves until the pipe FD closes, which happens however the run's process ends.
-The run's history stays in Prefect's database under `PREFECT_HOME`.
+`python -m flows.services.server SOCKET PIPE` serves on an inherited socket until the pipe closes, which happens however
+the run's process ends. The run's history stays in Prefect's database under `PREFECT_HOME`.
+
+A server that dies is started again on the same socket and database. The run's process holds the socket, so its port
+cannot be taken in between, and requests that arrive in between are answered by the next server.
 """
 
 from __future__ import annotations
@@ -13,15 +16,17 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+from flows.machine.prefect_api import LOST, OWN, answers
 from flows.machine.processes import KILLED_SECONDS, still_there
 from storage.errors import OnwardError
 
 _START_SECONDS = 180.0
+_STEADY_SECONDS = 60.0
+_PAUSES = (0.0, 1.0, 2.0, 5.0, 10.0)
+"""Before each new start after deaths in a row, none of which came later than `_STEADY_SECONDS` after its start."""
 
 
 @contextlib.contextmanager
@@ -34,33 +39,47 @@ def prefect_server(home: Path) -> Iterator[Callable[[], None]]:
     if configured:
         yield lambda: wait_for(configured)
         return
-    reader, writer = os.pipe()
-    port = _free_port()
     environment = {**os.environ, "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT_UI_ENABLED": "0"}
     environment.pop("PREFECT_SERVER_API_AUTH_STRING", None)  # from another server; ours belongs to the run
-    log = home / "server.log"
     home.mkdir(parents=True, exist_ok=True)
-    with log.open("ab") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "flows.services.server", str(port), str(reader)],
-            env=environment,
-            cwd=Path(__file__).resolve().parents[2],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            pass_fds=(reader,),
-            start_new_session=True,  # the run handles Ctrl-C; the pipe ends the server
-        )
-    os.close(reader)
-    address = f"http://127.0.0.1:{port}/api"
-    os.environ["PREFECT_API_URL"] = address
-    os.environ["ONWARD_OWN_SERVER"] = "1"  # no link leads there, because it ends with the run
+    server = OwnServer(home / "server.log", environment, sys.stderr.write)
+    os.environ["PREFECT_API_URL"] = server.address
+    os.environ[OWN] = "1"
     try:
-        yield lambda: wait_for(address, process)
+        yield lambda: wait_for(server.address, server)
     finally:
         os.environ.pop("PREFECT_API_URL", None)
-        os.environ.pop("ONWARD_OWN_SERVER", None)
-        os.close(writer)
+        os.environ.pop(OWN, None)
+        server.close()
+
+
+class OwnServer:
+    """A server process that is started again if it dies, until `close`."""
+
+    def __init__(self, log: Path, environment: Mapping[str, str], say: Callable[[str], object]) -> None:
+        self._log = log
+        self._environment = dict(environment)
+        self._say = say
+        self._guard = threading.Lock()
+        self._closing = threading.Event()
+        self._socket = socket.create_server(("127.0.0.1", 0), backlog=128)
+        self._reader, self._writer = os.pipe()
+        self.address = f"http://127.0.0.1:{self._socket.getsockname()[1]}/api"
+        self.answered = False
+        """Whether it has answered once."""
+        self.lost: str | None = None
+        """Why it is not started again; None while it runs or is being started."""
+        self._process = self._start()
+        threading.Thread(target=self._watch, name="prefect-server", daemon=True).start()
+
+    def close(self) -> None:
+        """End the server. A process that SIGKILL does not end is reported and left."""
+        with self._guard:
+            self._closing.set()
+        os.close(self._writer)
+        os.close(self._reader)
+        self._socket.close()
+        process = self._process
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(15)
         if process.poll() is None:
@@ -68,63 +87,92 @@ def prefect_server(home: Path) -> Iterator[Callable[[], None]]:
             try:
                 process.wait(KILLED_SECONDS)
             except subprocess.TimeoutExpired:
-                sys.stderr.write(
-                    f"! {still_there(f'the Prefect server of this run (process {process.pid})')}\n"
-                )
+                self._say(f"! {still_there(f'the Prefect server of this run (process {process.pid})')}\n")
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        with self._log.open("ab") as output:
+            return subprocess.Popen(
+                [sys.executable, "-m", __name__, str(self._socket.fileno()), str(self._reader)],
+                env=self._environment,
+                cwd=Path(__file__).resolve().parents[2],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                pass_fds=(self._socket.fileno(), self._reader),
+                start_new_session=True,  # the run handles Ctrl-C; the pipe ends the server
+            )
+
+    def _watch(self) -> None:
+        """Start the server again when it has died. Give up if it cannot start, or dies again and again."""
+        quick = 0
+        while True:
+            began = time.monotonic()
+            code = self._process.wait()
+            quick = 0 if time.monotonic() - began > _STEADY_SECONDS else quick + 1
+            refused = code > 0 and not self.answered  # it ended by itself, and would again
+            if refused or quick > len(_PAUSES):
+                self._give_up(f"it ended {quick} times in a row, last with exit code {code}")
+                return
+            if self._closing.wait(_PAUSES[max(0, quick - 1)]):
+                return
+            with self._guard:
+                if self._closing.is_set():
+                    return
+                try:
+                    self._process = self._start()
+                except OSError as error:
+                    self.lost = str(error)
+            if self.lost is not None:
+                self._give_up(self.lost)
+                return
+            self._say(f"! the Prefect server of this run died (exit code {code}) and is started again\n")
+
+    def _give_up(self, why: str) -> None:
+        with self._guard:
+            if self._closing.is_set():
+                return
+            self.lost, os.environ[OWN] = why, LOST
+            with contextlib.suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)  # from now on, connections are refused at once
+        if self.answered:
+            self._say(f"! the run goes on without its Prefect server: {why}; see {self._log}\n")
 
 
-def wait_for(
-    address: str, process: subprocess.Popen[bytes] | None = None, seconds: float = _START_SECONDS
-) -> None:
-    """Return when the API answers. Raises OnwardError if it does not answer in time or its process has ended."""
+def wait_for(address: str, own: OwnServer | None = None, seconds: float = _START_SECONDS) -> None:
+    """Return when the API answers. Raises OnwardError if it does not answer in time, or our own has ended for good."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
-        if process is not None and process.poll() is not None:
-            raise OnwardError(
-                f"the Prefect server did not start (exit code {process.returncode}); see server.log"
-            )
-        try:
-            with urllib.request.urlopen(f"{address}/health", timeout=5) as answer:
-                if answer.status == 200:
-                    return
-        except urllib.error.HTTPError as error:
-            if error.code in (401, 403):
-                return  # the server answers; the client brings the credentials
-        except OSError:
-            pass
+        if own is not None and own.lost is not None:
+            raise OnwardError(f"the Prefect server did not start ({own.lost}); see server.log")
+        if answers(address):
+            if own is not None:
+                own.answered = True
+            return
         time.sleep(0.1)
     raise OnwardError(f"the Prefect API at {address} did not answer within {seconds:.0f} s")
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def _serve(port: int, descriptor: int) -> None:
+def _serve(listening: int, pipe: int) -> None:
     import uvicorn
 
     server = uvicorn.Server(
         uvicorn.Config(
             "prefect.server.api.server:create_app",
             factory=True,
-            host="127.0.0.1",
-            port=port,
             log_level="error",
             timeout_graceful_shutdown=3,
         )
     )
 
     def leave_with_parent() -> None:
-        while os.read(descriptor, 1):
+        while os.read(pipe, 1):
             pass
         server.should_exit = True
         time.sleep(10)
         os._exit(0)
 
     threading.Thread(target=leave_with_parent, daemon=True).start()
-    server.run()
+    server.run(sockets=[socket.socket(fileno=listening)])
 
 
 if __name__ == "__main__":

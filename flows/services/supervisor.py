@@ -27,6 +27,7 @@ from flows.machine.processes import (
     boot_id,
     environment_of,
     every_pid,
+    on_hangup,
     parent_of,
     send,
     start_ticks,
@@ -89,6 +90,7 @@ class Supervisor:
         """Run until asked to stop, or until the home is gone."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self.stop.set())
+        on_hangup(self.stop.set)
         self.record.write()
         watch = LostRuns(self.record.api, frozenset(pools()))
         sweeping = threading.Thread(target=sweep_until, args=(watch, self.stop, tell), daemon=True)

@@ -16,7 +16,7 @@ import sys
 import threading
 
 from flows.machine.environment import worker_command
-from flows.machine.processes import send, stop_group
+from flows.machine.processes import on_hangup, send, stop_group
 from flows.services.lost_runs import LostRuns, sweep_until
 from flows.services.rest import Api
 from flows.services.supervisor import stop_flows, tell
@@ -31,6 +31,7 @@ def main(arguments: list[str]) -> int:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
+    on_hangup(stop.set)
     tell(f"worker {name} of the pool {pool} (process {os.getpid()})")
     command = [*worker_command(pool, name), "--with-healthcheck"]
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)

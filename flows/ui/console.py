@@ -6,6 +6,7 @@ share one line. In Prefect's log, stages that took almost no time share one too,
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
 import time
@@ -106,7 +107,7 @@ class Console:
             return
         self._last = now
         share = f"{done:,} of {total:,} {unit}" if total else f"{done:,} {unit}"
-        with self._guard:
+        with self._guard, contextlib.suppress(OSError, ValueError):
             self._clear()
             self._stream.write(f"● {label}  {share}{self._left(label, done, total, unit, now)}"[:110])
             self._stream.flush()
@@ -123,9 +124,10 @@ class Console:
 
     def _write(self, text: str) -> None:
         if not self._quiet:
-            self._clear()
-            self._stream.write(without_secrets(text) + "\n")
-            self._stream.flush()
+            with contextlib.suppress(OSError, ValueError):  # no run fails because nobody can read it
+                self._clear()
+                self._stream.write(without_secrets(text) + "\n")
+                self._stream.flush()
 
     def _tell(self, text: str, warning: bool = False) -> None:
         if self.tell is not None:

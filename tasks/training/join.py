@@ -33,8 +33,9 @@ def main(arguments: list[str]) -> int:
     if not (store / ".work").is_dir():
         _say(f"there is no store at {store}; it must have the same path as on the machine of the run")
         return 2
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _interrupt)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
+            signal.signal(number, _interrupt)
     _say(f"waiting for a run in {store} that trains on several machines")
     try:
         for work, call in calls(store, node):

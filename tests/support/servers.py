@@ -24,6 +24,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from flows.machine.environment import worker_command
 from tests.support import ROOT
 
@@ -198,6 +200,25 @@ def task_states(database: Path, flow_run: str) -> dict[str, int]:
             "select state_name, count(*) from task_run where flow_run_id = ? group by 1", [flow_run]
         ).fetchall()
     return dict(rows)
+
+
+def flow_run_state(database: Path, flow_run: str) -> str:
+    """The name of a flow run's state, as Prefect's database has it."""
+    with contextlib.closing(sqlite3.connect(database, timeout=30)) as connection:
+        [(name,)] = connection.execute("select state_name from flow_run where id = ?", [flow_run]).fetchall()
+    return str(name)
+
+
+def kill_own_server(run: int, seconds: float = 60) -> int:
+    """Kill the Prefect server that a run (by its pid) started for itself. Returns the server's pid."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        for child in psutil.Process(run).children():
+            if "flows.services.server" in child.cmdline():
+                child.kill()
+                return child.pid
+        time.sleep(0.05)
+    raise AssertionError(f"process {run} has no Prefect server")
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:

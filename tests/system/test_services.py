@@ -24,7 +24,7 @@ from tests.support.small import ONWARD
 TOY = """
 import time
 from prefect import flow, task
-from flows.machine.environment import outlive_worker
+from flows.machine.environment import outlive_readers
 
 @task
 def nap(seconds):
@@ -32,7 +32,7 @@ def nap(seconds):
 
 @flow
 def sleeper(seconds: float = 600):
-    outlive_worker()
+    outlive_readers()
     nap(seconds)
 """
 

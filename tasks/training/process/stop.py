@@ -1,4 +1,4 @@
-"""When to leave: on SIGTERM, SIGINT, the end of the parent's pipe, or the end of torchrun.
+"""When to leave: on SIGTERM, SIGINT, SIGHUP, the end of the parent's pipe, or the end of torchrun.
 
 Standard library only; it is set up before torch loads.
 """
@@ -31,9 +31,10 @@ class Stop:
         self._event.set()
 
     def on_signals(self) -> None:
-        """From now on, SIGTERM and SIGINT ask to stop."""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda received, _: self.ask(signal.Signals(received).name))
+        """From now on, SIGTERM, SIGINT and SIGHUP ask to stop. SIGHUP stays ignored under `nohup`."""
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, lambda received, _: self.ask(signal.Signals(received).name))
 
     def on_end_of(self, descriptor: int) -> None:
         """From now on, the end of this pipe asks to stop. Its other end closes when the parent dies. Raises
