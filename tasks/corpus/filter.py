@@ -27,6 +27,7 @@ from storage.settings import Settings, execution, identity
 from tasks.corpus.documents import dropped_table, read_documents, write_documents, write_dropped
 from tasks.corpus.rules import c4, education, fineweb, gopher_quality, gopher_repetition, language, pii
 from tasks.corpus.rules.language import MIN_SCORE
+from tasks.corpus.rules.lines import even_lines
 from tasks.corpus.rules.rule import Family, Rule, TextBatch
 from tasks.corpus.shards import PART_FILE, count_by, document_shards
 from tasks.corpus.words import batches
@@ -34,12 +35,12 @@ from tasks.corpus.words import batches
 STAGE = "filter"
 VERSION = 2
 COMPONENTS = {
-    "language": 1,
-    "gopher": 1,
-    "c4": 1,
-    "fineweb": 1,
+    "language": 2,
+    "gopher": 2,
+    "c4": 2,
+    "fineweb": 2,
     "education": 1,
-    "classifier": 1,
+    "classifier": 2,
     "pii": 1,
 }
 """Versions of the families of rules: one that is raised makes only those corpora again in which it is on."""
@@ -346,12 +347,16 @@ class Judged:
 
 
 def judge(texts: pl.Series, meta: pl.Series | None, families: Sequence[Family]) -> Judged:
-    """Apply the families in their order. A family that edits does not see texts that failed before."""
+    """Apply the families in their order. A family that edits does not see texts that failed before.
+
+    Rules measure texts with even lines (rules/lines.py). A kept text is as it was written, but for the edits.
+    """
     failed, value = np.full(len(texts), -1, np.int64), np.full(len(texts), np.nan)
     kept, edits = [texts.clear()], Counter[str]()
-    for offset, some in batches(texts, _BATCH_BYTES):
-        rows = np.arange(offset, offset + len(some))
-        batch, number = TextBatch(some, None if meta is None else meta.slice(offset, len(some))), 0
+    for offset, written in batches(texts, _BATCH_BYTES):
+        rows = np.arange(offset, offset + len(written))
+        batch = TextBatch(even_lines(written), None if meta is None else meta.slice(offset, len(written)))
+        number = 0
         changes: list[tuple[np.ndarray, dict[str, np.ndarray]]] = []
         for family in families:
             for rule in family.rules:
@@ -361,14 +366,19 @@ def judge(texts: pl.Series, meta: pl.Series | None, families: Sequence[Family]) 
                 number += 1
             keep = failed[rows] < 0
             if family.edit is not None or keep.sum() < _WORTH_LEAVING_OUT * len(keep):
-                edited = batch.texts.filter(pl.Series(keep))
+                kept_meta = None if batch.meta is None else batch.meta.filter(pl.Series(keep))
                 if family.edit is not None:
-                    change = family.edit(batch, keep)
-                    edited = change.texts
+                    seen = (
+                        batch if family.by_line or batch.texts is written else TextBatch(written, batch.meta)
+                    )
+                    change = family.edit(seen, keep)
+                    written = change.texts
                     changes.append((rows[keep], change.counts))
+                else:
+                    written = written.filter(pl.Series(keep))
                 rows = rows[keep]
-                batch = TextBatch(edited, None if batch.meta is None else batch.meta.filter(pl.Series(keep)))
-        kept.append(batch.texts.filter(pl.Series(failed[rows] < 0)))
+                batch = TextBatch(written if family.by_line else even_lines(written), kept_meta)
+        kept.append(written.filter(pl.Series(failed[rows] < 0)))
         for edited_rows, counts in changes:  # a later family may have dropped some
             edits.update({name: int(each[failed[edited_rows] < 0].sum()) for name, each in counts.items()})
     return Judged(failed, value, pl.concat(kept), dict(edits))

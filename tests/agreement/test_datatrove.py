@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.corpus.filter import FilterConfig, judge
+from tasks.corpus.rules.lines import even_lines
 
 pytest.importorskip("datatrove", reason="the extra `agreement` is not installed: make install-agreement")
 NONE: dict[str, Any] = {"language": "any", "gopher": False, "c4": False, "fineweb": False, "pii": "off"}
@@ -87,7 +88,8 @@ def test_whatever_the_text_both_keep_the_same_of_it(family: str) -> None:
 
     @settings(max_examples=150, deadline=None)
     @given(st.lists(TEXTS, min_size=1, max_size=5))
-    def same(texts: list[str]) -> None:
+    def same(given: list[str]) -> None:
+        texts = even_lines(pl.Series(given, dtype=pl.String)).to_list()
         assert ours(family, texts) == [judged(text) for text in texts]
 
     same()
@@ -101,6 +103,7 @@ def test_real_and_dirty_documents_are_judged_alike(family: str, shared_data: Pat
     for path in dirty:
         rows = pq.read_table(path, columns=["text"])["text"].to_pylist()
         texts += [text for text in rows[::40] if text and text.strip()][:60]
+    texts = even_lines(pl.Series(texts, dtype=pl.String)).to_list()
     judged = theirs(family)
     found = [judged(text) for text in texts]
     apart = [number for number, text in enumerate(ours(family, texts)) if text != found[number]]

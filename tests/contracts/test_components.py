@@ -75,7 +75,7 @@ def made_again(name: str, home: Path) -> set[str]:
     ],
 )
 def test_a_raised_component_makes_again_only_what_uses_it(components, raised, again, home, monkeypatch):
-    monkeypatch.setitem(components, raised, 2)
+    monkeypatch.setitem(components, raised, components[raised] + 1)
     assert {name: made_again(name, home) for name in again} == again
 
 
@@ -87,7 +87,7 @@ def test_of_a_stage_only_the_artifacts_that_use_it_are_made_again(home, monkeypa
         ("demo", TRAINING, "export", {"train · round 0", "decay · round 1 · 400K", "decay · round 2 · 1M"}),
     ):
         with monkeypatch.context() as patch:
-            patch.setitem(components, raised, 2)
+            patch.setitem(components, raised, components[raised] + 1)
             found = {
                 label for label, one in requests(name, home).items() if one.key != golden[name][label]["key"]
             }

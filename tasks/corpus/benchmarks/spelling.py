@@ -78,7 +78,7 @@ def _changed(texts: pl.Series, places: np.ndarray, clean: Callable[[pl.Series], 
     if not len(places):
         return texts
     index = pl.Series(places, dtype=pl.UInt32)
-    return texts.scatter(index, clean(texts.gather(index)))
+    return texts.clone().scatter(index, clean(texts.gather(index)))  # scatter changes the series itself
 
 
 def _decoded(texts: pl.Series) -> pl.Series:

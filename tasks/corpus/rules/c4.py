@@ -147,7 +147,9 @@ def family(limits: Mapping[str, float]) -> Family:
     """C4's rules with their limits, by name. A rule that is not in `limits` is off."""
     reading = LineVerdicts(tuple((name, limits[name]) for name in LINE_RULES if name in limits))
     rules = tuple(rule for rule in document_rules(reading) if rule.name in limits)
-    return Family(tuple(rule.at(limits[rule.name]) for rule in rules), partial(_edit, reading=reading))
+    return Family(
+        tuple(rule.at(limits[rule.name]) for rule in rules), partial(_edit, reading=reading), by_line=True
+    )
 
 
 def document_rules(reading: LineVerdicts) -> tuple[Rule, ...]:

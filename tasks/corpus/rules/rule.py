@@ -148,7 +148,10 @@ class Family:
     """Rules that measure the same texts, and optionally an edit of the texts that they keep.
 
     `edit` takes the batch and which texts to keep (bool, shape (texts,)). It returns only those, in their order.
+    `by_line`: the edit writes every line anew, so it takes the texts as the rules measured them, with even lines. Any other
+    edit takes them as they are written.
     """
 
     rules: tuple[Rule, ...]
     edit: Callable[[TextBatch, np.ndarray], Edited] | None = None
+    by_line: bool = False

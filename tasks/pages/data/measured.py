@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from tasks.corpus.filter import FilterConfig
 from tasks.corpus.rules import education, language
+from tasks.corpus.rules.lines import even_lines
 from tasks.corpus.rules.rule import Rule, TextBatch
 from tasks.pages.data.facts import RuleValues
 from tasks.pages.data.tables import DrawnDocument
@@ -38,7 +39,7 @@ def measure(
     kept = np.array([one.kept for one in drawn])
     shown = set(_chosen(config, reasons, most))
     found = {}
-    batch = TextBatch(texts, meta)
+    batch = TextBatch(even_lines(texts), meta)
     for family in config.families():
         for rule in family.rules:
             if rule.name in shown:

@@ -57,6 +57,8 @@ def plain_c4(text: str, curly: bool = True, end: bool = False) -> str | None:
 
 def plain_fineweb(text: str) -> bool:
     """datatrove's FineWebQualityFilter (`filters/fineweb_quality_filter.py`), from its documentation."""
+    ends = re.split(r"(\r\n|[\r\n\x0b\x0c\x1c-\x1e\x85\u2028\u2029])", text)  # all rules see even lines
+    text = "".join("\n" if number % 2 else part.rstrip() for number, part in enumerate(ends[:-1])) + ends[-1]
     lines = [line for line in text.split("\n") if line.strip()]
     if not lines:
         return False

@@ -110,7 +110,9 @@ def test_joined_words_are_those_of_the_texts_with_a_hyphen_at_a_line_end() -> No
     ],
 )
 def test_any_text_has_words(text: str) -> None:
-    (words,) = plain_words(pl.Series([text]))
+    given = pl.Series([text])
+    (words,) = plain_words(given)
+    assert given.to_list() == [text]
     assert words == words.lower() and not re.search(r"[^\w ]", words)
 
 
