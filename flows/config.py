@@ -10,32 +10,42 @@ import difflib
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-import yaml
 from pydantic import BeforeValidator, ValidationError, model_validator
 
 from storage.errors import ConfigError
 from storage.executors import EXECUTOR, PROCESSES, check_executor
 from storage.paths import home
-from storage.settings import Count, Section, Settings, execution, identity, is_section, types_of
+from storage.settings import (
+    Count,
+    LineText,
+    PathText,
+    Real,
+    Section,
+    Settings,
+    Whole,
+    execution,
+    identity,
+    is_section,
+    types_of,
+)
+from storage.units import Bounds, Written, auto_or_whole
 from storage.workers import usable_cores
+from storage.yaml_text import parse_yaml, read_yaml
 from tasks.corpus.decontaminate import ContaminationConfig
 from tasks.corpus.dedup import DedupConfig
 from tasks.corpus.filter import FilterConfig
 from tasks.corpus.pack import PackingConfig
 from tasks.corpus.reading.sources import SourceConfig
 from tasks.evaluation.catalog import EvaluationConfig
-from tasks.models.base import ModelConfig
+from tasks.models.base import InitConfig, ModelConfig
 from tasks.models.config import TrainingConfig
 
 _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
 """Pydantic's error types for an unknown key of a model or a dataclass."""
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,59}")
-
-
-def _auto_or_count(value: Any) -> Any:
-    return value if value == "auto" else int(value)
 
 
 def _executor(value: Any) -> Any:
@@ -50,14 +60,14 @@ class CorpusExecution(Settings):
         pattern=f"^({EXECUTOR})$",
         description="processes: on this machine; dask://host:port: on the Dask cluster of that scheduler",
     )
-    workers: Annotated[int | Literal["auto"], BeforeValidator(_auto_or_count)] = execution(
-        "auto", description="worker processes on this machine; auto: one per usable core"
+    workers: Annotated[Annotated[int, Bounds(ge=1, le=1024)] | Literal["auto"], Written(auto_or_whole)] = (
+        execution("auto", description="worker processes on this machine; auto: one per usable core")
     )
 
     @property
     def count(self) -> int:
         """Number of worker processes."""
-        return usable_cores() if self.workers == "auto" else max(1, self.workers)
+        return usable_cores() if self.workers == "auto" else self.workers
 
 
 class CorpusConfig(Settings):
@@ -67,13 +77,13 @@ class CorpusConfig(Settings):
     slice_bytes: Count = identity(
         256_000_000, gt=0, description="text read from a source at a time, in bytes of UTF-8"
     )
-    holdout_fraction: float = identity(
+    holdout_fraction: Real = identity(
         0.005,
         ge=0,
         lt=0.5,
         description="share (0 to 1) of each source's first slice that is only ever measured on",
     )
-    max_bad_fraction: float = identity(
+    max_bad_fraction: Real = identity(
         0.01, ge=0, le=1, description="share (0 to 1) of unreadable rows past which ingest fails"
     )
     dedup: DedupConfig = identity(default_factory=DedupConfig, description="which duplicates are dropped")
@@ -99,7 +109,7 @@ class CorpusConfig(Settings):
 class TrackingConfig(Settings):
     """Where metrics and lineage are published. Never in a key."""
 
-    mlflow_uri: str | None = execution(
+    mlflow_uri: LineText | None = execution(
         None, description="MLflow's address; null: MLFLOW_TRACKING_URI, else a local database"
     )
     registered_model: str | None = execution(
@@ -129,11 +139,11 @@ class RunConfig(Settings):
         pattern=r"^\w[\w.-]*$",
         max_length=60,
     )
-    store: str = execution(
+    store: PathText = execution(
         "store", description="directory of the artifact store, absolute or from the project directory"
     )
-    seed: int = identity(0, ge=0, description="seed of every choice that is drawn")
-    benchmark_files: str | None = execution(
+    seed: Whole = identity(0, ge=0, description="seed of every choice that is drawn")
+    benchmark_files: PathText | None = execution(
         None, description="directory of local benchmark files, <benchmark>/<split>.jsonl[.gz]; null: the hub"
     )
     corpus: CorpusConfig = identity(
@@ -178,88 +188,186 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
 
     Raises ConfigError that names the file, each wrong key and, for an unknown key, the nearest known one.
     """
-    try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is no YAML: {error}") from error
+    raw = read_yaml(path)
     if not isinstance(raw, dict):
-        raise ConfigError(f"{path} holds no mapping of keys to values")
+        what = (
+            "it is empty" if raw is None else f"it holds {'a list' if isinstance(raw, list) else 'one value'}"
+        )
+        raise ConfigError(f"{path} holds no mapping of keys to values: {what}")
     for override in overrides:
         _set(raw, override)
     return parse_config(raw, str(path))
 
 
-def parse_config(raw: dict[str, Any], where: str = "the configuration") -> RunConfig:
+def parse_config(raw: Any, where: str = "the configuration") -> RunConfig:
     """Validate plain data. Raises ConfigError like `load_config`."""
     try:
         return RunConfig.model_validate(raw)
     except ValidationError as error:
-        lines = [_explained(problem) for problem in error.errors()]
-        raise ConfigError(f"{where}:\n" + "\n".join(f"  {line}" for line in dict.fromkeys(lines))) from error
+        lines = "".join(f"\n  {line}" for line in _explained(error))
+        raise ConfigError(f"{where}:{lines}") from error
 
 
 def _set(raw: dict[str, Any], override: str) -> None:
     key, equals, value = override.partition("=")
-    if not equals or not key.strip():
-        raise ConfigError(f"--set {override!r} is not of the form key=value")
-    *path, last = key.strip().split(".")
-    node = raw
-    for step in path:
-        below = node.setdefault(step, {})
-        if below is None:
-            below = node[step] = {}
-        if not isinstance(below, dict):
+    steps = [step for part in key.strip().split(".") for step in re.split(r"\[(\d+)\]", part) if step]
+    if not equals or not steps:
+        raise ConfigError(f"--set {override[:200]!r} is not of the form key=value")
+    key = ".".join(steps)[:200]
+    new = parse_yaml(value, f"--set {key}")
+    node: Any = raw
+    for at, step in enumerate(steps):
+        place: Any = step
+        if isinstance(node, list):
+            place = int(step) if re.fullmatch(r"\d{1,9}", step) else -1
+            if not 0 <= place < len(node):
+                known = ", ".join(str(one) for one in range(len(node))) or "none, it is empty"
+                raise ConfigError(f"--set {key}: {step} is no entry of the list (there are: {known})")
+        if at == len(steps) - 1:
+            node[place] = new
+            return
+        if isinstance(node, dict) and node.get(place) is None:
+            node[place] = {}
+        node = node[place]
+        if not isinstance(node, dict | list):
             raise ConfigError(f"--set {key}: {step} holds a value, not a section")
-        node = below
-    try:
-        node[last] = yaml.safe_load(value)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set {key}: {value!r} is no YAML: {error}") from error
 
 
-def _explained(problem: Any) -> str:
-    where = _dotted(problem["loc"])
-    if problem["type"] not in _UNKNOWN:
-        message = problem["msg"].removeprefix("Value error, ")
-        given = problem.get("input")
-        shown = f" (given: {given!r})" if isinstance(given, str | int | float | bool) or given is None else ""
-        return f"{where}: {message}{shown}" if where else f"{message}"
-    nearest = _nearest(where)
-    return f"{where}: unknown key" + (f"; did you mean {nearest}?" if nearest else "")
+# ---- how a refusal is told --------------------------------------------------------------------------------------------
+
+_INSIDE = {InitConfig: "init"}
+"""Sections that stand below a key of their own in a union: `model.base: {init: …}`."""
 
 
-_MEMBERS = {
-    *("str", "int", "float", "bool"),
-    *(
-        kind
-        for schedule in get_args(TrainingConfig.model_fields["schedule"].annotation)
-        for kind in get_args(schedule.model_fields["kind"].annotation)
+def _explained(error: ValidationError) -> list[str]:
+    """One line for each wrong key, with its dotted name.
+
+    A union reports each type that it tried. If a value has errors inside, it was meant as a section, and its other errors
+    are left out; so are those beside an error in our own words.
+    """
+    found: dict[str, dict[str, bool]] = {}
+    for problem in error.errors():
+        unknown = problem["type"] in _UNKNOWN
+        where = _dotted(problem["loc"], unknown)
+        message = _unknown(where) if unknown else _wrong(problem)
+        found.setdefault(where, {})[message] = problem["type"] == "value_error"
+    lines = []
+    for where, messages in found.items():
+        inside = any(other.startswith((f"{where}.", f"{where}[")) for other in found)
+        if where and inside:
+            continue
+        own = [message for message, ours in messages.items() if ours]
+        lines.append(_line(where, own or list(messages)))
+    return lines
+
+
+def _line(where: str, messages: list[str]) -> str:
+    text = "; or: ".join(messages)
+    return text if not where or text.startswith(where) else f"{where}: {text}"
+
+
+_WORDS = {
+    **dict.fromkeys(("tuple_type", "list_type"), "must be a list"),
+    **dict.fromkeys(
+        ("model_type", "dataclass_type", "model_attributes_type", "dict_type"),
+        "must be a section of keys and values",
     ),
+    "missing": "is required and missing",
 }
-"""Pydantic's names for the union members that it tried. They are not part of a key."""
+"""Our words for pydantic's types of errors, where its own speak of Python."""
 
 
-def _dotted(location: Sequence[str | int]) -> str:
-    text = ""
-    for step in location:
+def _wrong(problem: Any) -> str:
+    if problem["type"].startswith("union_tag_"):
+        kinds = str(problem.get("ctx", {}).get("expected_tags", "")).replace("'", "")
+        return f"must be a section whose kind is one of {kinds}" if kinds else "needs its key kind"
+    message = _WORDS.get(problem["type"], str(problem["msg"]).removeprefix("Value error, "))
+    if problem["type"] == "value_error":  # our own words, which show the value where that helps
+        return message
+    given = problem.get("input")
+    if not (given is None or isinstance(given, str | int | float)):
+        return message
+    return f"{message} (given: {_shown(given)})"
+
+
+def _shown(value: str | int | float | None) -> str:
+    if isinstance(value, int) and value.bit_length() > 256:  # Python refuses to write thousands of digits
+        return f"an integer of {value.bit_length():,} bits"
+    text = repr(value)
+    return text if len(text) <= 80 else text[:80] + "…"
+
+
+def _unknown(where: str) -> str:
+    nearest = _nearest(where)
+    return "unknown key" + (f"; did you mean {nearest}?" if nearest else "")
+
+
+def _dotted(location: Sequence[str | int], unknown: bool = False) -> str:
+    """The dotted name of a place in the configuration, with indices: `corpus.sources[1].weight`.
+
+    Pydantic's location also names the types of a union that it tried. The model says which steps are keys; of an `unknown`
+    key, the last step is one too.
+    """
+    text, kinds = "", list(_alternatives(RunConfig))
+    for at, step in enumerate(location):
+        sections = [kind for kind in kinds if is_section(kind)]
+        named = [kind for kind in sections if step in types_of(kind)]
         if isinstance(step, int):
             text += f"[{step}]"
-        elif re.fullmatch(r"[a-z_]+", step) and step not in _MEMBERS:
-            text += f".{step}" if text else step
-    return text
+            kinds = [below for kind in kinds for item in _items(kind) for below in _alternatives(item)]
+        elif named:
+            text += f".{step}"
+            kinds = [below for kind in named for below in _alternatives(types_of(kind)[str(step)])]
+        elif any(get_origin(kind) is dict for kind in kinds) and step != "[key]":
+            text += f".{step}"
+            kinds = [
+                below
+                for kind in kinds
+                if get_origin(kind) is dict
+                for below in _alternatives(get_args(kind)[1])
+            ]
+        elif unknown and at == len(location) - 1:
+            text += f".{step}"
+        elif kept := [kind for kind in sections if _is_name_of(kind, step)]:
+            kinds = kept
+            if at < len(location) - 1:
+                text += "".join(f".{_INSIDE[kind]}" for kind in kept if kind in _INSIDE)
+    return text.removeprefix(".")
+
+
+def _is_name_of(section: Any, step: str) -> bool:
+    """Whether pydantic names a member of a union so: by its class (maybe inside a validator's name), or its `kind`."""
+    kind = types_of(section).get("kind")
+    kinds = get_args(kind) if get_origin(kind) is Literal else ()
+    return step in kinds or re.split(r"[\[\], ]+", step.rstrip("]"))[-1] == section.__name__
+
+
+def _alternatives(annotation: Any) -> Iterator[Any]:
+    """The types that an annotation allows, without null and without markers."""
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        yield from _alternatives(get_args(annotation)[0])
+    elif origin in (Union, UnionType):
+        for one in get_args(annotation):
+            yield from _alternatives(one)
+    elif annotation is not NoneType:
+        yield annotation
+
+
+def _items(kind: Any) -> Iterator[Any]:
+    """The types of a list's entries."""
+    if get_origin(kind) in (tuple, list):
+        yield from (one for one in get_args(kind) if one is not Ellipsis)
 
 
 def _nearest(where: str) -> str | None:
     plain = re.sub(r"\[\d+\]", "[]", where)
     known = list(dict.fromkeys(known_keys(RunConfig)))
-    last = plain.rsplit(".", 1)[-1]
+    section, _, last = plain.rpartition(".")
+    siblings = {key.rsplit(".", 1)[-1]: key for key in known if key.rpartition(".")[0] == section}
     misplaced = [key for key in known if key.rsplit(".", 1)[-1] == last]
     if misplaced:
         return misplaced[0]
-    section = plain.rpartition(".")[0]
-    siblings = {key.rsplit(".", 1)[-1]: key for key in known if key.rpartition(".")[0] == section}
     close = difflib.get_close_matches(last, siblings, n=1, cutoff=0.5)
     if close:
         return siblings[close[0]]
@@ -273,13 +381,14 @@ def known_keys(model: type[Section], prefix: str = "") -> Iterator[str]:
     for name, annotation in types_of(model).items():
         yield prefix + name
         for below, many in _sections(annotation):
-            yield from known_keys(below, f"{prefix}{name}{'[]' if many else ''}.")
+            inside = f".{_INSIDE[below]}" if below in _INSIDE else ""
+            yield from known_keys(below, f"{prefix}{name}{'[]' if many else ''}{inside}.")
 
 
-def _sections(annotation: Any) -> Iterator[tuple[type[Section], bool]]:
-    if is_section(annotation):
-        yield annotation, False
-    many = getattr(annotation, "__origin__", None) in (tuple, list)
-    for argument in get_args(annotation):
-        for below, nested in _sections(argument):
-            yield below, many or nested
+def _sections(annotation: Any, many: bool = False) -> Iterator[tuple[type[Section], bool]]:
+    """The sections that a type holds, and whether it holds many of them."""
+    for kind in _alternatives(annotation):
+        if is_section(kind):
+            yield kind, many
+        for item in _items(kind):
+            yield from _sections(item, True)

@@ -21,8 +21,12 @@ _UNITS = (("B", 10**9, 4), ("M", 10**6, 4), ("K", 10**3, 2))
 def parse_count(value: Any) -> Any:
     """Read `400M`, `2.5K`, `1B`, `64MB` or a plain number in text as an exact integer. Other types are returned unchanged.
 
-    Raises ValueError if the text is not a count, not a whole number, or beyond 10^18.
+    Raises ValueError if a text is not a count or not a whole number, for true and false, and for what is beyond 10^18.
     """
+    if isinstance(value, bool):
+        raise ValueError(f"must be a count, not {str(value).lower()}")
+    if isinstance(value, int | float) and abs(value) > _LARGEST:
+        raise ValueError(f"is beyond {_LARGEST:.0e}")
     if not isinstance(value, str):
         return value
     match = _COUNT.match(value)

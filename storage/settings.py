@@ -20,7 +20,11 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from storage.errors import ConfigError
 from storage.fields import marked
 from storage.units import Count as Count
+from storage.units import LineText as LineText
+from storage.units import PathText as PathText
+from storage.units import Real as Real
 from storage.units import Seconds as Seconds
+from storage.units import Whole as Whole
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -30,9 +34,9 @@ Section: TypeAlias = "BaseModel | DataclassInstance"
 
 
 class Settings(BaseModel):
-    """Base class of all configuration sections: frozen, and an unknown key is an error."""
+    """Base class of all configuration sections: frozen; an unknown key and a number that is not finite are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 def identity(

@@ -13,6 +13,7 @@ from typing import Any
 
 from storage.errors import ConfigError
 from storage.paths import home
+from storage.units import as_path
 
 _DEFAULT = "store"
 _MANIFEST = "manifest.json"
@@ -90,29 +91,31 @@ def store_of_config(path: Path) -> Path:
     raw = _read(path)
     if not isinstance(raw, dict):
         raise ConfigError(f"{path} is not a configuration: it holds no mapping of keys to values")
-    if not (named := raw.get("store", _DEFAULT)):
-        raise ConfigError(f"{path}: store is empty; name the directory of the store")
-    return home() / str(named)
+    return _named(raw.get("store", _DEFAULT), path)
 
 
 def _named_by(path: Path) -> Path | None:
     """The store that a file names; None if the file is not a configuration or names no store."""
     try:
         raw = _read(path)
+        return _named(raw["store"], path) if isinstance(raw, dict) and raw.get("store") else None
     except ConfigError:
         return None
-    return home() / str(raw["store"]) if isinstance(raw, dict) and raw.get("store") else None
+
+
+def _named(store: Any, path: Path) -> Path:
+    try:
+        if not isinstance(store, str):
+            raise ValueError("is no text; name a directory")
+        return home() / str(as_path(store))
+    except ValueError as error:
+        raise ConfigError(f"{path}: store: {error}") from error
 
 
 def _read(path: Path) -> Any:
-    import yaml
+    from storage.yaml_text import read_yaml
 
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not YAML: {error}") from error
+    return read_yaml(path)
 
 
 def run_names(store: Path) -> Iterator[str]:

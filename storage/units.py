@@ -14,6 +14,10 @@ from typing import Annotated, Any
 from storage.counts import parse_count
 
 _SECONDS = re.compile(r"^\s*([0-9]+(?:\.[0-9]+)?)\s*(ms|s|min|h|d)?\s*$", re.IGNORECASE)
+LARGEST = 2**63 - 1
+"""The largest integer of any field."""
+_LONGEST_NUMBER = 100
+_LONGEST_NAME, _LONGEST_PATH = 255, 4_000
 _UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -50,7 +54,13 @@ class Bounds:
         return {name: limit for name, limit in vars(self).items() if limit is not None}
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], Any]) -> Any:
-        return {**handler(source), **self.given}
+        return self._bounded(handler(source))
+
+    def _bounded(self, core: Any) -> Any:
+        """The schema of a number with these limits; they belong to the number, also if it has another written form."""
+        if core["type"] == "function-before":
+            return {**core, "schema": self._bounded(core["schema"])}
+        return {**core, **self.given}
 
 
 def parse_seconds(value: Any) -> Any:
@@ -58,8 +68,55 @@ def parse_seconds(value: Any) -> Any:
     if isinstance(value, str):
         match = _SECONDS.match(value)
         if not match:
-            raise ValueError(f"{value!r} is not a duration; write for instance 30s, 5min or 2h")
+            raise ValueError(f"{value[:40]!r} is not a duration; write for instance 30s, 5min or 2h")
         return float(match.group(1)) * _UNIT_SECONDS[(match.group(2) or "s").lower()]
+    return as_number(value)
+
+
+def as_number(value: Any) -> Any:
+    """Return a number unchanged. Raises ValueError for true and false, and for more digits than any field has.
+
+    Without this, true would count as 1, and an integer of thousands of digits breaks what converts or shows it.
+    """
+    if isinstance(value, bool):
+        raise ValueError(f"must be a number, not {str(value).lower()}")
+    if isinstance(value, int) and abs(value) > LARGEST:
+        raise ValueError(f"is beyond {LARGEST}")
+    if isinstance(value, str) and len(value) > _LONGEST_NUMBER:
+        raise ValueError(f"a text of {len(value):,} characters is no number")
+    return value
+
+
+def auto_or_whole(value: Any) -> Any:
+    """Read `auto`, or a whole number that may be written as text, as a form does. Other types are returned unchanged."""
+    if isinstance(value, str) and re.fullmatch(r"\s*[+-]?[0-9]{1,18}\s*", value):
+        return int(value)
+    return as_number(value)
+
+
+def as_path(value: Any) -> Any:
+    """Return a path or pattern unchanged. Raises ValueError for a text that no file system takes as a name."""
+    if not isinstance(value, str):
+        return value
+    if not value.strip():
+        raise ValueError("is empty; name a path")
+    if any(ord(character) < 32 for character in value):
+        raise ValueError(f"{value[:40]!r} holds a control character, which is in no name of a file")
+    parts = value.encode(errors="replace").split(b"/")
+    if max(map(len, parts)) > _LONGEST_NAME or sum(map(len, parts)) + len(parts) > _LONGEST_PATH:
+        raise ValueError(
+            f"a path of {len(value):,} characters is too long: {_LONGEST_NAME} bytes at most between two slashes, "
+            f"{_LONGEST_PATH:,} in all"
+        )
+    return value
+
+
+def as_line(value: Any) -> Any:
+    """Return a text of one line unchanged. Raises ValueError for control characters, and for more than 4,000 characters."""
+    if isinstance(value, str) and (len(value) > _LONGEST_PATH or any(ord(one) < 32 for one in value)):
+        raise ValueError(
+            f"{value[:40]!r} must be one line without control characters, {_LONGEST_PATH:,} at most"
+        )
     return value
 
 
@@ -71,6 +128,18 @@ def seconds_text(seconds: float) -> str:
             return text
     return f"{seconds!r}s"
 
+
+Whole = Annotated[int, Written(as_number)]
+"""An integer. Unlike `int`, it is never made from true or false."""
+
+Real = Annotated[float, Written(as_number)]
+"""A number. Unlike `float`, it is never made from true or false."""
+
+PathText = Annotated[str, Written(as_path)]
+"""A path, or a pattern of paths."""
+
+LineText = Annotated[str, Written(as_line)]
+"""A text of one line: a name, an address."""
 
 Count = Annotated[int, Written(parse_count, "count")]
 """An integer that may be written `400M`, `64K`, `1B` (decimal)."""

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from storage.artifact import Input
 from storage.draft import Draft
 from storage.errors import StageFailed
-from storage.settings import Settings, identity
+from storage.settings import Settings, Whole, identity
 from tasks.corpus.benchmarks.overlap import Index, build_index, find_matches, load_index, save_index
 from tasks.corpus.benchmarks.questions import read_questions
 from tasks.corpus.documents import dropped_table, read_documents, write_documents, write_dropped
@@ -37,7 +37,7 @@ REASON = "benchmark_overlap"
 class ContaminationConfig(Settings):
     """The section `corpus.decontaminate`: the benchmarks whose questions are searched for."""
 
-    ngram: int = identity(
+    ngram: Whole = identity(
         13,
         ge=1,
         le=100,

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import polars as pl
@@ -23,7 +23,8 @@ from pydantic import field_validator, model_validator
 from storage.artifact import Input
 from storage.draft import Draft
 from storage.errors import ConfigError
-from storage.settings import Settings, execution, identity
+from storage.settings import Real, Settings, execution, identity
+from storage.units import Written, as_path
 from tasks.corpus.documents import dropped_table, read_documents, write_documents, write_dropped
 from tasks.corpus.rules import c4, education, fineweb, gopher_quality, gopher_repetition, language, pii
 from tasks.corpus.rules.language import MIN_SCORE
@@ -61,7 +62,7 @@ class FilterConfig(Settings):
         "en",
         description="Language to keep, as fastText's lid.176 names it (en, de, fr, ...); any: every language.",
     )
-    min_language_score: float = identity(
+    min_language_score: Real = identity(
         MIN_SCORE,
         ge=0.0,
         le=1.0,
@@ -87,14 +88,14 @@ class FilterConfig(Settings):
         True,
         description="FineWeb's own rules (Penedo et al. 2024) against lists, menus and repeated lines.",
     )
-    min_edu_score: float | None = identity(
+    min_edu_score: Real | None = identity(
         None,
         ge=0.0,
         le=5.0,
         description="Least education score, 0 to 5: the source's own `score` (raw, not rounded; FineWeb-Edu: 3), or the "
         "classifier's; documents with neither are kept. null: not asked.",
     )
-    edu_classifier: Path | None = execution(
+    edu_classifier: Annotated[Path | None, Written(as_path)] = execution(
         None,
         description="Directory of a local sequence classifier (transformers, safetensors) that scores documents without "
         "a score of their own; the digest of its files is in the key.",
@@ -103,7 +104,7 @@ class FilterConfig(Settings):
         "mask",
         description="mask: e-mail addresses, public IP addresses and telephone numbers are replaced by placeholders.",
     )
-    thresholds: dict[str, float | None] = identity(
+    thresholds: dict[str, Real | None] = identity(
         default_factory=dict,
         description="Other limits than the published ones, by rule as in dropped.parquet; null: the rule is not asked.",
     )

@@ -41,7 +41,9 @@ _COLUMNS = ("sequence", "shard", "offset", "length")
 class PackingConfig(Settings):
     """How documents become training sequences."""
 
-    sequence_length: Count = identity(1024, ge=2, description="Length of a training sequence, in tokens")
+    sequence_length: Count = identity(
+        1024, ge=2, le=1_048_576, description="Length of a training sequence, in tokens"
+    )
     window_tokens: Count = identity(
         64_000_000,
         ge=1,

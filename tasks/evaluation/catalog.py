@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from storage.errors import ConfigError
-from storage.settings import Count, Settings, execution, identity
+from storage.settings import Count, PathText, Settings, execution, identity
 from tasks.evaluation.directory import read_task_directory
 
 Group = Literal["domain", "general"]
@@ -117,8 +117,8 @@ class OwnBenchmark(Settings):
 
     name: str = identity(description="Name of the benchmark.", pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
     group: Group = identity("domain", description="Where it is shown and averaged: domain or general.")
-    file: str | None = execution(None, description="JSONL rows: question, choices, answer (index).")
-    tasks: str | None = execution(
+    file: PathText | None = execution(None, description="JSONL rows: question, choices, answer (index).")
+    tasks: PathText | None = execution(
         None, description="Directory of task files (YAML) of lm-evaluation-harness over local data files."
     )
     held_out: str | None = identity(

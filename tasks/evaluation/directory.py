@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from storage.errors import ConfigError
+from storage.yaml_text import read_yaml
 
 _DATA = ("json", "csv", "parquet")
 _OUTPUTS = {
@@ -100,29 +99,14 @@ def _shares(config: Mapping[str, Any]) -> list[str]:
     return [name for name in names if name != "perplexity"]
 
 
-class _Loader(yaml.SafeLoader):
-    """A YAML loader for plain values only."""
-
-
-def _no_code(loader: _Loader, node: yaml.Node) -> Any:
-    raise ConfigError(
-        f"!function {getattr(node, 'value', '')!r} in line {node.start_mark.line + 1} names code, and no code of a task "
-        "directory is run: write the prompt as a template, and put prepared values into the data file"
-    )
-
-
-_Loader.add_constructor("!function", _no_code)
+_NO_CODE = {
+    "!function": "!function names code, and no code of a task directory is run: write the prompt as a template, and put "
+    "prepared values into the data file"
+}
 
 
 def _load(path: Path) -> dict[str, Any]:
-    try:
-        found = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            f"{path} is not YAML with plain values only: {' '.join(str(error).split())[:200]}"
-        ) from error
+    found = read_yaml(path, _NO_CODE)
     if not isinstance(found, dict):
         raise ConfigError(f"{path} holds no fields")
     return found

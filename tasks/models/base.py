@@ -25,7 +25,17 @@ from pydantic import ConfigDict, field_validator, model_validator
 from storage.artifact import Input
 from storage.draft import Draft
 from storage.errors import ConfigError, HubUnreachable
-from storage.settings import Count, Settings, execution, identity, identity_of
+from storage.settings import (
+    Count,
+    LineText,
+    PathText,
+    Real,
+    Settings,
+    Whole,
+    execution,
+    identity,
+    identity_of,
+)
 from tasks.corpus.reading.hub import Remembered, asked, commit_of
 from tasks.corpus.tokenizer import TokenizerConfig
 from tasks.corpus.tokens.vocabulary import TOKENIZER_FILES
@@ -59,20 +69,21 @@ class InitConfig(Settings):
 
     model_config = ConfigDict(title="New model")
 
-    hidden_size: int = identity(ge=8, description="Width of the model")
-    layers: int = identity(ge=1, description="Number of layers")
-    heads: int = identity(ge=1, description="Attention heads; they share the width")
-    kv_heads: int | None = identity(
-        None, ge=1, description="Heads of keys and values; null: as many as heads"
+    hidden_size: Whole = identity(ge=8, le=65_536, description="Width of the model")
+    layers: Whole = identity(ge=1, le=1024, description="Number of layers")
+    heads: Whole = identity(ge=1, le=1024, description="Attention heads; they share the width")
+    kv_heads: Whole | None = identity(
+        None, ge=1, le=1024, description="Heads of keys and values; null: as many as heads"
     )
-    intermediate_size: int | None = identity(
+    intermediate_size: Whole | None = identity(
         None,
         ge=8,
+        le=1_048_576,
         description="Width of the feed-forward layers; null: 8/3 of hidden_size, up to a multiple of 32",
     )
-    max_positions: Count = identity(1024, ge=2, description="Longest sequence, in tokens")
+    max_positions: Count = identity(1024, ge=2, le=1_048_576, description="Longest sequence, in tokens")
     tie_embeddings: bool = identity(True, description="Whether the output head is the embedding")
-    rope_theta: float = identity(10_000.0, gt=0, description="Base of the rotary positions")
+    rope_theta: Real = identity(10_000.0, gt=0, le=1e12, description="Base of the rotary positions")
     tokenizer: TokenizerConfig = identity(
         default_factory=TokenizerConfig, description="Vocabulary that is trained for it"
     )
@@ -90,9 +101,13 @@ class InitConfig(Settings):
 class ModelConfig(Settings):
     """The section `model`. The base enters keys by content (`resolve_base`), not by name or path."""
 
-    base: str | InitConfig = execution(description="Hub name, local directory, or {init: …}: a new model")
-    revision: str = execution("main", description="Branch, tag or commit, of a model on the hub")
-    dropout: float = identity(
+    base: PathText | InitConfig = execution(
+        description="Hub name, local directory, or {init: …}: a new model"
+    )
+    revision: LineText = execution(
+        "main", min_length=1, description="Branch, tag or commit, of a model on the hub"
+    )
+    dropout: Real = identity(
         0.0, ge=0, lt=1, description="Dropout in training (0 to 1), whatever the base's own was"
     )
 

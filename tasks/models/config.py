@@ -16,7 +16,7 @@ from typing import Literal
 from pydantic import model_validator
 
 from storage import fields
-from storage.settings import Count, Settings, execution, identity
+from storage.settings import Count, Real, Settings, Whole, execution, identity
 from tasks.training.combinations import of_sharding, of_update
 from tasks.training.spec import Execution, Optimizer, Precision, SegmentSpec, Several
 
@@ -26,7 +26,7 @@ class WsdPlan(Settings):
 
     kind: Literal["wsd"] = identity("wsd", description="the schedule's name")
     warmup_tokens: Count = identity(10_000_000, ge=0, description="linear warm-up, in tokens")
-    decay_fraction: float = identity(
+    decay_fraction: Real = identity(
         0.1, ge=0, lt=1, description="share (0 to 1) of a budget's steps in its decay branch"
     )
 
@@ -36,9 +36,7 @@ class RewarmPlan(Settings):
 
     kind: Literal["rewarm"] = identity("rewarm", description="the schedule's name")
     warmup_tokens: Count = identity(10_000_000, ge=0, description="linear warm-up in each round, in tokens")
-    final_fraction: float = identity(
-        0.1, ge=0, le=1, description="final rate as a share (0 to 1) of the peak"
-    )
+    final_fraction: Real = identity(0.1, ge=0, le=1, description="final rate as a share (0 to 1) of the peak")
 
 
 class AveragePlan(Settings):
@@ -56,7 +54,7 @@ class TrainingExecution(Execution):
     """Where and how fast; never in a key. `auto` is resolved by rule, and the result is recorded."""
 
     # settings that only the run needs; they are not passed to the trainer
-    nodes: int = fields.execution(
+    nodes: Whole = fields.execution(
         1, ge=1, le=1024, description="machines that train together; the others join by tasks.training.join"
     )
     rendezvous: str | None = fields.execution(
@@ -78,8 +76,8 @@ class TrainingConfig(Settings):
     batch_tokens: Count = identity(
         524_288, gt=0, description="tokens of one optimizer step, padding included"
     )
-    learning_rate: float = identity(5e-4, gt=0, description="peak learning rate")
-    seed: int | None = identity(
+    learning_rate: Real = identity(5e-4, gt=0, le=1, description="peak learning rate")
+    seed: Whole | None = identity(
         None,
         ge=0,
         description="seed of the order of sequences, of dropout and of a new model's first weights; null: the run's seed. "

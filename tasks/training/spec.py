@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeAlias
 
 from storage.fields import STRICT, execution, identity
-from storage.units import Bounds, Seconds, Written
+from storage.units import Bounds, Real, Seconds, Whole, Written, auto_or_whole
 
 AUTO: Final = "auto"
 FP32: Final = "fp32"
@@ -28,19 +28,15 @@ EIGHT_BIT: Final = "8bit"
 
 Precision: TypeAlias = Literal["bf16", "fp32", "bf16_weights"]
 Kind: TypeAlias = Literal["trunk", "decay", "rewarm", "pretrain"]
-Share: TypeAlias = Annotated[float, Bounds(ge=0, lt=1)]
+Share: TypeAlias = Annotated[Real, Bounds(ge=0, lt=1)]
 """From 0 to below 1."""
-Several: TypeAlias = Annotated[int, Bounds(ge=2)]
-"""At least 2."""
+Several: TypeAlias = Annotated[Whole, Bounds(ge=2, le=1024)]
+"""From 2 to 1024."""
 
 
 def as_mode(value: Any) -> Any:
     """A mode of gradient checkpointing. Older configurations say true for `full` and false for `none`."""
     return {True: "full", False: "none"}[value] if isinstance(value, bool) else value
-
-
-def _auto_or_count(value: Any) -> Any:
-    return int(value) if isinstance(value, str) and value != AUTO else value
 
 
 @dataclass(frozen=True)
@@ -81,9 +77,9 @@ class Optimizer:
     betas: tuple[Share, Share] = identity(
         (0.9, 0.95), description="decay of the first and the second moment, each from 0 to below 1"
     )
-    eps: float = identity(1e-8, gt=0, description="epsilon, added to the denominator")
-    weight_decay: float = identity(0.1, ge=0, description="decoupled weight decay")
-    clip: float = identity(1.0, gt=0, description="largest global gradient norm")
+    eps: Real = identity(1e-8, ge=1e-30, le=1, description="epsilon, added to the denominator")
+    weight_decay: Real = identity(0.1, ge=0, description="decoupled weight decay")
+    clip: Real = identity(1.0, gt=0, description="largest global gradient norm")
     states: Literal["fp32", "8bit"] = identity(
         "fp32",
         description="the two moments; 8bit: in blocks of 256, embeddings in fp32 as before; saves about 6 bytes a "
@@ -92,7 +88,7 @@ class Optimizer:
     stochastic_rounding: bool = identity(
         False, description="with precision bf16_weights, and needed there: round updates up or down by chance"
     )
-    pull_to_base: float = identity(
+    pull_to_base: Real = identity(
         0.0,
         ge=0,
         description="against forgetting: after each update, weights move by the rate times this share of their way back "
@@ -196,9 +192,9 @@ class Execution:
     device: Literal["auto", "cpu", "cuda"] = execution(
         "auto", description="where models are trained and measured; auto: on a GPU if there is one"
     )
-    micro_batch: Annotated[Annotated[int, Bounds(ge=1)] | Literal["auto"], Written(_auto_or_count)] = (
-        execution("auto", description="sequences in one forward pass; auto: by model shape and memory")
-    )
+    micro_batch: Annotated[
+        Annotated[int, Bounds(ge=1, le=1_048_576)] | Literal["auto"], Written(auto_or_whole)
+    ] = execution("auto", description="sequences in one forward pass; auto: by model shape and memory")
     compile: Literal["auto"] | bool = execution("auto", description="torch.compile; auto: where it pays")
     gradient_checkpointing: Annotated[Literal["auto", "none", "selective", "full"], Written(as_mode)] = (
         execution(
@@ -211,14 +207,14 @@ class Execution:
         False,
         description="on a GPU: kernels that repeat themselves bit for bit, slower; on CPU they always do",
     )
-    threads: int | None = execution(
+    threads: Whole | None = execution(
         None, ge=1, le=4096, description="CPU threads of each trainer process; null: all, divided among them"
     )
     checkpoint_every: Seconds = execution(
-        300.0, gt=0, description="time between checkpoints, such as 30s or 5min"
+        300.0, gt=0, le=4_000_000_000, description="time between checkpoints, such as 30s or 5min"
     )
-    keep_last: int = execution(2, ge=1, description="number of checkpoints kept while training")
-    processes: int = execution(
+    keep_last: Whole = execution(2, ge=1, le=1024, description="number of checkpoints kept while training")
+    processes: Whole = execution(
         1, ge=1, le=1024, description="trainer processes on each machine (one for each GPU), under torchrun"
     )
     sharding: Literal["none", "full"] = execution(

@@ -16,7 +16,7 @@ import polars as pl
 import rensa
 
 from storage.errors import StageFailed
-from storage.settings import Settings, identity
+from storage.settings import Real, Settings, Whole, identity
 from tasks.corpus.words import PUNCTUATION, batches, inside, ngram_hashes, split_words
 
 SEED = 1
@@ -31,10 +31,12 @@ _MARK = r"[\p{Mn}\p{Cf}]+"
 class MinHashConfig(Settings):
     """How near-duplicates are found and verified."""
 
-    ngram: int = identity(5, ge=1, le=50, description="Length of a shingle, in words.")
-    bands: int = identity(14, ge=1, le=64, description="Bands; two documents that agree in one are compared.")
-    rows: int = identity(8, ge=1, le=32, description="Minimum hashes in a band.")
-    jaccard: float = identity(
+    ngram: Whole = identity(5, ge=1, le=50, description="Length of a shingle, in words.")
+    bands: Whole = identity(
+        14, ge=1, le=64, description="Bands; two documents that agree in one are compared."
+    )
+    rows: Whole = identity(8, ge=1, le=32, description="Minimum hashes in a band.")
+    jaccard: Real = identity(
         0.7,
         gt=0,
         le=1,

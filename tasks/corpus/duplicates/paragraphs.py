@@ -26,7 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from storage.draft import Draft
-from storage.settings import Settings, identity
+from storage.settings import Settings, Whole, identity
 from tasks.corpus.duplicates.minhash import simplify
 from tasks.corpus.duplicates.signatures import KeptDocuments
 from tasks.corpus.reading.batches import VISIBLE
@@ -39,7 +39,7 @@ _LINES = pa.schema([("row", pa.int64()), ("line", pa.int64()), ("bytes", pa.int6
 class ParagraphConfig(Settings):
     """Which repeated lines are removed."""
 
-    min_characters: int = identity(
+    min_characters: Whole = identity(
         31,
         ge=1,
         le=1_000_000,

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import ConfigDict, field_validator, model_validator
 
-from storage.settings import Count, Settings, execution, identity
+from storage.settings import Count, LineText, PathText, Real, Settings, execution, identity
 
 
 class HubConfig(Settings):
@@ -18,11 +18,11 @@ class HubConfig(Settings):
         description="Its name on the hub, owner/name.",
         pattern=r"^[A-Za-z0-9_][\w.-]*(/[A-Za-z0-9_][\w.-]*)?$",
     )
-    name: str | None = identity(
+    name: LineText | None = identity(
         None, description="Configuration of the dataset; null: its only or default one."
     )
     split: str = identity("train", description="Split of the configuration.", pattern=r"^\w+(\.\w+)*$")
-    revision: str = execution(
+    revision: LineText = execution(
         "main",
         min_length=1,
         description="Branch, tag or commit. It is resolved once in a store; the commit is identity, its name is not.",
@@ -39,8 +39,10 @@ class SourceConfig(Settings):
     role: Literal["domain", "replay"] = identity(
         description="domain: what the model shall learn; replay: general text, so that it forgets less."
     )
-    weight: float = identity(description="Share of the training tokens, relative to the other sources.", gt=0)
-    files: tuple[str, ...] | None = execution(
+    weight: Real = identity(
+        description="Share of the training tokens, relative to the other sources.", gt=0, le=1e9
+    )
+    files: tuple[PathText, ...] | None = execution(
         None,
         description="Files or patterns: parquet, jsonl (plain, gz, zst), txt. Content is identity, paths are not.",
     )
@@ -48,7 +50,9 @@ class SourceConfig(Settings):
         None, description="The embedded source: documentation of the installed Python, instead of files."
     )
     hub: HubConfig | None = identity(None, description="A dataset on the hub, instead of files.")
-    text_field: str = identity("text", description="The column or field that holds the text.", min_length=1)
+    text_field: LineText = identity(
+        "text", description="The column or field that holds the text.", min_length=1
+    )
     order: Literal["seeded", "as_given"] = identity(
         "seeded",
         description="seeded mixes files and row groups; as_given reads them in the order of `files`.",

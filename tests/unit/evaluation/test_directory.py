@@ -183,7 +183,7 @@ def test_the_last_word_of_a_passage_is_scored_as_right_or_wrong(case: Case, tmp_
     ],
 )
 def test_no_code_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str) -> None:
-    root = directory(tmp_path / "mine")
+    root = directory(tmp_path / "mine", **{line.partition(":")[0]: None})
     monkeypatch.chdir(tmp_path)
     (root / "utils.py").write_text("open('ran', 'w')\n")
     (root / "mine.yaml").write_text(f"{(root / 'mine.yaml').read_text()}{line}\n")

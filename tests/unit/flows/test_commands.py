@@ -89,7 +89,7 @@ def test_a_store_in_which_nothing_is_made_yet_is_one(home):
 
 def test_an_empty_name_of_a_store_is_refused(home):
     (home / "run.yaml").write_text("store: ''\n")
-    with pytest.raises(ConfigError, match="store is empty"):
+    with pytest.raises(ConfigError, match="store: is empty"):
         chosen_store(None, Path("run.yaml"))
 
 

@@ -117,6 +117,82 @@ def test_a_file_that_is_no_configuration_is_refused(tmp_path, text):
         load_config(path)
 
 
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("corpus.filter.c4=banana", "corpus.filter.c4: Input should be a valid boolean"),
+        ("corpus.filter.c5=true", "corpus.filter.c5: unknown key; did you mean corpus.filter.c4"),
+        ("corpus.filter.thresholds.gopher_short=x", "corpus.filter.thresholds.gopher_short: "),
+        ("corpus.sources.0.weight=.inf", "corpus.sources[0].weight: Input should be a finite number"),
+        ("corpus.sources[0].weight=0", "corpus.sources[0].weight: "),
+        ("corpus.sources.0.path=a", "corpus.sources[0].path: unknown key"),
+        ("corpus.sources.0.hub.split=a b", "corpus.sources[0].hub.split: "),
+        ("corpus.sources.1.weight=1", "1 is no entry of the list (there are: 0)"),
+        ("corpus.sources.x=1", "x is no entry of the list"),
+        ("corpus.dedup.minhash.bands=0.5", "corpus.dedup.minhash.bands: "),
+        ("corpus.execution.workers=null", "corpus.execution.workers: "),
+        (
+            "corpus.execution.workers=0",
+            "corpus.execution.workers: Input should be greater than or equal to 1",
+        ),
+        ("model.base={init: {layers: 0}}", "model.base.init.layers: Input should be greater"),
+        (
+            "model.base={init: {layer: 2}}",
+            "model.base.init.layer: unknown key; did you mean model.base.init.layers",
+        ),
+        ("model.base={init: {heads: true}}", "model.base.init.heads: must be a number, not true"),
+        ("model.base=3", "model.base: Input should be a valid string"),
+        ("training.schedule={kind: wsd, decay: 1}", "training.schedule.decay: unknown key"),
+        (
+            "training.schedule={kind: rewarm, warmup_tokens: x}",
+            "training.schedule.warmup_tokens: 'x' is not a count",
+        ),
+        (
+            "training.schedule={kind: linear}",
+            "training.schedule: must be a section whose kind is one of wsd, rewarm",
+        ),
+        ("training.average.checkpoints=1", "training.average.checkpoints: "),
+        ("training.token_budgets=[1M, true]", "training.token_budgets[1]: must be a count, not true"),
+        ("training.learning_rate=1e400", "training.learning_rate: Input should be a finite number"),
+        (
+            "training.learning_rate=null",
+            "training.learning_rate: Input should be a valid number (given: None)",
+        ),
+        ("training.execution.micro_batch=null", "training.execution.micro_batch: "),
+        ("evaluation.own=[{name: a, questions: 0}]", "evaluation.own[0].questions: "),
+        ("evaluation.own=[3]", "evaluation.own[0]: must be a section of keys and values"),
+        ("corpus=null", "corpus: must be a section of keys and values"),
+        ("corpus.sources={}", "corpus.sources: must be a list"),
+        ("seed=" + "9" * 5000, "--set seed: line 1: a number of 5,000 digits"),
+        ("seed='" + "9" * 5000 + "'", "seed: a text of 5,000 characters is no number"),
+        ("seed=9223372036854775808", "seed: is beyond 9223372036854775807"),
+        ("name=2026-02-30", "--set name: line 1: 2026-02-30 is a date"),
+        ("name={a: 1, a: 2}", "--set name: line 1: a: stands a second time"),
+        ("store=''", "store: is empty"),
+        ('store="a\\0b"', "store: 'a\\x00b' holds a control character"),
+        ("store=" + "x" * 5000, "store: a path of 5,000 characters is too long"),
+        ("store=null", "store: Input should be a valid string"),
+    ],
+    ids=lambda value: value[:40],
+)
+def test_an_override_is_refused_under_the_full_name_of_its_key(tmp_path, override, words):
+    path = tmp_path / "run.yaml"
+    raw = minimal()
+    raw["corpus"]["sources"][0]["hub"] = None
+    path.write_text(yaml.safe_dump(raw))
+    with pytest.raises(ConfigError) as caught:
+        load_config(path, [override])
+    assert words in str(caught.value)
+    assert len(str(caught.value)) < 1500
+
+
+def test_an_override_reaches_into_a_list(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump(minimal()))
+    for written in ("corpus.sources.0.weight", "corpus.sources[0].weight"):
+        assert load_config(path, [f"{written}=3"]).corpus.sources[0].weight == 3
+
+
 def test_a_missing_file_is_refused(tmp_path):
     with pytest.raises(ConfigError, match="cannot be read"):
         load_config(tmp_path / "none.yaml")
