@@ -11,7 +11,7 @@ import threading
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -19,6 +19,9 @@ from flows.commands import completion
 from flows.commands.common import STOPPED, Config, Overrides, load, nearest
 from storage.errors import ConfigError, OnwardError
 from tasks import stages
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 _NOTHING: dict[str, Any] = {"flow_run": None, "stages": [], "models": [], "report": None, "mlflow_run": None}
 
@@ -198,29 +201,37 @@ def _clean_stdout() -> Iterator[Any]:
 
 def _show_models(summary: dict[str, Any], config: Path, overrides: list[str]) -> None:
     from rich.console import Console
-    from rich.table import Table
 
     from flows.config import load_config
 
-    if not summary["models"]:
-        return
-    table = Table(title="scores")
-    table.add_column("", justify="left")
-    for model in summary["models"]:
-        table.add_column(model["name"], justify="right")
+    console = Console(stderr=True)
+    table = scores_table(summary["models"])
+    if table is not None:
+        console.print(table)
+    if summary["report"]:
+        store = load_config(config, overrides).store_path
+        key = Path(summary["report"]).name
+        page = store / "runs" / f"report-{key}" / "report.html"  # this page includes the cost
+        console.print(f"report: {page}", highlight=False, soft_wrap=True)
+
+
+def scores_table(models: list[dict[str, Any]]) -> Table | None:
+    """Every score and perplexity of the models, side by side; None where nothing was measured."""
+    from rich.table import Table
+
     rows: dict[str, dict[str, str]] = {}
-    for model in summary["models"]:
+    for model in models:
         for source, value in model["perplexity"].items():
             rows.setdefault(f"perplexity · {source}", {})[model["name"]] = f"{value:.2f}"
         for benchmark, scores in model["scores"].items():
             for metric, value in scores.items():
                 rows.setdefault(f"{benchmark} · {metric}", {})[model["name"]] = f"{value:.4f}"
+    if not rows:
+        return None
+    table = Table(title="scores")
+    table.add_column("", justify="left")
+    for model in models:
+        table.add_column(model["name"], justify="right")
     for name, values in rows.items():
-        table.add_row(name, *(values.get(model["name"], "") for model in summary["models"]))
-    console = Console(stderr=True)
-    store = load_config(config, overrides).store_path
-    console.print(table)
-    if summary["report"]:
-        key = Path(summary["report"]).name
-        page = store / "runs" / f"report-{key}" / "report.html"  # this page includes the cost
-        console.print(f"report: {page}", highlight=False, soft_wrap=True)
+        table.add_row(name, *(values.get(model["name"], "") for model in models))
+    return table

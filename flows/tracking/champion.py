@@ -1,17 +1,21 @@
-"""The champion among several models: the best in the domain among those not clearly worse in general than the base.
+"""The champion among several models: clearly better in the domain than those before it, and not clearly worse in general
+than the base.
 
 "In the domain": the mean of the main metric over the domain benchmarks with equal weights; without any, bits per byte on
-the domain's held-out text. "Clearly worse in general": the report of the same models says so about the mean of the
-general benchmarks against the base; without any, about perplexity on any replay text. The same functions compute it from
-the same tables, draws, tests and families of tests. If two models are equally good, the one with fewer tokens wins. Only
-models measured on the same questions and documents, in the same way and in the same roles (domain or general), are
-compared.
+the domain's held-out text. "Clearly": the report of the same models says so, by the same functions from the same tables,
+draws, tests and families of tests: about the mean of the group, without one about perplexity on any text of the role. The
+alias stays where it is unless a model is clearly better than the one that has it. It begins with the model of the fewest
+tokens, usually the base. Models of other runs are known by their tags alone: they differ clearly if their levels are two
+standard errors of two samples apart, which is more than the same questions need. Only models measured on the same
+questions and documents, in the same way and in the same roles (domain or general), are compared.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -33,6 +37,7 @@ if TYPE_CHECKING:
     from tasks.pages.report.scores import Measure
 
 TAG = "standing"
+_APART = 1.96
 Kind = Literal["benchmarks", "texts"]
 """What the level in the domain is the mean of."""
 
@@ -73,6 +78,25 @@ class Standing:
     measure: str
     """Digest of what was measured, how, and in which role (domain or general). Equal for models that can be compared."""
     verdict: Verdict | None = None
+    error: float | None = None
+    """Standard error of the level in the domain; None in tags of versions before 0.2."""
+    run: str = ""
+    """Digest of the run's models; `beaten` names models of it."""
+    name: str = ""
+    beaten: tuple[str, ...] = ()
+    """Names of the run's models than which it is clearly better in the domain."""
+
+    def beats(self, other: Standing) -> bool:
+        """Whether it is clearly better in the domain."""
+        if self.run and self.run == other.run:
+            return other.name in self.beaten
+        if self.error is None and other.error is None:
+            return False
+        errors = [
+            one.error if one.error is not None else (self.error or other.error or 0.0)
+            for one in (self, other)
+        ]
+        return self.domain - other.domain > _APART * math.hypot(*errors)
 
     @property
     def clearly_worse(self) -> bool:
@@ -90,17 +114,62 @@ def standing_of(tags: Mapping[str, str]) -> Standing | None:
         known = json.loads(tags[TAG])
         if "verdict" not in known and known["high"] is not None:
             known["verdict"] = "worse" if known["high"] < 0 else "no clear change"
+        known["beaten"] = tuple(known.get("beaten", ()))
         return Standing(**known)
     except (KeyError, ValueError, TypeError):
         return None
 
 
-def choose(standings: Mapping[str, Standing], measure: str) -> str | None:
-    """The champion's name among the models with this `measure`; None if there is none."""
-    able = {name: one for name, one in standings.items() if one.measure == measure and not one.clearly_worse}
+@dataclass(frozen=True)
+class Choice:
+    """The champion, and for each model that was looked at why it is or is not."""
+
+    champion: str | None
+    reasons: Mapping[str, str]
+
+
+def choose(standings: Mapping[str, Standing], measure: str, holder: str | None = None) -> Choice:
+    """The champion among the models with this `measure`, by the numbers of their versions.
+
+    `holder` has the alias now. It keeps it unless another is clearly better, or it cannot be champion itself.
+    """
+    alike = {name: one for name, one in standings.items() if one.measure == measure}
+    able = {name: one for name, one in alike.items() if not one.clearly_worse}
+    reasons = {
+        name: "no champion: clearly worse in general than its base" for name in alike if name not in able
+    }
     if not able:
-        return None
-    return min(able, key=lambda name: (-able[name].domain, able[name].tokens, _numbered(name)))
+        return Choice(None, reasons)
+    order = sorted(able, key=lambda name: (able[name].tokens, -able[name].domain, _numbered(name)))
+    champion = holder if holder in able else order[0]
+    first = champion
+    for name in order:
+        if able[name].beats(able[champion]):
+            reasons[champion] = (
+                f"no champion: version {name} is clearly better in the domain ({_levels(able, champion, name)})"
+            )
+            champion = name
+    for name in order:
+        if name != champion and not reasons.get(name):
+            reasons[name] = (
+                f"no champion: not clearly better in the domain than version {champion} ({_levels(able, name, champion)})"
+            )
+    if champion == first:
+        beaten = [name for name in order if name != champion and able[champion].beats(able[name])]
+        kept = "champion before, and" if champion == holder else "fewest tokens, and"
+        reasons[champion] = f"champion: {kept} no other is clearly better in the domain" + (
+            f"; itself clearly better than version {', '.join(beaten)}" if beaten else ""
+        )
+    else:
+        reasons[champion] = (
+            f"champion: clearly better in the domain than version {first} ({_levels(able, champion, first)}), and not "
+            "clearly worse in general than its base"
+        )
+    return Choice(champion, reasons)
+
+
+def _levels(able: Mapping[str, Standing], one: str, other: str) -> str:
+    return f"{able[one].domain:.4g} against {able[other].domain:.4g}"
 
 
 def _numbered(name: str) -> tuple[int, str]:
@@ -115,7 +184,8 @@ def standings(
     `groups`: benchmark → domain or general; `roles`: source → domain or replay. A standing is None if nothing of the domain
     was measured. Raises OnwardError if a model and the base got different questions, or were measured in different ways.
     """
-    changes = _changes(models, groups, roles)
+    changes, better, errors = _compared(models, groups, roles)
+    run = hashlib.sha256(json.dumps([_keys(model) for model in models]).encode()).hexdigest()[:16]
     found: dict[str, Standing | None] = {}
     for model in models:
         level = _level(model, groups, roles)
@@ -127,8 +197,25 @@ def standings(
         value, low, high = (change.value, change.low, change.high) if change else (None, None, None)
         measure = _measure(model, kind, groups, roles)
         verdict = change.verdict if change else None
-        found[model.name] = Standing(model.tokens, domain, value, low, high, measure, verdict)
+        found[model.name] = Standing(
+            model.tokens,
+            domain,
+            value,
+            low,
+            high,
+            measure,
+            verdict,
+            error=errors.get(model.name),
+            run=run,
+            name=model.name,
+            beaten=tuple(other.name for other in models if (other.name, model.name) in better),
+        )
     return found
+
+
+def _keys(model: Candidate) -> Any:
+    measured = (model.scores, model.perplexity)
+    return [model.name, *(sorted((name, one.key) for name, one in of.items()) for of in measured)]
 
 
 def _level(
@@ -149,10 +236,12 @@ def _mean(values: Iterable[float]) -> float:
     return sum(listed) / len(listed)
 
 
-def _changes(
+def _compared(
     models: Sequence[Candidate], groups: Mapping[str, str], roles: Mapping[str, str]
-) -> dict[str, ChangeToBase]:
-    """Each model's general change against the base, as in the report; empty if nothing general was measured."""
+) -> tuple[dict[str, ChangeToBase], set[tuple[str, str]], dict[str, float]]:
+    """(each model's general change against the base; pairs of which the second is clearly better in the domain; the
+    standard error of each level in the domain), as in the report. What was not measured is left out.
+    """
     from tasks.pages.report.groups import group_row
     from tasks.pages.report.inputs import ReportInputs
     from tasks.pages.report.scores import benchmark_row, perplexity_row
@@ -177,10 +266,47 @@ def _changes(
         if (asked := benchmark_row(name, group, names, inputs)) is not None
     ]
     means = [mean for group in GROUPS if (mean := group_row(group, benchmarks, names)) is not None]
-    if any(mean.row.group == "general" for mean in means):
-        return _judged(means, lambda row: row.group == "general", names)
     texts = [text for name in roles if (text := perplexity_row(name, names, inputs)) is not None]
-    return _judged(texts, lambda row: roles[row.source] == "replay", names)
+    if any(mean.row.group == "general" for mean in means):
+        changes = _judged(means, lambda row: row.group == "general", names)
+    else:
+        changes = _judged(texts, lambda row: roles[row.source] == "replay", names)
+    domain = [mean for mean in means if mean.row.group == "domain"]
+    if any(groups.get(name) == "domain" for model in models for name in model.scores):
+        errors = {name: one.stderr for mean in domain for name, one in mean.estimates.items()}
+        return changes, _better(means, lambda row: row.group == "domain", names), errors
+    read = [text for text in texts if roles[text.row.source] == "domain"]
+    errors = {
+        name: math.hypot(*(_bits(text.row) * text.ratios[name].stderr for text in read)) / len(read)
+        for name in names
+        if read and all(name in text.ratios for text in read)
+    }
+    return changes, _better(texts, lambda row: roles[row.source] == "domain", names), errors
+
+
+def _bits(row: PerplexityRow) -> float:
+    """Bits per byte for each nat per token."""
+    return row.tokens / row.bytes / math.log(2)
+
+
+def _better(
+    measures: Sequence[Measure[R]], domain: Callable[[R], bool], names: Sequence[str]
+) -> set[tuple[str, str]]:
+    """Pairs (worse, better): of the rows of the domain, one at least improved and none is worse."""
+    from tasks.pages.report.scores import add_changes
+
+    rows = add_changes(measures, list(itertools.combinations(names, 2)))
+    found = set()
+    for one, other in itertools.combinations(names, 2):
+        changes = [
+            change for row in rows if domain(row) if (change := change_of(row, one, other)) is not None
+        ]
+        verdicts = {change.verdict for change in changes}
+        if "improved" in verdicts and "worse" not in verdicts:
+            found.add((one, other))
+        if "worse" in verdicts and "improved" not in verdicts:
+            found.add((other, one))
+    return found
 
 
 def _judged(

@@ -18,6 +18,9 @@ from storage.artifact import Artifact
 
 CHAMPION = "champion"
 POINTER = "model.json"
+WHY = "champion"
+"""Tag of a version: why it is or is not the champion."""
+_WHY_MARK = "\n\n**Champion?** "
 
 
 @dataclass(frozen=True)
@@ -192,26 +195,40 @@ class Models:
     def crown(self, registered: str, standings: Mapping[str, Standing]) -> str | None:
         """Tag versions (by number) with their standing, and set `champion` to the best one. Returns its number.
 
-        Versions of other runs take part if they were measured in the same way.
+        Versions of other runs take part if they were measured in the same way. Why a version is or is not the champion
+        stands on its page. The alias moves only to a version that is clearly better.
         """
         for version, one in standings.items():
             for name, value in one.tags().items():
                 self._client.set_model_version_tag(registered, version, name, value)
+        versions = {str(one.version): one for one in self._all_versions(registered)}
         everyone = {
-            str(one.version): known
-            for one in self._all_versions(registered)
-            if (known := standing_of(one.tags)) is not None
+            number: known for number, one in versions.items() if (known := standing_of(one.tags)) is not None
         }
         measures = {one.measure for one in standings.values()}
-        champion = choose(everyone, measures.pop()) if len(measures) == 1 else None
-        if champion is not None:
-            self._client.set_registered_model_alias(registered, CHAMPION, champion)
-        return champion
+        if len(measures) != 1:
+            return None
+        holder = next((number for number, one in versions.items() if CHAMPION in (one.aliases or ())), None)
+        choice = choose(everyone, measures.pop(), holder or self._holder(registered))
+        for number, reason in choice.reasons.items():
+            if versions[number].tags.get(WHY) != reason:
+                self._client.set_model_version_tag(registered, number, WHY, reason)
+                words = str(versions[number].description or "").split(_WHY_MARK)[0]
+                self._client.update_model_version(registered, number, f"{words}{_WHY_MARK}{reason}.")
+        if choice.champion is not None and choice.champion != holder:
+            self._client.set_registered_model_alias(registered, CHAMPION, choice.champion)
+        return choice.champion
+
+    def _holder(self, registered: str) -> str | None:
+        """The version that has the alias now."""
+        aliases = self._client.get_registered_model(registered).aliases or {}
+        found = aliases.get(CHAMPION)
+        return None if found is None else str(found)
 
 
 _REGISTERED = (
-    "Models of Onward: `base`, one alias for each token budget, and `champion`, the best in the domain among those not "
-    "clearly worse in general than their base."
+    "Models of Onward: `base`, one alias for each token budget, and `champion`, which moves only to a model that is "
+    "clearly better in the domain and not clearly worse in general than its base; each version's page says why."
 )
 
 

@@ -1,4 +1,4 @@
-"""The paired bootstrap: how a score would vary over other questions (or documents) of the same kind.
+"""The paired bootstrap: how a score would vary over other questions of the same kind. (Documents: see ratio.py.)
 
 Questions are resampled within their strata (MMLU's subjects), with the same draws for all models, so two models' draws
 can be subtracted. Deviations in a stratum of n questions are scaled by √(n / (n − 1)), which makes the variance
@@ -40,7 +40,7 @@ class Estimate:
 
     @property
     def count(self) -> int:
-        """Number of questions or documents behind it."""
+        """Number of questions behind it."""
         return len(self.influence)
 
     @property
@@ -103,31 +103,12 @@ def means(
     `strata` (questions,): the number of each question's group. Questions are resampled within groups.
     """
     groups = _groups(strata)
-    total = _resampled(values, groups, _generator(name, seed), draws) / len(values)
+    total = _resampled(values, groups, generator_of(name, seed), draws) / len(values)
     found = []
     for model in range(values.shape[1]):
         column = values[:, model]
         influence = _centred(column, groups) / len(values)
         found.append(Estimate(float(column.mean()), total[:, model], influence))
-    return found
-
-
-def ratios(
-    values: np.ndarray, sizes: np.ndarray, name: str, seed: int = 0, draws: int = DRAWS
-) -> list[Estimate]:
-    """Σ values / Σ sizes (nats per token) for each column of `values` (documents, models), over the same draws.
-
-    Documents are resampled. The error is that of a ratio with documents as clusters (Cochran 1977, chapter 6).
-    """
-    groups = _groups(np.zeros(len(values), dtype=np.int64))
-    columns = np.column_stack([values, sizes.astype(np.float64)])
-    sums = _resampled(columns, groups, _generator(name, seed), draws)
-    whole = float(sizes.sum())
-    found = []
-    for model in range(values.shape[1]):
-        ratio = float(values[:, model].sum()) / whole
-        rest = _centred(values[:, model] - ratio * sizes, groups)
-        found.append(Estimate(ratio, sums[:, model] / sums[:, -1], rest / whole))
     return found
 
 
@@ -162,11 +143,12 @@ def together(
         for model, (one, own) in enumerate(zip(estimates, rows, strict=True)):
             influence[own, model] += one.influence / len(members)
     values = [sum(one.value for one in models) / len(members) for models in zip(*members, strict=True)]
-    moved = _resampled(influence, _groups(strata), _generator(name, seed), draws, widen=False)
+    moved = _resampled(influence, _groups(strata), generator_of(name, seed), draws, widen=False)
     return [Estimate(value, value + moved[:, k], influence[:, k]) for k, value in enumerate(values)]
 
 
-def _generator(name: str, seed: int) -> np.random.Generator:
+def generator_of(name: str, seed: int) -> np.random.Generator:
+    """The source of random draws for this name."""
     named = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
     return np.random.default_rng([seed, named])
 

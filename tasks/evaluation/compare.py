@@ -3,7 +3,8 @@
 Intervals and tests cover the sample of questions or documents only, not training with another seed. With
 right-or-wrong answers of which few changed, a bootstrap is too optimistic (five gained of 500, none lost: p = 0.001).
 There the verdict also requires the exact test of the changed questions (p = 0.06), which holds its level for any
-number of them.
+number of them. Documents are fewer and more unlike than questions: their change has the exact test of signs alone
+(ratio.py). Fewer than ten of either give no verdict.
 """
 
 from __future__ import annotations
@@ -17,19 +18,25 @@ import numpy as np
 import pyarrow as pa
 
 from storage.errors import OnwardError
-from tasks.evaluation.bootstrap import Estimate, means, ratios
-from tasks.evaluation.significance import ALPHA, holm, mcnemar, smallest_seen
+from tasks.evaluation.bootstrap import LEVEL, Estimate, means
+from tasks.evaluation.ratio import Ratio, ratios
+from tasks.evaluation.significance import ALPHA, holm, mcnemar, power_of, sign_flips, smallest_seen
 
-Verdict = Literal["improved", "worse", "no clear change"]
+Verdict = Literal["improved", "worse", "no clear change", "too few documents", "too few questions"]
+FEWEST = 10
+"""Fewer documents or questions give no verdict. Of five, no choice of signs is rarer than 0.05; of nine, only those in
+which nearly all agree, and one unlike document would decide."""
 
 
 @dataclass(frozen=True)
 class Change:
     """A difference between two models: `value` in [low, high] (95 %), over `count` questions or documents.
 
-    p: bootstrap p-value of no difference. adjusted: Holm's correction of `tested` over the benchmarks of the
-    comparison. seen: the smallest change that would have been detected. mcnemar: (gained, lost, p) for right-or-wrong
-    questions. flips: the exact test for a mean of such benchmarks. rising: a higher value is better.
+    p: p-value of no difference: the bootstrap's; of documents, the exact test's. adjusted: Holm's correction of
+    `tested` over the benchmarks of the comparison. seen: the smallest change that would have been detected, None if
+    that cannot be told. mcnemar: (gained, lost, p) for right-or-wrong questions. flips: the exact test of all signs,
+    for means of such benchmarks and for other scores. rising: a higher value is better. relative: of perplexity, over
+    documents. of: the difference of ratios behind a relative change.
     """
 
     value: float
@@ -40,10 +47,11 @@ class Change:
     p: float
     rising: bool = True
     adjusted: float = 1.0
-    seen: float = 0.0
+    seen: float | None = 0.0
     mcnemar: tuple[int, int, float] | None = None
     flips: float | None = None
     relative: bool = False
+    of: Ratio | None = None
 
     @property
     def tested(self) -> float:
@@ -53,7 +61,9 @@ class Change:
 
     @property
     def verdict(self) -> Verdict:
-        """Improved or worse if the adjusted test says so."""
+        """Improved or worse if the adjusted test says so, and if there is enough to test."""
+        if self.count < FEWEST:
+            return "too few documents" if self.relative else "too few questions"
         if self.adjusted >= ALPHA or not self.value:
             return "no clear change"
         return "improved" if (self.value > 0) == self.rising else "worse"
@@ -76,8 +86,8 @@ def question_scores(tables: Mapping[str, pa.Table], metric: str, name: str) -> d
     return dict(zip(tables, means(values, strata, name), strict=True))
 
 
-def document_scores(tables: Mapping[str, pa.Table], name: str) -> dict[str, Estimate]:
-    """Each model's nats per token over the documents of all tables (`documents.parquet`), with shared draws.
+def document_scores(tables: Mapping[str, pa.Table], name: str) -> dict[str, Ratio]:
+    """Each model's nats per token over the documents of all tables (`documents.parquet`), with shared signs.
 
     Raises OnwardError unless all tables have the same documents with the same tokens.
     """
@@ -97,26 +107,37 @@ def score_change(before: Estimate, after: Estimate) -> Change:
     return Change(difference.value, low, high, difference.stderr, difference.count, difference.p_value())
 
 
-def perplexity_change(before: Estimate, after: Estimate) -> Change:
+def perplexity_change(before: Ratio, after: Ratio) -> Change:
     """The relative change of perplexity, after / before − 1, from two `document_scores`. Lower is better."""
-    change = score_change(before, after)
-    ratio = math.exp(change.value)
-    return replace(
-        change,
-        value=ratio - 1,
-        low=math.expm1(change.low),
-        high=math.expm1(change.high),
-        stderr=ratio * change.stderr,
+    difference = after.minus(before)
+    low, high = difference.interval()
+    factor = math.exp(difference.value)
+    return Change(
+        factor - 1,
+        _expm1(low),
+        _expm1(high),
+        factor * difference.stderr,
+        difference.count,
+        p := difference.p_value(),
+        flips=p,
         rising=False,
         relative=True,
+        of=difference,
     )
 
 
+def _expm1(value: float) -> float:
+    """e^value − 1; infinite where that is beyond a float."""
+    return math.inf if value > 700 else math.expm1(value)
+
+
 def with_mcnemar(change: Change, before: pa.Table, after: pa.Table, metric: str) -> Change:
-    """The change with McNemar's test added, if the metric is right or wrong (1 or 0) for each question."""
+    """The change with its exact test: McNemar's if the metric is right or wrong (1 or 0) for each question, else that
+    of all signs."""
     turned = turns(before, after, metric)
     if turned is None:
-        return change
+        first, second = (table[metric].to_numpy().astype(np.float64) for table in (before, after))
+        return replace(change, flips=sign_flips(second - first))
     gained, lost = int((turned > 0).sum()), int((turned < 0).sum())
     return replace(change, mcnemar=(gained, lost, mcnemar(gained, lost)))
 
@@ -138,7 +159,12 @@ def judged(changes: Sequence[Change]) -> list[Change]:
     ]
 
 
-def _seen(change: Change, tests: int) -> float:
-    if change.relative:
-        return math.expm1(smallest_seen(change.stderr / (1 + change.value), tests))
-    return smallest_seen(change.stderr, tests, change.count if change.mcnemar else None)
+def _seen(change: Change, tests: int) -> float | None:
+    if change.count < FEWEST:
+        return None
+    if change.of is not None:
+        low, high = change.of.interval(1 - (1 - LEVEL) / max(1, tests))
+        found = _expm1((high - low) / 2 + power_of(change.of.stderr))
+    else:
+        found = smallest_seen(change.stderr, tests, change.count if change.mcnemar else None)
+    return found if math.isfinite(found) else None

@@ -94,6 +94,9 @@ def check_models(made: Made, client: Any, experiment: str) -> dict[str, Any]:
         place = standing_of(version.tags)
         assert place is not None
         assert (place.general, place.verdict) == verdict_of(made, model.name)
+        reason = version.tags["champion"]
+        assert reason.startswith("champion: " if aliases["champion"] == version.version else "no champion: ")
+        assert version.description.endswith(f"{reason}.") and version.description.count("Champion?") == 1
     return {"versions": sorted((int(v.version), v.tags["stage_key"]) for v in versions), "aliases": aliases}
 
 

@@ -29,7 +29,7 @@ from tasks.pages.markdown import markdown_of
 from tasks.stages import CORPUS
 
 STAGE = "data"
-VERSION = 2
+VERSION = 3
 COMPONENTS = FILTER_COMPONENTS
 """The rules of the filter that are on are measured again, as they are now."""
 _REASONS = 40

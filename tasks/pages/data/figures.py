@@ -40,6 +40,14 @@ _FATE_COLOURS = {
 }
 
 
+_LENGTHS_RIGHT = {
+    (True, True): "as they are trained on; one longer than a sequence is cut.",
+    (True, False): "as they are trained on.",
+    (False, True): "as they were kept.",
+    (False, False): "as they were kept.",
+}
+
+
 def draw(facts: DataFacts, directory: Path) -> list[Picture]:
     """Write each figure that the facts allow as SVG and PNG; returns them in order."""
     directory.mkdir(parents=True, exist_ok=True)
@@ -61,15 +69,14 @@ def draw(facts: DataFacts, directory: Path) -> list[Picture]:
         add(
             "reasons",
             lambda: _reasons(facts.reasons[:14], facts.clusters),
-            "Left: the reasons for which most documents were dropped, by stage. Right: groups of "
-            "documents that dedup took for one, by size; one of each group stayed.",
+            reasons_caption(facts.clusters),
         )
     if facts.lengths.before:
         add(
             "lengths",
             lambda: _lengths(facts.lengths, facts.packing),
             "Left: documents as they were read, by length and what became of them. Right: documents "
-            "as they are trained on; one longer than a sequence is cut.",
+            + _LENGTHS_RIGHT[bool(facts.lengths.tokens), bool(facts.packing)],
         )
     if facts.scores:
         add(
@@ -83,7 +90,8 @@ def draw(facts: DataFacts, directory: Path) -> list[Picture]:
             "tokens",
             lambda: _tokens(facts.packing),
             "Where each source's tokens are: trained on in a round, packed and carried to a next "
-            "round, or not taken yet. Behind a bar: how often its text was read.",
+            "round, or not taken yet."
+            + (" Behind a bar: how often its text was read." if _read_counts(facts.packing) else ""),
         )
     return pictures
 
@@ -213,6 +221,16 @@ def _band(
 
 
 # ---- reasons and clusters -----------------------------------------------------------------------------------------
+
+
+def reasons_caption(copies: CopyGroups) -> str:
+    """What the figure of reasons shows: groups of copies only where there are any."""
+    if not copies.sizes:
+        return "The reasons for which most documents were dropped, by stage."
+    return (
+        "Left: the reasons for which most documents were dropped, by stage. Right: groups of "
+        "documents that dedup took for one, by size; one of each group stayed."
+    )
 
 
 def _reasons(rows: Sequence[Reason], copies: CopyGroups) -> Figure:
@@ -354,6 +372,10 @@ def _scores(scores: Sequence[RuleValues]) -> Figure:
         axes.spines["left"].set_visible(False)
         axes.locator_params(axis="x", nbins=4)
     return figure
+
+
+def _read_counts(rounds: Sequence[PackedRound]) -> bool:
+    return any(source.epochs is not None for one in rounds for source in one.sources)
 
 
 def _tokens(rounds: Sequence[PackedRound]) -> Figure:

@@ -208,24 +208,39 @@ def _gain(facts: Results, cost: Cost) -> list[Block]:
     models = {model.name: model for model in cost.models}
     segments = {segment.key: segment for segment in cost.segments}
     bases = {model.name for model in facts.models if not model.segments}
-    rows = []
+    found = []
     for before, after in facts.pairs:
         if after not in models or (before not in models and before not in bases):
+            continue
+        if not facts.of_one_line(before, after):
             continue
         known = set() if before in bases else set(models[before].segments)
         hours = sum(segments[key].device_hours for key in models[after].segments if key not in known)
         changes = [change_of(row, before, after) for row in facts.groups]
         if hours and any(changes):
-            cells = [Cell(within(change, 100 / hours, 2) if change else "–") for change in changes]
-            rows.append((Cell(f"{before} → {after}"), Cell(_hours(hours)), *cells))
-    if not rows:
+            found.append((f"{before} → {after}", hours, changes))
+    if not found:
         return []
+    shortest = min(hours for _, hours, _ in found)
     unit = cost.all.unit
-    one = unit.removesuffix("s")
+    # per no longer a time than was measured
+    one, per = next(
+        (name, size) for name, size in (("hour", 1), ("minute", 1 / 60), ("second", 0)) if shortest >= size
+    )
+    per = per or 1 / _HOUR
+    rows = [
+        (
+            Cell(pair),
+            Cell(_hours(hours)),
+            *(Cell(within(change, 100 * per / hours, 2) if change else "–") for change in changes),
+        )
+        for pair, hours, changes in found
+    ]
+    device = unit.removesuffix("s").removesuffix("hour")
     head = (
         "models",
         f"{unit} between",
-        *(f"{row.group} mean, points per {one}" for row in facts.groups),
+        *(f"{row.group} mean, points per {device}{one}" for row in facts.groups),
     )
     return [Table(head, tuple(rows))]
 

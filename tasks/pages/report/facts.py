@@ -15,7 +15,7 @@ from tasks.pages.plain import named, optional, plain, unwritten
 from tasks.pages.wording import signed
 
 GROUPS = ("domain", "general")
-Verdict = Literal["improved", "worse", "no clear change"]
+Verdict = Literal["improved", "worse", "no clear change", "too few documents", "too few questions"]
 Pair = tuple[str, str]
 """Names of two models, from and to."""
 Json = dict[str, Any]
@@ -64,6 +64,10 @@ class Curve:
     loss: Sequence[float | None]
     step: Sequence[int] | None
     """None: the journal has no steps."""
+    rate: Sequence[float | None] = ()
+    """The learning rate of each step; empty if the journal has none."""
+    peak: float | None = None
+    """The rate that was asked for."""
 
 
 # ---- results ------------------------------------------------------------------------------------------------------
@@ -112,14 +116,20 @@ class ModelChange:
     p: float
     adjusted: float
     verdict: Verdict
-    seen: float
+    seen: float | None
+    """The smallest change that would have been detected; None if there are too few documents or questions to tell."""
     mcnemar: ChangedAnswers | None = optional()  # noqa: RUF009 (a field)
     flips: float | None = optional()
 
     @property
     def clear(self) -> bool:
         """Whether it has a verdict."""
-        return self.verdict != "no clear change"
+        return self.verdict in ("improved", "worse")
+
+    @property
+    def few(self) -> bool:
+        """Whether there are too few documents or questions for a verdict."""
+        return self.verdict.startswith("too few")
 
     @property
     def exact(self) -> float | None:
@@ -251,6 +261,11 @@ class Results:
         """The models' names, base first."""
         return [model.name for model in self.models]
 
+    def of_one_line(self, before: str, after: str) -> bool:
+        """Whether training went from one model to the other: in a comparison, whether they are of one run."""
+        first, second = (next(one for one in self.models if one.name == name) for name in (before, after))
+        return not (first.series or second.series) or bool(set(first.series) & set(second.series))
+
     @property
     def means(self) -> list[GroupRow]:
         """Groups of more than one benchmark, whose mean says something of its own."""
@@ -367,9 +382,13 @@ def _packing(one: PackedBy) -> Json:
 
 
 def within(change: Interval, scale: float = 100, digits: int = 1) -> str:
-    """A change with its interval: +2.3 [0.8, 3.9]. A single question has no interval."""
+    """A change with its interval: +2.3 [0.8, 3.9]. A single question or document has no interval."""
     value = signed(scale * change.value, digits)
     if change.low is None or change.high is None:
         return value
-    low, high = (f"{scale * end:.{digits}f}".replace("-", "−") for end in (change.low, change.high))
-    return f"{value} [{low}, {high}]"
+    return f"{value} [{_end(scale * change.low, digits)}, {_end(scale * change.high, digits)}]"
+
+
+def _end(value: float, digits: int) -> str:
+    """An end of an interval. Of very few documents it may be so far away that its figures say nothing."""
+    return "> 99,999" if value > 99_999 else f"{value:.{digits}f}".replace("-", "−")

@@ -40,17 +40,17 @@ def draw(facts: ReportFacts, directory: Path) -> list[Picture]:
     pictures = []
     if any(len(curve.tokens) > 1 for curve in facts.curves):
         save(lambda tips: _loss(facts.curves, tips), directory, "loss")
-        caption = (
-            "Figure 1. Training loss over optimizer steps (left) and over tokens seen (right): the trunk at constant rate, "
-            "and from it a branch to each budget in which the rate decays. Faint: each logged step; strong: running mean."
-        )
+        caption = f"Figure 1. {loss_caption(facts.curves)} Faint: each logged step; strong: running mean."
         pictures.append(Picture("loss", caption))
     if len(facts.models) > 1 and (facts.perplexity or facts.groups):
         save(lambda tips: _efficiency(facts, tips), directory, "efficiency")
-        caption = (
-            "Figure 2. Token efficiency. Held-out perplexity of each source over tokens seen, relative to the base model, "
-            "and the mean score of each group of benchmarks (dotted: chance). Bands and bars are 95 % intervals."
-        )
+        shown = []
+        if facts.perplexity:
+            shown.append("held-out perplexity of each source over tokens seen, relative to the base model")
+        if facts.groups:
+            dotted = " (dotted: chance)" if any(row.chance for row in facts.groups) else ""
+            shown.append(f"the mean score of each group of benchmarks{dotted}")
+        caption = f"Figure 2. Token efficiency: {', and '.join(shown)}. Bands and bars are 95 % intervals."
         pictures.append(Picture("efficiency", caption))
     if any(row.changes for row in facts.benchmarks):
         save(lambda tips: _changes(facts, tips), directory, "changes")
@@ -60,6 +60,20 @@ def draw(facts: ReportFacts, directory: Path) -> list[Picture]:
         )
         pictures.append(Picture("changes", caption))
     return pictures
+
+
+def loss_caption(curves: Sequence[Curve]) -> str:
+    """What figure 1 shows of these curves: over what, and how the rate went."""
+    steps = all(curve.step is not None for curve in curves)
+    over = "over optimizer steps (left) and over tokens seen (right)" if steps else "over tokens seen"
+    if not any(curve.kind == "branch" for curve in curves):
+        return f"Training loss {over}; the rate rises and falls again for each budget."
+    trunks = [curve for curve in curves if curve.kind == "trunk"]
+    if not trunks:
+        return f"Training loss {over}: a branch to each budget, in which the rate decays."
+    rising = all(len(one.rate) > 1 and (one.rate[-1] or 0) > (one.rate[-2] or 0) for one in trunks)
+    trunk = "the trunk, whose rate still rose when it ended" if rising else "the trunk at constant rate"
+    return f"Training loss {over}: {trunk}, and from it a branch to each budget in which the rate decays."
 
 
 def _counted(axes: Axes) -> None:

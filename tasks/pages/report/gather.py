@@ -67,7 +67,7 @@ def gather(config: ReportConfig, inputs: ReportInputs, pairs: Sequence[Pair] | N
         ),
         curves=tuple(_curve(segment) for segment in inputs.journals),
     )
-    return replace(facts, findings=tuple(findings(facts)))
+    return replace(facts, findings=(*findings(facts), *never_reached(facts.curves)))
 
 
 def _segment(segment: JournalSegment) -> TrainedSegment:
@@ -107,7 +107,7 @@ def _contamination(hits: Sequence[Input], counted: Sequence[Input]) -> tuple[Ben
 
 def _curve(segment: JournalSegment) -> Curve:
     path = segment.journal.only()
-    names = [name for name in ("step", "tokens", "loss") if name in pq.read_schema(path).names]
+    names = [name for name in ("step", "tokens", "loss", "lr") if name in pq.read_schema(path).names]
     table = pq.read_table(path, columns=names)
     return Curve(
         name=segment.name,
@@ -116,56 +116,90 @@ def _curve(segment: JournalSegment) -> Curve:
         tokens=table["tokens"].to_pylist(),
         loss=table["loss"].to_pylist(),
         step=table["step"].to_pylist() if "step" in names else None,
+        rate=table["lr"].to_pylist() if "lr" in names else (),
+        peak=segment.peak,
     )
+
+
+_REACHED = 0.99  # share of the asked rate that counts as reached
 
 
 # ---- findings -----------------------------------------------------------------------------------------------------
 
 
 def findings(facts: Results) -> list[str]:
-    """The main findings, in sentences: the last model against the base, and against the model before it."""
+    """The main findings, in sentences: the last model against the base, what is clear first; then against the model
+    before it."""
     if not facts.pairs:
         return [f"Only the model {facts.names[0]} was measured: there is nothing to compare yet."]
     base, last = facts.names[0], facts.names[-1]
-    sentences = [
-        _perplexity_sentence(row, change, base, last)
+    found = [
+        (change.clear, _perplexity_sentence(row, change, base, last))
         for row in facts.perplexity
         if (change := change_of(row, base, last))
     ]
-    sentences += [
-        f"The mean of the {row.group} benchmarks went from {100 * row.models[base].score:.1f} to "
-        f"{100 * row.models[last].score:.1f} ({within(change)} points): {change.verdict}{_visible(change)}."
+    found += [
+        (
+            change.clear,
+            f"The mean of the {row.group} benchmarks went from {100 * row.models[base].score:.1f} to "
+            f"{100 * row.models[last].score:.1f} ({within(change)} points): {verdict_words(change)}.",
+        )
         for row in facts.groups
         if (change := change_of(row, base, last))
     ]
-    sentences += _last_step(facts)
+    sentences = [*_clear_first(found), *_last_step(facts)]
     return sentences or [f"Nothing was measured on both {base} and {last}."]
 
 
+def never_reached(curves: Sequence[Curve]) -> list[str]:
+    """That the learning rate never was what was asked: the warm-up was longer than the training."""
+    found = []
+    for run in dict.fromkeys(curve.series for curve in curves):
+        own = [curve for curve in curves if curve.series == run]
+        peak = max((curve.peak for curve in own if curve.peak is not None), default=None)
+        highest = max((rate for curve in own for rate in curve.rate if rate is not None), default=None)
+        if peak is not None and highest is not None and highest < _REACHED * peak:
+            found.append(
+                f"The learning rate never reached the {peak:.3g} that was asked for: its highest was {highest:.3g} "
+                f"({100 * highest / peak:.2g} %), as the warm-up is longer than the training."
+            )
+    return found
+
+
+def _clear_first(told: Sequence[tuple[bool, str]]) -> list[str]:
+    return [text for _, text in sorted(told, key=lambda one: not one[0])]
+
+
 def _last_step(facts: Results) -> list[str]:
-    """Whether training from the last budget but one to the last was worth it."""
+    """Whether training from the last budget but one to the last was worth it: what is clear first."""
     if len(facts.names) < 3:
         return []
     before, after = facts.names[-2:]
     said = [
-        f"{row.group} {within(change)} points, {change.verdict}"
+        (change.clear, f"{row.group} {within(change)} points, {change.verdict}")
         for row in facts.groups
         if (change := change_of(row, before, after))
     ]
-    said = said or [
-        f"perplexity on {row.source} {within(change)} %, {change.verdict}"
+    said += [
+        (change.clear, f"perplexity on {row.source} {within(change)} %, {change.verdict}")
         for row in facts.perplexity
         if (change := change_of(row, before, after))
     ]
-    return [f"Going on from {before} to {after}: {'; '.join(said)}."] if said else []
+    return [f"Going on from {before} to {after}: {'; '.join(_clear_first(said))}."] if said else []
 
 
 def _perplexity_sentence(row: PerplexityRow, change: ModelChange, base: str, last: str) -> str:
     before, after = (row.models[name].perplexity for name in (base, last))
-    how = ("fell" if change.value < 0 else "rose") if change.clear else "hardly moved:"
-    moved = f"Perplexity on {row.source} {how} from {before:.4g} to {after:.4g}"
-    return f"{moved} ({within(change)} %){_visible(change, ' %')}."
+    how = ("fell" if change.value < 0 else "rose") if change.clear else "went"
+    moved = f"Perplexity on {row.source} {how} from {before:.4g} to {after:.4g} ({within(change)} %)"
+    return f"{moved}." if change.clear else f"{moved}: {verdict_words(change, ' %')}."
 
 
-def _visible(change: ModelChange, unit: str = " points") -> str:
-    return "" if change.clear else f" (a change of {100 * change.seen:.1f}{unit} would have been seen)"
+def verdict_words(change: ModelChange, unit: str = " points") -> str:
+    """The verdict; if there is none, what would have been seen, or why nothing can be."""
+    if change.few:
+        more = ", and of one no interval can be given" if change.count < 2 else ""
+        return f"{change.verdict} for a verdict ({change.count}{more})"
+    if change.clear or change.seen is None:
+        return change.verdict
+    return f"{change.verdict} (a change of {100 * change.seen:.1f}{unit} would have been seen)"

@@ -31,6 +31,8 @@ class JournalSegment:
     computed: int
     series: str = optional("")
     """The run it belongs to, if the models of several runs are compared."""
+    peak: float | None = optional()
+    """The learning rate that was asked for."""
 
 
 @dataclass(frozen=True, kw_only=True)

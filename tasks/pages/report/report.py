@@ -25,7 +25,7 @@ from tasks.pages.report.page import blocks_of
 from tasks.stages import CORPUS
 
 STAGE = "report"
-VERSION = 4
+VERSION = 5
 
 
 @dataclass(frozen=True)
@@ -104,6 +104,7 @@ def _segments(models: Iterable[MadeModel]) -> tuple[JournalSegment, ...]:
                 kind="branch" if artifact.stage == "decay" else "trunk",
                 journal=artifact.part("journal"),
                 computed=int(artifact.stats["tokens"]),
+                peak=artifact.manifest.config.get("schedule", {}).get("peak"),
             )
             found.setdefault(artifact.key, segment)
     return tuple(found.values())

@@ -24,19 +24,26 @@ from tasks.pages.report.facts import (
 )
 from tasks.pages.wording import signed
 
-_TONES = {"improved": "better", "worse": "worse", "no clear change": "same"}
+_TONES = {"improved": "better", "worse": "worse"}
 
 
 def change_cell(change: ModelChange | None, unit: str = "") -> Cell:
     """+2.3 [0.8, 3.9] with the verdict below; without a clear verdict, the smallest change that would have been
-    seen.
+    seen, or how many documents or questions are too few.
     """
     if change is None:
         return Cell("–")
     below = f"{'▲' if change.value > 0 else '▼'} {change.verdict}"
-    if not change.clear:
-        below = f"≈ {change.verdict} (seen\xa0from\xa0{100 * change.seen:.1f}{unit})"
-    return Cell(f"{within(change)}{unit}", _TONES[change.verdict], below)
+    if change.few:
+        below = f"{change.verdict} ({change.count})"
+    elif not change.clear:
+        seen = "" if change.seen is None else f" (seen\xa0from\xa0{100 * change.seen:.1f}{unit})"
+        below = f"≈ {change.verdict}{seen}"
+    return Cell(f"{within(change)}{unit}", _tone(change), below)
+
+
+def _tone(change: ModelChange) -> str:
+    return _TONES.get(change.verdict, "same")
 
 
 def _pair_heads(facts: Results) -> list[str]:
@@ -65,8 +72,22 @@ def perplexity(facts: Results) -> list[Block]:
         "harness's rolling perplexity, whose windows are disjoint. Below each: bits per byte of UTF-8, which compare "
         "across tokenizers. Changes are of perplexity, in percent; less is better."
     )
+    note += _few_note(facts.perplexity)
     head = ("source", *names, *_pair_heads(facts))
     return [Heading(2, "Perplexity on held-out text"), Table(head, tuple(rows)), Text(note, "note")]
+
+
+def _few_note(rows: Sequence[PerplexityRow]) -> str:
+    """What to do where there are too few documents for a verdict."""
+    few = [row for row in rows if any(change.few for change in row.changes)]
+    if not few:
+        return ""
+    named = ", ".join(f"{row.source} ({row.documents})" for row in few)
+    single = any(row.documents < 2 for row in few)
+    return (
+        f" Too few documents are held out for a verdict: {named}. Ten are the fewest; a larger "
+        f"corpus.holdout_fraction holds out more.{' Of one document no interval can be given.' if single else ''}"
+    )
 
 
 def _lengths(rows: Sequence[PerplexityRow | BenchmarkRow]) -> str:
@@ -159,6 +180,12 @@ def _score_cells(row: BenchmarkRow | GroupRow, facts: Results) -> list[Cell]:
     return cells + [change_cell(change_of(row, *pair)) for pair in facts.pairs]
 
 
+HELLASWAG = (
+    "HellaSwag is general here by choice: in the study that these groups follow it rose with educational text (Faroz 2025, "
+    "arXiv 2504.09687), so its rise is no proof that nothing was forgotten."
+)
+
+
 def forgetting(facts: Results) -> list[Block]:
     """The change of each general benchmark: in points, and as a share of the base's score above chance."""
     rows = [row for row in facts.benchmarks if row.group == "general" and row.changes]
@@ -170,7 +197,7 @@ def forgetting(facts: Results) -> list[Block]:
     verdicts = [(row.benchmark, change.verdict) for row in rows if (change := change_of(row, base, last))]
     said = [
         f"{len(names)} {word} ({', '.join(names)})"
-        for word in ("worse", "improved", "no clear change")
+        for word in ("worse", "improved", "no clear change", "too few questions")
         if (names := [name for name, verdict in verdicts if verdict == word])
     ]
     table = tuple((Cell(row.benchmark), *(_forgotten(row, base, name) for name in after)) for row in rows)
@@ -179,6 +206,8 @@ def forgetting(facts: Results) -> list[Block]:
         "Change in points with its interval; below, as a share of what the base scored above chance (only where that is "
         "itself clear of chance)."
     )
+    if any(row.benchmark.split(" ")[0] == "hellaswag" for row in rows):
+        note += f" {HELLASWAG}"
     return [
         Heading(2, "What was forgotten"),
         Text(text),
@@ -196,48 +225,62 @@ def _forgotten(row: BenchmarkRow, base: str, name: str) -> Cell:
     least = start.score if start.low is None else start.low
     clear = not start.at_chance and least > row.chance
     share = f"{signed(100 * change.value / above, 0)} % of {100 * above:.1f}" if clear else ""
-    return Cell(within(change), _TONES[change.verdict], share)
+    return Cell(within(change), _tone(change), share)
 
 
 def gain(facts: Results) -> list[Block]:
-    """Gain per million tokens: of each group's mean in points, of each source's perplexity in percent."""
+    """Gain by tokens: of each group's mean in points, of each source in bits per byte. Only along one line of training,
+    and per no more tokens than the shortest stretch that was measured.
+    """
     seen = {model.name: model.seen for model in facts.models}
-    pairs = [pair for pair in facts.pairs if seen[pair[1]] > seen[pair[0]]]
+    pairs = [pair for pair in facts.pairs if seen[pair[1]] > seen[pair[0]] and facts.of_one_line(*pair)]
+    if not pairs:
+        return []
+    per = whole_unit(min(seen[after] - seen[before] for before, after in pairs), 10**6)
     rows = []
     for before, after in pairs:
-        millions = (seen[after] - seen[before]) / 1e6
-        cells = [Cell(f"{before} → {after}"), Cell(rounded_count(1e6 * millions))]
-        cells += [_rate(change_of(row, before, after), millions) for row in facts.groups]
-        cells += [_bits(row, change_of(row, before, after), millions) for row in facts.perplexity]
+        span = seen[after] - seen[before]
+        cells = [Cell(f"{before} → {after}"), Cell(rounded_count(span))]
+        cells += [_rate(change_of(row, before, after), span / per) for row in facts.groups]
+        cells += [_bits(row, change_of(row, before, after), span / per) for row in facts.perplexity]
         rows.append(tuple(cells))
-    if not rows:
-        return []
+    unit = "million" if per == 10**6 else rounded_count(per)
     head = ["models", "tokens between"]
-    head += [f"{row.group} mean, points per million" for row in facts.groups]
-    head += [f"{row.source}, bits per byte per million" for row in facts.perplexity]
+    head += [f"{row.group} mean, points per {unit}" for row in facts.groups]
+    head += [f"{row.source}, bits per byte per {unit}" for row in facts.perplexity]
     note = (
-        "The change divided by the tokens seen between the two models, with its interval. Fewer bits per byte of held-out "
-        "text are better."
+        "The change divided by the tokens seen between the two models, with its interval: a mean over what was trained, no "
+        "forecast. Fewer bits per byte of held-out text are better."
     )
-    return [Heading(2, "Gain for each million tokens"), Table(tuple(head), tuple(rows)), Text(note, "note")]
+    return [Heading(2, f"Gain for each {unit} tokens"), Table(tuple(head), tuple(rows)), Text(note, "note")]
 
 
-def _rate(change: ModelChange | None, millions: float) -> Cell:
+def whole_unit(span: float, most: float) -> float:
+    """The largest of `most`, a tenth of it, a hundredth and so on that is not above the span."""
+    unit = most
+    while unit > span and unit > 1:
+        unit /= 10
+    return unit
+
+
+def _rate(change: ModelChange | None, spans: float) -> Cell:
     if change is None:
         return Cell("–")
-    digits = 3 if millions >= 100 else 2
-    return Cell(within(change, 100 / millions, digits), _TONES[change.verdict])
+    digits = 3 if spans >= 100 else 2
+    return Cell(within(change, 100 / spans, digits), _tone(change))
 
 
-def _bits(row: PerplexityRow, change: ModelChange | None, millions: float) -> Cell:
+def _bits(row: PerplexityRow, change: ModelChange | None, spans: float) -> Cell:
     """The change of bits per byte: the logarithm of the perplexity's change, scaled by tokens per byte."""
     if change is None:
         return Cell("–")
     scale = row.tokens / row.bytes / math.log(2)
-    low, high = (None if end is None else scale * math.log1p(end) for end in (change.low, change.high))
+    low, high = (
+        None if end is None or end <= -1 else scale * math.log1p(end) for end in (change.low, change.high)
+    )
     bits = Within(scale * math.log1p(change.value), low, high)
-    digits = 5 if millions >= 100 else 3
-    return Cell(within(bits, 1 / millions, digits), _TONES[change.verdict])
+    digits = 5 if spans >= 100 else 3
+    return Cell(within(bits, 1 / spans, digits), _tone(change))
 
 
 def sureness(facts: Results) -> list[Block]:
@@ -270,14 +313,18 @@ def sureness(facts: Results) -> list[Block]:
 
 SURE = (
     "Intervals are over questions (or documents), not over training seeds: another seed would give other models; "
-    "“onward run --seeds 3” measures that. They are paired bootstrap intervals: questions are drawn again 10,000 times for "
-    "all models at once, within subjects where a benchmark has them, documents for perplexity (BCa, Efron 1987). Each is "
-    "at 95 % on its own. Where answers are right or wrong, the exact test of the questions that changed stands beside p "
-    "(McNemar 1947; for means, whose questions weigh unlike, of all signs of the changes), and the larger of the two "
-    "counts: of few changes a bootstrap says too much. The verdict is by that after Holm's correction (1979) over the "
-    "benchmarks of a comparison, sources and group means apart: less than 0.05. "
+    "“onward run --seeds 3” measures that. Those of benchmarks are paired bootstrap intervals: questions are drawn again "
+    "10,000 times for all models at once, within subjects where a benchmark has them (BCa, Efron 1987). Each is at 95 % on "
+    "its own. The exact test stands beside p (McNemar 1947 for answers that are right or wrong; for means, whose questions "
+    "weigh unlike, and for other scores, of all signs of the changes), and the larger of the two counts: of few changes a "
+    "bootstrap says too much. Perplexity is tested over documents, which are few and unlike, by the signs of their changes "
+    "alone (Fisher 1935), and its interval holds each change that this test does not reject; of fewer than six documents "
+    "it is Student's, and rough. The verdict is by these p after Holm's correction (1979) over the "
+    "benchmarks of a comparison, sources and group means apart: less than 0.05. Fewer than ten documents or questions give "
+    "none. "
     "Would be seen: the smallest true change that had been called clear in 80 of 100 tries, (z(1 − 0.025/m) + z(0.8)) "
-    "standard errors for m benchmarks (Bloom 1995; Miller 2024, arXiv 2411.00640)."
+    "standard errors for m benchmarks (Bloom 1995; Miller 2024, arXiv 2411.00640); for perplexity, half the interval at "
+    "level 1 − 0.05/m in place of the first term."
     " A score is at chance where its interval holds chance: the mean of 1/n over the questions; where all questions have "
     "the same labels for choices (boolq, lettered sets), the share of the commonest answer, if that is larger and shuffled "
     "answers would reach it less than once in 1,000 times."
@@ -289,18 +336,19 @@ def _rows(facts: Results) -> list[ResultRow]:
 
 
 def _test_row(row: ResultRow, change: ModelChange) -> tuple[Cell, ...]:
-    unit = " %" if isinstance(row, PerplexityRow) else ""
+    text = isinstance(row, PerplexityRow)  # its only test is the exact one
+    unit = " %" if text else ""
     turned, exact = change.mcnemar, change.exact
     return (
         Cell(row.label),
         Cell(f"{change.count:,}"),
         Cell(f"{within(change)}{unit}"),
-        Cell(_p(change.p)),
+        Cell("" if text else _p(change.p)),
         Cell(_p(change.adjusted)),
         Cell(f"{turned.gained:,} : {turned.lost:,}" if turned else ""),
         Cell("" if exact is None else _p(exact)),
-        Cell(f"{100 * change.seen:.1f}{unit}"),
-        Cell(change.verdict, _TONES[change.verdict]),
+        Cell("" if change.seen is None else f"{100 * change.seen:.1f}{unit}"),
+        Cell(change.verdict, _tone(change)),
     )
 
 

@@ -30,6 +30,7 @@ from tasks.evaluation.compare import (
     score_change,
     with_mcnemar,
 )
+from tasks.evaluation.ratio import Ratio
 from tasks.evaluation.significance import chance, labelled
 from tasks.pages.report.facts import (
     BenchmarkRow,
@@ -58,12 +59,13 @@ class Measure(Generic[R]):
     """One benchmark, source or group: its shown row, and the data for its changes."""
 
     row: R
-    estimates: dict[str, Estimate]
+    estimates: Mapping[str, Estimate]
     alike: list[list[str]]
     """Groups of models that were asked the same questions in the same way."""
     tables: dict[str, pa.Table] = field(default_factory=dict)
     metric: str = ""
-    relative: bool = False
+    ratios: Mapping[str, Ratio] = field(default_factory=dict)
+    """For a source, instead of `estimates`: nats per token of each model."""
     exact: Callable[[str, str], float | None] | None = None
     """For a group: the exact test of two models."""
 
@@ -71,8 +73,8 @@ class Measure(Generic[R]):
         """The change from one model to another; None if they were not asked the same in the same way."""
         if not any(before in together and after in together for together in self.alike):
             return None
-        if self.relative:
-            return perplexity_change(self.estimates[before], self.estimates[after])
+        if self.ratios:
+            return perplexity_change(self.ratios[before], self.ratios[after])
         change = score_change(self.estimates[before], self.estimates[after])
         if self.exact is not None:
             return replace(change, flips=self.exact(before, after))
@@ -132,16 +134,16 @@ def perplexity_row(source: str, names: Sequence[str], inputs: ReportInputs) -> M
     read = {name: _read(inputs.perplexity[name][source]) for name in measured}
     tables = {name: pq.read_table(inputs.documents[name][source].only()) for name in measured}
     alike = _alike(tables, ("id", "tokens"), {name: _settings(read[name]) for name in measured})
-    estimates: dict[str, Estimate] = {}
+    ratios: dict[str, Ratio] = {}
     for together in alike:
-        estimates |= document_scores({name: tables[name] for name in together}, f"perplexity/{source}")
+        ratios |= document_scores({name: tables[name] for name in together}, f"perplexity/{source}")
     values = {}
     for name in measured:
-        low, high = (finite(end) for end in estimates[name].interval())
+        low, high = (finite(_exp(end)) for end in ratios[name].interval())
         values[name] = PerplexityScore(
             perplexity=read[name]["perplexity"],
-            low=None if low is None else math.exp(low),
-            high=None if high is None else math.exp(high),
+            low=low,
+            high=high,
             bits_per_byte=read[name]["bits_per_byte"],
         )
     first = read[measured[0]]
@@ -155,7 +157,11 @@ def perplexity_row(source: str, names: Sequence[str], inputs: ReportInputs) -> M
         lengths=_lengths(read),
         models=values,
     )
-    return Measure(row, estimates, alike, relative=True)
+    return Measure(row, {}, alike, ratios=ratios)
+
+
+def _exp(value: float) -> float:
+    return math.inf if value > 700 else math.exp(value)
 
 
 def benchmark_row(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tasks.evaluation.bootstrap import Estimate, mean_of, means, ratios, together
+from tasks.evaluation.bootstrap import Estimate, mean_of, means, together
 
 
 def pair(rng: np.random.Generator, count: int, before: float, gained: float, lost: float) -> np.ndarray:
@@ -79,20 +79,6 @@ def test_small_subjects_do_not_make_the_error_too_small() -> None:
     assert found.draws.std() == pytest.approx(found.stderr, rel=0.03)
     alone = change(values, np.arange(200))  # one question a subject: drawn from together
     assert alone.stderr == pytest.approx(values[:, 1].std(ddof=1) / math.sqrt(200))
-
-
-def test_a_ratio_of_sums_is_drawn_by_documents() -> None:
-    rng = np.random.default_rng(8)
-    tokens = rng.integers(50, 500, 300)
-    before = tokens * rng.normal(3.0, 0.3, 300)
-    after = before - tokens * rng.normal(0.2, 0.1, 300)
-    first, second = ratios(np.column_stack([before, after]), tokens, "test")
-    found = second.minus(first)
-    assert second.value == pytest.approx(after.sum() / tokens.sum())
-    drawn = rng.integers(0, 300, (4000, 300))
-    expected = (after - before)[drawn].sum(1) / tokens[drawn].sum(1)
-    assert found.draws.std() == pytest.approx(expected.std(), rel=0.08)
-    assert found.stderr == pytest.approx(expected.std(), rel=0.08)
 
 
 def test_the_mean_of_benchmarks_weighs_each_alike() -> None:

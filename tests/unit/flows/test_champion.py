@@ -207,7 +207,7 @@ def test_what_fell_clearly_in_general_is_no_champion(tmp_path):
     found = {name: one for name, one in standings(models, groups, {}).items() if one is not None}
     assert found["forgot"].domain > found["kept"].domain > found["base"].domain
     assert [name for name, one in found.items() if one.clearly_worse] == ["forgot"]
-    assert choose(found, found["base"].measure) == "kept"
+    assert choose(found, found["base"].measure).champion == "kept"
 
 
 def test_other_questions_than_the_base_was_asked_are_an_error(tmp_path):
@@ -297,17 +297,91 @@ def test_the_whole_of_mmlu_is_judged_in_seconds_and_always_the_same(tmp_path):
     assert seconds < 10
 
 
-def at(tokens: int, domain: float, verdict: Any = "no clear change", measure: str = "m") -> Standing:
-    return Standing(tokens, domain, -0.1, -0.2, -0.01, measure, verdict)
+def at(
+    tokens: int,
+    domain: float,
+    verdict: Any = "no clear change",
+    measure: str = "m",
+    run: str = "",
+    name: str = "",
+    beaten: tuple[str, ...] = (),
+) -> Standing:
+    return Standing(tokens, domain, -0.1, -0.2, -0.01, measure, verdict, 0.01, run, name, beaten)
 
 
 def test_the_best_in_the_domain_that_lost_nothing_clearly():
     models = {"1": at(0, 0.30), "2": at(400, 0.35), "3": at(1000, 0.40, "worse")}
-    assert choose(models, "m") == "2"
-    assert choose(models | {"3": at(1000, 0.40)}, "m") == "3"
-    assert choose(models | {"4": at(9, 0.9, measure="another")}, "m") == "2"
-    assert choose(models | {"0": at(300, 0.35)}, "m") == "0", "of equals the one that saw less"
-    assert choose(models, "another") is None
+    assert choose(models, "m").champion == "2"
+    assert choose(models | {"3": at(1000, 0.40)}, "m").champion == "3"
+    assert choose(models | {"4": at(9, 0.9, measure="another")}, "m").champion == "2"
+    assert choose(models | {"0": at(300, 0.35)}, "m").champion == "0", "of equals the one that saw less"
+    assert choose(models, "another").champion is None
+    assert "clearly worse in general" in choose(models, "m").reasons["3"]
+
+
+def test_of_models_at_chance_none_takes_the_alias_and_the_reason_says_so():
+    noise = {"1": at(0, 0.25), "2": at(400, 0.27), "3": at(1000, 0.26)}
+    found = choose(noise, "m")
+    assert found.champion == "1" and found.reasons["1"].startswith("champion: fewest tokens")
+    assert found.reasons["2"] == (
+        "no champion: not clearly better in the domain than version 1 (0.27 against 0.25)"
+    )
+    assert choose(noise, "m", holder="3").champion == "3", "nor does it go back by noise"
+    assert choose(noise | {"4": at(2000, 0.4)}, "m", holder="3").champion == "4"
+    assert choose(noise | {"3": at(1000, 0.26, "worse")}, "m", holder="3").champion == "1"
+
+
+def test_within_a_run_the_reports_verdict_decides_and_not_the_distance():
+    models = {
+        "1": at(0, 0.30, run="r", name="base"),
+        "2": at(400, 0.301, run="r", name="400M", beaten=("base",)),
+        "3": at(1000, 0.9, run="r", name="1B"),
+    }
+    found = choose(models, "m")
+    assert found.champion == "2" and "version 1" in found.reasons["2"]
+
+
+def test_a_version_of_before_that_tells_no_error_is_beaten_by_that_of_the_other():
+    old = Standing(0, 0.3, None, None, None, "m")
+    assert at(1, 0.4).beats(old) and not at(1, 0.31).beats(old) and not old.beats(old)
+
+
+def test_clearly_better_is_what_the_report_calls_improved(tmp_path):
+    rng = np.random.default_rng(5)
+    base = rng.random(QUESTIONS) < 0.4
+    rights = {"base": base, "8K": flipped(rng, base, 0.02), "20K": base | (rng.random(QUESTIONS) < 0.15)}
+    models = [
+        model(tmp_path, name, {"sciq": right}, 10 * k) for k, (name, right) in enumerate(rights.items())
+    ]
+    found = standings(models, {"sciq": "domain"}, {})
+    assert {name: one.beaten for name, one in found.items() if one} == {
+        "base": (), "8K": (), "20K": ("base", "8K"),
+    }  # fmt: skip
+    place = found["20K"]
+    assert place is not None and place.error == pytest.approx(stats.sem(rights["20K"]), rel=0.01)
+    assert choose({k: one for k, one in found.items() if one}, place.measure).champion == "20K"
+
+
+def test_without_benchmarks_a_clear_perplexity_makes_the_champion(tmp_path):
+    rng = np.random.default_rng(6)
+    size = rng.integers(500, 3000, 40) // 4 * 4
+    nll = size * rng.normal(0.9, 0.1, 40)
+    levels = {"base": nll, "8K": nll * rng.normal(1, 0.02, 40), "20K": nll * 0.9}
+    models = [
+        Candidate(name, 0, {}, {of: text(tmp_path / name / of, own, size) for of in ROLES})
+        for name, own in levels.items()
+    ]
+    found = standings(models, {}, ROLES)
+    assert (
+        found["8K"]
+        and found["8K"].beaten == ()
+        and found["20K"]
+        and set(found["20K"].beaten) == {"base", "8K"}
+    )
+    few = [Candidate(name, 0, {}, {of: text(tmp_path / name / f"few {of}", own[:5], size[:5]) for of in ROLES})
+           for name, own in levels.items()]  # fmt: skip
+    places = standings(few, {}, ROLES)
+    assert places["20K"] and places["20K"].beaten == (), "five documents make no champion"
 
 
 @given(

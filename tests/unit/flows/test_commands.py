@@ -11,6 +11,7 @@ import pytest
 from flows.cli import COMMANDS, app
 from flows.commands import completion
 from flows.commands.common import chosen_store, nearest, only_store
+from flows.commands.run import scores_table
 from storage.errors import ConfigError, OnwardError
 from storage.store_places import is_store, store_of_config, stores_of_home
 from tasks import stages
@@ -183,3 +184,14 @@ def test_every_example_of_the_help_is_a_command_that_parses():
             program, name, *arguments = shlex.split(example)
             assert (program, name) == ("onward", function.__name__)
             group.commands[name].make_context(name, arguments)  # raises a usage error where it does not parse
+
+
+def test_a_run_that_measured_nothing_shows_no_table_of_scores() -> None:
+    packed = [
+        {"name": "base", "perplexity": {}, "scores": {}},
+        {"name": "400K", "perplexity": {}, "scores": {}},
+    ]
+    assert scores_table(packed) is None and scores_table([]) is None
+    packed[1]["perplexity"] = {"edu": 12.5}
+    table = scores_table(packed)
+    assert table is not None and table.row_count == 1 and len(table.columns) == 3

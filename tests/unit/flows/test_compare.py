@@ -188,6 +188,14 @@ def test_the_page_is_written_with_its_figures(world: World, tmp_path: Path) -> N
         compared.write(tmp_path / "page")
 
 
+def test_a_gain_is_only_along_one_line_of_training(world: World) -> None:
+    page = compare(store_of(world), ["aaaaaa", "bbbbbb"]).to_markdown()
+    gains = [line for line in page.splitlines() if line.startswith("|") and "→" in line.split("|")[1]]
+    assert {line.split("|")[1].strip() for line in gains} >= {"base → A · 20K", "base → B · 20K"}
+    rates = page.split("## Gain for each", 1)[1].split("## How sure")[0]
+    assert "A · 20K → B · 20K" not in rates and "A · 20K → B · 20K" in page
+
+
 def test_unknown_runs_and_runs_without_a_report_are_errors(world: World) -> None:
     store = store_of(world)
     with pytest.raises(ConfigError, match="'nowhere' is no run .*small-aaaaaa, small-bbbbbb"):

@@ -22,6 +22,8 @@ from tasks.corpus.filter import FilterConfig
 from tasks.pages.data import data
 from tasks.pages.data.data import data_inputs
 from tasks.pages.data.examples import LENGTH, Reader, visible
+from tasks.pages.data.facts import CopyGroups, GroupSize
+from tasks.pages.data.figures import reasons_caption
 from tasks.pages.data.inputs import DataConfig
 from tests.support.corpus.line import Line, gpt2, write_source
 
@@ -134,6 +136,11 @@ def test_groups_of_copies_are_counted_as_they_were_dropped(line: Line) -> None:
         word in pair["text"] for word in (" old ", " red ", " new ")
     )
     assert one != two
+
+
+def test_no_caption_tells_of_a_picture_that_is_not_drawn() -> None:
+    assert "Right" not in reasons_caption(CopyGroups((), ()))
+    assert "Right: groups" in reasons_caption(CopyGroups((GroupSize(2, 1),), ()))
 
 
 def test_scores_are_the_rules_own_values(line: Line) -> None:

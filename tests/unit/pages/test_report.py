@@ -14,12 +14,15 @@ from storage.store import Store
 from storage.testing import artifact_of, draft_in
 from tasks.evaluation import evaluate, perplexity
 from tasks.evaluation.catalog import EvaluationConfig
-from tasks.pages.blocks import Cell, Table
+from tasks.pages.blocks import Cell, Heading, Table, Text
 from tasks.pages.plain import read_as
 from tasks.pages.report import report
 from tasks.pages.report.cost import published
-from tasks.pages.report.facts import Results
-from tasks.pages.report.results import forgetting
+from tasks.pages.report.facts import Curve, Results
+from tasks.pages.report.figures import loss_caption
+from tasks.pages.report.gather import findings, never_reached
+from tasks.pages.report.results import forgetting, gain
+from tasks.pages.report.results import perplexity as perplexity_of
 from tests.support.evaluation.cases import Case
 from tests.support.pages.report_world import SECTION, World, made
 
@@ -323,7 +326,7 @@ def test_what_the_measuring_stages_leave_is_what_the_report_reads(case: Case, tm
     facts = json.loads((artifact_of(report, *request, case.store).path / "report.json").read_text())
     [change] = facts["perplexity"][0]["changes"]
     assert (change["value"], change["stderr"], change["count"]) == (0.0, 0.0, 3)
-    assert change["verdict"] == "no clear change"
+    assert change["verdict"] == "too few documents"
     assert facts["benchmarks"][0]["models"]["base"]["score"] == scored.stats["metrics"]["acc_norm"]
 
 
@@ -356,3 +359,108 @@ def test_without_a_clock_the_page_says_no_cost(tmp_path: Path) -> None:
     artifact, _ = made(world, alone)
     page = published(artifact, Store(world.root / "store").lookup, tmp_path / "page")
     assert "What it cost" not in (page / "report.md").read_text()
+
+
+# ---- what the numbers do not say ------------------------------------------------------------------------------------
+
+
+def results(facts: dict[str, Any]) -> Results:
+    return read_as(Results, facts)
+
+
+def told(facts: dict[str, Any], source: str = "edu") -> dict[str, Any]:
+    """The change of perplexity from the base to the last model."""
+    return next(
+        one for row in facts["perplexity"] if row["source"] == source
+        for one in row["changes"] if (one["from"], one["to"]) == ("base", "20K")
+    )  # fmt: skip
+
+
+def test_too_few_documents_are_told_in_place_of_a_verdict(plain: Plain) -> None:
+    facts = copy.deepcopy(plain[2])
+    told(facts).update(verdict="too few documents", count=4, seen=None)
+    [sentence] = [one for one in findings(results(facts)) if "20.09" in one]
+    assert sentence.endswith(" %): too few documents for a verdict (4).")
+    told(facts).update(count=1, low=None, high=None)
+    facts["perplexity"][0]["documents"] = 1
+    [sentence] = [one for one in findings(results(facts)) if "20.09" in one]
+    assert sentence.endswith(
+        "(−63.2 %): too few documents for a verdict (1, and of one no interval can be given)."
+    )
+    _, table, note = perplexity_of(results(facts))
+    assert isinstance(table, Table) and isinstance(note, Text)
+    assert "too few documents (1)" in {cell.below for row in table.rows for cell in row}
+    assert "corpus.holdout_fraction" in note.text and "of one document no interval" in note.text.lower()
+    assert not any("0.0" in cell.below for row in table.rows for cell in row if "too few" in cell.below)
+
+
+def test_what_is_clear_is_told_first(plain: Plain) -> None:
+    facts = copy.deepcopy(plain[2])
+    for row in facts["groups"]:
+        for change in row["changes"]:
+            change["verdict"] = "no clear change"
+    last = findings(results(facts))[-1]
+    assert (
+        last.startswith("Going on from 10K to 20K: perplexity on edu −63.")
+        and ", improved; domain +60" in last
+    )
+    told(facts)["verdict"] = "no clear change"
+    facts["groups"][1]["changes"][1]["verdict"] = "worse"
+    said = findings(results(facts))
+    assert [one.split(" went")[0] for one in said[:3]] == [
+        "The mean of the general benchmarks", "Perplexity on edu", "The mean of the domain benchmarks",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("seen", "unit", "digits"),
+    [
+        (60_000, "10K", "+11.67"),
+        (100_000, "100K", "+70.00"),
+        (999_999, "100K", "+7.00"),
+        (7_000_000, "million", "+10.00"),
+    ],
+)
+def test_a_rate_is_of_no_more_tokens_than_were_trained(
+    plain: Plain, seen: int, unit: str, digits: str
+) -> None:
+    facts = copy.deepcopy(plain[2])
+    facts["models"] = [facts["models"][0], facts["models"][2] | {"seen": seen}]
+    facts["pairs"] = [["base", "20K"]]
+    head, table, _ = gain(results(facts))
+    assert isinstance(head, Heading) and head.text == f"Gain for each {unit} tokens"
+    assert isinstance(table, Table) and f"points per {unit}" in table.head[2]
+    [row] = table.rows
+    assert row[2].text.startswith(f"{digits} [")
+
+
+def curve(kind: str, rates: list[float], peak: float | None = 1e-3) -> Curve:
+    steps = list(range(1, len(rates) + 1))
+    loss = [3.0] * len(rates)
+    return Curve(name="1K", kind=kind, series="", tokens=steps, loss=loss, step=steps, rate=rates, peak=peak)
+
+
+def test_a_rate_that_was_never_reached_is_named_and_no_constant_rate_is_drawn() -> None:
+    rising, reached = curve("trunk", [1e-6, 2e-6, 6e-6]), curve("trunk", [5e-4, 1e-3, 1e-3])
+    falling = curve("branch", [4e-6, 2e-6])
+    [sentence] = never_reached([rising, falling])
+    assert "never reached the 0.001" in sentence and "6e-06 (0.6 %)" in sentence
+    assert "constant rate" not in loss_caption([rising, falling]) and "still rose" in loss_caption(
+        [rising, falling]
+    )
+    assert never_reached([reached, falling]) == never_reached([curve("trunk", [], None)]) == []
+    assert "the trunk at constant rate" in loss_caption([reached, falling])
+    assert "trunk" not in loss_caption([curve("trunk", [1e-3, 5e-4])]), "one round a budget: no branches"
+
+
+def test_hellaswag_among_the_general_benchmarks_is_explained(plain: Plain) -> None:
+    facts = copy.deepcopy(plain[2])
+    assert not any(
+        "HellaSwag" in block.text for block in forgetting(results(facts)) if isinstance(block, Text)
+    )
+    next(row for row in facts["benchmarks"] if row["group"] == "general")["benchmark"] = "hellaswag"
+    assert any(
+        "HellaSwag is general here" in block.text
+        for block in forgetting(results(facts))
+        if isinstance(block, Text)
+    )
