@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from tasks.corpus.reading import limits
 from tasks.corpus.reading.remote import RemoteFile
 
 VISIBLE = r"[^\s\p{Cc}\p{Cf}]"  # a text without any such character is empty to a reader
@@ -60,7 +61,7 @@ def checked(
     faults: list[Fault],
     place: Callable[[int], str],
 ) -> Batch:
-    """A batch in which rows without text, or with null bytes in the text, become faults.
+    """A batch in which rows without text, with null bytes in the text, or of more bytes than the limits, become faults.
 
     `span`: first row, number of rows, the rows to which `texts` and `metas` belong, and the byte after each row.
     """
@@ -69,7 +70,9 @@ def checked(
     missing = column.is_null().to_numpy()
     null_byte = column.str.contains("\x00", literal=True).fill_null(False).to_numpy()
     visible = column.str.contains(VISIBLE).fill_null(False).to_numpy()
-    good = visible & ~null_byte & ~missing
+    long_text = (column.str.len_bytes() > limits.TEXT_BYTES).fill_null(False).to_numpy()
+    long_meta = (pl.Series(pl.from_arrow(metas)).str.len_bytes() > limits.LINE_BYTES).to_numpy()
+    good = visible & ~null_byte & ~missing & ~long_text & ~long_meta
     if not good.all():
         for position in np.flatnonzero(~good):
             row = int(rows[position])
@@ -77,6 +80,13 @@ def checked(
                 reason, message = "missing_text", "the text is null"
             elif null_byte[position]:
                 reason, message = "null_byte", "the text holds U+0000"
+            elif long_text[position]:
+                reason, message = "text_too_long", f"the text has more than {limits.TEXT_BYTES:,} bytes"
+            elif long_meta[position]:
+                reason, message = (
+                    "row_too_long",
+                    f"the other fields take more than {limits.LINE_BYTES:,} bytes",
+                )
             else:
                 reason, message = "empty_text", "the text has no visible character"
             faults.append(Fault(row, reason, f"{place(row)}: {message}"))

@@ -24,6 +24,7 @@ from tasks.corpus.documents import (
     write_documents,
     write_dropped,
 )
+from tasks.corpus.reading import limits
 from tasks.corpus.reading.batches import Batch, Fault, Unit, whole_fault
 from tasks.corpus.reading.readers import read_unit
 from tasks.corpus.reading.remote import Missing, RemoteFile, spooled
@@ -86,12 +87,23 @@ def _here(unit: Unit, directory: Path) -> Iterator[Unit]:
 
 def _read_into(writer: ShardWriter, unit: Unit, job: ShardJob) -> dict[str, int] | None:
     end: dict[str, int] | None = None
+    documents, aside = writer.documents, 0
     for whole in read_unit(unit, job.text_field):
         if end is not None:  # the previous batch reached the limit, and there is another one
             return end
         batch = whole if job.limit is None else _within(whole, job.limit - writer.bytes)
         _check_conserved(unit, batch)
         writer.add(unit, batch)
+        aside += len(batch.faults)
+        if aside > limits.HOPELESS_ROWS and aside > limits.HOPELESS_SHARE * (
+            aside + writer.documents - documents
+        ):
+            row = batch.first + batch.count
+            detail = (
+                f"{unit.name}: {aside:,} of its first {row:,} rows had to be set aside; the rest is not read"
+            )
+            writer.add(unit, whole_fault(Fault(None, "too_many_bad_rows", detail), row))
+            return None
         if job.limit is not None and writer.bytes >= job.limit:
             offset = int(batch.offsets[-1]) if batch.offsets is not None else 0
             end = {"row": batch.first + batch.count, "offset": offset, "bytes": writer.bytes}
@@ -145,14 +157,16 @@ def _check_conserved(unit: Unit, batch: Batch) -> None:
 
 
 class ShardWriter:
-    """Writes documents into files of about `PIECE_BYTES`, cut by their texts alone, and the rows set aside into one
-    file."""
+    """Writes documents into files of about `PIECE_BYTES`, and the rows set aside into one file.
+
+    Files are cut by their texts alone, unless there are a million short ones, or their other fields take far more.
+    """
 
     def __init__(self, job: ShardJob, directory: Path) -> None:
         self.job, self.directory = job, directory
         self.documents = self.bytes = self.seen = self.pieces = 0
         self._tables: list[pa.Table] = []
-        self._pending = 0
+        self._pending = self._pending_meta = self._rows = 0
         self._dropped = [DROPPED.empty_table()]
 
     def add(self, unit: Unit, batch: Batch) -> None:
@@ -164,16 +178,27 @@ class ShardWriter:
         source = pa.repeat(pa.scalar(self.job.source), count)
         own = pa.array(ids[batch.rows - batch.first], pa.uint64())
         table = pa.table([own, source, batch.texts, batch.metas], schema=DOCUMENTS)
-        sizes = _text_bytes(batch.texts)
+        sizes, others = _text_bytes(batch.texts), _text_bytes(batch.metas)
         self.documents, self.bytes = self.documents + count, self.bytes + int(sizes.sum())
         start = 0
         while start < count:
-            reached = np.cumsum(sizes[start:])
-            taken = min(int(np.searchsorted(reached, PIECE_BYTES - self._pending)) + 1, count - start)
+            reached, other = np.cumsum(sizes[start:]), np.cumsum(others[start:])
+            taken = min(
+                int(np.searchsorted(reached, PIECE_BYTES - self._pending)) + 1,
+                int(np.searchsorted(other, limits.PIECE_META_BYTES - self._pending_meta)) + 1,
+                limits.PIECE_ROWS - self._rows,
+                count - start,
+            )
             self._tables.append(table.slice(start, taken))
             self._pending += int(reached[taken - 1])
+            self._pending_meta += int(other[taken - 1])
+            self._rows += taken
             start += taken
-            if self._pending >= PIECE_BYTES:
+            if (
+                self._pending >= PIECE_BYTES
+                or self._pending_meta >= limits.PIECE_META_BYTES
+                or self._rows >= limits.PIECE_ROWS
+            ):
                 self._flush()
 
     def close(self) -> None:
@@ -184,7 +209,8 @@ class ShardWriter:
     def _flush(self) -> None:
         path = self.directory / f"{self.job.name}-{self.pieces:03d}" / "part.parquet"
         write_documents(path, pa.concat_tables([DOCUMENTS.empty_table(), *self._tables]))
-        self._tables, self._pending, self.pieces = [], 0, self.pieces + 1
+        self._tables, self.pieces = [], self.pieces + 1
+        self._pending = self._pending_meta = self._rows = 0
 
 
 def _dropped(source: str, ids: np.ndarray, batch: Batch) -> pa.Table:

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tasks.corpus.reading.batches import Batch, Fault, Unit, checked, whole_fault
+from tasks.corpus.reading.parquet_pages import TooLarge, safe_rows
 
 _BATCH_BYTES = 8 << 20
 _BATCH_ROWS = 8192
@@ -67,6 +68,7 @@ def read_parquet(unit: Unit, text_field: str) -> Iterator[Batch]:
 
 
 def _read_group(unit: Unit, file: pq.ParquetFile, text_field: str) -> Iterator[Batch]:
+    assert isinstance(unit.path, Path)
     where = f"{unit.name}: row group {unit.piece}"
     group = file.metadata.row_group(unit.piece)
     if not group.num_rows:
@@ -76,6 +78,13 @@ def _read_group(unit: Unit, file: pq.ParquetFile, text_field: str) -> Iterator[B
         return
     row = 0
     rows = min(_BATCH_ROWS, max(1, _BATCH_BYTES * group.num_rows // max(1, group.total_byte_size)))
+    try:
+        rows = safe_rows(unit.path, file, unit.piece, rows)
+    except TooLarge as error:
+        yield whole_fault(Fault(None, error.reason, f"{where}: {error}", float(group.num_rows)))
+        return
+    except (pa.ArrowException, OSError):
+        pass  # damage, which is met again below and told where it is
     batches = file.iter_batches(rows, row_groups=[unit.piece], use_threads=False)
     while True:
         try:

@@ -9,7 +9,9 @@ Compression is detected from a file's first bytes (gzip, zstd), not from its nam
 
 from __future__ import annotations
 
+import itertools
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,13 +21,15 @@ import numpy as np
 import orjson
 import pyarrow as pa
 
-from tasks.corpus.reading import python_docs
+from tasks.corpus.reading import limits, python_docs
 from tasks.corpus.reading.batches import Batch, Fault, Unit, checked, whole_fault
+from tasks.corpus.reading.json_array import Broken, elements_of
+from tasks.corpus.reading.limits import megabytes
 from tasks.corpus.reading.parquet import read_parquet
-from tasks.corpus.reading.remote import RemoteFile
-from tasks.corpus.reading.streams import Stream, blocks, line_span, opened
+from tasks.corpus.reading.streams import LongLine, Stream, blocks, line_span, opened
 
-_MAX_ARRAY_BYTES = 1_000_000_000
+_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
+_STRUCTURE = re.compile(rb"[{\[,]")
 _BOM = b"\xef\xbb\xbf"
 _JSON_NAMES = {
     dict: "an object",
@@ -63,9 +67,9 @@ def _read_lines(unit: Unit, text_field: str) -> Iterator[Batch]:
             )
             return
         if stream.array and unit.piece == 0:
-            items = _array(unit.path)
-            if items is not None:
-                yield from _array_batches(unit, items, text_field)
+            elements = elements_of(unit.path)
+            if elements is not None:
+                yield from _array_batches(unit, elements, text_field)
                 return
         start, end = line_span(unit.path, unit.piece) if stream.divisible else (0, None)
         yield from _line_batches(unit, stream, max(start, unit.offset), end, text_field)
@@ -77,9 +81,12 @@ def _line_batches(
     parser = _LineParser(unit, text_field, first_line=1 if start == 0 else None, row=unit.row, offset=start)
     stream.read_from(start, end)
     for block in blocks(stream):
-        batch = parser.parse(block, cut=stream.fault is not None)
-        if batch.count:
-            yield batch
+        cut = stream.fault is not None
+        if isinstance(block, LongLine):
+            batches = parser.pass_over(block, cut=cut)
+        else:
+            batches = parser.parse(block, cut=cut)
+        yield from (batch for batch in batches if batch.count)
     if stream.fault:
         reason, message = stream.fault
         kept = f"{parser.row} rows before it are kept" if parser.row else "nothing before it could be read"
@@ -97,18 +104,27 @@ class _LineParser:
         self.unit, self.text_field = unit, text_field
         self.line, self.row, self.offset = first_line, row, offset
 
-    def parse(self, block: bytes, *, cut: bool) -> Batch:
+    def parse(self, block: bytes, *, cut: bool) -> Iterator[Batch]:
         """The rows of one block. `cut`: the file broke off, so an unfinished last line is not a row."""
+        if self.offset == 0 and block.startswith(_BOM):
+            block, self.offset = block[3:], 3
+        if block.isspace():  # millions of empty lines take no time
+            self.line = None if self.line is None else self.line + block.count(b"\n")
+            self.offset += len(block)
+            return
+        lines = block.split(b"\n")
+        unfinished = len(lines) - 1  # the text after the last newline: empty except at the end of a file
+        for begin in range(0, len(lines), limits.BATCH_ROWS):
+            some = lines[begin : begin + limits.BATCH_ROWS]
+            yield self._batch(some, unfinished - begin, cut)
+
+    def _batch(self, lines: list[bytes], unfinished: int, cut: bool) -> Batch:
         first, faults = self.row, list[Fault]()
         rows, texts, metas = list[int](), list[str | None](), list[str]()
         marks, offsets = (
             list[int](),
             list[int](),
         )  # for each row: its line or first byte, and the byte after it
-        if self.offset == 0 and block.startswith(_BOM):
-            block, self.offset = block[3:], 3
-        lines = block.split(b"\n")
-        unfinished = len(lines) - 1  # the text after the last newline: empty except at the end of a file
         for number, line in enumerate(lines):
             mark = self.offset if self.line is None else self.line
             self.offset += len(line) + (number != unfinished)
@@ -136,6 +152,20 @@ class _LineParser:
             lambda row: self._place(marks[row - first]),
         )
 
+    def pass_over(self, line: LongLine, *, cut: bool) -> Iterator[Batch]:
+        """The row of a line that was not kept, because it is too long."""
+        mark, row = self.offset if self.line is None else self.line, self.row
+        self.offset += line.size + line.ended
+        if self.line is not None:
+            self.line += line.ended
+        if cut and not line.ended:
+            return
+        self.row += 1
+        refused = _too_long(line.size)
+        fault = Fault(row, refused.reason, f"{self._place(mark)}: {refused.message}")
+        none = pa.array([], pa.large_string())
+        yield Batch(row, 1, np.empty(0, np.int64), none, none, [fault], np.array([self.offset], np.int64))
+
     def _place(self, mark: int) -> str:
         return f"{self.unit.name}:{mark}" if self.line is not None else f"{self.unit.name}: byte {mark}"
 
@@ -158,6 +188,8 @@ class Refused:
 
 def record_of_line(line: bytes, text_field: str) -> JsonRow | Refused:
     """Parse one line of JSON. If orjson rejects it, the standard library parses it again, strictly."""
+    if len(line) > limits.PLAIN_JSON_BYTES and (refused := _too_much(line)) is not None:
+        return refused
     try:
         value = orjson.loads(line)
     except (orjson.JSONDecodeError, TypeError) as error:
@@ -166,6 +198,20 @@ def record_of_line(line: bytes, text_field: str) -> JsonRow | Refused:
         except (ValueError, RecursionError):
             return _refusal(line, str(error))
     return _record(value, text_field)
+
+
+def _too_much(line: bytes) -> Refused | None:
+    """Why a long line is not parsed: its length, or the number of its values."""
+    if len(line) > limits.LINE_BYTES:
+        return _too_long(len(line))
+    values = sum(len(_STRUCTURE.findall(between)) for between in _STRING.split(line))
+    if values > limits.JSON_VALUES:
+        return Refused("too_many_values", f"more than {limits.JSON_VALUES:,} values in one row")
+    return None
+
+
+def _too_long(size: int) -> Refused:
+    return Refused("line_too_long", f"{size:,} bytes in one row, and at most {limits.LINE_BYTES:,} are read")
 
 
 def _refusal(line: bytes, message: str) -> Refused:
@@ -216,39 +262,46 @@ def _record(value: Any, text_field: str) -> JsonRow | Refused:
             return Refused("malformed_json", "nested too deep")
 
 
-def _array(path: Path | RemoteFile) -> list[Any] | None:
-    """The elements of a file that is one JSON array. None if it is not one; it is then read as lines."""
-    parts, size = list[bytes](), 0
-    with opened(path) as stream:
-        for chunk in stream:
-            parts.append(chunk)
-            size += len(chunk)
-            if size > _MAX_ARRAY_BYTES:
-                return None
-    try:
-        value = orjson.loads(b"".join(parts).removeprefix(_BOM))
-    except orjson.JSONDecodeError:
-        return None
-    return value if isinstance(value, list) else None
+def _array_batches(
+    unit: Unit, elements: Iterator[Any | LongLine | Broken], text_field: str
+) -> Iterator[Batch]:
+    first, chunk, size = unit.row, list[JsonRow | Refused](), 0
+    broken: Broken | None = None
+    for element in itertools.islice(elements, unit.row, None):
+        if isinstance(element, Broken):
+            broken = element
+        elif isinstance(element, LongLine):
+            chunk.append(_too_long(element.size))
+        elif isinstance(element, bytes):
+            chunk.append(record_of_line(element, text_field))
+            size += len(element)
+        else:
+            chunk.append(_record(element, text_field))
+        if len(chunk) == 1024 or size > limits.ARRAY_BYTES:
+            yield _array_batch(unit, first, chunk)
+            first, chunk, size = first + len(chunk), [], 0
+    if chunk:
+        yield _array_batch(unit, first, chunk)
+    if broken:
+        row = first + len(chunk)
+        detail = f"{unit.name}: {broken.message}; {row} elements before it are kept"
+        yield whole_fault(Fault(None, broken.reason, detail), row)
 
 
-def _array_batches(unit: Unit, items: list[Any], text_field: str) -> Iterator[Batch]:
-    for first in range(unit.row, len(items), 1024):
-        chunk = items[first : first + 1024]
-        records = [_record(item, text_field) for item in chunk]
-        good = [(first + n, r) for n, r in enumerate(records) if isinstance(r, JsonRow)]
-        faults = [
-            Fault(first + n, r.reason, f"{unit.name}: element {first + n}: {r.message}")
-            for n, r in enumerate(records)
-            if isinstance(r, Refused)
-        ]
-        yield checked(
-            (first, len(chunk), np.array([row for row, _ in good], np.int64), None),
-            pa.array([record.text for _, record in good], pa.large_string()),
-            pa.array([record.meta for _, record in good], pa.large_string()),
-            faults,
-            lambda row: f"{unit.name}: element {row}",
-        )
+def _array_batch(unit: Unit, first: int, records: list[JsonRow | Refused]) -> Batch:
+    good = [(first + n, r) for n, r in enumerate(records) if isinstance(r, JsonRow)]
+    faults = [
+        Fault(first + n, r.reason, f"{unit.name}: element {first + n}: {r.message}")
+        for n, r in enumerate(records)
+        if isinstance(r, Refused)
+    ]
+    return checked(
+        (first, len(records), np.array([row for row, _ in good], np.int64), None),
+        pa.array([record.text for _, record in good], pa.large_string()),
+        pa.array([record.meta for _, record in good], pa.large_string()),
+        faults,
+        lambda row: f"{unit.name}: element {row}",
+    )
 
 
 # ── Text files and Python documentation ──────────────────────────────────────────────────────────────────────────────
@@ -256,8 +309,18 @@ def _array_batches(unit: Unit, items: list[Any], text_field: str) -> Iterator[Ba
 
 def _read_text(unit: Unit) -> Iterator[Batch]:
     """A text file is one document."""
+    parts, size = list[bytes](), 0
     with opened(unit.path) as stream:
-        data = b"".join(stream).removeprefix(_BOM)
+        for chunk in stream:
+            parts.append(chunk)
+            size += len(chunk)
+            if size > limits.TEXT_BYTES:
+                most = megabytes(limits.TEXT_BYTES)
+                message = f"{unit.name}: a text file is one document, of at most {most}; split it, or make JSON lines of it"
+                yield whole_fault(Fault(None, "text_too_long", message))
+                return
+    data = b"".join(parts).removeprefix(_BOM)
+    del parts
     if stream.empty:
         yield whole_fault(Fault(None, "empty_file", f"{unit.name}: the file has no bytes"))
         return

@@ -1,7 +1,8 @@
 """Bytes of an external file in chunks, decompressed according to its first bytes. A broken end is reported as a fault.
 
 gzip files may have several members, and zstd files several frames. Everything that decompresses before a fault is
-returned.
+returned. Memory stays flat, whatever a file unpacks to: data is decompressed in pieces of at most `_PIECE`, a line longer
+than `LINE_BYTES` is passed over, and what expands without end is given up (limits.py).
 """
 
 from __future__ import annotations
@@ -9,11 +10,14 @@ from __future__ import annotations
 import contextlib
 import zlib
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import zstandard
 
+from tasks.corpus.reading import limits
+from tasks.corpus.reading.limits import megabytes
 from tasks.corpus.reading.remote import RemoteFile
 
 BLOCK_BYTES = 8 << 20
@@ -22,6 +26,9 @@ SPAN_BYTES = 16 << 20
 
 _CHUNK = 1 << 20
 _COMPRESSED_CHUNK = 1 << 16
+_PIECE = 32 << 20
+_ZSTD_FEED = 1 << 10
+"""So many bytes are at most 256 blocks of zstd, and a block gives at most 128 KiB: together one `_PIECE`."""
 _SAMPLE = 4 << 16
 _GZIP = b"\x1f\x8b"
 _ZSTD = b"\x28\xb5\x2f\xfd"
@@ -87,12 +94,9 @@ class Stream:
 
     def _decompressed(self) -> Iterator[bytes]:
         self.file.seek(0)
-        start: Callable[[], Any]
-        if self.gzip:
-            kind, start = "gzip", lambda: zlib.decompressobj(wbits=31)
-        else:
-            kind, start = "zstd", lambda: zstandard.ZstdDecompressor(max_window_size=2**31).decompressobj()
-        decoder, used = start(), False  # `used`: this member or frame has begun
+        kind = "gzip" if self.gzip else "zstd"
+        start: Callable[[], _Gzip | _Zstd] = _Gzip if self.gzip else _Zstd
+        decoder, used, given = start(), False, 0  # `used`: this member or frame has begun
         data = self.file.read(_COMPRESSED_CHUNK)
         while data:
             if decoder.eof:
@@ -102,15 +106,91 @@ class Stream:
                     continue
             used = True
             try:
-                chunk = decoder.decompress(data)
+                for chunk in decoder.pieces(data):
+                    yield chunk
+                    given += len(chunk)
+                    if given > max(limits.ENDLESS_BYTES, limits.EXPANSION * self.file.tell()):
+                        self.fault = (
+                            "expands_too_much",
+                            f"{self.file.tell():,} bytes of {kind} unpack to more than {megabytes(given)}, "
+                            f"{limits.EXPANSION:,} times as much, which no text does; the rest is not read",
+                        )
+                        return
             except (zlib.error, zstandard.ZstdError) as error:
-                self.fault = ("unreadable_file", f"the {kind} data is damaged ({error})")
+                self.fault = _damage(kind, error)
                 return
-            if chunk:
-                yield chunk
-            data = (decoder.unused_data if decoder.eof else b"") or self.file.read(_COMPRESSED_CHUNK)
+            data = decoder.rest or self.file.read(_COMPRESSED_CHUNK)
         if used and not decoder.eof:
             self.fault = ("truncated_file", f"the {kind} data ends early")
+
+
+class _Gzip:
+    """One gzip member."""
+
+    def __init__(self) -> None:
+        self._decoder = zlib.decompressobj(wbits=31)
+
+    @property
+    def eof(self) -> bool:
+        return self._decoder.eof
+
+    @property
+    def rest(self) -> bytes:
+        """What follows the member in the data that were given last."""
+        return self._decoder.unused_data if self.eof else b""
+
+    def pieces(self, data: bytes) -> Iterator[bytes]:
+        """What the data unpack to, in pieces of at most `_PIECE`."""
+        while data and not self.eof:
+            if chunk := self._decoder.decompress(data, _PIECE):
+                yield chunk
+            data = self._decoder.unconsumed_tail
+
+
+class _Zstd:
+    """One zstd frame."""
+
+    def __init__(self) -> None:
+        decompressor = zstandard.ZstdDecompressor(max_window_size=1 << limits.WINDOW_LOG)
+        self._decoder: Any = decompressor.decompressobj()
+        self._after = b""
+
+    @property
+    def eof(self) -> bool:
+        return bool(self._decoder.eof)
+
+    @property
+    def rest(self) -> bytes:
+        """What follows the frame in the data that were given last."""
+        return bytes(self._decoder.unused_data) + self._after if self.eof else b""
+
+    def pieces(self, data: bytes) -> Iterator[bytes]:
+        """What the data unpack to, as one piece, or in several of at most twice `_PIECE`.
+
+        The decoder has no limit for its output, so it is given little at a time. An error loses what the data gave
+        before it, up to one piece.
+        """
+        made, size = list[bytes](), 0
+        for begin in range(0, len(data), _ZSTD_FEED):
+            chunk = self._decoder.decompress(data[begin : begin + _ZSTD_FEED])
+            made.append(chunk)
+            size += len(chunk)
+            self._after = data[begin + _ZSTD_FEED :] if self.eof else b""
+            if size and (size >= _PIECE or self.eof or begin + _ZSTD_FEED >= len(data)):
+                yield b"".join(made)
+                made, size = [], 0
+            if self.eof:
+                return
+
+
+def _damage(kind: str, error: Exception) -> tuple[str, str]:
+    if "too much memory" in str(error):
+        return (
+            "window_too_large",
+            f"its zstd window is larger than {1 << (limits.WINDOW_LOG - 20)} MiB; unpack it with zstd -d --long=31, "
+            "and compress it again without --long",
+        )
+    return "unreadable_file", f"the {kind} data is damaged ({error})"
 
 
 @contextlib.contextmanager
@@ -120,18 +200,50 @@ def opened(path: Path | RemoteFile) -> Iterator[Stream]:
         yield Stream(file)
 
 
-def blocks(stream: Stream) -> Iterator[bytes]:
-    """Blocks of whole lines, each of about `BLOCK_BYTES`, or one longer line. Only the last may lack its newline."""
+@dataclass(frozen=True)
+class LongLine:
+    """A line longer than `LINE_BYTES`. `size`: its bytes without the newline; `ended`: whether a newline follows."""
+
+    size: int
+    ended: bool
+
+
+def blocks(stream: Stream) -> Iterator[bytes | LongLine]:
+    """Blocks of whole lines, each of about `BLOCK_BYTES`, or one longer line. Only the last may lack its newline.
+
+    After `ENDLESS_BYTES` without a newline the stream gets a fault and nothing more is read of it.
+    """
     pending: list[bytes] = []
-    size = 0
+    size = passed = 0  # `passed`: bytes of a long line that were let go
     for chunk in stream:
+        if passed:
+            end = chunk.find(b"\n")
+            if end < 0:
+                passed += len(chunk)
+                if passed > limits.ENDLESS_BYTES:
+                    message = f"no line ends within {megabytes(passed)}, and reading stops there"
+                    stream.fault = ("line_too_long", message)
+                    return
+                continue
+            yield LongLine(passed + end, ended=True)
+            chunk, passed = chunk[end + 1 :], 0
         size += len(chunk)
         if size >= BLOCK_BYTES and (end := chunk.rfind(b"\n") + 1):
             yield b"".join([*pending, chunk[:end]])
             chunk = chunk[end:]
             pending, size = [], len(chunk)
         pending.append(chunk)
-    if size:
+        if size > limits.LINE_BYTES:
+            held = b"".join(pending)
+            if end := held.rfind(b"\n") + 1:
+                yield held[:end]
+            size = len(held) - end
+            pending = [held[end:]]
+            if size > limits.LINE_BYTES:
+                pending, size, passed = [], 0, size
+    if passed:
+        yield LongLine(passed, ended=False)
+    elif size:
         yield b"".join(pending)
 
 
@@ -149,29 +261,34 @@ def uncompressed_size(path: Path | RemoteFile) -> int:
     with opened(path) as stream:
         for chunk in stream:
             given += len(chunk)
-            if stream.file.tell() >= _SAMPLE:
+            if stream.file.tell() >= _SAMPLE or given >= limits.ENDLESS_BYTES:
                 break
         return size * given // max(1, min(size, stream.file.tell()))
 
 
 def line_span(path: Path | RemoteFile, piece: int) -> tuple[int, int | None]:
-    """Byte range of the lines that begin in span `piece` of an uncompressed file."""
+    """Byte range of the lines that begin in span `piece` of an uncompressed file; empty if none begins there.
+
+    Only a span in which a line begins is looked beyond: a line of many spans is not searched through for each of them.
+    """
     size = path.stat().st_size
+    begin, following = piece * SPAN_BYTES, (piece + 1) * SPAN_BYTES
     with path.open("rb") as file:
-        start = _line_start(file, piece * SPAN_BYTES, size)
-        end = _line_start(file, (piece + 1) * SPAN_BYTES, size)
-    return start, end
+        start = _line_start(file, begin, size, following)
+        if start >= min(following, size):
+            return start, start
+        return start, _line_start(file, following, size, size)
 
 
-def _line_start(file: BinaryIO, position: int, size: int) -> int:
-    """The first byte at or after `position` at which a line begins; `size` if there is none."""
+def _line_start(file: BinaryIO, position: int, size: int, limit: int) -> int:
+    """The first byte at or after `position` at which a line begins; at least `limit` if there is none before it."""
     if position == 0 or position >= size:
         return min(position, size)
     file.seek(position - 1)
     at = position - 1
-    while chunk := file.read(_CHUNK):
+    while at < limit and (chunk := file.read(_CHUNK)):
         found = chunk.find(b"\n")
         if found >= 0:
             return at + found + 1
         at += len(chunk)
-    return size
+    return max(at, limit) if at < size else size
