@@ -2,7 +2,18 @@
 
 
 class OnwardError(Exception):
-    """Base class of all errors that Onward itself reports. The text is written for the user."""
+    """Base class of all errors that Onward itself reports. The text is written for the user.
+
+    `passing` says whether the same again may succeed, because the machine, the network or a person was the cause. None:
+    nobody knows.
+    """
+
+    passing: bool | None = False
+
+    def __init__(self, *arguments: object, passing: bool | None = False) -> None:
+        super().__init__(*arguments)
+        if passing is not False:
+            self.passing = passing
 
 
 class ConfigError(OnwardError):
@@ -12,6 +23,8 @@ class ConfigError(OnwardError):
 class HubUnreachable(OnwardError):
     """The hub does not answer. The request itself may be correct, so the same command may be run again."""
 
+    passing = True
+
 
 class BadInput(OnwardError):
     """A file or document from outside the project cannot be used."""
@@ -20,6 +33,8 @@ class BadInput(OnwardError):
 class DamagedArtifact(OnwardError):
     """The bytes of a committed artifact differ from its manifest."""
 
+    passing = True
+
 
 class StageFailed(OnwardError):
     """A stage could not finish. Everything that it committed before is kept."""
@@ -27,6 +42,8 @@ class StageFailed(OnwardError):
 
 class Interrupted(OnwardError):
     """The user or the system asked to stop. Everything durable is kept, and the same command resumes from there."""
+
+    passing = True
 
 
 def said(error: BaseException) -> str:

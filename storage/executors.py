@@ -142,7 +142,8 @@ class Cluster:
         except (OSError, TimeoutError, ValueError) as error:
             raise StageFailed(
                 f"the Dask scheduler {self.address} did not answer within {self._connect_seconds:g} s ({error}). "
-                "Start it, or set corpus.execution.executor: processes; finished shards are kept"
+                "Start it, or set corpus.execution.executor: processes",
+                passing=True,
             ) from error
         try:
             _refuse_others(client.run(description, on_error="return"), self._expected)
@@ -160,14 +161,15 @@ class Cluster:
         except KilledWorker as error:
             raise StageFailed(
                 f"shard {name}: {error.allowed_failures + 1} workers of the Dask cluster died one after another while "
-                "they had it (killed, or out of memory); finished shards are kept, the same command goes on from "
-                "them, with more memory for each worker if that was short"
+                "they had it (killed, or out of memory); with more memory for each worker "
+                "they may live",
+                passing=True,
             ) from error
         except CancelledError as error:
             self.close()
             raise StageFailed(
-                f"the connection to the Dask scheduler {self.address} was lost; finished shards are kept, the same "
-                "command goes on from them once it answers"
+                f"the connection to the Dask scheduler {self.address} was lost",
+                passing=True,
             ) from error
 
     def _has_workers(self, client: Any) -> bool:
@@ -178,9 +180,9 @@ class Cluster:
 
     def _nobody_works(self) -> StageFailed:
         return StageFailed(
-            f"the Dask cluster at {self.address} has had no worker for {self._patience_seconds:g} s; finished shards "
-            "are kept. Start workers (dask worker ADDRESS) and run the same command, or set "
-            "corpus.execution.executor: processes"
+            f"the Dask cluster at {self.address} has had no worker for {self._patience_seconds:g} s. Start workers "
+            "(dask worker ADDRESS), or set corpus.execution.executor: processes",
+            passing=True,
         )
 
 

@@ -289,7 +289,8 @@ class Store:
         return StageFailed(
             f"{request.stage}: no space left under {self.root} ({free:,} bytes free); the stage has written "
             f"{written:,} bytes and may need about {needed:,} more. Every committed artifact and shard is whole; "
-            "make room and run the same command: it goes on from there"
+            "make room first",
+            passing=True,
         )
 
 

@@ -65,9 +65,9 @@ class Workers:
         except BrokenProcessPool as error:
             self._discard()
             raise StageFailed(
-                "a worker process died (killed, or out of memory); the shards that were finished are kept, "
-                "the same command goes on from them, with fewer workers if memory was short "
-                "(corpus.execution.workers)"
+                "a worker process died (killed, or out of memory); with fewer workers (corpus.execution.workers), less "
+                "memory is needed",
+                passing=True,
             ) from error
         finally:
             for future in futures:

@@ -17,7 +17,7 @@ from storage.errors import ConfigError, OnwardError
 from storage.paths import home
 from storage.store_places import is_store, store_of_config, stores_of_home
 
-STOPPED = "stopped; what was finished is kept, the same command goes on from there"
+STOPPED = "stopped"
 Config = Annotated[
     Path,
     typer.Argument(help="YAML file of the run", show_default=False, autocompletion=completion.configurations),

@@ -17,6 +17,7 @@ import typer
 
 from flows.commands import completion
 from flows.commands.common import STOPPED, Config, Overrides, load, nearest
+from flows.machine.environment import command_line
 from storage.errors import ConfigError, OnwardError
 from tasks import stages
 
@@ -76,8 +77,7 @@ def run(
             wanted = (config, set_ or [], tuple(force or ()), until, slices)
             summary, code, settled = _run(*wanted) if seeds == 1 else _run_seeds(*wanted, seeds)
         except (Stopped, KeyboardInterrupt):
-            summary, code, settled = {**_NOTHING, "state": "stopped", "error": STOPPED}, 1, True
-            sys.stderr.write(f"{STOPPED}\n")
+            summary, code, settled = _stopped(), 1, True
         if json_:
             out.write(json.dumps(summary, ensure_ascii=False) + "\n")
         elif code == 0 and seeds > 1:
@@ -88,6 +88,13 @@ def run(
         sys.stderr.flush()
         os._exit(code)  # otherwise Prefect's threads wait for their server before the process may end
     raise typer.Exit(code)
+
+
+def _stopped() -> dict[str, Any]:
+    """The summary of a run that was asked to stop. It is told on standard error too."""
+    told = f"{STOPPED}; what was finished is found again, and to go on from there: {command_line()}"
+    sys.stderr.write(f"{told}\n")
+    return {**_NOTHING, "state": "stopped", "error": told}
 
 
 def _run(
@@ -123,8 +130,7 @@ def _run(
             summary = end_of(lambda: start(config, until=until, slices=slices, force=force), sys.stderr.write)
             code = 0
         except (KeyboardInterrupt, ExternalSignal):
-            sys.stderr.write(f"{STOPPED}\n")
-            summary, code = {**_NOTHING, "state": "stopped", "error": STOPPED}, 1
+            summary, code = _stopped(), 1
         except Exception as error:
             error = no_server(error) or error
             if not isinstance(error, OnwardError | OSError):

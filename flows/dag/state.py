@@ -62,7 +62,10 @@ class Outcome:
         errors = list(self.failed.values())
         if len(errors) > 1:
             words = "; ".join(f"{name}: {said(error)}" for name, error in self.failed.items())
-            raise StageFailed(f"{len(errors)} measures failed, all others are kept: {words}") from errors[0]
+            again = all(isinstance(error, OSError) or getattr(error, "passing", None) for error in errors)
+            raise StageFailed(
+                f"{len(errors)} measures failed, all others are kept: {words}", passing=again
+            ) from errors[0]
         if errors:
             raise errors[0]
 

@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import select
+import shlex
 import stat
 import sys
 import threading
@@ -18,6 +19,7 @@ from typing import Any
 
 from flows.machine.processes import alive, boot_id
 from storage.paths import home, prefect_home, state_directory
+from storage.secrets import without_secrets
 
 _QUIET = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -151,6 +153,13 @@ def _has_reader(number: int) -> bool:
         mode = os.fstat(number).st_mode
         return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or os.isatty(number)
     return False
+
+
+def command_line() -> str:
+    """The command of this process, as a shell takes it, without secrets."""
+    if Path(sys.argv[0]).stem in ("onward", "cli") and len(sys.argv) > 1:
+        return without_secrets(shlex.join(["onward", *sys.argv[1:]]))
+    return "run the same again"
 
 
 def gpus() -> list[str]:

@@ -18,7 +18,7 @@ from flows.dag.plan import Reasons
 from flows.machine.environment import outlive_readers
 from flows.machine.processes import on_hangup
 from flows.runs.attempt import Attempt
-from flows.runs.failure import RunFailed, how_to_go_on, run_failed, standing
+from flows.runs.failure import RunFailed, run_failed, standing, ways_to_go_on
 from flows.runs.prefect_away import End, keep_end, reached
 from flows.runs.prefect_states import set_true_states
 from flows.runs.stage_task import Builder
@@ -85,7 +85,8 @@ def failure_explained(
     except Exception as error:
         failed_in = attempt()
         calls = failed_in.builder.calls if failed_in else []
-        failed = run_failed(error, store, calls, how_to_go_on(current_flow_run(), _deployed()))
+        ways = ways_to_go_on(publish.flow_run_url(current_flow_run()), _deployed())
+        failed = run_failed(error, store, calls, ways)
         failed.summary = failed_in.summary if failed_in else None
         if not isinstance(error, OnwardError | OSError):
             logging.getLogger("onward").error("unexpected", exc_info=error)

@@ -33,7 +33,7 @@ _OTHER_SIGNS = {f"prefect.flow-run.{state}" for state in (*_ENDED, *_QUEUED)}
 _FLOWS = ["pretrain", "evaluate"]
 _CRASHED_MESSAGE = (
     "No sign of life for 90 seconds: its process was killed, or its machine is down. What it finished is kept, and "
-    "training goes on from its last checkpoint: Retry goes on from there."
+    "training goes on from its last checkpoint: Retry goes on from there, or the command that started the run."
 )
 
 

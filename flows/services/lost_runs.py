@@ -42,7 +42,8 @@ from storage.runs import read_records
 from storage.store import Store
 
 _KEPT = (
-    "Every finished stage is kept, training up to its newest checkpoint. Retry this run to go on from there."
+    "Every finished stage is kept, training up to its newest checkpoint. To go on from there: Retry this run, or, if "
+    "it was started in a terminal, the same command."
 )
 LOST = f"the process of this run is gone: it was killed, or the machine was restarted. {_KEPT}"
 STOPPED = f"stopped with its worker (onward down, or the end of its container). {_KEPT}"

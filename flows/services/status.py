@@ -152,7 +152,7 @@ def render(found: dict[str, Any]) -> str:
     for row in found.get("records", ()):
         lines.append(
             f"{row['run']:<28} {row['state']:<10} {row['artifacts']} artifacts, {row['attempts']} attempts"
-            + ("  (the same command goes on)" if row["state"] in ("killed", "failed") else "")
+            + ("  (the same command goes on)" if row["state"] in ("killed", "stopped") else "")
         )
     if found.get("records") == []:
         lines.append("the store has no run yet")

@@ -228,8 +228,8 @@ def _judge(
         f"ingest: source {config.name!r}, slice {stats.slice}: {what} ({reasons} in this slice), "
         f"more than max_bad_fraction = {config.max_bad_fraction:g} allows. The first:\n"
         + "\n".join(first)
-        + "\nEarlier slices are kept. Repair or leave out these files, set text_field to the column with the text, "
-        "or raise corpus.max_bad_fraction, and run the same command"
+        + "\nRepair or leave out these files, set text_field to the column with the text, or raise "
+        "corpus.max_bad_fraction"
     )
 
 

@@ -241,7 +241,7 @@ def _unchanged(inputs: EvaluateInputs) -> None:
     for path, facts in zip(inputs.paths, inputs.files, strict=True):
         if file_identity(path)["sha256"] != facts["sha256"]:
             raise BadInput(
-                f"{path} changed since this run began; start the run again to measure on the new file"
+                f"{path} changed since this run began; the next start measures on the new file", passing=True
             )
 
 
@@ -249,7 +249,8 @@ def _directory(directory: Path, paths: tuple[Path, ...]) -> TaskDirectory:
     found = read_task_directory(directory)
     if tuple(found.files.values()) != paths:
         raise BadInput(
-            f"{directory} changed since this run began; start the run again to measure with its new content"
+            f"{directory} changed since this run began; the next start measures with its new content",
+            passing=True,
         )
     return found
 

@@ -204,7 +204,8 @@ def run(config: BaseConfig, inputs: BaseInputs, draft: Draft) -> BaseStats:
         directory = inputs.path or _download(inputs.origin["hub"], inputs.origin["commit"])
         if "local" in inputs.origin and directory_digest(directory) != inputs.origin["local"]:
             raise ConfigError(
-                f"model.base: the files in {directory} changed since this run began. Run again."
+                f"model.base: the files in {directory} changed since this run began; the next start imports them anew",
+                passing=True,
             )
         for message in import_model(directory, export):
             draft.warn(message)

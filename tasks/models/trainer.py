@@ -32,6 +32,10 @@ RESUMABLE = 75
 SPEC, LOG, RESULT = "spec.json", "trainer.log", "result.json"
 
 _GRACE_SECONDS = 120.0
+_OF_A_FAULT = (signal.SIGSEGV, signal.SIGABRT, signal.SIGILL, signal.SIGFPE)
+_LOST = "lost the others"
+"""In the words of a trainer whose other processes are gone (tasks/training/process/processes.py)."""
+_ENDED_ONE = "ended one of its processes"
 _TORCHRUN_SECONDS = 45.0
 _ROOT = Path(__file__).resolve().parents[2]
 
@@ -171,14 +175,20 @@ def _forget_failures(work: Path) -> None:
 
 def _judge(code: int | None, work: Path, begun: int) -> None:
     if code == RESUMABLE or (code == 0 and not (work / RESULT).exists()):
-        raise Interrupted(
-            "the trainer was asked to stop; it left a checkpoint, the same command goes on from it"
-        )
-    if code != 0:
-        raise StageFailed(
-            f"the trainer ended with exit code {code}: {_last_words(work / LOG, begun)} "
-            "Its checkpoints are kept; the same command goes on from the newest"
-        )
+        raise Interrupted("the trainer was asked to stop")
+    if code:
+        words = _last_words(work / LOG, begun)
+        how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        raise StageFailed(f"the trainer {how}: {words}", passing=_may_pass(code, words))
+
+
+def _may_pass(code: int, words: str) -> bool | None:
+    """Whether the same again may succeed: after a signal from outside, a full disk or the loss of a process."""
+    if code < 0:
+        return True if -code not in _OF_A_FAULT else None
+    if code == launch.MACHINE or _LOST in words or _ENDED_ONE in words:
+        return True
+    return False if "error:" in words else None
 
 
 def _last_words(log: Path, begun: int) -> str:
@@ -190,9 +200,7 @@ def _last_words(log: Path, begun: int) -> str:
     errors = [line for line in lines if line.startswith("trainer: error:")]
     errors = errors or [line for line in lines if re.match(r"trainer \d+: error:", line)]
     signals = [found[1] for line in lines if (found := re.search(r"Signal \d+ \((SIG\w+)\) received", line))]
-    killed = [
-        f"({name} ended one of its processes)" for name in signals if name != "SIGTERM"
-    ]  # torchrun's own
+    killed = [f"({name} {_ENDED_ONE})" for name in signals if name != "SIGTERM"]  # torchrun's own
     return " ".join([*errors[-1:], *killed[-1:]] or [" / ".join(lines[-3:])])[-1500:]
 
 

@@ -1,4 +1,5 @@
-"""`python -m tasks.training SPEC.json`. Exit codes: 0 done, 75 resumable (asked to stop), 1 failed, 2 wrong usage.
+"""`python -m tasks.training SPEC.json`. Exit codes: 0 done, 75 resumable (asked to stop), 1 failed, 74 failed because of
+the machine, 2 wrong usage.
 
 torchrun treats every code but 0 as a failure. Under torchrun, 0 therefore also means "asked to stop"; in that case
 result.json does not exist.
@@ -12,7 +13,7 @@ import sys
 from pathlib import Path
 
 from storage.errors import OnwardError
-from tasks.training.process.launch import PARENT
+from tasks.training.process.launch import MACHINE, PARENT
 from tasks.training.process.restart import LostOthers, TorchrunStart, is_lost_connection, reason_of
 from tasks.training.process.stop import Stop
 from tasks.training.read_spec import read_spec
@@ -58,9 +59,8 @@ def main(arguments: list[str]) -> int:
             return 1
         if not _disk_is_full(error):
             raise
-        return _failed(
-            attempt, f"the disk is full ({error}). Whole checkpoints are kept: free space, then start again."
-        )
+        _failed(attempt, f"the disk is full ({error}). Free space first.")
+        return MACHINE
 
 
 def _failed(attempt: TorchrunStart, message: str) -> int:

@@ -89,7 +89,7 @@ def _opened(spec: Spec, say: Say, processes: Processes) -> Segment:
             raise
         raise StageFailed(
             f"Out of memory before the first step ({error}): the model and its optimizer's state do not fit, whatever the "
-            "micro-batch. Checkpoints are kept. Choose a smaller model, training.optimizer.states: 8bit, or a device with "
+            "micro-batch. Choose a smaller model, training.optimizer.states: 8bit, or a device with "
             "more memory."
         ) from error
 
@@ -158,7 +158,7 @@ def _give_up(segment: Segment) -> None:
     raise StageFailed(
         f"The loss or its gradient was not finite in {BAD_STEPS_IN_A_ROW} steps in a row, the last one {step} at the rate "
         f"{rate:.3g}, after training had gone back to a checkpoint {again} time{'s' if again > 1 else ''} and skipped such "
-        f"steps. They changed no weights; the newest checkpoint is of step {segment.saved_step}. Lower "
+        "steps. They changed no weights. Lower "
         f"training.learning_rate, or look at the documents from sequence {first} on."
     )
 

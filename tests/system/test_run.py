@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
+import pty
+import select
 import shutil
-import signal
 import sqlite3
 import subprocess
+import termios
 import time
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from storage.runs import read_records
+from storage.store import Store
 from tests.support.attempts import wait_until_alone
 from tests.support.servers import PrefectServer, task_states
 from tests.support.small import ONWARD, digests, environment, onward, run_json, write_config
@@ -166,26 +171,40 @@ def test_mlflow_has_the_scores_of_each_model_by_tokens(whole):
         assert steps == sorted(set(steps)) and steps
 
 
-def test_stopped_by_sigterm_it_leaves_a_checkpoint_and_no_process(tmp_path):
+def test_when_its_terminal_is_closed_it_leaves_a_checkpoint_a_true_state_and_no_process(
+    tmp_path, prefect_server
+):
+    """A closed terminal sends SIGHUP, which is handed on as SIGTERM; what was on the terminal goes on in a file."""
     config = write_config(tmp_path, budgets=("200K",))
+    terminal, its = pty.openpty()
     run = subprocess.Popen(
         [*ONWARD, "run", str(config), "--json"],
         env=environment(tmp_path),
         cwd=tmp_path,
+        stdin=its,
         stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stderr=its,
         text=True,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
     )
+    os.close(its)
     until = time.monotonic() + 300
     while not list(tmp_path.glob("store/.work/train-*/checkpoints/step-*/manifest.json")):
         assert run.poll() is None and time.monotonic() < until
-        time.sleep(0.05)
-    run.send_signal(signal.SIGTERM)
-    printed, told = run.communicate(timeout=120)
+        if select.select([terminal], [], [], 0.05)[0]:
+            os.read(terminal, 65536)
+    os.close(terminal)
+    printed, _ = run.communicate(timeout=120)
     assert run.returncode == 1
-    assert "goes on from there" in told
     assert json.loads(printed)["state"] == "stopped"
+    told = (tmp_path / ".onward" / "logs" / "flows.log").read_text()
+    assert f"to go on from there: onward run {config} --json\n" in told and "Traceback" not in told
     wait_until_alone(tmp_path / "store")
+    [record] = read_records(Store(tmp_path / "store"))
+    assert record.state == "stopped"
+    state = prefect_server.api(f"/flow_runs/{record.attempts[-1]}", method="GET")["state"]
+    assert (state["type"], state["name"]) == ("CRASHED", "Crashed")
     assert "freed 0 bytes" in onward(tmp_path, "gc", "--store", tmp_path / "store").stdout, (
         "what it made is kept"
     )
@@ -226,7 +245,8 @@ def test_too_much_bad_input_fails_with_the_first_ones_named_and_goes_on_when_it_
     assert answer.returncode == 1
     assert "malformed_json" in answer.stderr and "domain-1.jsonl" in answer.stderr
     assert "\nKept: " in answer.stderr and "\nRepeats: ingest · slice " in answer.stderr
-    assert f"To go on: onward run {config} --json --until filter\n" in answer.stderr
+    command = f"onward run {config} --json --until filter"
+    assert f"Change what is said above, then: {command}\n" in answer.stderr, "the same would fail again"
     assert "Traceback" not in answer.stderr
     assert json.loads(answer.stdout)["stages"][-1]["state"] == "failed"
     broken.write_text(good)

@@ -146,7 +146,11 @@ def test_a_failure_says_what_is_kept_and_a_retry_repeats_only_the_failed_stage(s
     message = site.server.wait(run, "FAILED")["state"]["message"]
     in_the_way.unlink()
     assert message.startswith("decontaminate · slice 1 · ") and "Error" in message
-    for word in ("\nKept: ", "\nRepeats: ", f"prefect flow-run retry {run}"):
+    for word in (
+        "\nKept: ",
+        "\nRepeats: ",
+        "put right. Then: the button Retry on this run's page in Prefect",
+    ):
         assert word in message
     assert "Traceback" not in message + site.server.logs(run)
     assert [row["state"] for row in site.table(run)] == ["failed", "built", "built", "built"]

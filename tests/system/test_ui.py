@@ -139,10 +139,10 @@ def test_a_run_that_fails_is_retried_and_its_budgets_compared(page, operated):
     page.get_by_text("Failed", exact=True).first.wait_for(timeout=_LONG)
     tab(page, "Logs")
     page.get_by_text("questions.jsonl, row 3").first.wait_for()
-    page.get_by_text("To go on").first.wait_for()
+    page.get_by_text("Change what is said above").first.wait_for()
     picture(page, "failed")
     message = operated.state(run)["message"]
-    assert "Kept:" in message and "Repeats:" in message and "To go on:" in message
+    assert "Kept:" in message and "Repeats:" in message and "fails again in the same way" in message
 
     write_questions(operated.home / "questions.jsonl", 0)
     page.get_by_role("button", name="Retry").click()

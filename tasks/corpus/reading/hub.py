@@ -216,7 +216,7 @@ def asked(ask: Callable[[], T], kind: Kind, name: str, revision: str, where: str
         if _of_the_way(cause):
             raise HubUnreachable(
                 f"{where}: the hub cannot be reached for the {kind} {name!r} ({_said(cause)}). Check the network "
-                "(HF_ENDPOINT, HF_HUB_OFFLINE, proxies); the same command goes on once it answers"
+                "(HF_ENDPOINT, HF_HUB_OFFLINE, proxies)"
             ) from None
         raise
 

@@ -142,8 +142,8 @@ def _check_unchanged(unit: Unit, sizes: dict[str, int]) -> None:
         same = False
     if not same:
         raise StageFailed(
-            f"ingest: {unit.path} has changed since this slice was planned; shards that were finished are kept, "
-            "run the same command again to plan anew"
+            f"ingest: {unit.path} has changed since this slice was planned; the next start plans anew",
+            passing=True,
         )
 
 

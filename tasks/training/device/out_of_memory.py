@@ -76,7 +76,7 @@ def go_smaller(
         mode = "of all layers" if checkpointed else "not offered by this model"
         raise StageFailed(
             f"Out of memory at step {step} ({reason}), at a micro-batch of one sequence, gradient checkpointing {mode}. "
-            "Checkpoints are kept. Choose a smaller packing.sequence_length or model, training.optimizer.states: 8bit, or "
+            "Choose a smaller packing.sequence_length or model, training.optimizer.states: 8bit, or "
             "a device with more memory."
         ) from error
     _libc("mallopt", _M_MMAP_THRESHOLD, 1 << 20)

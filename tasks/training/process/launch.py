@@ -15,6 +15,8 @@ PARENT = "ONWARD_PARENT_FD"
 """Environment variable: the file descriptor, in torchrun's own process, of a pipe that ends with torchrun's starter."""
 RENDEZVOUS = "rendezvous.json"
 """In the work directory: what further machines need to join ({id, address, nodes, processes})."""
+MACHINE = 74
+"""Exit code of a trainer that failed because of the machine, such as a full disk: the same again may succeed."""
 MEETS_WITHIN_SECONDS = 90
 RESTARTS = 3
 """How often torchrun restarts all processes after one died (restart.py)."""

@@ -90,7 +90,7 @@ class Processes:
             if its != found[0][1]:
                 raise ConfigError(
                     f"{what} of process {rank} ({host}) differ from those of process 0 ({found[0][0]}): {its}, not "
-                    f"{found[0][1]}. Checkpoints are kept; make all machines equal, then start again."
+                    f"{found[0][1]}. Make all machines equal first."
                 )
 
     def same_tensors(self, tensors: Iterable[Tensor], what: str) -> None:
@@ -210,7 +210,7 @@ def _together() -> Iterator[None]:
     except RuntimeError as error:  # every backend raises it, for a dead peer and for a silent one
         reason = reason_of(error)
         raise LostOthers(
-            f"This process lost the others ({reason}). One of them died or its machine is gone; checkpoints are kept."
+            f"This process lost the others ({reason}). One of them died or its machine is gone."
         ) from error
 
 

@@ -165,7 +165,7 @@ def check_identity(found: Mapping[str, Any], identity: Identity, where: Path) ->
     ]
     raise ConfigError(
         f"{where} was begun with another specification: {'; '.join(differences)}. "
-        "Its checkpoints are kept. Go on with the old values, or start in another work directory."
+        "Go on with the old values, or start in another work directory."
     )
 
 

@@ -51,8 +51,6 @@ def held_alone(work: Path, stop: Callable[[], bool], say: Say) -> Iterator[bool]
                     yield False
                     return
                 if time.monotonic() > deadline:
-                    raise StageFailed(
-                        f"Another trainer is still at work in {work}. End it, then start again."
-                    ) from None
+                    raise StageFailed(f"Another trainer is still at work in {work}. End it first.") from None
                 time.sleep(0.1)
         yield True
