@@ -67,6 +67,7 @@ def prepare() -> None:
     )  # our own server (flows/services/server.py) ends with its run
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("SQLITE_TMPDIR", os.environ["PREFECT_HOME"])  # TMPDIR may be full or not ours
     record = running_servers()
     if own and record is not None:
         os.environ.pop("PREFECT_API_AUTH_STRING", None)
@@ -116,6 +117,7 @@ def service_environment(prefect_port: int, mlflow_port: int) -> dict[str, str]:
         **kept,
         "ONWARD_HOME": str(home()),
         "PREFECT_HOME": str(prefect_home()),
+        "SQLITE_TMPDIR": os.environ.get("SQLITE_TMPDIR") or str(prefect_home()),
         "PREFECT_RUNNER_AUTO_INSTALL_DEPENDENCIES": "false",  # a flow run uses the installed packages
         "PREFECT_SERVER_EPHEMERAL_ENABLED": "false",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",

@@ -21,7 +21,9 @@ from pathlib import Path
 
 from flows.machine.prefect_api import LOST, OWN, answers
 from flows.machine.processes import KILLED_SECONDS, still_there
+from flows.services.ready import last_words
 from storage.errors import OnwardError
+from storage.secrets import without_secrets
 
 _START_SECONDS = 180.0
 _STEADY_SECONDS = 60.0
@@ -41,6 +43,7 @@ def prefect_server(home: Path) -> Iterator[Callable[[], None]]:
         return
     environment = {**os.environ, "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT_UI_ENABLED": "0"}
     environment.pop("PREFECT_SERVER_API_AUTH_STRING", None)  # from another server; ours belongs to the run
+    environment["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "ERROR"  # its console is server.log
     home.mkdir(parents=True, exist_ok=True)
     server = OwnServer(home / "server.log", environment, sys.stderr.write)
     os.environ["PREFECT_API_URL"] = server.address
@@ -57,7 +60,7 @@ class OwnServer:
     """A server process that is started again if it dies, until `close`."""
 
     def __init__(self, log: Path, environment: Mapping[str, str], say: Callable[[str], object]) -> None:
-        self._log = log
+        self.log = log
         self._environment = dict(environment)
         self._say = say
         self._guard = threading.Lock()
@@ -90,7 +93,7 @@ class OwnServer:
                 self._say(f"! {still_there(f'the Prefect server of this run (process {process.pid})')}\n")
 
     def _start(self) -> subprocess.Popen[bytes]:
-        with self._log.open("ab") as output:
+        with self.log.open("ab") as output:
             return subprocess.Popen(
                 [sys.executable, "-m", __name__, str(self._socket.fileno()), str(self._reader)],
                 env=self._environment,
@@ -111,7 +114,8 @@ class OwnServer:
             quick = 0 if time.monotonic() - began > _STEADY_SECONDS else quick + 1
             refused = code > 0 and not self.answered  # it ended by itself, and would again
             if refused or quick > len(_PAUSES):
-                self._give_up(f"it ended {quick} times in a row, last with exit code {code}")
+                again = "" if refused else f"it ended {quick} times in a row, last with "
+                self._give_up(f"{again}exit code {code}")
                 return
             if self._closing.wait(_PAUSES[max(0, quick - 1)]):
                 return
@@ -135,7 +139,7 @@ class OwnServer:
             with contextlib.suppress(OSError):
                 self._socket.shutdown(socket.SHUT_RDWR)  # from now on, connections are refused at once
         if self.answered:
-            self._say(f"! the run goes on without its Prefect server: {why}; see {self._log}\n")
+            self._say(f"! the run goes on without its Prefect server: {why}; see {self.log}\n")
 
 
 def wait_for(address: str, own: OwnServer | None = None, seconds: float = _START_SECONDS) -> None:
@@ -143,7 +147,9 @@ def wait_for(address: str, own: OwnServer | None = None, seconds: float = _START
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         if own is not None and own.lost is not None:
-            raise OnwardError(f"the Prefect server did not start ({own.lost}); see server.log")
+            raise OnwardError(
+                f"the Prefect server did not start ({own.lost}):\n{without_secrets(last_words(own.log))}"
+            )
         if answers(address):
             if own is not None:
                 own.answered = True

@@ -47,7 +47,9 @@ def test_a_server_that_cannot_start_is_given_up_and_its_port_refuses_at_once(
     monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("PREFECT_API_DATABASE_CONNECTION_URL", "sqlite+aiosqlite:////dev/null/no/such.db")
     with prefect_server(tmp_path) as ready:
-        with pytest.raises(OnwardError, match="did not start"):
+        with pytest.raises(
+            OnwardError, match=r"did not start \(exit code 3\):(.|\n)*unable to open database"
+        ):
             ready()
         assert os.environ[OWN] == LOST
         with pytest.raises(urllib.error.URLError, match="refused"):
