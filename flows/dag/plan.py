@@ -7,6 +7,7 @@ that do not exist yet. Everything after an unread slice is an estimate and is ma
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,12 +16,14 @@ from typing import Any
 
 from flows.config import RunConfig
 from flows.dag.call import named
+from flows.dag.file_keys import told
 from flows.dag.pretrain import adapt
 from flows.dag.requests import Requests
 from storage.artifact import Artifact, Input
-from storage.errors import DamagedArtifact
+from storage.errors import DamagedArtifact, OnwardError
 from storage.keys import MISSING, Difference, difference, key_inputs
 from storage.manifest import Manifest
+from storage.runs import read_records
 from storage.settings import completed, identity_values
 from storage.store import Request, Store
 
@@ -130,41 +133,69 @@ class Reasons:
         self._store = store
         self._own = own
         self._known: dict[str, list[Manifest]] = {}
+        self._runs: dict[str, list[str]] | None = None
 
     def __call__(self, request: Request) -> tuple[str, ...]:
-        """The fields and inputs that made the difference; first, in one line, the versions of the stage that did."""
+        """The keys and inputs that made the difference; first, in one line, the versions of the stage that did; last, the
+        run whose artifact it was compared with."""
         nearest = self._nearest(request)
         if nearest is None:
             return (NEVER,)
-        others = [str(one) for one in nearest if not _is_version(one)]
-        return (*_version_line(request.stage, nearest), *others[:8])
+        others = [told(request.stage, one) for one in nearest.found if not _is_version(one)]
+        return (*_version_line(request.stage, nearest.found), *others[:8], *self._compared(request, nearest))
 
     def brief(self, request: Request) -> str:
         """The same in one line: changed settings by name and value, changed inputs by name."""
         nearest = self._nearest(request)
         if nearest is None:
             return NEVER
+        found = nearest.found
         settings = [
-            *_version_line(request.stage, nearest),
-            *(str(one) for one in nearest if not one.path.startswith("inputs") and not _is_version(one)),
+            *_version_line(request.stage, found),
+            *(
+                told(request.stage, one)
+                for one in found
+                if not one.path.startswith("inputs") and not _is_version(one)
+            ),
         ]
         inputs = sorted(
-            {one.path.removeprefix("inputs.").split(".")[0].split("[")[0] for one in _inputs(nearest)}
+            {one.path.removeprefix("inputs.").split(".")[0].split("[")[0] for one in _inputs(found)}
         )
         return "; ".join([*settings[:3], *([f"input changed: {', '.join(inputs)}"] if inputs else [])])
 
-    def _nearest(self, request: Request) -> list[Difference] | None:
+    def _nearest(self, request: Request) -> _Nearest | None:
         if request.stage not in self._known:
             found = self._store.artifacts(request.stage)
             self._known[request.stage] = [one.manifest for one in found if not self._own(one.manifest)]
         wanted = {**request.identity, "config": identity_values(request.config)}
-        differences = [
-            difference(_identity(manifest, request), wanted) for manifest in self._known[request.stage]
+        candidates = [
+            _Nearest(manifest.key, differences)
+            for manifest in self._known[request.stage]
+            if (differences := difference(_identity(manifest, request), wanted))
         ]
-        differences = [found for found in differences if found]
-        if not differences:
-            return None
-        return min(differences, key=lambda found: (len(found), len(_inputs(found))))
+        return min(candidates, key=lambda one: (len(one.found), len(_inputs(one.found))), default=None)
+
+    def _compared(self, request: Request, nearest: _Nearest) -> tuple[str, ...]:
+        """The artifact that it was compared with, by the runs that have it."""
+        if self._runs is None:
+            self._runs = {}
+            with contextlib.suppress(OnwardError):
+                for record in read_records(self._store):
+                    for _, key in record.artifacts:
+                        self._runs.setdefault(key, []).append(record.run)
+        runs = self._runs.get(nearest.key, [])
+        if not runs:
+            return ()
+        others = f" and {len(runs) - 1} more" if len(runs) > 1 else ""
+        return (f"compared with {request.stage} {nearest.key[:6]} of the run {runs[-1]}{others}",)
+
+
+@dataclass(frozen=True)
+class _Nearest:
+    """The artifact of the store that differs least from a request, and in what."""
+
+    key: str
+    found: list[Difference]
 
 
 def make_plan(run: RunConfig) -> list[PlanRow]:

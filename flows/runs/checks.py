@@ -4,22 +4,30 @@ from __future__ import annotations
 
 import glob
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 from flows.config import RunConfig
-from flows.dag.rounds import round_zero, rounds_of
+from flows.dag.rounds import round_zero, rounds_of, trunk_schedule
 from storage.counts import count_text
 from storage.errors import ConfigError
 from storage.paths import home
 from tasks.corpus.benchmarks.questions import benchmark_file
+from tasks.corpus.packing.budgets import steps_for
 from tasks.corpus.reading.hub import remembered_in
 from tasks.corpus.reading.origins import Hub
 from tasks.corpus.reading.sources import IngestConfig
 from tasks.evaluation.catalog import BENCHMARKS, check_benchmarks
 from tasks.models.base import InitConfig
+from tasks.models.config import WsdPlan
 from tasks.training.combinations import of_processes, refuse
+from tasks.training.update.schedule import learning_rate
 
-_FEW_STEPS = 500
+_FEW_STEPS = 60
+"""Three times the twenty steps over which AdamW's second moment (beta 0.95) is a mean: fewer have hardly begun."""
+_ENOUGH_STEPS = 500
+_MOST_WARMUP = 0.25
+"""Share of the first budget's steps that a warm-up may take without a word. Hägele et al. 2024 use up to 5 %."""
 
 
 def check(run: RunConfig) -> None:
@@ -97,15 +105,48 @@ def positions_of(directory: Path) -> int | None:
 
 
 def advice(run: RunConfig) -> list[str]:
-    """Warnings about what is allowed but probably not intended: budgets of few steps."""
-    named = [(f"the budget {one.name}", one.last_step) for one in rounds_of(run)]
+    """Warnings about what is allowed but probably not intended: a warm-up that does not fit, and budgets of few steps."""
+    return [*_warmup(run), *_steps(run)]
+
+
+def _warmup(run: RunConfig) -> Iterator[str]:
+    """That the rate is never reached, or only for the smaller part of the first round that trains at it."""
+    training, rounds = run.training, rounds_of(run)
+    asked = training.schedule.warmup_tokens
+    warmup = steps_for(asked, training.batch_tokens) if asked else 0
+    first = rounds[0]
+    length = first.branch_step if isinstance(training.schedule, WsdPlan) else first.last_step
+    if warmup <= _MOST_WARMUP * first.last_step:
+        return
+    field = "training.schedule.warmup_tokens"
+    fitting = count_text(first.budget // 10)
+    advised = f"a tenth of the budget would be {fitting}"
+    if warmup > max(length, 1):
+        reached = (
+            learning_rate(trunk_schedule(run, first), length) / training.learning_rate if length else 0.0
+        )
+        yield (
+            f"{field} {count_text(asked)} is longer than the training up to {first.name}: the rate ends at "
+            f"{100 * reached:.2g} % of training.learning_rate {training.learning_rate:g}, which is never reached; {advised}"
+        )
+    else:
+        yield (
+            f"{field} {count_text(asked)} takes {100 * warmup / first.last_step:.0f} % of the steps of {first.name}; "
+            f"{advised}"
+        )
+
+
+def _steps(run: RunConfig) -> Iterator[str]:
+    named = [(f"the budget {one.name}", one.budget, one.last_step) for one in rounds_of(run)]
     if isinstance(run.model.base, InitConfig):
         tokens = run.model.base.pretrain_tokens
-        named.insert(
-            0, (f"model.base.init.pretrain_tokens {count_text(tokens)}", round_zero(run, tokens).last_step)
-        )
-    return [
-        f"{what} has only {steps:,} steps; a smaller training.batch_tokens gives more of them"
-        for what, steps in named
-        if steps < _FEW_STEPS
-    ]
+        steps = round_zero(run, tokens).last_step
+        named.insert(0, (f"model.base.init.pretrain_tokens {count_text(tokens)}", tokens, steps))
+    length = run.packing.sequence_length
+    for what, tokens, steps in named:
+        fitting = max(1, tokens // _ENOUGH_STEPS // length) * length
+        if steps < _FEW_STEPS and fitting < run.training.batch_tokens:
+            yield (
+                f"{what} has only {steps:,} step{'s' if steps != 1 else ''} of training.batch_tokens "
+                f"{run.training.batch_tokens:,}; {fitting:,} would give {steps_for(tokens, fitting):,}"
+            )

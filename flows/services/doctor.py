@@ -55,6 +55,8 @@ def examine(config: Path | None = None, constraints: Path | None = None) -> Iter
     run, found = _load(config)
     if found is not None:
         yield found
+        if run is not None and found.state == "ok":
+            yield from intentions(run)
     record = read_record()
     yield python()
     yield packages(constraints or _constraints())
@@ -93,6 +95,15 @@ def _load(config: Path | None) -> tuple[Any, Finding | None]:
     names = (*run.evaluation.domain, *run.evaluation.general)
     files = f", files of {len(names)} benchmarks found" if names and run.benchmark_directory else ""
     return run, Finding("config", "ok", f"{config} is sound{files}")
+
+
+def intentions(run: Any) -> Iterator[Finding]:
+    """What the configuration allows but probably does not intend."""
+    from flows.runs.checks import advice
+
+    for line in advice(run):
+        what, _, act = line.rpartition("; ")
+        yield Finding("config", "note", what, act)
 
 
 def python() -> Finding:

@@ -219,11 +219,13 @@ def test_a_newer_version_is_said_once_for_all_slices():
         "filter is of a newer version than in the store (c4 1 → 2), and is made again: see docs/upgrades.md"
     )
     rows = [PlanRow("filter", number, None, None, "to build", "k", (reason,)) for number in (1, 2, 3)]
-    rows.append(PlanRow("filter", 4, None, None, "to build", "k", (reason, "config.gopher: true → false")))
+    rows.append(
+        PlanRow("filter", 4, None, None, "to build", "k", (reason, "corpus.filter.gopher: true → false"))
+    )
     text = render(rows)
     assert text.count("newer version") == 1
     assert (
         "newer     filter is of a newer version than in the store (c4 1 → 2) × 4, and is made again: see docs/upgrades.md"
         in text
     )
-    assert "config.gopher: true → false" in text
+    assert "corpus.filter.gopher: true → false" in text

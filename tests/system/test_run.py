@@ -111,7 +111,7 @@ def test_a_changed_threshold_runs_again_from_filter_on_and_the_plan_says_so(whol
     rows = json.loads(plan.stdout)
     first = next(row for row in rows if row["state"] != "cached")
     assert first["stage"] == "filter"
-    assert any("config.thresholds.gopher_too_few_words" in why for why in first["why"])
+    assert any("corpus.filter.thresholds.gopher_too_few_words" in why for why in first["why"])
     assert {row["state"] for row in rows if row["stage"] in ("ingest", "dedup") and row["slice"] == 1} == {
         "cached"
     }

@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 
+from flows.config import load_config
 from flows.dag.plan import PlanRow, render
 from flows.runs.checks import advice
 from flows.runs.estimate import ASSUMED_MFU, with_estimates
+from flows.services.doctor import intentions
 from storage.errors import ConfigError
 from tasks.training.device import memory
 from tasks.training.device.activations import counter
@@ -99,9 +101,39 @@ def test_a_new_model_is_known_from_its_shape(home: Path) -> None:
 
 def test_few_steps_are_warned_of_for_each_budget_and_the_base(home: Path) -> None:
     assert advice(config()) == []
-    said = advice(config(token_budgets=["10M", "100M", "400M"]))
-    assert len(said) == 2 and "10M has only 20 steps" in said[0] and "100M has only 191 steps" in said[1]
+    said = [line for line in advice(config(token_budgets=["10M", "30M", "100M"])) if "steps of" in line]
+    assert len(said) == 2 and "10M has only 20 steps" in said[0] and "30M has only 58 steps" in said[1]
+    assert said[0].endswith("18,432 would give 543")
     shape = {"hidden_size": 32, "layers": 2, "heads": 2, "max_positions": 2048}
     init = {"init": {**shape, "tokenizer": {"vocabulary": 400}, "pretrain_tokens": "1M"}}
     assert any("pretrain_tokens 1M has only 2 steps" in line for line in advice(config(base=init)))
     assert json.dumps(said)
+
+
+@pytest.mark.parametrize("kind", ["wsd", "rewarm"])
+def test_a_warm_up_that_does_not_fit_the_budget_is_warned_of(home: Path, kind: str) -> None:
+    def said(warmup: str | None, *budgets: str) -> list[str]:
+        schedule = {"kind": kind} | ({"warmup_tokens": warmup} if warmup else {})
+        run = config(token_budgets=list(budgets), batch_tokens=2048, schedule=schedule)
+        return [line for line in advice(run) if "warmup" in line]
+
+    [never] = said(None, "60K")
+    assert "warmup_tokens 10M is longer than the training up to 60K" in never
+    assert "never reached; a tenth of the budget would be 6K" in never
+    reached = 100 * (27 if kind == "wsd" else 30) / 4883
+    assert f"ends at {reached:.2g} % of training.learning_rate" in never
+    [half] = said("30K", "60K", "1M")
+    assert "takes 50 % of the steps of 60K" in half
+    assert said("6K", "60K") == said(None, "100M") == said("0", "60K") == []
+
+
+def test_the_demo_is_warned_of_nothing() -> None:
+    for path in sorted((Path(__file__).resolve().parents[3] / "configs").glob("*.yaml")):
+        assert advice(load_config(path)) == [], path.name
+
+
+def test_doctor_names_what_does_not_fit(home: Path) -> None:
+    run = config(token_budgets=["60K"], batch_tokens=2048)
+    notes = list(intentions(run))
+    assert [one.state for one in notes] == ["note"]
+    assert "never reached" in notes[0].what and notes[0].do == "a tenth of the budget would be 6K"
