@@ -127,10 +127,17 @@ def _main() -> int:
 
 
 def _in_utf8() -> None:
-    """Restart in Python's UTF-8 mode if the locale has another encoding, because libraries also read and write text."""
-    if not sys.flags.utf8_mode and locale.getencoding().lower() not in ("utf-8", "utf8"):
+    """Restart as libraries need Python: in UTF-8 mode if the locale has another encoding, and with docstrings."""
+    arguments = [argument for argument in sys.orig_argv[1:] if argument != "-OO"]
+    encoded = sys.flags.utf8_mode or locale.getencoding().lower() in ("utf-8", "utf8")
+    if not encoded:
         os.environ["PYTHONUTF8"] = "1"  # for children
-        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
+        arguments = ["-X", "utf8", *arguments]
+    bare = sys.flags.optimize > 1  # transformers and mlflow build theirs from those that they find
+    if bare:
+        os.environ.pop("PYTHONOPTIMIZE", None)
+    if not encoded or bare:
+        os.execv(sys.executable, [sys.executable, *arguments])
 
 
 def _interrupt(number: int, frame: Any) -> None:

@@ -16,7 +16,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import platform
 import re
 import secrets
 import shutil
@@ -28,6 +27,7 @@ from typing import Any, TypeVar
 from storage.atomic import fsync_directory, fsync_file, fsync_tree, sha256_file
 from storage.errors import OnwardError, StageFailed
 from storage.manifest import FileEntry, Part, part_of
+from storage.provenance import host_name
 from storage.workers import Workers
 
 J = TypeVar("J")
@@ -220,7 +220,7 @@ def _make_shard(
         temporary.mkdir()
     except FileNotFoundError as error:
         raise StageFailed(
-            f"{platform.node()} does not see {making}: every worker needs the store under the same path as the "
+            f"{host_name()} does not see {making}: every worker needs the store under the same path as the "
             "run itself (or the run that asked for this shard is gone)"
         ) from error
     own = os.open(temporary, os.O_RDONLY | os.O_DIRECTORY)
@@ -229,7 +229,7 @@ def _make_shard(
         names = sorted(str(path.relative_to(temporary)) for path in temporary.rglob("*") if path.is_file())
         names = [name for name in names if name not in aside]
         files = [_shard_entry(temporary, path, stats, alone=len(names) == 1) for path in names]
-        record = {"stats": stats, "files": files, "host": platform.node()}
+        record = {"stats": stats, "files": files, "host": host_name()}
         (temporary / SHARD_RECORD).write_text(json.dumps(record, allow_nan=False), encoding="utf-8")
         if not os.path.samestat(os.fstat(own), temporary.stat()):
             raise StageFailed(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import platform
 import subprocess
 import time
@@ -26,6 +27,12 @@ _LIBRARIES = (
 )
 
 
+def host_name() -> str:
+    """The machine's name as one word that every file can hold: without colons, blanks and bytes that are no text."""
+    name = os.uname().nodename.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    return "".join(letter if letter.isprintable() and letter not in ": " else "-" for letter in name)
+
+
 def provenance(
     module: Any, began: float, warnings: list[str], execution: dict[str, Any], facts: dict[str, Any]
 ) -> dict[str, Any]:
@@ -40,7 +47,7 @@ def provenance(
         "started": _utc(began),
         "ended": _utc(ended),
         "seconds": round(ended - began, 3),
-        "host": platform.node(),
+        "host": host_name(),
         "warnings": warnings,
         **facts,
     }

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import sys
 import threading
 from collections.abc import Iterable, Iterator
@@ -104,7 +105,7 @@ class Workers:
     def _started(self) -> Executor:
         with self._guard:
             if self._pool is None:
-                self._pool = ProcessPoolExecutor(self.count, mp_context=_Spawn(), initializer=_begin_worker)
+                self._pool = _pool_of(self.count)
             return self._pool
 
     def _discard(self) -> None:
@@ -120,6 +121,17 @@ class Workers:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _pool_of(count: int) -> ProcessPoolExecutor:
+    """A pool of processes. Raises StageFailed where the system gives it no semaphores, which lie in /dev/shm."""
+    try:
+        return ProcessPoolExecutor(count, mp_context=_Spawn(), initializer=_begin_worker)
+    except (OSError, NotImplementedError) as error:
+        raise StageFailed(
+            f"worker processes need semaphores, and this system gives none ({error}): make /dev/shm writable, or set "
+            "corpus.execution.workers: 1"
+        ) from error
 
 
 class _Worker(SpawnProcess):
@@ -145,8 +157,13 @@ class _Spawn(SpawnContext):
 
 
 def _begin_worker() -> None:
-    """Set up a new worker: one thread for each library (each core has a worker), and an exit when the parent is gone."""
+    """Set up a new worker: one thread for each library (each core has a worker), and an exit when the parent is gone.
+
+    Ctrl-C and a closed terminal reach the whole process group. What follows is the parent's to decide.
+    """
     os.environ.update(ONE_THREAD)
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     if parent is None:
         return

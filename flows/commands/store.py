@@ -199,20 +199,12 @@ def export(
     config: ConfigOption = None,
 ) -> None:
     """Copy the files of a model, as `from_pretrained` loads them, with a model card: data, training and scores."""
-    import shutil
-
-    from tasks.models.card import model_card
+    from flows.inspect.export import export_model
 
     catalog = catalog_of(chosen_store(store, config))
     found = catalog.find(model)
     artifact = catalog.store.lookup(found["stage"], found["key"])  # no path may lead out of it
     if artifact is None or not artifact.has("export"):
         raise OnwardError(f"{found['stage']} {found['key'][:12]} holds no model")
-    if directory.exists():
-        raise OnwardError(f"{directory} exists already")
-    for path in artifact.part("export").paths:
-        target = directory / path.relative_to(artifact.path / "export")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, target)
-    (directory / "README.md").write_text(model_card(catalog, artifact), encoding="utf-8")
+    export_model(catalog, artifact, directory)
     sys.stdout.write(f"{directory}\n")

@@ -66,6 +66,9 @@ def prepare() -> None:
         "PREFECT_SERVER_EPHEMERAL_ENABLED", "false"
     )  # our own server (flows/services/server.py) ends with its run
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+    os.environ.setdefault(
+        "PREFECT_LOGGING_INTERNAL_LEVEL", "CRITICAL"
+    )  # each event that a server missed, in full
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
     os.environ.setdefault("SQLITE_TMPDIR", os.environ["PREFECT_HOME"])  # TMPDIR may be full or not ours
     record = running_servers()
@@ -108,7 +111,8 @@ def service_environment(prefect_port: int, mlflow_port: int) -> dict[str, str]:
     public = {
         name: os.environ[name] for name in ("PREFECT_UI_URL", "ONWARD_MLFLOW_URL") if name in os.environ
     }
-    kept = {name: value for name, value in os.environ.items() if name not in _OF_OTHER_SERVERS}
+    without = (*_OF_OTHER_SERVERS, "PYTHONOPTIMIZE")  # transformers and mlflow read docstrings
+    kept = {name: value for name, value in os.environ.items() if name not in without}
     return {
         **_QUIET,
         **_spins(),

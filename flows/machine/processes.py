@@ -20,6 +20,8 @@ from typing import Any, Literal
 
 import psutil
 
+from storage.provenance import host_name
+
 KILLED_SECONDS = 10.0
 """Time that the kernel gets to end a process after SIGKILL."""
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -162,7 +164,7 @@ class ProcessId:
     def current(cls) -> ProcessId:
         """This process."""
         pid, namespace = os.getpid(), _namespace()
-        return cls(pid, os.uname().nodename, start_ticks(pid), boot_id(), namespace, _machine(namespace))
+        return cls(pid, host_name(), start_ticks(pid), boot_id(), namespace, _machine(namespace))
 
     @classmethod
     def from_dict(cls, known: Mapping[str, Any]) -> ProcessId:
@@ -194,7 +196,7 @@ class ProcessId:
         In the same boot and PID namespace, pid and start decide, even if the host was renamed. After another boot of the
         same machine, the process is gone. A re-created container keeps its host name, so the name tells namespaces apart.
         """
-        boot, namespace, same_host = boot_id(), _namespace(), self.host == os.uname().nodename
+        boot, namespace, same_host = boot_id(), _namespace(), self.host == host_name()
         if self.boot and boot and self.boot != boot:
             machine = _machine(namespace)
             same_machine = self.machine == machine if self.machine and machine else same_host

@@ -21,6 +21,7 @@ from flows.runs.stage_task import Builder
 from flows.tracking.tracker import Tracker
 from flows.ui import publish
 from storage.artifact import Artifact
+from storage.provenance import host_name
 from storage.runs import RunRecord, amend_record, read_records
 from storage.store import Store
 
@@ -155,7 +156,7 @@ class Attempt:
     @property
     def _own(self) -> str:
         """The name of this attempt in the record."""
-        return self.flow_run or f"{os.uname().nodename}:{os.getpid()}"
+        return self.flow_run or f"{host_name()}:{os.getpid()}"
 
     def _begun(self, before: RunRecord | None) -> RunRecord:
         process = ProcessId.current().to_dict()

@@ -6,6 +6,7 @@ next run of the same configuration tells it.
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -107,6 +108,7 @@ def reached(say: Callable[[str], None], seconds: float | None = None) -> bool:
     except (KeyboardInterrupt, ExternalSignal):
         pass
     get_current_settings().client.max_retries = 0
+    logging.raiseExceptions = False  # Prefect's log handler would print each failure
     return False
 
 

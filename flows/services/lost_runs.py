@@ -38,6 +38,7 @@ from flows.machine.processes import (
 from flows.services.rest import Api, ApiError
 from storage.errors import OnwardError
 from storage.paths import home
+from storage.provenance import host_name
 from storage.runs import read_records
 from storage.store import Store
 
@@ -354,7 +355,7 @@ def others_heard(api: Api, pools: Iterable[str], names: Iterable[str] = ()) -> d
 
     A worker is ours if its name is in `names` or ends in this machine's name.
     """
-    mine, host = frozenset(names), f"-{os.uname().nodename}"
+    mine, host = frozenset(names), f"-{host_name()}"
     heard = {}
     for pool in pools:
         try:

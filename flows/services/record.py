@@ -18,6 +18,7 @@ from flows.machine.processes import alive, boot_id, start_ticks, stop_group
 from flows.services.rest import Api
 from storage.atomic import write_bytes
 from storage.paths import mlflow_database, state_directory
+from storage.provenance import host_name
 
 
 @dataclass
@@ -124,7 +125,7 @@ def pools() -> list[str]:
 
 def worker_name(pool: str) -> str:
     """The worker's name in Prefect. It stays the same after a restart, so that dead workers do not accumulate."""
-    return f"onward-{pool}-{os.uname().nodename}"
+    return f"onward-{pool}-{host_name()}"
 
 
 def command(name: str, record: HomeRecord) -> list[str]:

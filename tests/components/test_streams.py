@@ -51,6 +51,24 @@ def test_closed_streams_change_no_exit_code(tmp_path: Path, closed: str) -> None
     assert answer.returncode == 2 and "Traceback" not in answer.stderr
 
 
+@pytest.mark.parametrize("how", ["PYTHONOPTIMIZE=2", "LC_ALL=C PYTHONUTF8=0 PYTHONOPTIMIZE=2"])
+def test_python_without_docstrings_is_started_with_them(tmp_path: Path, how: str) -> None:
+    """transformers and mlflow build their classes from docstrings: a run under -OO failed in the base model."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import atexit, sys\natexit.register(lambda: print(sys.flags.optimize, sys.flags.utf8_mode))\n"
+    )
+    line = f"{how} PYTHONPATH={tmp_path}:$PYTHONPATH {' '.join(ONWARD)} --version"
+    done = subprocess.run(
+        ["bash", "-c", line],
+        env=environment(tmp_path),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.stdout.splitlines()[-1].startswith("0 "), done.stdout + done.stderr
+
+
 def test_a_hang_up_is_a_request_to_stop_and_stays_ignored_under_nohup() -> None:
     before = signal.getsignal(signal.SIGHUP)
     asked = list[str]()

@@ -1,0 +1,60 @@
+"""A model's files as a directory of the user's: all of them with a model card, or nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import secrets
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from storage.artifact import Artifact
+from storage.atomic import commit_directory
+from storage.catalog import Catalog
+from storage.errors import OnwardError
+from storage.runs import shared_lock
+from storage.store import Store
+from tasks.models.card import model_card
+
+
+def export_model(catalog: Catalog, artifact: Artifact, directory: Path) -> None:
+    """Copy the part `export` to a new directory and write a model card. A killed or failed export leaves no `directory`.
+
+    Raises OnwardError if the directory exists or there is no space for it.
+    """
+    if directory.exists() or directory.is_symlink():
+        raise OnwardError(f"{directory} exists already")
+    beside = directory.absolute().with_name(
+        f".{directory.absolute().name[:200]}.{secrets.token_hex(4)}.partial"
+    )
+    try:
+        beside.mkdir(parents=True)
+        with _kept(catalog.store):
+            for path in artifact.part("export").paths:
+                target = beside / path.relative_to(artifact.path / "export")
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, target)
+            (beside / "README.md").write_text(model_card(catalog, artifact), encoding="utf-8")
+        commit_directory(beside, directory.absolute())
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            size = sum(path.stat().st_size for path in artifact.part("export").paths)
+            raise OnwardError(
+                f"{directory}: no space left; the model takes {size:,} bytes. Nothing was written"
+            ) from error
+        raise
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _kept(store: Store) -> Iterator[None]:
+    """No `gc` frees the model while the block runs. A store that this user may only read has no lock to take."""
+    lock = shared_lock(store)
+    with contextlib.suppress(PermissionError):
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
