@@ -13,6 +13,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import CancelledError, Executor, Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import resource_tracker
 from multiprocessing.context import SpawnContext, SpawnProcess
 from types import ModuleType, TracebackType
 from typing import Any
@@ -126,12 +127,24 @@ class Workers:
 def _pool_of(count: int) -> ProcessPoolExecutor:
     """A pool of processes. Raises StageFailed where the system gives it no semaphores, which lie in /dev/shm."""
     try:
+        _start_tracker()
         return ProcessPoolExecutor(count, mp_context=_Spawn(), initializer=_begin_worker)
     except (OSError, NotImplementedError) as error:
         raise StageFailed(
             f"worker processes need semaphores, and this system gives none ({error}): make /dev/shm writable, or set "
             "corpus.execution.workers: 1"
         ) from error
+
+
+def _start_tracker() -> None:
+    """Start the process in which multiprocessing keeps account of semaphores, so that a closed terminal does not end it."""
+    before = signal.pthread_sigmask(
+        signal.SIG_BLOCK, {signal.SIGHUP}
+    )  # a child starts with its parent's mask
+    try:
+        resource_tracker.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class _Worker(SpawnProcess):

@@ -12,11 +12,11 @@ LOST = "lost"
 
 
 def answers(address: str) -> bool:
-    """Whether an API answers at this address, even if only by asking for credentials."""
+    """Whether an API answers at this address, even if only by asking for credentials or because it has no such page."""
     try:
         with urllib.request.urlopen(f"{address}/health", timeout=5) as answer:
             return bool(answer.status == 200)
     except urllib.error.HTTPError as error:
-        return error.code in (401, 403)  # the client brings the credentials
+        return error.code < 500
     except OSError:
         return False

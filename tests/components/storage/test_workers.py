@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
+from multiprocessing import resource_tracker
 from pathlib import Path
 
 import psutil
@@ -46,6 +48,26 @@ def test_abandoned_workers_are_gone_in_seconds_and_whoever_waits_for_them_is_tol
     while any(_running(int(path.name)) for path in tmp_path.iterdir()):
         assert time.monotonic() < until
         time.sleep(0.05)
+
+
+def _signalled(directory: str, name: str) -> int:
+    """Hang up on this worker, as a closed terminal does to a whole process group, and end its work nevertheless."""
+    for number in (signal.SIGHUP, signal.SIGINT):
+        os.kill(os.getpid(), number)
+    (Path(directory) / name).touch()
+    return os.getpid()
+
+
+def test_a_closed_terminal_and_ctrl_c_leave_workers_to_their_parent(tmp_path):
+    with Workers(2) as workers:
+        calls = ((name, _signalled, (str(tmp_path), name)) for name in ("a", "b"))
+        made = dict(workers.run(calls))
+        tracker = resource_tracker._resource_tracker._pid
+        os.kill(tracker, signal.SIGHUP)
+        again = dict(workers.run([("c", _signalled, (str(tmp_path), "c"))]))
+        assert _running(tracker)
+    assert set(made) == {"a", "b"} and set(again) == {"c"}
+    assert {path.name for path in tmp_path.iterdir()} == {"a", "b", "c"}
 
 
 def _running(pid: int) -> bool:
