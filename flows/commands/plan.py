@@ -33,8 +33,10 @@ def plan(
     from flows.dag.plan import make_plan, render
     from flows.runs.checks import advice
     from flows.runs.estimate import with_estimates
+    from flows.runs.trainable import check_base
 
     run = load(config, set_ or [])
+    check_base(run)
     for line in advice(run):
         sys.stderr.write(f"! {line}\n")
     rows = with_estimates(run, make_plan(run), _bytes(memory), device_name)

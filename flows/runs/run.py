@@ -26,6 +26,7 @@ from flows.runs.names import run_id, run_name, summary_of
 from flows.runs.session import current_flow_run, failure_explained, in_flow_run, shown
 from flows.runs.stage_task import Builder
 from flows.runs.tracked import experiment, open_tracker
+from flows.runs.trainable import check_base
 from flows.tracking.tracker import Tracked, Tracker, describe_run, flat
 from flows.ui import publish
 from flows.ui.console import Console
@@ -81,6 +82,7 @@ def _execute(run: RunConfig, options: Options, console: Console) -> Any:
                 f"slices: goes with a corpus stage as the last one ({', '.join(stages.CORPUS)})"
             )
         check_hub(run)
+        check_base(run)
         if options.dry_run:
             return _planned(run)
         for line in advice(run):

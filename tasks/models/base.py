@@ -23,6 +23,7 @@ from typing import Any, Self
 from pydantic import ConfigDict, field_validator, model_validator
 
 from storage.artifact import Input
+from storage.atomic import sha256_file
 from storage.draft import Draft
 from storage.errors import ConfigError, HubUnreachable
 from storage.settings import (
@@ -39,28 +40,13 @@ from storage.settings import (
 from tasks.corpus.reading.hub import Remembered, asked, commit_of
 from tasks.corpus.tokenizer import TokenizerConfig
 from tasks.corpus.tokens.vocabulary import TOKENIZER_FILES
+from tasks.models.source import CONFIG, USED, check_files, files_of, unreadable
 
 STAGE = "base"
 VERSION = 2
 COMPONENTS = {"imported": 1, "new": 1}
 """Versions of how a model is imported, and of how one is made anew."""
 
-_WEIGHTS = "*.safetensors"
-_USED = (
-    "config.json",
-    "generation_config.json",
-    "*.safetensors",
-    "*.safetensors.index.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-    "*.model",
-    "chat_template.jinja",
-)
 _HUB_NAME = re.compile(r"[\w][\w.-]*(/[\w][\w.-]*)?")
 
 
@@ -154,12 +140,14 @@ def resolve_base(
     seed: int = 0,
     tokenizer: Input | None = None,
     remembered: Remembered | None = None,
+    read: bool = True,
 ) -> BaseInputs:
     """Identify the base by content. A relative directory starts at `home`, and takes precedence over a hub name.
 
     `seed` and `tokenizer` (the part of the stage `tokenizer`) are for a new model. The function reads the files of a
-    local directory, or asks the hub for the commit of `revision`, once per `remembered`. Raises ConfigError if there
-    is no such model, HubUnreachable if the hub does not answer.
+    local directory (not with `read` False: then its digest is not known), or asks the hub for the commit of
+    `revision`, once per `remembered`. Raises ConfigError if there is no such model, HubUnreachable if the hub does
+    not answer.
     """
     if isinstance(config.base, InitConfig):
         shape = identity_of(config.base)
@@ -167,7 +155,8 @@ def resolve_base(
         return BaseInputs(origin={"init": shape, "seed": seed}, tokenizer=tokenizer)
     directory = home / config.base
     if directory.is_dir():
-        return BaseInputs(origin={"local": directory_digest(directory)}, path=directory.resolve())
+        digest = directory_digest(directory) if read else ""
+        return BaseInputs(origin={"local": digest}, path=directory.resolve())
     if Path(config.base).is_absolute() or config.base.startswith(".") or not _HUB_NAME.fullmatch(config.base):
         raise ConfigError(f"model.base: there is no directory {config.base} (looked for {directory}).")
     commit = _commit(config.base, config.revision, remembered or Remembered(None))
@@ -180,11 +169,16 @@ def components(config: BaseConfig, inputs: BaseInputs) -> Iterator[str]:
 
 
 def directory_digest(directory: Path) -> str:
-    """sha256 over the names and the sha256 of all files that an import may read."""
+    """sha256 over the names and the sha256 of all files that an import may read.
+
+    Raises ConfigError for a file that cannot be read, or that is a link out of the directory.
+    """
     lines = []
-    for path in sorted({path for pattern in _USED for path in directory.glob(pattern)}):
-        with path.open("rb") as file:
-            lines.append(f"{path.name}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\n")
+    for path in files_of(directory):
+        try:
+            lines.append(f"{path.name}\0{sha256_file(path)}\n")
+        except OSError as error:
+            raise unreadable(path, error) from error
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
@@ -235,6 +229,43 @@ def _cached_commit(name: str, revision: str) -> str | None:
     return Path(found).parent.name if isinstance(found, str) else None
 
 
+def described(inputs: BaseInputs) -> tuple[bytes, str] | None:
+    """The config.json of a base that is to be imported, and its name for messages; None for a new model.
+
+    Of a hub model this file alone is fetched; all files of a directory are looked at (`check_files`). Raises ConfigError
+    if there is none, HubUnreachable if the hub does not answer.
+    """
+    if "init" in inputs.origin:
+        return None
+    if inputs.path is not None:
+        check_files(inputs.path)
+        path, name = inputs.path / CONFIG, str(inputs.path / CONFIG)
+    else:
+        hub = inputs.origin["hub"]
+        path, name = _fetch_config(hub, inputs.origin["commit"]), f"the {CONFIG} of {hub}"
+    try:
+        return path.read_bytes(), name
+    except OSError as error:
+        raise unreadable(path, error) from error
+
+
+def _fetch_config(name: str, commit: str) -> Path:
+    from huggingface_hub import errors, hf_hub_download
+
+    def fetch() -> str:
+        try:
+            return hf_hub_download(name, CONFIG, revision=commit)
+        except errors.LocalEntryNotFoundError:
+            raise
+        except errors.EntryNotFoundError:
+            raise ConfigError(
+                f"model.base: {name} has no {CONFIG}, so it is no model by itself (an adapter, or a GGUF file alone?); "
+                "name the model that it belongs to"
+            ) from None
+
+    return Path(asked(fetch, "model", name, commit, "model.base", "model.revision"))
+
+
 def _download(name: str, commit: str) -> Path:
     """The files of a model in the client's own cache. Cached files are not requested again.
 
@@ -245,5 +276,5 @@ def _download(name: str, commit: str) -> Path:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        fetch = partial(snapshot_download, name, revision=commit, allow_patterns=list(_USED))
+        fetch = partial(snapshot_download, name, revision=commit, allow_patterns=list(USED))
         return Path(asked(fetch, "model", name, commit, "model.base", "model.revision"))

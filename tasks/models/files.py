@@ -17,15 +17,27 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from tokenizers import Tokenizer
 
 from storage.errors import BadInput, ConfigError
 from storage.manifest import FileEntry, part_of
 from tasks.corpus.tokens.vocabulary import TOKENIZER_FILES, load_vocabulary, token_text, tokenizer_directory
+from tasks.models.source import (
+    CONFIG,
+    DROPPED_NAMES,
+    WEIGHTS,
+    as_read,
+    check_files,
+    configuration,
+    read_object,
+    short,
+)
+from tasks.models.weights import check_weights, disk_errors
+from tasks.training.attention import NAME, register
+from tasks.training.model import causal_class, check_documents_apart, halves
 
-WEIGHTS = "model.safetensors"
 _NOT_EXPORTED = (
     "transformers_version",
     "_name_or_path",
@@ -33,6 +45,8 @@ _NOT_EXPORTED = (
 )  # volatile, or the name of foreign code
 _TOKENIZER_SOURCES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 _SPECIAL_NAMES = ("bos_token", "eos_token", "unk_token", "pad_token")
+_LEAST_IDS = 0.9
+"""Share of the model's words that its own tokenizer has at least. Embeddings are padded, but by less than this."""
 _PROBES = (
     "Once upon a time, there was a café; it cost $12,345.67 (naïve).",
     "def f(x):\n\treturn  x ** 2   # 漢字 🙂\r\n\n",
@@ -60,7 +74,7 @@ class ModelFacts:
 
 def model_facts(export: Path) -> ModelFacts:
     """Facts of an export. Raises ConfigError if a file is missing or the tokenizer has no end-of-text."""
-    config = _config(export)
+    config = configuration((export / CONFIG).read_bytes(), str(export / CONFIG))
     parameters = 0
     with safe_open(export / WEIGHTS, framework="numpy") as weights:
         for name in weights.keys():  # noqa: SIM118 — not a mapping
@@ -102,37 +116,74 @@ def import_model(directory: Path, export: Path) -> list[str]:
     Raises ConfigError for weights that are not safetensors, for a model that needs remote code or lacks weights, and
     for a tokenizer that is missing, has no end-of-text or has more ids than the model.
     """
-    from transformers import AutoModelForCausalLM
+    check_files(directory)
+    with as_read(directory, export.parent) as staged:
+        try:
+            config = configuration((staged / CONFIG).read_bytes(), str(staged / CONFIG))
+            maker = causal_class(config)
+            _check_pad(config, staged)
+            eot, bos = _import_tokenizer(directory, staged, config, export)
+            _check_vocabulary(export, int(config.vocab_size))
+            model, unused = _loaded(maker, config, staged)
+        except ConfigError as error:
+            said = str(error).replace(str(staged), str(directory)).removeprefix("model.base: ")
+            raise ConfigError(f"model.base: {said}") from error
+    _write_model(model, export, eot, bos)
+    rows, ids = int(model.config.vocab_size), load_vocabulary(export).size
+    warnings = []
+    if unused:
+        warnings.append(f"Weights of the base that its architecture does not use: {', '.join(unused[:5])}.")
+    if ids < rows * _LEAST_IDS:
+        warnings.append(
+            f"The base's tokenizer has {ids:,} ids, but the model {rows:,} words: is it the model's own tokenizer?"
+        )
+    return warnings
 
-    _check_files(directory)
-    config = _config(directory)
-    eot, bos = _import_tokenizer(directory, config, export)
-    loader: Any = AutoModelForCausalLM
+
+def _loaded(maker: Any, config: Any, staged: Path) -> tuple[Any, list[str]]:
+    """The model, and the weights that it does not use. Raises ConfigError unless it is whole, and can be trained."""
     try:
         with _quiet():
-            model, facts = loader.from_pretrained(
-                directory,
+            model, facts = maker.from_pretrained(
+                staged,
+                config=config,
                 dtype=torch.float32,
                 use_safetensors=True,
                 local_files_only=True,
                 trust_remote_code=False,
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,
             )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise ConfigError(f"model.base: {directory} cannot be loaded as a causal model ({error}).") from error
-    lost = sorted(map(str, [*facts["missing_keys"], *facts["mismatched_keys"]]))
-    if lost:
+    except OSError:
+        raise
+    except Exception as error:  # of any model's own code
         raise ConfigError(
-            f"model.base: {directory} lacks weights, or they have another shape: {', '.join(lost[:3])}."
-        )
-    _write_model(model, export, eot, bos)
-    _check_vocabulary(export)
+            f"model.base: {staged} cannot be loaded as a {maker.__name__} ({short(error)}); fetch it again, or choose "
+            "another base"
+        ) from error
     unused = sorted(map(str, facts["unexpected_keys"]))
-    return (
-        [f"Weights of the base that its architecture does not use: {', '.join(unused[:5])}."]
-        if unused
-        else []
-    )
+    check_weights(model, facts, staged)
+    _check_trainable(model)
+    return model, unused
+
+
+def _check_trainable(model: Any) -> None:
+    """The trainer's own check, on the weights themselves."""
+    attention = model.config._attn_implementation
+    register(False)
+    model.set_attn_implementation(NAME)
+    try:
+        check_documents_apart(halves(model, torch.device("cpu"), "fp32"))
+    finally:
+        model.set_attn_implementation(attention)
+
+
+def _check_pad(config: Any, directory: Path) -> None:
+    pad, words = getattr(config, "pad_token_id", None), int(config.vocab_size)
+    if isinstance(pad, int) and not -words <= pad < words:
+        raise ConfigError(
+            f"model.base: {directory / CONFIG} says pad_token_id {pad}, but the model has {words} words; put null there"
+        )
 
 
 def initialise_model(
@@ -172,7 +223,8 @@ def initialise_model(
         name: _drawn(name, tuple(parameter.shape), seed, config.num_hidden_layers)
         for name, parameter in model.named_parameters()
     }
-    save_file(weights, export / WEIGHTS, metadata={"format": "pt"})
+    with disk_errors(export / WEIGHTS):
+        save_file(weights, export / WEIGHTS, metadata={"format": "pt"})
     _write_json(export / "config.json", config.to_diff_dict())
     _write_generation(export, vocabulary.eot, vocabulary.eot)
 
@@ -189,36 +241,13 @@ def _drawn(name: str, shape: tuple[int, ...], seed: int, layers: int) -> torch.T
     return torch.from_numpy(numbers * np.float32(deviation))
 
 
-def _check_files(directory: Path) -> None:
-    if not (directory / "config.json").is_file():
-        raise ConfigError(f"model.base: {directory} holds no config.json.")
-    if not list(directory.glob("*.safetensors")):
-        pickled = sorted(path.name for path in directory.glob("*.bin"))
-        raise ConfigError(
-            f"model.base: {directory} holds no *.safetensors"
-            + (f", only {pickled[0]}: pickled weights can run code and are not read. " if pickled else ". ")
-            + "Convert it once with model.save_pretrained(directory), or name a revision that has safetensors."
-        )
-
-
-def _config(directory: Path) -> Any:
-    from transformers import AutoConfig
-
-    try:
-        return AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise ConfigError(
-            f"model.base: transformers cannot read the config.json in {directory} without remote code ({error})."
-        ) from error
-
-
 def _write_model(model: Any, export: Path, eot: int, bos: int) -> None:
     from transformers import GenerationConfig
 
     model.config.eos_token_id, model.config.bos_token_id = eot, bos
     generation: Any = GenerationConfig
     model.generation_config = generation(eos_token_id=eot, bos_token_id=bos)
-    with _quiet():
+    with _quiet(), disk_errors(export):
         model.save_pretrained(export, max_shard_size="1TB")
     _write_json(export / "config.json", json.loads((export / "config.json").read_bytes()))
     _write_generation(export, eot, bos)
@@ -233,16 +262,20 @@ def _write_json(path: Path, values: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(kept, indent=1, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _import_tokenizer(directory: Path, config: Any, export: Path) -> tuple[int, int]:
-    """Write the tokenizer's files. Returns the ids of end-of-text and begin-of-text (bos, else eos)."""
-    definition = _definition(directory)
-    facts = _read_json(directory / "tokenizer_config.json")
-    for name, entry in _read_json(directory / "special_tokens_map.json").items():
+def _import_tokenizer(directory: Path, staged: Path, config: Any, export: Path) -> tuple[int, int]:
+    """Write the tokenizer's files. Returns the ids of end-of-text and begin-of-text (bos, else eos).
+
+    transformers reads `staged`; the tokenizer's own configuration is that of `directory`.
+    """
+    definition = _definition(staged)
+    facts = read_object(directory / "tokenizer_config.json")
+    for name, entry in read_object(directory / "special_tokens_map.json").items():
         if name in _SPECIAL_NAMES and facts.get(name) is None:
             facts[name] = entry
-    for name in ("auto_map", "name_or_path", "tokenizer_file", "special_tokens_map_file"):
+    for name in ("auto_map", *DROPPED_NAMES):
         facts.pop(name, None)
-    added = {entry["content"]: entry for entry in definition.get("added_tokens", [])}
+    _check_definition(definition, directory)
+    added = {entry["content"]: entry for entry in definition.get("added_tokens") or ()}
     eos = token_text(facts.get("eos_token")) or _added_name(added, config.eos_token_id)
     if eos is None:
         raise ConfigError(
@@ -265,6 +298,15 @@ def _import_tokenizer(directory: Path, config: Any, export: Path) -> tuple[int, 
     return eot, eot if bos_id is None else bos_id
 
 
+def _check_definition(definition: dict[str, Any], directory: Path) -> None:
+    try:
+        Tokenizer.from_str(json.dumps(definition))
+    except Exception as error:  # the library has no error class of its own
+        raise ConfigError(
+            f"model.base: {directory / 'tokenizer.json'} is no tokenizer ({short(error)}); fetch it again"
+        ) from error
+
+
 def _added_name(added: Mapping[str, Mapping[str, Any]], ids: int | list[int] | None) -> str | None:
     """The added token with the (first) id. Other tokens do not count: a model's default id may be any word."""
     first = ids[0] if isinstance(ids, list) and ids else ids
@@ -274,11 +316,11 @@ def _added_name(added: Mapping[str, Mapping[str, Any]], ids: int | list[int] | N
 def _definition(directory: Path) -> dict[str, Any]:
     """tokenizer.json, or transformers' conversion of an older tokenizer's files."""
     if (directory / "tokenizer.json").is_file():
-        return _read_json(directory / "tokenizer.json")
+        return read_object(directory / "tokenizer.json")
     if not any((directory / name).is_file() for name in _TOKENIZER_SOURCES):
         raise ConfigError(
-            f"model.base: {directory} holds no tokenizer (tokenizer.json). Save the model's tokenizer beside it: "
-            "AutoTokenizer.from_pretrained(…).save_pretrained(directory)."
+            f"model.base: {directory} holds no tokenizer (tokenizer.json): save the model's tokenizer beside it with "
+            "AutoTokenizer.from_pretrained(…).save_pretrained(directory)"
         )
     from transformers import AutoTokenizer
 
@@ -286,8 +328,11 @@ def _definition(directory: Path) -> dict[str, Any]:
         with _quiet():
             loaded = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
         definition: dict[str, Any] = json.loads(loaded.backend_tokenizer.to_str())
-    except (OSError, ValueError, ImportError, AttributeError) as error:
-        raise ConfigError(f"model.base: the tokenizer in {directory} has no fast form ({error}).") from error
+    except Exception as error:  # each class of tokenizer has readers of its own, with errors of every kind
+        raise ConfigError(
+            f"model.base: the tokenizer in {directory} has no fast form ({short(error)}); save one beside it with "
+            "AutoTokenizer.from_pretrained(…).save_pretrained(directory)"
+        ) from error
     return definition
 
 
@@ -317,22 +362,13 @@ def _auto_ids(export: Path) -> list[list[int]] | None:
         return None
 
 
-def _check_vocabulary(export: Path) -> None:
-    size, rows = load_vocabulary(export).size, int(_config(export).vocab_size)
+def _check_vocabulary(export: Path, rows: int) -> None:
+    size = load_vocabulary(export).size
     if size > rows:
         raise ConfigError(
-            f"model.base: its tokenizer has ids up to {size - 1}, but the model has only {rows} words."
+            f"model.base: its tokenizer has ids up to {size - 1}, but the model has only {rows} words; put the model's own "
+            "tokenizer beside it"
         )
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        read: dict[str, Any] = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ConfigError(f"model.base: {path} is no JSON ({error}).") from error
-    return read
 
 
 @contextlib.contextmanager

@@ -22,10 +22,18 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
-from storage.errors import ConfigError
+from tasks.training.refusal import refusal
 
 NAME = "onward_packed"
 """The attention's name in transformers' AttentionInterface."""
+
+
+_NOT_OFFERED = {
+    "softcap": "it caps the scores of its attention (soft-capping)",
+    "s_aux": "its attention has sinks",
+    "position_bias": "its attention has a bias by position",
+    "alibi": "its attention has a bias by position (ALiBi)",
+}
 
 
 @dataclass(frozen=True)
@@ -96,9 +104,10 @@ def packed_attention(
     mask, a sliding window shorter than a document, soft-capping, sinks, position biases, attention that is not
     causal.
     """
+    config = getattr(module, "config", None)
     if packing is None:
-        raise ConfigError("The packing did not reach the attention: this model cannot keep documents apart.")
-    _refuse_what_is_not_plain(module, attention_mask, packing, kwargs)
+        raise refusal(config, "it does not tell its attention where documents end")
+    _refuse_what_is_not_plain(module, config, attention_mask, packing, kwargs)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     if torch.is_autocast_enabled(query.device.type):
         dtype = torch.get_autocast_dtype(query.device.type)
@@ -114,21 +123,25 @@ def packed_attention(
 
 
 def _refuse_what_is_not_plain(
-    module: torch.nn.Module, mask: Tensor | None, packing: RowDocuments, kwargs: dict[str, Any]
+    module: torch.nn.Module,
+    config: Any,
+    mask: Tensor | None,
+    packing: RowDocuments,
+    kwargs: dict[str, Any],
 ) -> None:
-    name = type(module).__name__
     if mask is not None:
-        raise ConfigError(f"{name} passes an attention mask of its own: it cannot train on packed documents.")
+        raise refusal(config, "its attention has a mask of its own, which packed documents do not go with")
     if not getattr(module, "is_causal", True) or kwargs.get("is_causal") is False:
-        raise ConfigError(f"{name} is not causal: it cannot be trained as a language model here.")
-    for option in ("softcap", "s_aux", "position_bias", "alibi"):
+        raise refusal(config, "its attention sees later tokens, so it is no causal language model")
+    for option, reason in _NOT_OFFERED.items():
         if kwargs.get(option) is not None:
-            raise ConfigError(f"{name} asks for {option}, which packed attention does not offer.")
+            raise refusal(config, reason)
     window = kwargs.get("sliding_window")
     if window is not None and window < packing.longest:
-        raise ConfigError(
-            f"{name} has a sliding window of {window} tokens, shorter than a packed document of "
-            f"{packing.longest}. Choose packing.sequence_length <= {window}."
+        raise refusal(
+            config,
+            f"its attention looks back {window} tokens only, fewer than a sequence has",
+            f"choose packing.sequence_length <= {window}, or another base",
         )
 
 

@@ -9,7 +9,7 @@ together: with only some of them, documents silently leak into each other. The h
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,8 +24,11 @@ from tasks.training.attention import NAME, RowDocuments, register
 from tasks.training.process.processes import ALONE, Processes
 from tasks.training.process.sharding import FULL, shard
 from tasks.training.recompute import checkpoint_layers, to_train
+from tasks.training.refusal import refusal
 from tasks.training.spec import BF16_WEIGHTS, SegmentSpec, as_mode
 
+_OWN_ATTENTION = "its attention cannot be replaced by one that keeps packed documents apart"
+_LENGTHS = (5, 7, 3)
 _DROPOUT_SUFFIXES = ("dropout", "pdrop", "dropout_prob", "dropout_rate")
 
 
@@ -117,13 +120,18 @@ def read_config(start: Path, identity: SegmentSpec) -> Any:
             setattr(config, name, 0.0)
         elif isinstance(value, int | float) and name.endswith(_DROPOUT_SUFFIXES) and "classifier" not in name:
             setattr(config, name, identity.dropout)
-    positions = getattr(config, "max_position_embeddings", None)
-    if isinstance(positions, int) and positions < identity.sequence_length:
-        raise ConfigError(
-            f"identity.sequence_length is {identity.sequence_length}, but the model has {positions} positions. "
-            f"Choose packing.sequence_length <= {positions}."
-        )
+    check_positions(config, identity.sequence_length)
     return config
+
+
+def check_positions(config: Any, sequence_length: int) -> None:
+    """Raise ConfigError if the model has fewer positions than a sequence has tokens."""
+    positions = getattr(config, "max_position_embeddings", None)
+    if isinstance(positions, int) and positions < sequence_length:
+        raise ConfigError(
+            f"packing.sequence_length is {sequence_length}, but the model has {positions} positions: choose "
+            f"packing.sequence_length <= {positions}, or another base"
+        )
 
 
 def load_model(
@@ -138,6 +146,7 @@ def load_model(
     """
     from transformers import AutoModelForCausalLM
 
+    causal_class(config)
     register(execution["compile"])
     loader: Any = AutoModelForCausalLM
     device = torch.device(execution["device"])
@@ -159,12 +168,12 @@ def load_model(
         raise ConfigError(
             f"{start}: weights are missing or have another shape: {', '.join(map(str, lost[:3]))}."
         )
-    model = _halves(whole, device, identity.precision)
+    model = halves(whole, device, identity.precision)
     if execution.get("sharding") == FULL:
         shard(whole, model.body, device, processes)
         model = replace(model, keeps_casts=False)
     whole.to(device)
-    check_documents_apart(model)
+    check_documents_apart(model, at_most=identity.sequence_length)
     checkpoint_layers(whole, as_mode(execution["gradient_checkpointing"]))
     to_train(whole)
     if execution["compile"]:
@@ -174,15 +183,43 @@ def load_model(
     return model
 
 
-def _halves(whole: Any, device: torch.device, precision: str) -> LanguageModel:
-    name = type(whole).__name__
-    if not getattr(whole, "_supports_attention_backend", False) or whole.config._attn_implementation != NAME:
-        raise ConfigError(
-            f"{name}: its attention cannot be replaced, so packed documents would see each other."
+def causal_class(config: Any) -> Any:
+    """The transformers class that is a causal language model of this configuration.
+
+    Raises ConfigError if there is none, if `architectures` names another kind of model, or if the class has an
+    attention of its own.
+    """
+    import transformers
+    from transformers.models.auto import modeling_auto as auto
+
+    if config.get_text_config() is not config:
+        raise refusal(
+            config,
+            "it is made of several models, of which only one is of text",
+            "choose a model of text alone",
         )
+    causal: Mapping[str, Any] = auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    kind, named = config.model_type, next(iter(config.architectures or ()), None)
+    names = {name for one in causal.values() for name in ([one] if isinstance(one, str) else one)}
+    names |= {None, auto.MODEL_MAPPING_NAMES.get(kind)}
+    own = str(named).endswith(("ForCausalLM", "LMHeadModel")) and not hasattr(transformers, str(named))
+    if kind not in causal or not (named in names or own):
+        raise refusal(config, "it is no causal language model")
+    found: Any = auto.MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    found = found[0] if isinstance(found, tuple) else found
+    if not getattr(found, "_supports_attention_backend", False):
+        raise refusal(config, _OWN_ATTENTION)
+    return found
+
+
+def halves(whole: Any, device: torch.device, precision: str) -> LanguageModel:
+    """A causal model as a body and a head, ready to train. Raises ConfigError if it has no such halves, or an
+    attention of its own."""
+    if not getattr(whole, "_supports_attention_backend", False) or whole.config._attn_implementation != NAME:
+        raise refusal(whole.config, _OWN_ATTENTION)
     body, head = whole.base_model, whole.get_output_embeddings()
     if body is whole or head is None:
-        raise ConfigError(f"{name} has no separate output embedding; it cannot be trained here.")
+        raise refusal(whole.config, "it has no separate output embedding")
     embedding = whole.get_input_embeddings()
     # the "padding" id may be the end-of-text token, which must learn like any other
     embedding.padding_idx = None
@@ -192,58 +229,70 @@ def _halves(whole: Any, device: torch.device, precision: str) -> LanguageModel:
 
 
 @torch.no_grad()
-def check_documents_apart(model: LanguageModel) -> None:
+def check_documents_apart(model: LanguageModel, longest: int | None = None, at_most: int = 0) -> None:
     """Prove on a few tokens that this model keeps documents apart. Raises ConfigError.
 
-    Three short documents share a row: (1) each gives the same logits as alone under the model's own attention; (2)
+    Some documents share a row: (1) each has the same hidden states as alone under the model's own attention; (2)
     other tokens in the first document change no bit of the others; (3) logits are the head applied to the last
-    hidden states, and nothing else.
+    hidden states, and nothing else. With `longest`, one more document of so many tokens is among them. `at_most`:
+    the length of the longest document of the training, for what the attention says about its window.
     """
-    name, whole = type(model.whole).__name__, model.whole
+    whole = model.whole
     whole.eval()
-    lengths = (5, 7, 3)
+    lengths = _LENGTHS if longest is None else (*_LENGTHS, longest)
     ids = (torch.arange(sum(lengths)) * 7 + 3) % model.vocabulary
     changed = ids.clone()
     changed[: lengths[0]] = (changed[: lengths[0]] + 1) % model.vocabulary
-    packed, other = _logits(model, ids, lengths), _logits(model, changed, lengths)
+    packed, other = (_states(model, row, lengths, at_most) for row in (ids, changed))
     if not torch.equal(packed[lengths[0] :], other[lengths[0] :]):
-        raise ConfigError(f"{name}: a document's logits change with the document packed before it.")
-    tolerance = (1e-3 if model.precision == "fp32" else 8e-2) * float(packed.abs().max())
-    alone = _logits_of_its_own(model, ids, lengths)
-    if not torch.allclose(packed, alone, rtol=0.0, atol=tolerance):
-        difference = float((packed - alone).abs().max())
-        raise ConfigError(
-            f"{name}: the logits of packed documents differ from those of the same documents alone by "
-            f"{difference:.3g}: its attention, positions or head are of a kind that cannot be packed here."
+        raise refusal(whole.config, "it carries something from one document of a row into the next")
+    alone, logits = _states_of_its_own(model, ids, lengths)
+    tolerance = 1e-3 if model.precision == "fp32" else 8e-2
+    if not _close(packed, alone, tolerance):
+        raise refusal(
+            whole.config,
+            "documents in a row come out otherwise than alone, so its attention or its positions are of a kind that "
+            "packing does not offer",
         )
+    with model.autocast():
+        if not _close(model.head(packed).float(), logits, tolerance):
+            raise refusal(
+                whole.config,
+                "it scales or caps its logits after the output embedding, which training leaves out",
+            )
     to_train(whole)
 
 
-def _logits(model: LanguageModel, ids: Tensor, lengths: tuple[int, ...]) -> Tensor:
+def _close(one: Tensor, other: Tensor, tolerance: float) -> bool:
+    return torch.allclose(one, other, rtol=0.0, atol=tolerance * float(one.abs().max()))
+
+
+def _states(model: LanguageModel, ids: Tensor, lengths: tuple[int, ...], at_most: int) -> Tensor:
+    """Last hidden states [tokens, width] of packed documents."""
     positions = torch.cat([torch.arange(length) for length in lengths])
+    packing = RowDocuments.of(lengths, model.device)
     with model.autocast():
-        hidden = model.hidden(
+        return model.hidden(
             ids.unsqueeze(0).to(model.device),
             positions.unsqueeze(0).to(model.device),
-            RowDocuments.of(lengths, model.device),
+            replace(packing, longest=max(packing.longest, at_most)),
         )
-        logits: Tensor = model.head(hidden).float()
-        return logits
 
 
-def _logits_of_its_own(model: LanguageModel, ids: Tensor, lengths: tuple[int, ...]) -> Tensor:
-    """Logits [tokens, vocabulary] of each document alone, through the whole model with transformers' own attention."""
+def _states_of_its_own(model: LanguageModel, ids: Tensor, lengths: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Last hidden states and logits of each document alone, by the whole model with transformers' own attention."""
     whole = model.whole
     whole.set_attn_implementation("sdpa" if getattr(whole, "_supports_sdpa", False) else "eager")
+    hidden, logits = [], []
     try:
         with model.autocast():
-            parts = [
-                whole(input_ids=part.unsqueeze(0).to(model.device), use_cache=False).logits.squeeze(0).float()
-                for part in torch.split(ids, list(lengths))
-            ]
+            for part in torch.split(ids, list(lengths)):
+                given = part.unsqueeze(0).to(model.device)
+                hidden.append(model.body(input_ids=given, use_cache=False).last_hidden_state.squeeze(0))
+                logits.append(whole(input_ids=given, use_cache=False).logits.squeeze(0).float())
     finally:
         whole.set_attn_implementation(NAME)
-    return torch.cat(parts)
+    return torch.cat(hidden), torch.cat(logits)
 
 
 def shape_of(config: Any) -> Shape:

@@ -203,15 +203,15 @@ REFUSED: dict[str, tuple[Any, str]] = {
     ),
     "soft-capping": (
         lambda: Gemma2Config(**SMALL, intermediate_size=64, num_key_value_heads=2, head_dim=8),
-        "softcap",
+        "caps the scores",
     ),
     "scaled logits": (
         lambda: GraniteConfig(**SMALL, intermediate_size=64, num_key_value_heads=2, logits_scaling=4.0),
-        "cannot be packed",
+        "caps its logits",
     ),
     "a short window": (
         lambda: MistralConfig(**SMALL, intermediate_size=64, num_key_value_heads=2, sliding_window=4),
-        "sliding window",
+        "looks back 4 tokens",
     ),
 }
 
@@ -229,7 +229,7 @@ def test_a_mask_is_refused() -> None:
     packing = RowDocuments((8,), None, 8)
     with pytest.raises(ConfigError, match="mask"):
         packed_attention(torch.nn.Module(), row, row, row, torch.ones(1, 1, 8, 8), packing=packing)
-    with pytest.raises(ConfigError, match="did not reach"):
+    with pytest.raises(ConfigError, match="where documents end"):
         packed_attention(torch.nn.Module(), row, row, row, None)
 
 

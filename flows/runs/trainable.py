@@ -1,0 +1,64 @@
+"""Refuses a base model that cannot be trained, before anything is read or made."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from importlib import metadata
+
+from flows.config import RunConfig
+from storage.errors import ConfigError, HubUnreachable
+from storage.paths import home
+from storage.store import Request, Store
+from tasks.corpus.reading.hub import remembered_in
+from tasks.models import base
+from tasks.models.base import BaseConfig, BaseInputs, InitConfig, described, resolve_base
+from tasks.models.config import resolve_precision
+
+_CHECKED = 1
+"""Version of the check of a base; a newer one looks again at what passed an older one."""
+
+
+def check_base(run: RunConfig) -> None:
+    """Refuse a base that cannot be trained on these sequences, from its configuration alone: of a hub model, only that
+    is fetched.
+
+    The check is the trainer's own (tasks/training/trainable.py). A base that passed is remembered in the store, so
+    that a run over a finished store imports no model code. If the hub does not answer, the import says so.
+    """
+    if isinstance(run.model.base, InitConfig):
+        return
+    store = Store(run.store_path)
+    try:
+        inputs = resolve_base(run.model, home(), remembered=remembered_in(run.store_path), read=False)
+        found = _imported(store, inputs) or described(inputs)
+    except HubUnreachable:
+        return
+    assert found is not None
+    raw, name = found
+    precision, length = resolve_precision(run.training), run.packing.sequence_length
+    versions = [metadata.version(library) for library in ("torch", "transformers")]
+    facts = json.dumps([_CHECKED, hashlib.sha256(raw).hexdigest(), length, precision, versions])
+    passed = store.root / ".cache" / "trainable" / hashlib.sha256(facts.encode()).hexdigest()
+    if passed.exists():
+        return
+    from tasks.models.source import configuration
+    from tasks.training.trainable import check_trainable
+
+    try:
+        check_trainable(configuration(raw, name), length, precision)
+    except ConfigError as error:
+        raise ConfigError(f"model.base: {str(error).removeprefix('model.base: ')}") from error
+    if store.root.is_dir():
+        with contextlib.suppress(OSError):
+            passed.parent.mkdir(parents=True, exist_ok=True)
+            passed.touch()
+
+
+def _imported(store: Store, inputs: BaseInputs) -> tuple[bytes, str] | None:
+    """The configuration of a hub model that was imported into the store."""
+    if "hub" not in inputs.origin:
+        return None
+    path = store.path_of(base.STAGE, Request(base, BaseConfig(), inputs).key) / "export" / "config.json"
+    return (path.read_bytes(), str(path)) if path.is_file() else None

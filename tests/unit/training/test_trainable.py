@@ -1,0 +1,174 @@
+"""What can be trained is decided from a configuration alone, in words that name the reason and the way out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import transformers
+
+from storage.errors import ConfigError
+from tasks.training.trainable import _smaller, _without_memory, check_trainable
+from tests.support.training.families import FAMILIES
+
+LENGTH = 48
+SMALL: dict[str, Any] = {"vocab_size": 300, "pad_token_id": None, "bos_token_id": 1, "eos_token_id": 2}
+WIDE: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+LLAMA: dict[str, Any] = {**WIDE, "intermediate_size": 64, "num_key_value_heads": 2}
+ROPE: dict[str, Any] = {"original_max_position_embeddings": 16, "max_position_embeddings": 64}
+
+
+def config_of(kind: str, **changes: Any) -> Any:
+    values = SMALL | changes
+    architectures = values.pop("architectures", None)
+    config = transformers.AutoConfig.for_model(kind, **values)
+    config.architectures = architectures
+    return config
+
+
+TRAINS: dict[str, dict[str, Any]] = {
+    "gemma": {**LLAMA, "head_dim": 8},
+    "gemma3_text": {
+        **LLAMA,
+        "head_dim": 8,
+        "sliding_window": LENGTH,
+        "layer_types": ["sliding_attention", "full_attention"],
+    },
+    "glm4": {**LLAMA, "head_dim": 8},
+    "gpt_bigcode": {"n_embd": 32, "n_layer": 2, "n_head": 4},
+    "granite": LLAMA,
+    "helium": {**LLAMA, "head_dim": 8},
+    "mistral": {**LLAMA, "sliding_window": LENGTH},
+    "olmo": LLAMA,
+    "olmo2": LLAMA,
+    "phi": {**LLAMA, "partial_rotary_factor": 0.5},
+    "phi3": LLAMA,
+    "qwen2": {**LLAMA, "use_sliding_window": False, "sliding_window": 8},
+    "qwen3": {**LLAMA, "head_dim": 8},
+    "smollm3": LLAMA,
+    "starcoder2": {**LLAMA, "sliding_window": None},
+}
+OWN, NOT_CAUSAL = "its attention cannot be replaced", "it is no causal language model"
+CAPS, SEVERAL = "it scales or caps its logits", "it is made of several models"
+EXPERTS = "does not take its mixtures of experts"
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "mamba": ({"hidden_size": 32, "num_hidden_layers": 2}, OWN),
+    "mamba2": ({"hidden_size": 32, "num_hidden_layers": 2, "num_heads": 4, "head_dim": 16}, OWN),
+    "rwkv": ({"hidden_size": 32, "num_hidden_layers": 2}, OWN),
+    "xlstm": ({"hidden_size": 32, "num_hidden_layers": 2}, OWN),
+    "jamba": (LLAMA, OWN),
+    "falcon": (WIDE, OWN),
+    "falcon alibi": ({**WIDE, "alibi": True}, OWN),
+    "gptj": ({"n_embd": 32, "n_layer": 2, "n_head": 4}, OWN),
+    "gpt_neo": (
+        {
+            "hidden_size": 32,
+            "num_layers": 2,
+            "num_heads": 4,
+            "attention_types": [[["global", "local"], 1]],
+        },
+        OWN,
+    ),
+    "bloom": ({"hidden_size": 32, "n_layer": 2, "n_head": 4}, OWN),
+    "mpt": ({"d_model": 32, "n_layers": 2, "n_heads": 4}, OWN),
+    "stablelm": (LLAMA, OWN),
+    "whisper": ({"d_model": 32, "encoder_layers": 1, "decoder_layers": 1}, OWN),
+    "bart": ({"d_model": 32}, OWN),
+    "gemma2": ({**LLAMA, "head_dim": 8}, "it caps the scores of its attention"),
+    "gpt_oss": ({**LLAMA, "head_dim": 8, "num_local_experts": 4}, "its attention has sinks"),
+    "cohere": (LLAMA, CAPS),
+    "granite scaled": ({**LLAMA, "logits_scaling": 4.0}, CAPS),
+    "gemma3_text capped": ({**LLAMA, "head_dim": 8, "final_logit_softcapping": 0.5}, CAPS),
+    "lfm2": (
+        {**LLAMA, "block_auto_adjust_ff_dim": False, "layer_types": ["conv", "full_attention"]},
+        "it carries something from one document",
+    ),
+    "bert": (WIDE, "its attention sees later tokens"),
+    "roberta": (WIDE, "its attention sees later tokens"),
+    "mixtral": ({**LLAMA, "num_local_experts": 4}, EXPERTS),
+    "qwen2_moe": (
+        {**LLAMA, "moe_intermediate_size": 32, "shared_expert_intermediate_size": 32, "num_experts": 4},
+        EXPERTS,
+    ),
+    "t5": ({"d_model": 32, "num_layers": 1}, NOT_CAUSAL),
+    "vit": ({}, NOT_CAUSAL),
+    "clip": ({}, SEVERAL),
+    "llava": ({}, SEVERAL),
+    "gemma3": ({}, SEVERAL),
+    "llama classifier": ({**LLAMA, "architectures": ["LlamaForSequenceClassification"]}, NOT_CAUSAL),
+    "llama unheard of": ({**LLAMA, "architectures": ["LlamaForSomethingElse"]}, NOT_CAUSAL),
+    "mistral windowed": ({**LLAMA, "sliding_window": LENGTH - 1}, f"packing.sequence_length <= {LENGTH - 1}"),
+    "llama short": (
+        {**LLAMA, "max_position_embeddings": LENGTH - 1},
+        f"packing.sequence_length <= {LENGTH - 1}",
+    ),
+    "phi3 long": (
+        {
+            **LLAMA,
+            **ROPE,
+            "rope_parameters": {
+                "rope_type": "longrope",
+                "rope_theta": 10_000.0,
+                "long_factor": [4.0] * 4,
+                "short_factor": [1.0] * 4,
+                "original_max_position_embeddings": 16,
+            },
+        },
+        "documents in a row come out otherwise than alone",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", TRAINS)
+def test_what_keeps_documents_apart_is_taken(kind: str) -> None:
+    check_trainable(config_of(kind, **TRAINS[kind]), LENGTH, "fp32")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_families_of_the_trainers_tests_are_taken(family: str) -> None:
+    check_trainable(FAMILIES[family](), LENGTH, "bf16")
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_what_cannot_be_trained_is_refused_in_one_sentence(kind: str) -> None:
+    values, reason = REFUSED[kind]
+    with pytest.raises(ConfigError) as refused:
+        check_trainable(config_of(kind.split()[0], **values), LENGTH, "fp32")
+    said = str(refused.value)
+    assert reason in said
+    assert "choose" in said, "the way out"
+    assert "onward_packed" not in said and "\n" not in said
+    assert said.count(". ") == 0
+
+
+@pytest.mark.parametrize("named", [None, [], ["LlamaForCausalLM"], ["LlamaModel"], ["YayaForCausalLM"]])
+def test_a_configuration_may_name_no_class_or_one_of_somebody_elses(named: list[str] | None) -> None:
+    check_trainable(config_of("llama", **LLAMA, architectures=named), LENGTH, "fp32")
+
+
+def test_a_window_as_long_as_the_sequence_is_none() -> None:
+    config = config_of("mistral", **LLAMA, sliding_window=LENGTH)
+    check_trainable(config, LENGTH, "fp32")
+    with pytest.raises(ConfigError, match=f"looks back {LENGTH} tokens only"):
+        check_trainable(config, LENGTH + 1, "fp32")
+
+
+def test_the_check_draws_from_no_random_state_of_the_process() -> None:
+    torch.manual_seed(5)
+    before = torch.get_rng_state(), torch.get_num_threads()
+    check_trainable(config_of("llama", **LLAMA), LENGTH, "fp32")
+    assert torch.equal(torch.get_rng_state(), before[0]) and torch.get_num_threads() == before[1]
+
+
+def test_a_large_model_is_tried_as_a_small_one_with_every_kind_of_layer() -> None:
+    config = transformers.AutoConfig.for_model("gemma3_text")
+    maker = transformers.Gemma3ForCausalLM
+    small = next(_smaller(maker, config, _without_memory(maker, config)))
+    assert set(small.layer_types) == {"sliding_attention", "full_attention"}
+    assert small.head_dim == config.head_dim
+    assert sum(p.numel() for p in _without_memory(maker, small).parameters()) < 30_000_000
+    large = config_of("llama", hidden_size=8192, num_hidden_layers=80, num_attention_heads=64)
+    whole = _without_memory(transformers.LlamaForCausalLM, large)
+    small = next(_smaller(transformers.LlamaForCausalLM, large, whole))
+    assert (small.num_hidden_layers, small.hidden_size) == (2, 512)
