@@ -31,6 +31,13 @@ from storage.settings import Section, identity_of
 from storage.store_places import PLACE
 from storage.workers import Workers
 
+_FULL = {
+    errno.ENOSPC: "no space left under",
+    errno.EDQUOT: "the quota is used up under",
+    errno.EFBIG: "a file grew larger than is allowed (ulimit -f, or the file system) under",
+}
+"""The errors of a disk that takes no more."""
+
 
 class StageModule(Protocol):
     """A stage: a name, a version, and a plain function from configuration and inputs to files and statistics.
@@ -255,8 +262,8 @@ class Store:
             stats = request.module.run(request.config, request.inputs, draft)
             parts, volatile = draft.finish()
         except OSError as error:
-            if error.errno == errno.ENOSPC:
-                raise self._full(request, work) from error
+            if error.errno in _FULL:
+                raise self._full(request, work, error) from error
             raise
         return Manifest(
             stage=request.stage,
@@ -282,12 +289,12 @@ class Store:
         make_read_only(final)
         return Artifact(final, manifest)
 
-    def _full(self, request: Request, work: Path) -> StageFailed:
+    def _full(self, request: Request, work: Path, error: OSError) -> StageFailed:
         free = shutil.disk_usage(work).free
         written = sum(path.stat().st_size for path in work.rglob("*") if path.is_file())
         needed = max(2 * written, 64_000_000)
         return StageFailed(
-            f"{request.stage}: no space left under {self.root} ({free:,} bytes free); the stage has written "
+            f"{request.stage}: {_FULL[error.errno or 0]} {self.root} ({free:,} bytes free); the stage has written "
             f"{written:,} bytes and may need about {needed:,} more. Every committed artifact and shard is whole; "
             "make room first",
             passing=True,

@@ -55,9 +55,18 @@ def device_of(wanted: str) -> torch.device:
 
 
 def export_directory(model: Input) -> Path:
-    """The directory of a model's part that `from_pretrained` loads: the one with config.json."""
+    """The directory of a model's part that `from_pretrained` loads: the one with config.json.
+
+    Raises BadInput if there is none, or if a file lies there that is not the model's: transformers would load it, an
+    adapter for one, and no key would say so.
+    """
     for path in model.paths:
         if path.name == "config.json":
+            strange = {one.name for one in path.parent.iterdir()} - {one.name for one in model.paths}
+            if strange:
+                raise BadInput(
+                    f"{path.parent} holds {min(strange)}, which is not of {model.stage} {model.key[:12]}: remove it"
+                )
             return path.parent
     raise BadInput(
         f"part {model.part} of {model.stage} {model.key[:12]} holds no config.json: it is no model"
@@ -67,12 +76,19 @@ def export_directory(model: Input) -> Path:
 def load_model(export: Path, device: torch.device, max_length: int) -> Any:
     """The causal model of an export directory, ready to measure; always in fp32.
 
-    Raises ConfigError if `max_length` exceeds the model's positions.
+    Raises ConfigError if `max_length` exceeds the model's positions, BadInput if transformers cannot load it without
+    remote code.
     """
-    with quiet():
-        model = transformers.AutoModelForCausalLM.from_pretrained(
-            export, dtype=torch.float32, local_files_only=True
-        )
+    try:
+        with quiet():
+            model = transformers.AutoModelForCausalLM.from_pretrained(
+                export, dtype=torch.float32, local_files_only=True, trust_remote_code=False
+            )
+    except (ValueError, KeyError) as error:
+        raise BadInput(
+            f"transformers cannot load the model in {export} ({str(error).splitlines()[0][:200]}); an export of Onward "
+            "needs no remote code"
+        ) from error
     positions = getattr(model.config, "max_position_embeddings", None)
     if positions is not None and max_length > positions:
         raise ConfigError(f"cannot measure at {max_length} tokens: the model has {positions} positions")

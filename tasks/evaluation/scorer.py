@@ -37,7 +37,13 @@ class Scorer(HFLM):
     def __init__(
         self, model: Any, export: Path, max_length: int, progress: Callable[[int, int, str], None]
     ) -> None:
-        tokenizer = AutoTokenizer.from_pretrained(export, local_files_only=True)
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(export, local_files_only=True, trust_remote_code=False)
+        except (OSError, ValueError, ImportError, AttributeError, KeyError) as error:
+            raise BadInput(
+                f"transformers cannot load the tokenizer in {export} ({str(error).splitlines()[0][:200]}); an export of "
+                "Onward needs no remote code"
+            ) from error
         super().__init__(
             pretrained=model, tokenizer=tokenizer, max_length=max_length, batch_size=1, backend="causal"
         )

@@ -252,18 +252,19 @@ def described(inputs: BaseInputs) -> tuple[bytes, str] | None:
 def _fetch_config(name: str, commit: str) -> Path:
     from huggingface_hub import errors, hf_hub_download
 
-    def fetch() -> str:
+    def fetch() -> str | None:
         try:
             return hf_hub_download(name, CONFIG, revision=commit)
-        except errors.LocalEntryNotFoundError:
-            raise
-        except errors.EntryNotFoundError:
-            raise ConfigError(
-                f"model.base: {name} has no {CONFIG}, so it is no model by itself (an adapter, or a GGUF file alone?); "
-                "name the model that it belongs to"
-            ) from None
+        except errors.RemoteEntryNotFoundError:
+            return None
 
-    return Path(asked(fetch, "model", name, commit, "model.base", "model.revision"))
+    found = asked(fetch, "model", name, commit, "model.base", "model.revision")
+    if found is None:
+        raise ConfigError(
+            f"model.base: {name} has no {CONFIG}, so it is no model by itself (an adapter, or a GGUF file alone?); name "
+            "the model that it belongs to"
+        )
+    return Path(found)
 
 
 def _download(name: str, commit: str) -> Path:

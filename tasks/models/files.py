@@ -154,9 +154,9 @@ def _loaded(maker: Any, config: Any, staged: Path) -> tuple[Any, list[str]]:
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,
             )
-    except OSError:
-        raise
     except Exception as error:  # of any model's own code
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the machine's, not the model's
         raise ConfigError(
             f"model.base: {staged} cannot be loaded as a {maker.__name__} ({short(error)}); fetch it again, or choose "
             "another base"

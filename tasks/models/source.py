@@ -9,6 +9,7 @@ that names neither code nor other files.
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -66,7 +67,8 @@ def files_of(directory: Path) -> list[Path]:
     if root.parent.name == "snapshots" and root.parent.parent.name.startswith("models--"):
         allowed.append(root.parent.parent / "blobs")
     for path in found:
-        if path.is_symlink() and not any(path.resolve().is_relative_to(place) for place in allowed):
+        target = Path(os.path.realpath(path))
+        if path.is_symlink() and not any(target.is_relative_to(place) for place in allowed):
             raise ConfigError(
                 f"model.base: {path} is a link that leads out of the model's directory, and nothing outside is read; "
                 "put the file itself there"
@@ -247,7 +249,7 @@ def _check_head(path: Path) -> None:
             f"model.base: {path} is no whole safetensors file ({short(error)}); fetch it again"
         ) from error
     for name, kind in kinds.items():
-        if kind.startswith(("F8", "F6", "F4")):
+        if kind == "F4" or kind.startswith(("F6_", "F8_")):
             raise ConfigError(
                 f"model.base: {path} holds quantised weights ({name} is {kind}), and rounded weights cannot be trained; "
                 "choose the model that it was made from"

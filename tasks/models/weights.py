@@ -51,7 +51,7 @@ def check_weights(model: Any, facts: Mapping[str, Any], directory: Path) -> None
 
 @torch.no_grad()
 def _check_numbers(parameters: Mapping[str, torch.Tensor], embedding: torch.Tensor, directory: Path) -> None:
-    zero, matrices = [], 0
+    zero, matrices, nothing = [], 0, False
     for name, parameter in parameters.items():
         if not parameter.numel():
             continue
@@ -65,9 +65,8 @@ def _check_numbers(parameters: Mapping[str, torch.Tensor], embedding: torch.Tens
             matrices += 1
             if least == most == 0.0:
                 zero.append(name)
-                if parameter is embedding:
-                    matrices = 0
-    if zero and len(zero) >= _MOST_ZERO * matrices:
+                nothing = nothing or parameter is embedding
+    if nothing or (zero and len(zero) >= _MOST_ZERO * matrices):
         raise ConfigError(
             f"model.base: {directory} holds nothing but zeros in {_some(zero)}: a copy that broke off?; fetch it again"
         )

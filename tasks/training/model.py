@@ -303,7 +303,7 @@ def shape_of(config: Any) -> Shape:
 
     maker: Any = AutoModelForCausalLM
     with quiet(), torch.device("meta"):
-        model = maker.from_config(config)
+        model = maker.from_config(config, trust_remote_code=False)
     embeddings = {id(m.weight): m.weight.numel() for m in model.modules() if isinstance(m, nn.Embedding)}
     parameters = sum(parameter.numel() for parameter in model.parameters())
     head = model.get_output_embeddings()

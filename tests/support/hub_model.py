@@ -17,11 +17,19 @@ from tasks.models import base
 
 
 def main(wanted: dict[str, Any]) -> None:
-    """Import it, and print where it is from and the digests of its parts, or the error."""
+    """Import it, and print where it is from and the digests of its parts, or the error.
+
+    With `described`, its configuration alone is asked for and printed.
+    """
     store = Store(Path(wanted["store"]))
     try:
         config = base.ModelConfig(base=wanted["base"], revision=wanted.get("revision", "main"))
         inputs = base.resolve_base(config, Path("/nowhere"), remembered=remembered_in(store.root))
+        if wanted.get("described"):
+            found = base.described(inputs)
+            assert found is not None
+            print(json.dumps({"config": json.loads(found[0]), "name": found[1]}))
+            return
         made = store.ensure(Request(base, base.BaseConfig(), inputs), Making()).artifact
         parts = {name: part.digest for name, part in made.manifest.parts.items()}
         print(json.dumps({"origin": dict(inputs.origin), "parts": parts, "path": str(made.path)}))

@@ -7,6 +7,7 @@ looks for its trace.
 from __future__ import annotations
 
 import copy
+import io
 import json
 import os
 import pickle
@@ -18,17 +19,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save_file
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from flows.config import parse_config
-from storage.errors import ConfigError, OnwardError
+from storage.atomic import make_writable
+from storage.errors import BadInput, ConfigError, OnwardError
 from storage.paths import mlflow_files
 from storage.secrets import without_secrets
-from storage.testing import artifact_of
-from tasks.models import base
-from tasks.models.base import BaseConfig, ModelConfig, resolve_base
+from tasks.training.read_spec import parse_spec
 from tasks.training.state.checkpoint import MODEL, OPTIMIZER, newest_checkpoint, save_checkpoint
+from tests.support.base_model import import_base, json_with, small_model
 from tests.support.foreign import REQUEST, Bomb, plant
 
 NOT_NAMES = ["../x", "/etc", "a/b", "..", ".", "a\0b", "x" * 300, ".hidden", "a\nb", "a\n", "-x", "", "a b"]
@@ -104,42 +103,6 @@ def test_a_half_made_artifact_that_was_planted_is_not_published_elsewhere(foreig
     assert not list(tmp_path.rglob("elsewhere"))
 
 
-def small_model(directory: Path) -> None:
-    """A Llama of a few weights with a tokenizer, as `save_pretrained` leaves it."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    trainer = trainers.BpeTrainer(
-        vocab_size=270,
-        special_tokens=["<eos>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-    )
-    tokenizer.train_from_iterator(["the cat sat on the mat"] * 9, trainer)
-    torch.manual_seed(0)
-    shape = LlamaConfig(
-        vocab_size=tokenizer.get_vocab_size(),
-        hidden_size=16,
-        intermediate_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        max_position_embeddings=32,
-        bos_token_id=0,
-        eos_token_id=0,
-    )
-    LlamaForCausalLM(shape).save_pretrained(directory)
-    tokenizer.save(str(directory / "tokenizer.json"))
-    (directory / "tokenizer_config.json").write_text(
-        json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "<eos>"})
-    )
-
-
-def import_base(directory: Path, store: Path) -> Any:
-    return artifact_of(base, BaseConfig(), resolve_base(ModelConfig(base=str(directory)), Path("/")), store)
-
-
-def json_with(path: Path, **changes: Any) -> None:
-    path.write_text(json.dumps(json.loads(path.read_bytes()) | changes))
-
-
 def test_pickles_and_code_beside_a_base_model_are_left_alone(tmp_path, trace):
     directory = tmp_path / "model"
     small_model(directory)
@@ -189,6 +152,45 @@ def test_a_base_model_that_names_remote_code_never_runs_it(tmp_path, trace, know
         assert known, "an architecture that only remote code knows cannot be imported"
         for name in ("config.json", "tokenizer_config.json"):
             assert "auto_map" not in json.loads((made.path / "export" / name).read_bytes())
+
+
+def test_a_model_of_the_store_that_names_code_runs_none_and_nothing_is_asked(tmp_path, trace, monkeypatch):
+    """As if an export had been unpacked by hand: measured, trained from and exported, with `y` on standard input."""
+    from tasks.evaluation.model import export_directory, load_model
+    from tasks.evaluation.scorer import Scorer
+    from tasks.training.model import load_model as load_to_train
+    from tasks.training.model import read_config
+    from tests.support.training.world import World
+
+    small_model(tmp_path / "model")
+    made = import_base(tmp_path / "model", tmp_path / "store")
+    make_writable(made.path)
+    export = export_directory(made.part("export"))
+    json_with(
+        export / "config.json",
+        auto_map={"AutoConfig": "evil.EvilConfig", "AutoModelForCausalLM": "evil.EvilModel"},
+    )
+    json_with(
+        export / "tokenizer_config.json",
+        tokenizer_class="EvilTokenizer",
+        auto_map={"AutoTokenizer": ["evil.EvilTokenizer", "evil.EvilTokenizer"]},
+    )
+    plant(export, trace, "evil.py", "custom_generate/generate.py", "pytorch_model.bin")
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n" * 50))
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("something was asked"))
+    model = load_model(export, torch.device("cpu"), 16)
+    with pytest.raises(BadInput, match="no remote code"):
+        Scorer(model, export, 16, lambda *_: None)
+    json_with(export / "tokenizer_config.json", tokenizer_class="PreTrainedTokenizerFast")
+    Scorer(model, export, 16, lambda *_: None)
+    spec = World(tmp_path, export, export, export, {}, 0).spec(
+        tmp_path / "work", identity__sequence_length=16
+    )
+    identity = parse_spec(spec).identity
+    execution = {"device": "cpu", "gradient_checkpointing": "none", "compile": False}
+    load_to_train(export, read_config(export, identity), identity, execution)
+    with pytest.raises(BadInput, match="custom_generate"):
+        export_directory(made.part("export"))
 
 
 def test_pickles_in_a_checkpoint_directory_are_not_read(tmp_path, trace):

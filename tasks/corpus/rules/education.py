@@ -96,10 +96,12 @@ def family(least: float, classifier: Path | None) -> Family:
 def _loaded(directory: Path) -> tuple[Any, Any]:
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    safe: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
-    model = AutoModelForSequenceClassification.from_pretrained(directory, use_safetensors=True, **safe)
+    model = AutoModelForSequenceClassification.from_pretrained(
+        directory, use_safetensors=True, local_files_only=True, trust_remote_code=False
+    )
     if model.config.num_labels != 1:
         raise ConfigError(
             f"corpus.filter.edu_classifier: {directory} has {model.config.num_labels} labels, but a score is one number"
         )
-    return AutoTokenizer.from_pretrained(directory, **safe), model.eval().float()
+    tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+    return tokenizer, model.eval().float()

@@ -130,7 +130,7 @@ def _fake_body(config: Any, precision: str, mode: str, tally: _Tally) -> tuple[A
     dtype = torch.bfloat16 if precision == "bf16_weights" else torch.float32
     fake = FakeTensorMode()
     with quiet(), fake:
-        whole = maker.from_config(config, attn_implementation=NAME, dtype=dtype)
+        whole = maker.from_config(config, attn_implementation=NAME, dtype=dtype, trust_remote_code=False)
     to_train(whole)
     checkpoint_layers(whole, mode, partial(_contexts, tally))
     return whole.base_model, fake

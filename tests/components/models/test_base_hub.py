@@ -71,6 +71,21 @@ def test_it_is_what_the_same_directory_gives_by_commit_and_from_safetensors_alon
     assert not fetched(hub) & {"pytorch_model.bin", "modeling_own.py"}
 
 
+def test_whether_it_can_be_trained_is_decided_before_its_weights_are_fetched(
+    hub: LoopbackHub, model: Path, tmp_path: Path
+) -> None:
+    found = run(hub, tmp_path, described=True)
+    assert found["config"] == json.loads((model / "config.json").read_bytes())
+    assert found["name"] == "the config.json of me/stories"
+    assert fetched(hub) == {"config.json"}
+    adapter = tmp_path / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text("{}")
+    hub.publish("models", "me/adapter", adapter)
+    refused = run(hub, tmp_path, described=True, base="me/adapter")
+    assert refused["error"] == "ConfigError" and "me/adapter has no config.json" in refused["text"]
+
+
 def test_a_branch_that_moves_on_leaves_a_store_as_it_was(
     hub: LoopbackHub, model: Path, tmp_path: Path
 ) -> None:
