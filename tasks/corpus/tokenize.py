@@ -29,6 +29,7 @@ from tasks.corpus.documents import read_documents
 from tasks.corpus.tokens.fast_ids import Encode, encode_checked, fast_encoder
 from tasks.corpus.tokens.vocabulary import (
     Vocabulary,
+    can_spell_specials,
     kind_of,
     load_vocabulary,
     one_thread,
@@ -37,8 +38,9 @@ from tasks.corpus.tokens.vocabulary import (
 
 STAGE = "tokenize"
 VERSION = 1
-COMPONENTS = {"bpe": 1, "unigram": 1, "wordpiece": 1, "wordlevel": 1}
-"""Versions of how text becomes ids, by the kind of the tokenizer's model (tokenizer.json)."""
+COMPONENTS = {"bpe": 1, "unigram": 1, "wordpiece": 1, "wordlevel": 1, "special": 2}
+"""Versions of how text becomes ids, by the kind of the tokenizer's model (tokenizer.json); `special`: of how a text is
+kept from spelling a special token, where the model has them among its pieces."""
 
 _BATCH_BYTES = 4_000_000
 _BATCH_DOCUMENTS = 1024
@@ -70,8 +72,11 @@ class TokenizeStats:
 
 
 def components(config: TokenizeConfig, inputs: TokenizeInputs) -> Iterator[str]:
-    """The kind of the tokenizer."""
-    yield kind_of(tokenizer_directory(inputs.tokenizer.paths))
+    """The kind of the tokenizer; `special` if its model could make a special token of text."""
+    directory = tokenizer_directory(inputs.tokenizer.paths)
+    yield kind_of(directory)
+    if can_spell_specials(directory):
+        yield "special"
 
 
 def run(config: TokenizeConfig, inputs: TokenizeInputs, draft: Draft) -> TokenizeStats:

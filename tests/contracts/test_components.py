@@ -112,6 +112,14 @@ def test_kinds_of_tokenizers_and_of_models_are_read_from_their_files(tmp_path):
     part = Input("base", "k", "tokenizer", "d", tmp_path, files)
     inputs = tokenize.TokenizeInputs(part, part)
     assert list(tokenize.components(tokenize.TokenizeConfig(), inputs)) == ["unigram"]
+    special = [{"content": "</s>", "special": True}]
+    unigram = {"type": "Unigram", "vocab": [["</s>", 0.0]]}
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "tokenizer.json").write_text(
+        json.dumps({"model": unigram, "added_tokens": special})
+    )
+    other = replace(inputs, tokenizer=replace(part, root=tmp_path / "other"))
+    assert list(tokenize.components(tokenize.TokenizeConfig(), other)) == ["unigram", "special"]
     with world() as home:
         segment = next(one for one in requests("demo", home).values() if one.stage == "decay")
     used = set(segment.module.components(segment.config, replace(segment.inputs, start=part)))

@@ -224,6 +224,7 @@ def remember_hub(run: RunConfig, store: Path) -> None:
             remembered.remember(survey, "survey", hub.dataset, COMMIT, file.path, "text")
 
 
+TOKENIZER = {"model": {"type": "BPE", "vocab": {"<|endoftext|>": 0}, "merges": []}, "added_tokens": []}
 _PARTS = {
     "ingest": ("documents", "dropped", "cursor"),
     "dedup": ("documents", "dropped", "signatures"),
@@ -278,6 +279,9 @@ class Fixed:
         if request.stage == "ingest":
             self._write_cursor(request, label)
             names["cursor"] = ("cursor.json",)
+        if "tokenizer" in names:
+            names["tokenizer"] = ("tokenizer.json", "tokenizer_config.json")
+            _write(self.directory / label / "tokenizer.json", json.dumps(TOKENIZER))
         if stats.get("documents_held_out"):
             names["holdout"] = ("holdout.parquet",)
         if request.stage == "train" and request.config.kind in ("pretrain", "rewarm"):

@@ -95,7 +95,7 @@ def awkward_texts(vocabulary: Vocabulary) -> list[str]:
 
 def _definition(vocabulary: Vocabulary) -> bytes:
     """The tokenizer's definition without special tokens (text must not spell them), template and normaliser."""
-    definition = json.loads(vocabulary.tokenizer.to_str())
+    definition = json.loads(vocabulary.encoder.to_str())
     definition["added_tokens"] = [one for one in definition["added_tokens"] if not one["special"]]
     return json.dumps({**definition, "post_processor": None, "normalizer": None}).encode()
 

@@ -29,7 +29,9 @@ AGAIN = settings(max_examples=300, deadline=None, suppress_health_check=[HealthC
 
 def vocabulary_of(tokenizer: Tokenizer, eot: str) -> Vocabulary:
     tokenizer.encode_special_tokens = True
-    return Vocabulary(tokenizer, tokenizer.token_to_id(eot), 1 + max(tokenizer.get_vocab().values()), None)
+    return Vocabulary(
+        tokenizer, tokenizer, tokenizer.token_to_id(eot), 1 + max(tokenizer.get_vocab().values()), None
+    )
 
 
 @functools.cache
