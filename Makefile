@@ -3,23 +3,30 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 AGREEMENT := .venv/.agreement
-TEST_WORKERS ?= 2
-# A file stays with one worker, for its fixtures' sake. Files are begun as they are named: the long ones lie in tests/system.
-PYTEST := $(BIN)/pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
+CORES := $(shell getconf _NPROCESSORS_ONLN)
+# The full tier waits a third of its time, for servers and for what it has killed: one worker more than there are cores.
+TEST_WORKERS ?= $(CORES)
+FULL_WORKERS ?= $(shell expr $(TEST_WORKERS) + 1)
+# A file stays with one worker, for its fixtures' sake; tests/conftest.py says which are begun first.
+PYTEST := $(BIN)/pytest --dist loadfile --no-loadscope-reorder
 ONE_RUN := tests/system/test_one_run.py
 
-.PHONY: bench-corpus bench-training same-bytes demo test test-full install install-agreement check accept-stages constraints image image-check clean-demo
+.PHONY: bytecode bench-corpus bench-training same-bytes demo test test-full install install-agreement check accept-stages constraints image image-check clean-demo
 .DEFAULT_GOAL := demo
 
 demo: $(STAMP)  ## the whole DAG on the embedded corpus, on the CPU
 	$(BIN)/onward run configs/demo.yaml
 
-test: $(STAMP) check  ## in minutes: formatting, lint, types, unit tests, contracts, and one small run that is killed
-	$(PYTEST) --durations 15 --durations-min 5 $(ONE_RUN) tests/unit tests/contracts
+test: $(STAMP) check bytecode  ## in minutes: formatting, lint, types, unit tests, contracts, and one small run that is killed
+	$(PYTEST) -n $(TEST_WORKERS) --durations 15 --durations-min 5 $(ONE_RUN) tests/unit tests/contracts
 
 # `make test test-full` runs nothing twice.
 test-full: test $(AGREEMENT)  ## everything: what `make test` does, and components, system and agreement (tests/README.md)
-	$(PYTEST) --durations 60 --durations-min 8 tests/system tests/components tests/agreement --ignore $(ONE_RUN)
+	$(PYTEST) -n $(FULL_WORKERS) --durations 60 --durations-min 8 tests/system tests/components tests/agreement --ignore $(ONE_RUN)
+
+# Once, not in each of the hundreds of processes that tests start: an environment may keep Python from writing it.
+bytecode: $(STAMP)
+	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -m compileall -q flows storage tasks tests
 
 check: $(STAMP)
 	$(BIN)/ruff format --check -q .

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.support import ROOT
+from tests.support.order import LONGEST
 
 if TYPE_CHECKING:
     from tests.support.made import Made
@@ -26,6 +27,12 @@ os.environ.update(
     TOKENIZERS_PARALLELISM="false",
     GOMP_SPINCOUNT="20000",  # two test processes share the cores: see flows/machine/environment.py
 )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Order the files; within a file, tests stay as they are written."""
+    place = {ROOT / "tests" / name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path, len(place)))
 
 
 @pytest.fixture(scope="session")
