@@ -40,12 +40,21 @@ async def main():
         run = await client.create_flow_run(stopped)
         for state in (Running(), Cancelling(), Cancelled(), AwaitingRetry(), Running()):
             await client.set_flow_run_state(run.id, state, force=True)
-        await asyncio.sleep(8)  # the server has stored the events
+        asked = {
+            "event": {"name": ["prefect.flow-run.Cancelling"]},
+            "resource": {"id": [f"prefect.flow-run.{run.id}"]},
+        }
+        while not (await client._client.post("/events/filter", json={"filter": asked})).json()["events"]:
+            await asyncio.sleep(0.3)  # until the server has stored what it would repeat
         process = await asyncio.create_subprocess_exec("sleep", "600", start_new_session=True)
         try:
             async with FlowRunExecutorContext() as context:
                 await context.process_manager.add(run.id, ProcessHandle(process))
-                await asyncio.sleep(5)
+                for _ in range(300):
+                    if heard or process.returncode is not None:
+                        break
+                    await asyncio.sleep(0.2)
+                await asyncio.sleep(2)  # for an end to come after it
                 spared, replayed = process.returncode is None, len(heard)
                 await client.set_flow_run_state(run.id, Cancelling(), force=True)
                 code = await asyncio.wait_for(process.wait(), 30)

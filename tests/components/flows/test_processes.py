@@ -181,7 +181,7 @@ def deaf(monkeypatch):
 def test_a_group_that_outlives_a_sigkill_is_told_of_and_not_waited_for_for_ever(deaf, capfd):
     began = time.monotonic()
     assert not stop_group(deaf.pid, 0.2)
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 60
     assert f"process group {deaf.pid} is still there" in capfd.readouterr().err
 
 

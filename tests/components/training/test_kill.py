@@ -171,7 +171,7 @@ def test_asked_to_stop_it_checkpoints_and_says_resumable(
     process = start_trainer(spec)
     assert wait_for(lambda: journal_steps_safely(work), process)
     os.kill(process.pid or 0, how)
-    process.join(10)
+    process.join(60)
     assert process.exitcode == 75
     steps = journal_steps(work)
     assert [path.name for path in (work / "checkpoints").iterdir()] == [f"step-{steps[-1]:08d}"]

@@ -14,7 +14,7 @@ from typing import Any
 from tests.support.training.trainers import Start
 
 
-def wait_for(condition: Callable[[], Any], process: BaseProcess, seconds: float = 60.0) -> bool:
+def wait_for(condition: Callable[[], Any], process: BaseProcess, seconds: float = 180.0) -> bool:
     """Poll fast; False when the process ended first."""
     deadline = time.monotonic() + seconds
     while not condition():
