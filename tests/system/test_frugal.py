@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from storage.store import Store
+from tests.support.begun import begin
 from tests.support.small import digests, environment, write_config
 
 pytestmark = pytest.mark.slow
@@ -47,6 +48,7 @@ def trained(store: Path) -> dict[str, dict[str, Any]]:
 
 def test_two_budgets_at_once_are_one_after_the_other_and_keys_name_the_base(tmp_path: Path) -> None:
     at_once = made(tmp_path / "once", "8K", "20K", **ON)
+    begin(tmp_path / "once", tmp_path / "later")
     one_first = made(tmp_path / "later", "8K", **ON)
     later = made(tmp_path / "later", "8K", "20K", **ON)
     assert one_first.keys() < later.keys() == at_once.keys()

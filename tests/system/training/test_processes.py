@@ -171,7 +171,7 @@ def test_whatever_is_killed_the_bits_are_those_of_two_undisturbed(
 
     with pytest.raises(StageFailed):
         train(work, follow=kill_ranks_and_torchrun)
-    wait_until(lambda: at_work(work) == [], 60)
+    wait_until(lambda: at_work(work) == [], 180)
     log = (work / trainer.LOG).read_text()
     assert "trainer: warning: This process lost the others" in log and "trainer: error" not in log
     assert "trainer 1: warning: This process lost the others" in log and "(2 of 3 times)" in log
@@ -186,7 +186,7 @@ def test_whatever_is_killed_the_bits_are_those_of_two_undisturbed(
     wait_until(lambda: journal_steps(work)[-1] >= min(before + 8, STEPS) or parent.poll() is not None)
     parent.kill()
     parent.wait()
-    wait_until(lambda: at_work(work) == [], 60)
+    wait_until(lambda: at_work(work) == [], 180)
     train(work)
     assert outputs(work) == outputs(by_two)
     assert journal_steps(work) == list(range(1, STEPS + 1))
@@ -206,12 +206,13 @@ def test_begun_by_two_it_goes_on_with_one(world: World, by_two: Path, tmp_path: 
     stopped_at = journal_steps(work)[-1]
     assert [path.name for path in (work / "checkpoints").iterdir()] == [f"step-{stopped_at:08d}"]
     assert 8 <= stopped_at < STEPS
-    train(work, processes=1)
+    code, said = run_here(world.spec(work, **CHANGES))
+    assert code == 0
     np.testing.assert_allclose(losses(work), losses(by_two), rtol=1e-5)
     found = json.loads((work / "execution.json").read_text())
     was = {"processes": 2, "threads": 1, "sharding": "none"}
     assert (found["processes"], found["before"]) == (1, [was])
-    assert "begun by 2 processes, goes on with 1" in (work / trainer.LOG).read_text()
+    assert any("begun by 2 processes, goes on with 1" in line for line in said)
 
 
 @pytest.mark.slow
@@ -347,7 +348,7 @@ def test_two_machines_train_together_and_a_lost_one_can_come_back(
 
         with pytest.raises(Interrupted, match="left a checkpoint"):
             train(work, follow=lose, **how)
-    wait_until(lambda: at_work(work) == [], 60)
+    wait_until(lambda: at_work(work) == [], 180)
     assert 8 <= journal_steps(work)[-1] < STEPS
     assert not list(work.glob("joined-*")) and not (work / launch.RENDEZVOUS).exists()
 

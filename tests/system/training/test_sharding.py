@@ -19,9 +19,19 @@ from storage.errors import ConfigError, StageFailed
 from tasks.models import trainer
 from tasks.models.config import TrainingConfig
 from tasks.training.combinations import of_sharding, refuse
+from tasks.training.loop import DONE, RESUMABLE
 from tasks.training.read_spec import parse_spec
+from tests.support.training import groups
 from tests.support.training.groups import at_work, in_a_group, losses, ranks_of, started, train, wait_until
-from tests.support.training.world import World, journal_steps, llama_config, outputs, run_here, save_model
+from tests.support.training.world import (
+    World,
+    after_calls,
+    journal_steps,
+    llama_config,
+    outputs,
+    run_here,
+    save_model,
+)
 
 STEPS = 24
 CHANGES: dict[str, Any] = {
@@ -48,7 +58,7 @@ def shared_out(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def alone(world: World, work: Path, **changes: Any) -> Path:
-    train(started(world, work, **(ALONE | changes)), processes=1)
+    assert run_here(world.spec(work, **(groups.CHANGES | ALONE | changes)))[0] == DONE
     return work
 
 
@@ -115,7 +125,7 @@ def test_whatever_is_killed_the_bits_are_those_of_two_undisturbed(
 
     with pytest.raises(StageFailed):
         train(work, follow=kill)
-    wait_until(lambda: at_work(work) == [], 60)
+    wait_until(lambda: at_work(work) == [], 180)
     train(work)
     assert outputs(work) == outputs(shared_out)
     assert journal_steps(work) == list(range(1, STEPS + 1))
@@ -133,11 +143,17 @@ def test_begun_by_one_kind_it_goes_on_with_the_other(
         wait_until(lambda: (journal_steps(work) or [0])[-1] >= 8)
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
-        train(work, processes=by[first], follow=ask)
+    if first == "none":
+        spec = world.spec(work, **(groups.CHANGES | ALONE))
+        assert run_here(spec, after_calls(10))[0] == RESUMABLE
+    else:
+        with pytest.raises(KeyboardInterrupt):
+            train(work, processes=2, follow=ask)
     assert 8 <= journal_steps(work)[-1] < STEPS
-    started(world, work, **(CHANGES | {"execution__sharding": then}))
-    train(work, processes=by[then])
+    if then == "none":
+        alone(world, work)
+    else:
+        train(started(world, work, **CHANGES))
     assert_close(work, shared_out)
     found = json.loads((work / "execution.json").read_text())
     assert (found["processes"], found["sharding"]) == (by[then], then)
