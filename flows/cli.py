@@ -20,6 +20,7 @@ from flows.commands.plan import plan, why
 from flows.commands.run import run
 from flows.commands.services import doctor, down, status, up
 from flows.commands.store import compare, explain, export, gc, lineage, verify
+from flows.machine.servers import ask_directly
 from storage.errors import ConfigError, OnwardError
 
 COMMANDS: dict[str, tuple[tuple[Callable[..., None], str], ...]] = {
@@ -79,6 +80,7 @@ def main() -> None:
     _in_utf8()
     open_streams()
     sys.stdout, sys.stderr = Answers(sys.stdout), Forgiving(sys.stderr)
+    ask_directly(os.environ)
     signal.signal(signal.SIGTERM, _interrupt)
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # it is ignored under nohup
         signal.signal(signal.SIGHUP, lambda number, frame: signal.raise_signal(signal.SIGTERM))

@@ -51,7 +51,8 @@ def status(
     from flows.services.status import collect, render
 
     found = collect(chosen_store(store, config) if store or config else only_store())
-    sys.stdout.write(json.dumps(found, ensure_ascii=False) + "\n" if json_ else render(found))
+    shown = render(found, secret=not sys.stdout.isatty())
+    sys.stdout.write(json.dumps(found, ensure_ascii=False) + "\n" if json_ else shown)
 
 
 def doctor(

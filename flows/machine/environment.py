@@ -7,17 +7,16 @@ on the location of data. The user's settings stay, except those that would lock 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import select
 import shlex
 import stat
 import sys
 import threading
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-from flows.machine.processes import alive, boot_id
+from flows.machine.servers import credentials_for, make_credentials, make_private, running_servers
 from storage.paths import home, prefect_home, state_directory
 from storage.secrets import without_secrets
 
@@ -58,6 +57,8 @@ def prepare() -> None:
     if own:
         for name in ("PREFECT_API_KEY", "PREFECT_PROFILE"):
             os.environ.pop(name, None)
+    with contextlib.suppress(OSError):  # a home that cannot be written to, and whose data is elsewhere
+        make_private(state_directory())
     os.environ.setdefault("PREFECT_HOME", str(prefect_home()))
     Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)
     for name, value in {**_QUIET, **_spins()}.items():
@@ -73,25 +74,16 @@ def prepare() -> None:
     os.environ.setdefault("SQLITE_TMPDIR", os.environ["PREFECT_HOME"])  # TMPDIR may be full or not ours
     record = running_servers()
     if own and record is not None:
-        os.environ.pop("PREFECT_API_AUTH_STRING", None)
         elsewhere = "MLFLOW_TRACKING_URI" in os.environ
         for name, value in addresses(record["prefect_port"], record["mlflow_port"]).items():
             if not (elsewhere and "MLFLOW" in name):
                 os.environ.setdefault(name, value)
+    if known := credentials_for(os.environ.get("PREFECT_API_URL")):
+        os.environ["PREFECT_API_AUTH_STRING"] = known
 
 
 def _spins() -> dict[str, str]:
     return {} if "OMP_WAIT_POLICY" in os.environ else _SPINS  # keep the user's own choice
-
-
-def running_servers() -> dict[str, Any] | None:
-    """The record of `onward up` in this home if its Prefect server runs; None otherwise."""
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        record = json.loads((state_directory() / "services.json").read_bytes())
-        prefect = record["services"]["prefect"]
-        if record["boot"] == boot_id() and alive(prefect["pid"], prefect["started"]):
-            return dict(record)
-    return None
 
 
 def addresses(prefect_port: int, mlflow_port: int) -> dict[str, str]:
@@ -107,7 +99,10 @@ def addresses(prefect_port: int, mlflow_port: int) -> dict[str, str]:
 
 
 def service_environment(prefect_port: int, mlflow_port: int) -> dict[str, str]:
-    """Environment of the servers, workers and flow runs of `onward up`: no password, no other server, data in this home."""
+    """Environment of the services and flow runs of `onward up`: their password, no other server, data in this home.
+
+    MLflow's client gets the password from flows/tracking/client.py, which knows whom it asks.
+    """
     public = {
         name: os.environ[name] for name in ("PREFECT_UI_URL", "ONWARD_MLFLOW_URL") if name in os.environ
     }
@@ -127,9 +122,21 @@ def service_environment(prefect_port: int, mlflow_port: int) -> dict[str, str]:
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "PYTHONUNBUFFERED": "1",
         "PYTHONSAFEPATH": "1",  # Prefect runs a script beside its own storage.py, which would hide our package
+        "PREFECT_API_AUTH_STRING": make_credentials(),
         **addresses(prefect_port, mlflow_port),
         **public,
     }
+
+
+def server_environment(server: str, environment: Mapping[str, str]) -> dict[str, str]:
+    """The services' environment with what `prefect` or `mlflow` itself needs: the password that it asks for."""
+    ours = dict(environment)
+    known = ours.pop("PREFECT_API_AUTH_STRING")
+    if server == "prefect":
+        return {**ours, "PREFECT_API_AUTH_STRING": known, "PREFECT_SERVER_API_AUTH_STRING": known}
+    for variable in ("MLFLOW_TRACKING_URI", "MLFLOW_BACKEND_STORE_URI"):
+        ours.pop(variable, None)
+    return {**ours, "ONWARD_SERVER_AUTH": known}
 
 
 def outlive_readers() -> None:

@@ -27,8 +27,10 @@ from prefect.client.schemas.actions import DeploymentUpdate, WorkPoolCreate
 from prefect.client.schemas.filters import DeploymentFilter, FlowRunFilter
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 from prefect.workers.process import ProcessWorker
 
+from flows.machine.servers import credentials_for
 from flows.services.automations import install
 from flows.services.deployments import NIGHT_QUEUE, NIGHTLY, OF_A_HOME, Wanted, read, wanted
 from flows.ui.form import form_schema
@@ -199,8 +201,10 @@ def main() -> None:
     parser.add_argument("configs", nargs="*", type=Path, help="configuration files; default: configs/*.yaml")
     home = project_directory()
     configs = parser.parse_args().configs or sorted((home / "configs").glob("*.y*ml"))
+    known = credentials_for(PREFECT_API_URL.value())  # started by hand, against this home's server
     try:
-        done = deploy(home, configs, lambda line: sys.stderr.write(f"{line}\n"))
+        with temporary_settings({PREFECT_API_AUTH_STRING: known} if known else {}):
+            done = deploy(home, configs, lambda line: sys.stderr.write(f"{line}\n"))
     except OnwardError as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(1)

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from flows.machine.environment import gpus
+from flows.machine.servers import basic, credentials_for
 from flows.services.record import HomeRecord, read_record, workers_online
 from flows.services.rest import Api, ApiError
 from storage.errors import ConfigError
@@ -407,14 +408,19 @@ def mlflow(run: Any, record: HomeRecord | None) -> Finding:
     act = (
         "onward up" if not configured else "start it, or correct tracking.mlflow_uri (or MLFLOW_TRACKING_URI)"
     )
+    known = credentials_for(address)
     try:
-        with urllib.request.urlopen(f"{address.rstrip('/')}/health", timeout=5) as answer:
+        asked = urllib.request.Request(
+            f"{address.rstrip('/')}/{'version' if known else 'health'}",
+            headers={"Authorization": basic(known)} if known else {},
+        )
+        with urllib.request.urlopen(asked, timeout=5) as answer:
             if answer.status == 200:
                 return Finding("mlflow", "ok", f"{name} answers")
             return Finding("mlflow", "bad", f"{name} answers {answer.status}", act)
     except urllib.error.HTTPError as error:
         if error.code in (401, 403):
-            user = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+            user = "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD" if not known else "onward up"
             return Finding("mlflow", "bad", f"{name} refuses us ({error.code})", user)
         return Finding("mlflow", "bad", f"{name} answers {error.code}", act)
     except (OSError, ValueError) as error:

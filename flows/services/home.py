@@ -18,7 +18,8 @@ from functools import partial
 from pathlib import Path
 
 from flows.machine.processes import alive
-from flows.services.ready import Say, answers, check_ports, last_words, online, wait_for
+from flows.machine.servers import SERVERS, USER, make_credentials, make_private
+from flows.services.ready import Say, answers, check_ports, last_words, online, unguarded, wait_for
 from flows.services.record import HomeRecord, Service, logs, pools, read_record, record_path, rotate
 from storage.errors import ConfigError, OnwardError
 from storage.lock import Lock
@@ -41,6 +42,9 @@ def up(configs: Sequence[Path], prefect_port: int | None, mlflow_port: int | Non
             raise ConfigError(f"there is no configuration {config}")
     with _turn(say):
         record = read_record()
+        if record is not None and _replace_unguarded(record, say):
+            prefect_port = prefect_port or record.prefect_port
+            mlflow_port, record = mlflow_port or record.mlflow_port, None
         found = dict(record.running) if record else {}
         began = record is None or not record.supervised
         if record is not None and found:
@@ -49,6 +53,7 @@ def up(configs: Sequence[Path], prefect_port: int | None, mlflow_port: int | Non
             record.stop_left()
         if record is None or not found:
             record = HomeRecord(prefect_port or PREFECT_PORT, mlflow_port or MLFLOW_PORT)
+        make_credentials(renew=not found)
         if began:
             check_ports(record, found)
             process = _start_supervisor(record)
@@ -75,7 +80,7 @@ def up(configs: Sequence[Path], prefect_port: int | None, mlflow_port: int | Non
 
 def down(say: Say) -> None:
     """Stop everything: workers and their runs first, and Prefect last, after it has written its state."""
-    from flows.services.supervisor import flow_processes, stop_all
+    from flows.services.supervisor import flow_processes
 
     with _turn(say):
         record = read_record()
@@ -86,13 +91,40 @@ def down(say: Say) -> None:
             record_path().unlink(missing_ok=True)
             say("nothing runs")
             return
-        if record.supervised:
-            stop_supervisor(record.pid, say)
-        left = read_record()
-        if left is not None and (left.running or flow_processes(left.api.url)):
-            stop_all(left, say)  # the supervisor was killed, so its work is done here
-            left.stop_left()
-        record_path().unlink(missing_ok=True)
+        _stop(record, say)
+
+
+def _stop(record: HomeRecord, say: Say) -> None:
+    from flows.services.supervisor import flow_processes, stop_all
+
+    if record.supervised:
+        stop_supervisor(record.pid, say)
+    left = read_record()
+    if left is not None and (left.running or flow_processes(left.api.url)):
+        stop_all(left, say)  # the supervisor was killed, so its work is done here
+        left.stop_left()
+    record_path().unlink(missing_ok=True)
+
+
+def _replace_unguarded(record: HomeRecord, say: Say) -> bool:
+    """Stop servers that do not ask for this home's password, unless runs are under way. Returns whether it did.
+
+    Version 0.1.0 started servers without one. A password that was removed while servers ran is another than theirs.
+    """
+    from flows.services.supervisor import flow_processes
+
+    why = [line for line in (unguarded(record, name) for name in SERVERS if name in record.running) if line]
+    if not why:
+        return False
+    say(f"! {'; '.join(why)}")
+    if flow_processes(record.api.url):
+        say(
+            "! runs are under way, so the servers stay as they are: onward down, then onward up, changes that"
+        )
+        return False
+    say("they are stopped, and started again")
+    _stop(record, say)
+    return True
 
 
 def stop_supervisor(process: subprocess.Popen[bytes] | int, say: Say) -> None:
@@ -122,7 +154,7 @@ def stop_supervisor(process: subprocess.Popen[bytes] | int, say: Say) -> None:
 @contextlib.contextmanager
 def _turn(say: Say) -> Iterator[None]:
     """Allow only one `up` or `down` at a time in a home."""
-    state_directory().mkdir(parents=True, exist_ok=True)
+    make_private(state_directory())
     logs().mkdir(exist_ok=True)
     with Lock(
         state_directory() / "turn.lock",
@@ -204,6 +236,7 @@ def _say_found(
 def _say_up(record: HomeRecord, deployed: Sequence[str], say: Say) -> None:
     say(f"Prefect      {record.prefect}")
     say(f"MLflow       {record.mlflow}")
+    say(f"log in       as {USER}; onward status shows the password of both")
     say(f"workers      {', '.join(pools())}")
     for number, line in enumerate(deployed or ["none: there is no configuration in configs/"]):
         say(f"{'' if number else 'deployed':<12} {line}")

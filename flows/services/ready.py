@@ -6,13 +6,16 @@ import contextlib
 import os
 import socket
 import time
+import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from flows.machine.processes import command_of
+from flows.machine.servers import basic, credentials, password_file
 from flows.services.record import HomeRecord, Service, logs, read_record, worker_name, workers_online
 from flows.services.rest import ApiError
+from flows.services.serve import reserve
 from storage.errors import ConfigError, OnwardError
 
 START_SECONDS = 240.0
@@ -28,15 +31,23 @@ def check_ports(record: HomeRecord, found: dict[str, Service]) -> None:
     ):
         if name in found:
             continue
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except (OSError, OverflowError) as error:
-                raise ConfigError(
-                    f"port {port} for the {title} is taken: {_holder(port) or error}. "
-                    f"End that, or choose another port: onward up --{name}-port {port + 1}"
-                ) from error
+        try:
+            reserve("127.0.0.1", port).close()
+            taken = _listened_on(port)
+        except (OSError, OverflowError) as error:
+            taken = str(error)
+        if taken:
+            raise ConfigError(
+                f"port {port} for the {title} is taken: {_holder(port) or taken}. "
+                f"End that, or choose another port: onward up --{name}-port {port + 1}"
+            )
+
+
+def _listened_on(port: int) -> str:
+    """Whether somebody listens, in words. A server of this user's other home lets us bind its port beside it."""
+    with socket.socket() as probe:
+        probe.settimeout(5)
+        return "another program listens on it" if probe.connect_ex(("127.0.0.1", port)) == 0 else ""
 
 
 def _holder(port: int) -> str:
@@ -88,11 +99,31 @@ def last_words(log: Path, lines: int = 12) -> str:
 
 def answers(address: str) -> bool:
     """Whether a server answers 200 at this address within five seconds."""
+    return _status(address) == 200
+
+
+def unguarded(record: HomeRecord, name: str) -> str | None:
+    """Why a running server of the home has to be started again: it asks for no password, or for another one."""
+    address = {"prefect": f"{record.prefect}/api/admin/version", "mlflow": f"{record.mlflow}/version"}[name]
+    if _status(address) == 200:
+        return f"{name} runs without a password, as older versions started it"
+    known = credentials()
+    if known is not None and _status(address, {"Authorization": basic(known)}) == 401:
+        return f"{name} runs with another password than {password_file()}"
+    return None
+
+
+def _status(address: str, headers: Mapping[str, str] | None = None) -> int:
+    """The HTTP status of an address; 0 without an answer."""
     try:
-        with urllib.request.urlopen(address, timeout=5) as answer:
-            return bool(answer.status == 200)
+        with urllib.request.urlopen(
+            urllib.request.Request(address, headers=dict(headers or {})), timeout=5
+        ) as found:
+            return int(found.status)
+    except urllib.error.HTTPError as error:
+        return error.code
     except OSError:
-        return False
+        return 0
 
 
 def online(record: HomeRecord, pool: str) -> bool:

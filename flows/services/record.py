@@ -130,16 +130,12 @@ def worker_name(pool: str) -> str:
 
 def command(name: str, record: HomeRecord) -> list[str]:
     """The command line of a service."""
+    serve = [sys.executable, "-m", "flows.services.serve", name]
     if name == "prefect":
-        port = str(record.prefect_port)
-        return [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", port]
+        return [*serve, "--port", str(record.prefect_port)]
     if name == "mlflow":
-        files = state_directory() / "mlflow" / "files"
-        return [
-            *(sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1"),
-            *("--port", str(record.mlflow_port), "--workers", "1", "--backend-store-uri", mlflow_database()),
-            *("--artifacts-destination", str(files)),
-        ]
+        files = str(state_directory() / "mlflow" / "files")
+        return [*serve, "--port", str(record.mlflow_port), "--database", mlflow_database(), "--files", files]
     pool = name.removeprefix("worker-")
     return worker_command(pool, worker_name(pool))
 

@@ -1,11 +1,11 @@
 """Prefect's REST API with the standard library alone, for code that must start fast or must not import prefect.
 
-Uses `PREFECT_API_AUTH_STRING` if it is set. Every failure is an ApiError that names the address.
+A server of this home gets its password, another one `PREFECT_API_AUTH_STRING` if that is set. Every failure is an
+ApiError that names the address.
 """
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import time
@@ -14,6 +14,7 @@ import urllib.request
 from collections.abc import Iterator
 from typing import Any
 
+from flows.machine.servers import basic, credentials_for
 from storage.errors import OnwardError
 
 _PAGE = 200
@@ -69,7 +70,7 @@ class Api:
         return self._once(method, path, body)
 
     def _once(self, method: str, path: str, body: Any) -> Any:
-        headers = {"Content-Type": "application/json", **_credentials()}
+        headers = {"Content-Type": "application/json", **_credentials(self.url)}
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self.url + path, data, headers, method=method)
         try:
@@ -83,9 +84,8 @@ class Api:
             raise ApiError(f"{self.url} does not answer ({getattr(error, 'reason', error)})") from error
 
 
-def _credentials() -> dict[str, str]:
-    secret = os.environ.get("PREFECT_API_AUTH_STRING")
-    if secret:
-        return {"Authorization": "Basic " + base64.b64encode(secret.encode()).decode()}
+def _credentials(url: str) -> dict[str, str]:
+    if known := credentials_for(url) or os.environ.get("PREFECT_API_AUTH_STRING"):
+        return {"Authorization": basic(known)}
     key = os.environ.get("PREFECT_API_KEY")
     return {"Authorization": f"Bearer {key}"} if key else {}

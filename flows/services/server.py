@@ -21,6 +21,7 @@ from pathlib import Path
 
 from flows.machine.prefect_api import LOST, OWN, answers
 from flows.machine.processes import KILLED_SECONDS, still_there
+from flows.machine.servers import make_credentials
 from flows.services.ready import last_words
 from storage.errors import OnwardError
 from storage.secrets import without_secrets
@@ -42,17 +43,20 @@ def prefect_server(home: Path) -> Iterator[Callable[[], None]]:
         yield lambda: wait_for(configured)
         return
     environment = {**os.environ, "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT_UI_ENABLED": "0"}
-    environment.pop("PREFECT_SERVER_API_AUTH_STRING", None)  # from another server; ours belongs to the run
+    before = os.environ.get("PREFECT_API_AUTH_STRING")  # of another server
+    own = {"PREFECT_API_AUTH_STRING": make_credentials()}
+    environment |= {**own, "PREFECT_SERVER_API_AUTH_STRING": own["PREFECT_API_AUTH_STRING"]}
     environment["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "ERROR"  # its console is server.log
     home.mkdir(parents=True, exist_ok=True)
     server = OwnServer(home / "server.log", environment, sys.stderr.write)
-    os.environ["PREFECT_API_URL"] = server.address
-    os.environ[OWN] = "1"
+    os.environ |= {"PREFECT_API_URL": server.address, OWN: "1", **own}
     try:
         yield lambda: wait_for(server.address, server)
     finally:
-        os.environ.pop("PREFECT_API_URL", None)
-        os.environ.pop(OWN, None)
+        for name in ("PREFECT_API_URL", OWN, *own):
+            os.environ.pop(name, None)
+        if before is not None:
+            os.environ["PREFECT_API_AUTH_STRING"] = before
         server.close()
 
 
@@ -161,10 +165,12 @@ def wait_for(address: str, own: OwnServer | None = None, seconds: float = _START
 def _serve(listening: int, pipe: int) -> None:
     import uvicorn
 
+    from flows.services.serve import prefect_app
+
+    bound = socket.socket(fileno=listening)
     server = uvicorn.Server(
         uvicorn.Config(
-            "prefect.server.api.server:create_app",
-            factory=True,
+            prefect_app(bound.getsockname()[1]),
             log_level="error",
             timeout_graceful_shutdown=3,
         )
@@ -178,7 +184,7 @@ def _serve(listening: int, pipe: int) -> None:
         os._exit(0)
 
     threading.Thread(target=leave_with_parent, daemon=True).start()
-    server.run(sockets=[socket.socket(fileno=listening)])
+    server.run(sockets=[bound])
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.machine.processes import at_work
+from flows.machine.servers import SERVERS, USER, credentials, password_file
 from flows.services.record import HomeRecord, read_record, workers_online
 from flows.services.rest import Api, ApiError
 
@@ -20,13 +21,18 @@ _LAST = 5
 
 
 def collect(store: Path | None) -> dict[str, Any]:
-    """Everything that is shown: `up`, `services`, `pools`, `runs` (under way, waiting, next, last), `records`."""
+    """Everything that is shown: `up`, `services`, `pools`, `runs` (under way, waiting, next, last), `records`.
+
+    While services run, `credentials` has `user:password` of each server, if this user may read the home's password.
+    """
     record = read_record()
     up = record is not None and bool(record.supervised or record.running)
     found: dict[str, Any] = {"up": up, "services": _services(record) if record and up else []}
     url = f"{record.prefect}/api" if record and up else os.environ.get("PREFECT_API_URL")
     if record and up:
         found |= {"prefect": record.prefect, "mlflow": record.mlflow, "supervised": record.supervised}
+        if (known := credentials()) is not None:
+            found["credentials"] = dict.fromkeys(SERVERS, known)
     if url:
         try:
             api = Api(url)
@@ -131,11 +137,12 @@ def _true_state(record: Any) -> str:
     return "killed" if record.state == "running" and not at_work(record.processes) else record.state
 
 
-def render(found: dict[str, Any]) -> str:
-    """The same as text."""
+def render(found: dict[str, Any], *, secret: bool) -> str:
+    """The same as text, with the password only if it is not `secret` from whoever reads this."""
     lines: list[str] = []
     if found["up"]:
-        lines += [f"Prefect  {found['prefect']}", f"MLflow   {found['mlflow']}", ""]
+        lines += [f"Prefect  {found['prefect']}", f"MLflow   {found['mlflow']}"]
+        lines += [f"log in   {_login(found.get('credentials'), secret=secret)}", ""]
         lines += [_service_line(row) for row in found["services"]]
         if not found["supervised"]:
             lines.append("! the supervisor is gone: onward up takes the services over")
@@ -157,6 +164,14 @@ def render(found: dict[str, Any]) -> str:
     if found.get("records") == []:
         lines.append("the store has no run yet")
     return "\n".join(lines) + "\n"
+
+
+def _login(known: dict[str, str] | None, *, secret: bool) -> str:
+    if known is None:
+        return f"the password is in {password_file()}, which only its owner can read"
+    if secret:
+        return f"as {USER}; the password is in {password_file()}"
+    return f"{known['prefect']}   (user:password; Prefect's page asks for both in one field)"
 
 
 def _service_line(row: dict[str, Any]) -> str:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -21,7 +22,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from flows.machine.environment import gpus
+from flows.machine.environment import gpus, server_environment
 from flows.machine.processes import (
     KILLED_SECONDS,
     boot_id,
@@ -34,6 +35,7 @@ from flows.machine.processes import (
     still_there,
     stop_group,
 )
+from flows.machine.servers import SERVERS
 from flows.services.lost_runs import (
     CANCELLED,
     LOST_TASK,
@@ -46,6 +48,7 @@ from flows.services.lost_runs import (
 )
 from flows.services.record import HomeRecord, Service, command, logs, pools, read_record, record_path, rotate
 from flows.services.rest import Api, ApiError
+from flows.services.serve import reserve
 from storage.lock import Lock
 from storage.paths import state_directory
 
@@ -85,6 +88,7 @@ class Supervisor:
                 tell(f"{name}: taken over (process {service.pid})")
         self.record.services = {name: kept.service for name, kept in self.kept.items()}
         self.stop = threading.Event()
+        self._ports: dict[str, socket.socket] = {}
 
     def run(self) -> None:
         """Run until asked to stop, or until the home is gone."""
@@ -149,8 +153,9 @@ class Supervisor:
         environment = self.record.environment
         if name == "mlflow":
             (state_directory() / "mlflow" / "files").mkdir(parents=True, exist_ok=True)
-            for variable in ("MLFLOW_TRACKING_URI", "MLFLOW_BACKEND_STORE_URI"):
-                environment.pop(variable, None)
+        if name in SERVERS:
+            self._keep_port(name)
+            environment = server_environment(name, environment)
         if name == "worker-cpu" and gpus():
             environment["CUDA_VISIBLE_DEVICES"] = ""  # the GPU belongs to the other pool, one run at a time
         with log.open("ab") as output:
@@ -166,6 +171,12 @@ class Supervisor:
         kept.service.pid = kept.child.pid
         kept.service.started = start_ticks(kept.child.pid)
         tell(f"{name}: started (process {kept.child.pid})")
+
+    def _keep_port(self, name: str) -> None:
+        """Keep a server's port, so that no other user can take it while the server is started again."""
+        if name not in self._ports:
+            port = {"prefect": self.record.prefect_port, "mlflow": self.record.mlflow_port}[name]
+            self._ports[name] = reserve("127.0.0.1", port)
 
     def _mourn(self, name: str, kept: Supervised) -> None:
         """Handle the end of a service: end its process group, and start it again after a pause."""

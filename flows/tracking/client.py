@@ -1,4 +1,9 @@
-"""MLflow's client with our settings, and the meaning of its errors."""
+"""MLflow's client with our settings, and the meaning of its errors.
+
+MLflow takes credentials from the environment, and sends them to every server that it asks. Ours go with the request, to
+this home's server alone, so that an MLflow that a configuration names never gets them. Other servers get what
+`MLFLOW_TRACKING_USERNAME` and its like say.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +11,10 @@ import logging
 import os
 from typing import Any
 
+from flows.machine.servers import basic, credentials_for
 from storage.secrets import without_secrets
 
+_SCHEME = "onward"
 TRIES = 3
 """How often a refused request is tried, because what was read from the server may have been outdated."""
 
@@ -21,7 +28,44 @@ def connect(uri: str, registry: str | None = None) -> Any:
     logging.getLogger("alembic").setLevel(logging.WARNING)
     from mlflow import MlflowClient
 
+    _send_password_to_own_server()
     return MlflowClient(uri, registry)
+
+
+def _send_password_to_own_server() -> None:
+    """Make requests to this home's MLflow carry this home's password. A scheme that the user set himself stays."""
+    from mlflow.tracking.request_auth.abstract_request_auth_provider import RequestAuthProvider
+    from mlflow.tracking.request_auth.registry import _request_auth_provider_registry
+
+    if os.environ.setdefault("MLFLOW_TRACKING_AUTH", _SCHEME) != _SCHEME:
+        return
+
+    class OwnServer(RequestAuthProvider):  # type: ignore[misc]
+        def get_name(self) -> str:
+            return _SCHEME
+
+        def get_auth(self) -> Any:
+            return _with_password
+
+    if all(provider.get_name() != _SCHEME for provider in _request_auth_provider_registry):
+        _request_auth_provider_registry.register(OwnServer)
+
+
+def _with_password(request: Any) -> Any:
+    """The request, with this home's password if it is for this home's server.
+
+    For another server, with what requests itself would take from the address or from .netrc.
+    """
+    from requests.auth import HTTPBasicAuth
+    from requests.utils import get_auth_from_url, get_netrc_auth
+
+    if (known := credentials_for(request.url)) is not None:
+        request.headers["Authorization"] = basic(known)
+    elif "Authorization" not in request.headers:
+        user, password = get_auth_from_url(request.url)
+        found = (user, password) if user or password else get_netrc_auth(request.url)
+        return HTTPBasicAuth(*found)(request) if found else request
+    return request
 
 
 def is_answer(error: Exception) -> bool:

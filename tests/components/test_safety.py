@@ -5,12 +5,14 @@ What functions alone show of it is in tests/unit/test_safety.py.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import pickle
 import subprocess
 import sys
 import time
+from http.client import HTTPException
 from pathlib import Path
 
 import psutil
@@ -19,10 +21,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from flows.inspect.verify import verify
+from flows.machine.servers import basic
 from storage.errors import DamagedArtifact
 from storage.runs import RunRecord, collect_garbage, read_records, write_record
 from storage.store import Store
 from tests.support.foreign import Bomb, edited, plant
+from tests.support.intruders import Asker
 from tests.support.small import ONWARD, environment, onward, write_config
 
 SECRET = {"bytes": 1, "sha256": hashlib.sha256(b"s").hexdigest()}
@@ -141,7 +145,8 @@ def holding(root: Path, words: bytes) -> list[str]:
 def test_secrets_of_the_environment_are_found_nowhere_after_runs(tmp_path):
     config = write_config(tmp_path, budgets=("8K",))
     told = ""
-    listening: set[str] = set()
+    listening: dict[str, set[int]] = {}
+    asked: dict[int, dict[str, int]] = {}
     away = f"http://me:{MARK}-5@127.0.0.1:9"
     for more in ({}, {"MLFLOW_TRACKING_URI": away}):
         process = subprocess.Popen(
@@ -153,7 +158,10 @@ def test_secrets_of_the_environment_are_found_nowhere_after_runs(tmp_path):
             text=True,
         )
         while process.poll() is None:
-            listening |= listeners(process.pid)
+            for address, port in listeners(process.pid):
+                listening.setdefault(address, set()).add(port)
+                with contextlib.suppress(OSError, HTTPException):  # it starts or ends
+                    asked[port] = asked.get(port) or ask_server(port, tmp_path)
             time.sleep(0.2)
         said = process.stdout.read() if process.stdout else ""
         assert process.returncode == 0, said[-3000:]
@@ -163,18 +171,38 @@ def test_secrets_of_the_environment_are_found_nowhere_after_runs(tmp_path):
     assert (tmp_path / ".onward").is_dir() and list(tmp_path.rglob("*.db"))
     assert holding(tmp_path, b"small"), "the search finds what is there"
     assert holding(tmp_path, MARK.encode()) == []
-    assert listening == {"127.0.0.1"}, "the run's own Prefect server, on loopback alone"
+    assert list(listening) == ["127.0.0.1"], "the run's own Prefect server, on loopback alone"
+    refused = {"no password": 401, "another server's": 401, "another site": 403, "another name": 403}
+    assert asked and all(answers == {**refused, "ours": 200} for answers in asked.values())
+    password = (tmp_path / ".onward" / "password").read_bytes().strip()
+    assert holding(tmp_path, password) == [str(tmp_path / ".onward" / "password")]
+    assert password.decode() not in told
 
 
-def listeners(pid: int) -> set[str]:
-    """Addresses that a process and its children listen on."""
+def ask_server(port: int, home: Path) -> dict[str, int]:
+    """The status of a request to a run's server, by what it brings."""
+    ours = {"Authorization": basic("onward:" + (home / ".onward" / "password").read_text().strip())}
+    theirs = {"Authorization": basic(SECRETS["PREFECT_API_AUTH_STRING"])}
+    given = {
+        "no password": {},
+        "another server's": theirs,
+        "another site": {**ours, "Origin": "http://evil.example"},
+        "another name": {**ours, "Host": "evil.example"},
+        "ours": ours,
+    }
+    route = [("POST", "/api/flow_runs/filter")]
+    return {who: next(Asker(port).statuses(route, headers))[1] for who, headers in given.items()}
+
+
+def listeners(pid: int) -> set[tuple[str, int]]:
+    """Addresses and ports that a process and its children listen on."""
     found = set()
     try:
         top = psutil.Process(pid)
         for process in (top, *top.children(recursive=True)):
             for connection in process.net_connections("inet"):
                 if connection.status == psutil.CONN_LISTEN:
-                    found.add(connection.laddr.ip)
+                    found.add((connection.laddr.ip, connection.laddr.port))
     except psutil.Error:
         pass
     return found

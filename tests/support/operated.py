@@ -20,6 +20,7 @@ from typing import Any
 
 import psutil
 
+from flows.machine.servers import basic
 from tests.support.small import ONWARD, environment, write_config
 
 ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
@@ -69,12 +70,16 @@ class Operated:
         """Stop them."""
         return self.command("down").stdout
 
+    @property
+    def credentials(self) -> str:
+        """`user:password` of both servers."""
+        return "onward:" + (self.home / ".onward" / "password").read_text().strip()
+
     def api(self, path: str, body: Any = None, method: str = "POST") -> Any:
         """Prefect's REST API, which the UI uses too."""
         data = None if method == "GET" else json.dumps(body or {}).encode()
-        request = urllib.request.Request(
-            self.api_url + path, data, {"Content-Type": "application/json"}, method=method
-        )
+        headers = {"Content-Type": "application/json", "Authorization": basic(self.credentials)}
+        request = urllib.request.Request(self.api_url + path, data, headers, method=method)
         for pause in (0.5, 1, 2, 4, 8, None):
             try:
                 with urllib.request.urlopen(request, timeout=60) as answer:

@@ -18,6 +18,8 @@ from typing import Any
 import pytest
 
 from flows.machine.processes import alive
+from flows.machine.servers import basic
+from tests.support import intruders
 from tests.support.operated import Operated, free_port
 from tests.support.small import ONWARD
 
@@ -150,6 +152,36 @@ def test_servers_listen_on_the_loopback_address_alone(home):
 
 
 @pytest.mark.slow
+def test_no_page_no_foreign_name_and_nobody_without_the_password_is_let_in(home):
+    prefect, mlflow = home.ports
+    known = home.credentials
+    assert intruders.let_in(prefect, intruders.PREFECT, known) == []
+    assert intruders.let_in(mlflow, intruders.MLFLOW, known) == []
+    assert intruders.without_password(prefect, intruders.PREFECT, "admin:pass") == []
+    assert intruders.without_password(mlflow, intruders.MLFLOW, "admin:password1234") == []
+    every = intruders.prefect_routes(prefect)
+    assert len(every) > 150
+    open_ = [route for route, status, _ in intruders.Asker(prefect).statuses(every, {}) if status != 401]
+    assert open_ == [("GET", "/api/health"), ("GET", "/api/ready")]
+    assert intruders.websockets_let_in(prefect, known) == []
+    ours = {"Authorization": basic(known), "Origin": f"http://127.0.0.1:{mlflow}"}
+    search = ("POST", "/ajax-api/2.0/mlflow/runs/search")
+    assert [status for _, status, _ in intruders.Asker(mlflow).statuses([search], ours)] == [200]
+
+
+@pytest.mark.slow
+def test_the_owner_is_told_the_password_and_no_file_but_its_own_has_it(home):
+    known = home.credentials
+    said = (home.home / "said").read_text()
+    assert "onward status" in said and known.partition(":")[2] not in said
+    found = json.loads(home.command("status", "--json").stdout)
+    assert found["credentials"] == {"prefect": known, "mlflow": known}
+    assert known not in home.command("status").stdout, "which is no terminal here"
+    lines = [line for _, line in home.processes()]
+    assert lines and not [line for line in lines if known.partition(":")[2] in line]
+
+
+@pytest.mark.slow
 def test_up_again_finds_what_runs_and_deploys_again(home):
     before = home.services()
     deployments = {row["id"] for row in home.api("/deployments/filter")}
@@ -164,7 +196,8 @@ def test_up_again_finds_what_runs_and_deploys_again(home):
 def test_a_command_in_this_home_reports_to_these_servers(home):
     code = (
         "import json, os; from flows.machine.environment import prepare; prepare(); "
-        "names = ['PREFECT_API_URL', 'MLFLOW_TRACKING_URI', 'ONWARD_MLFLOW_LOCAL', 'PREFECT_API_KEY']; "
+        "names = ['PREFECT_API_URL', 'MLFLOW_TRACKING_URI', 'ONWARD_MLFLOW_LOCAL', 'PREFECT_API_KEY', "
+        "'PREFECT_API_AUTH_STRING']; "
         "print(json.dumps([os.environ.get(name) for name in names]))"
     )
 
@@ -175,9 +208,11 @@ def test_a_command_in_this_home_reports_to_these_servers(home):
         return values
 
     prefect, mlflow = (f"http://127.0.0.1:{port}" for port in home.ports)
-    assert prepared() == [f"{prefect}/api", mlflow, "1", None], "and a stray key does not lock it out"
+    assert prepared() == [f"{prefect}/api", mlflow, "1", None, home.credentials], (
+        "and a stray key does not lock it out"
+    )
     elsewhere = prepared(PREFECT_API_URL="http://other/api", MLFLOW_TRACKING_URI="http://other")
-    assert elsewhere == ["http://other/api", "http://other", None, "stray"], "what a person sets stays"
+    assert elsewhere == ["http://other/api", "http://other", None, "stray", None], "what a person sets stays"
 
 
 @pytest.mark.slow
@@ -237,7 +272,7 @@ def test_a_killed_supervisor_is_followed_by_one_that_takes_over_and_down_leaves_
     before = home.services()
     run = home.sleeping()
     os.kill(before["supervisor"], signal.SIGKILL)
-    os.kill(before["mlflow"], signal.SIGKILL)  # whose own server process lives on, and holds the port
+    os.kill(before["mlflow"], signal.SIGKILL)
     wait_until(lambda: not alive(before["supervisor"], home.record()["started"]))
     assert "the supervisor is gone" in home.command("status").stdout
     assert "taken over" in home.command("up", home.config).stdout

@@ -5,12 +5,15 @@ With `ONWARD_PICTURES` set to a directory, the pages on the way are kept there a
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import shutil
+import threading
 import time
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -67,15 +70,34 @@ def operated(tmp_path_factory) -> Iterator[Operated]:
 
 
 @pytest.fixture(scope="module")
-def page(operated):
+def browser():
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=_ARGUMENTS)
-        page = browser.new_page(viewport={"width": 1400, "height": 1000})
-        page.set_default_timeout(_PATIENCE)
-        yield page
+        yield browser
         browser.close()
+
+
+@pytest.fixture(scope="module")
+def page(operated, browser):
+    """A page of somebody who has logged in to both servers."""
+    user, _, password = operated.credentials.partition(":")
+    mlflow = {"username": user, "password": password, "origin": f"http://127.0.0.1:{operated.ports[1]}"}
+    context = browser.new_context(viewport={"width": 1400, "height": 1000}, http_credentials=mlflow)
+    page = context.new_page()
+    page.set_default_timeout(_PATIENCE)
+    page.goto(f"http://127.0.0.1:{operated.ports[0]}/login")
+    log_in(page, operated.credentials)
+    page.wait_for_url(lambda url: "login" not in url)
+    yield page
+    context.close()
+
+
+def log_in(page, credentials: str) -> None:
+    """What a person types into Prefect's login, old or new."""
+    page.locator("input").first.fill(credentials)
+    page.keyboard.press("Enter")
 
 
 def picture(page, name: str) -> None:
@@ -144,6 +166,112 @@ def wait_unseen(page, operated: Operated, run: str, state: str) -> None:
     page.goto("about:blank")
     operated.wait(run, state, seconds=_LONG)
     page.goto(f"http://127.0.0.1:{operated.ports[0]}/runs/flow-run/{run}")
+
+
+def test_both_pages_ask_for_the_password(browser, operated):
+    from playwright.sync_api import Error
+
+    prefect, mlflow = (f"http://localhost:{port}" for port in operated.ports)
+    context = browser.new_context(viewport={"width": 1400, "height": 1000})
+    page = context.new_page()
+    page.set_default_timeout(_PATIENCE)
+    for address, inside in (
+        (f"{prefect}/deployments", "small"),
+        (f"{prefect}/v2/deployments", "corpus-only"),
+    ):
+        page.goto(address)
+        page.wait_for_url(re.compile("/login"))
+        log_in(page, "onward:wrong")
+        page.wait_for_timeout(1000)
+        assert "/login" in page.url
+        picture(page, "login-v2" if "/v2/" in address else "login")
+        log_in(page, operated.credentials)
+        page.get_by_text(inside, exact=True).first.wait_for()
+        page.evaluate("localStorage.clear()")
+    with pytest.raises(Error, match="ERR_INVALID_AUTH_CREDENTIALS"):  # the browser asks, and nobody answers
+        page.goto(mlflow)
+    context.close()
+    user, _, password = operated.credentials.partition(":")
+    context = browser.new_context(http_credentials={"username": user, "password": password})
+    page = context.new_page()
+    page.goto(f"{mlflow}/#/experiments")
+    page.get_by_text("Default", exact=True).first.wait_for()
+    context.close()
+
+
+ATTACK = """
+async ([prefect, mlflow]) => {
+    const outcome = request => request.then(answer => answer.type, error => "refused")
+    const json = {"Content-Type": "application/json"}
+    const open = address => new Promise(done => {
+        const socket = new WebSocket(address, "prefect")
+        socket.onopen = () => done("open")
+        socket.onerror = () => done("refused")
+    })
+    const picture = new Image()
+    picture.src = `${mlflow}/get-artifact?path=x&run_uuid=x`
+    const frame = document.createElement("iframe")
+    frame.src = mlflow
+    document.body.append(frame)
+    const form = document.createElement("form")
+    Object.assign(form, {method: "POST", action: `${prefect}/api/flows/`, enctype: "text/plain", target: "x"})
+    document.body.append(form)
+    form.submit()
+    return await Promise.all([
+        outcome(fetch(`${prefect}/api/flow_runs/filter`, {method: "POST", headers: json, body: "{}"})),
+        outcome(fetch(`${mlflow}/api/2.0/mlflow/runs/search`, {method: "POST", headers: json, body: "{}"})),
+        outcome(fetch(`${mlflow}/version`, {credentials: "include"})),
+        open(`${prefect.replace("http", "ws")}/api/events/in`),
+        open(`${prefect.replace("http", "ws")}/api/logs/out`),
+        new Promise(done => { picture.onload = () => done("loaded"); picture.onerror = () => done("refused") }),
+        outcome(fetch(`${prefect}/api/flows/`, {method: "POST", mode: "no-cors", body: "{}"}))
+            .then(said => said === "opaque" ? "refused" : said),
+    ])
+}
+"""
+
+
+@pytest.mark.parametrize("name", ["127.0.0.1", "localhost"])
+def test_a_page_of_another_port_gets_nothing_from_a_browser_that_is_logged_in(page, operated, name):
+    """It shares the site with the servers, and the browser sends it the password of MLflow with each request."""
+    prefect, mlflow = (f"http://127.0.0.1:{port}" for port in operated.ports)
+    flows = operated.api("/flows/count")
+    statuses: dict[str, int] = {}
+    with serving(b"<body>evil</body>") as port:
+        other = page.context.new_page()
+        other.on("response", lambda answer: statuses.update({answer.url: answer.status}))
+        other.goto(f"http://{name}:{port}/")
+        assert other.evaluate(ATTACK, [prefect, mlflow]) == ["refused"] * 7
+        other.wait_for_timeout(500)
+        assert statuses.pop(f"http://{name}:{port}/") == 200
+        statuses.pop(f"http://{name}:{port}/favicon.ico", None)
+        assert len(statuses) >= 4 and set(statuses.values()) == {403}, statuses
+        opened = other.goto(mlflow)  # a link that is followed shows the page
+        assert opened is not None and opened.status == 200
+        other.close()
+    assert operated.api("/flows/count") == flows
+
+
+@contextlib.contextmanager
+def serving(content: bytes) -> Iterator[int]:
+    """A web server of somebody else on this machine, with one page; its port."""
+
+    class Page(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html")
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Page)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield server.server_port
+    finally:
+        server.shutdown()
 
 
 def test_a_run_that_fails_is_retried_and_its_budgets_compared(page, operated):

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from flows.services.serve import names
 from tests.support import ROOT, composed
 
 OURS = {"prefect", "mlflow", "deploy", "worker-cpu", "worker-gpu"}
@@ -66,24 +67,32 @@ def test_only_the_two_servers_are_published_and_on_loopback(services):
             assert host == "127.0.0.1"
 
 
+PORTS = {"prefect": "4200", "mlflow": "5000"}
+LOCAL = {
+    name: {f"{host}:{one}" for host in ("127.0.0.1", "localhost") for one in (port, f"1{port}")}
+    for name, port in PORTS.items()
+}
+
+
 def test_ports_and_public_addresses_follow_the_variables():
     changed = {
         "PREFECT_PORT": "14200",
         "PREFECT_UI_URL": "https://prefect.example.org",
         "MLFLOW_PORT": "15000",
         "ONWARD_MLFLOW_URL": "https://mlflow.example.org",
-        "MLFLOW_EXTRA_HOSTS": ",mlflow.example.org",
+        "PREFECT_EXTRA_HOSTS": ",runs.example.org",
+        "MLFLOW_EXTRA_HOSTS": ",tracking.example.org",
     }
     services = composed.services(changed)
     worker = environment_of(services["worker-cpu"])
     assert worker["PREFECT_UI_URL"] == "https://prefect.example.org"
     assert worker["ONWARD_MLFLOW_URL"] == "https://mlflow.example.org"
     assert worker["PREFECT_API_URL"] == "http://prefect:4200/api", "inside, the port is always the same"
-    ui = environment_of(services["prefect"])["PREFECT_SERVER_UI_API_URL"]
-    assert ui == "https://prefect.example.org/api"
-    hosts = next(word for word in services["mlflow"]["command"] if word.startswith("--allowed-hosts="))
-    allowed = hosts.removeprefix("--allowed-hosts=").split(",")
-    assert {"mlflow:5000", "127.0.0.1:15000", "localhost:15000", "mlflow.example.org"} <= set(allowed)
+    allowed = {name: names(name, int(port), environment_of(services[name])) for name, port in PORTS.items()}
+    assert allowed == {
+        "prefect": {*LOCAL["prefect"], "prefect:4200", "prefect.example.org", "runs.example.org"},
+        "mlflow": {*LOCAL["mlflow"], "mlflow:5000", "mlflow.example.org", "tracking.example.org"},
+    }
     assert "14200" in str(services["prefect"]["ports"]) and "15000" in str(services["mlflow"]["ports"])
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.support import ROOT, composed
+from tests.support import ROOT, composed, intruders
 from tests.support.small import write_config
 from tests.support.stack import Stack, ask
 
@@ -102,6 +102,14 @@ def test_mlflow_answers_to_the_password_under_the_names_that_it_knows(stack):
         assert ask(path, body, headers={"Host": host}, user="admin", password="password1234")[0] == 401
     status, answer = ask(path, body, headers={"Host": f"evil.example.org:{port}"}, **right)
     assert status == 403 and "Host" in answer
+
+
+def test_no_page_no_foreign_name_and_nobody_without_a_password_is_let_in(stack):
+    prefect, mlflow = (int(stack.ports[port]) for port in ("4200", "5000"))
+    assert intruders.let_in(prefect, intruders.PREFECT, f"admin:{PASSWORD}") == []
+    assert intruders.let_in(mlflow, intruders.MLFLOW, f"admin:{MLFLOW_PASSWORD}") == []
+    assert intruders.without_password(prefect, intruders.PREFECT, "onward:x") == []
+    assert intruders.websockets_let_in(prefect, f"admin:{PASSWORD}") == []
 
 
 def test_each_server_has_a_database_of_its_own(stack):
