@@ -15,6 +15,7 @@ from storage.paths import home
 from tasks.corpus.benchmarks.questions import benchmark_file
 from tasks.corpus.packing.budgets import steps_for
 from tasks.corpus.reading.hub import remembered_in
+from tasks.corpus.reading.kinds import check_kinds
 from tasks.corpus.reading.origins import Hub
 from tasks.corpus.reading.sources import IngestConfig
 from tasks.evaluation.catalog import BENCHMARKS, check_benchmarks
@@ -65,7 +66,8 @@ def check_hub(run: RunConfig) -> None:
     for source in run.corpus.sources:
         if source.hub is not None:
             config = IngestConfig.of(source, slice_bytes=run.corpus.slice_bytes, seed=run.seed)
-            Hub(config, source.hub, None, remembered_in(run.store_path))
+            hub = Hub(config, source.hub, None, remembered_in(run.store_path))
+            hub.survey(hub.names()[0])
 
 
 def _processes(run: RunConfig) -> None:
@@ -81,6 +83,7 @@ def _sources(run: RunConfig) -> None:
                 raise ConfigError(
                     f"corpus.sources: {source.name}: no file matches {pattern} (looked in {home()})"
                 )
+        check_kinds(source.name, source.files or (), home())
 
 
 def check_length(length: int, positions: int | None, field: str, model: str) -> None:

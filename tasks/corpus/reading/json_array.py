@@ -15,6 +15,7 @@ from typing import Any
 import orjson
 
 from tasks.corpus.reading import limits
+from tasks.corpus.reading.limits import megabytes
 from tasks.corpus.reading.remote import RemoteFile
 from tasks.corpus.reading.streams import LongLine, opened
 
@@ -57,14 +58,15 @@ def elements_of(path: Path | RemoteFile) -> Iterator[Any | LongLine | Broken] | 
 
 def _goes_on(head: bytes) -> bool:
     """Whether these first bytes are of an array of objects that has not ended yet."""
+    if head.removeprefix(_BOM).lstrip()[1:].lstrip()[:1] != b"{":
+        return False
     walk = _Walk(keep=False)
     try:
-        for _ in walk.through(head):
+        for _ in walk.through(head[: limits.ARRAY_BYTES]):
             pass
     except _NotOneArray:
         return False
-    first = head.removeprefix(_BOM).lstrip()[1:].lstrip()[:1]
-    return first == b"{" and not walk.ended
+    return not walk.ended
 
 
 def _walked(path: Path | RemoteFile) -> Iterator[bytes | LongLine | Broken]:
@@ -73,6 +75,10 @@ def _walked(path: Path | RemoteFile) -> Iterator[bytes | LongLine | Broken]:
         try:
             for chunk in stream:
                 yield from walk.through(chunk)
+                if walk.size > limits.ENDLESS_BYTES:
+                    message = f"no element ends within {megabytes(walk.size)}, and reading stops there"
+                    yield Broken("line_too_long", message)
+                    return
         except _NotOneArray:
             yield Broken("malformed_json", "more follows after the array's end")
         if stream.fault is not None:
@@ -86,12 +92,12 @@ class _Walk:
 
     def __init__(self, keep: bool) -> None:
         self.ended = False
+        self.size = 0  # bytes of the element that the walk is in
         self._keep = keep
         self._depth = 0
         self._string = False
         self._escaped = 0  # bytes of the next chunk that a backslash takes
         self._parts: list[bytes] = []
-        self._size = 0
 
     def through(self, chunk: bytes) -> Iterator[bytes | LongLine]:
         """The elements that end in the next bytes of the file."""
@@ -132,15 +138,15 @@ class _Walk:
         return len(chunk) - len(bare) + 1
 
     def _add(self, some: bytes) -> None:
-        self._size += len(some)
-        if self._keep and self._size <= limits.LINE_BYTES:
+        self.size += len(some)
+        if self._keep and self.size <= limits.LINE_BYTES:
             self._parts.append(some)
         else:
             self._parts.clear()
 
     def _element(self, *, last: bool) -> Iterator[bytes | LongLine]:
-        element, size = b"".join(self._parts).strip(), self._size
-        self._parts, self._size = [], 0
+        element, size = b"".join(self._parts).strip(), self.size
+        self._parts, self.size = [], 0
         if size > limits.LINE_BYTES or not self._keep:
             yield LongLine(size, ended=True)
         elif element or not last:  # nothing stands between the brackets of an empty array

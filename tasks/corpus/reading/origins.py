@@ -15,15 +15,18 @@ from typing import Any, Protocol
 from storage.errors import ConfigError
 from tasks.corpus.reading import python_docs
 from tasks.corpus.reading.hub import Remembered, commit_of, split_files
+from tasks.corpus.reading.kinds import (
+    COMPRESSED_SUFFIXES,
+    LINES_SUFFIXES,
+    PARQUET_SUFFIXES,
+    TEXT_SUFFIXES,
+    refusal,
+)
 from tasks.corpus.reading.parquet import read_footer
 from tasks.corpus.reading.remote import Missing, RemoteFile, keep_ends, spooled
 from tasks.corpus.reading.sources import HubConfig, IngestConfig, SourceConfig
 from tasks.corpus.reading.streams import opened, spans, uncompressed_size
 
-_COMPRESSED_SUFFIXES = (".gz", ".gzip", ".zst", ".zstd")
-_TEXT_SUFFIXES = (".txt", ".text", ".md", ".rst")
-_PARQUET_SUFFIXES = (".parquet", ".pq")
-_LINES_SUFFIXES = (".jsonl", ".ndjson", ".json")
 _GLOB_CHARACTERS = frozenset("*?[")
 
 
@@ -93,7 +96,7 @@ class Hub:
     def __init__(
         self, config: IngestConfig, hub: HubConfig, commit: str | None, remembered: Remembered
     ) -> None:
-        self.text_field, self.remembered = config.text_field, remembered
+        self.source, self.text_field, self.remembered = config.name, config.text_field, remembered
         where = f"corpus.sources: {config.name}: hub"
         self.commit = commit or commit_of(
             "dataset", hub.dataset, hub.revision, f"{where}.dataset", remembered, f"{where}.revision"
@@ -139,10 +142,15 @@ class Hub:
 
     def _survey(self, file: RemoteFile) -> Member:
         try:
-            if file.suffixes[-1:] != [] and file.suffixes[-1].lower() in _PARQUET_SUFFIXES:
+            if file.suffixes[-1:] != [] and file.suffixes[-1].lower() in PARQUET_SUFFIXES:
                 keep_ends(file)
                 with tempfile.TemporaryDirectory() as directory, spooled(file, None, Path(directory)) as path:
                     return survey_file(path, self.text_field)
+            if (strange := refusal(file)) is not None:
+                raise ConfigError(
+                    f"source {self.source!r}: {file.name} of {file.dataset} is {strange[0]}, and only Parquet, JSON lines "
+                    "and text are read; its revision refs/convert/parquet may hold the same as Parquet"
+                )
             return survey_file(file, self.text_field)
         except Missing:
             return Member("lines", (file.size,))
@@ -150,24 +158,24 @@ class Hub:
 
 def _is_readable(name: str) -> bool:
     *_, inner, outer = ["", "", *(suffix.lower() for suffix in Path(name).suffixes)]
-    plain = (*_PARQUET_SUFFIXES, *_LINES_SUFFIXES, *_TEXT_SUFFIXES)
-    return outer in plain or (outer in _COMPRESSED_SUFFIXES and inner in plain)
+    plain = (*PARQUET_SUFFIXES, *LINES_SUFFIXES, *TEXT_SUFFIXES)
+    return outer in plain or (outer in COMPRESSED_SUFFIXES and inner in plain)
 
 
 def survey_file(path: Path | RemoteFile, text_field: str) -> Member:
     """Kind, pieces and estimated text bytes of a file. The kind follows from its first bytes, else from its name."""
     size = path.stat().st_size
     *_, inner, outer = ["", "", *(suffix.lower() for suffix in path.suffixes)]
-    suffix = inner if outer in _COMPRESSED_SUFFIXES else outer
+    suffix = inner if outer in COMPRESSED_SUFFIXES else outer
     with opened(path) as stream:
         magic, plain = stream.magic, stream.plain
-    if isinstance(path, Path) and (magic == b"PAR1" or (suffix in _PARQUET_SUFFIXES and plain)):
+    if isinstance(path, Path) and (magic == b"PAR1" or (suffix in PARQUET_SUFFIXES and plain)):
         footer = read_footer(path, text_field)
         return Member("parquet", footer.text_bytes if footer and footer.text_bytes else (size,))
     if not plain:
-        return Member("text" if suffix in _TEXT_SUFFIXES else "lines", (uncompressed_size(path),))
-    pieces = 1 if suffix in _TEXT_SUFFIXES else spans(path)
-    return Member("text" if suffix in _TEXT_SUFFIXES else "lines", (size // pieces,) * pieces)
+        return Member("text" if suffix in TEXT_SUFFIXES else "lines", (uncompressed_size(path),))
+    pieces = 1 if suffix in TEXT_SUFFIXES else spans(path)
+    return Member("text" if suffix in TEXT_SUFFIXES else "lines", (size // pieces,) * pieces)
 
 
 def named_files(source: str, patterns: tuple[str, ...], base_directory: Path) -> dict[str, Path]:
