@@ -23,11 +23,11 @@ from flows.dag.call import Build
 from flows.dag.read_ahead import reading_ahead
 from flows.dag.requests import Measures, Requests
 from flows.dag.rounds import Round, round_zero, rounds_of
-from flows.dag.slices import SliceReader
+from flows.dag.slices import NothingLeft, SliceReader
 from flows.dag.state import Model, Outcome, Slice, TrainingState
 from storage.artifact import Artifact, Input
 from storage.counts import count_text
-from storage.errors import Interrupted
+from storage.errors import Interrupted, OnwardError, said
 from storage.store import Request
 from tasks import stages
 from tasks.models.base import InitConfig
@@ -47,6 +47,7 @@ def adapt(
 ) -> Outcome:
     """Make or find all artifacts of a run, in order. `until` names the last stage; `slices` bounds a corpus-only run.
 
+    Where nothing of a source is left, the page about the data is made of what was read, and NothingLeft is raised.
     `stop` and `halt` end the reading ahead, see `reading_ahead`. `outcome` is filled along the way, so a caller that passes
     one sees the results so far even if the run fails.
     """
@@ -58,6 +59,28 @@ def adapt(
         reading.all(until, slices)
         return outcome
 
+    try:
+        _adapt(ask, build, reading, tokenizer, outcome, until, overlap, stop or threading.Event(), halt)
+    except NothingLeft:
+        try:
+            outcome.data = outcome.data or build(ask.data(reading.slices, outcome))
+        except OnwardError as error:
+            ask.warn(f"the page about the data could not be made: {said(error)}")
+        raise
+    return outcome
+
+
+def _adapt(
+    ask: Requests,
+    build: Build,
+    reading: SliceReader,
+    tokenizer: _Tokenizer,
+    outcome: Outcome,
+    until: str,
+    overlap: bool,
+    stop: threading.Event,
+    halt: Callable[[], None],
+) -> None:
     rounds = rounds_of(ask.run)
     holdouts: Mapping[str, Input] = {}
     line, base = _base(ask, build, reading, tokenizer, outcome)
@@ -71,7 +94,7 @@ def adapt(
             measure(ask, build, outcome, base, holdouts)
         ahead = ask.needed(following, line.taken) if following and overlap else None
         read_on = partial(reading.until, ahead) if ahead else None
-        with reading_ahead(read_on, stop or threading.Event(), halt):
+        with reading_ahead(read_on, stop, halt):
             line, model = _train(ask, build, line, round, read, until)
         if model is not None and until in ("evaluate", "report"):
             measure(ask, build, outcome, model, holdouts)
@@ -81,7 +104,6 @@ def adapt(
     outcome.settle()
     if until == "report":
         outcome.report = build(ask.report(outcome))
-    return outcome
 
 
 class _Tokenizer:

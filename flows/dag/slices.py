@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -21,8 +22,20 @@ from storage.artifact import Artifact, Chain, Input
 from storage.errors import StageFailed
 from tasks.corpus.packing.interleave import choose
 from tasks.corpus.reading.sources import SourceConfig
+from tasks.corpus.reasons import commonest
 
 _STRETCH = 64
+_WAYS = {
+    "ingest": "repair its files or name their column with text_field",
+    "dedup": "loosen corpus.dedup, or leave out the source that holds the same text",
+    "filter": "loosen corpus.filter",
+    "decontaminate": "look for fewer benchmarks in corpus.decontaminate",
+}
+"""The stages that drop documents, and what to do where one drops nearly all."""
+
+
+class NothingLeft(StageFailed):
+    """A source of which nothing is left to train on. All that it had was read, and is in the slices."""
 
 
 @dataclass
@@ -41,7 +54,7 @@ class SliceReader:
     def until(self, needed: Mapping[str, int]) -> list[Slice]:
         """Read until each source has at least `needed` tokens or is used up. Returns all slices so far.
 
-        Raises StageFailed if a source is used up without giving a token.
+        Raises NothingLeft if a source is used up without giving a token.
         """
         sources = [source for source in self.requests.run.corpus.sources if source.name in needed]
         while any(self._wants(source, needed) for source in sources):
@@ -49,10 +62,7 @@ class SliceReader:
             self._read(source, "tokenize")
         for source in sources:
             if needed[source.name] and not self.tokens_of(source.name):
-                raise StageFailed(
-                    f"source {source.name} is used up and gave no token: every document was dropped or held out. "
-                    "`dropped.parquet` of its stages says why; loosen corpus.filter, or give it more text"
-                )
+                raise self._nothing_left(source.name)
         return list(self.slices)
 
     def all(self, until: str, most: int | None) -> None:
@@ -90,6 +100,28 @@ class SliceReader:
         """The artifacts of one stage, one for each slice, in order."""
         return [(one, one.artifacts[stage]) for one in self.slices if stage in one.artifacts]
 
+    def _nothing_left(self, source: str) -> NothingLeft:
+        """Where the rows of a source went, stage by stage, and what would keep most of them."""
+        own = [one.artifacts for one in self.slices if one.source == source]
+        losses: list[tuple[int, str, str]] = []
+        for stage, way in _WAYS.items():
+            counts: Counter[str] = Counter()
+            for made in own:
+                counts.update(made[stage].stats["dropped_by_reason"])
+            if counts:
+                losses.append(
+                    (counts.total(), f"{stage} dropped {counts.total():,} ({commonest(counts)})", way)
+                )
+        if held := sum(int(made["decontaminate"].stats["documents_held_out"]) for made in own):
+            losses.append((held, f"{held:,} are held out", "lower corpus.holdout_fraction"))
+        read = sum(int(made["ingest"].stats["documents_in"]) for made in own)
+        where = "; ".join(words for _, words, _ in losses) or "it has none"
+        way = max(losses)[2] if losses else "look at its files"
+        return NothingLeft(
+            f"source {source} is used up and gave no token. Of its {read:,} rows: {where}. To keep more, {way}; or give "
+            "it more text. `onward explain` follows one document, and the page about the data shows examples"
+        )
+
     def _wants(self, source: SourceConfig, needed: Mapping[str, int]) -> bool:
         return not self.used_up(source.name) and self.tokens_of(source.name) < needed[source.name]
 
@@ -125,6 +157,13 @@ class SliceReader:
                 make("decontaminate", ask.decontaminate(filtered.part("documents"), first))
         if until == "tokenize":
             one = Slice(number, name, made)
+            if (
+                self.requests.new_base
+                and not self.slices
+                and not made["decontaminate"].stats["documents_out"]
+            ):
+                self.slices.append(one)
+                raise self._nothing_left(name)
             tokenizer = self.tokenizer([*self.slices, one])
             make("tokenize", ask.tokenize(made["decontaminate"].part("documents"), tokenizer))
         self.cursors[name] = ingested

@@ -107,17 +107,20 @@ def _execute(run: RunConfig, options: Options, console: Console) -> Any:
 def _adapt(run: RunConfig, options: Options, attempt: RunAttempt) -> None:
     builder = attempt.builder
     with shown(builder, attempt.tracker, run.name, attempt.known) as pages:
-        outcome = adapt(
-            Requests(run, builder.store, warn=builder.console.warn),
-            builder,
-            until=options.until,
-            slices=options.slices,
-            overlap=_overlap(run),
-            stop=builder.stop,
-            halt=builder.halt,
-            outcome=attempt.outcome,
-        )
-        publish.data_page(pages, outcome.data.part("page") if outcome.data else None)
+        outcome = attempt.outcome
+        try:
+            adapt(
+                Requests(run, builder.store, warn=builder.console.warn),
+                builder,
+                until=options.until,
+                slices=options.slices,
+                overlap=_overlap(run),
+                stop=builder.stop,
+                halt=builder.halt,
+                outcome=outcome,
+            )
+        finally:  # where nothing is left of a source too, the page says where it went
+            publish.data_page(pages, outcome.data.part("page") if outcome.data else None)
         page = _page(builder.store, outcome.report, builder.console) if outcome.report else None
         publish.report_page(pages, page)
         if "all" in options.force:

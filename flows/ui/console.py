@@ -14,11 +14,14 @@ from collections.abc import Callable, Mapping
 from typing import Any, TextIO
 
 from storage.secrets import without_secrets
+from tasks.corpus.reasons import commonest
 
 _MARKS = {"built": "✓", "reproduced": "="}
 _SHORT_SECONDS = 3.0
 _TOGETHER_SECONDS = 60.0
 _RATE_SECONDS = 3.0
+_NEARLY_NONE = 0.1
+"""Of the documents: where no more are left, the line says why."""
 
 
 class Console:
@@ -143,10 +146,16 @@ def _counted(stages: Mapping[str, int]) -> str:
 
 
 def counts(stats: Mapping[str, Any]) -> str:
-    """`1,200 → 1,100 documents, 400,000 tokens`: input and output, as far as a stage counts them."""
+    """`1,200 → 1,100 documents, 400,000 tokens`: input and output, as far as a stage counts them.
+
+    Where nearly nothing is left, the commonest reasons too: `30 → 0 documents (gopher_too_few_words 28, language 2)`.
+    """
     words = []
     if stats.get("documents_in") is not None and stats.get("documents_out") is not None:
-        words.append(f"{stats['documents_in']:,} → {stats['documents_out']:,} documents")
+        left = f"{stats['documents_in']:,} → {stats['documents_out']:,} documents"
+        reasons = commonest(stats.get("dropped_by_reason") or {})
+        nearly_none = stats["documents_out"] <= _NEARLY_NONE * stats["documents_in"]
+        words.append(f"{left} ({reasons})" if reasons and nearly_none else left)
     elif stats.get("documents") is not None:
         words.append(f"{stats['documents']:,} documents")
     if stats.get("tokens") is not None:

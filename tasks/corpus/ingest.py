@@ -27,8 +27,10 @@ from tasks.corpus.reading import ingest_shard
 from tasks.corpus.reading.batches import Unit
 from tasks.corpus.reading.digests import FileDigests
 from tasks.corpus.reading.ingest_shard import DROPPED_FILE, STAGE, ShardJob, read_shard
+from tasks.corpus.reading.kinds import refusal
 from tasks.corpus.reading.slice_plan import IngestInputs, SlicePlan, plan_slice, read_cursor
 from tasks.corpus.reading.sources import IngestConfig, SourceConfig
+from tasks.corpus.reasons import commonest
 
 VERSION = 2
 COMPONENTS = {"parquet": 1, "lines": 1, "text": 1, "python": 1, "hub": 1}
@@ -208,7 +210,7 @@ def _judge(
         return
     state = read_cursor(inputs.cursor) or {"rows": 0, "dropped": 0}
     rows, bad = state["rows"] + stats.documents_in, state["dropped"] + stats.documents_dropped
-    reasons = ", ".join(f"{reason} {count:,}" for reason, count in stats.dropped_by_reason.items())
+    reasons = commonest(stats.dropped_by_reason)
     first = [
         f"  {reason}: {detail}"
         for reason, detail in zip(
@@ -225,12 +227,25 @@ def _judge(
         return
     what = "nothing could be read" if nothing else f"{bad:,} of {rows:,} rows had to be set aside"
     raise StageFailed(
-        f"ingest: source {config.name!r}, slice {stats.slice}: {what} ({reasons} in this slice), "
+        f"ingest: source {config.name!r}, slice {stats.slice}: {what} (in this slice: {reasons}), "
         f"more than max_bad_fraction = {config.max_bad_fraction:g} allows. The first:\n"
         + "\n".join(first)
-        + "\nRepair or leave out these files, set text_field to the column with the text, or raise "
-        "corpus.max_bad_fraction"
+        + f"\n{_way_out(inputs, nothing, bad, rows)}"
     )
+
+
+def _way_out(inputs: IngestInputs, nothing: bool, bad: int, rows: int) -> str:
+    """What to do about bad rows: to allow more of them is no advice where a file is of another kind, or most is bad."""
+    local = (
+        Path(path) for name, path in inputs.paths.items() if name not in inputs.reading.get("remote", {})
+    )
+    strange = [(path.name, found) for path in local if path.is_file() and (found := refusal(path))]
+    if strange:
+        name, (kind, way) = strange[0]
+        more = f" ({len(strange):,} files in all)" if len(strange) > 1 else ""
+        return f"{name} is {kind}{more}: {way}, or leave it out of files"
+    repair = "Repair or leave out these files, or set text_field to the column with the text"
+    return repair if nothing or 2 * bad > rows else f"{repair}; or raise corpus.max_bad_fraction"
 
 
 def _write_cursor(

@@ -285,8 +285,8 @@ def _no_file(path: Path) -> tuple[str, str] | None:
 def _sentence(strange: dict[Path, tuple[str, str]], files: int, base: Path) -> str:
     """`3 of 10 files cannot be read: a.pdf is a PDF document (convert it to text first); b.zip and 1 more are …`."""
     groups: dict[tuple[str, str], list[str]] = {}
-    for path, what in strange.items():
-        groups.setdefault(what, []).append(_name(path, base))
+    for path, found in strange.items():
+        groups.setdefault(found, []).append(_name(path, base))
     said = []
     for (what, way), names in sorted(groups.items(), key=lambda group: -len(group[1])):
         if len(names) == 1:

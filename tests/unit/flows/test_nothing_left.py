@@ -1,0 +1,80 @@
+"""A source of which nothing is left: the message says where its rows went, and the page about the data is made."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows.config import RunConfig
+from flows.dag.pretrain import adapt
+from flows.dag.requests import Requests
+from flows.dag.slices import NothingLeft
+from flows.dag.state import Outcome
+from flows.ui.console import counts
+from storage.artifact import Artifact
+from storage.store import Making, Request, Store
+
+PROSE = "The cart with number {n} was driven to the mill and back, and nobody had seen it on the road since then. "
+
+
+def run_of(home: Path, shared_data: Path, texts: list[str], **corpus: Any) -> RunConfig:
+    rows = "".join(json.dumps({"text": text}) + "\n" for text in texts)
+    (home / "notes.jsonl").write_text(rows)
+    source = {"name": "notes", "role": "domain", "weight": 1, "files": [str(home / "notes.jsonl")]}
+    return RunConfig.model_validate(
+        {
+            "name": "nothing",
+            "store": str(home / "store"),
+            "corpus": {"sources": [source], "slice_bytes": "1M", "holdout_fraction": 0, **corpus},
+            "model": {"base": str(shared_data / "models" / "stories260K-hf")},
+            "packing": {"sequence_length": 64, "window_tokens": 4096},
+            "training": {"token_budgets": ["4K"], "batch_tokens": 256, "learning_rate": 1e-3},
+        }
+    )
+
+
+def failed(run: RunConfig) -> tuple[str, Outcome, dict[str, Artifact]]:
+    """The message, the results, and the artifacts by stage."""
+    store, outcome, made = Store(run.store_path), Outcome(), dict[str, Artifact]()
+
+    def build(request: Request, **_: Any) -> Artifact:
+        made[request.stage] = store.ensure(request, Making()).artifact
+        return made[request.stage]
+
+    with pytest.raises(NothingLeft) as failure:
+        adapt(Requests(run, store, warn=print), build, outcome=outcome)
+    return str(failure.value), outcome, made
+
+
+OPEN = {"language": "any", "gopher": False, "c4": False, "fineweb": False, "pii": "off"}
+
+
+def test_where_all_is_filtered_the_commonest_reasons_and_the_page(tmp_path: Path, shared_data: Path) -> None:
+    texts = [f"too few words {n}" for n in range(20)] + [f"{n} {{ " + PROSE.format(n=n) * 3 for n in range(5)]
+    message, outcome, made = failed(run_of(tmp_path, shared_data, texts, filter={"language": "any"}))
+    reasons = made["filter"].stats["dropped_by_reason"]
+    assert sum(reasons.values()) == 25
+    for reason, count in sorted(reasons.items(), key=lambda entry: -entry[1])[:3]:
+        assert f"{reason} {count}" in message
+        assert f"{reason} {count}" in counts(made["filter"].stats)
+    assert "Of its 25 rows: filter dropped 25 (" in message and "loosen corpus.filter" in message
+    assert outcome.data is not None and outcome.data.stats["left"] == 0
+    page = next(path for path in outcome.data.part("page").paths if path.name == "data.md").read_text()
+    assert "Of 25 documents that were read" in page and "0 (0 %) are left" in page
+
+
+def test_where_all_is_held_out_it_says_so(tmp_path: Path, shared_data: Path) -> None:
+    texts = [PROSE.format(n=0) * 3]
+    message, outcome, _ = failed(run_of(tmp_path, shared_data, texts, filter=OPEN, holdout_fraction=0.49))
+    assert "Of its 1 rows: 1 are held out. To keep more, lower corpus.holdout_fraction" in message
+    assert outcome.data is not None
+
+
+def test_a_line_gives_reasons_only_where_nearly_nothing_is_left() -> None:
+    stats = {"documents_in": 30, "documents_out": 3, "dropped_by_reason": {"a": 20, "b": 4, "c": 2, "d": 1}}
+    assert counts(stats) == "30 → 3 documents (a 20, b 4, c 2 and 1 more reason)"
+    assert counts({**stats, "documents_out": 4}) == "30 → 4 documents"
+    assert counts({"documents_in": 0, "documents_out": 0, "dropped_by_reason": {}}) == "0 → 0 documents"
