@@ -36,7 +36,8 @@ class Change:
     `tested` over the benchmarks of the comparison. seen: the smallest change that would have been detected, None if
     that cannot be told. mcnemar: (gained, lost, p) for right-or-wrong questions. flips: the exact test of all signs,
     for means of such benchmarks and for other scores. rising: a higher value is better. relative: of perplexity, over
-    documents. of: the difference of ratios behind a relative change.
+    documents. of: the difference of ratios behind a relative change. answers: it counts
+    questions that became right or wrong.
     """
 
     value: float
@@ -52,6 +53,7 @@ class Change:
     flips: float | None = None
     relative: bool = False
     of: Ratio | None = None
+    answers: bool = False
 
     @property
     def tested(self) -> float:
@@ -139,7 +141,7 @@ def with_mcnemar(change: Change, before: pa.Table, after: pa.Table, metric: str)
         first, second = (table[metric].to_numpy().astype(np.float64) for table in (before, after))
         return replace(change, flips=sign_flips(second - first))
     gained, lost = int((turned > 0).sum()), int((turned < 0).sum())
-    return replace(change, mcnemar=(gained, lost, mcnemar(gained, lost)))
+    return replace(change, mcnemar=(gained, lost, mcnemar(gained, lost)), answers=True)
 
 
 def turns(before: pa.Table, after: pa.Table, metric: str) -> np.ndarray | None:
@@ -166,5 +168,5 @@ def _seen(change: Change, tests: int) -> float | None:
         low, high = change.of.interval(1 - (1 - LEVEL) / max(1, tests))
         found = _expm1((high - low) / 2 + power_of(change.of.stderr))
     else:
-        found = smallest_seen(change.stderr, tests, change.count if change.mcnemar else None)
-    return found if math.isfinite(found) else None
+        found = smallest_seen(change.stderr, tests, change.count if change.answers else None)
+    return found if math.isfinite(found) and found > 0 else None

@@ -170,6 +170,11 @@ def warnings_of(facts: Mapping[str, Any], result: Mapping[str, Any]) -> Iterator
         )
     for first, last in result.get("rollbacks", ()):
         yield f"steps {first} to {last} had no finite loss or gradient: they changed no weights, and were passed over"
+    if "last_loss" in result:
+        yield (
+            f"the loss rose: its last steps have {result['last_loss']:.3g} nats per token, and it was "
+            f"{result['lowest_loss']:.3g} (guessing: {result['guessing']:.3g}); lower training.learning_rate"
+        )
 
 
 def _write_spec(config: SegmentConfig, inputs: TrainInputs, work: Path) -> None:

@@ -18,6 +18,7 @@ from tasks.training.process.restart import LostOthers
 from tasks.training.segment import Segment, open_segment, same_weights
 from tasks.training.spec import Spec
 from tasks.training.state import checkpoint as checkpoints
+from tasks.training.state.climb import WINDOW
 from tasks.training.state.recovery import BAD_STEPS_IN_A_ROW, MOST_ROLLBACKS, record
 from tasks.training.state.work import Say, check_earlier_work, held_alone
 from tasks.training.step import pass_over, take_step
@@ -101,9 +102,12 @@ def _steps(segment: Segment, stop: Callable[[], bool], say: Say) -> int | None:
     execution, last = segment.spec.execution, segment.spec.identity.last_step
     progress, writer = segment.progress, segment.writer
     saved_at = time.monotonic()
+    warned = segment.climb.risen
     while progress.step < last:
         if writer:
             writer.check()
+        if segment.climb.diverged:
+            _end_diverged(segment)
         if stopped := segment.processes.any(stop()):
             break
         tokens = progress.tokens
@@ -115,6 +119,13 @@ def _steps(segment: Segment, stop: Callable[[], bool], say: Say) -> int | None:
             if progress.skipped_in_a_row and progress.skipped_in_a_row % BAD_STEPS_IN_A_ROW == 0:
                 _go_back(segment, say)
                 return None
+            segment.climb.add(None if progress.skipped_in_a_row else progress.loss)
+            if segment.climb.risen and not warned:
+                warned = True
+                say(
+                    f"warning: at step {progress.step} the loss of the last steps is {segment.climb.level:.3g}, and was "
+                    f"{segment.climb.lowest:.3g} (guessing: {segment.climb.guessing:.3g}); the rate may be too high"
+                )
         collect(segment)
         keep(segment, tokens)
         due = time.monotonic() - saved_at >= execution.checkpoint_every
@@ -127,6 +138,8 @@ def _steps(segment: Segment, stop: Callable[[], bool], say: Say) -> int | None:
         stopped = False
         if progress.skipped_in_a_row >= BAD_STEPS_IN_A_ROW:  # no good step has followed
             _give_up(segment)
+        if segment.climb.diverged:
+            _end_diverged(segment)
     save(segment)
     if writer:
         writer.wait()
@@ -160,6 +173,20 @@ def _give_up(segment: Segment) -> None:
         f"{rate:.3g}, after training had gone back to a checkpoint {again} time{'s' if again > 1 else ''} and skipped such "
         "steps. They changed no weights. Lower "
         f"training.learning_rate, or look at the documents from sequence {first} on."
+    )
+
+
+def _end_diverged(segment: Segment) -> None:
+    """Keep a checkpoint of this step and raise StageFailed. The next start ends here too, without a step."""
+    step, climb = segment.progress.step, segment.climb
+    save(segment)
+    if segment.writer:
+        segment.writer.wait()
+    rate = learning_rate(segment.spec.identity.schedule, max(step, 1))
+    raise StageFailed(
+        f"Training diverged: the loss was {climb.lowest:.3g} and is {climb.level:.3g} nats per token, worse than guessing "
+        f"({climb.guessing:.3g}) in each of the last {WINDOW} steps up to step {step}, at the rate {rate:.3g}. "
+        "Lower training.learning_rate, or raise training.schedule.warmup_tokens."
     )
 
 

@@ -113,6 +113,7 @@ def finish(segment: Segment) -> None:
         "loss": progress.loss,
         "parameters": segment.shape.parameters,
         "identity": identity.digest,
+        **segment.climb.at_the_end,
     }
     checkpoints.write_json(work / "result.json", result)
 

@@ -28,6 +28,7 @@ from tasks.training.state import checkpoint as checkpoints
 from tasks.training.state import export as exports
 from tasks.training.state.average import AVERAGE, RunningSum
 from tasks.training.state.checkpoint import Checkpoint
+from tasks.training.state.climb import Climb
 from tasks.training.state.journal import Journal, journal_holds
 from tasks.training.state.recovery import Recovery, read_recovery
 from tasks.training.state.work import Say
@@ -76,6 +77,7 @@ class Segment:
     writer: Writer | None
     recovery: Recovery
     progress: Progress
+    climb: Climb
     average: RunningSum
     begun_step: int | None
     """The step of the newest checkpoint that was begun, known to all processes. `saved_step` is that of the newest
@@ -132,6 +134,8 @@ def open_segment(spec: Spec, say: Say, processes: Processes) -> Segment:
         journal = Journal(lines, found.state["journal"] if found else None)
         step = found.step if found else None
         writer = Writer(work / "checkpoints", spec.execution.keep_last, step, say)
+    before = Climb(shape.vocabulary, journal.losses) if journal else None
+    climb = processes.tell(before.state() if before else None)
     groups = processes.tell(read_recovery(work).groups if processes.first else None)
     where = f"resumed from step {found.step}" if found else "fresh"
     several = f"{processes.count} processes, " if processes.count > 1 else ""
@@ -154,6 +158,7 @@ def open_segment(spec: Spec, say: Say, processes: Processes) -> Segment:
         writer=writer,
         recovery=Recovery.of(groups),
         progress=progress,
+        climb=Climb(shape.vocabulary).restored(climb),
         average=_sum_so_far(found, identity, model, processes),
         begun_step=found.step if found else None,
         peak_flops=executions.peak_flops(model.device),

@@ -77,7 +77,8 @@ class Measure(Generic[R]):
             return perplexity_change(self.ratios[before], self.ratios[after])
         change = score_change(self.estimates[before], self.estimates[after])
         if self.exact is not None:
-            return replace(change, flips=self.exact(before, after))
+            flips = self.exact(before, after)
+            return replace(change, flips=flips, answers=flips is not None)
         return with_mcnemar(change, self.tables[before], self.tables[after], self.metric)
 
 

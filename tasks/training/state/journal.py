@@ -82,6 +82,8 @@ class Journal:
         lines = begin.splitlines()
         self._recent = deque(map(json.loads, lines[-BAD_STEPS_IN_A_ROW:]), BAD_STEPS_IN_A_ROW)
         self._spikes = Spikes(_last_losses(lines))
+        self.losses = [_counted_loss(json.loads(line)) for line in lines]
+        """Of the steps before the mark, oldest first; None where a step changed no weight."""
 
     @property
     def recent(self) -> list[dict[str, Any]]:
@@ -111,6 +113,10 @@ class Journal:
     def close(self) -> None:
         """Close the file; the lines stay."""
         self._file.close()
+
+
+def _counted_loss(row: Mapping[str, Any]) -> float | None:
+    return None if row.get("skipped") else row["loss"]
 
 
 def _last_losses(lines: Iterable[bytes]) -> list[float]:

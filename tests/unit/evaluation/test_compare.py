@@ -135,6 +135,15 @@ def test_a_score_that_is_no_right_or_wrong_has_no_mcnemar() -> None:
     assert changed(questions([0.5, 0.1]), questions([0.5, 0.2])).mcnemar is None
 
 
+def test_no_change_of_nothing_would_have_been_seen() -> None:
+    same = questions([0.5, 0.1] * 10)
+    assert judged([changed(same, same)])[0].seen is None, (
+        "no error, and no number of questions that must change"
+    )
+    right = questions([1.0, 0.0] * 10)
+    assert judged([changed(right, right)])[0].seen == 6 / 20
+
+
 def test_questions_are_drawn_within_their_subjects() -> None:
     subjects = ["easy"] * 50 + ["hard"] * 50
     before = questions([0.0] * 100, subjects)
