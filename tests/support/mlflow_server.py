@@ -55,13 +55,13 @@ class MlflowServer:
                 stderr=log,
                 start_new_session=True,
             )
-        until = time.monotonic() + 180
+        until = time.monotonic() + 400
         while time.monotonic() < until:
             assert self._process.poll() is None, (self.home / "server.log").read_text()[-3000:]
             with contextlib.suppress(OSError), urllib.request.urlopen(f"{self.uri}/health", timeout=5):
                 return
             time.sleep(0.1)
-        raise AssertionError("MLflow's server did not answer within three minutes")
+        raise AssertionError("MLflow's server did not answer within minutes")
 
     def kill(self) -> None:
         """SIGKILL, to it and its workers."""

@@ -5,15 +5,18 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import time
 from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
+from tests.support.begun import begin
 from tests.support.servers import PrefectServer
 from tests.support.small import write_config
 
@@ -85,10 +88,25 @@ class Site:
 
     def wait_training(self, store: str, beyond: int) -> None:
         """Until training has passed a step."""
-        until = time.monotonic() + 240
+        until = time.monotonic() + 600
         while self.training(store)[0] <= beyond or not self.training(store)[1]:
             assert time.monotonic() < until, f"no training beyond step {beyond}"
-            time.sleep(0.1)
+            time.sleep(0.02)
+
+    @contextlib.contextmanager
+    def held(self, store: str) -> Iterator[psutil.Process]:
+        """The trainer stands still during the block: what is looked at meanwhile is no race against its end."""
+        (trainer,) = (
+            process
+            for process in psutil.process_iter(["cmdline"])
+            if "tasks.training" in (line := process.info["cmdline"] or ())
+            and any(str(self.server.home / store) in word for word in line)
+        )
+        trainer.suspend()
+        try:
+            yield trainer
+        finally:
+            trainer.resume()
 
     def left(self, store: str) -> list[str]:
         """Processes that name the store or hold its files."""
@@ -112,10 +130,11 @@ class Site:
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory):
+def site(tmp_path_factory, reference_run):
     home = tmp_path_factory.mktemp("site")
+    begin(reference_run, home, "long")
     with PrefectServer(home) as server:
-        config = write_config(home, budgets=("2M",), training__batch_tokens=1024)
+        config = write_config(home, budgets=("200K",))
         server.deploy(config)
         with server.worker(ONWARD_MLFLOW_URL=MLFLOW):
             yield Site(server, config)
@@ -164,14 +183,21 @@ def test_a_failure_says_what_is_kept_and_a_retry_repeats_only_the_failed_stage(s
 def test_cancelled_killed_and_retried_a_run_goes_on_each_time(site):
     run = site.start("long")
     site.wait_training("long", beyond=40)
-    time.sleep(11)  # a period of publishing
+    with site.held("long") as trainer:
 
-    bar = site.artifacts(run)["small-train-round-1-2m"]
-    assert "tokens/s" in bar["description"] and "last checkpoint" in bar["description"]
-    assert site.table(run)[0]["state"] == "running"
+        def shown() -> bool:
+            trainer.resume()  # a few steps: a rate is of what was done between two looks
+            time.sleep(0.05)
+            trainer.suspend()
+            time.sleep(1)
+            bar = site.artifacts(run).get("small-train-round-1-200k", {}).get("description", "")
+            return "tokens/s" in bar and "last checkpoint" in bar
 
-    began = time.monotonic()
-    site.set_state(run, "CANCELLING", "Cancelling", force=False)
+        eventually(shown)
+        assert site.table(run)[0]["state"] == "running"
+        site.set_state(run, "CANCELLING", "Cancelling", force=False)
+        eventually(lambda: asked_to_end(trainer.pid))
+        began = time.monotonic()
     while site.left("long"):
         time.sleep(0.1)
     assert time.monotonic() - began < 28, "gone within the worker's half a minute, not killed at its end"
@@ -190,27 +216,37 @@ def test_cancelled_killed_and_retried_a_run_goes_on_each_time(site):
     assert site.states(run)["Cached"] >= finished
 
     os.kill(site.flow_process(run), signal.SIGKILL)
-    site.server.wait(run, "CRASHED", seconds=120)
-    until = time.monotonic() + 60
-    while site.left("long") and time.monotonic() < until:
-        time.sleep(0.2)
-    assert site.left("long") == [], "the trainer leaves when its run is gone"
+    site.server.wait(run, "CRASHED", seconds=240)
+    eventually(lambda: site.left("long") == [])  # the trainer leaves when its run is gone
     assert site.states(run)["Running"] == 1, "nobody could tell of the killed task yet"
 
     site.retry(run)
-    found = site.server.wait(run, "COMPLETED", seconds=300)
+    found = site.server.wait(run, "COMPLETED", seconds=600)
     assert found["run_count"] == 3
     states = site.states(run)
     assert set(states) == {"Completed", "Cached", "Crashed"} and states["Crashed"] == 2
     rows = site.table(run)
     assert {row["state"] for row in rows} == {"cached", "built"}
-    train = next(row for row in rows if row["of"] == "round 1 · 2M" and row["stage"] == "train")
+    train = next(row for row in rows if row["of"] == "round 1 · 200K" and row["stage"] == "train")
     assert train["why"].startswith("begun before")
-    assert site.artifacts(run)["small-train-round-1-2m"]["data"] == 100
+    assert site.artifacts(run)["small-train-round-1-200k"]["data"] == 100
     made = Counter(task["name"] for task in site.tasks(run) if task["state_name"] == "Completed")
     assert set(made.values()) == {1}, "nothing that was finished was made again"
 
     _one_mlflow_run_with_links_both_ways(site, run)
+
+
+def asked_to_end(pid: int) -> bool:
+    """Whether SIGTERM waits for a process that stands still."""
+    pending = re.findall(r"^S\w+Pnd:\s*(\w+)", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    return any(int(mask, 16) >> (signal.SIGTERM - 1) & 1 for mask in pending)
+
+
+def eventually(holds: Callable[[], Any], seconds: float = 120) -> None:
+    until = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < until, f"not within {seconds:.0f} s"
+        time.sleep(0.2)
 
 
 def _one_mlflow_run_with_links_both_ways(site: Site, run: str) -> None:
@@ -241,7 +277,7 @@ def test_a_server_that_is_killed_and_started_again_changes_nothing(site):
         assert time.monotonic() < until
         time.sleep(0.05)
     site.server.kill()
-    time.sleep(15)
+    time.sleep(6)
     site.server.__enter__()
     site.server.wait(run, "COMPLETED")
     rows = site.table(run)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.attempts import Attempt, wait_until_alone
+from tests.support.begun import begin
 from tests.support.small import ONWARD, digests, onward, run_json, write_config
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("runs_share_a_server")]
@@ -29,7 +30,9 @@ def wait_for_steps(attempt: Attempt, store: Path, number: int) -> None:
         time.sleep(0.02)
 
 
-def test_two_processes_under_onward_run(tmp_path: Path) -> None:
+def test_two_processes_under_onward_run(tmp_path: Path, reference_run: Path) -> None:
+    for store in ("calm", "store"):
+        begin(reference_run, tmp_path, store)
     over = {"budgets": ("12K",), "training__execution": TWO}
     calm = Attempt(
         [
@@ -60,7 +63,7 @@ def test_two_processes_under_onward_run(tmp_path: Path) -> None:
     result = run_json(tmp_path, config, "--until", "decay")
     assert digests(store) == digests(tmp_path / "calm")
     for entry in result["stages"]:
-        if entry["stage"] in ("train", "decay"):
+        if entry["stage"] in ("train", "decay") and entry["round"]:
             manifest = json.loads((store / entry["path"] / "manifest.json").read_text())
             assert manifest["provenance"]["execution"]["processes"] == 2
 
