@@ -14,6 +14,7 @@ declared final, `.tmp` is renamed away in one step. After that, no earlier task 
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import re
@@ -21,6 +22,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -132,7 +134,7 @@ class Draft:
             if not _NAME.fullmatch(name):
                 raise OnwardError(f"{name!r} cannot name a shard: use a-z, 0-9, '.', '_' and '-'")
         root = self.path / part
-        done = {name: record for name in jobs if (record := _committed(root / name, aside)) is not None}
+        done = self._whole(root, jobs, aside)
         missing = {name: job for name, job in jobs.items() if name not in done}
         unit = f"shards of {part.removeprefix('scratch/')}"
         self.progress(len(done), len(jobs), unit)
@@ -147,6 +149,13 @@ class Draft:
             done[name] = record
             self.progress(len(done), len(jobs), unit)
         return done
+
+    def _whole(self, root: Path, jobs: Mapping[str, J], aside: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+        """The records of shards that an earlier attempt committed, as far as their bytes are still those."""
+        done = {name: record for name in jobs if (record := _committed(root / name, aside)) is not None}
+        with ThreadPoolExecutor() as pool:
+            whole = list(pool.map(_is_whole, [root / name for name in done], done.values()))
+        return {name: record for (name, record), good in zip(done.items(), whole, strict=True) if good}
 
     def _place_for_shards(self, root: Path, missing: Mapping[str, Any]) -> Path:
         """The directory that workers write to. Anything that would block their renames is moved away first."""
@@ -230,7 +239,9 @@ def _make_shard(
         names = [name for name in names if name not in aside]
         files = [_shard_entry(temporary, path, stats, alone=len(names) == 1) for path in names]
         record = {"stats": stats, "files": files, "host": host_name()}
-        (temporary / SHARD_RECORD).write_text(json.dumps(record, allow_nan=False), encoding="utf-8")
+        record["aside"] = {name: sha256_file(temporary / name) for name in aside}
+        text = json.dumps(record | {"record": _digest_of(record)}, allow_nan=False)
+        (temporary / SHARD_RECORD).write_text(text, encoding="utf-8")
         if not os.path.samestat(os.fstat(own), temporary.stat()):
             raise StageFailed(
                 f"{temporary} was taken away while its shard was made: the run that asked is gone"
@@ -286,9 +297,25 @@ def _committed(directory: Path, aside: tuple[str, ...] = ()) -> dict[str, Any] |
         record: dict[str, Any] = json.loads((directory / SHARD_RECORD).read_bytes())
         whole = all((directory / e["path"]).stat().st_size == e["bytes"] for e in record["files"])
         whole = whole and all((directory / name).is_file() for name in aside)
-    except (OSError, ValueError, KeyError, TypeError):
+        written = record.pop("record", None)
+        whole = whole and written in (None, _digest_of(record))  # none in a shard that 0.1.0 made
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     return record if whole else None
+
+
+def _is_whole(directory: Path, record: dict[str, Any]) -> bool:
+    """Whether the files of a shard have the bytes that were committed."""
+    named = {entry["path"]: entry["sha256"] for entry in record["files"]} | record.get("aside", {})
+    try:
+        return all(sha256_file(directory / name) == digest for name, digest in named.items())
+    except OSError:
+        return False
+
+
+def _digest_of(record: dict[str, Any]) -> str:
+    """The sha256 of a shard's record, without itself."""
+    return hashlib.sha256(json.dumps(record, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
 def _rows(path: Path) -> int | None:

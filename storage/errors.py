@@ -36,6 +36,17 @@ class DamagedArtifact(OnwardError):
     passing = True
 
 
+class DamagedInput(DamagedArtifact):
+    """What a stage reads, or has read, is damaged. It was set aside, and so was what may have been made of it.
+
+    `artifacts`: (stage, first 16 digits of the key) of each.
+    """
+
+    def __init__(self, message: str, artifacts: tuple[tuple[str, str], ...] = ()) -> None:
+        super().__init__(message)
+        self.artifacts = artifacts
+
+
 class StageFailed(OnwardError):
     """A stage could not finish. Everything that it committed before is kept."""
 

@@ -96,6 +96,21 @@ def recorded_inputs(inputs: Any) -> dict[str, Any]:
     return {name: _references(value) for name, value in _fields(inputs)}
 
 
+def parts_of(inputs: Any) -> list[Input]:
+    """Every part of another artifact that a stage may read, those that are in no key and all links of chains too."""
+    if isinstance(inputs, Input):
+        return [inputs]
+    if isinstance(inputs, Chain):
+        return list(inputs.links)
+    if isinstance(inputs, Mapping):
+        inputs = list(inputs.values())
+    elif dataclasses.is_dataclass(inputs) and not isinstance(inputs, type):
+        inputs = [getattr(inputs, field.name) for field in dataclasses.fields(inputs)]
+    if isinstance(inputs, list | tuple):
+        return [part for value in inputs for part in parts_of(value)]
+    return []
+
+
 def _fields(inputs: Any) -> list[tuple[str, Any]]:
     return [
         (field.name, getattr(inputs, field.name))

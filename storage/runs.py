@@ -6,6 +6,7 @@ Each change rewrites `<store>/runs/<run>.json` as a whole. `<run>` is the config
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import re
 import shutil
@@ -18,9 +19,12 @@ from storage.artifact import Artifact
 from storage.atomic import make_writable, write_bytes
 from storage.errors import OnwardError
 from storage.lock import Lock
+from storage.manifest import NAME
 from storage.store import Store
 from storage.store_places import WORK
 
+_SEAL = "record_sha256"
+_ASIDE = re.compile(r"\.damaged-(.+)-[0-9]+\.json")
 _BESIDE = re.compile(r"(\.force)?(\.gone-[0-9a-f]+)?$")
 _TRASHED = re.compile(rf"(\.work-)?{WORK.pattern}(\.force)?(\.gone-[0-9a-f]+)?")
 
@@ -50,33 +54,103 @@ def write_record(store: Store, record: RunRecord) -> Path:
     directory = store.root / "runs"
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / f"{record.run}.json"
-    write_bytes(path, (json.dumps(asdict(record), indent=1, ensure_ascii=False) + "\n").encode())
+    raw = asdict(record)
+    raw["facts"] = {**record.facts, _SEAL: _digest_of(raw)}
+    write_bytes(path, (json.dumps(raw, indent=1, ensure_ascii=False) + "\n").encode())
     return path
 
 
-def amend_record(store: Store, run: str, change: Callable[[RunRecord | None], RunRecord]) -> RunRecord:
+def amend_record(
+    store: Store,
+    run: str,
+    change: Callable[[RunRecord | None], RunRecord],
+    warn: Callable[[str], None] = lambda line: None,
+) -> RunRecord:
     """Replace a run's record by the result of `change`. One process at a time may do this.
 
     `change` gets the newest record, or None if there is no record yet. Attempts at one configuration may run in parallel,
-    so a change must keep what another attempt has written since.
+    so a change must keep what another attempt has written since. A record that cannot be read is set aside, and `warn` is
+    told.
     """
+    path = store.root / "runs" / f"{run}.json"
     with Lock(store.root / "runs" / f".{run}.lock"):
-        known = {record.run: record for record in read_records(store)}
-        record = change(known.get(run))
+        before = None
+        try:
+            before = _read(path)
+        except FileNotFoundError:
+            pass
+        except DamagedRecord as error:
+            aside = _free_name(path)
+            path.rename(aside)
+            warn(f"{error}; set aside as runs/{aside.name}, and written anew")
+        record = change(before)
         write_record(store, record)
     return record
 
 
+class DamagedRecord(OnwardError):
+    """A run's record is not what was written."""
+
+
 def read_records(store: Store) -> Iterator[RunRecord]:
-    """All records, sorted by file name. Raises OnwardError if one cannot be read."""
+    """All records that can be read, sorted by file name. `damaged_records` names the others."""
     for path in sorted((store.root / "runs").glob("[!.]*.json")):
+        with contextlib.suppress(DamagedRecord, FileNotFoundError):
+            yield _read(path)
+
+
+def damaged_records(store: Store) -> list[Path]:
+    """Records that cannot be read, and those that were set aside and not written anew by a run that ended since."""
+    found = []
+    for path in sorted((store.root / "runs").glob("*.json")):
+        aside = _ASIDE.fullmatch(path.name)
+        if path.name.startswith(".") and aside is None:
+            continue
         try:
-            raw = json.loads(path.read_bytes())
-            raw["artifacts"] = tuple((stage, key) for stage, key in raw["artifacts"])
-            raw["attempts"] = tuple(raw["attempts"])
-            yield RunRecord(**raw)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise OnwardError(f"the run record {path} cannot be read: {error}") from error
+            record = _read(path.with_name(f"{aside[1]}.json") if aside else path)
+        except (DamagedRecord, FileNotFoundError):
+            found.append(path)
+            continue
+        if aside and record.state != "completed":  # it may not name all yet
+            found.append(path)
+    return found
+
+
+def damaged_names(store: Store) -> set[str]:
+    """The names of the runs whose records were set aside."""
+    found = (_ASIDE.fullmatch(path.name) for path in (store.root / "runs").glob(".damaged-*.json"))
+    return {match[1] for match in found if match}
+
+
+def _read(path: Path) -> RunRecord:
+    """A record. Raises DamagedRecord, or FileNotFoundError."""
+    try:
+        raw = json.loads(path.read_bytes())
+        seal = raw["facts"].pop(_SEAL, None)
+        if seal not in (None, _digest_of(raw)):  # none in a record that 0.1.0 wrote
+            raise ValueError("it is not what was written")
+        raw["artifacts"] = tuple((stage, key) for stage, key in raw["artifacts"])
+        raw["attempts"] = tuple(raw["attempts"])
+        record = RunRecord(**raw)
+        if record.run != path.stem:
+            raise ValueError(f"it is the record of {record.run}")
+        return record
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise DamagedRecord(f"the run record {path} cannot be read: {error}") from error
+
+
+def _digest_of(raw: dict[str, Any]) -> str:
+    """The sha256 of a record's fields, without itself."""
+    return hashlib.sha256(json.dumps(raw, sort_keys=True, default=list).encode()).hexdigest()
+
+
+def _free_name(path: Path) -> Path:
+    number = 1
+    while (target := path.with_name(f".damaged-{path.stem}-{number}.json")).exists():
+        number += 1
+    return target
 
 
 def shared_lock(store: Store) -> Lock:
@@ -85,8 +159,8 @@ def shared_lock(store: Store) -> Lock:
 
 
 def reachable(store: Store, roots: Iterable[str]) -> set[str]:
-    """Keys of the given artifacts and of all artifacts that they were made from."""
-    by_key = {artifact.key: artifact for artifact in store.artifacts()}
+    """Keys of the given artifacts and of all artifacts that they were made from, also by way of what was set aside."""
+    by_key = {artifact.key: artifact for artifact in (*store.artifacts_aside(), *store.artifacts())}
     waiting, seen = list(roots), set[str]()
     while waiting:
         key = waiting.pop()
@@ -147,6 +221,7 @@ def collect_garbage(
         raise OnwardError(f"a run is using {store.root}; nothing was collected, try again when it has ended")
     try:
         keep = tuple(keep)
+        _refuse_damaged(store, forget)
         records = [record for record in read_records(store) if record.run not in forget]
         roots = [key for record in records for _, key in record.artifacts]
         roots += [artifact.key for artifact in store.artifacts() if keep and artifact.key.startswith(keep)]
@@ -159,11 +234,33 @@ def collect_garbage(
         if not dry_run:
             for name in forget:
                 (store.root / "runs" / f"{name}.json").unlink(missing_ok=True)
+                for aside in (store.root / "runs").glob(".damaged-*.json"):
+                    if (found := _ASIDE.fullmatch(aside.name)) and found[1] == name:
+                        aside.unlink()
             _remove(store.root / ".trash", [*(artifact.path for artifact in unneeded), *half_made])
         names = tuple(str(artifact.path.relative_to(store.root)) for artifact in unneeded)
         return Collected(names, tuple(path.name for path in half_made), freed)
     finally:
         lock.release()
+
+
+def _refuse_damaged(store: Store, forget: Collection[str]) -> None:
+    """Raise OnwardError if it cannot be told what is needed: behind a record or a manifest that cannot be read."""
+    for path in damaged_records(store):
+        aside = _ASIDE.fullmatch(path.name)
+        name = aside[1] if aside else path.stem
+        if name not in forget:
+            raise OnwardError(
+                f"{path} cannot be read, so it is not known what its run needs: nothing was collected. Run its "
+                f"configuration again to its end, which writes the record anew; or forget it: onward gc --forget {name}"
+            )
+    for path in store.unreadable():
+        if (path / NAME).exists():
+            raise OnwardError(
+                f"{path / NAME} cannot be read, so it is not known what that artifact was made of: nothing was "
+                f"collected. Start the run that made it again, which makes it anew; or set it aside: "
+                f"onward verify --store {store.root} --repair"
+            )
 
 
 def _unneeded(store: Store, roots: Iterable[str]) -> list[Artifact]:

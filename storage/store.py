@@ -4,7 +4,10 @@
 <store>/<stage>/.damaged-<key[:16]>-N/  set aside, because its bytes differed from its manifest
 <store>/.work/<stage>-<key[:16]>/       in progress; survives a crash
 <store>/.work/<stage>-<key[:16]>.lock   never unlinked
+<store>/.digests                        the sha256 of files that were read (digests.py)
 <store>/.lock                           shared by runs, exclusive for gc
+
+What is damaged, and what follows from it, is in damage.py.
 """
 
 from __future__ import annotations
@@ -20,12 +23,24 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from storage.artifact import Artifact
-from storage.atomic import commit_directory, fsync_directory, make_read_only, make_writable, write_bytes
+from storage.atomic import commit_directory, make_read_only, make_writable, write_bytes
+from storage.damage import Damage, SuspectInputs, set_aside
+from storage.digests import NAME as DIGESTS
+from storage.digests import Digests
 from storage.draft import Draft, Progress, remove_undeclared
-from storage.errors import DamagedArtifact, OnwardError, StageFailed
+from storage.errors import DamagedArtifact, HubUnreachable, Interrupted, OnwardError, StageFailed
 from storage.keys import changed_components, key_inputs, recorded_inputs, stage_key
 from storage.lock import Lock
-from storage.manifest import NAME, Manifest, digest_problems, read_manifest, size_problems
+from storage.manifest import (
+    NAME,
+    VERIFIED,
+    Manifest,
+    Reading,
+    digest_problems,
+    files_of,
+    read_manifest,
+    size_problems,
+)
 from storage.provenance import provenance
 from storage.settings import Section, identity_of
 from storage.store_places import PLACE
@@ -120,6 +135,8 @@ class Store:
 
     def __init__(self, root: Path) -> None:
         self.root = root.resolve()
+        self.digests = Digests(self.root / DIGESTS)
+        self.damage = Damage(self.root, self.digests)
 
     def path_of(self, stage: str, key: str) -> Path:
         """The directory of the artifact with this key. It may not exist yet."""
@@ -131,36 +148,64 @@ class Store:
 
     def lookup(self, stage: str, key: str) -> Artifact | None:
         """The committed artifact, or None. Raises DamagedArtifact if a file has another size than recorded."""
+        return self._found(stage, key, size_problems)
+
+    def look(self, stage: str, key: str, *, fully: bool = False) -> Artifact | None:
+        """Like `lookup`, and files that changed since they were last read are read again; with `fully`, all not yet known.
+
+        Raises DamagedArtifact also for an artifact that was made of bytes that turned out to be damaged.
+        """
+        reading: Reading = "known" if fully else "changed"
+        found = self._found(
+            stage, key, lambda path, manifest: digest_problems(path, manifest, self.digests, reading=reading)
+        )
+        if found is not None and (poisoned := self.damage.poisoned(found)):
+            raise DamagedArtifact(f"{found.path.relative_to(self.root)}: {poisoned}")
+        return found
+
+    def _found(
+        self, stage: str, key: str, problems_of: Callable[[Path, Manifest], list[str]]
+    ) -> Artifact | None:
         path = self.path_of(stage, key)
         if not path.exists():
             return None
-        manifest = read_manifest(path)
-        problems = size_problems(path, manifest)
-        if manifest.key != key:
-            problems.append(f"it holds the key {manifest.key[:16]}…, not {key[:16]}…")
+        artifact = self.read(path)
+        problems = problems_of(path, artifact.manifest)
+        if artifact.key != key:
+            problems.append(f"it holds the key {artifact.key[:16]}…, not {key[:16]}…")
         if problems:
             raise DamagedArtifact(f"{path.relative_to(self.root)}: {'; '.join(problems[:5])}")
-        return Artifact(path, manifest)
+        return artifact
 
-    def ensure(self, request: Request, making: Making | None = None, *, force: bool = False) -> Ensured:
-        """The artifact of a request. It is found and verified, or this process alone makes it now.
+    def ensure(
+        self, request: Request, making: Making | None = None, *, force: bool = False, fully: bool = False
+    ) -> Ensured:
+        """The artifact of a request. It is found and verified (see `look`), or this process alone makes it now.
 
         A damaged artifact is set aside, reported and made again. With `force`, the artifact is made beside the existing one
         and compared. If both are equal, the old one stays; otherwise the old one is set aside.
+
+        Before anything is made, every byte of the inputs is verified. Raises DamagedInput if one is damaged, also where
+        that made the stage fail. The damaged artifact is then set aside, and what was made so far is discarded.
         """
         making = making or Making()
         key = request.key
-        if not force and (found := self._sound(request.stage, key)):
+        if not force and (found := self._sound(request.stage, key, fully)):
             return Ensured(found, "cached")
         work = self.work_of(request.stage, key)
-        with Lock(work.with_name(work.name + ".lock"), waiting=making.waiting) as lock:
-            found = self._sound(request.stage, key)  # another process may have made it during the wait
-            if found is None:
-                self._set_aside(request.stage, key, making)
-                return Ensured(self._make(request, key, work, making, lock), "built")
-            if not force:
-                return Ensured(found, "cached")
-            return self._remake(request, key, work, making, lock, found)
+        try:
+            with Lock(work.with_name(work.name + ".lock"), waiting=making.waiting) as lock:
+                found = self._sound(
+                    request.stage, key, fully
+                )  # another process may have made it during the wait
+                if found is None:
+                    self._set_aside(request.stage, key, making, fully)
+                    return Ensured(self._make(request, key, work, making, lock), "built")
+                if not force:
+                    return Ensured(found, "cached")
+                return self._remake(request, key, work, making, lock, found)
+        except SuspectInputs as suspects:  # this lock is free again: theirs are taken one by one
+            raise self.damage.condemn_inputs(request, suspects) from suspects.__cause__
 
     def artifacts(self, stage: str = "[!.]*") -> Iterator[Artifact]:
         """All committed artifacts (of one stage) with a readable manifest, by stage and key."""
@@ -168,14 +213,15 @@ class Store:
             with contextlib.suppress(DamagedArtifact):
                 yield self.read(manifest.parent)
 
+    def artifacts_aside(self) -> Iterator[Artifact]:
+        """Artifacts that were set aside, as far as their manifests can be read. They say what was needed."""
+        for manifest in sorted(self.root.glob(f"[!.]*/.damaged-*/{NAME}")):
+            with contextlib.suppress(OnwardError):
+                yield Artifact(manifest.parent, read_manifest(manifest.parent))
+
     def read(self, path: Path) -> Artifact:
         """The artifact in a directory of this store. Raises DamagedArtifact if its manifest is not whole, or of another."""
-        manifest = read_manifest(path)
-        if (manifest.stage, manifest.key[:16]) != (path.parent.name, path.name):
-            raise DamagedArtifact(
-                f"{path / NAME} is the manifest of {manifest.stage}/{manifest.key[:16]}, which lies elsewhere"
-            )
-        return Artifact(path, manifest)
+        return Artifact(path, self.damage.manifest(path))
 
     def places(self, stages: Iterable[str]) -> Iterator[Path]:
         """Directories of this store that artifacts of these stages lie in, by their names alone. No link is followed."""
@@ -199,33 +245,59 @@ class Store:
 
     def verify(self, artifact: Artifact) -> list[str]:
         """The problems with the artifact's bytes. Reads every byte; empty if the artifact is sound."""
-        return digest_problems(artifact.path, artifact.manifest)
+        return digest_problems(artifact.path, artifact.manifest, self.digests)
+
+    def verified(self, artifact: Artifact, *parts: str) -> Artifact:
+        """The artifact, some parts of which (default: all) are read now if their bytes are not known yet.
+
+        Raises DamagedInput, and sets it aside, if they are not what was committed.
+        """
+        named = [name for name in parts if artifact.has(name)] if parts else None
+        if digest_problems(artifact.path, artifact.manifest, self.digests, named, "known"):
+            raise self.damage.condemn(artifact.path)
+        return artifact
+
+    def aside(self, stage: str, key: str) -> list[Path]:
+        """Where artifacts of this key were set aside, oldest first."""
+        found = (self.root / stage).glob(f".damaged-{key[:16]}-*")
+        return sorted(found, key=lambda path: (len(path.name), path.name))
 
     def set_aside(self, stage: str, key: str) -> Path | None:
         """Move a damaged artifact out of the way. Returns its new path, or None if there was no artifact."""
         path = self.path_of(stage, key)
         return set_aside(path) if path.exists() else None
 
-    def _sound(self, stage: str, key: str) -> Artifact | None:
+    def _sound(self, stage: str, key: str, fully: bool) -> Artifact | None:
         try:
-            found = self.lookup(stage, key)
+            found = self.look(stage, key, fully=fully)
         except DamagedArtifact:
             return None
         if found is not None and found.path.stat().st_mode & stat.S_IWUSR:
             make_read_only(found.path)  # a process was killed between the rename and this
         return found
 
-    def _set_aside(self, stage: str, key: str, making: Making) -> None:
+    def _set_aside(self, stage: str, key: str, making: Making, fully: bool) -> None:
+        """Set a damaged artifact aside. Its lock is held."""
         try:
-            self.lookup(stage, key)
+            self.look(stage, key, fully=fully)
         except DamagedArtifact as error:
-            target = self.set_aside(stage, key)
-            if target and making.warn:
-                making.warn(f"damaged: {error}; set aside as {target.relative_to(self.root)}, made again")
+            aside = self.damage.set_aside_with_children(self.path_of(stage, key))
+            if aside and making.warn:
+                making.warn(f"damaged: {error}; set aside as {', '.join(aside)}, made again")
 
     def _make(self, request: Request, key: str, work: Path, making: Making, lock: Lock) -> Artifact:
-        manifest = _finished(work, key) or self._draft(request, key, work, making, lock)
+        manifest = self._finished(work, key) or self._draft(request, key, work, making, lock)
         return self._publish(work, manifest)
+
+    def _finished(self, work: Path, key: str) -> Manifest | None:
+        """The manifest of a work directory whose process was killed between its last write and the rename."""
+        if not (work / NAME).exists():
+            return None
+        with contextlib.suppress(DamagedArtifact):
+            manifest = read_manifest(work)
+            if manifest.key == key and not digest_problems(work, manifest, self.digests):
+                return manifest
+        return None
 
     def _remake(
         self, request: Request, key: str, work: Path, making: Making, lock: Lock, old: Artifact
@@ -248,6 +320,17 @@ class Store:
         return Ensured(self._publish(beside, manifest), "built", differs=True)
 
     def _draft(self, request: Request, key: str, work: Path, making: Making, lock: Lock) -> Manifest:
+        try:
+            self.damage.check_inputs(request)
+            manifest = self._drafted(request, key, work, making, lock)
+            self.damage.check_inputs(request)  # by their times: nothing was changed while they were read
+            return manifest
+        except SuspectInputs:
+            if work.exists():
+                _remove(work)  # it may have been made of what is damaged
+            raise
+
+    def _drafted(self, request: Request, key: str, work: Path, making: Making, lock: Lock) -> Manifest:
         began = time.time()
         draft = Draft(
             work,
@@ -261,9 +344,12 @@ class Store:
         try:
             stats = request.module.run(request.config, request.inputs, draft)
             parts, volatile = draft.finish()
-        except OSError as error:
-            if error.errno in _FULL:
+        except (Interrupted, HubUnreachable):
+            raise
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno in _FULL:
                 raise self._full(request, work, error) from error
+            self.damage.check_inputs(request, cause=error)
             raise
         return Manifest(
             stage=request.stage,
@@ -274,7 +360,10 @@ class Store:
             parts=parts,
             volatile=volatile,
             stats=_plain_stats(stats),
-            provenance=provenance(request.module, began, draft.warnings, draft.execution, making.facts),
+            provenance={
+                **provenance(request.module, began, draft.warnings, draft.execution, making.facts),
+                VERIFIED: True,
+            },
             components=request.components,
         )
 
@@ -287,6 +376,7 @@ class Store:
         remove_undeclared(work, {*files, *manifest.volatile, NAME})
         commit_directory(work, final)
         make_read_only(final)
+        self.digests.remember((final / entry.path, entry.sha256) for entry in files_of(manifest))
         return Artifact(final, manifest)
 
     def _full(self, request: Request, work: Path, error: OSError) -> StageFailed:
@@ -305,32 +395,6 @@ def _stages(root: Path) -> list[str]:
     return (
         sorted(path.name for path in root.iterdir() if not path.name.startswith(".")) if root.is_dir() else []
     )
-
-
-def set_aside(path: Path) -> Path:
-    """Rename an artifact's directory to `.damaged-<name>-<number>` beside it. Raises OnwardError if that is elsewhere."""
-    if path.parent.is_symlink():
-        raise OnwardError(
-            f"{path} is damaged, but {path.parent} is a link to {path.parent.resolve()}: nothing outside the store is "
-            "moved. Move it away there by hand; the next run makes it again"
-        )
-    number = 1
-    while (target := path.with_name(f".damaged-{path.name}-{number}")).exists():
-        number += 1
-    path.rename(target)
-    fsync_directory(path.parent)
-    return target
-
-
-def _finished(work: Path, key: str) -> Manifest | None:
-    """The manifest of a work directory whose process was killed between its last write and the rename."""
-    if not (work / NAME).exists():
-        return None
-    try:
-        manifest = read_manifest(work)
-    except DamagedArtifact:
-        return None
-    return manifest if manifest.key == key and not size_problems(work, manifest) else None
 
 
 def _plain_stats(stats: Any) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import shlex
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -42,7 +42,7 @@ def lineage(
 ) -> None:
     """Show what a model, or any artifact, is made of, back to the source files, with the digest of each."""
     from flows.lineage.events import as_openlineage
-    from flows.lineage.graph import as_mermaid, as_text, graph_of
+    from flows.lineage.graph import as_mermaid, as_text, graph_of, must_hold
     from flows.lineage.names import resolve
 
     if format_ not in completion.FORMATS:
@@ -50,6 +50,7 @@ def lineage(
     place = store if store is not None else partial(chosen_store, None, config)
     opened, artifact, registered = resolve(model, place, mlflow)
     graph = graph_of(opened, artifact)
+    must_hold(graph)
     graph.registered = registered
     if format_ == "openlineage":
         lines = (json.dumps(event, ensure_ascii=False) for event in as_openlineage(graph))
@@ -114,7 +115,9 @@ def verify(
         for problem in problems:
             sys.stdout.write(f"{name}: {problem}\n")
         if name in found.aside:
-            sys.stdout.write(f"{name}: set aside as {found.aside[name]}; the next run makes it again\n")
+            sys.stdout.write(
+                f"{name}: set aside as {', '.join(found.aside[name])}; the next run makes it again\n"
+            )
     sys.stdout.write(f"{found.read} artifacts read, {len(found.damaged)} damaged\n")
     if repair and len(found.damaged) > len(found.aside):
         sys.stdout.write("Not moved: what another process is making now; once it has ended, repair again\n")
@@ -157,12 +160,14 @@ def gc(
 ) -> None:
     """Free what no remembered run and no registered model in MLflow needs."""
     from flows.inspect.gc import collect
+    from storage.runs import damaged_names
     from storage.store import Store
 
     opened = Store(chosen_store(store, config))
     for name in forget or ():
         record = opened.root / "runs" / f"{name}.json"
-        if record.parent != opened.root / "runs" or record not in opened.root.glob("runs/*.json"):
+        known = {path.stem for path in opened.root.glob("runs/[!.]*.json")} | damaged_names(opened)
+        if record.parent != opened.root / "runs" or name not in known:
             raise OnwardError(f"there is no run {name!r} in {opened.root / 'runs'}")
     collected = collect(
         opened,
@@ -181,6 +186,21 @@ def gc(
 
 def _aside(line: str) -> None:
     sys.stderr.write(f"{line}\n")
+
+
+def _sound_model(catalog: Any, artifact: Any) -> Any:
+    """The artifact of a model, every byte of which is verified, and so is the chain that its card tells."""
+    from flows.lineage.graph import graph_of, must_hold
+    from storage.errors import DamagedInput
+
+    try:
+        found = catalog.store.verified(artifact)
+        must_hold(graph_of(catalog.store, found))
+    except DamagedInput as error:
+        raise OnwardError(
+            f"nothing was exported: {error}. Start the run that made it again: it makes it anew; then export it"
+        ) from error
+    return found
 
 
 def export(
@@ -206,5 +226,7 @@ def export(
     artifact = catalog.store.lookup(found["stage"], found["key"])  # no path may lead out of it
     if artifact is None or not artifact.has("export"):
         raise OnwardError(f"{found['stage']} {found['key'][:12]} holds no model")
+    if not directory.exists():
+        artifact = _sound_model(catalog, artifact)
     export_model(catalog, artifact, directory)
     sys.stdout.write(f"{directory}\n")

@@ -22,7 +22,7 @@ from flows.dag.requests import Requests
 from storage.artifact import Artifact, Input
 from storage.errors import DamagedArtifact, OnwardError
 from storage.keys import MISSING, Difference, difference, key_inputs
-from storage.manifest import Manifest
+from storage.manifest import Manifest, bare
 from storage.runs import read_records
 from storage.settings import completed, identity_values
 from storage.store import Request, Store
@@ -96,14 +96,20 @@ class Planner:
         state, why, found = "open", tuple(f"waits for {stage}" for stage in sorted(waits)), None
         if not waits:
             try:
-                found = self.store.lookup(request.stage, request.key)
-                state, why = ("cached", ()) if found else ("to build", self.reasons(request))
+                found = self.store.look(request.stage, request.key)
+                state, why = ("cached", ()) if found else ("to build", self._why(request))
             except DamagedArtifact as error:
                 state, why = "to build", (f"damaged: {error}",)
         self.rows.append(
             PlanRow(request.stage, slice, round, item, state, None if waits else request.key, why)
         )
         return found or self._pending(request)
+
+    def _why(self, request: Request) -> tuple[str, ...]:
+        aside = self.store.aside(request.stage, request.key)
+        if aside:
+            return (f"it was damaged, and is set aside as {aside[-1].name}",)
+        return self.reasons(request)
 
     def _pending(self, request: Request) -> Pending:
         first = bool(getattr(request.inputs, "first_of_source", False))
@@ -242,7 +248,7 @@ def _identity(manifest: Manifest, request: Request) -> dict[str, Any]:
         "stage": manifest.stage,
         "version": manifest.version,
         "config": completed(manifest.config, request.config),
-        "inputs": _bare(manifest.inputs),
+        "inputs": bare(manifest.inputs),
         **({"components": manifest.components} if manifest.components else {}),
     }
 
@@ -270,16 +276,6 @@ def _version_line(stage: str, found: list[Difference]) -> tuple[str, ...]:
     newer = "a newer" if all(after > before for _, before, after in versions) else "another"
     told = ", ".join(f"{name} {before} → {after}".strip() for name, before, after in versions)
     return (f"{stage} is of {newer} version than in the store ({told}){_SEE}",)
-
-
-def _bare(value: Any) -> Any:
-    if isinstance(value, dict):
-        if {"stage", "key", "part", "digest"} <= value.keys():
-            return value["digest"]
-        return {name: _bare(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_bare(item) for item in value]
-    return value
 
 
 def _inputs(found: list[Difference]) -> list[Difference]:

@@ -40,7 +40,7 @@ def report_of(store: Store, record: RunRecord) -> Artifact:
     found = [
         artifact
         for stage, key in record.artifacts
-        if stage == report.STAGE and (artifact := store.lookup(stage, key)) is not None
+        if stage == report.STAGE and (artifact := store.look(stage, key, fully=True)) is not None
     ]
     if not found:
         raise OnwardError(
@@ -75,7 +75,7 @@ def _resolved(store: Store, value: Any) -> Any:
 
 
 def _part(store: Store, reference: Mapping[str, Any]) -> Any:
-    artifact = store.lookup(reference["stage"], reference["key"])
+    artifact = store.look(reference["stage"], reference["key"], fully=True)
     if artifact is None or not artifact.has(reference["part"]):
         raise OnwardError(
             f"{reference['stage']}/{reference['key'][:16]}, which a report was made of, is gone from {store.root}; "

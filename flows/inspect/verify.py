@@ -12,20 +12,20 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from storage.errors import DamagedArtifact
 from storage.lock import Lock
 from storage.runs import shared_lock
-from storage.store import Store, set_aside
+from storage.store import Store
 from tasks import stages
 
 
 @dataclass
 class Verified:
-    """What was found. `damaged`: problems by artifact (`stage/key`); `aside`: the new names of what was set aside."""
+    """What was found. `damaged`: problems by artifact (`stage/key`); `aside`: the new names of what was set
+    aside: it, and what of 0.1.0 may have been made of its bytes."""
 
     read: int = 0
     damaged: dict[str, list[str]] = field(default_factory=dict)
-    aside: dict[str, str] = field(default_factory=dict)
+    aside: dict[str, list[str]] = field(default_factory=dict)
 
 
 def verify(store: Store, *, repair: bool = False, known: Iterable[str] = stages.NAMES) -> Verified:
@@ -44,7 +44,7 @@ def verify(store: Store, *, repair: bool = False, known: Iterable[str] = stages.
                 name = str(path.relative_to(store.root))
                 found.damaged[name] = problems
                 if repair and held:
-                    found.aside[name] = set_aside(path).name
+                    found.aside[name] = store.damage.set_aside_with_children(path)
     return found
 
 
@@ -54,12 +54,7 @@ def _problems(store: Store, path: Path) -> list[str]:
         before = path.stat()
     except FileNotFoundError:
         return []
-    try:
-        found = store.verify(store.read(path))
-    except DamagedArtifact as error:
-        found = [f"its manifest cannot be used: {error}"]
-    except OSError as error:  # the disk, or it is gone
-        found = [f"it cannot be read: {error}"]
+    found = store.damage.problems(path)
     with contextlib.suppress(FileNotFoundError):
         return found if os.path.samestat(before, path.stat()) else []
     return []

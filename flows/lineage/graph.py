@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from storage.artifact import Artifact
-from storage.errors import OnwardError
+from storage.errors import DamagedArtifact, OnwardError
 from storage.runs import references
 from storage.store import Store
 
@@ -65,6 +65,8 @@ class Graph:
     outside: dict[str, list[Outside]]
     missing: list[Edge]
     """Edges from artifacts that no longer exist in the store."""
+    broken: list[str] = field(default_factory=list)
+    """Why the chain does not hold: artifacts that are damaged, or have other bytes than those that were read."""
     registered: Registered | None = None
 
     def made_of(self, key: str) -> list[Edge]:
@@ -78,12 +80,23 @@ class Graph:
         return sorted(found, key=lambda one: (one.kind, one.group, one.name, one.digest))
 
 
+def must_hold(graph: Graph) -> None:
+    """Raise OnwardError if an artifact is damaged, or has other bytes than those that another was made from."""
+    if graph.broken:
+        target = f"{graph.target.stage}/{graph.target.key[:SHORT]}"
+        raise OnwardError(
+            f"what {target} was made of is not in the store any more as it was: {'; '.join(graph.broken[:5])}. "
+            "Start the run that made it again: it makes anew what does not hold"
+        )
+
+
 def graph_of(store: Store, artifact: Artifact) -> Graph:
-    """The graph of everything that an artifact was made from. Raises DamagedArtifact if a manifest cannot be read."""
+    """The graph of everything that an artifact was made from, by the digests that each manifest recorded."""
     nodes: dict[str, Artifact] = {}
     edges: list[Edge] = []
     missing: list[Edge] = []
     outside: dict[str, list[Outside]] = {}
+    broken: dict[str, None] = {}
     waiting: list[tuple[Artifact, bool]] = [(artifact, False)]
     entered: set[str] = set()
     while waiting:
@@ -97,12 +110,24 @@ def graph_of(store: Store, artifact: Artifact) -> Graph:
         waiting.append((one, True))
         outside[one.key] = list(_outside(one))
         for edge in _edges(one):
-            before = store.lookup(edge["stage"], edge["key"])
             known = Edge(edge["key"], edge["part"], edge["digest"], one.key)
-            (edges if before else missing).append(known)
-            if before is not None:
-                waiting.append((before, False))
-    return Graph(artifact, nodes, edges, outside, missing)
+            try:
+                before = store.look(edge["stage"], edge["key"])
+            except DamagedArtifact as error:
+                broken.setdefault(f"damaged: {error}")
+                continue
+            if before is None:
+                missing.append(known)
+                continue
+            part = before.manifest.parts.get(edge["part"])
+            if part is None or part.digest != edge["digest"]:
+                broken.setdefault(
+                    f"{one.stage}/{one.key[:SHORT]} was made of {edge['part']} {edge['digest'][:12]} of "
+                    f"{edge['stage']}/{edge['key'][:SHORT]}, which now is {part.digest[:12] if part else 'not there'}"
+                )
+            edges.append(known)
+            waiting.append((before, False))
+    return Graph(artifact, nodes, edges, outside, missing, list(broken))
 
 
 def _edges(artifact: Artifact) -> list[dict[str, Any]]:

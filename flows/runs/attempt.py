@@ -87,7 +87,7 @@ class Attempt:
         crash_lost_attempts(known.get(self.record), self.flow_run)
         self._told = tell_untold(known[self.record].facts.get("untold", {}) if self.record in known else {})
         publish.announce_process(self.flow_run)
-        before = amend_record(self.store, self.record, self._begun)
+        before = amend_record(self.store, self.record, self._begun, self.builder.console.warn)
         self.builder.listeners += [self.tracker.listen, self.remember, self._show_scores]
         self.known = frozenset(key for _, key in before.artifacts)
 

@@ -19,6 +19,7 @@ from prefect.context import TaskRunContext
 from prefect.states import Completed
 
 from flows.dag.call import Call, Follower, Listener, StageRecord
+from flows.dag.healing import handed_out, healed
 from flows.machine.gpu import Gpu
 from flows.ui.console import Console
 from storage.artifact import Artifact
@@ -100,6 +101,22 @@ class Builder:
         self._tell("begin", call, None)
 
     def _ensure(self, call: Call) -> Ensured:
+        """Ask the store. What turns out to be damaged on the way is made again first."""
+
+        def warn(line: str) -> None:
+            self.console.warn(f"{call.label}: {line}")
+
+        return healed(call, self._ask, lambda: list(self.calls), self.store, warn, self._made_again)
+
+    def _made_again(self, call: Call, outcome: Ensured) -> None:
+        """Correct the record of a stage that was found, and then made again."""
+        if call.state == "cached":
+            call.state, call.artifact = "built", outcome.artifact
+            self.records = [
+                replace(one, state="built") if one.key == call.request.key else one for one in self.records
+            ]
+
+    def _ask(self, call: Call) -> Ensured:
         """Ask the store. If something must be computed on a GPU, wait for the GPU first."""
         request, force = call.request, call.request.stage in self.force
         making = Making(
@@ -110,7 +127,7 @@ class Builder:
             facts=self.facts,
         )
         if not force and self._known(request):
-            return self.store.ensure(request, making)
+            return self.store.ensure(request, making, fully=handed_out(request))
         if request.stage in stages.TRAINING:
             before = newest_checkpoint(self.store.work_of(request.stage, request.key))
             self.console.begun(call.label, f"goes on from step {before.step:,}" if before else "")
@@ -131,7 +148,7 @@ class Builder:
 
     def _known(self, request: Request) -> bool:
         try:
-            return self.store.lookup(request.stage, request.key) is not None
+            return self.store.look(request.stage, request.key, fully=handed_out(request)) is not None
         except OnwardError:
             return False
 

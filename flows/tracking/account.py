@@ -14,6 +14,7 @@ import os
 import re
 import threading
 import time
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from storage.lock import Lock
 
 DIRECTORY = ".tracking"
 _TOLD = "told"
+_CHECK = "check"
+"""The field of a line that holds a checksum of the others."""
 _KEY = re.compile(r'"([0-9a-f]{64})"')
 
 Event = dict[str, Any]
@@ -65,7 +68,7 @@ class Account:
 
     def _append(self, line: Event) -> None:
         with self._writing, self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            file.write(json.dumps({**line, _CHECK: _check_of(line)}, ensure_ascii=False) + "\n")
 
     def settle(self) -> None:
         """Delete the account, because everything is published."""
@@ -98,6 +101,10 @@ def left_behind(store: Path) -> Iterator[Account]:
         lines = _lines(path)
         if not lines or "attempt" not in lines[0]:  # just settled by another process, or cut off at birth
             with contextlib.suppress(OSError):
+                if path.exists() and damaged_lines(
+                    path
+                ):  # whose it was cannot be told; its run tells it again
+                    path.rename(path.with_suffix(".damaged"))
                 path.unlink(missing_ok=True)
             lock.release()
             continue
@@ -113,10 +120,14 @@ def heads(store: Path) -> Iterator[Event]:
 def unpublished(store: Path) -> dict[str, set[str]]:
     """Keys of artifacts that each account has not published yet, by its MLflow's address. Publishing will read them.
 
-    Raises OSError if an account cannot be read.
+    Raises OSError if an account, or a line of one, cannot be read.
     """
     found: dict[str, set[str]] = {}
     for path in sorted((store / DIRECTORY).glob("*.jsonl")):
+        if damaged_lines(path):
+            raise OSError(
+                f"{path} is not what was written: start its run again, which tells MLflow anew, and remove the file"
+            )
         if lines := _whole(path.read_bytes()):
             keys = found.setdefault(str(lines[0].get("uri", "")), set())
             keys.update(_KEY.findall(json.dumps(_left(lines[1:]))))
@@ -142,9 +153,21 @@ def _lines(path: Path) -> list[Event]:
 
 
 def _whole(content: bytes) -> list[Event]:
-    """Complete lines. A line that a kill cut off is left out."""
+    """Complete lines. A line that a kill cut off is left out, and one that is not what was written."""
     found: list[Event] = []
     for line in content.split(b"\n")[:-1]:
-        with contextlib.suppress(ValueError):
-            found.append(json.loads(line))
+        with contextlib.suppress(ValueError, AttributeError, RecursionError):
+            event = json.loads(line)
+            if event.pop(_CHECK, None) in (None, _check_of(event)):  # none in a line that 0.1.0 wrote
+                found.append(event)
     return found
+
+
+def damaged_lines(path: Path) -> int:
+    """How many complete lines of an account are not what was written. Raises OSError if it cannot be read."""
+    content = path.read_bytes()
+    return content.count(b"\n") - len(_whole(content))
+
+
+def _check_of(line: Event) -> str:
+    return f"{zlib.crc32(json.dumps(line, sort_keys=True).encode()):08x}"

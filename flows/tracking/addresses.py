@@ -31,8 +31,7 @@ def registry_of(uri: str) -> str:
 def note_address(store: Path, uri: str) -> None:
     """Record a registry's address. Raises OSError if it cannot be written."""
     shown = without_secrets(uri)
-    name = hashlib.sha256(shown.encode()).hexdigest()[:16]
-    path = store / DIRECTORY / f"mlflow-{name}.json"
+    path = store / DIRECTORY / f"mlflow-{_name(shown)}.json"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(path, (json.dumps({"mlflow": shown}) + "\n").encode())
@@ -64,12 +63,21 @@ def _configured() -> Iterator[str]:
         yield local
 
 
+def _name(uri: str) -> str:
+    return hashlib.sha256(uri.encode()).hexdigest()[:16]
+
+
 def _noted(store: Store) -> Iterator[str]:
     for path in sorted((store.root / DIRECTORY).glob("mlflow-*.json")):
         try:
-            yield str(json.loads(path.read_bytes())["mlflow"])
+            uri = str(json.loads(path.read_bytes())["mlflow"])
+            if path.stem != f"mlflow-{_name(uri)}":
+                raise ValueError("it is not what was written")
+            yield uri
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise OnwardError(f"{path}, which names an MLflow, cannot be read: {error}") from error
+            raise OnwardError(
+                f"{path}, which names an MLflow, cannot be read: {error}. Remove it, and name that MLflow with --mlflow"
+            ) from error
 
 
 def _of_runs(store: Store) -> Iterator[str]:

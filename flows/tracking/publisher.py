@@ -286,7 +286,7 @@ class Publisher:
         """The artifact from the store; None if it is gone or damaged."""
         if self._read.get((stage, key)) is None:
             try:
-                self._read[stage, key] = self.store.lookup(stage, key)
+                self._read[stage, key] = self.store.look(stage, key, fully=True)
             except OnwardError:
                 self._read[stage, key] = None
         return self._read[stage, key]

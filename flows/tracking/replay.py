@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flows.tracking.account import Account, Event, left_behind
+from flows.tracking.account import Account, Event, damaged_lines, left_behind
 from flows.tracking.client import TRIES, is_answer, said
 from flows.tracking.publisher import Publisher
 from storage.store import Store
@@ -22,10 +22,16 @@ def replay(own: Publisher, store: Store, head: Event) -> str | None:
         try:
             if account.head.get("uri") != head["uri"]:
                 continue
+            damaged = damaged_lines(account.path)
             left, why = _publish_again(own, store, account, head)
             last = account.told + 1 >= RUNS
             if why is not None:
                 refused = f"events of an earlier attempt{' (given up now)' if last else ''}: {why}"
+            if damaged:
+                refused = (
+                    f"{damaged} lines of an earlier attempt's account were not what was written, and are left out: its "
+                    "run, started again, tells them anew"
+                )
             if why is None or last:
                 account.settle()
             else:

@@ -254,4 +254,4 @@ def _verify_bytes(shards: dict[str, Path], work: Path) -> None:
 
 def _mark(path: Path) -> list[int]:
     facts = path.stat()
-    return [facts.st_ino, facts.st_size, facts.st_mtime_ns]
+    return [facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns]

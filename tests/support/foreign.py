@@ -16,6 +16,7 @@ import pytest
 
 from storage.atomic import make_writable
 from storage.draft import Draft
+from storage.manifest import SEAL, VERIFIED, FileEntry, part_of
 from storage.settings import Settings, identity
 from storage.store import Request, Store
 
@@ -55,10 +56,16 @@ def foreign(tmp_path):
 
 
 def edited(artifact: Any, **changes: Any) -> None:
-    """The artifact's manifest with changes: `entry` for its one file, others for the manifest itself."""
+    """The artifact's manifest with changes: `entry` for its one file, others for the manifest itself.
+
+    It agrees with itself, as that of somebody who knows how it is made.
+    """
     path = artifact.path / "manifest.json"
     raw = json.loads(path.read_bytes())
-    raw["parts"]["export"]["files"][0] |= changes.pop("entry", {})
+    part = raw["parts"]["export"]
+    part["files"][0] |= changes.pop("entry", {})
+    part["digest"] = part_of([FileEntry(**entry) for entry in part["files"]]).digest
+    del raw["provenance"][SEAL], raw["provenance"][VERIFIED]
     path.write_text(json.dumps(raw | changes))
 
 

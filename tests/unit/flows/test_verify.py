@@ -79,7 +79,7 @@ def test_nothing_is_moved_unless_it_is_asked_for(store):
     assert list(found.damaged) == [name] and not found.aside
     assert names(store.root) == before
     found = verify(store, repair=True, known=KNOWN)
-    assert found.aside == {name: f".damaged-{artifact.path.name}-1"}
+    assert found.aside == {name: [f"letters/.damaged-{artifact.path.name}-1"]}
     assert not artifact.path.exists()
     assert store.ensure(request_of()).state == "built"
 
@@ -92,7 +92,7 @@ def test_the_command_says_how_to_repair(store, monkeypatch):
     assert "1 artifacts read, 1 damaged" in answer.stdout
     assert f"onward verify --store {store.root} --repair" in answer.stdout
     answer = CliRunner().invoke(app, ["verify", "--store", str(store.root), "--repair"])
-    assert answer.exit_code == 1 and "set aside as .damaged-" in answer.stdout
+    assert answer.exit_code == 1 and "set aside as letters/.damaged-" in answer.stdout
     answer = CliRunner().invoke(app, ["verify", "--store", str(store.root)])
     assert answer.exit_code == 0 and "0 damaged" in answer.stdout
 
