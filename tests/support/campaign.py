@@ -46,7 +46,9 @@ class Campaign:
     def __post_init__(self) -> None:
         self.root = self.home / "store"
         self.random = random.Random(self.seed)
-        assert not verify(Store(self.root)).damaged  # it reads all, so that every file is known
+        self.asked: set[str] = set()
+        self.run([])
+        verify(Store(self.root), repair=True)  # it reads all, so that every file is known
         self.calm = self.digests()
 
     def digests(self) -> dict[str, dict[str, str]]:
@@ -60,6 +62,8 @@ class Campaign:
         """Every file of the store by its kind: the stage, and the file's name without numbers."""
         found: dict[str, list[Path]] = {}
         for artifact in Store(self.root).artifacts():
+            if artifact.key not in self.asked:
+                continue
             for path in sorted(artifact.path.rglob("*")):
                 if path.is_file() and path.stat().st_size:
                     name = _NUMBERED.sub("", str(path.relative_to(artifact.path)))
@@ -106,6 +110,8 @@ class Campaign:
         def say(event: str, *words: str) -> None:
             if event == "warn":
                 said.append(" ".join(words))
+            elif event in ("find", "make"):
+                self.asked.add(words[1])
 
         with Workers(1) as workers:
             adapt(Requests(run, store, warn=lambda line: None), builder(store, workers, say))
