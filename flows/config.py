@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import BeforeValidator, ValidationError, model_validator
 
@@ -43,6 +43,7 @@ from tasks.evaluation.catalog import EvaluationConfig
 from tasks.models.base import InitConfig, ModelConfig
 from tasks.models.config import TrainingConfig
 
+S = TypeVar("S", bound=Settings)
 _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
 """Pydantic's error types for an unknown key of a model or a dataclass."""
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,59}")
@@ -162,9 +163,10 @@ class RunConfig(Settings):
     @model_validator(mode="after")
     def _names_are_plain(self) -> RunConfig:
         """Refuse names that are not plain. They become parts of paths and must never lead out of their directory."""
-        named = [("corpus.sources", source.name) for source in self.corpus.sources]
-        named += [("evaluation.own", own.name) for own in self.evaluation.own]
-        named += [("corpus.decontaminate.benchmarks", name) for name in self.corpus.decontaminate.benchmarks]
+        named = [(f"corpus.sources[{at}].name", one.name) for at, one in enumerate(self.corpus.sources)]
+        named += [(f"evaluation.own[{at}].name", one.name) for at, one in enumerate(self.evaluation.own)]
+        searched = enumerate(self.corpus.decontaminate.benchmarks)
+        named += [(f"corpus.decontaminate.benchmarks[{at}]", name) for at, name in searched]
         for field, name in named:
             if not _PLAIN_NAME.fullmatch(name):
                 raise ValueError(
@@ -201,10 +203,15 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
 
 def parse_config(raw: Any, where: str = "the configuration") -> RunConfig:
     """Validate plain data. Raises ConfigError like `load_config`."""
+    return parse_section(RunConfig, raw, where)
+
+
+def parse_section(section: type[S], raw: Any, where: str) -> S:
+    """Validate plain data as a section. Raises ConfigError with the dotted name of each wrong key."""
     try:
-        return RunConfig.model_validate(raw)
+        return section.model_validate(raw)
     except ValidationError as error:
-        lines = "".join(f"\n  {line}" for line in _explained(error))
+        lines = "".join(f"\n  {line}" for line in _explained(error, section))
         raise ConfigError(f"{where}:{lines}") from error
 
 
@@ -235,11 +242,12 @@ def _set(raw: dict[str, Any], override: str) -> None:
 
 # ---- how a refusal is told --------------------------------------------------------------------------------------------
 
+_LONGEST = 600
 _INSIDE = {InitConfig: "init"}
 """Sections that stand below a key of their own in a union: `model.base: {init: …}`."""
 
 
-def _explained(error: ValidationError) -> list[str]:
+def _explained(error: ValidationError, root: type[Section]) -> list[str]:
     """One line for each wrong key, with its dotted name.
 
     A union reports each type that it tried. If a value has errors inside, it was meant as a section, and its other errors
@@ -247,9 +255,8 @@ def _explained(error: ValidationError) -> list[str]:
     """
     found: dict[str, dict[str, bool]] = {}
     for problem in error.errors():
-        unknown = problem["type"] in _UNKNOWN
-        where = _dotted(problem["loc"], unknown)
-        message = _unknown(where) if unknown else _wrong(problem)
+        where = _dotted(root, problem["loc"], problem["type"])
+        message = _unknown(root, where) if problem["type"] in _UNKNOWN else _wrong(problem)
         found.setdefault(where, {})[message] = problem["type"] == "value_error"
     lines = []
     for where, messages in found.items():
@@ -263,6 +270,7 @@ def _explained(error: ValidationError) -> list[str]:
 
 def _line(where: str, messages: list[str]) -> str:
     text = "; or: ".join(messages)
+    text = text if len(text) <= _LONGEST else text[:_LONGEST] + "…"
     return text if not where or text.startswith(where) else f"{where}: {text}"
 
 
@@ -297,18 +305,18 @@ def _shown(value: str | int | float | None) -> str:
     return text if len(text) <= 80 else text[:80] + "…"
 
 
-def _unknown(where: str) -> str:
-    nearest = _nearest(where)
+def _unknown(root: type[Section], where: str) -> str:
+    nearest = _nearest(root, where)
     return "unknown key" + (f"; did you mean {nearest}?" if nearest else "")
 
 
-def _dotted(location: Sequence[str | int], unknown: bool = False) -> str:
+def _dotted(root: type[Section], location: Sequence[str | int], kind_of_error: str = "") -> str:
     """The dotted name of a place in the configuration, with indices: `corpus.sources[1].weight`.
 
-    Pydantic's location also names the types of a union that it tried. The model says which steps are keys; of an `unknown`
-    key, the last step is one too.
+    Pydantic's location also names the types of a union that it tried. The model says which steps are keys; of an
+    unknown key, the last step is one too.
     """
-    text, kinds = "", list(_alternatives(RunConfig))
+    text, kinds = "", list(_alternatives(root))
     for at, step in enumerate(location):
         sections = [kind for kind in kinds if is_section(kind)]
         named = [kind for kind in sections if step in types_of(kind)]
@@ -326,11 +334,11 @@ def _dotted(location: Sequence[str | int], unknown: bool = False) -> str:
                 if get_origin(kind) is dict
                 for below in _alternatives(get_args(kind)[1])
             ]
-        elif unknown and at == len(location) - 1:
+        elif kind_of_error in _UNKNOWN and at == len(location) - 1:
             text += f".{step}"
         elif kept := [kind for kind in sections if _is_name_of(kind, step)]:
             kinds = kept
-            if at < len(location) - 1:
+            if at < len(location) - 1 or kind_of_error == "value_error":
                 text += "".join(f".{_INSIDE[kind]}" for kind in kept if kind in _INSIDE)
     return text.removeprefix(".")
 
@@ -360,9 +368,9 @@ def _items(kind: Any) -> Iterator[Any]:
         yield from (one for one in get_args(kind) if one is not Ellipsis)
 
 
-def _nearest(where: str) -> str | None:
+def _nearest(root: type[Section], where: str) -> str | None:
     plain = re.sub(r"\[\d+\]", "[]", where)
-    known = list(dict.fromkeys(known_keys(RunConfig)))
+    known = list(dict.fromkeys(known_keys(root)))
     section, _, last = plain.rpartition(".")
     siblings = {key.rsplit(".", 1)[-1]: key for key in known if key.rpartition(".")[0] == section}
     misplaced = [key for key in known if key.rsplit(".", 1)[-1] == last]

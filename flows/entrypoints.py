@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from prefect import flow
 from pydantic import Field
 
-from flows.config import RunConfig, parse_config
+from flows.config import RunConfig, parse_config, parse_section
 from flows.runs.names import run_name
 from flows.runs.run import Options, execute
 from flows.ui.console import Console
@@ -107,4 +107,5 @@ def evaluate(
 def _evaluation(mlflow_uri: str | None = None, **given: Any) -> Any:
     from flows.runs.evaluate import Evaluation
 
-    return Evaluation.model_validate({**given, "tracking": {"mlflow_uri": mlflow_uri}})
+    raw = {**given, "tracking": {"mlflow_uri": mlflow_uri}}
+    return parse_section(Evaluation, raw, "the parameters")

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from storage.errors import ConfigError
 from storage.fields import marked
 from storage.units import Count as Count
+from storage.units import FreeText as FreeText
 from storage.units import LineText as LineText
 from storage.units import PathText as PathText
 from storage.units import Real as Real

@@ -17,7 +17,7 @@ _SECONDS = re.compile(r"^\s*([0-9]+(?:\.[0-9]+)?)\s*(ms|s|min|h|d)?\s*$", re.IGN
 LARGEST = 2**63 - 1
 """The largest integer of any field."""
 _LONGEST_NUMBER = 100
-_LONGEST_NAME, _LONGEST_PATH = 255, 4_000
+_LONGEST_NAME, _LONGEST_LINE, _LONGEST_TEXT = 255, 4_000, 100_000
 _UNIT_SECONDS = {"ms": 0.001, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -98,25 +98,34 @@ def as_path(value: Any) -> Any:
     """Return a path or pattern unchanged. Raises ValueError for a text that no file system takes as a name."""
     if not isinstance(value, str):
         return value
-    if not value.strip():
+    if not as_line(value).strip():
         raise ValueError("is empty; name a path")
-    if any(ord(character) < 32 for character in value):
-        raise ValueError(f"{value[:40]!r} holds a control character, which is in no name of a file")
-    parts = value.encode(errors="replace").split(b"/")
-    if max(map(len, parts)) > _LONGEST_NAME or sum(map(len, parts)) + len(parts) > _LONGEST_PATH:
+    parts = value.encode().split(b"/")
+    if max(map(len, parts)) > _LONGEST_NAME or sum(map(len, parts)) + len(parts) > _LONGEST_LINE:
         raise ValueError(
             f"a path of {len(value):,} characters is too long: {_LONGEST_NAME} bytes at most between two slashes, "
-            f"{_LONGEST_PATH:,} in all"
+            f"{_LONGEST_LINE:,} in all"
         )
     return value
 
 
 def as_line(value: Any) -> Any:
     """Return a text of one line unchanged. Raises ValueError for control characters, and for more than 4,000 characters."""
-    if isinstance(value, str) and (len(value) > _LONGEST_PATH or any(ord(one) < 32 for one in value)):
-        raise ValueError(
-            f"{value[:40]!r} must be one line without control characters, {_LONGEST_PATH:,} at most"
-        )
+    if isinstance(value, str) and any(ord(character) < 32 for character in value):
+        raise ValueError(f"{value[:40]!r} holds a control character; write one line without any")
+    if isinstance(value, str) and len(value) > _LONGEST_LINE:
+        raise ValueError(f"a text of {len(value):,} characters is too long: {_LONGEST_LINE:,} at most")
+    return as_text(value)
+
+
+def as_text(value: Any) -> Any:
+    """Return a text unchanged. Raises ValueError for what no tokenizer takes, and for more than 100,000 characters."""
+    if not isinstance(value, str):
+        return value
+    if "\0" in value or any("\ud800" <= character <= "\udfff" for character in value):
+        raise ValueError(f"{value[:40]!r} holds a character that is none (NUL, or half of a pair)")
+    if len(value) > _LONGEST_TEXT:
+        raise ValueError(f"a text of {len(value):,} characters is too long: {_LONGEST_TEXT:,} at most")
     return value
 
 
@@ -140,6 +149,9 @@ PathText = Annotated[str, Written(as_path)]
 
 LineText = Annotated[str, Written(as_line)]
 """A text of one line: a name, an address."""
+
+FreeText = Annotated[str, Written(as_text)]
+"""A text of any number of lines."""
 
 Count = Annotated[int, Written(parse_count, "count")]
 """An integer that may be written `400M`, `64K`, `1B` (decimal)."""

@@ -106,13 +106,13 @@ def open_streams() -> None:
             setattr(sys, name, os.fdopen(number, mode, encoding="utf-8", closefd=False))
 
 
-def load(path: Path, overrides: list[str]) -> Any:
-    """Load and check the configuration. Raises ConfigError."""
+def load(path: Path, overrides: list[str], *, elsewhere: bool = False) -> Any:
+    """Load and check the configuration (`elsewhere`: for another machine's device). Raises ConfigError."""
     from flows.config import load_config
     from flows.runs.checks import check
 
     config = load_config(path, overrides)
-    check(config)
+    check(config, elsewhere=elsewhere)
     return config
 
 

@@ -35,11 +35,12 @@ def plan(
     from flows.runs.estimate import with_estimates
     from flows.runs.trainable import check_base
 
-    run = load(config, set_ or [])
+    run = load(config, set_ or [], elsewhere=memory is not None)
     check_base(run)
-    for line in advice(run):
+    warnings = advice(run)
+    rows = with_estimates(run, make_plan(run, warnings.append), _bytes(memory), device_name)
+    for line in dict.fromkeys(warnings):
         sys.stderr.write(f"! {line}\n")
-    rows = with_estimates(run, make_plan(run), _bytes(memory), device_name)
     sys.stdout.write(json.dumps([vars(row) for row in rows]) + "\n" if json_ else render(rows))
     raise typer.Exit(0 if all(row.state == "cached" for row in rows) else 2)
 

@@ -103,7 +103,7 @@ def _run(
     """(summary, exit code, whether Prefect got everything) of one attempt. Errors are printed on standard error."""
     try:
         _check_options(force, until, slices)
-        config = load(path, overrides)
+        config = load(path, overrides, elsewhere=until in stages.CORPUS)
     except ConfigError as error:
         sys.stderr.write(f"{error}\n")
         return {**_NOTHING, "state": "failed", "error": str(error)}, 2, True

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,8 @@ from storage.store import Request, Store
 
 _PENDING = "pending:"
 _BYTES_PER_TOKEN = 4
+_UNKNOWN = 10**15
+"""Stands for a count of which nothing is known: enough for everything."""
 NEVER = "never made in this store"
 _SEE = ", and is made again: see docs/upgrades.md"
 """Ends the line that a newer version of the stage is a cause."""
@@ -80,10 +82,11 @@ class Planner:
     """A builder that finds artifacts and never makes one."""
 
     store: Store
-    slice_bytes: int
     holdout: bool
     rows: list[PlanRow] = field(default_factory=list)
     reasons: Reasons = field(init=False)
+    _slice_tokens: int = _UNKNOWN
+    """Estimate of the tokens of the slice that is being planned."""
 
     def __post_init__(self) -> None:
         self.reasons = Reasons(self.store)
@@ -103,6 +106,8 @@ class Planner:
         self.rows.append(
             PlanRow(request.stage, slice, round, item, state, None if waits else request.key, why)
         )
+        if (reading := getattr(request.inputs, "reading", None)) is not None:
+            self._slice_tokens = _tokens_in(reading)
         return found or self._pending(request)
 
     def _why(self, request: Request) -> tuple[str, ...]:
@@ -115,10 +120,10 @@ class Planner:
         first = bool(getattr(request.inputs, "first_of_source", False))
         stats = _Estimates(
             {
-                "tokens": self.slice_bytes // _BYTES_PER_TOKEN,
+                "tokens": self._slice_tokens,
                 "exhausted": True,
                 "holdout": first and self.holdout,
-                "documents_held_out": int(first and self.holdout),
+                "documents_held_out": _UNKNOWN if first and self.holdout else 0,
                 "metrics": {},
                 "perplexity": 0.0,
                 "sources": {},
@@ -204,12 +209,19 @@ class _Nearest:
     found: list[Difference]
 
 
-def make_plan(run: RunConfig) -> list[PlanRow]:
-    """The rows of a run's plan, in execution order."""
+def make_plan(run: RunConfig, warn: Callable[[str], None] = lambda message: None) -> list[PlanRow]:
+    """The rows of a run's plan, in execution order. `warn` is told what the run would be warned of."""
     store = Store(run.store_path)
-    planner = Planner(store, run.corpus.slice_bytes, run.corpus.holdout_fraction > 0)
-    adapt(Requests(run, store, warn=lambda message: None), planner)
+    planner = Planner(store, run.corpus.holdout_fraction > 0)
+    adapt(Requests(run, store, warn=warn), planner)
     return planner.rows
+
+
+def _tokens_in(reading: Mapping[str, Any]) -> int:
+    """About how many tokens a source has left, if this slice ends it; `_UNKNOWN` if more slices follow."""
+    last = reading["begin"]["unit"] + len(reading["units"]) == reading["total"]
+    size = sum(unit["estimate"] for unit in reading["units"])
+    return max(1, size // _BYTES_PER_TOKEN) if last else _UNKNOWN
 
 
 def render(rows: list[PlanRow]) -> str:

@@ -19,12 +19,18 @@ from flows.dag.call import Build
 from flows.dag.requests import Requests
 from flows.dag.state import Slice
 from storage.artifact import Artifact, Chain, Input
+from storage.counts import rounded_count
 from storage.errors import StageFailed
 from tasks.corpus.packing.interleave import choose
 from tasks.corpus.reading.sources import SourceConfig
 from tasks.corpus.reasons import commonest
 
 _STRETCH = 64
+_MANY_TIMES = 16
+"""Readings of one text that are nearly surely a mistake. Up to 4 are nearly as good as new text, and beyond 16 little is
+gained (Muennighoff et al. 2023, arXiv 2305.16264)."""
+_FEW_HELD_OUT = 20
+"""Held-out documents below which a perplexity says little: the interval of a change is wider than most changes."""
 _WAYS = {
     "ingest": "repair its files or name their column with text_field",
     "dedup": "loosen corpus.dedup, or leave out the source that holds the same text",
@@ -63,7 +69,17 @@ class SliceReader:
         for source in sources:
             if needed[source.name] and not self.tokens_of(source.name):
                 raise self._nothing_left(source.name)
+            self._warn_of_repeats(source.name, needed[source.name])
         return list(self.slices)
+
+    def _warn_of_repeats(self, source: str, needed: int) -> None:
+        there = self.tokens_of(source)
+        if needed >= there * _MANY_TIMES > 0:
+            self.requests.warn(
+                f"corpus.sources: {source} has about {rounded_count(there)} tokens, and training takes "
+                f"{rounded_count(needed)} of it: it is read about {needed // there:,} times. More text, a smaller weight "
+                "or a smaller training.token_budgets avoids it"
+            )
 
     def all(self, until: str, most: int | None) -> None:
         """Read every slice of every source (or the first `most` slices), up to the corpus stage `until`."""
@@ -88,8 +104,13 @@ class SliceReader:
             artifact = one.artifacts.get("decontaminate")
             if artifact is None or not artifact.has("holdout") or one.source in found:
                 continue
-            if artifact.stats["documents_held_out"]:
+            if count := artifact.stats["documents_held_out"]:
                 found[one.source] = artifact.part("holdout")
+                if count < _FEW_HELD_OUT:
+                    self.requests.warn(
+                        f"only {count} documents of source {one.source} are held out, and a perplexity on so few says "
+                        "little; raise corpus.holdout_fraction, or give it more documents"
+                    )
             else:
                 self.requests.warn(
                     f"nothing of source {one.source} is held out: its first slice left no document to spare"

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import glob
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from flows.config import RunConfig
 from flows.dag.rounds import round_zero, rounds_of, trunk_schedule
@@ -19,6 +21,7 @@ from tasks.corpus.reading.kinds import check_kinds
 from tasks.corpus.reading.origins import Hub
 from tasks.corpus.reading.sources import IngestConfig
 from tasks.evaluation.catalog import BENCHMARKS, check_benchmarks
+from tasks.evaluation.question_files import check_question_files
 from tasks.models.base import InitConfig
 from tasks.models.config import WsdPlan
 from tasks.training.combinations import of_processes, refuse
@@ -29,36 +32,125 @@ _FEW_STEPS = 60
 _ENOUGH_STEPS = 500
 _MOST_WARMUP = 0.25
 """Share of the first budget's steps that a warm-up may take without a word. Hägele et al. 2024 use up to 5 %."""
+_MOST_SEQUENCES = 2**32
+"""A manifest numbers sequences with 32 bits."""
+_BEYOND = 0.05
+"""Share of a budget beyond which its rounding to whole steps is said."""
+_OF_A_MODEL = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "model.safetensors.index.json",
+)
 
 
-def check(run: RunConfig) -> None:
-    """Refuse a configuration that cannot run: sizes that do not fit together, missing files or benchmarks."""
-    rounds_of(run)
+def check(run: RunConfig, *, elsewhere: bool = False) -> None:
+    """Refuse a configuration that cannot run: sizes that do not fit together, files that are missing or damaged.
+
+    `elsewhere`: the question is about another machine, so that the device need not be here.
+    """
+    check_store(run.store_path)
+    _budgets(run)
     _processes(run)
+    if not elsewhere:
+        check_device(run.training.execution.device, "training.execution.device")
     _sources(run)
+    _filter(run)
+    _evaluation(run)
+    _base(run)
+
+
+def _evaluation(run: RunConfig) -> None:
     if run.evaluation.checkpoints and run.training.keep_every_tokens is None:
         raise ConfigError(
             "evaluation.checkpoints measures the checkpoints that training keeps, but it keeps none: "
             "set training.keep_every_tokens"
         )
+    for place, prompt in enumerate(run.evaluation.prompts):
+        if not prompt.strip():
+            raise ConfigError(f"evaluation.prompts[{place}] is empty; there is nothing to go on from")
+    searched = run.corpus.decontaminate.benchmarks
+    for name in searched:
+        if searched.count(name) > 1:
+            raise ConfigError(f"corpus.decontaminate.benchmarks names {name!r} twice; remove one of the two")
     evaluation = run.evaluation.below(home())
     check_benchmarks(evaluation, run.benchmark_directory, [source.name for source in run.corpus.sources])
     files = {mine.name: home() / mine.file for mine in run.evaluation.own if mine.file}
-    for name in run.corpus.decontaminate.benchmarks:
+    for name in searched:
         if name in files or name not in BENCHMARKS or run.benchmark_directory is not None:
             benchmark_file(run.benchmark_directory, name, files)
-    if isinstance(run.model.base, InitConfig) and not any(
-        source.role == "replay" for source in run.corpus.sources
-    ):
-        raise ConfigError(
-            "model.base is initialised here and pre-trained on replay text, but no source in corpus.sources "
-            "has the role replay"
-        )
-    if isinstance(run.model.base, InitConfig):
-        positions: int | None = run.model.base.max_positions
+    check_question_files(evaluation, run.benchmark_directory, searched)
+
+
+def _base(run: RunConfig) -> None:
+    base = run.model.base
+    if isinstance(base, InitConfig):
+        if not any(source.role == "replay" for source in run.corpus.sources):
+            raise ConfigError(
+                "model.base is initialised here and pre-trained on replay text, but no source in corpus.sources "
+                "has the role replay"
+            )
+        positions: int | None = base.max_positions
     else:
-        positions = positions_of(home() / run.model.base)
-    check_length(run.packing.sequence_length, positions, "packing.sequence_length", "model.base")
+        for name in _OF_A_MODEL:
+            _json_object(home() / base / name)
+        positions = positions_of(home() / base)
+    name = "model.base.init.max_positions" if isinstance(base, InitConfig) else "model.base"
+    check_length(run.packing.sequence_length, positions, "packing.sequence_length", name)
+
+
+def check_store(store: Path) -> None:
+    """Refuse a directory that is no place for a store: a file stands there or above it, or nothing can be written."""
+    try:
+        above = next(path for path in (store, *store.parents) if path.exists() or path.is_symlink())
+        if not above.is_dir():
+            raise ConfigError(
+                f"store: {above} is no directory; name another place in the configuration's store"
+            )
+        if not os.access(above, os.W_OK | os.X_OK):
+            whose = "it" if above == store else f"{above}, where it would be made,"
+            raise ConfigError(
+                f"store: {store} cannot be written: {whose} is read-only for this user; name another place in the "
+                "configuration's store"
+            )
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"store: {str(store)[:200]!r} is no path of a directory ({error})") from error
+
+
+def check_device(device: str, field: str) -> None:
+    """Refuse `cuda` where there is no GPU. Torch is loaded only if a GPU is asked for."""
+    if device != "cuda":
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        raise ConfigError(
+            f"{field} is cuda, but no GPU can be used here; set it to auto or cpu, or run where there is one "
+            "(onward plan --memory 24G --device-name H100 estimates another machine)"
+        )
+
+
+def _budgets(run: RunConfig) -> None:
+    """Refuse budgets of less than a step, and more sequences than a manifest can number."""
+    batch, length = run.training.batch_tokens, run.packing.sequence_length
+    named = [(f"training.token_budgets: {count_text(one)}", one) for one in run.training.token_budgets[:1]]
+    if isinstance(run.model.base, InitConfig):
+        tokens = run.model.base.pretrain_tokens
+        named.insert(0, (f"model.base.init.pretrain_tokens: {count_text(tokens)}", tokens))
+    for what, tokens in named:
+        if tokens < batch:
+            raise ConfigError(
+                f"{what} is less than one step of {batch:,} tokens (training.batch_tokens); raise it, or lower "
+                "training.batch_tokens"
+            )
+    rounds = rounds_of(run)
+    if rounds[-1].last_step * batch // length >= _MOST_SEQUENCES:
+        raise ConfigError(
+            f"training.token_budgets: {rounds[-1].name} in sequences of {length:,} tokens (packing.sequence_length) are "
+            "more than 4 billion sequences; lower the budget, or take longer sequences"
+        )
 
 
 def check_hub(run: RunConfig) -> None:
@@ -86,6 +178,19 @@ def _sources(run: RunConfig) -> None:
         check_kinds(source.name, source.files or (), home())
 
 
+def _filter(run: RunConfig) -> None:
+    """Refuse a classifier that is not there. What it must be is checked when it is loaded."""
+    section = run.corpus.filter
+    if section.edu_classifier is None:
+        return
+    directory = home() / section.edu_classifier
+    if not (directory / "config.json").is_file():
+        raise ConfigError(
+            f"corpus.filter.edu_classifier: {directory} holds no model: no config.json is there"
+        )
+    _json_object(directory / "config.json")
+
+
 def check_length(length: int, positions: int | None, field: str, model: str) -> None:
     """Raise ConfigError if sequences are longer than the model's positions, if those are known."""
     if positions is not None and length > positions:
@@ -94,22 +199,31 @@ def check_length(length: int, positions: int | None, field: str, model: str) -> 
 
 def positions_of(directory: Path) -> int | None:
     """Number of positions of a model in a directory; None if it is not there. A hub model's is known after its import."""
-    path = directory / "config.json"
-    if not path.is_file():
-        return None
-    try:
-        config = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ConfigError(f"{path} is not JSON: {error}") from error
+    config = _json_object(directory / "config.json")
     for name in ("max_position_embeddings", "n_positions"):
-        if isinstance(config.get(name), int):
+        if type(config.get(name)) is int:
             return int(config[name])
     return None
 
 
+def _json_object(path: Path) -> dict[str, Any]:
+    """The fields of a file of a model; none if it is not there. Raises ConfigError if it holds anything else."""
+    try:
+        if not path.is_file():
+            return {}
+        found = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path} is not JSON: {error}; the file may be cut short") from error
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
+    if not isinstance(found, dict):
+        raise ConfigError(f"{path} holds no fields: a JSON object must stand there")
+    return found
+
+
 def advice(run: RunConfig) -> list[str]:
     """Warnings about what is allowed but probably not intended: a warm-up that does not fit, and budgets of few steps."""
-    return [*_warmup(run), *_steps(run)]
+    return [*_warmup(run), *_steps(run), *_rounding(run), *_kept(run)]
 
 
 def _warmup(run: RunConfig) -> Iterator[str]:
@@ -153,3 +267,24 @@ def _steps(run: RunConfig) -> Iterator[str]:
                 f"{what} has only {steps:,} step{'s' if steps != 1 else ''} of training.batch_tokens "
                 f"{run.training.batch_tokens:,}; {fitting:,} would give {steps_for(tokens, fitting):,}"
             )
+
+
+def _rounding(run: RunConfig) -> list[str]:
+    """Budgets whose last step goes far beyond them."""
+    batch = run.training.batch_tokens
+    ends = [(one, one.last_step * batch) for one in rounds_of(run)]
+    return [
+        f"the budget {one.name} ends with a whole step, at {count_text(end)} tokens: {end / one.budget - 1:.0%} more"
+        for one, end in ends
+        if end > one.budget * (1 + _BEYOND)
+    ]
+
+
+def _kept(run: RunConfig) -> list[str]:
+    """Checkpoints that would be kept on the way, but no budget is that large."""
+    every, last = run.training.keep_every_tokens, run.training.token_budgets[-1]
+    if every is None or every <= last:
+        return []
+    return [
+        f"training.keep_every_tokens {count_text(every)} is more than the last budget {count_text(last)}: none is kept"
+    ]

@@ -20,7 +20,7 @@ from flows.dag.requests import Measures
 from flows.dag.state import Model
 from flows.machine.gpu import Gpu
 from flows.runs.attempt import Attempt
-from flows.runs.checks import check_length, positions_of
+from flows.runs.checks import check_device, check_length, check_store, positions_of
 from flows.runs.session import current_flow_run, failure_explained, in_flow_run, shown
 from flows.runs.stage_task import Builder
 from flows.runs.tracked import experiment, open_tracker
@@ -33,10 +33,11 @@ from storage.errors import ConfigError, OnwardError
 from storage.keys import canonical_json
 from storage.paths import home, state_directory
 from storage.runs import read_records, shared_lock
-from storage.settings import Settings, execution, identity, identity_of, identity_values
+from storage.settings import PathText, Settings, Whole, execution, identity, identity_of, identity_values
 from storage.store import Request, Store
 from storage.workers import Workers
 from tasks.evaluation.catalog import EvaluationConfig, check_benchmarks
+from tasks.evaluation.question_files import check_question_files
 from tasks.models import base
 from tasks.models.base import ModelConfig
 
@@ -48,16 +49,16 @@ _KEY = re.compile(r"(base|train|decay)/[0-9a-f]+|[0-9a-f]{6,64}")
 class Evaluation(Settings):
     """What to evaluate: the parameters of the flow."""
 
-    model: str = execution(
+    model: PathText = execution(
         description="key (or its beginning) of a model in the store, directory, or hub name"
     )
     benchmarks: EvaluationConfig = identity(description="what it is measured on")
     run: str | None = execution(None, description="run whose held-out text it is measured on too")
-    sequence_length: int = identity(description="tokens that the model is given at most")
-    seed: int = identity(description="of the draw, where there is a limit")
+    sequence_length: Whole = identity(description="tokens that the model is given at most")
+    seed: Whole = identity(description="of the draw, where there is a limit")
     device: str = execution(description="auto, cpu or cuda")
-    benchmark_files: str | None = execution(description="directory of local copies; null: the hub")
-    store: str = execution(description="directory of the store")
+    benchmark_files: PathText | None = execution(description="directory of local copies; null: the hub")
+    store: PathText = execution(description="directory of the store")
     name: str = execution(description="experiment in MLflow", pattern=PLAIN_NAME, max_length=60)
     tracking: TrackingConfig = execution(description="where scores are published")
 
@@ -84,27 +85,26 @@ def execute(wanted: Evaluation, console: Console) -> Any:
 
 def _execute(wanted: Evaluation, console: Console) -> dict[str, Any]:
     store = Store(home() / wanted.store)
-    store.root.mkdir(parents=True, exist_ok=True)
     flow_run = current_flow_run()
     attempt: Attempt | None = None
-    with (
-        failure_explained(store, lambda: attempt, console.warn),
-        shared_lock(store),
-        Workers(1) as workers,
-    ):
-        holdouts = held_out_of(store, wanted.run) if wanted.run else {}
-        measures = measures_of(wanted, holdouts, console.warn)
-        with _tracked(wanted, store, flow_run, console) as tracker:
-            gpu = Gpu(state_directory(), wanted.device, wanted.title)
-            builder = Builder(store, workers, console, facts={"flow_run": flow_run}, gpu=gpu)
-            record, config = f"{wanted.name}-{wanted.id}", wanted.model_dump(mode="json")
-            attempt = Attempt(store, builder, tracker, flow_run, record, wanted.name, config)
-            with attempt.account(), shown(builder, tracker, wanted.name):
-                model = model_of(wanted, store, builder)
-                measure(measures, builder, attempt.outcome, model, holdouts)
-                attempt.outcome.settle()
-        assert attempt.summary is not None
-        return attempt.summary.as_json()
+    with failure_explained(store, lambda: attempt, console.warn):
+        check_store(store.root)
+        check_device(wanted.device, "device")
+        store.root.mkdir(parents=True, exist_ok=True)
+        with shared_lock(store), Workers(1) as workers:
+            holdouts = held_out_of(store, wanted.run) if wanted.run else {}
+            measures = measures_of(wanted, holdouts, console.warn)
+            with _tracked(wanted, store, flow_run, console) as tracker:
+                gpu = Gpu(state_directory(), wanted.device, wanted.title)
+                builder = Builder(store, workers, console, facts={"flow_run": flow_run}, gpu=gpu)
+                record, config = f"{wanted.name}-{wanted.id}", wanted.model_dump(mode="json")
+                attempt = Attempt(store, builder, tracker, flow_run, record, wanted.name, config)
+                with attempt.account(), shown(builder, tracker, wanted.name):
+                    model = model_of(wanted, store, builder)
+                    measure(measures, builder, attempt.outcome, model, holdouts)
+                    attempt.outcome.settle()
+            assert attempt.summary is not None
+            return attempt.summary.as_json()
 
 
 def held_out_of(store: Store, name: str) -> dict[str, Input]:
@@ -152,6 +152,7 @@ def measures_of(wanted: Evaluation, holdouts: Mapping[str, Input], warn: Callabl
     if not section.groups() and not holdouts:
         raise ConfigError("benchmarks: nothing to measure; name benchmarks, or a run for its held-out text")
     check_benchmarks(section, directory, list(holdouts))
+    check_question_files(section, directory)
     return Measures(
         evaluation=section,
         benchmark_directory=directory,

@@ -76,7 +76,7 @@ def _execute(run: RunConfig, options: Options, console: Console) -> Any:
     store = Store(run.store_path)
     attempt: RunAttempt | None = None
     with failure_explained(store, lambda: attempt, console.warn):
-        check(run)
+        check(run, elsewhere=options.until in stages.CORPUS)
         if options.slices is not None and options.until not in stages.CORPUS:
             raise ConfigError(
                 f"slices: goes with a corpus stage as the last one ({', '.join(stages.CORPUS)})"
@@ -192,9 +192,10 @@ def _same_bytes(builder: Builder) -> None:
 
 def _planned(run: RunConfig) -> State[Any]:
     """The final state of a dry run: the plan is on its page, and nothing was made."""
-    rows = with_estimates(run, make_plan(run))
+    warnings = advice(run)
+    rows = with_estimates(run, make_plan(run, warnings.append))
     flow_run = current_flow_run()
-    text = "\n".join([*(f"! {line}" for line in advice(run)), render(rows)])
+    text = "\n".join([*(f"! {line}" for line in dict.fromkeys(warnings)), render(rows)])
     if flow_run is not None:
         publish.plan_page(publish.PrefectPages(flow_run), rows, text)
     summary = {

@@ -115,9 +115,9 @@ class FilterConfig(Settings):
         if value is None or value == ANY_LANGUAGE:
             return ANY_LANGUAGE
         if isinstance(value, str) and value not in language.languages():
-            near = difflib.get_close_matches(value, language.languages(), 3)
+            near = difflib.get_close_matches(value[:40], language.languages(), 3)
             raise ValueError(
-                f"{value!r} is not a language of the model; write a code such as en, de or zh, or {ANY_LANGUAGE}"
+                f"{value[:40]!r} is not a language of the model; write a code such as en, de or zh, or {ANY_LANGUAGE}"
                 + (f"; did you mean {' or '.join(near)}?" if near else "")
             )
         return value

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from storage.errors import ConfigError
-from storage.settings import Count, PathText, Settings, execution, identity
+from storage.settings import Count, FreeText, LineText, PathText, Settings, execution, identity
 from tasks.evaluation.directory import read_task_directory
 
 Group = Literal["domain", "general"]
@@ -121,7 +121,7 @@ class OwnBenchmark(Settings):
     tasks: PathText | None = execution(
         None, description="Directory of task files (YAML) of lm-evaluation-harness over local data files."
     )
-    held_out: str | None = identity(
+    held_out: LineText | None = identity(
         None, description="Source whose held-out documents the questions are made from."
     )
     questions: Count = identity(200, description="How many questions to make of held-out documents.", ge=1)
@@ -143,7 +143,7 @@ class EvaluationConfig(Settings):
     checkpoints: bool = execution(
         False, description="Measure what training.keep_every_tokens keeps on the way too."
     )
-    prompts: tuple[str, ...] = identity(
+    prompts: tuple[FreeText, ...] = identity(
         (), description="Beginnings that every model continues, beside the usual ones."
     )
     sample_tokens: Count = identity(
