@@ -42,7 +42,7 @@ COMPONENTS = {
     "fineweb": 2,
     "education": 1,
     "classifier": 2,
-    "pii": 1,
+    "pii": 2,
 }
 """Versions of the families of rules: one that is raised makes only those corpora again in which it is on."""
 

@@ -1,8 +1,9 @@
 """Personal data: replace e-mail addresses, IP addresses and telephone numbers by a placeholder for their kind.
 
 The placeholders are Dolma's (Soldaini et al. 2024, arXiv:2402.00159, section 3.1.3). The rules find Dolma's telephone
-numbers and datatrove's e-mail and public IP addresses (`pipeline/formatters/pii.py`). They exclude look-alikes:
-numbers of sections and versions, page ranges, ratios, times, ISBNs.
+numbers and datatrove's e-mail and public IP addresses (`pipeline/formatters/pii.py`), and besides telephone numbers in
+the form of ITU-T E.164 (a plus sign or 00, the country, at most 15 digits), in British and in French groups. They exclude
+look-alikes: numbers of sections and versions, page ranges, ratios, times, ISBNs.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ EMAIL, IP, PHONE = "|||EMAIL_ADDRESS|||", "|||IP_ADDRESS|||", "|||PHONE_NUMBER||
 
 _HINT = (
     r"[A-Za-z0-9_%+'.-]@[A-Za-z0-9-]|[0-9]\.[0-9]{1,3}\.[0-9]{1,3}\.[0-9]|[0-9A-Fa-f]{0,4}:[0-9A-Fa-f]{0,4}:[0-9A-Fa-f]"
-    r"|[0-9]{3}\)? ?[-. ]?[0-9]{3}[-.][0-9]{4}|\+[1-9][-. ()0-9]{8}"
+    r"|[0-9]{3}\)? ?[-. ]?[0-9]{3}[-.][0-9]{4}|\+[1-9][-. ()/0-9]{8}|00[1-9][0-9]{0,2}[-. /]"
+    r"|0[1-9](?:[ .-][0-9]{2}){4}|0[1-9][0-9]{1,3}\)?[ -][0-9]{3,4}[ -]?[0-9]{3,4}"
 )
 """Matches in every text with such data, and in few others."""
 
@@ -35,15 +37,31 @@ _PHONE = re.compile(
     r"(?<![\w.+-])(?:\+?1[-. ]?)?(?:\([2-9][0-9]{2}\) ?|[2-9][0-9]{2}[-.])"  # North America
     r"[2-9][0-9]{2}[-.][0-9]{4}(?![\w-]|\.[0-9])"
     r"|(?<![\w.+-])\+[1-9][0-9]{0,2}(?:[-. ]\(?[0-9]{2,4}\)?){2,5}(?!\w|[-.][0-9])"  # international, in groups
+    r"|(?<![\w.+-])\+[1-9][0-9]{9,14}(?!\w|[-.][0-9])"  # without groups
+    r"|(?<![\w.+/-])(?:\+|00)[1-9][0-9]{0,2}(?:[-. /]?\(0\)[-. /]?[0-9]{1,8})?"  # with the country's code
+    r"(?:[-. /]\(?[0-9]{1,8}\)?){1,5}(?!\w|[-./][0-9])"
+    r"|(?<![\w.+/-])(?<![0-9][ .-])0[1-9](?:(?: [0-9]{2}){4}|(?:\.[0-9]{2}){4}|(?:-[0-9]{2}){4})(?!\w|[-. ][0-9])"  # France
+    r"|(?<![\w.+/-])(?<![0-9][ .-])(?:\(0[1-37-8][0-9]{1,3}\) ?|0[1-37-8][0-9]{1,3}[ -])"  # Britain
+    r"[0-9]{3,4}[ -]?[0-9]{3,4}(?!\w|[-. ][0-9])"
 )
 _NUMBERED = re.compile(
     r"(?:\b(?:sections?|sec|chapters?|ch|versions?|ver|v|release|figures?|fig|tables?|tab|parts?|articles?|art|clauses?|"
-    r"rules?|exercises?|examples?|problems?|theorem|lemma|equations?|eq|appendix|item|step|page|pp?)\.?|§)\s*$",
+    r"rules?|exercises?|examples?|problems?|theorem|lemma|equations?|eq|appendix|item|step|page|pp?|paragraphs?|para|"
+    r"subsections?|sub-?clauses?|requirements?|provisions?|annex|modules?|units?|lessons?|build|firmware|kernel|release|"
+    r"nos?|numbers?)\.?|§)\s*$",
+    re.IGNORECASE,
+)
+_OF_A_TEXT = re.compile(
+    r"\s*\)?,?\s+(?:of|in|to|under|from)\s+(?:(?:the|this|that|our|its|an?)\s+)?(?:[\w-]+\s+){0,2}?(?:standards?|codes?|"
+    r"sections?|chapters?|documents?|documentation|specifications?|spec|reports?|manuals?|guides?|guidelines?|rules?|"
+    r"regulations?|acts?|laws?|treaty|agreements?|contracts?|directives?|recommendations?|books?|syllabus|handbook|"
+    r"RFC|ISO|IEC|IEEE|ANSI|DIN|EN)\b",
     re.IGNORECASE,
 )
 _DOCUMENTATION = ipaddress.ip_network("2001:db8::/32")
 _EXAMPLES = tuple(map(ipaddress.ip_network, ("192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24")))
 _BEFORE = 24
+_AFTER = 80
 
 
 def mask(text: str) -> tuple[str, Counter[str]]:
@@ -88,13 +106,16 @@ FAMILY = Family((), edit)
 def _is_ipv4(match: re.Match[str]) -> bool:
     """Whether the match is a public address, or one reserved for documentation, and not a section or version number.
 
-    Section numbers consist of single digits, or follow a word that names them.
+    Section numbers consist of single digits, or a word that names them stands before them, or the text that has such
+    sections after them ("4.18.22.10 of the standard").
     """
     try:
         address = ipaddress.IPv4Address(match.group())
     except ValueError:
         return False
     if all(len(part) == 1 for part in match.group().split(".")) or _NUMBERED.search(_before(match)):
+        return False
+    if _OF_A_TEXT.match(match.string, match.end(), match.end() + _AFTER):
         return False
     return (address.is_global and not address.is_multicast) or any(address in some for some in _EXAMPLES)
 
@@ -111,8 +132,9 @@ def _is_ipv6(match: re.Match[str]) -> bool:
 
 
 def _is_phone(match: re.Match[str]) -> bool:
-    digits = sum(map(str.isdigit, match.group()))
-    return 10 <= digits <= 15 and not _NUMBERED.search(_before(match))
+    digits, written = sum(map(str.isdigit, match.group())), match.group().lstrip("(")
+    most = 11 if written[0] == "0" and written[1] != "0" else 15  # within a country, or with its code
+    return 10 <= digits <= most and not _NUMBERED.search(_before(match))
 
 
 def _before(match: re.Match[str]) -> str:

@@ -25,6 +25,16 @@ from tests.support.corpus.shared import rows_of
         ("at 2001:db8::76c0:5c2d.", f"at {IP}."),
         ("call (212) 555-0134 or 617.555.0132", f"call {PHONE} or {PHONE}"),
         ("+1 415-555-0148; +44 20 7946 0958", f"{PHONE}; {PHONE}"),
+        ("+4915123456789, or +12125550134.", f"{PHONE}, or {PHONE}."),
+        ("+49 (0)89 123456, +44 (0)20 7946 0958", f"{PHONE}, {PHONE}"),
+        ("+49 89 1234567 and +49-89-1234567", f"{PHONE} and {PHONE}"),
+        ("0049/89/1234567; 0049 89 123456; 0033 1 23 45 67 89", f"{PHONE}; {PHONE}; {PHONE}"),
+        ("0044-20-7946-0958 (London)", f"{PHONE} (London)"),
+        ("ring 020 7946 0958 or (020) 7946 0958", f"ring {PHONE} or {PHONE}"),
+        ("0161 496 0123, 01632 960123, 07700 900123, 07700 900 123", ", ".join([PHONE] * 4)),
+        ("appelez le 01 23 45 67 89 ou 06.12.34.56.78", f"appelez le {PHONE} ou {PHONE}"),
+        ("+33 1 23 45 67 89, +33123456789", f"{PHONE}, {PHONE}"),
+        ("server 93.184.216.34 of the network in this report", f"server {IP} of the network in this report"),
     ],
 )
 def test_what_is_masked(text: str, masked: str) -> None:
@@ -49,6 +59,14 @@ def test_what_is_masked(text: str, masked: str) -> None:
         "ISBN 978-3-16-148410-0",
         "pi is 3.14159265358979, 2125550134 too",
         "1 + 234 567 890",
+        "as in 4.18.22.10 of the standard, and 12.3.4.50 of that building code",
+        "(see 10.12.3.40 in the ISO 9001 manual)",
+        "paragraph 12.3.4.50 and requirement 14.22.3.40",
+        "at 0800 1200 1500 hours, 01-02-2003, 2001-05-12 10:20",
+        "0012345678905 is a product, 007 an agent, 00 1 nothing",
+        "0.123 456 789 and 0123456789",
+        "01 02 03 04 05 06 07 08 09 10",
+        "the sum +123 45 is 168; +1000000000000000000",
     ],
 )
 def test_what_only_looks_like_it_stays(text: str) -> None:
