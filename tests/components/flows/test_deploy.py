@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -9,6 +10,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -18,7 +20,8 @@ import pytest
 
 from flows.services import automations, deployments, supervisor
 from flows.services.rest import Api
-from storage.manifest import read_manifest
+from storage.atomic import make_writable
+from storage.manifest import Manifest, part_of, read_manifest
 from tests.support.servers import PrefectServer, Refused
 from tests.support.small import write_config
 
@@ -316,13 +319,22 @@ def test_everything_made_again_gives_the_same_bytes_and_a_difference_fails(ran):
     places = (server.home / "store" / "dedup").glob("[!.]*")
     manifests = {place: read_manifest(place) for place in places}
     (first,) = (place for place, manifest in manifests.items() if manifest.inputs["earlier"] is None)
-    planted = manifests[first].parts["documents"].digest
-    (first / "manifest.json").chmod(0o644)
-    (first / "manifest.json").write_bytes(manifests[first].to_bytes().replace(planted.encode(), b"0" * 64))
+    _with_other_bytes(first, manifests[first])
     again = server.start("pretrain/small", force=["all"], until="dedup", slices=1)
     message = server.wait(again, "FAILED")["state"]["message"]
     assert "gave other bytes" in message and f"dedup/{first.name}" in message
     assert len(list((server.home / "store" / "dedup").glob(".damaged-*"))) == 1
+
+
+def _with_other_bytes(place: Path, manifest: Manifest) -> None:
+    """The artifact as if it had been made with other documents: a whole manifest, of other bytes."""
+    make_writable(place)
+    first, *others = manifest.parts["documents"].files
+    raw = (place / first.path).read_bytes() + b"other"
+    (place / first.path).write_bytes(raw)
+    entry = replace(first, bytes=len(raw), sha256=hashlib.sha256(raw).hexdigest())
+    parts = {**manifest.parts, "documents": part_of([entry, *others])}
+    (place / "manifest.json").write_bytes(replace(manifest, parts=parts).to_bytes())
 
 
 def test_a_model_is_measured_by_its_key(ran):
