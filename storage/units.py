@@ -98,15 +98,15 @@ def as_path(value: Any) -> Any:
     """Return a path or pattern unchanged. Raises ValueError for a text that no file system takes as a name."""
     if not isinstance(value, str):
         return value
-    if not as_line(value).strip():
+    if not value.strip():
         raise ValueError("is empty; name a path")
-    parts = value.encode().split(b"/")
+    parts = value.encode(errors="replace").split(b"/")
     if max(map(len, parts)) > _LONGEST_NAME or sum(map(len, parts)) + len(parts) > _LONGEST_LINE:
         raise ValueError(
             f"a path of {len(value):,} characters is too long: {_LONGEST_NAME} bytes at most between two slashes, "
             f"{_LONGEST_LINE:,} in all"
         )
-    return value
+    return as_line(value)
 
 
 def as_line(value: Any) -> Any:

@@ -121,6 +121,7 @@ class Planner:
         stats = _Estimates(
             {
                 "tokens": self._slice_tokens,
+                "documents_out": _UNKNOWN,
                 "exhausted": True,
                 "holdout": first and self.holdout,
                 "documents_held_out": _UNKNOWN if first and self.holdout else 0,
