@@ -12,6 +12,7 @@ import pytest
 
 from storage.store import Store
 from tests.support.attempts import Attempt
+from tests.support.begun import begin
 from tests.support.mlflow_server import MlflowServer
 from tests.support.small import ONWARD, onward, write_config
 
@@ -44,16 +45,17 @@ def values(client: Any) -> dict[tuple[str, str], list[tuple[int, float]]]:
     return found
 
 
-def test_training_goes_on_and_the_server_has_all_of_it_once_it_is_back(tmp_path):
+def test_training_goes_on_and_the_server_has_all_of_it_once_it_is_back(tmp_path, reference_run):
     from mlflow import MlflowClient
 
+    begin(reference_run, tmp_path)
     config = write_config(tmp_path, budgets=("8K", "200K"))
     store = tmp_path / "store"
     with MlflowServer(tmp_path / "server") as server:
         client = MlflowClient(server.uri)
         to_it = ["--set", f"tracking.mlflow_uri={server.uri}", "--set", "tracking.registered_model=small"]
         run = Attempt([*ONWARD, "run", str(config), "--json", *to_it], tmp_path)
-        until = time.monotonic() + 400
+        until = time.monotonic() + 1000
         while journal_rows(store) < 150:
             assert run.process.poll() is None and time.monotonic() < until, run.errors[-3000:]
             time.sleep(0.1)

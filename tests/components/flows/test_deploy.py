@@ -224,7 +224,7 @@ def test_a_schedule_made_in_the_ui_gives_runs(deployed):
         "deployments": {"id": {"any_": [made]}},
         "flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}},
     }
-    assert eventually(lambda: server.api("/flow_runs/filter", body), seconds=90)
+    assert eventually(lambda: server.api("/flow_runs/filter", body), seconds=240)
     server.api(f"/deployments/{made}/schedules/{schedule['id']}", method="DELETE")
 
 
@@ -239,7 +239,7 @@ def test_nights_that_were_missed_are_dropped_but_not_a_run_that_a_person_asked_f
         "flow_runs": {"state": {"type": {"any_": ["SCHEDULED"]}}},
     }
     made = eventually(
-        lambda: server.api("/flow_runs/filter", body)[1:] and server.api("/flow_runs/filter", body), 90
+        lambda: server.api("/flow_runs/filter", body)[1:] and server.api("/flow_runs/filter", body), 240
     )
     missed, taken = (run["id"] for run in made[:2])
     asked = server.api(f"/deployments/{night}/create_flow_run")["id"]
@@ -407,7 +407,7 @@ def heartbeats(server: Any, run: str) -> list[Any]:
     return found
 
 
-def eventually(holds: Any, seconds: float = 60) -> Any:
+def eventually(holds: Any, seconds: float = 180) -> Any:
     """What `holds` gives once it is true; fails where that does not happen in time."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:

@@ -234,7 +234,7 @@ def test_a_worker_that_is_stopped_leaves_a_checkpoint_and_a_true_state_and_a_ret
     began = time.monotonic()
     os.kill(worker.pid, signal.SIGTERM)  # what `compose stop` sends, to the first process alone
     assert worker.wait(300) == 0
-    assert time.monotonic() - began < 60
+    assert time.monotonic() - began < 150, "half of the time that compose gives it"
     assert _of_run(run) == [], "nothing that it started is left for the container's SIGKILL"
     state = prefect(stack, f"/flow_runs/{run}")["state"]
     assert state["type"] == "CRASHED" and "Retry this run" in state["message"]
@@ -247,8 +247,8 @@ def test_a_worker_that_is_stopped_leaves_a_checkpoint_and_a_true_state_and_a_ret
     _training_begun(stack.home / "long", stack, run, beyond=_newest(work))
     cancelling = {"type": "CANCELLING", "name": "Cancelling"}
     prefect(stack, f"/flow_runs/{run}/set_state", {"state": cancelling})
-    assert wait_for(stack, run, "CANCELLED", seconds=90)
-    until = time.monotonic() + 30
+    assert wait_for(stack, run, "CANCELLED", seconds=240)
+    until = time.monotonic() + 120
     while left := _of_run(run):
         assert time.monotonic() < until, left
         time.sleep(0.2)
@@ -266,7 +266,7 @@ def _newest(work: Path) -> int:
 
 def _training_begun(store: Path, stack: Stack, run: str, beyond: int = 0) -> Path:
     """The work directory of the long training, once it has a checkpoint after step `beyond`."""
-    until = time.monotonic() + 240
+    until = time.monotonic() + 600
     while time.monotonic() < until:
         for work in store.glob(".work/train-*"):
             spec = work / "journal.jsonl"
