@@ -30,6 +30,7 @@ from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 from prefect.workers.process import ProcessWorker
 
+from flows.entrypoints import pretrain
 from flows.machine.servers import credentials_for
 from flows.services.automations import install
 from flows.services.deployments import NIGHT_QUEUE, NIGHTLY, OF_A_HOME, Wanted, read, wanted
@@ -56,13 +57,13 @@ def deploy(
 
     `say` is called for configurations that are skipped. Raises OnwardError if Prefect does not answer.
     """
-    given = list(read(configs, say))
     with get_client(sync_client=True) as client:
         if (error := client.api_healthcheck()) is not None:
             raise OnwardError(
                 f"Prefect at {client.api_url} does not answer ({error}); start it (onward up), or set PREFECT_API_URL"
             )
         _make_pools(client)
+        given = list(read(configs, home, say, lambda name: _source(client, name)))
         known = {title: _known(client, title) for title in OF_A_HOME}
         sources = {title: _origin(one)[0] for title, one in known.items() if one is not None}
         done = [_apply(client, one, home) for one in wanted(home, given, say, sources)]
@@ -109,6 +110,12 @@ def _known(client: SyncPrefectClient, title: str) -> DeploymentResponse | None:
     with contextlib.suppress(ObjectNotFound):
         return client.read_deployment_by_name(title)
     return None
+
+
+def _source(client: SyncPrefectClient, name: str) -> str | None:
+    """The file from which the deployment of a configuration's name was made."""
+    known = _known(client, f"{pretrain.name}/{name}")
+    return None if known is None else _origin(known)[0] or None
 
 
 def _create(client: SyncPrefectClient, one: Wanted, home: Path) -> None:

@@ -72,20 +72,50 @@ class Given:
         return from_home(str(self.path.resolve()))
 
 
-def read(configs: Sequence[Path], say: Callable[[str], object]) -> Iterator[Given]:
-    """The configurations that can be deployed. `say` is told which ones are skipped, and why."""
-    names: set[str] = set()
+def read(
+    configs: Sequence[Path],
+    home: Path,
+    say: Callable[[str], object],
+    owner: Callable[[str], str | None] = lambda name: None,
+) -> Iterator[Given]:
+    """The configurations that can be deployed. `say` is told which ones are skipped, and why.
+
+    `owner` tells the file, relative to home, from which the deployment of a name was made. A copy under the same name does
+    not take it over while that file has the name.
+    """
+    loaded: dict[str, list[Given]] = {}
     for path in configs:
         try:
             run = load_config(path)
         except ConfigError as error:
             say(f"passed over: {error}")
             continue
-        if run.name in names or run.name in ("corpus-only", NIGHTLY):
-            say(f"passed over: {path}: another deployment has the name {run.name} already")
+        loaded.setdefault(run.name, []).append(_given(run, path))
+    for name, several in loaded.items():
+        if name in ("corpus-only", NIGHTLY):
+            for one in several:
+                say(f"passed over: {one.path}: another deployment has the name {name} already")
             continue
-        names.add(run.name)
-        yield _given(run, path)
+        before = owner(name)
+        kept = next((one for one in several if one.source == before), None)
+        if kept is None and before and _named(home / before) == name:
+            owned = before
+        else:
+            kept = kept or several[0]
+            owned = kept.source
+            yield kept
+        for one in several:
+            if one is not kept:
+                say(
+                    f"passed over: {one.path}: the deployment {name} is that of {owned}; give one of them another name"
+                )
+
+
+def _named(path: Path) -> str | None:
+    """The name that a configuration file gives; None if it cannot be read."""
+    with contextlib.suppress(ConfigError, OSError):
+        return load_config(path).name if path.is_file() else None
+    return None
 
 
 def _given(run: RunConfig, path: Path) -> Given:
