@@ -21,6 +21,7 @@ import pytest
 from storage.runs import read_records
 from storage.store import Store
 from tests.support.attempts import wait_until_alone
+from tests.support.begun import begin
 from tests.support.servers import PrefectServer, task_states
 from tests.support.small import ONWARD, digests, environment, onward, run_json, write_config
 
@@ -39,9 +40,20 @@ def whole(tmp_path_factory, runs_share_a_server):
     return home, config, run_json(home, config)
 
 
+@pytest.fixture(scope="module")
+def seeded(tmp_path_factory, runs_share_a_server, reference_run):
+    """A run with the first budget alone, by two seeds: its home, configuration and result."""
+    home = tmp_path_factory.mktemp("seeded")
+    begin(reference_run, home)
+    config = write_config(home, budgets=("8K",))
+    done = onward(home, "run", config, "--seeds", "2", "--json")
+    assert done.returncode == 0, done.stderr
+    return home, config, json.loads(done.stdout)
+
+
 def has_states(server: PrefectServer, flow_run: str, expected: dict[str, int]) -> None:
     """The names of the states of a flow run's tasks become these; events take the server a moment."""
-    until = time.monotonic() + 30
+    until = time.monotonic() + 120
     while (found := task_states(server.database, flow_run)) != expected:
         assert time.monotonic() < until, found
         time.sleep(0.2)
@@ -71,29 +83,6 @@ def test_a_second_run_builds_nothing(whole, prefect_server):
     has_states(prefect_server, again["flow_run"], {"Cached": len(again["stages"])})
     plan = onward(home, "plan", config)
     assert (plan.returncode, plan.stdout.splitlines()[-1]) == (0, "nothing to do")
-
-
-def test_a_budget_added_later_gives_the_same_bits(whole, tmp_path):
-    home, _, _ = whole
-    one = run_json(tmp_path, write_config(tmp_path, budgets=("8K",)))
-    before = digests(tmp_path / "store")
-    plan = onward(tmp_path, "plan", write_config(tmp_path))
-    assert plan.returncode == 2
-    assert (
-        "at 64 in" in plan.stdout and "tokens/s" in plan.stdout and "as recorded in the store" in plan.stdout
-    )
-    two = run_json(tmp_path, write_config(tmp_path))
-    state = {stage["key"]: stage["state"] for stage in two["stages"]}
-    made_again = [
-        s["stage"]
-        for s in one["stages"]
-        if s["stage"] not in ("data", "report") and state.get(s["key"]) != "cached"
-    ]
-    assert made_again == []
-    after = digests(tmp_path / "store")
-    assert {key: after[key] for key in before} == before
-    direct = digests(home / "store")
-    assert {key: after[key] for key in direct} == direct
 
 
 def test_reading_ahead_gives_the_bytes_of_one_stage_after_the_other(whole, reference_run):
@@ -330,11 +319,8 @@ def test_verify_lineage_export_and_gc(whole, tmp_path):
     assert {f"{s['stage']}/{s['key']}" for s in result["stages"]} <= set(still) <= set(kept)
 
 
-def test_seeds_differ_in_training_alone_and_end_in_a_page(tmp_path, prefect_server):
-    config = write_config(tmp_path, budgets=("8K",))
-    done = onward(tmp_path, "run", config, "--seeds", "2", "--json")
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+def test_seeds_differ_in_training_alone_and_end_in_a_page(seeded, prefect_server):
+    home, config, found = seeded
     first, second = found["runs"]
     assert [run["seed"] for run in found["runs"]] == found["seeds"] == [3, 4]
     states = {(stage["stage"], stage["state"]) for stage in second["stages"]}
@@ -344,12 +330,36 @@ def test_seeds_differ_in_training_alone_and_end_in_a_page(tmp_path, prefect_serv
     assert first["models"][1]["perplexity"] != second["models"][1]["perplexity"]
     assert "± " in Path(found["page"]).with_suffix(".md").read_text()
     for run in found["runs"]:
-        page = tmp_path / "store" / "runs" / f"report-{Path(run['report']).name}"
+        page = home / "store" / "runs" / f"report-{Path(run['report']).name}"
         assert "## What it cost" in (page / "report.md").read_text()
         with sqlite3.connect(prefect_server.database) as database:
             [(shown,)] = database.execute(
                 "select data from artifact where key = 'report' and flow_run_id = ?", [run["flow_run"]]
             ).fetchall()
         assert "## What it cost" in json.loads(shown)
-    again = run_json(tmp_path, config)
+    again = run_json(home, config)
     assert {stage["state"] for stage in again["stages"]} == {"cached"}  # the first seed is the run itself
+
+
+def test_a_budget_added_later_gives_the_same_bits(whole, seeded):
+    """To a run that ended with the first one, in two seeds; beside a run that had both from the start."""
+    home, (mine, _, found) = whole[0], seeded
+    one = found["runs"][0]
+    before = digests(mine / "store")
+    plan = onward(mine, "plan", write_config(mine))
+    assert plan.returncode == 2
+    assert (
+        "at 64 in" in plan.stdout and "tokens/s" in plan.stdout and "as recorded in the store" in plan.stdout
+    )
+    two = run_json(mine, write_config(mine))
+    state = {stage["key"]: stage["state"] for stage in two["stages"]}
+    made_again = [
+        s["stage"]
+        for s in one["stages"]
+        if s["stage"] not in ("data", "report") and state.get(s["key"]) != "cached"
+    ]
+    assert made_again == []
+    after = digests(mine / "store")
+    assert {key: after[key] for key in before} == before
+    direct = digests(home / "store")
+    assert {key: after[key] for key in direct} == direct
