@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from storage.artifact import Artifact, Input
 from storage.draft import Draft
 from storage.errors import StageFailed
+from storage.keys import stage_key
 from storage.manifest import FileEntry, Manifest, part_of
 from storage.packing import PackingManifest
 from storage.testing import artifact_of
@@ -46,7 +47,7 @@ def tokens_part(root: Path, shards: list[list[int]], tokenizer: str = "t") -> In
         sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
         entries.append(FileEntry(f"tokens/{number:04d}/tokens.arrow", path.stat().st_size, sha256))
     part = part_of(entries)
-    manifest = Manifest("tokenize", 1, "0" * 64, {}, {}, {"tokens": part})
+    manifest = Manifest("tokenize", 1, stage_key("tokenize", 1, {}, {}), {}, {}, {"tokens": part})
     (root / "manifest.json").write_bytes(manifest.to_bytes())
     return Input("tokenize", "0" * 64, "tokens", part.digest, root, tuple(entry.path for entry in part.files))
 
