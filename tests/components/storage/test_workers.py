@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import threading
 import time
 from multiprocessing import resource_tracker
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
-from storage.errors import Interrupted
+from storage.errors import Interrupted, StageFailed
 from storage.workers import Workers
 
 
@@ -75,3 +77,19 @@ def _running(pid: int) -> bool:
         return psutil.Process(pid).status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
     except psutil.NoSuchProcess:
         return False
+
+
+def test_a_system_without_semaphores_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where /dev/shm is read-only or not there (seen with it mounted so)."""
+
+    def refused(*_: Any, **__: Any) -> Any:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr("multiprocessing.synchronize.SemLock.__init__", refused)
+    with (
+        Workers(2) as workers,
+        pytest.raises(StageFailed, match=r"make /dev/shm writable, or set corpus\.execution\.workers: 1"),
+    ):
+        list(workers.run([("a", len, ("abc",))]))
+    with Workers(1) as workers:
+        assert list(workers.run([("a", len, ("abc",))])) == [("a", 3)]

@@ -346,7 +346,9 @@ def test_what_it_cost_is_added_where_the_page_is_published(plain: Plain, tmp_pat
     assert cost["all"]["unit"] == "CPU-hours" and cost["all"]["energy_joules"] is None
     text = (page / "report.md").read_text()
     assert "## What it cost" in text and "2 × test machine" in text and "2,000 |" in text
-    points = 60 / (2 * (more + second) / 3600)  # from 10K to 20K: its trunk was there, its branch was not
+    points = 60 / (
+        2 * (more + second)
+    )  # from 10K to 20K: its trunk was there, its branch was not; per second of a CPU
     assert f"| 10K → 20K | 0.00333 | +{points:.2f} [" in text
     assert (page / text.split("](")[1].split(")")[0]).resolve() == artifact.path / "figures" / "loss.svg"
     html = (page / "report.html").read_text()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 import threading
@@ -12,7 +11,7 @@ from typing import Any
 import pytest
 
 from storage.draft import Draft
-from storage.errors import ConfigError, StageFailed
+from storage.errors import ConfigError
 from storage.executors import check_executor, description
 from storage.workers import Workers
 
@@ -193,19 +192,3 @@ def with_notes(job: int, directory: Path) -> dict[str, Any]:
     (directory / "letters.txt").write_text("x" * job)
     (directory / "notes.txt").write_text("aside")
     return {"rows": job, "made": os.urandom(4).hex()}
-
-
-def test_a_system_without_semaphores_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As where /dev/shm is read-only or not there (seen with it mounted so)."""
-
-    def refused(*_: Any, **__: Any) -> Any:
-        raise OSError(errno.EROFS, "Read-only file system")
-
-    monkeypatch.setattr("multiprocessing.synchronize.SemLock.__init__", refused)
-    with (
-        Workers(2) as workers,
-        pytest.raises(StageFailed, match=r"make /dev/shm writable, or set corpus\.execution\.workers: 1"),
-    ):
-        list(workers.run([("a", len, ("abc",))]))
-    with Workers(1) as workers:
-        assert list(workers.run([("a", len, ("abc",))])) == [("a", 3)]

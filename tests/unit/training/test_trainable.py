@@ -9,6 +9,7 @@ import torch
 import transformers
 
 from storage.errors import ConfigError
+from tasks.training.attention import register
 from tasks.training.trainable import _smaller, _without_memory, check_trainable
 from tests.support.training.families import FAMILIES
 
@@ -162,13 +163,15 @@ def test_the_check_draws_from_no_random_state_of_the_process() -> None:
 
 
 def test_a_large_model_is_tried_as_a_small_one_with_every_kind_of_layer() -> None:
+    register(False)
     config = transformers.AutoConfig.for_model("gemma3_text")
     maker = transformers.Gemma3ForCausalLM
     small = next(_smaller(maker, config, _without_memory(maker, config)))
     assert set(small.layer_types) == {"sliding_attention", "full_attention"}
     assert small.head_dim == config.head_dim
     assert sum(p.numel() for p in _without_memory(maker, small).parameters()) < 30_000_000
-    large = config_of("llama", hidden_size=8192, num_hidden_layers=80, num_attention_heads=64)
+    heads = {"num_attention_heads": 64, "num_key_value_heads": 8}
+    large = config_of("llama", hidden_size=8192, num_hidden_layers=80, **heads)
     whole = _without_memory(transformers.LlamaForCausalLM, large)
     small = next(_smaller(transformers.LlamaForCausalLM, large, whole))
     assert (small.num_hidden_layers, small.hidden_size) == (2, 512)
