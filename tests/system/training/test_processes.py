@@ -225,7 +225,7 @@ def test_asked_by_a_signal_all_stop_after_one_step(world: World, tmp_path: Path)
             os.kill(rank, signal.SIGTERM)
         process.wait()
 
-    with pytest.raises(Interrupted, match="left a checkpoint"):
+    with pytest.raises(Interrupted, match="asked to stop"):
         train(work, follow=terminate)
     last = journal_steps(work)[-1]
     assert [path.name for path in (work / "checkpoints").iterdir()] == [f"step-{last:08d}"]
@@ -261,8 +261,9 @@ def test_what_dies_again_and_again_is_given_up(world: World, tmp_path: Path) -> 
                 killed.add(ranks_of(process.pid)[1])
                 os.kill(ranks_of(process.pid)[1], signal.SIGKILL)
 
-    with pytest.raises(StageFailed, match=r"\(SIGKILL ended one of its processes\) Its checkpoints are kept"):
+    with pytest.raises(StageFailed, match=r"\(SIGKILL ended one of its processes\)") as failed:
         train(work, follow=lose_all)
+    assert failed.value.passing, "the same again may succeed"
     assert len(killed) == 1 + launch.RESTARTS and at_work(work) == []
 
 
@@ -346,7 +347,7 @@ def test_two_machines_train_together_and_a_lost_one_can_come_back(
             other.kill()
             process.wait()
 
-        with pytest.raises(Interrupted, match="left a checkpoint"):
+        with pytest.raises(Interrupted, match="asked to stop"):
             train(work, follow=lose, **how)
     wait_until(lambda: at_work(work) == [], 180)
     assert 8 <= journal_steps(work)[-1] < STEPS
