@@ -60,7 +60,7 @@ def operated(tmp_path_factory) -> Iterator[Operated]:
         {"name": "continuation", "group": "domain", "held_out": "domain", "questions": 8},
         {"name": "counting", "group": "general", "file": "questions.jsonl"},
     ]
-    write_questions(home / "questions.jsonl", _WRONG_ANSWER)
+    write_questions(home / "questions.jsonl", 0)
     operated = Operated(home, ("8K", "20K"), evaluation__own=own)
     operated.up()
     try:
@@ -276,6 +276,12 @@ def serving(content: bytes) -> Iterator[int]:
 
 def test_a_run_that_fails_is_retried_and_its_budgets_compared(page, operated):
     run = start_from_the_form(page, operated)
+    page.goto("about:blank")
+    until = time.monotonic() + _LONG
+    while not any(task["name"].startswith("train") for task in operated.tasks(run)):
+        assert time.monotonic() < until, "no training began"
+        page.wait_for_timeout(250)
+    write_questions(operated.home / "questions.jsonl", _WRONG_ANSWER)  # it was sound when the run was checked
 
     wait_unseen(page, operated, run, "FAILED")
     page.get_by_text("Failed", exact=True).first.wait_for()
