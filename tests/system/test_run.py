@@ -164,7 +164,7 @@ def test_when_its_terminal_is_closed_it_leaves_a_checkpoint_a_true_state_and_no_
     tmp_path, prefect_server
 ):
     """A closed terminal sends SIGHUP, which is handed on as SIGTERM; what was on the terminal goes on in a file."""
-    config = write_config(tmp_path, budgets=("200K",))
+    config = write_config(tmp_path, budgets=("2M",))
     terminal, its = pty.openpty()
     run = subprocess.Popen(
         [*ONWARD, "run", str(config), "--json"],
@@ -184,7 +184,7 @@ def test_when_its_terminal_is_closed_it_leaves_a_checkpoint_a_true_state_and_no_
         if select.select([terminal], [], [], 0.05)[0]:
             os.read(terminal, 65536)
     os.close(terminal)
-    printed, _ = run.communicate(timeout=120)
+    printed, _ = run.communicate(timeout=300)
     assert run.returncode == 1
     assert json.loads(printed)["state"] == "stopped"
     told = (tmp_path / ".onward" / "logs" / "flows.log").read_text()

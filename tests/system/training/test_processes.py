@@ -366,7 +366,7 @@ def test_two_machines_train_together_and_a_lost_one_can_come_back(
     thread.start()
     wait_until((work / launch.RENDEZVOUS).exists)
     with another_machine(store):
-        thread.join(200)
+        thread.join(600)
     assert ended == [None]
     assert outputs(work) == outputs(by_two)
 
