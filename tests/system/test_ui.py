@@ -124,11 +124,12 @@ def runs_of(operated: Operated, deployment: str) -> list[dict[str, Any]]:
     return runs
 
 
-def submit(page, operated: Operated, deployment: str) -> list[dict[str, Any]]:
+def submit(page, operated: Operated, deployment: str, *, drawn_anew: bool = False) -> list[dict[str, Any]]:
     """Submit the open form; returns the flow runs that the server has since.
 
     The server says whether a run came: the page shows it for a moment only. The form is submitted again where none came
-    for a minute: a server on a busy machine may refuse for want of its database.
+    for a minute: a server on a busy machine may refuse for want of its database. `drawn_anew`: the page is loaded again
+    then, since nothing was filled in.
     """
     known = {run["id"] for run in runs_of(operated, deployment)}
     until = time.monotonic() + _LONG
@@ -141,6 +142,9 @@ def submit(page, operated: Operated, deployment: str) -> list[dict[str, Any]]:
             if new := [run for run in runs_of(operated, deployment) if run["id"] not in known]:
                 return new
             page.wait_for_timeout(250)
+        if drawn_anew:
+            page.reload()
+            page.get_by_text("Directory of the artifact store").first.wait_for()
     raise AssertionError(f"the form was submitted for {_LONG:.0f} s and made no run")
 
 
@@ -384,7 +388,7 @@ def test_prefects_newer_ui_shows_the_form_too_and_starts_a_run(page, operated):
         for words in ("Last stage", "Make again", "Tokens of one optimizer step", "At least"):
             page.get_by_text(words).first.wait_for()
         picture(page, "form-v2")
-        started = submit(page, operated, "small")
+        started = submit(page, operated, "small", drawn_anew=True)
         for run in started:
             assert run["state_type"] == "SCHEDULED"
             assert run["parameters"]["config"] == deployment["parameters"]["config"]
