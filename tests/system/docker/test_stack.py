@@ -101,7 +101,7 @@ def test_mlflow_answers_to_the_password_under_the_names_that_it_knows(stack):
         assert ask(path, body, headers={"Host": host})[0] == 401
         assert ask(path, body, headers={"Host": host}, user="admin", password="password1234")[0] == 401
     status, answer = ask(path, body, headers={"Host": f"evil.example.org:{port}"}, **right)
-    assert status == 403 and "Host" in answer
+    assert status == 403 and "answers to" in answer
 
 
 def test_no_page_no_foreign_name_and_nobody_without_a_password_is_let_in(stack):
