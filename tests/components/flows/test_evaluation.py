@@ -21,7 +21,7 @@ from flows.lineage.graph import as_text, graph_of
 from flows.runs.checks import check
 from flows.runs.evaluate import Evaluation, held_out_of, measures_of, model_of
 from storage.artifact import Artifact
-from storage.errors import BadInput, ConfigError, HubUnreachable, OnwardError, StageFailed
+from storage.errors import ConfigError, HubUnreachable, OnwardError, StageFailed
 from storage.runs import RunRecord, write_record
 from storage.store import Request, Store
 from tasks.evaluation import samples
@@ -206,7 +206,7 @@ def test_one_failure_is_told_in_its_own_words(ran):
     asked = asked.model_copy(update={"benchmarks": EvaluationConfig(own=own)})
     outcome, build = Outcome(), builder(store, [])
     measure(measures_of(asked, {}, lambda text: None), build, outcome, model_of(asked, store, build), {})
-    with pytest.raises(BadInput, match=r"alone.jsonl, row 3"):
+    with pytest.raises(ConfigError, match=r"alone.jsonl, line 3: question is empty"):
         outcome.settle()
 
 
