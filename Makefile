@@ -4,9 +4,10 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 AGREEMENT := .venv/.agreement
 CORES := $(shell getconf _NPROCESSORS_ONLN)
-# The full tier waits a third of its time, for servers and for what it has killed: one worker more than there are cores.
 TEST_WORKERS ?= $(CORES)
-FULL_WORKERS ?= $(shell expr $(TEST_WORKERS) + 1)
+# The full tier waits a third of its time, for servers and for what it has killed. One worker more than there are cores is
+# faster, and less patient with a machine that others use.
+FULL_WORKERS ?= $(TEST_WORKERS)
 # A file stays with one worker, for its fixtures' sake; tests/conftest.py says which are begun first.
 PYTEST := $(BIN)/pytest --dist loadfile --no-loadscope-reorder
 ONE_RUN := tests/system/test_one_run.py
