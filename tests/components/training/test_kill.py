@@ -239,6 +239,7 @@ def test_a_full_disk_is_said_plainly(
     from safetensors import SafetensorError
 
     from tasks.training.__main__ import main
+    from tasks.training.process import launch
     from tasks.training.state import checkpoint
 
     def full(*_: Any) -> None:
@@ -249,6 +250,6 @@ def test_a_full_disk_is_said_plainly(
     monkeypatch.setattr("tasks.training.process.stop.Stop.on_signals", lambda _: None)
     with monkeypatch.context() as context:
         context.setattr(checkpoint, "save_file", full)
-        assert main([str(path)]) == 1
+        assert main([str(path)]) == launch.MACHINE
     assert "the disk is full" in capfd.readouterr().err
     assert main([str(path)]) == 0
