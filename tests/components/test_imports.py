@@ -18,14 +18,17 @@ HEAVY = {"prefect", "mlflow", "torch", "transformers", "datasets", "lm_eval", "d
 ORCHESTRA = {"prefect", "mlflow", "torch", "transformers", "lm_eval", "datasets"}
 
 _COMMAND = """
-import json, sys
+import json, os, sys
 from flows.cli import main
+answer = os.dup(1)  # a command that fails leaves standard output closed
 sys.argv[0] = "onward"
 try:
     main()
 except SystemExit as error:
     code = error.code
-print("\\n" + json.dumps([code, sorted({name.partition(".")[0] for name in sys.modules})]))
+names = sorted({name.partition(".")[0] for name in sys.modules})
+sys.stdout.flush()
+os.write(answer, ("\\n" + json.dumps([code, names]) + "\\n").encode())
 """
 
 _SHARDS = """

@@ -99,7 +99,9 @@ def stages_of(done: subprocess.CompletedProcess[str]) -> list[dict[str, Any]]:
     return list(json.loads(done.stdout)["stages"])
 
 
-def test_the_example_is_planned_or_says_that_the_hub_cannot_be_reached(tmp_path: Path) -> None:
+def test_the_example_is_planned_or_says_that_the_hub_cannot_be_reached(
+    tmp_path: Path, shared_data: Path
+) -> None:
     run = load_config(ROOT / "configs" / "edu-125m.yaml")
     assert [source.hub.dataset for source in run.corpus.sources if source.hub] == [
         "HuggingFaceFW/fineweb-edu",
@@ -112,9 +114,9 @@ def test_the_example_is_planned_or_says_that_the_hub_cannot_be_reached(tmp_path:
     assert done.returncode == 1, done.stderr
     assert "hub cannot be reached" in done.stderr and "openai-community/gpt2" in done.stderr
     assert "Traceback" not in done.stderr and not done.stdout
-    local = onward(
-        hub, tmp_path, "plan", str(ROOT / "configs" / "edu-125m.yaml"), "--set", f"model.base={tmp_path}"
-    )
+    base = ["--set", f"model.base={shared_data / 'models' / 'stories260K-hf'}"]
+    short = ["--set", "packing.sequence_length=256"]
+    local = onward(hub, tmp_path, "plan", str(ROOT / "configs" / "edu-125m.yaml"), *base, *short)
     assert local.returncode == 1 and "educational: hub.dataset" in local.stderr, local.stderr
 
 

@@ -361,6 +361,8 @@ def test_a_budget_added_later_gives_the_same_bits(whole, seeded):
     assert made_again == []
     after = digests(mine / "store")
     assert {key: after[key] for key in before} == before
-    asked = {f"{stage['stage']}/{stage['key']}" for stage in whole[2]["stages"]}  # other tests made more there
+    asked = {
+        f"{stage['stage']}/{stage['key']}" for stage in whole[2]["stages"]
+    }  # other tests made more there
     direct = {name: parts for name, parts in digests(home / "store").items() if name in asked}
     assert {key: after[key] for key in direct} == direct
