@@ -49,7 +49,7 @@ def test_training_goes_on_and_the_server_has_all_of_it_once_it_is_back(tmp_path,
     from mlflow import MlflowClient
 
     begin(reference_run, tmp_path)
-    config = write_config(tmp_path, budgets=("8K", "200K"))
+    config = write_config(tmp_path, budgets=("8K", "400K"))
     store = tmp_path / "store"
     with MlflowServer(tmp_path / "server") as server:
         client = MlflowClient(server.uri)
