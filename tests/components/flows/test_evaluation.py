@@ -204,9 +204,15 @@ def test_one_failure_is_told_in_its_own_words(ran):
     asked = wanted(run, model=next(a.key for a in store.artifacts() if a.stage == "decay"), run=None)
     own = (OwnBenchmark(name="alone", file=str(home / "alone.jsonl")),)
     asked = asked.model_copy(update={"benchmarks": EvaluationConfig(own=own)})
-    outcome, build = Outcome(), builder(store, [])
-    measure(measures_of(asked, {}, lambda text: None), build, outcome, model_of(asked, store, build), {})
-    with pytest.raises(ConfigError, match=r"alone.jsonl, line 3: question is empty"):
+    with pytest.raises(
+        ConfigError, match=r"alone.jsonl, line 3: question is empty"
+    ):  # before anything is measured
+        measures_of(asked, {}, lambda text: None)
+    questions(home, "alone", 3)
+    measures, outcome, build = measures_of(asked, {}, lambda text: None), Outcome(), builder(store, [])
+    questions(home, "alone", 3, bad=True)  # and where it was changed since, while it is measured
+    with pytest.raises(OnwardError, match=r"alone.jsonl"):
+        measure(measures, build, outcome, model_of(asked, store, build), {})
         outcome.settle()
 
 
