@@ -12,12 +12,13 @@ found again. Locks are taken one at a time from an artifact to its children, nev
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from storage.artifact import Artifact, Input
-from storage.atomic import fsync_directory
+from storage.atomic import fsync_directory, write_bytes
 from storage.digests import Digests
 from storage.errors import DamagedArtifact, DamagedInput, OnwardError, StageFailed
 from storage.keys import parts_of
@@ -34,6 +35,8 @@ from storage.manifest import (
 )
 from storage.store_places import PLACE
 
+READ_FROM = ".read-from.json"
+"""In a work directory: the inputs that it reads, and the sha256 of their manifests."""
 _CHAINED = "signatures"
 """The part that 0.1.0 read as a chain: a reader names the last link alone, and has read all links before it."""
 
@@ -110,6 +113,24 @@ class Damage:
                 damaged[path] = problems
         if damaged:
             raise SuspectInputs(damaged) from cause
+
+    def note_inputs(self, request: Any, work: Path) -> None:
+        """Record in a work directory which makings of its inputs it reads."""
+        known = _json(work / READ_FROM)
+        write_bytes(work / READ_FROM, json.dumps({**self._makings(request), **known}).encode())
+
+    def made_again_since(self, request: Any, work: Path) -> list[str]:
+        """Inputs that were made again since this work was begun. What it holds may have been made of damaged bytes."""
+        known = _json(work / READ_FROM)
+        return [name for name, digest in self._makings(request).items() if known.get(name, digest) != digest]
+
+    def _makings(self, request: Any) -> dict[str, str]:
+        """The sha256 of each input's manifest, which holds when it was made. A store that is moved keeps it."""
+        roots = {part.root for part in parts_of(request.inputs) if part.root.parent.parent == self._root}
+        return {
+            f"{path.parent.name}/{path.name}": sha256_of(manifest_bytes(path / NAME))
+            for path in sorted(roots)
+        }
 
     def condemn_inputs(self, request: Any, suspects: SuspectInputs) -> OnwardError:
         """Set damaged inputs aside, with what may have been made of them. Returns the error that says so."""
@@ -225,6 +246,15 @@ def set_aside(path: Path) -> Path:
     path.rename(target)
     fsync_directory(path.parent)
     return target
+
+
+def _json(path: Path) -> dict[str, str]:
+    """A JSON object; empty if there is none that can be read."""
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _edges(manifest: Manifest) -> set[tuple[str, str]]:

@@ -88,11 +88,15 @@ class Draft:
         if self._progress:
             self._progress(done, total, unit)
 
+    def say(self, message: str) -> None:
+        """Tell the user something about this attempt alone. The message is shown at once, and kept nowhere."""
+        if self._warn:
+            self._warn(message)
+
     def warn(self, message: str) -> None:
         """Tell the user something. The message is shown at once and kept in the manifest's provenance."""
         self.warnings.append(message)
-        if self._warn:
-            self._warn(message)
+        self.say(message)
 
     def shards(
         self,

@@ -322,6 +322,10 @@ class Store:
     def _draft(self, request: Request, key: str, work: Path, making: Making, lock: Lock) -> Manifest:
         try:
             self.damage.check_inputs(request)
+            if work.exists() and (others := self.damage.made_again_since(request, work)):
+                _remove(work)
+                if making.warn:
+                    making.warn(f"begun anew: {others[0]} was made again since this work was begun")
             manifest = self._drafted(request, key, work, making, lock)
             self.damage.check_inputs(request)  # by their times: nothing was changed while they were read
             return manifest
@@ -342,6 +346,7 @@ class Store:
         )
         (draft.path / NAME).unlink(missing_ok=True)
         try:
+            self.damage.note_inputs(request, draft.path)
             stats = request.module.run(request.config, request.inputs, draft)
             parts, volatile = draft.finish()
         except (Interrupted, HubUnreachable):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from flows.dag.call import Call
-from storage.errors import DamagedInput, StageFailed
+from storage.errors import DamagedArtifact, DamagedInput, StageFailed
 from storage.runs import read_records
 from storage.store import Ensured, Request, Store
 from tasks import stages
@@ -25,8 +25,10 @@ def healed(
     """The artifact of a call. `ask` finds or makes it; `calls` are those that this run has made so far.
 
     What is damaged is asked for again, with all that it needs, and `again` is told where that made it. Raises StageFailed
-    if it is not of this run, and says which run makes it again.
+    if it is not of this run, and says which run makes it again. Damage that a stage met, but that is not on the disk (any
+    more), is worth one more try.
     """
+    met = False
     for _ in range(_MOST_HEALINGS):
         try:
             return ask(call)
@@ -39,6 +41,11 @@ def healed(
                 outcome = healed(before, ask, calls, store, warn, again)
                 if outcome.state == "built":
                     again(before, outcome)
+        except DamagedArtifact as error:
+            if met:
+                raise
+            met = True
+            warn(f"{error} All that it reads is sound now, so it is asked for once more")
     return ask(call)
 
 

@@ -19,12 +19,14 @@ from typing import Any
 
 from storage.artifact import Input
 from storage.draft import Draft
+from storage.errors import DamagedArtifact
 from storage.settings import identity_of
 from tasks.models.config import SegmentConfig
 from tasks.models.energy import Meter, read_joules
 from tasks.models.progress import last_row
-from tasks.models.trainer import RESULT, run_trainer
+from tasks.models.trainer import run_trainer
 from tasks.training.spec import Execution
+from tasks.training.state.sealed import RESULT, not_as_written, read_sealed
 
 STAGE = "train"
 VERSION = 2
@@ -57,6 +59,9 @@ _VOLATILE = (
     "result.json",
     "trainer.log",
 )
+
+
+_PARTS = ("export", "trunk", "journal", "kept")
 
 
 @dataclass(frozen=True)
@@ -109,12 +114,15 @@ class TrainStats:
 def run(config: SegmentConfig, inputs: TrainInputs, draft: Draft) -> TrainStats:
     """Train the segment.
 
+    What an earlier attempt finished, but did not commit, is compared with the digests that its trainer recorded.
     Parts: `trunk` (training continues from it), `export` (what from_pretrained loads; not for a trunk), `journal`,
     `kept` (checkpoints during training, if requested). Raises StageFailed with the trainer's last words, Interrupted
     if it was asked to stop.
     """
     work = draft.path
     result = work / RESULT
+    if result.exists():
+        _distrust_what_rotted(work, draft)
     if not result.exists():
         _write_spec(config, inputs, work)
         execution = config.execution
@@ -129,11 +137,11 @@ def run(config: SegmentConfig, inputs: TrainInputs, draft: Draft) -> TrainStats:
             warn=draft.warn,
         )
     found = json.loads(result.read_bytes())
-    for part in ("export", "trunk", "journal", "kept"):
+    for part in _PARTS:
         if (work / part).is_dir():
             draft.part(part, part)
     draft.volatile(*(name for name in _VOLATILE if (work / name).exists()))
-    facts = json.loads((work / "execution.json").read_bytes())
+    facts = read_sealed(work / "execution.json")
     draft.note(**facts)
     if (joules := read_joules(work / "energy.json")) is not None:
         draft.note(energy_joules=joules)
@@ -145,6 +153,18 @@ def run(config: SegmentConfig, inputs: TrainInputs, draft: Draft) -> TrainStats:
         tokens_seen=int(found["tokens_seen"]),
         result=found,
     )
+
+
+def _distrust_what_rotted(work: Path, draft: Draft) -> None:
+    """If outputs of an earlier attempt are not as they were written, let the trainer make them from its checkpoint."""
+    try:
+        problems = not_as_written(work, *_PARTS, RESULT)
+        read_sealed(work / "execution.json")
+    except (DamagedArtifact, OSError) as error:
+        problems = [str(error)]
+    if problems:
+        draft.say(f"what was finished before is made again from the newest checkpoint: {problems[0]}")
+        (work / RESULT).unlink()
 
 
 def warnings_of(facts: Mapping[str, Any], result: Mapping[str, Any]) -> Iterator[str]:

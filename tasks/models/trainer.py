@@ -24,12 +24,13 @@ from typing import Any
 import psutil
 
 from storage.atomic import write_bytes
-from storage.errors import Interrupted, StageFailed
+from storage.errors import DamagedArtifact, Interrupted, StageFailed
 from tasks.training.process import launch, restart
+from tasks.training.state.sealed import RESULT
 
 RESUMABLE = 75
 """Exit code: the trainer stopped on request, with a checkpoint. Under torchrun the code is 0, and there is no result."""
-SPEC, LOG, RESULT = "spec.json", "trainer.log", "result.json"
+SPEC, LOG = "spec.json", "trainer.log"
 
 _GRACE_SECONDS = 120.0
 _OF_A_FAULT = (signal.SIGSEGV, signal.SIGABRT, signal.SIGILL, signal.SIGFPE)
@@ -54,8 +55,8 @@ def run_trainer(
 ) -> None:
     """Run the trainer over `work`/spec.json to its end. `follow` returns when the process has ended.
 
-    `held`: descriptors that the trainer holds too. Raises StageFailed with the trainer's last words, Interrupted if it
-    was asked to stop. If `follow` raises, the trainer is stopped first.
+    `held`: descriptors that the trainer holds too. Raises StageFailed with the trainer's last words, DamagedArtifact if
+    it met damaged bytes, Interrupted if it was asked to stop. If `follow` raises, the trainer is stopped first.
     """
     several = processes * nodes > 1
     reader, writer = os.pipe()
@@ -177,7 +178,10 @@ def _judge(code: int | None, work: Path, begun: int) -> None:
     if code == RESUMABLE or (code == 0 and not (work / RESULT).exists()):
         raise Interrupted("the trainer was asked to stop")
     if code:
-        words = _last_words(work / LOG, begun)
+        words, said = _last_words(work / LOG, begun)
+        code = said if said and code == 1 else code
+        if code == launch.DAMAGED:
+            raise DamagedArtifact(f"the trainer found damaged bytes: {words}")
         how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
         raise StageFailed(f"the trainer {how}: {words}", passing=_may_pass(code, words))
 
@@ -191,8 +195,11 @@ def _may_pass(code: int, words: str) -> bool | None:
     return False if "error:" in words else None
 
 
-def _last_words(log: Path, begun: int) -> str:
-    """The last error of the first process, or of another, and the signal that ended one; else the last lines."""
+def _last_words(log: Path, begun: int) -> tuple[str, int | None]:
+    """The last error of the first process, or of another, and the signal that ended one; else the last lines.
+
+    With it, the code that a process gave for its failure, which torchrun hides.
+    """
     time.sleep(0.05)
     with log.open("rb") as file:
         file.seek(begun)
@@ -201,7 +208,13 @@ def _last_words(log: Path, begun: int) -> str:
     errors = errors or [line for line in lines if re.match(r"trainer \d+: error:", line)]
     signals = [found[1] for line in lines if (found := re.search(r"Signal \d+ \((SIG\w+)\) received", line))]
     killed = [f"({name} {_ENDED_ONE})" for name in signals if name != "SIGTERM"]  # torchrun's own
-    return " ".join([*errors[-1:], *killed[-1:]] or [" / ".join(lines[-3:])])[-1500:]
+    codes = [
+        found[1]
+        for line in lines
+        if (found := re.fullmatch(rf"trainer[ 0-9]*: {launch.CODE_SAID}(\d+)", line))
+    ]
+    words = " ".join([*errors[-1:], *killed[-1:]] or [" / ".join(lines[-3:])])[-1500:]
+    return words, int(codes[-1]) if codes else None
 
 
 def _children(pid: int) -> list[int]:

@@ -1,5 +1,5 @@
 """`python -m tasks.training SPEC.json`. Exit codes: 0 done, 75 resumable (asked to stop), 1 failed, 74 failed because of
-the machine, 2 wrong usage.
+the machine, 76 found damaged bytes, 2 wrong usage.
 
 torchrun treats every code but 0 as a failure. Under torchrun, 0 therefore also means "asked to stop"; in that case
 result.json does not exist.
@@ -12,8 +12,8 @@ import os
 import sys
 from pathlib import Path
 
-from storage.errors import OnwardError
-from tasks.training.process.launch import MACHINE, PARENT
+from storage.errors import DamagedArtifact, OnwardError
+from tasks.training.process.launch import CODE_SAID, DAMAGED, MACHINE, PARENT
 from tasks.training.process.restart import LostOthers, TorchrunStart, is_lost_connection, reason_of
 from tasks.training.process.stop import Stop
 from tasks.training.read_spec import read_spec
@@ -51,6 +51,8 @@ def main(arguments: list[str]) -> int:
     except LostOthers as error:
         _say(attempt.words(error))
         return 1
+    except DamagedArtifact as error:
+        return _failed(attempt, str(error), DAMAGED)
     except OnwardError as error:
         return _failed(attempt, str(error))
     except Exception as error:
@@ -59,14 +61,15 @@ def main(arguments: list[str]) -> int:
             return 1
         if not _disk_is_full(error):
             raise
-        _failed(attempt, f"the disk is full ({error}). Free space first.")
-        return MACHINE
+        return _failed(attempt, f"the disk is full ({error}). Free space first.", MACHINE)
 
 
-def _failed(attempt: TorchrunStart, message: str) -> int:
+def _failed(attempt: TorchrunStart, message: str, code: int = 1) -> int:
     attempt.fail(message)
     _say(f"error: {message}")
-    return 1
+    if attempt.launched and code != 1:
+        _say(f"{CODE_SAID}{code}")
+    return code
 
 
 def _disk_is_full(error: Exception) -> bool:

@@ -20,7 +20,7 @@ from tasks.training.spec import Spec
 from tasks.training.state import checkpoint as checkpoints
 from tasks.training.state.climb import WINDOW
 from tasks.training.state.recovery import BAD_STEPS_IN_A_ROW, MOST_ROLLBACKS, record
-from tasks.training.state.work import Say, check_earlier_work, held_alone
+from tasks.training.state.work import Say, check_earlier_work, distrust_damaged_work, held_alone
 from tasks.training.step import pass_over, take_step
 from tasks.training.update.schedule import learning_rate
 
@@ -46,12 +46,13 @@ def _what_is_left(spec: Spec, alone: bool, say: Say) -> int | None:
     work = spec.paths.work
     if not alone:
         return RESUMABLE
-    check_earlier_work(work, spec.identity)
+    check_earlier_work(work, spec.identity, say)
     if (work / "result.json").exists():
         say(f"finished before: {work / 'result.json'}")
         return DONE
     checkpoints.clean(work / "checkpoints")
     checkpoints.clean(work)
+    distrust_damaged_work(work, say)
     return None
 
 

@@ -1,4 +1,5 @@
-"""What a segment writes: checkpoints, states to keep, and its outputs at the end. result.json is written last.
+"""What a segment writes: checkpoints, states to keep, and its outputs at the end. result.json is written last, and
+the digests of all outputs (sealed.py) right before it.
 
 Only the first process writes. Nothing here changes what is trained, although the clock decides when a checkpoint is
 written.
@@ -12,12 +13,14 @@ from pathlib import Path
 
 from torch import Tensor
 
+from storage.atomic import write_bytes
 from tasks.training.process.sharding import whole_on_first
 from tasks.training.segment import Segment
 from tasks.training.state import checkpoint as checkpoints
 from tasks.training.state import export as exports
 from tasks.training.state.average import AVERAGE
 from tasks.training.state.journal import read_journal, write_tables
+from tasks.training.state.sealed import RESULT, json_bytes, note_written
 from tasks.training.update.optimizer import optimizer_tensors
 
 
@@ -77,6 +80,7 @@ def keep(segment: Segment, tokens_before: int) -> None:
         exports.copy_tokenizer(segment.spec.paths.tokenizer, directory)
 
     checkpoints.replace_directory(segment.spec.paths.work, name, fill)
+    note_written(segment.spec.paths.work, name)
 
 
 def finish(segment: Segment) -> None:
@@ -115,7 +119,9 @@ def finish(segment: Segment) -> None:
         "identity": identity.digest,
         **segment.climb.at_the_end,
     }
-    checkpoints.write_json(work / "result.json", result)
+    data = json_bytes(result)
+    note_written(work, "export", "trunk", "journal", also={RESULT: data})
+    write_bytes(work / RESULT, data)
 
 
 @dataclass(frozen=True)

@@ -117,7 +117,14 @@ def open_segment(spec: Spec, say: Say, processes: Processes) -> Segment:
     found = _found(spec, say, processes)
     if processes.first:
         path = work / "execution.json"
-        resolved = executions.settle(path, resolved, spec.execution, say, begun=found is not None)
+        resolved = executions.settle(
+            path,
+            resolved,
+            spec.execution,
+            say,
+            begun=found is not None,
+            checkpoint=found.state["execution"] if found else None,
+        )
     resolved = processes.tell(resolved)
     own = {**resolved, "device": processes.device(resolved["device"])}
     executions.apply(own)

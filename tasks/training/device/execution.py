@@ -11,7 +11,6 @@ nothing depends on them, and the specification's values count.
 from __future__ import annotations
 
 import importlib.util
-import json
 import math
 import os
 import platform
@@ -22,7 +21,7 @@ from typing import Any
 
 import torch
 
-from storage.errors import ConfigError
+from storage.errors import ConfigError, DamagedArtifact
 from tasks.training.attention import VARLEN
 from tasks.training.combinations import of_processes, of_sharding, refuse
 from tasks.training.device import memory
@@ -30,7 +29,7 @@ from tasks.training.model import Shape
 from tasks.training.process.processes import ALONE, Processes
 from tasks.training.process.sharding import FULL, NONE
 from tasks.training.spec import AUTO, FP32, Execution, SegmentSpec, as_mode
-from tasks.training.state.checkpoint import write_json
+from tasks.training.state.sealed import read_sealed, write_sealed
 
 _BITS = (
     "device",
@@ -116,23 +115,34 @@ def compiles(kind: str, attention: str, identity: SegmentSpec, shape: Shape, thr
 
 
 def settle(
-    path: Path, resolved: dict[str, Any], asked: Execution, say: Callable[[str], None], *, begun: bool
+    path: Path,
+    resolved: dict[str, Any],
+    asked: Execution,
+    say: Callable[[str], None],
+    *,
+    begun: bool,
+    checkpoint: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Write the resolved execution, or return the one that an earlier attempt wrote.
 
     `begun`: there is a checkpoint. Without one, only what was learned from running out of memory is kept.
+    `checkpoint`: the execution that the checkpoint names, which counts where the file was damaged.
     If the number of processes or the sharding has changed, training goes on with the new values: the batches stay
     the same, the last bits do not. Raises ConfigError if the earlier attempt's device is not here.
     """
     try:
-        earlier: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        earlier = read_sealed(path)
     except FileNotFoundError:
-        write_json(path, resolved)
+        write_sealed(path, resolved)
         return resolved
+    except DamagedArtifact as error:
+        earlier = checkpoint or resolved
+        say(f"warning: {error} It is written anew.")
+        write_sealed(path, earlier)
     if not begun:
         again = _with_less_memory(earlier, resolved)
         if again != earlier:
-            write_json(path, again)
+            write_sealed(path, again)
         return again
     device_of(earlier["device"])
     earlier = {**_EARLIER, **earlier, "gradient_checkpointing": as_mode(earlier["gradient_checkpointing"])}
@@ -176,7 +186,7 @@ def _go_on_by_others(
         "last bits will differ from a run that never changed."
     )
     changed = {**earlier, **now, "before": [*earlier.get("before", []), before]}
-    write_json(path, changed)
+    write_sealed(path, changed)
     return changed
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import gc
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ import torch
 from storage.errors import StageFailed
 from tasks.training.recompute import FULL
 from tasks.training.spec import as_mode
-from tasks.training.state.checkpoint import write_json
+from tasks.training.state.sealed import read_sealed, write_sealed
 
 _M_MMAP_THRESHOLD = -3
 """A parameter of glibc (mallopt(3)): a larger block is mapped on its own and returns to the system when it is
@@ -80,10 +79,10 @@ def go_smaller(
             "a device with more memory."
         ) from error
     _libc("mallopt", _M_MMAP_THRESHOLD, 1 << 20)
-    found = json.loads(path.read_text(encoding="utf-8"))
+    found = read_sealed(path)
     names = ("micro_batch", "gradient_checkpointing")
     if all(as_mode(found[name]) == as_mode(execution[name]) for name in names):
-        write_json(path, changed)
+        write_sealed(path, changed)
     told = ", ".join(f"{name} {changed[name]}" for name in names if changed[name] != execution[name])
     return (
         f"out of memory at step {step} ({reason}): goes on from the newest checkpoint with {told}. The global "

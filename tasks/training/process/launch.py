@@ -17,6 +17,10 @@ RENDEZVOUS = "rendezvous.json"
 """In the work directory: what further machines need to join ({id, address, nodes, processes})."""
 MACHINE = 74
 """Exit code of a trainer that failed because of the machine, such as a full disk: the same again may succeed."""
+DAMAGED = 76
+"""Exit code of a trainer that found damaged bytes: what it reads is verified, and made again."""
+CODE_SAID = "exit code "
+"""In the log, before the code of a failure: torchrun gives no code but 1."""
 MEETS_WITHIN_SECONDS = 90
 RESTARTS = 3
 """How often torchrun restarts all processes after one died (restart.py)."""

@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from storage.atomic import commit_directory, sha256_file, write_bytes
+from storage.atomic import commit_directory, sha256_file
 from storage.errors import ConfigError, DamagedArtifact
 from tasks.training.process.processes import is_shard
 from tasks.training.process.sharding import own_part, shared_out
@@ -93,7 +93,7 @@ def save_checkpoint(root: Path, files: Mapping[str, Mapping[str, Tensor]], state
     """
     final = root / f"step-{int(state['step']):08d}"
     temporary = root / f"{_TEMPORARY}{final.name}"
-    _remove(temporary)
+    remove(temporary)
     temporary.mkdir(parents=True)
     for name, tensors in files.items():
         save_file(dict(tensors), temporary / name)
@@ -105,7 +105,7 @@ def save_checkpoint(root: Path, files: Mapping[str, Mapping[str, Tensor]], state
     (temporary / MANIFEST).write_text(
         json.dumps({"format": 1, "files": written}, sort_keys=True), encoding="utf-8"
     )
-    _remove(final)
+    remove(final)
     commit_directory(temporary, final)
     return final
 
@@ -143,7 +143,7 @@ def prune(root: Path, keep_last: int) -> None:
     visible.
     """
     for path in sorted(_complete(root))[:-keep_last]:
-        _remove(path)
+        remove(path)
 
 
 def clean(root: Path) -> None:
@@ -172,16 +172,11 @@ def check_identity(found: Mapping[str, Any], identity: Identity, where: Path) ->
 def replace_directory(work: Path, name: str, fill: Callable[[Path], None]) -> None:
     """Replace `work/name` in one rename. `fill` writes into an empty directory."""
     temporary, final = work / f"{_TEMPORARY}{name.replace('/', '-')}", work / name
-    _remove(temporary)
+    remove(temporary)
     temporary.mkdir(parents=True)
     fill(temporary)
-    _remove(final)
+    remove(final)
     commit_directory(temporary, final)
-
-
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write canonical JSON durably."""
-    write_bytes(path, (json.dumps(value, sort_keys=True, indent=1, allow_nan=False) + "\n").encode())
 
 
 def _complete(root: Path) -> Iterator[Path]:
@@ -206,7 +201,8 @@ def _verified_state(path: Path) -> dict[str, Any]:
         raise DamagedArtifact(f"{path} is not whole ({type(error).__name__}: {error}).") from error
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
+    """Remove a directory, if it exists. Where it is more than a half-written one, it is renamed before."""
     if not path.exists():
         return
     gone = path

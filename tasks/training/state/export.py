@@ -14,9 +14,11 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
+from storage.atomic import write_bytes
 from storage.errors import BadInput
 from tasks.training.model import quiet
-from tasks.training.state.checkpoint import OPTIMIZER, STATE, write_json
+from tasks.training.state.checkpoint import OPTIMIZER, STATE
+from tasks.training.state.sealed import json_bytes
 
 _NO_TOKENIZER_SUFFIX = {
     ".safetensors",
@@ -55,7 +57,7 @@ def write_trunk(
     """Write weights, configuration, optimizer state and position into an empty directory."""
     write_model(directory, model, eot, weights)
     save_file(dict(optimizer), directory / OPTIMIZER)
-    write_json(directory / STATE, state)
+    write_bytes(directory / STATE, json_bytes(state))
 
 
 def write_model(

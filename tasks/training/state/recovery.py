@@ -12,14 +12,13 @@ between, or a second rollback, the same steps and rows are found.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from storage.errors import DamagedArtifact
-from tasks.training.state.checkpoint import write_json
+from tasks.training.state.sealed import read_sealed, write_sealed
 
 BAD_STEPS_IN_A_ROW: Final = 5
 """Bad steps in a row after which training goes back. Twice as many end it."""
@@ -65,16 +64,13 @@ class Recovery:
 def read_recovery(work: Path) -> Recovery:
     """The record in this work directory; empty if the file does not exist. Raises DamagedArtifact."""
     try:
-        return Recovery.of(json.loads((work / RECORD).read_text(encoding="utf-8"))["groups"])
+        return Recovery.of(read_sealed(work / RECORD)["groups"])
     except FileNotFoundError:
         return Recovery()
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DamagedArtifact(
-            f"{work / RECORD} is not what was written ({error}). Without it the bad steps are computed once more: remove "
-            "it, and start again."
-        ) from error
+    except (KeyError, TypeError) as error:
+        raise DamagedArtifact(f"{work / RECORD} is not what was written ({error}).") from error
 
 
 def record(work: Path, known: Recovery, rows: Sequence[JournalRow]) -> None:
     """Durably record that these steps must never be computed again."""
-    write_json(work / RECORD, {"format": 1, "groups": [*map(list, known.groups), list(rows)]})
+    write_sealed(work / RECORD, {"format": 1, "groups": [*map(list, known.groups), list(rows)]})

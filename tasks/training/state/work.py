@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import fcntl
 import json
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from storage.errors import StageFailed
+from storage.errors import DamagedArtifact, StageFailed
 from tasks.training.spec import Identity
 from tasks.training.state import checkpoint as checkpoints
+from tasks.training.state.recovery import RECORD, read_recovery
+from tasks.training.state.sealed import WRITTEN, not_as_written, read_sealed, write_sealed
 
 _LOCK_SECONDS = 600.0
 
@@ -19,15 +22,39 @@ Say = Callable[[str], None]
 """Takes a line for the trainer's log."""
 
 
-def check_earlier_work(work: Path, identity: Identity) -> None:
-    """Raise ConfigError if another specification has worked in this directory before."""
+def check_earlier_work(work: Path, identity: Identity, say: Say) -> None:
+    """Raise ConfigError if another specification has worked in this directory before.
+
+    Each checkpoint names its specification too, so a damaged file is written anew.
+    """
     path = work / "identity.json"
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_sealed(path)
     except FileNotFoundError:
-        checkpoints.write_json(path, json.loads(identity.canonical))
-        return
-    checkpoints.check_identity(found, identity, work)
+        write_sealed(path, json.loads(identity.canonical))
+    except DamagedArtifact as error:
+        say(f"warning: {error} It is written anew.")
+        write_sealed(path, json.loads(identity.canonical))
+    else:
+        checkpoints.check_identity(found, identity, work)
+
+
+def distrust_damaged_work(work: Path, say: Say) -> None:
+    """If what checkpoints go on from was damaged, remove them, so that the segment begins anew.
+
+    That is the record of bad steps, which no checkpoint repeats, and states that were kept on the way.
+    """
+    try:
+        read_recovery(work)
+        problems = not_as_written(work, "kept") if (work / WRITTEN).exists() else []
+    except DamagedArtifact as error:
+        problems = [str(error)]
+    if problems:
+        say(f"warning: {work}: {problems[0]}; this segment begins anew.")
+        checkpoints.remove(work / "checkpoints")
+        shutil.rmtree(work / "kept", ignore_errors=True)
+        for name in (RECORD, WRITTEN):
+            (work / name).unlink(missing_ok=True)
 
 
 @contextmanager

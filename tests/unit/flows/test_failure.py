@@ -109,6 +109,12 @@ TRAINER: list[tuple[int, str, Any, str]] = [
     (1, "trainer: error: The loss was not finite", False, "The loss was not finite"),
     (1, "Traceback\nKeyError: 3", None, "KeyError: 3"),
     (1, "trainer 1: error: This process lost the others (x).", True, "lost the others"),
+    (1, "trainer: error: the disk is full\ntrainer: exit code 74", True, "the disk is full"),
+]
+"""The last: under torchrun, which gives no code but 1."""
+DAMAGED = [
+    (76, "trainer: error: a.arrow was altered"),
+    (1, "trainer 1: error: a.arrow was altered\ntrainer 1: exit code 76"),
 ]
 
 
@@ -121,6 +127,16 @@ def test_a_trainer_that_failed_says_whether_the_same_may_succeed(
         _judge(code, tmp_path, 0)
     assert raised.value.passing is passing
     assert "kept" not in str(raised.value)
+
+
+@pytest.mark.parametrize(("code", "words"), DAMAGED)
+def test_a_trainer_that_met_damage_asks_for_no_change(
+    tmp_path: Path, terminal: str, code: int, words: str
+) -> None:
+    (tmp_path / LOG).write_text(words)
+    with pytest.raises(DamagedArtifact, match="found damaged bytes: .*a.arrow was altered$") as raised:
+        _judge(code, tmp_path, 0)
+    assert advice(raised.value, ways_to_go_on(None, False)) == f"To go on: {terminal}"
 
 
 def test_a_trainer_that_was_asked_to_stop_did_not_fail(tmp_path: Path) -> None:

@@ -124,6 +124,44 @@ def test_damage_while_a_stage_works_spoils_what_it_made(line, monkeypatch):
     assert not store.work_of("letters", request.key).exists()
 
 
+def test_work_is_begun_anew_where_an_input_was_made_again_since(line, monkeypatch):
+    """The half that is done may have been made of bytes that are gone by now."""
+    store, (first, *_) = line
+    original, seen = letters.run, []
+
+    def killed(config, inputs, draft):
+        seen.append((draft.path / "half").exists())
+        (draft.path / "half").write_text("done")
+        if len(seen) < 4:
+            raise KeyboardInterrupt
+        return original(config, inputs, draft)
+
+    monkeypatch.setattr(letters, "run", killed)
+    said = []
+
+    def again():
+        with pytest.raises(KeyboardInterrupt):
+            store.ensure(request_of(first.part("letters"), letter="x"), Making(warn=said.append))
+
+    again()
+    again()
+    assert seen == [False, True] and not said, "the same inputs: it goes on"
+    make_writable(store.root)
+    (store.root).rename(store.root.with_name("moved"))
+    store = Store(store.root.with_name("moved"))
+    first = store.read(store.path_of("letters", first.key))
+    again()
+    assert seen == [False, True, True], "a store that was moved keeps its work"
+    flip(first.part("letters").paths[0])
+    store.damage.condemn(first.path)
+    monkeypatch.setattr(letters, "run", original)
+    first = store.ensure(request_of(letter="a")).artifact
+    monkeypatch.setattr(letters, "run", killed)
+    store.ensure(request_of(first.part("letters"), letter="x"), Making(warn=said.append))
+    assert seen[-1] is False
+    assert said == [f"begun anew: letters/{first.path.name} was made again since this work was begun"]
+
+
 def test_what_0_1_0_made_of_it_is_distrusted_and_what_was_verified_is_not(line):
     store, (first, second, third) = line
     as_of_0_1_0(second)

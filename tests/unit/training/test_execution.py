@@ -18,6 +18,7 @@ from tasks.training.model import shape_of
 from tasks.training.read_spec import parse_spec
 from tasks.training.recompute import MODES
 from tasks.training.spec import Execution, Identity
+from tasks.training.state.sealed import read_sealed
 from tests.support.training.families import SMOLLM, counted
 from tests.support.training.world import World, llama_config
 
@@ -110,7 +111,7 @@ def test_what_was_wrong_at_first_can_be_changed_until_there_is_a_checkpoint(
     now = resolved(asked, identity) | {field: right}
     execution.settle(path, now | {field: wrong}, asked, said.append, begun=False)
     assert execution.settle(path, now, asked, said.append, begun=False) == now
-    assert json.loads(path.read_text()) == now and not said
+    assert read_sealed(path) == now and not said
 
 
 def test_what_ran_out_of_memory_stays_small_also_before_the_first_checkpoint(
