@@ -30,7 +30,7 @@ from storage.counts import count_text
 from storage.errors import Interrupted, OnwardError, said
 from storage.store import Request
 from tasks import stages
-from tasks.models.base import InitConfig
+from tasks.models.base import InitConfig, readers_of
 from tasks.models.checkpoint import kept_of
 
 
@@ -136,18 +136,20 @@ def _base(
         model = Model("base", 0, tokenizer.base, 0)
         outcome.models.append(model)
         export = tokenizer.base.part("export")
-        return TrainingState(export, tokens, base=export), model
+        return TrainingState(export, tokens, base=export, readers=readers_of(tokenizer.base)), model
     zero = round_zero(ask.run, config.pretrain_tokens)
     read = reading.until(ask.needed(zero, {}))
     packed = build(ask.pack(zero, read, None), round=0)
     outcome.packed.append(packed)
     assert tokenizer.base is not None
-    start = TrainingState(tokenizer.base.part("export"), tokenizer(read), (packed.part("manifest"),))
+    initial, readers = tokenizer.base.part("export"), readers_of(tokenizer.base)
+    start = TrainingState(initial, tokenizer(read), (packed.part("manifest"),), readers=readers)
     trained = build(ask.train(zero, start, read), round=0)
     model = Model("base", 0, trained, 0)
     outcome.models.append(model)
     export = trained.part("export")
-    line = TrainingState(export, start.tokenizer, (), packed.part("state"), (), ask.taken(packed), export)
+    state, taken = packed.part("state"), ask.taken(packed)
+    line = TrainingState(export, start.tokenizer, (), state, (), taken, export, readers)
     return line, model
 
 

@@ -252,7 +252,7 @@ class Requests(Measures):
         """The trunk of a round, up to its branch point, or to its end if there are no branches."""
         kind: Kind = "pretrain" if round.number == 0 else ("trunk" if self.branches else "rewarm")
         config = self._segment(kind, round.first_step, round.branch_step, trunk_schedule(self.run, round))
-        return Request(train, config, self._training_inputs(line, round.first_step, round.branch_step, read))
+        return Request(train, config, self._training_inputs(config, line, read))
 
     def checkpoint(self, trunk: Artifact, tokens: int) -> Request:
         """A checkpoint that a trunk kept during training, as a model."""
@@ -262,7 +262,7 @@ class Requests(Measures):
     def decay(self, round: Round, line: TrainingState, read: Sequence[Slice]) -> Request:
         """The branch of a round, from its trunk to its budget."""
         config = self._segment("decay", round.branch_step, round.last_step, decay_schedule(self.run, round))
-        return Request(decay, config, self._training_inputs(line, round.branch_step, round.last_step, read))
+        return Request(decay, config, self._training_inputs(config, line, read))
 
     @property
     def branches(self) -> bool:
@@ -300,7 +300,7 @@ class Requests(Measures):
         return resolve_precision(self.run.training)
 
     def _training_inputs(
-        self, line: TrainingState, first: int, last: int, read: Sequence[Slice]
+        self, config: SegmentConfig, line: TrainingState, read: Sequence[Slice]
     ) -> TrainInputs:
         """Training inputs with only the manifests that hold these steps, so that the key names nothing that is not used."""
         per_step = sequences_per_step(self.run.training.batch_tokens, self.run.packing.sequence_length)
@@ -308,11 +308,17 @@ class Requests(Measures):
         for manifest in line.manifests:
             begin = int(manifest.stats.get("first_sequence", 0))
             end = begin + int(manifest.stats.get("sequences", 0))
-            if not end or (begin < last * per_step and end > first * per_step):
+            if not end or (begin < config.last_step * per_step and end > config.first_step * per_step):
                 manifests.append(manifest)
         base = line.base if self.run.training.optimizer.pull_to_base else None
+        exports = config.kind != "trunk" or config.keep_every_tokens is not None
         return TrainInputs(
-            line.start, tuple(manifests), line.tokenizer, tuple(one.tokens for one in read), base
+            line.start,
+            tuple(manifests),
+            line.tokenizer,
+            tuple(one.tokens for one in read),
+            base,
+            line.readers if exports else None,
         )
 
     # ---- results ------------------------------------------------------------------------------------------------

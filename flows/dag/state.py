@@ -82,3 +82,5 @@ class TrainingState:
     taken: Mapping[str, int] = field(default_factory=dict)
     base: Input | None = None
     """The base model's export. Weights may be pulled towards it."""
+    readers: Input | None = None
+    """What exports say for other readers than this project's, if the base has such a part."""

@@ -6,16 +6,18 @@ import contextlib
 import errno
 import secrets
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from storage.artifact import Artifact
 from storage.atomic import commit_directory
 from storage.catalog import Catalog
-from storage.errors import OnwardError
+from storage.errors import ConfigError, OnwardError
 from storage.runs import shared_lock
 from storage.store import Store
 from tasks.models.card import model_card
+from tasks.training.state.readers import add_readers
 
 
 def export_model(catalog: Catalog, artifact: Artifact, directory: Path) -> None:
@@ -35,6 +37,7 @@ def export_model(catalog: Catalog, artifact: Artifact, directory: Path) -> None:
                 target = beside / path.relative_to(artifact.path / "export")
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(path, target)
+            _say_it_to_readers(artifact, beside)
             (beside / "README.md").write_text(model_card(catalog, artifact), encoding="utf-8")
         commit_directory(beside, directory.absolute())
     except OSError as error:
@@ -46,6 +49,17 @@ def export_model(catalog: Catalog, artifact: Artifact, directory: Path) -> None:
         raise
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+
+
+def _say_it_to_readers(artifact: Artifact, export: Path) -> None:
+    """Add what other readers need (tasks/models/readers.py): that of the base itself, or found anew for older models."""
+    from tasks.models.readers import write_readers
+
+    if artifact.has("readers"):
+        add_readers(export, artifact.path / "readers")
+    with tempfile.TemporaryDirectory() as name, contextlib.suppress(ConfigError):
+        write_readers(export, Path(name))
+        add_readers(export, Path(name))
 
 
 @contextlib.contextmanager

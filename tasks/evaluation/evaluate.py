@@ -6,6 +6,7 @@ depends on the clock. Rows are data: no code of a data set is run.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
@@ -36,9 +37,10 @@ if TYPE_CHECKING:
 
 STAGE = "evaluate"
 VERSION = 2
-COMPONENTS = {"harness": 1, "questions": 1, "directory": 1, **dict.fromkeys(BENCHMARKS, 1)}
+COMPONENTS = {"harness": 1, "questions": 1, "directory": 1, "qwen2": 2, **dict.fromkeys(BENCHMARKS, 1)}
 """Versions of how a model is asked: the harness's benchmarks, questions of the user's own (from a file, or of held-out
-text), directories of task files; and of each benchmark of the harness."""
+text), directories of task files; of each benchmark of the harness; and of the tokenizer of a Qwen2, which was built anew
+by its class whatever tokenizer.json said."""
 
 
 class EvaluateConfig(Settings):
@@ -142,13 +144,21 @@ def own_held_out_inputs(model: Input, questions: Input) -> EvaluateInputs:
 
 
 def components(config: EvaluateConfig, inputs: EvaluateInputs) -> Iterator[str]:
-    """How this benchmark is asked, and itself where it is one of the harness's."""
+    """How this benchmark is asked, itself where it is one of the harness's, and the kind of the model if it matters."""
+    if "qwen2" in map(_kind_of, inputs.model.paths):
+        yield "qwen2"
     if inputs.directory is not None:
         yield "directory"
     elif inputs.own is None and config.benchmark in BENCHMARKS:
         yield from ("harness", config.benchmark)
     else:
         yield "questions"
+
+
+@functools.lru_cache(maxsize=64)
+def _kind_of(path: Path) -> str | None:
+    """The model_type in a config.json; None for other files."""
+    return json.loads(path.read_bytes()).get("model_type") if path.name == "config.json" else None
 
 
 def run(config: EvaluateConfig, inputs: EvaluateInputs, draft: Draft) -> EvaluateStats:

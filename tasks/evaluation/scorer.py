@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from lm_eval.models.huggingface import HFLM
 from torch import Tensor
-from transformers import AutoTokenizer
+from transformers import PreTrainedTokenizerFast
 
 from storage.errors import BadInput
 from tasks.evaluation.batches import WORTH_SHARING, Request, ScoredRow, batches, cut, pieces, rows_of
@@ -38,7 +38,10 @@ class Scorer(HFLM):
         self, model: Any, export: Path, max_length: int, progress: Callable[[int, int, str], None]
     ) -> None:
         try:
-            tokenizer = AutoTokenizer.from_pretrained(export, local_files_only=True, trust_remote_code=False)
+            # tokenizer.json itself, as for the corpus: AutoTokenizer may build another one by the kind of model
+            tokenizer = PreTrainedTokenizerFast.from_pretrained(
+                export, local_files_only=True, trust_remote_code=False
+            )
         except (OSError, ValueError, ImportError, AttributeError, KeyError) as error:
             raise BadInput(
                 f"transformers cannot load the tokenizer in {export} ({str(error).splitlines()[0][:200]}); an export of "

@@ -3,7 +3,8 @@
 The part `export` is what `from_pretrained` loads: config.json, generation_config.json, model.safetensors (float32,
 tied weights stored once) and the tokenizer's files. The part `tokenizer` contains only the tokenizer's files, so
 another model with the same tokenizer can reuse the cached tokens. Both name their end and begin of text (bos, else
-eos) everywhere.
+eos) everywhere. The part `readers`, where there is need of one, holds what the exports of training say besides, so that
+every reader takes them for what they are (readers.py).
 
 The bytes depend on content only: the digest of a local directory's files, or the hub's name and commit, or the shape
 and seed of a new model. Weights are read from safetensors only (never pickle), and no remote code is run.
@@ -22,7 +23,7 @@ from typing import Any, Self
 
 from pydantic import ConfigDict, field_validator, model_validator
 
-from storage.artifact import Input
+from storage.artifact import Artifact, Input
 from storage.atomic import sha256_file
 from storage.draft import Draft
 from storage.errors import ConfigError, HubUnreachable
@@ -183,13 +184,19 @@ def directory_digest(directory: Path) -> str:
 
 
 def run(config: BaseConfig, inputs: BaseInputs, draft: Draft) -> BaseStats:
-    """Write parts `export` and `tokenizer`. Raises ConfigError for an unusable model or tokenizer."""
-    from tasks.models.files import import_model, initialise_model, model_facts
+    """Write parts `export`, `tokenizer`, and `readers` if there is need of it.
 
-    export = draft.path / "export"
-    for left in export.glob("*"):
-        left.unlink()
-    export.mkdir(exist_ok=True)
+    Raises ConfigError for an unusable model or tokenizer.
+    """
+    from tasks.models.files import import_model, initialise_model, model_facts
+    from tasks.models.readers import write_readers
+
+    export, readers = draft.path / "export", draft.path / "readers"
+    for made in (export, readers):
+        made.mkdir(exist_ok=True)
+        for left in made.iterdir():
+            left.unlink()
+    directory = None
     if "init" in inputs.origin:
         if inputs.tokenizer is None:
             raise ConfigError("A new model needs the tokenizer that was trained for it.")
@@ -203,9 +210,18 @@ def run(config: BaseConfig, inputs: BaseInputs, draft: Draft) -> BaseStats:
             )
         for message in import_model(directory, export):
             draft.warn(message)
+    for message in write_readers(export, readers, directory):
+        draft.warn(message)
     draft.part("export", "export")
+    if any(readers.iterdir()):
+        draft.part("readers", "readers")
     draft.part("tokenizer", *(f"export/{name}" for name in TOKENIZER_FILES))
     return BaseStats(**asdict(model_facts(export)))
+
+
+def readers_of(base: Artifact) -> Input | None:
+    """The part `readers` of a base, or None: there is no need of one, or 0.1.0 imported it."""
+    return base.part("readers") if base.has("readers") else None
 
 
 def _commit(name: str, revision: str, remembered: Remembered) -> str:

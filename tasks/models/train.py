@@ -74,6 +74,8 @@ class TrainInputs:
     shards: tuple[Input, ...] = field(metadata={"in_key": False})  # the manifests name them by digest
     base: Input | None = None
     """The base model's export, only if weights are pulled towards it."""
+    readers: Input | None = field(default=None, metadata={"since": "0.2"})
+    """What exports say for other readers (tasks/models/readers.py), only for a segment that makes any."""
 
 
 def components(config: SegmentConfig, inputs: TrainInputs) -> Iterator[str]:
@@ -219,6 +221,7 @@ def _write_spec(config: SegmentConfig, inputs: TrainInputs, work: Path) -> None:
             "start_kind": inputs.start.part,
             "base": None if base is None else str(base.root / base.part),
             "tokenizer": str(_directory_of(inputs.tokenizer)),
+            "readers": None if inputs.readers is None else str(_directory_of(inputs.readers)),
             "manifests": [str(manifest.only()) for manifest in inputs.manifests],
             "shards": shards,
             "work": str(work),

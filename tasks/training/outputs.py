@@ -20,6 +20,7 @@ from tasks.training.state import checkpoint as checkpoints
 from tasks.training.state import export as exports
 from tasks.training.state.average import AVERAGE
 from tasks.training.state.journal import read_journal, write_tables
+from tasks.training.state.readers import add_readers
 from tasks.training.state.sealed import RESULT, json_bytes, note_written
 from tasks.training.update.optimizer import optimizer_tensors
 
@@ -78,6 +79,7 @@ def keep(segment: Segment, tokens_before: int) -> None:
     def fill(directory: Path) -> None:
         _write_trunk(segment, held, directory)
         exports.copy_tokenizer(segment.spec.paths.tokenizer, directory)
+        add_readers(directory, segment.spec.paths.readers)
 
     checkpoints.replace_directory(segment.spec.paths.work, name, fill)
     note_written(segment.spec.paths.work, name)
@@ -94,9 +96,12 @@ def finish(segment: Segment) -> None:
         tokenizer = segment.spec.paths.tokenizer
         average = segment.average
         weights = average.mean(held.weights) if average.kept else held.of_shards
-        checkpoints.replace_directory(
-            work, "export", lambda to: exports.write_export(to, whole, tokenizer, eot, weights)
-        )
+
+        def fill(directory: Path) -> None:
+            exports.write_export(directory, whole, tokenizer, eot, weights)
+            add_readers(directory, segment.spec.paths.readers)
+
+        checkpoints.replace_directory(work, "export", fill)
     if identity.makes_trunk:
         checkpoints.replace_directory(work, "trunk", lambda to: _write_trunk(segment, held, to))
     lines, sources = read_journal(work / "journal.jsonl"), segment.corpus.sources

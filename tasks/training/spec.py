@@ -176,6 +176,7 @@ class Paths:
     start_kind: Literal["export", "trunk"]
     base: Path | None = None
     tokenizer: Path
+    readers: Path | None = None
     manifests: tuple[Path, ...]
     shards: Mapping[str, Path]
     work: Path

@@ -179,9 +179,6 @@ def test_a_model_of_the_store_that_names_code_runs_none_and_nothing_is_asked(tmp
     monkeypatch.setattr("sys.stdin", io.StringIO("y\n" * 50))
     monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("something was asked"))
     model = load_model(export, torch.device("cpu"), 16)
-    with pytest.raises(BadInput, match="no remote code"):
-        Scorer(model, export, 16, lambda *_: None)
-    json_with(export / "tokenizer_config.json", tokenizer_class="PreTrainedTokenizerFast")
     Scorer(model, export, 16, lambda *_: None)
     spec = World(tmp_path, export, export, export, {}, 0).spec(
         tmp_path / "work", identity__sequence_length=16
