@@ -7,6 +7,10 @@ so no mask is ever built or guessed from position ids. There are three exact pat
 1. on CUDA in bf16 or fp16: torch's variable-length flash attention, which torch.compile can trace;
 2. one SDPA call per document, outside any graph, wherever 1 cannot run (CPU, float32, dropout, older torch);
 3. for a compiled model on CPU: path 2 as a single operator over bounds of a fixed size. The graph never sees lengths.
+
+A sliding window of w tokens (a token sees itself and the w - 1 before it) is part of 1 and 2, for documents that are
+longer: in 2 by blocks of w tokens, each of which sees itself and the one before. 3 has none: there the layers with a
+window leave the graph.
 """
 
 from __future__ import annotations
@@ -101,32 +105,34 @@ def packed_attention(
     """Attention as transformers calls it: query [1, heads, tokens, size], key and value [1, groups, tokens, size].
 
     Returns [1, tokens, heads, size]. Raises ConfigError for everything that it would silently compute wrong: a
-    mask, a sliding window shorter than a document, soft-capping, sinks, position biases, attention that is not
-    causal.
+    mask, soft-capping, sinks, position biases, attention that is not causal.
     """
     config = getattr(module, "config", None)
     if packing is None:
         raise refusal(config, "it does not tell its attention where documents end")
-    _refuse_what_is_not_plain(module, config, attention_mask, packing, kwargs)
+    _refuse_what_is_not_plain(module, config, attention_mask, kwargs)
+    window = kwargs.get("sliding_window")
+    if window is not None and window >= packing.longest:
+        window = None
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     if torch.is_autocast_enabled(query.device.type):
         dtype = torch.get_autocast_dtype(query.device.type)
         query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
-    if dropout == 0.0 and _varlen_fits(query, packing):
-        return _by_varlen(query, key, value, packing, scale), None
+    if dropout == 0.0 and _varlen_fits(query, packing, window):
+        return _by_varlen(query, key, value, packing, scale, window), None
     repeats = query.shape[1] // key.shape[1]
     if repeats > 1:
         key, value = key.repeat_interleave(repeats, 1), value.repeat_interleave(repeats, 1)
-    if packing.fixed and packing.bounds is not None and dropout == 0.0 and query.device.type == "cpu":
+    on_cpu = packing.fixed and packing.bounds is not None and query.device.type == "cpu"
+    if on_cpu and dropout == 0.0 and window is None:
         return by_bounds(query, key, value, packing.bounds, scale)[0], None
-    return (by_document or _by_document)(query, key, value, packing, scale, dropout), None
+    return (by_document or _by_document)(query, key, value, packing, scale, dropout, window), None
 
 
 def _refuse_what_is_not_plain(
     module: torch.nn.Module,
     config: Any,
     mask: Tensor | None,
-    packing: RowDocuments,
     kwargs: dict[str, Any],
 ) -> None:
     if mask is not None:
@@ -136,25 +142,24 @@ def _refuse_what_is_not_plain(
     for option, reason in _NOT_OFFERED.items():
         if kwargs.get(option) is not None:
             raise refusal(config, reason)
-    window = kwargs.get("sliding_window")
-    if window is not None and window < packing.longest:
-        raise refusal(
-            config,
-            f"its attention looks back {window} tokens only, fewer than a sequence has",
-            f"choose packing.sequence_length <= {window}, or another base",
-        )
 
 
 def _by_document(
-    query: Tensor, key: Tensor, value: Tensor, packing: RowDocuments, scale: float, dropout: float
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    packing: RowDocuments,
+    scale: float,
+    dropout: float,
+    window: int | None,
 ) -> Tensor:
-    """One SDPA call per document, or a single call if all documents have the same length.
+    """One SDPA call per document, or a single call if all documents have the same length and fit the window.
 
     `split` and `cat` are each other's gradients. The gradient of a slice would fill a whole row with zeros per
     document.
     """
     lengths = list(packing.lengths)
-    if lengths.count(lengths[0]) == len(lengths):
+    if lengths.count(lengths[0]) == len(lengths) and (window is None or lengths[0] <= window):
         parts = (_as_batch(query, lengths), _as_batch(key, lengths), _as_batch(value, lengths))
         out = functional.scaled_dot_product_attention(*parts, dropout_p=dropout, is_causal=True, scale=scale)
         return out.transpose(1, 2).flatten(0, 1).unsqueeze(0)
@@ -164,15 +169,48 @@ def _by_document(
         torch.split(value, lengths, 2),
         strict=True,
     )
-    return torch.cat(
-        [
-            functional.scaled_dot_product_attention(
+    parts = []
+    for q, k, v in split:
+        if window is not None and q.shape[2] > window:
+            out = _in_a_window(q, k, v, window, scale, dropout)
+        else:
+            out = functional.scaled_dot_product_attention(
                 q, k, v, dropout_p=dropout, is_causal=True, scale=scale
-            ).transpose(1, 2)
-            for q, k, v in split
-        ],
-        dim=1,
+            )
+        parts.append(out.transpose(1, 2))
+    return torch.cat(parts, dim=1)
+
+
+def _in_a_window(
+    query: Tensor, key: Tensor, value: Tensor, window: int, scale: float, dropout: float
+) -> Tensor:
+    """Attention of one document [1, heads, tokens, size] in which each token sees the last `window`, with itself.
+
+    Blocks of `window` tokens are a batch; each has the keys of the block before it and its own. The last block is
+    filled up, where no token sees it. The cost grows with tokens times window.
+    """
+    tokens = query.shape[2]
+    blocks = -(-tokens // window)
+    mine, theirs, said = (_as_blocks(tensor, blocks, window) for tensor in (query, key, value))
+    keys, values = (
+        torch.cat((functional.pad(one[:-1], (0, 0, 0, 0, 0, 0, 1, 0)), one), 2) for one in (theirs, said)
     )
+    at = torch.arange(window, device=query.device)[:, None]
+    of = torch.arange(2 * window, device=query.device)[None, :]
+    seen = ((of > at) & (of <= at + window)).expand(blocks, 1, -1, -1)
+    first = torch.arange(blocks, device=query.device)[:, None, None, None] == 0
+    seen = seen & ~(first & (of < window))
+    out = functional.scaled_dot_product_attention(
+        mine, keys, values, attn_mask=seen, dropout_p=dropout, scale=scale
+    )
+    return out.transpose(0, 1).flatten(1, 2).unsqueeze(0)[:, :, :tokens]
+
+
+def _as_blocks(document: Tensor, blocks: int, window: int) -> Tensor:
+    """[1, heads, tokens, size] -> [blocks, heads, window, size], with zeros at the end."""
+    _, heads, tokens, size = document.shape
+    filled = functional.pad(document, (0, 0, 0, blocks * window - tokens))
+    return filled.view(heads, blocks, window, size).transpose(0, 1)
 
 
 def _as_batch(row: Tensor, lengths: list[int]) -> Tensor:
@@ -181,7 +219,7 @@ def _as_batch(row: Tensor, lengths: list[int]) -> Tensor:
     return row.view(heads, len(lengths), lengths[0], size).transpose(0, 1)
 
 
-def _varlen_fits(query: Tensor, packing: RowDocuments) -> bool:
+def _varlen_fits(query: Tensor, packing: RowDocuments, window: int | None) -> bool:
     size = query.shape[-1]
     return (
         packing.bounds is not None
@@ -190,6 +228,7 @@ def _varlen_fits(query: Tensor, packing: RowDocuments) -> bool:
         and size % 8 == 0
         and size <= 256
         and VARLEN is not None
+        and (window is None or "window_size" in VARLEN[1])
     )
 
 
@@ -206,10 +245,13 @@ VARLEN = varlen()
 """Looked up once at import: torch.compile cannot trace the lookup."""
 
 
-def _by_varlen(query: Tensor, key: Tensor, value: Tensor, packing: RowDocuments, scale: float) -> Tensor:
+def _by_varlen(
+    query: Tensor, key: Tensor, value: Tensor, packing: RowDocuments, scale: float, window: int | None
+) -> Tensor:
     assert VARLEN is not None
     attend, names = VARLEN
-    options: dict[str, Any] = {"window_size": (-1, 0)} if "window_size" in names else {"is_causal": True}
+    before = -1 if window is None else window - 1
+    options: dict[str, Any] = {"window_size": (before, 0)} if "window_size" in names else {"is_causal": True}
     repeats = query.shape[1] // key.shape[1]
     if repeats > 1 and "enable_gqa" in names:
         options["enable_gqa"] = True

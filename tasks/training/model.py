@@ -173,7 +173,7 @@ def load_model(
         shard(whole, model.body, device, processes)
         model = replace(model, keeps_casts=False)
     whole.to(device)
-    check_documents_apart(model, at_most=identity.sequence_length)
+    check_documents_apart(model)
     checkpoint_layers(whole, as_mode(execution["gradient_checkpointing"]))
     to_train(whole)
     if execution["compile"]:
@@ -229,13 +229,12 @@ def halves(whole: Any, device: torch.device, precision: str) -> LanguageModel:
 
 
 @torch.no_grad()
-def check_documents_apart(model: LanguageModel, longest: int | None = None, at_most: int = 0) -> None:
+def check_documents_apart(model: LanguageModel, longest: int | None = None) -> None:
     """Prove on a few tokens that this model keeps documents apart. Raises ConfigError.
 
     Some documents share a row: (1) each has the same hidden states as alone under the model's own attention; (2)
     other tokens in the first document change no bit of the others; (3) logits are the head applied to the last
-    hidden states, and nothing else. With `longest`, one more document of so many tokens is among them. `at_most`:
-    the length of the longest document of the training, for what the attention says about its window.
+    hidden states, and nothing else. With `longest`, one more document of so many tokens is among them.
     """
     whole = model.whole
     whole.eval()
@@ -243,7 +242,7 @@ def check_documents_apart(model: LanguageModel, longest: int | None = None, at_m
     ids = (torch.arange(sum(lengths)) * 7 + 3) % model.vocabulary
     changed = ids.clone()
     changed[: lengths[0]] = (changed[: lengths[0]] + 1) % model.vocabulary
-    packed, other = (_states(model, row, lengths, at_most) for row in (ids, changed))
+    packed, other = (_states(model, row, lengths) for row in (ids, changed))
     if not torch.equal(packed[lengths[0] :], other[lengths[0] :]):
         raise refusal(whole.config, "it carries something from one document of a row into the next")
     alone, logits = _states_of_its_own(model, ids, lengths)
@@ -267,7 +266,7 @@ def _close(one: Tensor, other: Tensor, tolerance: float) -> bool:
     return torch.allclose(one, other, rtol=0.0, atol=tolerance * float(one.abs().max()))
 
 
-def _states(model: LanguageModel, ids: Tensor, lengths: tuple[int, ...], at_most: int) -> Tensor:
+def _states(model: LanguageModel, ids: Tensor, lengths: tuple[int, ...]) -> Tensor:
     """Last hidden states [tokens, width] of packed documents."""
     positions = torch.cat([torch.arange(length) for length in lengths])
     packing = RowDocuments.of(lengths, model.device)
@@ -275,7 +274,7 @@ def _states(model: LanguageModel, ids: Tensor, lengths: tuple[int, ...], at_most
         return model.hidden(
             ids.unsqueeze(0).to(model.device),
             positions.unsqueeze(0).to(model.device),
-            replace(packing, longest=max(packing.longest, at_most)),
+            packing,
         )
 
 

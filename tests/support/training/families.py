@@ -5,9 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from transformers import (
+    Gemma3TextConfig,
     GPT2Config,
     GPTNeoXConfig,
+    MistralConfig,
+    Olmo3Config,
     OPTConfig,
+    Phi3Config,
     Qwen2Config,
 )
 
@@ -35,6 +39,21 @@ FAMILIES: dict[str, Any] = {
     "neox": lambda: GPTNeoXConfig(**SMALL, intermediate_size=64, max_position_embeddings=64),
     "opt": lambda: OPTConfig(**SMALL, ffn_dim=64, max_position_embeddings=64, word_embed_proj_dim=16),
 }
+GROUPED: dict[str, Any] = {
+    **SMALL,
+    "intermediate_size": 64,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+}
+BOTH: dict[str, Any] = {"layer_types": ["sliding_attention", "full_attention"]}
+WINDOWED: dict[str, Any] = {
+    "mistral": lambda: MistralConfig(**GROUPED, sliding_window=7),
+    "phi3": lambda: Phi3Config(**GROUPED, sliding_window=6, pad_token_id=0),
+    "gemma3": lambda: Gemma3TextConfig(**GROUPED, **BOTH, head_dim=8, sliding_window=8),
+    "olmo3": lambda: Olmo3Config(**GROUPED, **BOTH, sliding_window=5),
+    "qwen2": lambda: Qwen2Config(**GROUPED, **BOTH, use_sliding_window=True, sliding_window=4),
+}
+"""Attention that looks back fewer tokens than the documents of the tests have."""
 SMOLLM = Shape(134_515_008, 134_515_008, 30, 576, 1536, 576, 49_152, 28_311_552)
 
 
