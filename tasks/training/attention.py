@@ -169,7 +169,7 @@ def _by_document(
         torch.split(value, lengths, 2),
         strict=True,
     )
-    parts = []
+    found: list[Tensor] = []
     for q, k, v in split:
         if window is not None and q.shape[2] > window:
             out = _in_a_window(q, k, v, window, scale, dropout)
@@ -177,8 +177,8 @@ def _by_document(
             out = functional.scaled_dot_product_attention(
                 q, k, v, dropout_p=dropout, is_causal=True, scale=scale
             )
-        parts.append(out.transpose(1, 2))
-    return torch.cat(parts, dim=1)
+        found.append(out.transpose(1, 2))
+    return torch.cat(found, dim=1)
 
 
 def _in_a_window(
