@@ -57,6 +57,8 @@ def _say_it_to_readers(artifact: Artifact, export: Path) -> None:
 
     if artifact.has("readers"):
         add_readers(export, artifact.path / "readers")
+    if not (export / "config.json").is_file():  # nothing that a reader would take for a model
+        return
     with tempfile.TemporaryDirectory() as name, contextlib.suppress(ConfigError):
         write_readers(export, Path(name))
         add_readers(export, Path(name))
