@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from flows.tracking.account import unpublished
 from flows.tracking.addresses import addresses_of, database_of
+from flows.tracking.database import damage_told
 from storage.artifact import Artifact
 from storage.errors import OnwardError
 from storage.runs import Collected, collect_garbage, reachable, references
@@ -95,6 +96,8 @@ def _asked(address: str, *, without_mlflow: bool, say: Callable[[str], None]) ->
     except Exception as error:  # any error leaves it unknown which models are registered there
         why = f"{type(error).__name__}: {without_secrets(str(error).partition(chr(10))[0])[:200]}"
         shown = without_secrets(address)
+        if damaged := damage_told(address, str(error)):
+            why = damaged
         if not without_mlflow:
             raise OnwardError(
                 f"MLflow at {shown} cannot be asked which models are registered ({why}): nothing was collected, since "

@@ -68,8 +68,10 @@ def _registered(
     mlflow: str | None,
 ) -> tuple[Store, Artifact, Registered]:
     from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
 
     from flows.tracking.client import connect
+    from flows.tracking.database import damage_told
 
     uri = mlflow or os.environ.get("MLFLOW_TRACKING_URI") or mlflow_database()
     shown = without_secrets(uri)
@@ -81,7 +83,9 @@ def _registered(
             version = client.get_model_version_by_alias(name, alias)
         else:
             version = client.get_model_version(name, str(number))
-    except MlflowException as error:
+    except (MlflowException, SQLAlchemyError) as error:
+        if damaged := damage_told(uri, str(error)):
+            raise OnwardError(f"{given} cannot be looked up in MLflow at {shown}: {damaged}") from error
         raise OnwardError(
             f"{given} is not in MLflow at {shown}: {without_secrets(str(error).partition(chr(10))[0])[:200]}"
         ) from error

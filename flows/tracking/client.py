@@ -25,6 +25,9 @@ def connect(uri: str, registry: str | None = None) -> Any:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # it asks for what it prints
     logging.getLogger("mlflow").setLevel(logging.WARNING)
+    logging.getLogger("mlflow.store.db.utils").setLevel(
+        logging.CRITICAL
+    )  # tracebacks of what we tell in a line
     logging.getLogger("alembic").setLevel(logging.WARNING)
     from mlflow import MlflowClient
 
@@ -95,4 +98,7 @@ def _refuses(status: int) -> bool:
 
 def said(error: Exception) -> str:
     """An error in one line, without secrets."""
-    return f"{type(error).__name__}: {without_secrets(str(error).partition(chr(10))[0])[:200]}"
+    lines = [line for line in str(error).splitlines() if not line.startswith("(raised as a result of")] or [
+        ""
+    ]
+    return f"{type(error).__name__}: {without_secrets(lines[0])[:200]}"

@@ -23,6 +23,7 @@ from flows.dag.call import Call
 from flows.tracking.account import Account, Event
 from flows.tracking.addresses import note_address, registry_of
 from flows.tracking.client import TRIES, connect, is_answer, said
+from flows.tracking.database import damage_told, if_it_stays
 from flows.tracking.models import alias_of
 from flows.tracking.publisher import Publisher
 from flows.tracking.replay import replay
@@ -182,12 +183,19 @@ class Tracker:
         self._note("close", state=state)
         self._queue.put(None)
         self._thread.join(seconds)
-        where = without_secrets(self.tracked.uri)
+        where, later = without_secrets(self.tracked.uri), if_it_stays(self.tracked.uri)
         if self._thread.is_alive() or self._error:
             why = self._error or f"still writing after {seconds:.0f} s"
-            self.warn(f"MLflow at {where} has not got everything ({why}); the next run adds it")
-        if self._refused:
-            self.warn(f"MLflow at {where} refused something; the next runs try again: {self._refused}")
+            damaged = damage_told(self.tracked.uri, why) if self._error else None
+            self.warn(
+                f"MLflow at {where} has not got everything: {damaged}"
+                if damaged
+                else f"MLflow at {where} has not got everything ({why}); the next run adds it{later}"
+            )
+        elif self._refused and (damaged := damage_told(self.tracked.uri, self._refused)):
+            self.warn(f"MLflow at {where} has not got everything: {damaged}")
+        elif self._refused:
+            self.warn(f"MLflow at {where} refused something; the next runs try again: {self._refused}{later}")
 
     def _note(self, event: str, **facts: Any) -> None:
         if self._account is not None:

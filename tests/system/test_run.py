@@ -16,11 +16,16 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import psutil
 import pytest
+import typer
 
+from flows.commands.store import export, gc, verify
+from storage.atomic import make_writable
+from storage.errors import OnwardError
 from storage.runs import read_records
 from storage.store import Store
-from tests.support.attempts import wait_until_alone
+from tests.support.attempts import Attempt, wait_until_alone
 from tests.support.begun import begin
 from tests.support.servers import PrefectServer, task_states
 from tests.support.small import ONWARD, digests, environment, onward, run_json, write_config
@@ -200,6 +205,72 @@ def test_when_its_terminal_is_closed_it_leaves_a_checkpoint_a_true_state_and_no_
         "the manifests before there was enough text"
     )
     assert list(tmp_path.glob("store/.work/train-*/checkpoints/step-*/manifest.json"))
+
+
+def test_verify_repair_gc_and_export_beside_a_run_touch_nothing_of_it(
+    tmp_path, reference_run, monkeypatch, capsys
+):
+    """The trainer is held in mid-training. A report of an earlier run is damaged, which the run comes to at its end."""
+    begin(reference_run, tmp_path)
+    store = Store(tmp_path / "store")
+    [report] = Store(reference_run / "store").artifacts("report")
+    damaged = store.path_of("report", report.key)
+    shutil.copytree(report.path, damaged)
+    make_writable(damaged)
+    page = next(damaged.rglob("*.html"))
+    page.write_bytes(page.read_bytes()[:-1] + b" ")
+    [model] = [one.key for one in store.artifacts("train")]
+    config = write_config(
+        tmp_path, training__execution={"device": "cpu", "threads": 1, "checkpoint_every": "1ms"}
+    )
+    monkeypatch.chdir(tmp_path)
+    run = Attempt([*ONWARD, "run", str(config), "--json"], tmp_path)
+    until = time.monotonic() + 300
+    while not (found := list(tmp_path.glob("store/.work/train-*/checkpoints/step-*/manifest.json"))):
+        assert run.process.poll() is None and time.monotonic() < until, run.errors
+        time.sleep(0.002)
+    work = found[0].parents[2]
+    trainer = next(
+        pid for pid in psutil.process_iter(["cmdline"]) if str(work / "spec.json") in pid.info["cmdline"]
+    )
+    trainer.suspend()
+    try:
+        before = listing(store.root)
+        asked = {"store": store.root}
+        for repair in (False, True):
+            with pytest.raises(typer.Exit):
+                verify(**asked, repair=repair)
+            told = capsys.readouterr().out
+            assert f"report/{damaged.name}: " in told and " 1 damaged" in told
+            assert damaged.exists() is not repair
+        with pytest.raises(OnwardError, match="a run is using .*nothing was collected"):
+            gc(**asked)
+        with pytest.raises(OnwardError, match="a run is using .*nothing was collected"):
+            gc(**asked, work=True)
+        export(model, tmp_path / "model", **asked)
+        after = listing(store.root)
+        aside = {name for name in after if ".damaged-" in name}
+        assert aside and {name: after[name] for name in after if name not in aside} == {
+            name: mark for name, mark in before.items() if not name.startswith(f"report/{damaged.name}/")
+        }
+        assert (work / "result.json").exists() is False, "it was held all the time"
+    finally:
+        trainer.resume()
+    assert run.ended(300) == 0, run.errors
+    assert digests(store.root) == digests(reference_run / "store")
+    assert (tmp_path / "model" / "model.safetensors").is_file()
+
+
+def listing(root: Path) -> dict[str, tuple[int, int]]:
+    """Size and time of the last write of every file of a store, but for what every reader writes: locks and digests."""
+    return {
+        str(path.relative_to(root)): (path.stat().st_size, path.stat().st_mtime_ns)
+        for path in root.rglob("*")
+        if path.is_file()
+        and path.suffix != ".lock"
+        and not path.name.startswith((".digests", ".lock"))
+        and ".tracking" not in path.parts
+    }
 
 
 @pytest.mark.parametrize(
