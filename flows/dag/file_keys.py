@@ -21,6 +21,7 @@ _SAME = {
     "filter": {"": "corpus.filter"},
     "decontaminate": {
         "holdout_fraction": "corpus.holdout_fraction",
+        "copies": "corpus.dedup.exact",
         "seed": "seed",
         "": "corpus.decontaminate",
     },

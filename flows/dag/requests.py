@@ -166,8 +166,13 @@ class Requests(Measures):
         inputs = filter.FilterInputs(documents, classifier, directory)
         return Request(filter, self.run.corpus.filter, inputs)
 
-    def decontaminate(self, documents: Input, first_of_source: bool) -> Request:
-        """Remove benchmark questions from the corpus, and separate the holdout from a source's first slice."""
+    def decontaminate(
+        self, documents: Input, first_of_source: bool, earlier: Chain | None, trained: tuple[Input, ...]
+    ) -> Request:
+        """Remove benchmark questions from the corpus, and separate the holdout from a source's first slice.
+
+        `earlier`: what the slices before this one know. `trained`: their documents; a slice with a holdout reads them.
+        """
         section = self.run.corpus.decontaminate
         known, paths = self._questions
         config = decontaminate.DecontaminateConfig(
@@ -175,8 +180,12 @@ class Requests(Measures):
             benchmarks=section.benchmarks,
             holdout_fraction=self.run.corpus.holdout_fraction,
             seed=self.run.seed,
+            copies=self.run.corpus.dedup.exact,
         )
-        inputs = decontaminate.DecontaminateInputs(documents, known, first_of_source, paths)
+        read_again = trained if first_of_source and config.holdout_fraction > 0 else ()
+        inputs = decontaminate.DecontaminateInputs(
+            documents, known, first_of_source, paths, earlier, read_again
+        )
         return Request(decontaminate, config, inputs)
 
     def tokenize(self, documents: Input, tokenizer: Input) -> Request:

@@ -38,6 +38,12 @@ _WAYS = {
     "decontaminate": "look for fewer benchmarks in corpus.decontaminate",
 }
 """The stages that drop documents, and what to do where one drops nearly all."""
+_HOLD_LESS = "lower corpus.holdout_fraction"
+_OTHER_WAYS = {
+    "held_out_overlap": _HOLD_LESS,
+    "copy_after_filter": "leave out the source that holds the same text",
+}
+"""What to do where this reason is the commonest of its stage."""
 
 
 class NothingLeft(StageFailed):
@@ -55,6 +61,7 @@ class SliceReader:
     slices: list[Slice] = field(default_factory=list)
     cursors: dict[str, Artifact] = field(default_factory=dict)
     _signatures: list[Input] = field(default_factory=list)
+    _known: list[Input] = field(default_factory=list)
     _turns: dict[tuple[str, ...], int] = field(default_factory=dict)
 
     def until(self, needed: Mapping[str, int]) -> list[Slice]:
@@ -130,11 +137,12 @@ class SliceReader:
             for made in own:
                 counts.update(made[stage].stats["dropped_by_reason"])
             if counts:
+                way = _OTHER_WAYS.get(counts.most_common(1)[0][0], way)
                 losses.append(
                     (counts.total(), f"{stage} dropped {counts.total():,} ({commonest(counts)})", way)
                 )
         if held := sum(int(made["decontaminate"].stats["documents_held_out"]) for made in own):
-            losses.append((held, f"{held:,} are held out", "lower corpus.holdout_fraction"))
+            losses.append((held, f"{held:,} are held out", _HOLD_LESS))
         read = sum(int(made["ingest"].stats["documents_in"]) for made in own)
         where = "; ".join(words for _, words, _ in losses) or "it has none"
         way = max(losses)[2] if losses else "look at its files"
@@ -175,7 +183,10 @@ class SliceReader:
         if until not in ("ingest", "dedup"):
             filtered = make("filter", ask.filter(deduped.part("documents")))
             if until != "filter":
-                make("decontaminate", ask.decontaminate(filtered.part("documents"), first))
+                before = Chain(tuple(self._known)) if self._known else None
+                trained = tuple(one.artifacts["decontaminate"].part("documents") for one in self.slices)
+                request = ask.decontaminate(filtered.part("documents"), first, before, trained)
+                self._known.append(make("decontaminate", request).part("known"))
         if until == "tokenize":
             one = Slice(number, name, made)
             if (

@@ -8,6 +8,11 @@ from storage.catalog import Catalog
 from tasks import stages
 
 _WAY = stages.CORPUS[:-1]
+_OTHER = {
+    "held_out_overlap": "it has this share of its text, or of the other's, in common with held-out document ",
+    "copy_after_filter": "the filter's edits made it a copy of document ",
+}
+"""What the detail of a reason is."""
 
 
 def fate(catalog: Catalog, document: int) -> str:
@@ -29,7 +34,8 @@ def fate(catalog: Catalog, document: int) -> str:
             [document, stage],
         ):
             value = "" if row["value"] is None else f" ({row['value']:.4g})"
-            lines.append(f"  {stage:<14} dropped: {row['reason']}{value}  {row['detail']}  {row['artifact']}")
+            detail = f"{_OTHER.get(row['reason'], '')}{row['detail']}"
+            lines.append(f"  {stage:<14} dropped: {row['reason']}{value}  {detail}  {row['artifact']}")
             if row["reason"] == "repeated_paragraphs":
                 lines += [f"  {'':<14} {line}" for line in emptied(catalog, row["artifact"], document)]
     if len(lines) == 1:

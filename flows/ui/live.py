@@ -33,7 +33,7 @@ SHOWN_AFTER_SECONDS = 4.0
 _WINDOW_SECONDS = 120.0
 _PASSES = {
     "dedup": ("sketches", "documents"),
-    "decontaminate": ("matches", "documents"),
+    "decontaminate": ("matches", "overlaps", "documents"),
 }
 """The shards that a stage makes, in order, for stages that process their documents more than once."""
 _LOG = logging.getLogger("onward")

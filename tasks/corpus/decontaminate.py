@@ -3,35 +3,64 @@
 A document is matched against the question's own text (see `overlap`). A question that is too short to search for
 counts as unchecked. A benchmark without any indexed question is an error. `hits.json` has, for each benchmark, the
 numbers of questions, of indexed questions, of questions found, and of documents in which they were found.
+
+The filter has edited the texts after `dedup` compared them, and this is the last stage that drops any. So it looks once
+more, over all sources: texts that the edits made equal are dropped, and so is every text that contains a held-out one or
+is contained in it (containment.py), in this slice and in later ones. It only looks back: a text that an earlier slice
+trains on is not held out.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from storage.artifact import Input
+from storage.artifact import Chain, Input
 from storage.draft import Draft
 from storage.errors import StageFailed
 from storage.settings import Settings, Whole, identity
 from tasks.corpus.benchmarks.overlap import Index, build_index, find_matches, load_index, save_index
 from tasks.corpus.benchmarks.questions import read_questions
-from tasks.corpus.documents import dropped_table, read_documents, write_documents, write_dropped
-from tasks.corpus.holdout import held_out, text_hashes
-from tasks.corpus.shards import Selection, document_shards, texts_of, write_selection
+from tasks.corpus.dedup import exact_hashes
+from tasks.corpus.documents import DOCUMENTS, read_documents, write_documents, write_dropped
+from tasks.corpus.duplicates.containment import (
+    AlikeJob,
+    HeldTexts,
+    Pairs,
+    alike_shard,
+    read_pairs,
+    write_pairs,
+)
+from tasks.corpus.duplicates.known_texts import PART, KnownTexts, names_of
+from tasks.corpus.fates import Fates
+from tasks.corpus.holdout import text_hashes
+from tasks.corpus.shards import Selection, count_by, document_shards, read_rows, texts_of, write_selection
 
 STAGE = "decontaminate"
-VERSION = 3
+VERSION = 4
 COMPONENTS = {"questions": 2, "holdout": 1}
 """Versions of how benchmark questions are found, and of how documents are held out."""
-REASON = "benchmark_overlap"
+_LOOKED_AT = pa.schema(
+    [
+        *(DOCUMENTS.field(name) for name in ("id", "source")),
+        ("bytes", pa.int64()),
+        ("matched", pa.int64()),
+        ("detail", pa.string()),
+        ("hash", pa.uint64()),
+        ("exact", pa.binary(16)),
+    ]
+)
+"""What is found of each document."""
+_MANY_DOCUMENTS, _MANY_SHARE = 100, 0.01
+"""So many documents, and so much of a slice, that one held-out text takes are worth a warning."""
 
 
 class ContaminationConfig(Settings):
@@ -50,22 +79,33 @@ class ContaminationConfig(Settings):
 
 
 class DecontaminateConfig(ContaminationConfig):
-    """The settings of the stage: the section, the corpus's holdout fraction and the run's seed."""
+    """The settings of the stage: the section, the corpus's holdout fraction, the run's seed, and dedup's `exact`."""
 
     holdout_fraction: float = identity(
         0.005, ge=0, le=0.5, description="Share of a source's first slice that is held out; 0 for none."
     )
     seed: int = identity(0, description="Of the choice of what is held out.")
+    copies: bool = identity(
+        False,
+        since="0.2",
+        description="Drop exact copies that the filter's edits made, as `corpus.dedup.exact`.",
+    )
 
 
 @dataclass(frozen=True)
 class DecontaminateInputs:
-    """`benchmarks` and `benchmark_paths`: what `questions.benchmark_inputs` returns, one entry per benchmark."""
+    """`benchmarks` and `benchmark_paths`: what `questions.benchmark_inputs` returns, one entry per benchmark.
+
+    earlier: the parts `known` of the slices before this one, oldest first. trained: their documents, where this slice
+    holds some out.
+    """
 
     documents: Input
     benchmarks: tuple[dict[str, str], ...]
     first_of_source: bool
     benchmark_paths: tuple[Path, ...] = field(default=(), metadata={"in_key": False})
+    earlier: Chain | None = field(default=None, metadata={"since": "0.2"})
+    trained: tuple[Input, ...] = field(default=(), metadata={"since": "0.2"})
 
 
 def components(config: DecontaminateConfig, inputs: DecontaminateInputs) -> Iterator[str]:
@@ -81,6 +121,7 @@ class DecontaminateStats:
     """Counts of documents and bytes of text.
 
     `unchecked`, by benchmark: questions that are too short to search for, or whose row has no known schema.
+    `holdout_passed_over`: documents that are not held out because an earlier slice trains on their text.
     """
 
     documents_in: int
@@ -93,56 +134,144 @@ class DecontaminateStats:
     dropped_by_reason: dict[str, int]
     questions_found: dict[str, int]
     unchecked: dict[str, int]
+    holdout_passed_over: int
 
 
 def run(config: DecontaminateConfig, inputs: DecontaminateInputs, draft: Draft) -> DecontaminateStats:
-    """Parts: documents, dropped, hits; and holdout, if documents are held out."""
+    """Parts: documents, dropped, hits, known; and holdout, if documents are held out.
+
+    In a dropped row, `value` is the number of places with a question, or the share that the text has in common with the
+    document that it copies or that is held out; `detail` is the question, or that document.
+    """
     index = _index(config, inputs)
-    directory = draft.path / "scratch" / "index"
-    save_index(index, directory)
+    scratch = draft.path / "scratch"
+    save_index(index, scratch / "index")
     holding = inputs.first_of_source and config.holdout_fraction > 0
+    known = KnownTexts(inputs.earlier)
     shards = document_shards(inputs.documents)
-    jobs = {
-        name: MatchJob(path, directory, index.benchmarks, config.seed if holding else None)
-        for name, path in shards.items()
-    }
-    found = draft.scratch("matches", jobs, match_shard)
-    documents = read_documents(
-        [found[name] / "documents.parquet" for name in shards], None if shards else ["id", "source"]
+    job = MatchJob(
+        scratch,
+        scratch / "index",
+        index.benchmarks,
+        seed=config.seed if holding else None,
+        held=_saved(known.held(scratch), scratch / "held-before"),
+        exact=config.copies,
     )
-    dropped = documents["matched"].to_numpy() > 0 if shards else np.zeros(0, bool)
-    text_bytes = documents["bytes"].to_numpy() if shards else np.zeros(0, np.int64)
-    held = np.zeros(len(dropped), bool)
-    if holding and shards:
-        clean = np.flatnonzero(~dropped)
-        hashes = documents["hash"].to_numpy()[clean]
-        held[clean[held_out(hashes, text_bytes[clean], config.holdout_fraction)]] = True
-    masks = _by_shard(shards, dropped, held)
-    draft.shards(
-        "documents",
-        {
-            name: Selection.of(path, ~gone & ~out)
-            for (name, path), (gone, out) in zip(shards.items(), masks, strict=True)
-        },
-        write_selection,
+    found = draft.scratch(
+        "matches", {name: replace(job, path=path) for name, path in shards.items()}, match_shard
     )
+    fates = Fates.of(
+        _looked_at(found.values()), [pq.read_metadata(path).num_rows for path in shards.values()]
+    )
+    fates.drop_overlaps(_pairs(fates, found), known.held_names)
+    copies = known.copies(fates.hashes, fates.documents, fates.gone) if config.copies else {}
+    fates.drop_copies(copies)
+    held_out, passed_over = read_documents([]), 0
     if holding:
-        _write_holdout(draft, list(shards.values()), [out for _, out in masks])
-    _write_dropped(draft, documents, dropped)
+        passed_over = fates.hold_out(config.holdout_fraction, _Trained(draft, inputs.trained, shards, fates))
+        held_out = _write_holdout(draft, list(shards.values()), fates.files(fates.held))
+        fates.call_held_out(copies)
+    own = HeldTexts.of([_texts(held_out)], scratch)
+    if directory := _saved(own, scratch / "held"):
+        alike = {name: AlikeJob(path, directory) for name, path in shards.items()}
+        pairs = _pairs(fates, draft.scratch("overlaps", alike, alike_shard))
+        fates.drop_overlaps(pairs, lambda: names_of(held_out))
+    selected = zip(shards.items(), fates.files(fates.stays), strict=True)
+    jobs = {name: Selection.of(path, stays) for (name, path), stays in selected}
+    draft.shards("documents", jobs, write_selection)
+    write_dropped(draft.path / "dropped.parquet", fates.dropped(STAGE))
+    draft.part("dropped", "dropped.parquet")
+    kept = fates.documents.select(["id", "source"]).filter(pa.array(~fates.gone))
+    hashes = fates.hashes[~fates.gone] if config.copies else None
+    known.write(draft.path / PART, kept, hashes, own, held_out.select(["id", "source"]))
+    draft.part(PART, PART)
     hits = count_hits(index, [found[name] for name in shards], inputs.benchmark_paths)
     write_hits(draft, hits)
+    _warn_of_many(draft, fates)
     return DecontaminateStats(
-        documents_in=len(dropped),
-        documents_out=int((~dropped & ~held).sum()),
-        documents_dropped=int(dropped.sum()),
-        documents_held_out=int(held.sum()),
-        bytes_in=int(text_bytes.sum()),
-        bytes_out=int(text_bytes[~dropped & ~held].sum()),
-        bytes_held_out=int(text_bytes[held].sum()),
-        dropped_by_reason={REASON: int(dropped.sum())} if dropped.any() else {},
+        documents_in=len(fates.kinds),
+        documents_out=int(fates.stays.sum()),
+        documents_dropped=int(fates.gone.sum()),
+        documents_held_out=int(fates.held.sum()),
+        bytes_in=int(fates.bytes.sum()),
+        bytes_out=int(fates.bytes[fates.stays].sum()),
+        bytes_held_out=int(fates.bytes[fates.held].sum()),
+        dropped_by_reason=count_by(fates.reasons()),
         questions_found={name: entry["questions_found"] for name, entry in hits.items()},
         unchecked={name: entry["unchecked"] for name, entry in hits.items()},
+        holdout_passed_over=passed_over,
     )
+
+
+def _looked_at(found: Iterable[Path]) -> pa.Table:
+    tables = [pq.read_table(path / "documents.parquet", partitioning=None) for path in found]
+    return pa.concat_tables(tables) if tables else _LOOKED_AT.empty_table()
+
+
+def _texts(documents: pa.Table) -> pl.Series:
+    texts = pl.from_arrow(documents["text"])
+    assert isinstance(texts, pl.Series)
+    return texts
+
+
+def _saved(held: HeldTexts, directory: Path) -> Path | None:
+    """Where a set of texts is saved for the workers; None if there is nothing to look for."""
+    if not len(held):
+        return None
+    held.save(directory)
+    return directory
+
+
+def _pairs(fates: Fates, found: Mapping[str, Path]) -> Pairs:
+    """What workers found alike in each file, with the rows of the slice as texts."""
+    own = [read_pairs(path) for path in found.values()]
+    return Pairs.together(
+        [
+            replace(pairs, texts=pairs.texts + begin)
+            for begin, pairs in zip(fates.edges[:-1], own, strict=True)
+        ]
+    )
+
+
+@dataclass(frozen=True)
+class _Trained:
+    """Tells of rows of a slice whether earlier slices train on their text, or on one that has too much in common."""
+
+    draft: Draft
+    trained: tuple[Input, ...]
+    shards: Mapping[str, Path]
+    fates: Fates
+    looks: list[str] = field(default_factory=list)
+
+    def __call__(self, rows: np.ndarray) -> np.ndarray:
+        """bool, one for each of `rows`. Reads all of the earlier slices."""
+        if not self.trained or not len(rows):
+            return np.zeros(len(rows), bool)
+        chosen = np.zeros(len(self.fates.kinds), bool)
+        chosen[rows] = True
+        scratch, name = self.draft.path / "scratch", f"trained-{len(self.looks)}"
+        self.looks.append(name)
+        files = zip(self.shards.values(), self.fates.files(chosen), strict=True)
+        candidates = HeldTexts.of((read_rows(path, np.flatnonzero(own)) for path, own in files), scratch)
+        directory = scratch / f"candidates-{name}"
+        candidates.save(directory)
+        jobs = {
+            f"{number:05d}-{shard}": AlikeJob(path, directory)
+            for number, documents in enumerate(self.trained)
+            for shard, path in document_shards(documents).items()
+        }
+        found = self.draft.scratch(name, jobs, alike_shard)
+        places = np.unique(Pairs.together([read_pairs(path) for path in found.values()]).places)
+        return np.isin(rows, np.flatnonzero(chosen)[places])
+
+
+def _warn_of_many(draft: Draft, fates: Fates) -> None:
+    name, many = fates.most_by_one()
+    if many >= max(_MANY_DOCUMENTS, _MANY_SHARE * len(fates.kinds)):
+        draft.warn(
+            f"{many:,} documents are dropped for one held-out text, document {name}: they contain it, or it contains "
+            f"them. `onward explain {name.split()[0]}` shows it"
+        )
 
 
 def _index(config: DecontaminateConfig, inputs: DecontaminateInputs) -> Index:
@@ -157,17 +286,23 @@ def _index(config: DecontaminateConfig, inputs: DecontaminateInputs) -> Index:
 
 @dataclass(frozen=True)
 class MatchJob:
-    """One file of documents to search. With a `seed`, its texts are also hashed for the holdout."""
+    """One file of documents to search.
+
+    With a `seed`, its texts are also hashed for the holdout. `exact`: they are hashed to find copies. `held`: where the
+    held-out texts of earlier slices are saved.
+    """
 
     path: Path
     index: Path
     benchmarks: tuple[str, ...]
     seed: int | None
+    held: Path | None = None
+    exact: bool = False
 
 
 def match_shard(job: MatchJob, directory: Path) -> dict[str, Any]:
-    """Shard function: writes `documents.parquet` (a row per document) and `matches.parquet` (a row per document and
-    question)."""
+    """Shard function: writes `documents.parquet` (a row per document), `matches.parquet` (a row per document and
+    question) and `pairs.arrow` (a row per document and held-out text that are alike)."""
     index = load_index(job.index, job.benchmarks)
     texts = texts_of(job.path)
     matched = np.zeros(len(texts), np.int64)
@@ -189,7 +324,10 @@ def match_shard(job: MatchJob, directory: Path) -> dict[str, Any]:
     }
     if job.seed is not None:
         columns["hash"] = pa.array(text_hashes(texts, job.seed))
+    if job.exact:
+        columns["exact"] = pa.array(exact_hashes(texts.str.to_lowercase()), pa.binary(16))
     pq.write_table(pa.table(columns), directory / "documents.parquet")
+    write_pairs(HeldTexts.load(job.held).alike(texts) if job.held else Pairs.nothing(), directory)
     columns = {
         name: pa.array([pair[i] for pair in pairs], pa.int64()) for i, name in enumerate(("text", "question"))
     }
@@ -197,39 +335,16 @@ def match_shard(job: MatchJob, directory: Path) -> dict[str, Any]:
     return {}
 
 
-def _by_shard(
-    shards: dict[str, Path], dropped: np.ndarray, held: np.ndarray
-) -> list[tuple[np.ndarray, np.ndarray]]:
-    edges = np.cumsum([pq.read_metadata(path).num_rows for path in shards.values()])
-    if not len(edges):
-        return []
-    return list(zip(np.split(dropped, edges[:-1]), np.split(held, edges[:-1]), strict=True))
-
-
-def _write_holdout(draft: Draft, paths: list[Path], masks: list[np.ndarray]) -> None:
+def _write_holdout(draft: Draft, paths: list[Path], masks: list[np.ndarray]) -> pa.Table:
+    """Write part `holdout`; returns its documents."""
     tables = [read_documents([])]
     for path, mask in zip(paths, masks, strict=True):
         if mask.any():
             tables.append(read_documents([path]).filter(pa.array(mask)))
-    write_documents(draft.path / "holdout" / "part.parquet", pa.concat_tables(tables))
+    held_out = pa.concat_tables(tables)
+    write_documents(draft.path / "holdout" / "part.parquet", held_out)
     draft.part("holdout", "holdout/part.parquet")
-
-
-def _write_dropped(draft: Draft, documents: pa.Table, dropped: np.ndarray) -> None:
-    gone = documents.filter(pa.array(dropped))
-    if len(gone):
-        table = dropped_table(
-            gone["id"],
-            gone["source"],
-            STAGE,
-            REASON,
-            gone["matched"].to_numpy().astype(float),
-            gone["detail"],
-        )
-    else:
-        table = dropped_table([], "", STAGE, REASON)
-    write_dropped(draft.path / "dropped.parquet", table)
-    draft.part("dropped", "dropped.parquet")
+    return held_out
 
 
 def count_hits(

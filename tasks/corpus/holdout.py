@@ -1,12 +1,14 @@
 """Choose the documents of a source's first slice that are held out of training, to measure perplexity on them.
 
 The choice uses a hash of the text, so it depends neither on the order of the documents nor on the tokenizer. A larger
-fraction holds out the same documents and more.
+fraction holds out the same documents and more. A document whose text earlier slices train on is passed over, and the
+next in order takes its place.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 
 import numpy as np
 import polars as pl
@@ -16,6 +18,9 @@ MIN_BYTES = 800_000
 """About 200K tokens of English text at 4 bytes per token. Counted in bytes, so that no tokenizer is needed."""
 MAX_RAISED = 0.05
 """To reach the two minima, the fraction is raised up to this share of the slice's documents and bytes."""
+LOOKED_AT = (2, 8)
+"""So many times the wanted documents are looked at, to find enough that are not trained on. Each look reads all earlier
+slices."""
 
 
 def text_hashes(texts: pl.Series, seed: int) -> np.ndarray:
@@ -45,3 +50,33 @@ def held_out(hashes: np.ndarray, text_bytes: np.ndarray, fraction: float) -> np.
     chosen = np.zeros(len(hashes), bool)
     chosen[order[: max(configured, min(enough, allowed))]] = True
     return chosen
+
+
+def not_trained_on(
+    hashes: np.ndarray,
+    text_bytes: np.ndarray,
+    fraction: float,
+    trained_on: Callable[[np.ndarray], np.ndarray],
+) -> tuple[np.ndarray, int]:
+    """Which documents to hold out (bool, shape (documents,)), and how many were passed over for them.
+
+    `trained_on`: of some documents (int64), whether earlier slices train on their text. Where none is, the choice is that
+    of `held_out`. Fewer are held out if there are not enough, but never more, in documents or in bytes (a twentieth of
+    all counts as allowed).
+    """
+    wanted = held_out(hashes, text_bytes, fraction)
+    count = int(wanted.sum())
+    order = np.argsort(hashes, kind="stable")
+    chosen, looked = np.zeros(0, np.int64), 0
+    for times in LOOKED_AT if count else ():
+        rows = order[looked : times * count]
+        chosen = np.concatenate([chosen, rows[~trained_on(rows)]])
+        looked += len(rows)
+        if len(chosen) >= count or looked == len(order):
+            break
+    chosen = chosen[:count]
+    most = max(int(text_bytes[wanted].sum()), int(MAX_RAISED * int(text_bytes.sum())))
+    chosen = chosen[np.cumsum(text_bytes[chosen]) <= most]
+    held = np.zeros(len(hashes), bool)
+    held[chosen] = True
+    return held, int((wanted & ~held).sum())

@@ -229,7 +229,7 @@ _PARTS = {
     "ingest": ("documents", "dropped", "cursor"),
     "dedup": ("documents", "dropped", "signatures"),
     "filter": ("documents", "dropped"),
-    "decontaminate": ("documents", "dropped", "hits"),
+    "decontaminate": ("documents", "dropped", "hits", "known"),
     "tokenize": ("tokens",),
     "tokenizer": ("tokenizer",),
     "base": ("export", "tokenizer"),

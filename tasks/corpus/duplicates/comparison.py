@@ -64,7 +64,7 @@ class Sketched:
         """One hash column: uint64 for a band, int64 for counts, uint64 of shape (documents, 2) for `exact`."""
         columns = [sketch[name] for sketch in self.sketches]
         if name == "exact":
-            pairs = [_pairs(chunk) for column in columns for chunk in column.chunks]
+            pairs = [hash_pairs(chunk) for column in columns for chunk in column.chunks]
             return np.concatenate([np.zeros((0, 2), np.uint64), *pairs])
         return np.concatenate([column.to_numpy() for column in columns]) if columns else np.zeros(0, np.int64)
 
@@ -74,7 +74,8 @@ class Sketched:
         return np.asarray(self.values("shingles") > 0)
 
 
-def _pairs(column: pa.FixedSizeBinaryArray) -> np.ndarray:
+def hash_pairs(column: pa.FixedSizeBinaryArray) -> np.ndarray:
+    """Hashes of 16 bytes as uint64, shape (texts, 2)."""
     if not len(column):
         return np.zeros((0, 2), np.uint64)
     return np.frombuffer(column.buffers()[1], np.uint64).reshape(-1, 2)[column.offset :][: len(column)]
@@ -108,7 +109,7 @@ def decide(
     fates = Fates(np.zeros(len(current), np.int8), np.full(len(current), np.nan))
     if not len(current):
         return fates
-    copy_of = _exact_copies(current, kept, edits.emptied) if exact else {}
+    copy_of = exact_copies(current.values("exact"), kept, edits.emptied) if exact else {}
     kept_of: dict[int, int] = dict(copy_of)
     if near is not None:
         taken = np.ones(len(current), bool)
@@ -169,11 +170,14 @@ def _shared(
     )
 
 
-def _exact_copies(current: Sketched, kept: KeptDocuments, emptied: np.ndarray) -> dict[int, int]:
+def exact_copies(mine: np.ndarray, kept: KeptDocuments, emptied: np.ndarray) -> dict[int, int]:
     """Map from each exact copy's position to that of the first document with the same text, skipping the `emptied`
-    ones."""
-    mine, base = current.values("exact"), len(kept)
-    places = np.arange(len(current)) + base
+    ones.
+
+    mine: uint64, shape (documents, 2), the hashes of this slice's texts. emptied: int64, rows of it.
+    """
+    base = len(kept)
+    places = np.arange(len(mine)) + base
     positions, groups, rests = _shared(mine[:, 0], places, kept.tables("exact.arrow"), mine[:, 1])
     order = np.lexsort((positions, rests, groups))
     positions, groups, rests = positions[order], groups[order], rests[order]

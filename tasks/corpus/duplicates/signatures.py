@@ -183,6 +183,10 @@ class Link:
             columns["hash"], columns.get("place"), columns.get("rest"), self.facts["table_start"]
         )
 
+    def path(self, name: str) -> Path:
+        """One of the link's files."""
+        return self._paths[name]
+
     def documents(self, rows: np.ndarray) -> pa.RecordBatch:
         """id, source, file and row of some documents kept of this slice (int64). Other rows are not read."""
         return self._files("documents.arrow").get_batch(0).take(pa.array(rows))

@@ -24,6 +24,8 @@ _READ = 20_000
 _LINES = 10
 _BEFORE = {"dedup": "ingest", "filter": "dedup", "decontaminate": "filter"}
 """The stage that made a stage's input documents."""
+_BESIDE = ("held_out_overlap", "copy_after_filter")
+"""Reasons whose detail is another document."""
 _UNSEEN = ("Cc", "Cf", "Zl", "Zp")
 """Invisible Unicode categories that may have effects: controls, formats (directions, tags), separators."""
 
@@ -38,7 +40,7 @@ class Reader:
     def of_reasons(self, wanted: Sequence[tuple[str, str]], each: int) -> tuple[ReasonExamples, ...]:
         """Examples for each (stage, reason) that has some.
 
-        A row dropped by ingest has no text; a document dropped by decontaminate is shown around the question.
+        A row dropped by ingest has no text; a document with a benchmark's question is shown around it.
         """
         rows = [row for row in self.tables.examples(each) if (row.stage, row.reason) in wanted]
         texts = self._texts(rows)
@@ -102,7 +104,8 @@ class Reader:
 
     def _example(self, row: DroppedRow, text: str | None) -> Example:
         said = row.detail or ""
-        start = _place_of(said, text) if text is not None and row.stage == "decontaminate" else 0
+        start = _place_of(said, text) if text is not None and row.reason == "benchmark_overlap" else 0
+        said = f"beside document {said}" if row.reason in _BESIDE else said
         return Example(
             id=None if row.id is None else str(row.id),
             source=row.source,

@@ -11,6 +11,11 @@ from tasks.pages.ledger import Amounts, BenchmarkHits, sources_of
 from tasks.pages.wording import size_text, words
 
 _BAR = 10
+_LAST_LOOK = {
+    "benchmark_overlap": "held a benchmark's question",
+    "held_out_overlap": "held a held-out text or were part of one",
+    "copy_after_filter": "were copies once the filter had edited them",
+}
 
 
 def blocks_of(facts: DataFacts, drawn: Sequence[Picture]) -> list[Block]:
@@ -51,10 +56,11 @@ def findings(facts: DataFacts) -> list[str]:
             ("ingest", "could not be read"),
             ("dedup", "were copies or near-copies"),
             ("filter", "failed a filter"),
-            ("decontaminate", "held a benchmark's question"),
         )
         if name in stages and stages[name].documents_dropped
     ]
+    last_look = stages["decontaminate"].reasons if "decontaminate" in stages else {}
+    gone += [f"{count:,} {how}" for reason, how in _LAST_LOOK.items() if (count := last_look.get(reason, 0))]
     held = sum(stage.documents_held_out or 0 for stage in stages.values())
     gone += [f"{held:,} are held out for measuring"] if held else []
     sentences += [_listed(gone) + "."] if gone else []

@@ -10,12 +10,12 @@ from storage.workers import Workers
 from tasks.corpus import decontaminate
 from tasks.corpus.benchmarks.questions import benchmark_inputs
 from tasks.corpus.decontaminate import DecontaminateConfig, DecontaminateInputs
-from tests.support.corpus.quiz import FILLER, LONG, run_on
+from tests.support.corpus.quiz import LONG, filler, run_on
 from tests.support.corpus.slices import bytes_in, slice_of
 
 
 def test_the_bytes_are_the_same_for_any_number_of_workers(tmp_path: Path) -> None:
-    texts = [f"{FILLER} {i} {LONG if i % 7 == 0 else ''}" for i in range(100)]
+    texts = [f"{filler(i)} {LONG if i % 7 == 0 else ''}" for i in range(100)]
     alone, _ = run_on(tmp_path, texts, first=True)
     entries, paths = benchmark_inputs(tmp_path / "benchmarks", ("quiz",))
     inputs = DecontaminateInputs(slice_of(tmp_path / "in", texts), entries, True, paths)
@@ -25,4 +25,4 @@ def test_the_bytes_are_the_same_for_any_number_of_workers(tmp_path: Path) -> Non
         decontaminate.run(config, inputs, several)
     assert bytes_in(alone) == bytes_in(several.path)
     artifact = artifact_of(decontaminate, config, inputs, tmp_path / "store")
-    assert set(artifact.manifest.parts) == {"documents", "holdout", "dropped", "hits"}
+    assert set(artifact.manifest.parts) == {"documents", "holdout", "dropped", "hits", "known"}

@@ -118,8 +118,15 @@ class Line:
         made["dedup"] = self._make(dedup, self.dedup, inputs)
         made["filter"] = self._make(quality, self.filter, FilterInputs(made["dedup"].part("documents")))
         known, paths = benchmark_inputs(self.files, self.benchmarks)
-        settings = DecontaminateConfig(benchmarks=self.benchmarks, holdout_fraction=self.holdout)
-        wanted = DecontaminateInputs(made["filter"].part("documents"), known, not own, paths)
+        settings = DecontaminateConfig(
+            benchmarks=self.benchmarks, holdout_fraction=self.holdout, copies=self.dedup.exact
+        )
+        before = [one.artifacts["decontaminate"] for one in self.slices]
+        earlier = Chain(tuple(one.part("known") for one in before)) if before else None
+        trained = tuple(one.part("documents") for one in before) if not own and self.holdout else ()
+        wanted = DecontaminateInputs(
+            made["filter"].part("documents"), known, not own, paths, earlier, trained
+        )
         made["decontaminate"] = self._make(decontaminate, settings, wanted)
         given = TokenizeInputs(made["decontaminate"].part("documents"), self.tokenizer)
         made["tokenize"] = self._make(tokenize, TokenizeConfig(), given)

@@ -23,6 +23,11 @@ QUESTIONS = [
 FILLER = "Nothing in this sentence was ever asked of anyone."
 
 
+def filler(number: int) -> str:
+    """A sentence that has little in common with that of another number."""
+    return " ".join(f"{word.strip('.')}{number}" for word in FILLER.split()) + "."
+
+
 def quiz(root: Path, rows: list[dict[str, Any]]) -> tuple[dict[str, str], Path]:
     """A benchmark `quiz` of these rows below `root`: its entry in a stage's inputs, and its file."""
     (root / "benchmarks" / "quiz").mkdir(parents=True, exist_ok=True)

@@ -28,7 +28,7 @@ def slice_of(
     ids = document_ids(source, first, len(texts))
     names = own_ids or [str(first + i) for i in range(len(texts))]
     files = []
-    for number, rows in enumerate(np.array_split(np.arange(len(texts)), shards)):
+    for number, rows in enumerate(np.array_split(np.arange(len(texts)), shards) if shards else ()):
         files.append(f"documents/{number:04d}/part.parquet")
         table = pa.table(
             {
@@ -46,7 +46,7 @@ def slice_of(
 
 def part_in(path: Path, part: str, suffix: str = ".parquet") -> Input:
     """A part of a draft in `path`, as the next stage takes it."""
-    kinds = (suffix, ".json", ".arrow") if part == "signatures" else (suffix, ".json")
+    kinds = (suffix, ".json", ".arrow") if part in ("signatures", "known") else (suffix, ".json")
     files = sorted(file for file in (path / part).rglob("*") if file.suffix in kinds)
     files = [file for file in files if not file.name.startswith(".")]
     digest = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from storage.errors import StageFailed
-from tests.support.corpus.quiz import FILLER, LONG, SHORT, run_on
+from tests.support.corpus.quiz import FILLER, LONG, SHORT, filler, run_on
 from tests.support.corpus.slices import dropped_in, texts_in
 
 
@@ -105,7 +105,7 @@ def test_questions_of_other_benchmarks_than_the_listed_ones_are_refused(tmp_path
 
 
 def test_only_a_first_slice_has_a_holdout(tmp_path: Path) -> None:
-    texts = [f"{FILLER} {i}" for i in range(400)]
+    texts = [filler(i) for i in range(400)]
     first, stats = run_on(tmp_path / "1", [*texts, LONG], first=True)
     held = texts_in(first, "holdout")
     assert 20 < len(held) < 80

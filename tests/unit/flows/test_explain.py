@@ -23,6 +23,7 @@ from tasks.corpus.documents import read_documents
 from tasks.corpus.duplicates.paragraphs import ParagraphConfig
 from tasks.corpus.filter import PUBLISHED, FilterConfig
 from tests.support.corpus.line import Line, gpt2, write_source
+from tests.support.corpus.prose import sentences
 
 QUESTION = "Which of these rivers, if any, had carried the grain of the northern plains down to the sea?"
 LATER = "How many of the old mills that stood along the eastern bank were still in use that year?"
@@ -227,3 +228,34 @@ def test_every_document_ends_in_one_place(corpus) -> None:
 
 def test_an_unknown_document_is_said_to_be_unknown(corpus) -> None:
     assert "has seen it" in fate(corpus[0], 1)
+
+
+def test_a_page_with_a_held_out_text_and_a_copy_that_the_filter_made_name_the_other_document(
+    tmp_path: Path, shared_data: Path
+) -> None:
+    menu = "Home page\nLog in\nNews"
+    texts = [sentences(12, seed) for seed in range(40)]
+    write_source(tmp_path / "tales.jsonl", [{"text": text} for text in texts])
+    pages = [*texts[20:], *(sentences(12, seed) for seed in range(100, 104))]
+    write_source(tmp_path / "letters.jsonl", [{"text": f"{menu}\n{page}"} for page in pages])
+    line = Line(tmp_path, tmp_path / "store", gpt2(shared_data, tmp_path / "gpt2"), ("tales", "letters"))
+    line.slice_bytes, line.holdout, line.dedup = 10**7, 0.3, DedupConfig(minhash=None)
+    line.filter = FilterConfig(language="any", gopher=False, fineweb=False, pii="off")
+    one, two = line.read().slices
+    catalog = Catalog(Store(line.store))
+    held = set(read_documents(one.artifacts["decontaminate"].part("holdout").paths)["id"].to_pylist())
+    first = read_documents(one.artifacts["filter"].part("documents").paths).to_pylist()
+    named = {row["text"]: row["id"] for row in first}
+    dropped = pq.read_table(two.artifacts["decontaminate"].part("dropped").only()).to_pylist()
+    assert {row["reason"] for row in dropped} == {"held_out_overlap", "copy_after_filter"}
+    given = {
+        row["id"]: row["text"]
+        for row in read_documents(two.artifacts["filter"].part("documents").paths).to_pylist()
+    }
+    for row in dropped:
+        other = named[given[row["id"]]]
+        said = "in common with held-out document" if other in held else "made it a copy of document"
+        (told,) = (text for text in fate(catalog, row["id"]).splitlines() if "dropped" in text)
+        assert told.startswith(f"  decontaminate  dropped: {row['reason']} (1)  ")
+        assert f" {said} {other} of tales  decontaminate/" in told
+    assert len(dropped) == 20
