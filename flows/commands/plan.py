@@ -36,8 +36,7 @@ def plan(
     from flows.runs.trainable import check_base
 
     run = load(config, set_ or [], elsewhere=memory is not None)
-    check_base(run)
-    warnings = advice(run)
+    warnings = [*check_base(run), *advice(run)]
     rows = with_estimates(run, make_plan(run, warnings.append), _bytes(memory), device_name)
     for line in dict.fromkeys(warnings):
         sys.stderr.write(f"! {line}\n")

@@ -82,10 +82,10 @@ def _execute(run: RunConfig, options: Options, console: Console) -> Any:
                 f"slices: goes with a corpus stage as the last one ({', '.join(stages.CORPUS)})"
             )
         check_hub(run)
-        check_base(run)
+        notes = check_base(run)
         if options.dry_run:
             return _planned(run)
-        for line in advice(run):
+        for line in (*notes, *advice(run)):
             console.warn(line)
         store.root.mkdir(parents=True, exist_ok=True)
         with (

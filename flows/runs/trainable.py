@@ -1,4 +1,4 @@
-"""Refuses a base model that cannot be trained, before anything is read or made."""
+"""Refuses a base model that cannot be trained, before anything is read or made, and says what training it costs."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import json
 from importlib import metadata
 
 from flows.config import RunConfig
+from storage.atomic import write_bytes
 from storage.errors import ConfigError, HubUnreachable
 from storage.paths import home
 from storage.store import Request, Store
@@ -16,25 +17,25 @@ from tasks.models import base
 from tasks.models.base import BaseConfig, BaseInputs, InitConfig, described, resolve_base
 from tasks.models.config import resolve_precision
 
-_CHECKED = 1
+_CHECKED = 2
 """Version of the check of a base; a newer one looks again at what passed an older one."""
 
 
-def check_base(run: RunConfig) -> None:
+def check_base(run: RunConfig) -> list[str]:
     """Refuse a base that cannot be trained on these sequences, from its configuration alone: of a hub model, only that
-    is fetched.
+    is fetched. Returns what the user should know of a base that is taken.
 
     The check is the trainer's own (tasks/training/trainable.py). A base that passed is remembered in the store, so
     that a run over a finished store imports no model code. If the hub does not answer, the import says so.
     """
     if isinstance(run.model.base, InitConfig):
-        return
+        return []
     store = Store(run.store_path)
     try:
         inputs = resolve_base(run.model, home(), remembered=remembered_in(run.store_path), read=False)
         found = _imported(store, inputs) or described(inputs)
     except HubUnreachable:
-        return
+        return []
     assert found is not None
     raw, name = found
     precision, length = resolve_precision(run.training), run.packing.sequence_length
@@ -42,18 +43,19 @@ def check_base(run: RunConfig) -> None:
     facts = json.dumps([_CHECKED, hashlib.sha256(raw).hexdigest(), length, precision, versions])
     passed = store.root / ".cache" / "trainable" / hashlib.sha256(facts.encode()).hexdigest()
     if passed.exists():
-        return
+        return passed.read_text(encoding="utf-8").splitlines()
     from tasks.models.source import configuration
     from tasks.training.trainable import check_trainable
 
     try:
-        check_trainable(configuration(raw, name), length, precision)
+        notes = check_trainable(configuration(raw, name), length, precision)
     except ConfigError as error:
         raise ConfigError(f"model.base: {str(error).removeprefix('model.base: ')}") from error
     if store.root.is_dir():
         with contextlib.suppress(OSError):
             passed.parent.mkdir(parents=True, exist_ok=True)
-            passed.touch()
+            write_bytes(passed, "\n".join(notes).encode())
+    return notes
 
 
 def _imported(store: Store, inputs: BaseInputs) -> tuple[bytes, str] | None:

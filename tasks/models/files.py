@@ -35,8 +35,8 @@ from tasks.models.source import (
     short,
 )
 from tasks.models.weights import check_weights, disk_errors
-from tasks.training.attention import NAME, register
-from tasks.training.model import causal_class, check_documents_apart, halves
+from tasks.training.attention import register
+from tasks.training.model import attention_of, causal_class, check_documents_apart, halves
 
 _NOT_EXPORTED = (
     "transformers_version",
@@ -171,7 +171,7 @@ def _check_trainable(model: Any) -> None:
     """The trainer's own check, on the weights themselves."""
     attention = model.config._attn_implementation
     register(False)
-    model.set_attn_implementation(NAME)
+    model.set_attn_implementation(attention_of(type(model), model.config))
     try:
         check_documents_apart(halves(model, torch.device("cpu"), "fp32"))
     finally:

@@ -9,8 +9,8 @@ so no mask is ever built or guessed from position ids. There are three exact pat
 3. for a compiled model on CPU: path 2 as a single operator over bounds of a fixed size. The graph never sees lengths.
 
 A sliding window of w tokens (a token sees itself and the w - 1 before it) is part of 1 and 2, for documents that are
-longer: in 2 by blocks of w tokens, each of which sees itself and the one before. 3 has none: there the layers with a
-window leave the graph.
+longer: in 2 by blocks of w tokens, each of which sees itself and the one before. 3 has none: a model with windows is not
+compiled on a CPU (segment.py).
 """
 
 from __future__ import annotations

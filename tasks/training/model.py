@@ -20,6 +20,7 @@ import torch.nn.functional as functional
 from torch import Tensor, nn
 
 from storage.errors import ConfigError
+from tasks.training.apart import carries_state, hidden_apart, own_attention
 from tasks.training.attention import NAME, RowDocuments, register
 from tasks.training.process.processes import ALONE, Processes
 from tasks.training.process.sharding import FULL, shard
@@ -45,6 +46,8 @@ class LanguageModel:
     """`losses_of`, or its compiled version."""
     keeps_casts: bool = True
     """Whether bf16 copies of weights are kept to the end of a pass. The body uses none of them twice."""
+    apart: bool = False
+    """Whether each document is computed in a row of its own (apart.py)."""
 
     def losses(self, hidden: Tensor, targets: Tensor) -> Tensor:
         """Cross-entropy [tokens] in float32, from hidden states [tokens, width] and targets [tokens]; 0 for padding."""
@@ -52,6 +55,8 @@ class LanguageModel:
 
     def hidden(self, inputs: Tensor, positions: Tensor, packing: RowDocuments) -> Tensor:
         """Last hidden states [tokens, width] of one row: inputs and positions [1, tokens]."""
+        if self.apart:
+            return hidden_apart(self.body, inputs, packing.lengths)
         output = self.body(
             input_ids=inputs, position_ids=positions, attention_mask=None, use_cache=False, packing=packing
         )
@@ -146,7 +151,7 @@ def load_model(
     """
     from transformers import AutoModelForCausalLM
 
-    causal_class(config)
+    maker = causal_class(config)
     register(execution["compile"])
     loader: Any = AutoModelForCausalLM
     device = torch.device(execution["device"])
@@ -156,7 +161,7 @@ def load_model(
                 start,
                 config=config,
                 dtype=torch.bfloat16 if identity.precision == BF16_WEIGHTS else torch.float32,
-                attn_implementation=NAME,
+                attn_implementation=attention_of(maker, config),
                 local_files_only=True,
                 trust_remote_code=False,
                 output_loading_info=True,
@@ -207,15 +212,24 @@ def causal_class(config: Any) -> Any:
         raise refusal(config, "it is no causal language model")
     found: Any = auto.MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     found = found[0] if isinstance(found, tuple) else found
-    if not getattr(found, "_supports_attention_backend", False):
+    if not getattr(found, "_supports_attention_backend", False) and not carries_state(found, config):
         raise refusal(config, _OWN_ATTENTION)
     return found
+
+
+def attention_of(maker: Any, config: Any) -> str:
+    """The attention that a class is loaded with: this project's, or its own if its layers carry state."""
+    return own_attention(maker) if carries_state(maker, config) else NAME
 
 
 def halves(whole: Any, device: torch.device, precision: str) -> LanguageModel:
     """A causal model as a body and a head, ready to train. Raises ConfigError if it has no such halves, or an
     attention of its own."""
-    if not getattr(whole, "_supports_attention_backend", False) or whole.config._attn_implementation != NAME:
+    apart = carries_state(type(whole), whole.config)
+    replaced = (
+        getattr(whole, "_supports_attention_backend", False) and whole.config._attn_implementation == NAME
+    )
+    if not apart and not replaced:
         raise refusal(whole.config, _OWN_ATTENTION)
     body, head = whole.base_model, whole.get_output_embeddings()
     if body is whole or head is None:
@@ -225,7 +239,7 @@ def halves(whole: Any, device: torch.device, precision: str) -> LanguageModel:
     embedding.padding_idx = None
     for parameter in whole.parameters():
         parameter.requires_grad_(True)
-    return LanguageModel(whole, body, head, device, precision, losses_of)
+    return LanguageModel(whole, body, head, device, precision, losses_of, apart=apart)
 
 
 @torch.no_grad()
@@ -281,7 +295,8 @@ def _states(model: LanguageModel, ids: Tensor, lengths: tuple[int, ...]) -> Tens
 def _states_of_its_own(model: LanguageModel, ids: Tensor, lengths: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     """Last hidden states and logits of each document alone, by the whole model with transformers' own attention."""
     whole = model.whole
-    whole.set_attn_implementation("sdpa" if getattr(whole, "_supports_sdpa", False) else "eager")
+    used = whole.config._attn_implementation
+    whole.set_attn_implementation(own_attention(whole))
     hidden, logits = [], []
     try:
         with model.autocast():
@@ -290,7 +305,7 @@ def _states_of_its_own(model: LanguageModel, ids: Tensor, lengths: tuple[int, ..
                 hidden.append(model.body(input_ids=given, use_cache=False).last_hidden_state.squeeze(0))
                 logits.append(whole(input_ids=given, use_cache=False).logits.squeeze(0).float())
     finally:
-        whole.set_attn_implementation(NAME)
+        whole.set_attn_implementation(used)
     return torch.cat(hidden), torch.cat(logits)
 
 

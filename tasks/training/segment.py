@@ -15,11 +15,12 @@ import torch
 
 from storage.code import project_digest
 from storage.errors import ConfigError
+from tasks.training.apart import carries_state
 from tasks.training.data import Corpus
 from tasks.training.device import execution as executions
 from tasks.training.device.activations import counter
 from tasks.training.feed import Feed, FixedSize
-from tasks.training.model import LanguageModel, Shape, load_model, read_config, shape_of
+from tasks.training.model import LanguageModel, Shape, causal_class, load_model, read_config, shape_of
 from tasks.training.process.overlap import Reduction
 from tasks.training.process.processes import Processes
 from tasks.training.process.sharding import FULL
@@ -114,6 +115,8 @@ def open_segment(spec: Spec, say: Say, processes: Processes) -> Segment:
     config = read_config(paths.start, identity)
     shape = shape_of(config)
     resolved = executions.resolve(spec.execution, shape, identity, processes, count=counter(config, identity))
+    if resolved["compile"] and not _can_be_compiled(config, identity, resolved["device"]):
+        resolved["compile"] = False
     found = _found(spec, say, processes)
     if processes.first:
         path = work / "execution.json"
@@ -172,6 +175,17 @@ def open_segment(spec: Spec, say: Say, processes: Processes) -> Segment:
     )
     same_weights(segment)
     return segment
+
+
+def _can_be_compiled(config: Any, identity: Identity, device: str) -> bool:
+    """Whether the documents of a row leave no trace in a graph: a model with state has rows of all sizes, and on a CPU
+    attention with a window depends on lengths."""
+    if carries_state(causal_class(config), config):
+        return False
+    window = getattr(config, "sliding_window", None)
+    windowed = isinstance(window, int) and window < identity.sequence_length
+    kinds = getattr(config, "layer_types", None)
+    return not (device == "cpu" and windowed and (kinds is None or "sliding_attention" in kinds))
 
 
 def same_weights(segment: Segment) -> None:

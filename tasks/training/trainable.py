@@ -20,9 +20,18 @@ from typing import Any
 import torch
 
 from storage.errors import ConfigError
-from tasks.training.attention import NAME, register
+from tasks.training.apart import COST, carries_state
+from tasks.training.attention import register
 from tasks.training.device.activations import count_activations
-from tasks.training.model import causal_class, check_documents_apart, check_positions, halves, quiet, shape_of
+from tasks.training.model import (
+    attention_of,
+    causal_class,
+    check_documents_apart,
+    check_positions,
+    halves,
+    quiet,
+    shape_of,
+)
 from tasks.training.recompute import NONE
 from tasks.training.refusal import refusal
 from tasks.training.spec import Precision
@@ -37,17 +46,21 @@ _SEED = 11
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 
 
-def check_trainable(config: Any, sequence_length: int, precision: Precision) -> None:
-    """Raise ConfigError, in one sentence with the reason, unless a model of this transformers configuration can be
-    trained on sequences of this length.
+def check_trainable(config: Any, sequence_length: int, precision: Precision) -> list[str]:
+    """Notes on how a model of this transformers configuration is trained, if it is not as others are.
 
-    Touches no random state. Takes less than a second for sequences of up to 2,048 tokens.
+    Raises ConfigError, in one sentence with the reason, unless it can be trained on sequences of this length. Touches no
+    random state. Takes less than a second for sequences of up to 2,048 tokens.
     """
     try:
         maker = causal_class(config)
         check_positions(config, sequence_length)
         register(False)
         _check(maker, config, sequence_length, precision)
+        kind = config.model_type
+        how = "so it trains with one document to a row, not packed"
+        note = f"model.base: the layers of a {kind} carry state, {how}: {COST}"
+        return [note] if carries_state(maker, config) else []
     except ConfigError:
         raise
     except Exception as error:  # of another library's model: whatever its own code raises
@@ -85,7 +98,9 @@ def _compare(maker: Any, config: Any, sequence_length: int) -> None:
     shape_of(config)
     with torch.random.fork_rng(devices=[]), quiet(), _one_thread():
         torch.manual_seed(_SEED)
-        whole = maker._from_config(config, attn_implementation=NAME, dtype=torch.float32)
+        whole = maker._from_config(
+            config, attn_implementation=attention_of(maker, config), dtype=torch.float32
+        )
         _draw(whole)
         check_documents_apart(halves(whole, torch.device("cpu"), "fp32"), sequence_length)
 
@@ -111,7 +126,7 @@ def _draw(whole: Any) -> None:
 
 def _without_memory(maker: Any, config: Any) -> Any:
     with torch.device("meta"), quiet():
-        return maker._from_config(config, attn_implementation=NAME)
+        return maker._from_config(config, attn_implementation=attention_of(maker, config))
 
 
 def _smaller(maker: Any, config: Any, whole: Any) -> Iterator[Any]:

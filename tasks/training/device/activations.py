@@ -9,11 +9,11 @@ single documents, with one SDPA call per document. Variable-length attention kee
 
 from __future__ import annotations
 
-import json
+import copy
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,7 +21,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import CheckpointPolicy
 
-from tasks.training.attention import NAME, RowDocuments, register
+from tasks.training.apart import LEAST, carries_state, hidden_apart
+from tasks.training.attention import RowDocuments, register
 from tasks.training.recompute import checkpoint_layers, kept, selective_contexts, to_train
 from tasks.training.spec import SegmentSpec
 
@@ -40,14 +41,18 @@ class Activations:
 
 def counter(config: Any, identity: SegmentSpec) -> Callable[[str], Activations]:
     """`count_activations` of one model by mode, each counted once in a process, when it is first asked for."""
-    kind: Any = type(config)
-    described = config.to_json_string(use_diff=False)
-    return partial(_counted, kind, described, identity.precision, identity.sequence_length)
+    own = copy.deepcopy(config)
+    what = (config.to_json_string(use_diff=False), identity.precision, identity.sequence_length)
+
+    def count(mode: str) -> Activations:
+        if (*what, mode) not in _COUNTED:
+            _COUNTED[*what, mode] = count_activations(own, identity.precision, identity.sequence_length, mode)
+        return _COUNTED[*what, mode]
+
+    return count
 
 
-@cache
-def _counted(kind: Any, described: str, precision: str, sequence_length: int, mode: str) -> Activations:
-    return count_activations(kind.from_dict(json.loads(described)), precision, sequence_length, mode)
+_COUNTED: dict[tuple[str, str, int, str], Activations] = {}
 
 
 def count_activations(config: Any, precision: str, sequence_length: int, mode: str) -> Activations:
@@ -58,9 +63,13 @@ def count_activations(config: Any, precision: str, sequence_length: int, mode: s
     """
     register(False)
     tally = _Tally()
-    body, fake = _fake_body(config, precision, mode, tally)
-    one, two = (_held(body, fake, precision, lengths, tally) for lengths in _rows(sequence_length))
+    whole, fake = _fake_model(config, precision, mode, tally)
+    apart = carries_state(type(whole), config)
+    one, two = (
+        _held(whole.base_model, fake, precision, lengths, tally, apart) for lengths in _rows(sequence_length)
+    )
     token = (two - one) / sequence_length
+    token /= LEAST if apart else 1.0  # rows that are filled up as much as they may be
     return Activations(token, max(0, round(one - token * sequence_length)), int(config.num_hidden_layers))
 
 
@@ -120,33 +129,36 @@ def _both(outer: Any, inner: Any) -> Iterator[None]:
         yield
 
 
-def _fake_body(config: Any, precision: str, mode: str, tally: _Tally) -> tuple[Any, Any]:
+def _fake_model(config: Any, precision: str, mode: str, tally: _Tally) -> tuple[Any, Any]:
     from torch._subclasses.fake_tensor import FakeTensorMode
-    from transformers import AutoModelForCausalLM
 
-    from tasks.training.model import quiet
+    from tasks.training.model import attention_of, causal_class, quiet
 
-    maker: Any = AutoModelForCausalLM
+    maker = causal_class(config)
     dtype = torch.bfloat16 if precision == "bf16_weights" else torch.float32
     fake = FakeTensorMode()
     with quiet(), fake:
-        whole = maker.from_config(config, attn_implementation=NAME, dtype=dtype, trust_remote_code=False)
+        whole = maker._from_config(config, attn_implementation=attention_of(maker, config), dtype=dtype)
     to_train(whole)
     checkpoint_layers(whole, mode, partial(_contexts, tally))
-    return whole.base_model, fake
+    return whole, fake
 
 
-def _held(body: Any, fake: Any, precision: str, lengths: tuple[int, ...], tally: _Tally) -> int:
+def _held(body: Any, fake: Any, precision: str, lengths: tuple[int, ...], tally: _Tally, apart: bool) -> int:
     """Bytes held after a forward over documents of these lengths."""
     autocast = torch.autocast("cpu", dtype=torch.bfloat16) if precision == "bf16" else nullcontext()
     hooks = torch.autograd.graph.saved_tensors_hooks(tally.add, lambda tensor: tensor)
     with fake, hooks, autocast:
-        output = body(
-            input_ids=torch.zeros((1, sum(lengths)), dtype=torch.int64),
-            position_ids=torch.cat([torch.arange(length) for length in lengths]).unsqueeze(0),
-            attention_mask=None,
-            use_cache=False,
-            packing=RowDocuments(lengths, None, max(lengths)),
-        )
-    tally.add(output.last_hidden_state)
+        ids = torch.zeros((1, sum(lengths)), dtype=torch.int64)
+        if apart:
+            found = hidden_apart(body, ids, lengths)
+        else:
+            found = body(
+                input_ids=ids,
+                position_ids=torch.cat([torch.arange(length) for length in lengths]).unsqueeze(0),
+                attention_mask=None,
+                use_cache=False,
+                packing=RowDocuments(lengths, None, max(lengths)),
+            ).last_hidden_state
+    tally.add(found)
     return tally.take(without=body.parameters())

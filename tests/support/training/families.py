@@ -5,14 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 from transformers import (
+    FalconH1Config,
     Gemma3TextConfig,
     GPT2Config,
     GPTNeoXConfig,
+    Lfm2Config,
+    MambaConfig,
     MistralConfig,
     Olmo3Config,
     OPTConfig,
     Phi3Config,
     Qwen2Config,
+    Qwen3_5TextConfig,
 )
 
 from tasks.training.device.activations import Activations
@@ -54,6 +58,24 @@ WINDOWED: dict[str, Any] = {
     "qwen2": lambda: Qwen2Config(**GROUPED, **BOTH, use_sliding_window=True, sliding_window=4),
 }
 """Attention that looks back fewer tokens than the documents of the tests have."""
+LINEAR: dict[str, Any] = {
+    "linear_num_value_heads": 4,
+    "linear_num_key_heads": 2,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
+}
+MAMBA2: dict[str, Any] = {"mamba_d_ssm": 64, "mamba_n_heads": 4, "mamba_d_head": 16, "mamba_d_state": 16}
+STATEFUL: dict[str, Any] = {
+    "mamba": lambda: MambaConfig(vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=2),
+    "lfm2": lambda: Lfm2Config(
+        **GROUPED, block_auto_adjust_ff_dim=False, layer_types=["conv", "full_attention"]
+    ),
+    "falcon_h1": lambda: FalconH1Config(**GROUPED, **MAMBA2, mamba_n_groups=1),
+    "qwen3_5": lambda: Qwen3_5TextConfig(
+        **GROUPED, **LINEAR, head_dim=8, layer_types=["linear_attention", "full_attention"]
+    ),
+}
+"""Layers that carry a state from token to token."""
 SMOLLM = Shape(134_515_008, 134_515_008, 30, 576, 1536, 576, 49_152, 28_311_552)
 
 

@@ -46,9 +46,9 @@ def test_a_base_that_can_be_trained_is_looked_at_once(base: Path, monkeypatch: p
     asked: list[int] = []
     plain = trainable.check_trainable
 
-    def counted(config: Any, length: int, precision: Any) -> None:
+    def counted(config: Any, length: int, precision: Any) -> list[str]:
         asked.append(length)
-        plain(config, length, precision)
+        return plain(config, length, precision)
 
     monkeypatch.setattr(trainable, "check_trainable", counted)
     run = run_on(base)
@@ -67,7 +67,7 @@ def test_a_base_that_can_be_trained_is_looked_at_once(base: Path, monkeypatch: p
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"model_type": "mamba", "architectures": ["MambaForCausalLM"]}, "its attention cannot be replaced"),
+        ({"model_type": "bloom", "architectures": ["BloomForCausalLM"]}, "its attention cannot be replaced"),
         ({"architectures": ["LlamaForSequenceClassification"]}, "no causal language model"),
         ({"model_type": "nobodys"}, "without remote code"),
         ({"max_position_embeddings": 63}, "sequence_length <= 63"),

@@ -15,7 +15,6 @@ from transformers import (
     BloomConfig,
     Gemma2Config,
     GraniteConfig,
-    MambaConfig,
 )
 
 from storage.errors import ConfigError
@@ -220,10 +219,6 @@ def test_dropout_is_what_the_specification_says(world: World, tmp_path: Path, fa
 
 
 REFUSED: dict[str, tuple[Any, str]] = {
-    "state beyond attention": (
-        lambda: MambaConfig(vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=2),
-        "cannot",
-    ),
     "attention of its own": (
         lambda: BloomConfig(vocab_size=VOCABULARY, hidden_size=32, n_layer=2, n_head=4),
         "cannot",

@@ -22,7 +22,7 @@ from tasks.training.data import Corpus
 from tasks.training.read_spec import parse_spec
 from tasks.training.update.optimizer import split_parameters
 from tasks.training.update.schedule import learning_rate
-from tests.support.training.families import WINDOWED
+from tests.support.training.families import STATEFUL, WINDOWED
 from tests.support.training.world import (
     VOCABULARY,
     World,
@@ -40,11 +40,12 @@ def weights(work: Path, part: str = "trunk") -> dict[str, torch.Tensor]:
     return load_file(work / part / "model.safetensors")
 
 
-@pytest.mark.parametrize("windowed", [None, *WINDOWED])
+@pytest.mark.parametrize("windowed", [None, *WINDOWED, *STATEFUL])
 def test_it_does_what_a_plain_loop_does(world: World, tmp_path: Path, windowed: str | None) -> None:
-    """Of a model whose attention looks back fewer tokens than its documents have, too."""
+    """Of a model whose attention looks back fewer tokens than its documents have, or whose layers carry state, too."""
     if windowed:
-        world = replace(world, export=save_model(WINDOWED[windowed](), tmp_path / "model"))
+        made = {**WINDOWED, **STATEFUL}[windowed]
+        world = replace(world, export=save_model(made(), tmp_path / "model"))
     work = run(world, tmp_path / "w", identity__last_step=5)
     spec = parse_spec(world.spec(tmp_path / "w", identity__last_step=5))
     corpus = Corpus.open(spec.identity, spec.paths, VOCABULARY)
@@ -76,6 +77,18 @@ def test_it_does_what_a_plain_loop_does(world: World, tmp_path: Path, windowed: 
     np.testing.assert_allclose(lines["loss"], losses, rtol=1e-4 if windowed else 1e-5)
     for name, tensor in weights(work).items():
         torch.testing.assert_close(tensor, model.state_dict()[name], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", STATEFUL)
+def test_with_one_document_to_a_row_it_ends_with_the_same_bytes_too(
+    world: World, tmp_path: Path, family: str
+) -> None:
+    world = replace(world, export=save_model(STATEFUL[family](), tmp_path / "model"))
+    changes = {"identity__kind": "pretrain", "identity__last_step": 3}
+    whole = outputs(run(world, tmp_path / "whole", **changes, execution__checkpoint_every=1e9))
+    work = tmp_path / "stopped"
+    run_here(world.spec(work, **changes), after_calls(2))
+    assert outputs(run(world, work, **changes)) == whole
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

@@ -11,7 +11,7 @@ import transformers
 from storage.errors import ConfigError
 from tasks.training.attention import register
 from tasks.training.trainable import _smaller, _without_memory, check_trainable
-from tests.support.training.families import FAMILIES
+from tests.support.training.families import FAMILIES, STATEFUL
 
 LENGTH = 48
 SMALL: dict[str, Any] = {"vocab_size": 300, "pad_token_id": None, "bos_token_id": 1, "eos_token_id": 2}
@@ -64,11 +64,8 @@ OWN, NOT_CAUSAL = "its attention cannot be replaced", "it is no causal language 
 CAPS, SEVERAL = "it scales or caps its logits", "it is made of several models"
 EXPERTS = "does not take its mixtures of experts"
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "mamba": ({"hidden_size": 32, "num_hidden_layers": 2}, OWN),
-    "mamba2": ({"hidden_size": 32, "num_hidden_layers": 2, "num_heads": 4, "head_dim": 16}, OWN),
-    "rwkv": ({"hidden_size": 32, "num_hidden_layers": 2}, OWN),
-    "xlstm": ({"hidden_size": 32, "num_hidden_layers": 2}, OWN),
-    "jamba": (LLAMA, OWN),
+    "xlstm": ({"hidden_size": 32, "num_hidden_layers": 2}, CAPS),
+    "jamba": (LLAMA, EXPERTS),
     "falcon": (WIDE, OWN),
     "falcon alibi": ({**WIDE, "alibi": True}, OWN),
     "gptj": ({"n_embd": 32, "n_layer": 2, "n_head": 4}, OWN),
@@ -91,10 +88,6 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "cohere": (LLAMA, CAPS),
     "granite scaled": ({**LLAMA, "logits_scaling": 4.0}, CAPS),
     "gemma3_text capped": ({**LLAMA, "head_dim": 8, "final_logit_softcapping": 0.5}, CAPS),
-    "lfm2": (
-        {**LLAMA, "block_auto_adjust_ff_dim": False, "layer_types": ["conv", "full_attention"]},
-        "it carries something from one document",
-    ),
     "bert": (WIDE, "its attention sees later tokens"),
     "roberta": (WIDE, "its attention sees later tokens"),
     "mixtral": ({**LLAMA, "num_local_experts": 4}, EXPERTS),
@@ -138,6 +131,24 @@ def test_what_keeps_documents_apart_is_taken(kind: str) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_families_of_the_trainers_tests_are_taken(family: str) -> None:
     check_trainable(FAMILIES[family](), LENGTH, "bf16")
+
+
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [
+        ("mamba", {"hidden_size": 32, "num_hidden_layers": 2}),
+        (
+            "mamba2",
+            {"hidden_size": 32, "num_hidden_layers": 2, "num_heads": 4, "head_dim": 16, "n_groups": 1},
+        ),
+        *((name, made) for name, made in STATEFUL.items()),
+    ],
+)
+def test_layers_with_state_are_taken_and_told(kind: str, values: Any) -> None:
+    config = values() if callable(values) else config_of(kind, **values)
+    [note] = check_trainable(config, LENGTH, "fp32")
+    assert "one document to a row" in note and "a quarter" in note
+    assert check_trainable(config_of("llama", **LLAMA), LENGTH, "fp32") == []
 
 
 @pytest.mark.parametrize("kind", REFUSED)
