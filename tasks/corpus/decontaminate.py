@@ -46,7 +46,7 @@ from tasks.corpus.shards import Selection, count_by, document_shards, read_rows,
 
 STAGE = "decontaminate"
 VERSION = 4
-COMPONENTS = {"questions": 2, "holdout": 1}
+COMPONENTS = {"questions": 3, "holdout": 1}
 """Versions of how benchmark questions are found, and of how documents are held out."""
 _LOOKED_AT = pa.schema(
     [

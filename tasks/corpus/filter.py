@@ -37,9 +37,9 @@ STAGE = "filter"
 VERSION = 2
 COMPONENTS = {
     "language": 2,
-    "gopher": 2,
-    "c4": 2,
-    "fineweb": 2,
+    "gopher": 3,
+    "c4": 3,
+    "fineweb": 3,
     "education": 1,
     "classifier": 2,
     "pii": 2,

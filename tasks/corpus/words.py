@@ -154,6 +154,16 @@ def join_runs(left: np.ndarray, right: np.ndarray, right_words: int) -> np.ndarr
     return left[:count] * np.uint64(pow(_NGRAM_BASE, right_words, 1 << 64)) + right[:count]
 
 
+def hashes_between(hashes: np.ndarray, begins: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """The hashes that `ngram_hashes` gives the runs of words from begins to ends (exclusive): uint64, shape (runs,)."""
+    steps = np.full(len(hashes) + 1, _NGRAM_BASE, np.uint64)
+    back = np.full(len(hashes) + 1, pow(_NGRAM_BASE, -1, 1 << 64), np.uint64)
+    steps[0] = back[0] = 1
+    powers, inverse = np.cumprod(steps, dtype=np.uint64), np.cumprod(back, dtype=np.uint64)
+    summed = np.concatenate([np.zeros(1, np.uint64), np.cumsum(hashes * inverse[1:], dtype=np.uint64)])
+    return np.asarray((summed[ends] - summed[begins]) * powers[ends])
+
+
 def inside(first: np.ndarray, n: int) -> np.ndarray:
     """Which runs of n words lie within one text: bool, shape (max(words - n + 1, 0),)."""
     words = int(first[-1])

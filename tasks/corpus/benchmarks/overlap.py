@@ -1,8 +1,9 @@
 """An index of benchmark questions by word n-grams, and the search for documents that contain them.
 
-A word is a run of letters and digits, in one spelling (spelling.py). A question of `ngram` words or more is found by
-any of its n-grams. A shorter question is only found as one run together with its correct answer or its choices: the
-first `ngram` words of the run count, and it needs at least eight. If hashes are equal, the words themselves are compared.
+A word is a run of letters and digits, in one spelling (spelling.py). In scripts without spaces it is a character, which
+counts for a part of a word (units.py). A question of `ngram` words or more is found by any of its n-grams. A shorter
+question is only found as one run together with its correct answer or its choices: the first `ngram` words of the run
+count, and it needs at least eight. If hashes are equal, the words themselves are compared.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ import pyarrow.parquet as pq
 from storage.errors import StageFailed
 from tasks.corpus.benchmarks.questions import Question, read_questions
 from tasks.corpus.benchmarks.spelling import joined_words, plain_words
-from tasks.corpus.words import Words, batches, inside, ngram_hashes, split_words
+from tasks.corpus.units import WORD, runs, shown, weights_of, words_in
+from tasks.corpus.words import Words, batches, hashes_between, ngram_hashes, split_words
 
 HEAD_WORDS = 8
 """Minimum number of words of a short question with its answer. This many first words are indexed."""
@@ -47,9 +49,9 @@ class Entries:
 
     def find(self, words: Words) -> tuple[np.ndarray, np.ndarray]:
         """(first word, entry) of every place in `words` where the hash of an entry's whole run occurs."""
-        hashes = ngram_hashes(words.hashes, self.width)
+        hashes, fits, _ = runs(words.hashes, words.first, weights_of(words), self.width)
         upper, lower = self._tables
-        places = np.flatnonzero(upper[hashes >> _TABLE_SHIFT] & inside(words.first, self.width))
+        places = np.flatnonzero(upper[hashes >> _TABLE_SHIFT] & fits)
         places = places[lower[hashes[places] & _TABLE_MASK]]
         low = np.searchsorted(self.heads, hashes[places], side="left")
         high = np.searchsorted(self.heads, hashes[places], side="right")
@@ -68,10 +70,9 @@ class Entries:
 
     def _whole(self, words: Words, position: np.ndarray, entry: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         good = np.ones(len(position), bool)
-        for length in np.unique(self.lengths[entry]):
-            if length == self.width:
-                continue
-            these = np.flatnonzero(self.lengths[entry] == length)
+        longer = self.whole[entry] != self.heads[entry]
+        for length in np.unique(self.lengths[entry[longer]]):
+            these = np.flatnonzero(longer & (self.lengths[entry] == length))
             at = position[these]
             end = words.first[np.searchsorted(words.first, at, side="right")]
             fits = at + length <= end
@@ -168,22 +169,20 @@ def _assemble(
         plain_words(pl.Series(wordings, dtype=pl.String)).str.replace_all(" +", " ").str.strip_chars()
     )
     words, plain = split_words(normalised), normalised.to_list()
-    counts = np.diff(words.first)
+    counts, enough = words_in(words.first, weights_of(words)), ngram * WORD
     owner = np.array(owners, np.int64)
     alone = np.array([kind == "alone" for kind in kinds], bool)
     checked = np.zeros(len(benchmark_of), bool)
-    checked[owner[alone & (counts >= ngram)]] = True
+    checked[owner[alone & (counts >= enough)]] = True
     own_words = counts[
         np.searchsorted(owner, np.arange(len(checked)))
     ]  # of the first wording: the question itself
-    blanks = np.array(
+    blanks = WORD * np.array(
         [len(re.findall(r"_+", text)) for text in wordings], np.int64
     )  # a blank stands for one word
-    runs = (
-        (own_words[owner] < ngram) & (counts >= head) & (~alone | ((blanks > 0) & (counts + blanks >= ngram)))
-    )
-    runs &= ~alone | (counts < ngram)
-    checked[owner[runs]] = True
+    short = (own_words[owner] < enough) & (counts >= head * WORD)
+    short &= ~alone | ((blanks > 0) & (counts + blanks >= enough) & (counts < enough))
+    checked[owner[short]] = True
     return Index(
         benchmarks,
         np.array(benchmark_of, np.int64),
@@ -191,37 +190,40 @@ def _assemble(
         checked,
         plain,
         owner,
-        (_windows(words, alone, ngram), _runs(words, runs, head, ngram)),
+        (_windows(words, alone, ngram), _runs(words, short, head, ngram)),
     )
 
 
 def _windows(words: Words, chosen: np.ndarray, ngram: int) -> Entries:
-    hashes = ngram_hashes(words.hashes, ngram)
+    hashes, fits, lengths = runs(words.hashes, words.first, weights_of(words), ngram)
     wording = np.repeat(np.arange(len(chosen)), np.diff(words.first))[: len(hashes)]
-    keep = np.flatnonzero(inside(words.first, ngram) & chosen[wording])
+    keep = np.flatnonzero(fits & chosen[wording])
     order = keep[np.argsort(hashes[keep], kind="stable")]
     return Entries(
         ngram,
         hashes[order],
         hashes[order],
-        np.full(len(order), ngram, np.int64),
+        lengths[order],
         wording[order],
         order - words.first[wording[order]],
     )
 
 
 def _runs(words: Words, chosen: np.ndarray, head: int, ngram: int) -> Entries:
-    wording = np.flatnonzero(chosen)
-    starts = words.first[wording]
-    lengths = np.minimum(words.first[wording + 1] - starts, ngram)
-    heads = ngram_hashes(words.hashes, head)[starts] if len(starts) else np.zeros(0, np.uint64)
-    whole = np.array(
-        [ngram_hashes(words.hashes[a : a + n], int(n))[0] for a, n in zip(starts, lengths, strict=True)],
-        np.uint64,
-    )
-    order = np.argsort(heads, kind="stable")
+    wording, weights = np.flatnonzero(chosen), weights_of(words)
+    starts, ends = words.first[wording], words.first[wording + 1]
+    if len(wording):
+        first_words = runs(words.hashes, words.first, weights, head)[0][starts]
+        _, fits, units = runs(words.hashes, words.first, weights, ngram)
+        at = np.minimum(starts, len(fits) - 1)
+        whole_fits = (starts < len(fits)) & fits[at] if len(fits) else np.zeros(len(starts), bool)
+        lengths = np.where(whole_fits, units[at] if len(fits) else 0, ends - starts)
+    else:
+        first_words, lengths = np.zeros(0, np.uint64), starts
+    whole = hashes_between(words.hashes, starts, starts + lengths)
+    order = np.argsort(first_words, kind="stable")
     return Entries(
-        head, heads[order], whole[order], lengths[order], wording[order], np.zeros(len(order), np.int64)
+        head, first_words[order], whole[order], lengths[order], wording[order], np.zeros(len(order), np.int64)
     )
 
 
@@ -260,7 +262,7 @@ def _matches(plain: pl.Series, index: Index) -> list[Match]:
             place = int(entries.places[entry])
             if run == " ".join(index.wordings[wording].split(" ")[place : place + length]):
                 begin = int(position - words.first[text])
-                matches.append(Match(int(text), begin, run, int(index.question_of[wording])))
+                matches.append(Match(int(text), begin, shown(run), int(index.question_of[wording])))
     return matches
 
 

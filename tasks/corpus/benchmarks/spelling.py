@@ -16,6 +16,8 @@ from collections.abc import Callable
 import numpy as np
 import polars as pl
 
+from tasks.corpus.units import spaced
+
 _PUNCTUATION = r"[^\p{L}\p{N}\p{M} ]+"
 _BEYOND_ASCII = r"[\p{L}\p{N}\p{M}\p{Cf}&&[^\x00-\x7f]]"
 _UNSEEN = r"[\p{Mn}\p{Me}\p{Cf}]+"
@@ -49,7 +51,10 @@ _FOLDED = {
 
 
 def plain_words(texts: pl.Series) -> pl.Series:
-    """The words of texts: lower case, without accents; one or several spaces for everything between words."""
+    """The words of texts: lower case, without accents; one or several spaces for everything between words.
+
+    In scripts without spaces each character is a unit of its own (units.py).
+    """
     return _cleaned(texts).str.replace_all(_PUNCTUATION, " ")
 
 
@@ -104,4 +109,4 @@ def _unemphasised(texts: pl.Series) -> pl.Series:
 
 def _bare(lowered: pl.Series) -> pl.Series:
     bare = lowered.str.replace_all(_SOFT_HYPHEN_AT_END, "").str.normalize("NFKD").str.replace_all(_UNSEEN, "")
-    return bare.str.to_lowercase().str.replace_many(list(_FOLDED), list(_FOLDED.values()))
+    return spaced(bare.str.to_lowercase().str.replace_many(list(_FOLDED), list(_FOLDED.values())))

@@ -17,7 +17,8 @@ import rensa
 
 from storage.errors import StageFailed
 from storage.settings import Real, Settings, Whole, identity
-from tasks.corpus.words import PUNCTUATION, batches, inside, ngram_hashes, split_words
+from tasks.corpus.units import WORD, runs, spaced, weights_of
+from tasks.corpus.words import PUNCTUATION, batches, split_words
 
 SEED = 1
 """Seed of the permutations. Fixed, so that signatures of all slices, runs and configurations are comparable."""
@@ -71,20 +72,21 @@ def _unaccented(texts: pl.Series) -> pl.Series:
 
 
 def shingles(texts: pl.Series, ngram: int) -> Shingles:
-    """Hashes of all runs of `ngram` words. A text with fewer words has none."""
+    """Hashes of all runs of `ngram` words, or as much text without spaces (units.py). A shorter text has none."""
     return shingles_of_lowered(texts.str.to_lowercase(), ngram)
 
 
 def shingles_of_lowered(lowered: pl.Series, ngram: int) -> Shingles:
     """As `shingles`, for texts that are already lower case."""
-    hashes, first = compared_words(plain(lowered))
-    fits = inside(first, ngram)
-    per_text = np.maximum(np.diff(first) - (ngram - 1), 0)
-    return Shingles(ngram_hashes(hashes, ngram)[fits], np.concatenate([[0], np.cumsum(per_text)]))
+    hashes, first, weights = compared_words(plain(lowered))
+    values, fits, _ = runs(hashes, first, weights, ngram)
+    until = np.concatenate([[0], np.cumsum(fits)])
+    return Shingles(values[fits], until[np.minimum(first, len(fits))])
 
 
-def compared_words(plain: pl.Series) -> tuple[np.ndarray, np.ndarray]:
-    """Hashes of the words without accents (uint64), and each text's first word (int64, shape (texts + 1,)).
+def compared_words(plain: pl.Series) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Hashes of the words without accents (uint64), each text's first word (int64, shape (texts + 1,)), and what each
+    word counts where some count less than one (`units.weights_of`).
 
     Only words with non-ASCII characters are normalised, each on its own: no rule of NFKD crosses a space.
     """
@@ -92,18 +94,26 @@ def compared_words(plain: pl.Series) -> tuple[np.ndarray, np.ndarray]:
     signs = np.flatnonzero(words.buffer >= 0x80)
     beyond = np.unique(np.searchsorted(words.starts, signs, side="right") - 1)
     if not len(beyond):
-        return words.hashes, words.first
+        return words.hashes, words.first, None
     _, one, which = np.unique(words.hashes[beyond], return_index=True, return_inverse=True)
     spelled = [words.text(place, place + 1) for place in beyond[one].tolist()]  # few: each word once
-    bare = split_words(_unaccented(pl.Series(spelled, dtype=pl.String)))
+    bare = split_words(spaced(_unaccented(pl.Series(spelled, dtype=pl.String))))
     counts = np.ones(len(words.hashes), np.int64)
     counts[beyond] = pieces = np.diff(bare.first)[which]  # a word may split into several words, or vanish
     edges = np.concatenate([[0], np.cumsum(counts)])
-    hashes = np.repeat(words.hashes, counts)
     within = np.arange(int(pieces.sum())) - np.repeat(np.cumsum(pieces) - pieces, pieces)
-    found = bare.hashes[np.repeat(bare.first[:-1][which], pieces) + within]
-    hashes[np.repeat(edges[beyond], pieces) + within] = found
-    return hashes, edges[words.first]
+    from_, to = (
+        np.repeat(bare.first[:-1][which], pieces) + within,
+        np.repeat(edges[beyond], pieces) + within,
+    )
+    hashes = np.repeat(words.hashes, counts)
+    hashes[to] = bare.hashes[from_]
+    parts = weights_of(bare)
+    if parts is None:
+        return hashes, edges[words.first], None
+    weights = np.full(len(hashes), WORD, np.int64)
+    weights[to] = parts[from_]
+    return hashes, edges[words.first], weights
 
 
 def signatures(given: Shingles, permutations: int) -> np.ndarray:

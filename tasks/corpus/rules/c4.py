@@ -17,6 +17,7 @@ import polars as pl
 from tasks.corpus.rules.english import SENTENCE_ENDS
 from tasks.corpus.rules.rule import BatchLines, Edited, Family, Rule, TextBatch, at_most
 from tasks.corpus.rules.spans import NEWLINE, character_counts, series, strings, sums
+from tasks.corpus.units import holds_units
 
 MAX_WORD_CHARACTERS = 1000
 MIN_LINE_WORDS = 3
@@ -70,7 +71,7 @@ class LineVerdicts:
         if "c4_lines_without_end_punctuation" in limits:
             remove("c4_lines_without_end_punctuation", ~_ends_well(batch, starts, ends, cuts))
         if "c4_short_lines" in limits:
-            remove("c4_short_lines", lines.high - lines.low < limits["c4_short_lines"])
+            remove("c4_short_lines", _short(batch, lines, limits["c4_short_lines"]))
         lorem = np.bincount(text[alive & phrases["lorem"]], minlength=len(batch))
         if "c4_javascript_lines" in limits:
             remove("c4_javascript_lines", phrases["javascript"])
@@ -202,11 +203,25 @@ def _line_of(lines: BatchLines, places: np.ndarray) -> np.ndarray:
     return np.searchsorted(lines.spans.starts, places, side="right") - 1
 
 
+def _short(batch: TextBatch, lines: BatchLines, limit: float) -> np.ndarray:
+    """Which lines have too few words. A script without spaces is counted by characters (units.py)."""
+    short = lines.high - lines.low < limit
+    doubtful = np.flatnonzero(short & lines.written)
+    if len(doubtful):
+        written = strings(batch.plain, lines.spans.starts[doubtful], lines.spans.ends[doubtful])
+        held = np.flatnonzero(holds_units(written))
+        if len(held):
+            pieces = TextBatch(written.gather(pl.Series(held, dtype=pl.UInt32))).pieces
+            short[doubtful[held]] = pieces.count < limit
+    return short
+
+
 def _long_words(batch: TextBatch, lines: BatchLines, limit: float) -> np.ndarray:
-    spans, found = batch.spans, np.zeros(len(lines.spans), bool)
+    spans, found = batch.spans, np.zeros(len(lines.spans), bool)  # without spaces, a sentence is no long word
     long = np.flatnonzero(spans.ends - spans.starts > limit)
     if len(long):
         wide = character_counts(batch.plain, spans.starts[long], spans.ends[long]) > limit
+        wide[wide] = ~holds_units(strings(batch.plain, spans.starts[long[wide]], spans.ends[long[wide]]))
         found[_line_of(lines, spans.starts[long[wide]])] = True
     return found
 

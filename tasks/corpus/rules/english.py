@@ -2,6 +2,9 @@
 
 spaCy processes one piece between spaces at a time, so only a batch's distinct pieces need splitting: a tenth of all.
 Most of them are a word with a few signs around it, which a regular expression splits; the others are split one by one.
+
+Scripts without spaces are no English: a run of their letters is one word here, and counts for as many as it is worth
+(`units.worth`).
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import pyarrow as pa
 
 from tasks.corpus.rules.contractions import exceptions
 from tasks.corpus.rules.spans import Spans, strings, sums
+from tasks.corpus.units import WORD, holds_units, worth
 from tasks.corpus.words import PUNCTUATION, flat_bytes, hash_ranges
 
 _LETTERS = "a-zß-öø-ÿ"
@@ -64,10 +68,11 @@ class WordTable:
 
     @classmethod
     def of(cls, plain: pl.Series, odd: pl.Series) -> WordTable:
-        """Split the plain pieces, then the odd ones."""
+        """Split the plain pieces, then the odd ones: first those that are split exactly."""
         lists = plain.str.extract_all(_PLAIN_WORD)
-        exact = odd.filter(odd.str.len_bytes() <= _LONGEST).to_list()
-        long = odd.filter(odd.str.len_bytes() > _LONGEST).str.extract_all(_ODD_WORD)
+        by_rule = is_exact(odd)
+        exact = odd.filter(pl.Series(by_rule)).to_list()
+        long = odd.filter(pl.Series(~by_rule)).str.extract_all(_ODD_WORD)
         from tasks.corpus.rules.spacy_words import cut  # building its tables takes a quarter of a second
 
         others = [cut(piece) for piece in exact]  # a loop over the distinct pieces only
@@ -96,6 +101,19 @@ class WordTable:
         return self.words.str.len_chars().to_numpy().astype(np.int64)
 
     @cached_property
+    def worth(self) -> np.ndarray:
+        """What each word counts, in parts of `WORD`: int64. More than one word only for runs of a script without spaces."""
+        counts = np.full(len(self.words), WORD, np.int64)
+        runs = np.flatnonzero(self.unspaced)
+        counts[runs] = worth(self.words.gather(pl.Series(runs, dtype=pl.UInt32)))
+        return counts
+
+    @cached_property
+    def unspaced(self) -> np.ndarray:
+        """Which words are of a script without spaces, at least in part: bool."""
+        return holds_units(self.words)
+
+    @cached_property
     def symbols(self) -> np.ndarray:
         """Which words consist of signs only: bool."""
         return self.words.str.contains(_SYMBOLS_ALONE).to_numpy()
@@ -111,6 +129,11 @@ def is_plain(pieces: pl.Series) -> np.ndarray:
     core = pieces.str.extract(_PLAIN, 1)
     special = core.is_in(_EXCEPTIONS) | (core + ".").is_in(_EXCEPTIONS)
     return (core.is_not_null() & ~special.fill_null(True)).to_numpy()
+
+
+def is_exact(odd: pl.Series) -> np.ndarray:
+    """Which pieces that are not plain are split as spaCy does: bool, shape (pieces,)."""
+    return (odd.str.len_bytes().to_numpy() <= _LONGEST) & ~holds_units(odd)
 
 
 _EXCEPTIONS = sorted(exceptions())
@@ -133,9 +156,7 @@ class BatchPieces:
         example = np.empty(len(encoded.dictionary), np.int64)
         example[codes[::-1]] = np.arange(len(codes))[::-1]
         distinct = strings(plain, spans.starts[example], spans.ends[example])
-        kind = np.where(
-            is_plain(distinct), 0, np.where(distinct.str.len_bytes().to_numpy() <= _LONGEST, 1, 2)
-        )
+        kind = np.where(is_plain(distinct), 0, np.where(is_exact(distinct), 1, 2))
         order = np.argsort(kind, kind="stable")
         rank = np.empty_like(order)
         rank[order] = np.arange(len(order))
@@ -149,8 +170,15 @@ class BatchPieces:
 
     @cached_property
     def count(self) -> np.ndarray:
-        """Words in each text: int64, shape (texts,)."""
-        return sums(np.diff(self.vocabulary.first)[self.codes], self.spans.first)
+        """Words in each text: float64, shape (texts,)."""
+        return self.total(self.vocabulary.worth) / WORD
+
+    @cached_property
+    def mostly_unspaced(self) -> np.ndarray:
+        """Which texts are for more than half of scripts without spaces: bool, shape (texts,)."""
+        if not self.vocabulary.unspaced.any():
+            return np.zeros(len(self.spans.first) - 1, bool)
+        return self.total(self.vocabulary.worth * self.vocabulary.unspaced) / WORD > self.count / 2
 
     def words(self, texts: np.ndarray | None = None) -> WordSequence:
         """All words of these texts (ascending numbers; default: all texts), in order."""

@@ -1,14 +1,21 @@
 """Gopher's quality rules (Rae et al. 2021, arXiv:2112.11446, appendix A1), as datatrove applies them.
 
 See datatrove's `filters/gopher_quality_filter.py`. Where noted, words that are only punctuation are not counted.
+
+In scripts without spaces, so many characters count as a word (units.py). The two rules about how words are spelled, their
+mean length and the stop words, are not asked of a text that is for more than half of such a script.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import polars as pl
 
 from tasks.corpus.rules.rule import Rule, TextBatch, at_least, at_most
+from tasks.corpus.units import WORD
 from tasks.corpus.words import flat_bytes, hash_ranges
 
 MIN_WORDS, MAX_WORDS = 50, 100_000
@@ -28,9 +35,11 @@ def word_count(batch: TextBatch) -> np.ndarray:
 
 
 def mean_word_length(batch: TextBatch) -> np.ndarray:
-    """Mean number of characters in the words that are not only punctuation; 0 if there are none."""
+    """Mean number of characters in the words that are not only punctuation, nor of a script without spaces; 0 if there
+    are none."""
     words = batch.pieces.vocabulary
-    return batch.pieces.total(words.characters * ~words.symbols) / np.maximum(word_count(batch), 1)
+    counted = ~words.symbols & ~words.unspaced
+    return batch.pieces.total(words.characters * counted) / np.maximum(batch.pieces.total(counted), 1)
 
 
 def hashes_per_word(batch: TextBatch) -> np.ndarray:
@@ -64,7 +73,8 @@ def ellipsis_lines(batch: TextBatch) -> np.ndarray:
 
 def alphabetic_words(batch: TextBatch) -> np.ndarray:
     """Share of all words that contain a letter."""
-    return batch.pieces.total(batch.pieces.vocabulary.letters) / _all_words(batch)
+    words = batch.pieces.vocabulary
+    return batch.pieces.total(words.worth * words.letters) / WORD / _all_words(batch)
 
 
 def stop_words(batch: TextBatch) -> np.ndarray:
@@ -76,23 +86,31 @@ def stop_words(batch: TextBatch) -> np.ndarray:
     return found
 
 
+def _of_spaced(value: Callable[[TextBatch], np.ndarray], batch: TextBatch, good: float) -> np.ndarray:
+    """The value, or one that is good for a text that is mostly of a script without spaces."""
+    return np.where(batch.pieces.mostly_unspaced, good, value(batch))
+
+
 RULES: tuple[Rule, ...] = (
     at_least("gopher_too_few_words", MIN_WORDS, word_count),
     at_most("gopher_too_many_words", MAX_WORDS, word_count),
-    at_least("gopher_short_words", MIN_MEAN_LENGTH, mean_word_length),
-    at_most("gopher_long_words", MAX_MEAN_LENGTH, mean_word_length),
+    Rule("gopher_short_words", MIN_MEAN_LENGTH, True, partial(_of_spaced, mean_word_length)),
+    Rule(
+        "gopher_long_words", MAX_MEAN_LENGTH, False, lambda batch, _: _of_spaced(mean_word_length, batch, 0)
+    ),
     at_most("gopher_too_many_hashes", MAX_SIGNS_PER_WORD, hashes_per_word),
     at_most("gopher_too_many_ellipses", MAX_SIGNS_PER_WORD, ellipses_per_word),
     at_most("gopher_too_many_bullets", MAX_BULLET_LINES, bullet_lines),
     at_most("gopher_too_many_ellipsis_lines", MAX_ELLIPSIS_LINES, ellipsis_lines),
     at_least("gopher_too_few_alphabetic_words", MIN_ALPHABETIC_WORDS, alphabetic_words),
-    at_least("gopher_too_few_stop_words", MIN_STOP_WORDS, stop_words),
+    Rule("gopher_too_few_stop_words", MIN_STOP_WORDS, True, partial(_of_spaced, stop_words)),
 )
 """In the order in which datatrove applies them."""
 
 
 def _real_words(batch: TextBatch) -> np.ndarray:
-    return batch.pieces.total(~batch.pieces.vocabulary.symbols)
+    words = batch.pieces.vocabulary
+    return batch.pieces.total(words.worth * ~words.symbols) / WORD
 
 
 def _counted(batch: TextBatch, sign: str) -> np.ndarray:

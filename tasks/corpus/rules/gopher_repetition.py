@@ -3,6 +3,9 @@
 See datatrove's `filters/gopher_repetition_filter.py`. Most texts repeat little, and bounds that need one pass over the
 words prove it. The exact values are computed only for texts whose bound exceeds the limit. A repeated n-gram begins
 with a repeated (n − 1)-gram, so each n only examines the places that remain from n − 1.
+
+n-grams are of words. They are not asked of a text that is for more than half of a script without spaces, in which they
+would be of whole clauses; its lines and paragraphs are.
 """
 
 from __future__ import annotations
@@ -263,11 +266,11 @@ def _characters(batch: TextBatch, kind: Callable[[TextBatch], RepeatedPieces]) -
 
 
 def _top_share(batch: TextBatch, limit: float, n: int) -> np.ndarray:
-    return batch.once(Repeats).top(n, limit)
+    return np.where(batch.pieces.mostly_unspaced, 0.0, batch.once(Repeats).top(n, limit))
 
 
 def _duplicate_share(batch: TextBatch, limit: float, n: int) -> np.ndarray:
-    return batch.once(Repeats).duplicate(n, limit)
+    return np.where(batch.pieces.mostly_unspaced, 0.0, batch.once(Repeats).duplicate(n, limit))
 
 
 RULES: tuple[Rule, ...] = (

@@ -23,6 +23,7 @@ from tasks.corpus.duplicates.minhash import (
     simplify,
     sketch,
 )
+from tasks.corpus.units import WORD, spaced, weights_of
 from tasks.corpus.words import split_words
 
 ALL = (1 << 64) - 1
@@ -161,10 +162,15 @@ AWKWARD = st.one_of(
 
 @given(st.lists(st.lists(AWKWARD, max_size=6).map(" ".join), max_size=6))
 def test_words_normalised_one_by_one_are_those_of_whole_texts(texts: list[str]) -> None:
-    whole = split_words(simplify(pl.Series(texts, dtype=pl.String)))
-    hashes, first = compared_words(plain(pl.Series(texts, dtype=pl.String).str.to_lowercase()))
+    whole = split_words(spaced(simplify(pl.Series(texts, dtype=pl.String))))
+    hashes, first, weights = compared_words(plain(pl.Series(texts, dtype=pl.String).str.to_lowercase()))
     assert hashes.tolist() == whole.hashes.tolist()
     assert first.tolist() == whole.first.tolist()
+    expected = weights_of(whole)
+    one_each = [WORD] * len(hashes)
+    assert (one_each if weights is None else weights.tolist()) == (
+        one_each if expected is None else expected.tolist()
+    )
 
 
 @given(st.lists(st.lists(st.sampled_from("abcd"), max_size=30).map(" ".join), min_size=2, max_size=2))
