@@ -27,6 +27,7 @@ from tasks.training.process import launch, restart
 from tasks.training.process.processes import ALONE, Processes, mark_of
 from tasks.training.read_spec import parse_spec
 from tasks.training.spec import Execution
+from tasks.training.state.sealed import read_sealed
 from tests.support import ROOT
 from tests.support.training.families import SMOLLM, counted
 from tests.support.training.groups import (
@@ -112,7 +113,7 @@ def test_the_number_of_processes_may_change_and_is_kept(world: World, tmp_path: 
     was = {"processes": 2, "threads": two["threads"], "sharding": "none"}
     assert one["before"] == [was]
     assert "begun by 2 processes, goes on with 1" in said[0]
-    assert json.loads(path.read_text()) == one
+    assert read_sealed(path) == one
     again = replace(asked, sharding="full")
     shares = execution.resolve(again, SMOLLM, identity, Processes(0, 2, 0, 2), count=counted)
     found = execution.settle(path, shares, again, said.append, begun=True)
