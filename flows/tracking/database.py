@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import sqlite3
 from pathlib import Path
 
@@ -23,6 +24,11 @@ _WORDS = (
     "constraint failed",
 )
 """What SQLite, or MLflow that reads its own tables, says of such a file. A server passes it on."""
+_MOVED = "mv {0} {0}.damaged"
+_BEHIND_A_SERVER = (
+    "stop the server (onward down), in its directory mv .onward/mlflow/mlflow.db .onward/mlflow/mlflow.db.damaged, "
+    "and start it (onward up)"
+)
 
 
 def damage_told(uri: str, words: str) -> str | None:
@@ -33,11 +39,10 @@ def damage_told(uri: str, words: str) -> str | None:
         found = next((one for one in _WORDS if one in words.lower()), None)
     if found is None:
         return None
-    name = str(path) if path is not None else "its file .onward/mlflow/mlflow.db"
-    first = "" if path is not None else "onward down, then "
+    way = _MOVED.format(_quoted(path)) if path is not None else _BEHIND_A_SERVER
     return (
         f"its database is damaged ({found}), which touches neither training nor the store. Set it aside, and "
-        f"start the run again, which publishes all of it from the store into a new one: {first}mv {name} {name}.damaged"
+        f"start the run again, which publishes all of it from the store into a new one: {way}"
     )
 
 
@@ -46,21 +51,31 @@ def if_it_stays(uri: str) -> str:
     path = database_of(uri)
     if path is None or not path.is_file():
         return ""
-    return f" (where it says so again: mv {path} {path}.damaged, and start the run again, which publishes all anew)"
+    way = _MOVED.format(_quoted(path))
+    return f" (where it says so again: {way}, and start the run again, which publishes all anew)"
 
 
-def damage_of(path: Path) -> str | None:
+def _quoted(path: Path) -> str:
+    """A path as a shell reads it."""
+    return shlex.quote(str(path))
+
+
+def damage_of(path: Path, wait_seconds: float = 5) -> str | None:
     """What is wrong with a SQLite file, or None. Nothing is written. It may be in use."""
     if not path.is_file():
         return None
     try:
         with contextlib.closing(
-            sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=5)
+            sqlite3.connect(f"{path.absolute().as_uri()}?mode=rw", uri=True, timeout=wait_seconds)
         ) as database:
             [(answer,)] = database.execute("PRAGMA integrity_check(1)").fetchall()
             if answer != "ok":
                 return " ".join(str(answer).split())[:120]
-            database.execute("BEGIN IMMEDIATE")  # fails where the header says that nobody may write
+            [(version,)] = database.execute("PRAGMA user_version").fetchall()
+            database.execute("BEGIN IMMEDIATE")
+            database.execute(
+                f"PRAGMA user_version = {int(version)}"
+            )  # fails where the header forbids writing
             database.execute("ROLLBACK")
     except sqlite3.DatabaseError as error:
         words = str(error)
