@@ -23,7 +23,9 @@ test: $(STAMP) check bytecode  ## in minutes: formatting, lint, types, unit test
 
 # `make test test-full` runs nothing twice.
 test-full: test $(AGREEMENT)  ## everything: what `make test` does, and components, system and agreement (tests/README.md)
-	$(PYTEST) -n $(FULL_WORKERS) --durations 60 --durations-min 8 tests/system tests/components tests/agreement --ignore $(ONE_RUN)
+	@rm -rf .pytest_cache
+	$(PYTEST) -n $(FULL_WORKERS) --durations 60 --durations-min 8 tests/system tests/components tests/agreement --ignore $(ONE_RUN) \
+	  || { [ $$? = 1 ] && $(BIN)/python -m tests.support.alone; }
 
 # Once, not in each of the hundreds of processes that tests start: an environment may keep Python from writing it.
 bytecode: $(STAMP)
