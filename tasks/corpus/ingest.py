@@ -33,7 +33,7 @@ from tasks.corpus.reading.sources import IngestConfig, SourceConfig
 from tasks.corpus.reasons import commonest
 
 VERSION = 2
-COMPONENTS = {"parquet": 1, "lines": 1, "text": 1, "python": 1, "hub": 1}
+COMPONENTS = {"parquet": 1, "lines": 2, "text": 1, "python": 1, "hub": 1}
 """Versions of the readers, by the kind of a file (origins.py), and of reading from the hub."""
 
 __all__ = [

@@ -18,6 +18,7 @@ from tasks.corpus.reading import limits
 from tasks.corpus.reading.limits import megabytes
 from tasks.corpus.reading.remote import RemoteFile
 from tasks.corpus.reading.streams import LongLine, opened
+from tasks.corpus.reading.strict_json import strict_loads
 
 _BOM = b"\xef\xbb\xbf"
 _IN_STRING = re.compile(rb'["\\]')
@@ -49,10 +50,16 @@ def elements_of(path: Path | RemoteFile) -> Iterator[Any | LongLine | Broken] | 
             size += len(chunk)
             if size > limits.ARRAY_BYTES:
                 return _walked(path) if _goes_on(b"".join(parts)) else None
+    data = b"".join(parts).removeprefix(_BOM)
     try:
-        value = orjson.loads(b"".join(parts).removeprefix(_BOM))
+        value = orjson.loads(data)
     except orjson.JSONDecodeError:
-        return None
+        if not data.lstrip().startswith(b"["):
+            return None
+        try:
+            value = strict_loads(data)
+        except (ValueError, RecursionError):
+            return None
     return iter(value) if isinstance(value, list) else None
 
 

@@ -18,6 +18,7 @@ import orjson
 from storage.errors import ConfigError
 from tasks.corpus.reading.remote import RemoteFile
 from tasks.corpus.reading.streams import Stream
+from tasks.corpus.reading.strict_json import strict_loads
 
 HEAD_BYTES = 1 << 14
 COMPRESSED_SUFFIXES = (".gz", ".gzip", ".zst", ".zstd")
@@ -212,7 +213,10 @@ def _is_object(line: bytes) -> bool:
     try:
         return type(orjson.loads(line)) is dict
     except orjson.JSONDecodeError:
-        return False
+        try:
+            return type(strict_loads(line)) is dict
+        except (ValueError, RecursionError):
+            return False
 
 
 def _is_table(lines: list[bytes], sign: bytes) -> bool:

@@ -27,6 +27,7 @@ from tasks.corpus.reading.json_array import Broken, elements_of
 from tasks.corpus.reading.limits import megabytes
 from tasks.corpus.reading.parquet import read_parquet
 from tasks.corpus.reading.streams import LongLine, Stream, blocks, line_span, opened
+from tasks.corpus.reading.strict_json import strict_loads
 
 _STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
 _STRUCTURE = re.compile(rb"[{\[,]")
@@ -194,7 +195,7 @@ def record_of_line(line: bytes, text_field: str) -> JsonRow | Refused:
         value = orjson.loads(line)
     except (orjson.JSONDecodeError, TypeError) as error:
         try:
-            value = _strict_loads(line)
+            value = strict_loads(line)
         except (ValueError, RecursionError):
             return _refusal(line, str(error))
     return _record(value, text_field)
@@ -222,25 +223,6 @@ def _refusal(line: bytes, message: str) -> Refused:
     except UnicodeDecodeError as error:
         return Refused("invalid_utf8", f"byte {line[error.start]:#04x} at {error.start}: {error.reason}")
     return Refused("malformed_json", message)
-
-
-def _strict_loads(line: bytes) -> Any:
-    """Load valid JSON that orjson has no type for. Integers and floats out of range become text."""
-
-    def refuse(name: str) -> Any:
-        raise ValueError(f"{name} is not JSON")
-
-    def whole(digits: str) -> Any:
-        return int(digits) if len(digits) < 4300 else digits
-
-    def real(digits: str) -> Any:
-        return float(digits) if np.isfinite(float(digits)) else digits
-
-    value = json.loads(line.decode(), parse_constant=refuse, parse_int=whole, parse_float=real)
-    json.dumps(
-        value, ensure_ascii=False
-    ).encode()  # lone surrogates are not text: UnicodeEncodeError is a ValueError
-    return value
 
 
 def _record(value: Any, text_field: str) -> JsonRow | Refused:

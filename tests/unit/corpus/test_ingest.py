@@ -246,18 +246,18 @@ def test_bad_rows_are_set_aside_with_reason_and_place(shared_data: Path, tmp_pat
     config = config_of(source, max_bad_fraction=0.2)
     (artifact,) = slices(source, config, tmp_path, tmp_path / "store")
     aside = dropped(artifact)
-    assert conserved(artifact) and len(aside) == 19
+    assert conserved(artifact) and len(aside) == 18
     assert artifact.stats["dropped_by_reason"] == {
-        "malformed_json": 12,
+        "malformed_json": 11,
         "not_an_object": 4,
         "text_not_string": 3,
     }
     assert {row["stage"] for row in aside} == {"ingest"} and {row["source"] for row in aside} == {"books"}
     assert aside[0]["detail"].startswith("1/malformed.jsonl:2: ")
     ids = {row["id"] for row in aside}
-    assert None not in ids and len(ids) == 19 and not ids & set(documents([artifact])["id"].to_pylist())
+    assert None not in ids and len(ids) == 18 and not ids & set(documents([artifact])["id"].to_pylist())
     warning = artifact.manifest.provenance["warnings"][0]
-    assert "set aside 19" in warning and "malformed.jsonl:2" in warning
+    assert "set aside 18" in warning and "malformed.jsonl:2" in warning
 
 
 def test_all_broken_files_together_lose_nothing_uncounted(shared_data: Path, tmp_path: Path) -> None:
@@ -269,7 +269,7 @@ def test_all_broken_files_together_lose_nothing_uncounted(shared_data: Path, tmp
     assert conserved(artifact)
     assert (
         artifact.stats["documents_out"]
-        == 49 + 10 + 9 + 1 + 100 + 1 + 2 + 2 + 10 + 23 + 200 + 3 + 1 + 45 + 51 + 66 + 3
+        == 49 + 10 + 9 + 1 + 100 + 1 + 2 + 2 + 10 + 24 + 200 + 3 + 1 + 45 + 51 + 66 + 3
     )
     parts = slices(source, config_of(source, "200K", max_bad_fraction=1.0), tmp_path, tmp_path / "parts")
     assert all(map(conserved, parts)) and len(parts) > 5
@@ -286,7 +286,7 @@ def test_too_much_bad_input_fails_and_names_the_first_ten(shared_data: Path, tmp
         slices(source, config_of(source), tmp_path, tmp_path / "store")
     message = str(failure.value)
     assert (
-        "19 of 42 rows" in message
+        "18 of 42 rows" in message
         and message.count("malformed.jsonl:") == 10
         and "max_bad_fraction" in message
     )

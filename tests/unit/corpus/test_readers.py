@@ -19,8 +19,9 @@ import zstandard
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from tasks.corpus.reading import streams
+from tasks.corpus.reading import limits, streams
 from tasks.corpus.reading.batches import Fault, Unit
+from tasks.corpus.reading.kinds import refusal
 from tasks.corpus.reading.readers import read_unit
 from tests.support.corpus.rows import read, reasons
 
@@ -52,7 +53,7 @@ FOUND: dict[str, tuple[int, dict[str, int]]] = {
     "huge_single_line.jsonl.gz": (2, {}),
     "invalid_utf8.jsonl": (2, {"invalid_utf8": 5}),
     "json_array.json": (10, {}),
-    "malformed.jsonl": (23, {"malformed_json": 12, "not_an_object": 4, "text_not_string": 3}),
+    "malformed.jsonl": (24, {"malformed_json": 11, "not_an_object": 4, "text_not_string": 3}),
     "multi_frame.jsonl.zst": (100, {}),
     "multi_member.jsonl.gz": (100, {}),
     "not_really.jsonl.gz": (3, {"malformed_json": 1}),
@@ -97,7 +98,8 @@ def test_figures_agree_with_those_of_the_data(bad: Path, expected: dict) -> None
     assert FOUND["nulls_int_ids_nested.parquet"][0] == nested["rows"] - nested["null_text"]
     suspects = {int(line) for line in expected["malformed.jsonl"]["suspect_lines"]}
     faulty = set(lines(read(bad / "malformed.jsonl")[1]))
-    assert suspects - faulty == {24, 38}  # a repeated key and an integer of 5,000 digits: both are JSON
+    # Python's NaN, a repeated key, and an integer of 5,000 digits: the last two are JSON
+    assert suspects - faulty == {8, 24, 38}
     assert faulty <= suspects
     assert max(map(len, read(bad / "huge_single_line.jsonl.gz")[0])) == 9_000_000
 
@@ -132,6 +134,51 @@ def test_repeated_keys_line_separators_and_big_numbers(tmp_path: Path) -> None:
     assert texts == ["second", "a\u2028b\u0085c", "x", "y"]
     assert not faults
     assert metas[2] == {"n": "1e999", "m": 1}
+
+
+NO_NUMBERS = b"""{"text": "one", "score": NaN, "deep": {"a": [Infinity, {"b": -Infinity}, 1e999]}}
+{"text": "NaN and Infinity", "n": 18446744073709551616}
+{"text": NaN, "n": 1}
+{"text": Infinity}
+{"text": [NaN]}
+NaN
+{"text": "nan", "n": nan}
+{"text": "five", "NaN": "NaN", "n": - Infinity}
+{"text": "six", "n": NaN} {"text": "seven"}
+{"text": "last", "NaN": "NaN"}"""
+"""What Python's `json.dump` writes of numbers that are none, and what only looks like it."""
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "gz", "zst", "array", "long array", "array.gz"])
+def test_numbers_that_python_writes_and_json_has_not_are_null(
+    tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = NO_NUMBERS.split(b"\n")
+    if "array" in kind:  # what is no JSON in any spelling would not be an array
+        rows = [row for number, row in enumerate(rows) if number not in (6, 7, 8)]
+    data = b"[" + b",\n".join(rows) + b"]" if "array" in kind else b"\n".join(rows)
+    if kind == "long array":
+        monkeypatch.setattr(limits, "ARRAY_BYTES", 100)
+    packed = {"gz": gzip.compress, "zst": zstandard.compress}.get(kind.removeprefix("array."), bytes)(data)
+    (tmp_path / "a.jsonl").write_bytes(packed)
+    assert refusal(tmp_path / "a.jsonl") is None
+    texts, faults, metas = read(tmp_path / "a.jsonl")
+    assert texts == ["one", "NaN and Infinity", "last"]
+    assert metas == [
+        {"score": None, "deep": {"a": [None, {"b": None}, "1e999"]}},
+        {"n": 18446744073709551616},
+        {"NaN": "NaN"},
+    ]
+    not_json = {} if "array" in kind else {"malformed_json": 3}
+    assert reasons(faults) == {"missing_text": 2, "text_not_string": 1, "not_an_object": 1, **not_json}
+
+
+def test_a_file_of_which_every_line_holds_such_a_number_is_told_as_lines(tmp_path: Path) -> None:
+    path = tmp_path / "scores"
+    path.write_text("".join(json.dumps({"text": f"text {n}", "score": math.nan}) + "\n" for n in range(9)))
+    assert refusal(path) is None
+    texts, faults, metas = read(path)
+    assert len(texts) == 9 and not faults and metas == [{"score": None}] * 9
 
 
 def test_meta_keeps_the_other_fields_in_their_order(tmp_path: Path) -> None:
@@ -286,9 +333,9 @@ def test_every_line_is_found_once_however_the_file_is_cut(
 def text_of(line: bytes) -> str | None:
     """The text of a line that is a document, by the plainest means."""
     try:
-        value = json.loads(line.decode(), parse_constant=lambda name: [][0])
+        value = json.loads(line.decode())
         text = value.get("text") if isinstance(value, dict) else None
-    except (ValueError, IndexError):
+    except ValueError:
         return None
     if not isinstance(text, str) or "\0" in text:
         return None
