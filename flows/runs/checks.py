@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import json
 import os
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from tasks.corpus.packing.budgets import steps_for
 from tasks.corpus.reading.hub import remembered_in
 from tasks.corpus.reading.kinds import check_kinds
 from tasks.corpus.reading.origins import Hub
+from tasks.corpus.reading.patterns import matches, other_reading, why_none
 from tasks.corpus.reading.sources import IngestConfig
 from tasks.evaluation.catalog import BENCHMARKS, check_benchmarks
 from tasks.evaluation.question_files import check_question_files
@@ -171,9 +171,10 @@ def _processes(run: RunConfig) -> None:
 def _sources(run: RunConfig) -> None:
     for source in run.corpus.sources:
         for pattern in source.files or ():
-            if not glob.glob(str(home() / pattern), recursive=True):
+            found = matches(pattern, home()).found
+            if not found or all(path.is_dir() for path in found):
                 raise ConfigError(
-                    f"corpus.sources: {source.name}: no file matches {pattern} (looked in {home()})"
+                    f"corpus.sources: {source.name}: no file matches {pattern!r}: {why_none(pattern, home())}"
                 )
         check_kinds(source.name, source.files or (), home())
 
@@ -223,7 +224,18 @@ def _json_object(path: Path) -> dict[str, Any]:
 
 def advice(run: RunConfig) -> list[str]:
     """Warnings about what is allowed but probably not intended: a warm-up that does not fit, and budgets of few steps."""
-    return [*_warmup(run), *_steps(run), *_rounding(run), *_kept(run)]
+    return [*_warmup(run), *_steps(run), *_rounding(run), *_kept(run), *_patterns(run)]
+
+
+def _patterns(run: RunConfig) -> Iterator[str]:
+    """Patterns that stand for some folders, and are the name of another."""
+    for source in run.corpus.sources:
+        for pattern in source.files or ():
+            if (written := other_reading(pattern, home())) is not None:
+                yield (
+                    f"corpus.sources: {source.name}: {pattern!r} is also the name of a folder, which is not read; "
+                    f"write {written!r} for it"
+                )
 
 
 def _warmup(run: RunConfig) -> Iterator[str]:

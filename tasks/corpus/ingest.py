@@ -35,6 +35,8 @@ from tasks.corpus.reasons import commonest
 VERSION = 2
 COMPONENTS = {"parquet": 1, "lines": 2, "text": 1, "python": 1, "hub": 1}
 """Versions of the readers, by the kind of a file (origins.py), and of reading from the hub."""
+_EMPTY = ("empty_file", "empty_text")
+"""Reasons of rows and files that hold no text: nothing is wrong with them, and nothing is in them."""
 
 __all__ = [
     "COMPONENTS",
@@ -86,8 +88,8 @@ def run(config: IngestConfig, inputs: IngestInputs, draft: Draft) -> IngestStats
     jobs, results, position = _read_units(config, inputs, draft)
     dropped = _merge_dropped(draft, jobs)
     stats = _stats(config, inputs, results, dropped, position)
-    _judge(config, inputs, stats, dropped, draft)
-    _write_cursor(config, inputs, position, stats, draft)
+    empty = _judge(config, inputs, stats, dropped, draft)
+    _write_cursor(config, inputs, position, stats, empty, draft)
     return stats
 
 
@@ -204,12 +206,23 @@ def _stats(
 
 def _judge(
     config: IngestConfig, inputs: IngestInputs, stats: IngestStats, dropped: pa.Table, draft: Draft
-) -> None:
-    """Raise StageFailed if too much of the source so far was set aside. A small last slice is not judged on its own."""
+) -> int:
+    """The rows and files without text that were not counted as bad. Raises StageFailed if too much of the source so far
+    was set aside. A small last slice is not judged on its own.
+
+    What is empty is not bad, unless there is more of it than documents: then the text is elsewhere. It is counted only
+    once it matters, so that a cursor has the bytes that it had before this was told apart.
+    """
+    state = read_cursor(inputs.cursor) or {"rows": 0, "documents": 0, "dropped": 0}
+    empty: int = state.get("empty", 0)
     if not dropped.num_rows:
-        return
-    state = read_cursor(inputs.cursor) or {"rows": 0, "dropped": 0}
+        return empty
     rows, bad = state["rows"] + stats.documents_in, state["dropped"] + stats.documents_dropped
+    documents = state["documents"] + stats.documents_out
+    if bad > config.max_bad_fraction * rows or empty:
+        here = empty + sum(stats.dropped_by_reason.get(reason, 0) for reason in _EMPTY)
+        if here <= documents:
+            bad, empty = bad - here, here
     reasons = commonest(stats.dropped_by_reason)
     first = [
         f"  {reason}: {detail}"
@@ -219,12 +232,18 @@ def _judge(
             strict=True,
         )
     ]
-    nothing = rows == bad and dropped["id"].null_count > 0
+    if not documents and stats.exhausted and set(stats.dropped_by_reason) <= set(_EMPTY):
+        raise StageFailed(
+            f"ingest: source {config.name!r}, slice {stats.slice}: no text is in it ({reasons}). The first:\n"
+            + "\n".join(first)
+            + "\nPut the text there, set text_field to the column with the text, or leave the source out"
+        )
+    nothing = not documents and dropped["id"].null_count > 0
     if bad <= config.max_bad_fraction * rows and not nothing:
         draft.warn(
             f"source {config.name!r}: set aside {stats.documents_dropped:,} ({reasons}); first:{first[0][1:]}"
         )
-        return
+        return empty
     what = "nothing could be read" if nothing else f"{bad:,} of {rows:,} rows had to be set aside"
     raise StageFailed(
         f"ingest: source {config.name!r}, slice {stats.slice}: {what} (in this slice: {reasons}), "
@@ -249,7 +268,12 @@ def _way_out(inputs: IngestInputs, nothing: bool, bad: int, rows: int) -> str:
 
 
 def _write_cursor(
-    config: IngestConfig, inputs: IngestInputs, position: dict[str, int], stats: IngestStats, draft: Draft
+    config: IngestConfig,
+    inputs: IngestInputs,
+    position: dict[str, int],
+    stats: IngestStats,
+    empty: int,
+    draft: Draft,
 ) -> None:
     before = read_cursor(inputs.cursor) or {"rows": 0, "documents": 0, "dropped": 0}
     digests = {file["name"]: file["sha256"] for file in inputs.files}
@@ -267,6 +291,7 @@ def _write_cursor(
         "exhausted": stats.exhausted,
         "files": files,
         **({"hub": inputs.hub} if inputs.hub else {}),
+        **({"empty": empty} if empty else {}),
     }
     (draft.path / "cursor.json").write_text(json.dumps(cursor, indent=0), encoding="utf-8")
     draft.part("cursor", "cursor.json")

@@ -6,9 +6,7 @@ enough to name the rest: no library was found that also tells CSV, pretty-printe
 
 from __future__ import annotations
 
-import glob
 import io
-import os
 import re
 import stat
 from pathlib import Path
@@ -16,6 +14,7 @@ from pathlib import Path
 import orjson
 
 from storage.errors import ConfigError
+from tasks.corpus.reading.patterns import matches
 from tasks.corpus.reading.remote import RemoteFile
 from tasks.corpus.reading.streams import Stream
 from tasks.corpus.reading.strict_json import strict_loads
@@ -258,12 +257,10 @@ def check_kinds(source: str, patterns: tuple[str, ...], base: Path) -> None:
 
 
 def _matched(patterns: tuple[str, ...], base: Path) -> list[Path]:
-    found: dict[str, None] = {}
+    found: dict[Path, None] = {}
     for pattern in patterns:
-        full = Path(base, Path(pattern).expanduser())
-        names = [str(full)] if os.path.lexists(full) else glob.glob(str(full), recursive=True)
-        found |= dict.fromkeys(sorted(names))
-    return [Path(name) for name in found]
+        found |= dict.fromkeys(matches(pattern, base).found)
+    return list(found)
 
 
 def _no_file(path: Path) -> tuple[str, str] | None:

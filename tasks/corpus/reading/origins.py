@@ -6,7 +6,6 @@ and the approximate bytes of text in each piece. `slice_plan` decides what a sli
 
 from __future__ import annotations
 
-import glob
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,11 +22,10 @@ from tasks.corpus.reading.kinds import (
     refusal,
 )
 from tasks.corpus.reading.parquet import read_footer
+from tasks.corpus.reading.patterns import matches, why_none
 from tasks.corpus.reading.remote import Missing, RemoteFile, keep_ends, spooled
 from tasks.corpus.reading.sources import HubConfig, IngestConfig, SourceConfig
 from tasks.corpus.reading.streams import opened, spans, uncompressed_size
-
-_GLOB_CHARACTERS = frozenset("*?[")
 
 
 @dataclass(frozen=True)
@@ -184,12 +182,13 @@ def named_files(source: str, patterns: tuple[str, ...], base_directory: Path) ->
     base_directory = base_directory.absolute()
     matched: list[tuple[Path, list[Path]]] = []
     for pattern in patterns:
-        full = Path(base_directory, Path(pattern).expanduser())
-        prefix, files = (full.parent, [full]) if full.is_file() else (_fixed_prefix(full), _glob(full))
+        found = matches(pattern, base_directory)
+        files = found.files
         if not files:
-            why = " (it is a directory; write its files, such as *.parquet)" if full.is_dir() else ""
-            raise ConfigError(f"source {source!r}: {pattern!r} matches no file{why}; looked for {full}")
-        matched.append((prefix, files))
+            raise ConfigError(
+                f"source {source!r}: {pattern!r} matches no file: {why_none(pattern, base_directory)}"
+            )
+        matched.append((found.prefix, files))
     several = len({prefix for prefix, _ in matched}) > 1
     named: dict[str, Path] = {}
     taken: set[Path] = set()
@@ -209,19 +208,3 @@ def _name_of(source: str, path: Path) -> str:
     except UnicodeEncodeError:
         raise ConfigError(f"source {source!r}: the file name {name!r} is no UTF-8; rename the file") from None
     return name
-
-
-def _glob(pattern: Path) -> list[Path]:
-    return sorted(
-        (Path(found) for found in glob.glob(str(pattern), recursive=True) if Path(found).is_file()),
-        key=lambda path: path.as_posix(),
-    )
-
-
-def _fixed_prefix(pattern: Path) -> Path:
-    parts: list[str] = []
-    for part in pattern.parts:
-        if _GLOB_CHARACTERS.intersection(part):
-            break
-        parts.append(part)
-    return Path(*parts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gzip
 import json
 import os
 import shutil
@@ -221,7 +222,7 @@ def test_names_of_files(corpus: Path, tmp_path: Path) -> None:
     assert names("odd [1] ü.jsonl") == ["odd [1] ü.jsonl"]
     with pytest.raises(ConfigError, match=r"source 'books': 'nothing/\*' matches no file"):
         names("nothing/*")
-    with pytest.raises(ConfigError, match="is a directory"):
+    with pytest.raises(ConfigError, match="it is a directory"):
         names("deep")
     Path(os.fsdecode(os.fsencode(corpus) + b"/\xff.jsonl")).write_text("{}")
     with pytest.raises(ConfigError, match="is no UTF-8; rename the file"):
@@ -312,6 +313,77 @@ def test_an_unreadable_file_among_good_ones_is_passed_over(shared_data: Path, tm
     assert next(row["value"] for row in dropped(artifact) if "bitflip" in row["detail"]) == 50
 
 
+def empty_files(base: Path, kind: str) -> None:
+    """Four files without text, of one kind each, and how they are named."""
+    for number, name in enumerate(("a", "m", "s", "z")):
+        path = base / f"{name}.{kind}"
+        nothing = [b"", b"\n \xc2\xa0\n", b"\xef\xbb\xbf", b""][number]
+        if kind == "parquet":
+            pq.write_table(pa.table({"text": pa.array([[], [""], [" "], ["\t"]][number], pa.string())}), path)
+        elif kind == "jsonl":
+            path.write_bytes([b"", b'{"text": ""}\n', b'{"text": " \\n"}\n', b"\n\n"][number])
+        elif kind == "txt.gz":
+            path.write_bytes(gzip.compress(nothing))
+        else:
+            path.write_bytes(nothing)
+
+
+@pytest.mark.parametrize("kind", ["txt", "txt.gz", "jsonl", "parquet"])
+def test_empty_files_among_others_are_rows_of_no_text(tmp_path: Path, kind: str) -> None:
+    empty_files(tmp_path, kind)
+    for number in range(56):
+        (tmp_path / f"n{number:02}.txt").write_text(f"text {number} of the notes")
+    for order, slice_bytes in (("as_given", "10M"), ("seeded", "10M"), ("as_given", 300), ("seeded", 300)):
+        source = source_of("*.*", order=order)
+        config = config_of(source, slice_bytes)
+        made = slices(source, config, tmp_path, tmp_path / "store")
+        assert all(map(conserved, made)) and (len(made) > 3) == (slice_bytes == 300)
+        assert sum(one.stats["documents_out"] for one in made) == 56
+        assert {row["reason"] for one in made for row in dropped(one)} <= {"empty_file", "empty_text"}
+    with (tmp_path / "n00.txt").open("wb") as file:
+        file.write(b"\xff is no text")
+    with pytest.raises(StageFailed, match=r"1 of \d+ rows had to be set aside"):
+        slices(source, config_of(source), tmp_path, tmp_path / "store")
+
+
+@pytest.mark.parametrize("kind", ["txt", "txt.gz", "jsonl", "parquet"])
+@pytest.mark.parametrize("most", [0.01, 1.0])
+def test_a_source_of_which_all_is_empty_fails_in_one_sentence(tmp_path: Path, kind: str, most: float) -> None:
+    empty_files(tmp_path, kind)
+    source = source_of("*")
+    with pytest.raises(StageFailed, match="no text is in it") as failure:
+        slices(source, config_of(source, max_bad_fraction=most), tmp_path, tmp_path / "store")
+    assert "or leave the source out" in str(failure.value)
+
+
+def test_more_empty_rows_than_documents_are_bad(tmp_path: Path) -> None:
+    """A column with the name of the text, of which most is empty, is not the text."""
+    for count, fails in ((50, False), (51, True)):
+        rows = [{"text": "", "body": "the text"}] * count + [{"text": "some text"}] * 50
+        path = tmp_path / str(count) / "a.jsonl"
+        path.parent.mkdir()
+        path.write_bytes(b"\n".join(map(orjson.dumps, rows)))
+        source = source_of("*")
+        if fails:
+            with pytest.raises(StageFailed, match="51 of 101 rows had to be set aside"):
+                slices(source, config_of(source), path.parent, tmp_path / "store")
+        else:
+            (artifact,) = slices(source, config_of(source), path.parent, tmp_path / "store")
+            assert conserved(artifact) and artifact.stats["documents_out"] == 50
+
+
+def test_a_cursor_says_what_was_empty_only_where_it_decided(tmp_path: Path) -> None:
+    """So that a slice that passed before has the bytes that it had."""
+    for empty, told in ((1, None), (3, 3)):
+        rows = [{"text": "some text"}] * 100 + [{"text": " "}] * empty
+        path = tmp_path / str(empty) / "a.jsonl"
+        path.parent.mkdir()
+        path.write_bytes(b"\n".join(map(orjson.dumps, rows)))
+        source = source_of("*")
+        (artifact,) = slices(source, config_of(source), path.parent, tmp_path / "store")
+        assert orjson.loads(artifact.part("cursor").only().read_bytes()).get("empty") == told
+
+
 TEXTS = st.lists(st.one_of(st.text(min_size=1, max_size=40), st.none(), st.integers(0, 9)), max_size=25)
 
 
@@ -334,8 +406,8 @@ def test_any_source_in_any_slices_is_conserved(
     config = config_of(source, slice_bytes, max_bad_fraction=1.0)
     try:
         parts = slices(source, config, base, base / "store")
-    except StageFailed as failure:  # only empty files
-        assert "empty_file" in str(failure)
+    except StageFailed as failure:  # no text in any of the files
+        assert "no text is in it" in str(failure) or "nothing could be read" in str(failure)
         return
     assert all(map(conserved, parts))
     files_aside = sum(row["id"] is None for part in parts for row in dropped(part))

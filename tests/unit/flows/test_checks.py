@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,25 @@ def test_what_is_odd_is_said(home, over, words):
 def test_of_what_fits_nothing_is_said(home):
     schedule = {"kind": "wsd", "warmup_tokens": "40K"}
     assert advice(run_of(training__token_budgets=["4M", "8M"], training__schedule=schedule)) == []
+
+
+def test_a_pattern_that_names_no_file_is_refused_and_one_of_two_readings_is_said(home):
+    for folder in ("data [2024]", "data 2"):
+        (home / folder).mkdir()
+        (home / folder / "a.txt").write_text("some text")
+        one = {"name": "a", "role": "domain", "weight": 1, "files": ["data [2024]/*.txt"]}
+        check(run_of(corpus__sources=[one]))
+        said = [line for line in advice(run_of(corpus__sources=[one])) if "is also the name" in line]
+        assert (folder == "data 2") == any("write 'data [[]2024]/*.txt' for it" in line for line in said)
+    for pattern, words in (
+        ("data/*.txt", "nothing in .* is called 'data'; it holds 'data 2'"),
+        ("data 2", "it is a directory; write its files"),
+    ):
+        with pytest.raises(
+            ConfigError, match=f"corpus.sources: a: no file matches '{re.escape(pattern)}': "
+        ) as refused:
+            check(run_of(corpus__sources=[{**one, "files": [pattern]}]))
+        assert re.search(words.replace("[", "\\["), str(refused.value))
 
 
 # ---- the device -------------------------------------------------------------------------------------------------------
