@@ -1,20 +1,24 @@
 """Checks for a GPU before its figures count: exact masking, exact resume, predicted memory, a run that survives a
 kill.
 
-    python benchmarks/gpu_checks.py                                # on a GPU: about eight minutes
+    python benchmarks/gpu_checks.py --out DIR                      # on a GPU: about eight minutes
     python benchmarks/gpu_checks.py --device cpu --shape tiny --length 64 --batch-tokens 512 --seconds 30   # a rehearsal
 
 masking  In bf16 and float32, with rows as they are, of a fixed size, and compiled, for four model families: the logits of
          a packed document equal those of the document alone under transformers' own attention, and other documents
          change no bit of them.
-resume   With deterministic kernels, a run is killed by SIGKILL twice and restarted. Its weights, moments and journal
-         equal those of an undisturbed run, bit for bit.
+resume   With deterministic kernels, compiled on a GPU, a run is killed by SIGKILL twice and restarted. Each start
+         compiles anew (an empty cache), and the vocabulary is odd, so that nothing is chosen by chance or by timing.
+         Its weights, moments and journal equal those of an undisturbed run, bit for bit.
 run      The shape trains on this machine's Python sources (real text, by bytes) until it has seen `--tokens` or
          `--seconds` are over, and is killed by SIGKILL at a third. Steps must rise without a gap, and the loss must go
          on where it was and fall. The peak memory is shown beside the rule's prediction.
+profile  One step of that shape under torch.profiler, as a table by kernel. Only if it is asked for.
 
 At the end of its time the run gets SIGTERM, and the trainer leaves with a checkpoint. Prints a line and a JSON line
-for each check. `--out DIR` keeps journal and loss curve (loss.csv, loss.svg). Exits with 1 if a check fails.
+for each check. Each check stands alone: one that breaks is reported with its error and the end of its trainer's log,
+and the next one follows. `--out DIR` keeps, as soon as a check ends, its JSON line, the trainers' logs, journal and
+loss curve (loss.csv, loss.svg). Exits with 1 if a check fails.
 """
 
 from __future__ import annotations
@@ -24,11 +28,13 @@ import hashlib
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -46,6 +52,7 @@ from tasks.training.device.activations import counter  # noqa: E402
 from tasks.training.model import LanguageModel, load_model, quiet, read_config, shape_of  # noqa: E402
 from tasks.training.read_spec import parse_spec  # noqa: E402
 
+CHECKS = ("masking", "resume", "run", "profile")
 TOLERANCE = {"fp32": 2e-3, "bf16": 8e-2}
 """Share of the largest logit. TF32 is off; bf16 has 8 bits of mantissa, through a few layers."""
 
@@ -138,10 +145,10 @@ def resume(plan: Plan) -> dict[str, Any]:
         path = plan.path(f"{name}.json")
         path.write_text(json.dumps(spec), encoding="utf-8")
         for at in (plan.steps // 3, 2 * plan.steps // 3) if name == "killed" else ():
-            trainer = Trainer(path, plan.path(name))
+            trainer = Trainer(path, plan.path(name), cache=plan.path(f"compiled-{name}-{at}"))
             trainer.until(lambda at=at, of=trainer: of.steps() >= at)  # type: ignore[misc]
             kills += trainer.end(signal.SIGKILL) == -signal.SIGKILL
-        code = Trainer(path, plan.path(name)).wait()
+        code = Trainer(path, plan.path(name), cache=plan.path(f"compiled-{name}-end")).wait()
         if code != 0:
             return {"passed": False, "why": f"{name} ended with {code}", "log": _tail(plan.path(name))}
         digests[name] = _digests(plan.path(name))
@@ -164,6 +171,8 @@ def run(plan: Plan, seconds: float, out: Path | None) -> dict[str, Any]:
     trainer = Trainer(spec_path, work)
     trainer.until(lambda: time.monotonic() - began > seconds)
     code = trainer.end(signal.SIGTERM)
+    if not trainer.steps():
+        return {"passed": False, "why": f"ended with {code} before its first step", "log": _tail(work)}
     lines = [json.loads(line) for line in (work / "journal.jsonl").read_text(encoding="utf-8").splitlines()]
     steps = [line["step"] for line in lines]
     losses = [line["loss"] for line in lines]
@@ -208,11 +217,45 @@ def run(plan: Plan, seconds: float, out: Path | None) -> dict[str, Any]:
     }
 
 
-class Trainer:
-    """`python -m tasks.training SPEC` as a process."""
+def profile(plan: Plan) -> dict[str, Any]:
+    """One step of the trainer under torch.profiler; the table by kernel is printed, and kept beside the logs."""
+    from tasks.training.loop import train
 
-    def __init__(self, spec: Path, work: Path) -> None:
+    spec = json.loads(plan.path("spec.json").read_text(encoding="utf-8"))
+    spec["paths"]["work"] = str(plan.path("profiled"))
+    spec["identity"]["last_step"] = spec["identity"]["first_step"] + 5
+    plan.path("profiled").mkdir()
+    activity = torch.profiler.ProfilerActivity
+    kinds = [activity.CPU] if plan.device == "cpu" else [activity.CPU, activity.CUDA]
+    profiler = torch.profiler.profile(activities=kinds)
+    asked = 0
+
+    def stop() -> bool:  # asked before each step
+        nonlocal asked
+        asked += 1
+        if asked == 4:
+            profiler.start()
+        elif asked == 5:
+            profiler.stop()
+        return asked == 5
+
+    train(parse_spec(spec), stop, lambda line: print(line, file=sys.stderr))
+    by = "self_cpu_time_total" if plan.device == "cpu" else "self_device_time_total"
+    rows = profiler.key_averages()
+    table = rows.table(sort_by=by, row_limit=30, max_name_column_width=70)
+    plan.path("profile.log").write_text(table, encoding="utf-8")
+    print(table, flush=True)
+    return {"passed": bool(rows), "rows": len(rows)}
+
+
+class Trainer:
+    """`python -m tasks.training SPEC` as a process. `cache`: a directory of its own for what it compiles."""
+
+    def __init__(self, spec: Path, work: Path, cache: Path | None = None) -> None:
         self._work = work
+        caches = (
+            {} if cache is None else {"TORCHINDUCTOR_CACHE_DIR": str(cache), "TRITON_CACHE_DIR": str(cache)}
+        )
         work.mkdir(exist_ok=True)
         with (work.parent / f"{work.name}.log").open("a", encoding="utf-8") as log:
             self._process = subprocess.Popen(
@@ -220,7 +263,7 @@ class Trainer:
                 cwd=ROOT,
                 stderr=log,
                 stdout=log,
-                env={**os.environ, "PYTHONPATH": str(ROOT)},
+                env={**os.environ, "PYTHONPATH": str(ROOT), **caches},
             )
 
     def steps(self) -> int:
@@ -253,7 +296,24 @@ def _digests(work: Path) -> dict[str, str]:
 
 
 def _tail(work: Path, characters: int = 2000) -> str:
-    return (work.parent / f"{work.name}.log").read_text(encoding="utf-8")[-characters:]
+    log = work.parent / f"{work.name}.log"
+    return log.read_text(encoding="utf-8", errors="replace")[-characters:] if log.exists() else ""
+
+
+def one_check(check: Callable[[], dict[str, Any]], plan: Plan, out: Path | None) -> dict[str, Any]:
+    """A check's findings. An error in it is a finding too; the trainers' logs are copied out whatever happens."""
+    try:
+        return check()
+    except Exception as error:
+        traceback.print_exc()
+        logs = sorted(Path(plan.root).glob("*.log"), key=lambda log: log.stat().st_mtime)
+        tail = _tail(logs[-1].with_suffix("")) if logs else ""
+        return {"passed": False, "why": f"{type(error).__name__}: {error}"[:500], "log": tail}
+    finally:
+        if out is not None:
+            out.mkdir(parents=True, exist_ok=True)
+            for log in Path(plan.root).glob("*.log"):
+                shutil.copy(log, out / log.name)
 
 
 def _device_memory(plan: Plan) -> int:
@@ -285,9 +345,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--device", default="cuda")
-    parser.add_argument(
-        "--only", nargs="+", choices=("masking", "resume", "run"), default=["masking", "resume", "run"]
-    )
+    parser.add_argument("--only", nargs="+", choices=CHECKS, default=CHECKS[:3])
     parser.add_argument("--shape", choices=SHAPES, default="gpt2-124m")
     parser.add_argument("--length", type=int, default=1024)
     parser.add_argument("--batch-tokens", type=int, default=524_288)
@@ -301,7 +359,7 @@ def main() -> int:
     code = 0
     with tempfile.TemporaryDirectory(prefix="onward-gpu-checks-") as root:
         small = Plan(
-            shape="llama-9m" if cuda else "tiny",
+            shape="llama-9m-odd" if cuda else "tiny-odd",
             length=512 if cuda else 64,
             sequences_per_step=16,
             micro_batch=8,
@@ -324,21 +382,23 @@ def main() -> int:
             text="sources",
             root=f"{root}/large",
         )
-        checks: dict[str, Callable[[], dict[str, Any]]] = {
-            "masking": lambda: masking(small),
-            "resume": lambda: resume(small),
-            "run": lambda: run(large, asked.seconds, asked.out),
+        checks: dict[str, tuple[Plan, Callable[[], dict[str, Any]]]] = {
+            "masking": (small, lambda: masking(small)),
+            "resume": (small, lambda: resume(small)),
+            "run": (large, lambda: run(large, asked.seconds, asked.out)),
+            "profile": (large, lambda: profile(large)),
         }
-        if {"masking", "resume"} & set(asked.only):
-            make_world(small)
-        if "run" in asked.only:
-            make_world(large)
         for name in asked.only:
             began = time.monotonic()
-            found = checks[name]()
+            plan, check = checks[name]
+            if not plan.path("spec.json").exists():
+                make_world(plan)
+            found = one_check(check, plan, asked.out)
             found |= {"check": name, "seconds": round(time.monotonic() - began, 1), **machine(small)}
             print(f"{name}: {'holds' if found['passed'] else 'FAILS'} ({found['seconds']} s)", flush=True)
             print(json.dumps(found), flush=True)
+            if asked.out is not None:
+                (asked.out / f"{name}.json").write_text(json.dumps(found) + "\n", encoding="utf-8")
             code |= not found["passed"]
     return code
 

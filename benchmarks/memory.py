@@ -205,6 +205,7 @@ def _measured(raw: dict[str, Any], plan: Any, order: dict[str, Any]) -> dict[str
 
     from tasks.training.device import memory
     from tasks.training.device.activations import counter
+    from tasks.training.device.execution import memory_of
     from tasks.training.loop import train
     from tasks.training.model import read_config, shape_of
     from tasks.training.read_spec import parse_spec
@@ -218,7 +219,9 @@ def _measured(raw: dict[str, Any], plan: Any, order: dict[str, Any]) -> dict[str
     spec = parse_spec(raw)
     config = read_config(spec.paths.start, spec.identity)
     cuda = plan.device == "cuda"
-    room = memory.Device(plan.device, memory.host_memory(), threads=plan.threads)
+    room = memory.Device(
+        plan.device, memory_of(plan.device, spec.execution.device_memory), threads=plan.threads
+    )
     step = memory.Step(shape_of(config), spec.identity, room, counter(config, spec.identity))
     predicted = step.peak(spec.execution.gradient_checkpointing or "none", plan.micro_batch)
     before = _resident("VmRSS")

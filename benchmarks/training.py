@@ -181,20 +181,23 @@ def compare(plan: Plan, peers: list[str], rounds: int, steps: int) -> dict[str, 
 
 def machine(plan: Plan) -> dict[str, Any]:
     """The machine and software that it ran on."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, encoding="utf-8"
-    )
-    altered = subprocess.run(
-        ["git", "status", "--porcelain"], cwd=ROOT, capture_output=True, encoding="utf-8"
-    )
     cuda = plan.device.startswith("cuda")
     return {
-        "device": torch.cuda.get_device_name() if cuda else _processor(),
+        "device": torch.cuda.get_device_name() if cuda and torch.cuda.is_available() else _processor(),
         "threads": plan.threads,
         "versions": versions(),
-        "commit": commit.stdout.strip() + ("+" if altered.stdout.strip() else ""),
+        "commit": _git("rev-parse", "--short", "HEAD") + ("+" if _git("status", "--porcelain") else ""),
         "date": time.strftime("%Y-%m-%d"),
     }
+
+
+def _git(*arguments: str) -> str:
+    """What git says of this tree; nothing where there is no git, or no repository."""
+    try:
+        answer = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, encoding="utf-8")
+    except OSError:
+        return ""
+    return answer.stdout.strip()
 
 
 def _processor() -> str:

@@ -63,8 +63,6 @@ class Gate:
             else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
             "compiled": _compiled(),
         }
-        if cuda:
-            torch.cuda.empty_cache()
         print(json.dumps(answer), flush=True)
         line = sys.stdin.readline()
         if not line.strip():

@@ -79,6 +79,8 @@ def config_of(shape: str, length: int) -> Any:
         "llama-30m": (32768, 384, 1024, 10, 6, 2),
         "llama-9m": (8192, 256, 768, 8, 8, 4),
         "tiny": (256, 64, 128, 2, 4, 2),
+        "llama-9m-odd": (8191, 256, 768, 8, 8, 4),
+        "tiny-odd": (257, 64, 128, 2, 4, 2),
     }
     vocabulary, width, feed_forward, layers, heads, groups = sizes[shape]
     return LlamaConfig(
@@ -95,7 +97,7 @@ def config_of(shape: str, length: int) -> Any:
     )
 
 
-SHAPES = ("llama-9m", "gpt2-17m", "gpt2-124m", "smollm2-135m", "tiny")
+SHAPES = ("llama-9m", "gpt2-17m", "gpt2-124m", "smollm2-135m", "tiny", "llama-9m-odd", "tiny-odd")
 
 
 def make_world(plan: Plan) -> None:

@@ -63,7 +63,7 @@ def target_of(run: RunConfig, memory: int | None, name: str | None) -> Target:
     device = execution.device_of(run.training.execution.device if memory is None and name is None else "auto")
     kind = "cuda" if device.startswith("cuda") else "cpu"
     if memory is None and name is None:
-        here = execution.memory_of(device)
+        here = execution.memory_of(device, run.training.execution.device_memory)
         return Target(kind, here, execution.device_name(device), execution.usable_cores())
     if memory is None:
         raise ConfigError(f"--device-name {name}: give its memory too, such as --memory 80G")

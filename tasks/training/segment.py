@@ -130,7 +130,7 @@ def open_segment(spec: Spec, say: Say, processes: Processes) -> Segment:
         )
     resolved = processes.tell(resolved)
     own = {**resolved, "device": processes.device(resolved["device"])}
-    executions.apply(own)
+    executions.apply(own, spec.execution.device_memory)
     model = load_model(paths.start, config, identity, own, processes)
     corpus = _open_corpus(spec, model, processes)
     optimizer = make_optimizer(model.whole, identity, base_weights(spec, model.whole))

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeAlias
 
 from storage.fields import STRICT, execution, identity
-from storage.units import Bounds, Real, Seconds, Whole, Written, auto_or_whole
+from storage.units import Bounds, Count, Real, Seconds, Whole, Written, auto_or_whole
 
 AUTO: Final = "auto"
 FP32: Final = "fp32"
@@ -210,6 +210,12 @@ class Execution:
     )
     threads: Whole | None = execution(
         None, ge=1, le=4096, description="CPU threads of each trainer process; null: all, divided among them"
+    )
+    device_memory: Count | None = execution(
+        None,
+        gt=0,
+        description="most bytes of each GPU's memory, such as 8G, for a GPU that others use too; null: all of it. On CPU "
+        "it limits only what is chosen by rule",
     )
     checkpoint_every: Seconds = execution(
         300.0, gt=0, le=4_000_000_000, description="time between checkpoints, such as 30s or 5min"

@@ -67,7 +67,7 @@ def resolve(
     share = math.ceil(identity.sequences_per_step / processes.count)
     kind = torch.device(device).type
     threads = asked.threads or max(1, usable_cores() // processes.local_count)
-    room = memory.Device(kind, memory_of(device), processes.local_count, threads)
+    room = memory.Device(kind, memory_of(device, asked.device_memory), processes.local_count, threads)
     shards = processes.count if asked.sharding == FULL else 1
     attention = "varlen" if kind == "cuda" and identity.precision != FP32 and VARLEN else "sdpa"
     checkpointing: str = asked.gradient_checkpointing
@@ -194,11 +194,11 @@ def _group(of: dict[str, Any]) -> str:
     return f"{of['processes']} processes" + (" that share the weights out" if of["sharding"] == FULL else "")
 
 
-def apply(execution: dict[str, Any]) -> None:
+def apply(execution: dict[str, Any], most_memory: int | None = None) -> None:
     """Set the threads, this process's GPU, and deterministic kernels: always on CPU, on a GPU if `deterministic` is
     set.
 
-    Must be called before anything is computed.
+    torch refuses to take more than `most_memory` bytes of the GPU. Must be called before anything is computed.
     """
     torch.set_num_threads(execution["threads"])
     device = torch.device(execution["device"])
@@ -206,6 +206,14 @@ def apply(execution: dict[str, Any]) -> None:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", _CUBLAS)  # read when the first product is computed
     if device.index is not None:
         torch.cuda.set_device(device)
+    if device.type == "cuda" and most_memory is not None:
+        total = torch.cuda.get_device_properties(device).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, most_memory / total), device)
+    if device.type == "cuda" and execution["deterministic"]:
+        inductor: Any = importlib.import_module("torch._inductor.config")
+        inductor.deterministic = (
+            True  # or it chooses kernels by their timing; torch 2.13 sets it below, older ones do not
+        )
     if execution["deterministic"]:
         torch.use_deterministic_algorithms(True)
         # every buffer is written before it is read
@@ -246,11 +254,13 @@ def known_peak(name: str) -> float | None:
     return next((flops for mark, flops in known.items() if mark in name), None)
 
 
-def memory_of(device: str) -> int:
-    """Bytes of memory of the GPU, or of the host."""
+def memory_of(device: str, most: int | None = None) -> int:
+    """Bytes of memory of the GPU, or of the host; `most` at most."""
     if torch.device(device).type == "cuda":
-        return int(torch.cuda.get_device_properties(device).total_memory)
-    return memory.host_memory()
+        total = int(torch.cuda.get_device_properties(device).total_memory)
+    else:
+        total = memory.host_memory()
+    return total if most is None else min(total, most)
 
 
 def device_of(asked: str) -> str:

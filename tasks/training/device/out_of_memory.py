@@ -28,6 +28,8 @@ its limit.
 AT_STEP = "out_of_memory_at_step"
 """Key in an entry of `before`: the step at which memory ran out."""
 _TEXTS = (
+    "CUDA out of memory",
+    "HIP out of memory",
     "DefaultCPUAllocator",
     "CUDA error: out of memory",
     "CUBLAS_STATUS_ALLOC_FAILED",
@@ -39,10 +41,26 @@ _TEXTS = (
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether Python, torch or a library below it failed to get memory, on a GPU or on the host."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(text in str(error) for text in _TEXTS)
+    """Whether Python, torch or a library below it failed to get memory, on a GPU or on the host.
+
+    torch.compile raises errors of its own around the one that it met (BackendCompilerFailed, InductorError): as their
+    cause, as `inner_exception`, or only in their text. A StageFailed is somebody's decision and is not looked into.
+    """
+    pending: list[BaseException | None] = [error]
+    seen: set[int] = set()
+    while pending:
+        one = pending.pop()
+        if one is None or id(one) in seen or isinstance(one, StageFailed):
+            continue
+        seen.add(id(one))
+        if isinstance(one, MemoryError | torch.OutOfMemoryError):
+            return True
+        if isinstance(one, RuntimeError) and any(text in str(one) for text in _TEXTS):
+            return True
+        inner = getattr(one, "inner_exception", None)
+        pending.append(inner if isinstance(inner, BaseException) else None)
+        pending.append(one.__cause__ or (None if one.__suppress_context__ else one.__context__))
+    return False
 
 
 def smaller(execution: dict[str, Any], step: int, checkpointed: bool = True) -> dict[str, Any] | None:

@@ -254,3 +254,38 @@ def test_of_several_processes_one_leaves_and_all_go_on_smaller(
     assert journal_steps(work) == [1, 2, 3]
     log = (work / "trainer.log").read_text()
     assert "trainer 1: warning: In process 1: out of memory at step 3" in log and "started again" in log
+
+
+def _compiled_by(error: Exception) -> BaseException:
+    """What torch.compile raises where its backend fails with `error`."""
+
+    def backend(module: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> Any:
+        raise error
+
+    torch.compiler.reset()
+    with pytest.raises(Exception) as found:
+        torch.compile(lambda x: x + 1, backend=backend)(torch.ones(2))
+    return found.value
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."), True),
+        (RuntimeError("CUDA error: out of memory"), True),
+        (ValueError("no such kernel"), False),
+    ],
+)
+def test_out_of_memory_while_compiling_is_recognised(error: Exception, expected: bool) -> None:
+    raised = _compiled_by(error)
+    assert type(raised) is not type(error), "torch.compile raises an error of its own"
+    assert is_out_of_memory(raised) is expected
+
+
+def test_the_cause_of_an_error_counts_and_what_was_decided_about_it_does_not() -> None:
+    chained = RuntimeError("the step failed")
+    chained.__cause__ = torch.OutOfMemoryError("2 GiB")
+    assert is_out_of_memory(chained)
+    decided = StageFailed("out of memory at a micro-batch of one sequence")
+    decided.__cause__ = torch.OutOfMemoryError("2 GiB")
+    assert not is_out_of_memory(decided)

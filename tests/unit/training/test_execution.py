@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from transformers import GPT2Config
 
 from storage.errors import ConfigError
@@ -164,3 +166,46 @@ def test_it_compiles_by_itself_only_where_one_graph_holds_it(
     monkeypatch.undo()
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert not compiles()
+
+
+def test_a_limit_of_memory_is_what_the_rule_sees(world: World, tmp_path: Path) -> None:
+    identity = parse_spec(world.spec(tmp_path)).identity
+    assert execution.memory_of("cpu", 1 << 30) == 1 << 30
+    assert execution.memory_of("cpu", 1 << 60) == memory.host_memory()
+    found = [
+        resolved(Execution(device="cpu", device_memory=most), identity, sequence_length=2048)
+        for most in (None, 2 * 10**9)
+    ]
+    assert found[0]["gradient_checkpointing"] == "none" and found[1]["gradient_checkpointing"] != "none"
+
+
+def test_deterministic_on_a_gpu_is_told_to_the_compiler_and_to_cublas(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import torch._inductor.config as inductor
+
+    monkeypatch.setattr(inductor, "deterministic", False)
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    chosen = {"device": "cuda", "threads": torch.get_num_threads(), "deterministic": False}
+    execution.apply(chosen)
+    assert inductor.deterministic is False and "CUBLAS_WORKSPACE_CONFIG" not in os.environ
+    before = torch.are_deterministic_algorithms_enabled()
+    try:
+        execution.apply(chosen | {"deterministic": True})
+        assert inductor.deterministic is True
+    finally:
+        torch.use_deterministic_algorithms(before)
+    assert os.environ.pop("CUBLAS_WORKSPACE_CONFIG") == ":4096:8"
+
+
+def test_a_limit_of_memory_is_set_for_the_gpu_as_a_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    card = type("Card", (), {"total_memory": 80 * 10**9})
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
+    monkeypatch.setattr(
+        torch.cuda, "set_per_process_memory_fraction", lambda share, device: asked.append(share)
+    )
+    chosen = {"device": "cuda", "threads": torch.get_num_threads(), "deterministic": False}
+    for most in (None, 8 * 10**9, 100 * 10**9):
+        execution.apply(chosen, most)
+    assert asked == [0.1, 1.0]
