@@ -8,6 +8,7 @@ together: with only some of them, documents silently leak into each other. The h
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -30,6 +31,10 @@ from tasks.training.spec import BF16_WEIGHTS, SegmentSpec, as_mode
 
 _OWN_ATTENTION = "its attention cannot be replaced by one that keeps packed documents apart"
 _LENGTHS = (5, 7, 3)
+_FACTORS = {"logits_scaling": -1, "logit_scale": 1, "lm_head_multiplier": 1}
+"""What logits are multiplied with, by its name in the configuration (Granite, Cohere, Falcon-H1), and its power."""
+_CAPS = ("final_logit_softcapping", "output_logit_soft_cap", "logits_soft_cap")
+"""Where logits are soft-capped, by its name in the configuration (Gemma, xLSTM, RecurrentGemma)."""
 _DROPOUT_SUFFIXES = ("dropout", "pdrop", "dropout_prob", "dropout_rate")
 
 
@@ -84,6 +89,34 @@ def losses_of(head: nn.Module, hidden: Tensor, targets: Tensor) -> Tensor:
     """The losses [tokens] in float32, from the logits of all tokens at once."""
     logits: Tensor = head(hidden)
     return functional.cross_entropy(logits.float(), targets, reduction="none")
+
+
+class ScaledHead(nn.Module):
+    """An output embedding with what its model does to the logits: cap · tanh(factor · logits / cap), in float32.
+
+    Soft-capping is that of Gemma 2 (arXiv:2408.00118, section 2). Its weights belong to the model.
+    """
+
+    def __init__(self, head: nn.Module, factor: float, cap: float | None) -> None:
+        super().__init__()
+        self.head, self.factor, self.cap = head, factor, cap
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Logits [tokens, vocabulary] in float32, from hidden states [tokens, width]."""
+        logits: Tensor = self.head(hidden).float() * self.factor
+        return logits if self.cap is None else torch.tanh(logits / self.cap) * self.cap
+
+
+def head_of(whole: Any) -> nn.Module | None:
+    """The output embedding of a causal model, scaled and capped as its configuration says; None if it has none."""
+    head = whole.get_output_embeddings()
+    if head is None:
+        return None
+    found = {name: getattr(whole.config, name, None) for name in (*_FACTORS, *_CAPS)}
+    values = {name: float(value) for name, value in found.items() if value and not isinstance(value, bool)}
+    factor = math.prod(values[name] ** power for name, power in _FACTORS.items() if name in values)
+    cap = next((values[name] for name in _CAPS if name in values), None)
+    return head if factor == 1.0 and cap is None else ScaledHead(head, factor, cap)
 
 
 @dataclass(frozen=True)
@@ -147,7 +180,7 @@ def load_model(
     The weights become float32, whatever the file holds; with the precision bf16_weights they are rounded to the
     nearest bf16. Raises ConfigError for a model that cannot be trained here: its attention cannot be replaced, it
     carries state past the end of a document, or its logits are more than the head applied to the last hidden
-    states.
+    states, scaled and soft-capped.
     """
     from transformers import AutoModelForCausalLM
 
@@ -231,7 +264,7 @@ def halves(whole: Any, device: torch.device, precision: str) -> LanguageModel:
     )
     if not apart and not replaced:
         raise refusal(whole.config, _OWN_ATTENTION)
-    body, head = whole.base_model, whole.get_output_embeddings()
+    body, head = whole.base_model, head_of(whole)
     if body is whole or head is None:
         raise refusal(whole.config, "it has no separate output embedding")
     embedding = whole.get_input_embeddings()
@@ -271,7 +304,7 @@ def check_documents_apart(model: LanguageModel, longest: int | None = None) -> N
         if not _close(model.head(packed).float(), logits, tolerance):
             raise refusal(
                 whole.config,
-                "it scales or caps its logits after the output embedding, which training leaves out",
+                "it changes its logits after the output embedding in a way that training leaves out",
             )
     to_train(whole)
 

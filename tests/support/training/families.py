@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from transformers import (
+    CohereConfig,
     FalconH1Config,
     Gemma3TextConfig,
     GPT2Config,
     GPTNeoXConfig,
+    GraniteConfig,
     Lfm2Config,
     MambaConfig,
     MistralConfig,
@@ -58,6 +60,16 @@ WINDOWED: dict[str, Any] = {
     "qwen2": lambda: Qwen2Config(**GROUPED, **BOTH, use_sliding_window=True, sliding_window=4),
 }
 """Attention that looks back fewer tokens than the documents of the tests have."""
+SCALED: dict[str, Any] = {
+    "granite": lambda: GraniteConfig(
+        **GROUPED, logits_scaling=4.0, embedding_multiplier=3.0, residual_multiplier=0.5
+    ),
+    "cohere": lambda: CohereConfig(**GROUPED, logit_scale=0.25, pad_token_id=0),
+    "gemma3 capped": lambda: Gemma3TextConfig(
+        **GROUPED, **BOTH, head_dim=8, sliding_window=8, final_logit_softcapping=0.7
+    ),
+}
+"""Logits that are scaled or soft-capped after the output embedding."""
 LINEAR: dict[str, Any] = {
     "linear_num_value_heads": 4,
     "linear_num_key_heads": 2,
@@ -70,7 +82,7 @@ STATEFUL: dict[str, Any] = {
     "lfm2": lambda: Lfm2Config(
         **GROUPED, block_auto_adjust_ff_dim=False, layer_types=["conv", "full_attention"]
     ),
-    "falcon_h1": lambda: FalconH1Config(**GROUPED, **MAMBA2, mamba_n_groups=1),
+    "falcon_h1": lambda: FalconH1Config(**GROUPED, **MAMBA2, mamba_n_groups=1, lm_head_multiplier=0.5),
     "qwen3_5": lambda: Qwen3_5TextConfig(
         **GROUPED, **LINEAR, head_dim=8, layer_types=["linear_attention", "full_attention"]
     ),

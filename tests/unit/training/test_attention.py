@@ -14,7 +14,7 @@ from transformers import (
     AutoModelForCausalLM,
     BloomConfig,
     Gemma2Config,
-    GraniteConfig,
+    HyperCLOVAXConfig,
 )
 
 from storage.errors import ConfigError
@@ -22,12 +22,12 @@ from tasks.training import attention
 from tasks.training.attention import RowDocuments, packed_attention
 from tasks.training.model import LanguageModel, load_model, read_config
 from tasks.training.read_spec import parse_spec
-from tests.support.training.families import FAMILIES, SMALL, WINDOWED
+from tests.support.training.families import FAMILIES, SCALED, SMALL, WINDOWED
 from tests.support.training.packed import load, random_row
 from tests.support.training.world import VOCABULARY, World, save_model
 
 LENGTHS = (11, 3, 1, 20, 7)
-KINDS = {**FAMILIES, **{f"{name} with a window": made for name, made in WINDOWED.items()}}
+KINDS = {**FAMILIES, **SCALED, **{f"{name} with a window": made for name, made in WINDOWED.items()}}
 
 
 def logits(model: LanguageModel, ids: torch.Tensor, lengths: tuple[int, ...]) -> torch.Tensor:
@@ -227,9 +227,9 @@ REFUSED: dict[str, tuple[Any, str]] = {
         lambda: Gemma2Config(**SMALL, intermediate_size=64, num_key_value_heads=2, head_dim=8),
         "caps the scores",
     ),
-    "scaled logits": (
-        lambda: GraniteConfig(**SMALL, intermediate_size=64, num_key_value_heads=2, logits_scaling=4.0),
-        "caps its logits",
+    "logits of another kind": (
+        lambda: HyperCLOVAXConfig(**SMALL, intermediate_size=64, num_key_value_heads=2, logits_scaling=4.0),
+        "changes its logits",
     ),
 }
 

@@ -22,7 +22,7 @@ from tasks.training.data import Corpus
 from tasks.training.read_spec import parse_spec
 from tasks.training.update.optimizer import split_parameters
 from tasks.training.update.schedule import learning_rate
-from tests.support.training.families import STATEFUL, WINDOWED
+from tests.support.training.families import SCALED, STATEFUL, WINDOWED
 from tests.support.training.world import (
     VOCABULARY,
     World,
@@ -40,11 +40,11 @@ def weights(work: Path, part: str = "trunk") -> dict[str, torch.Tensor]:
     return load_file(work / part / "model.safetensors")
 
 
-@pytest.mark.parametrize("windowed", [None, *WINDOWED, *STATEFUL])
-def test_it_does_what_a_plain_loop_does(world: World, tmp_path: Path, windowed: str | None) -> None:
-    """Of a model whose attention looks back fewer tokens than its documents have, or whose layers carry state, too."""
-    if windowed:
-        made = {**WINDOWED, **STATEFUL}[windowed]
+@pytest.mark.parametrize("kind", [None, *WINDOWED, *SCALED, *STATEFUL])
+def test_it_does_what_a_plain_loop_does(world: World, tmp_path: Path, kind: str | None) -> None:
+    """Of a model whose attention has a window, whose logits are scaled, or whose layers carry state, too."""
+    if kind:
+        made = {**WINDOWED, **SCALED, **STATEFUL}[kind]
         world = replace(world, export=save_model(made(), tmp_path / "model"))
     work = run(world, tmp_path / "w", identity__last_step=5)
     spec = parse_spec(world.spec(tmp_path / "w", identity__last_step=5))
@@ -74,7 +74,7 @@ def test_it_does_what_a_plain_loop_does(world: World, tmp_path: Path, windowed: 
         optimizer.zero_grad()
         losses.append(loss.item())
     lines = pq.read_table(work / "journal" / "journal.parquet").to_pydict()
-    np.testing.assert_allclose(lines["loss"], losses, rtol=1e-4 if windowed else 1e-5)
+    np.testing.assert_allclose(lines["loss"], losses, rtol=1e-4 if kind else 1e-5)
     for name, tensor in weights(work).items():
         torch.testing.assert_close(tensor, model.state_dict()[name], rtol=1e-3, atol=1e-4)
 

@@ -42,6 +42,24 @@ TRAINS: dict[str, dict[str, Any]] = {
         "sliding_window": 8,
         "layer_types": ["sliding_attention", "full_attention"],
     },
+    "gemma3_text capped": {**LLAMA, "head_dim": 8, "final_logit_softcapping": 0.5},
+    "cohere": LLAMA,
+    "cohere2": {**LLAMA, "sliding_window": 8},
+    "granite scaled": {
+        **LLAMA,
+        "logits_scaling": 4.0,
+        "embedding_multiplier": 3.0,
+        "residual_multiplier": 0.3,
+    },
+    "falcon_h1 scaled": {
+        **LLAMA,
+        "lm_head_multiplier": 0.05,
+        "mamba_d_ssm": 32,
+        "mamba_n_heads": 4,
+        "mamba_d_head": 8,
+    },
+    "nanochat": LLAMA,
+    "xlstm": {"hidden_size": 32, "num_hidden_layers": 2},
     "glm4": {**LLAMA, "head_dim": 8},
     "gpt_bigcode": {"n_embd": 32, "n_layer": 2, "n_head": 4},
     "granite": LLAMA,
@@ -61,10 +79,10 @@ TRAINS: dict[str, dict[str, Any]] = {
     "starcoder2": {**LLAMA, "sliding_window": None},
 }
 OWN, NOT_CAUSAL = "its attention cannot be replaced", "it is no causal language model"
-CAPS, SEVERAL = "it scales or caps its logits", "it is made of several models"
+CHANGED, SEVERAL = "it changes its logits", "it is made of several models"
 EXPERTS = "does not take its mixtures of experts"
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "xlstm": ({"hidden_size": 32, "num_hidden_layers": 2}, CAPS),
+    "hyperclovax": ({**LLAMA, "logits_scaling": 4.0}, CHANGED),
     "jamba": (LLAMA, EXPERTS),
     "falcon": (WIDE, OWN),
     "falcon alibi": ({**WIDE, "alibi": True}, OWN),
@@ -85,9 +103,6 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "bart": ({"d_model": 32}, OWN),
     "gemma2": ({**LLAMA, "head_dim": 8}, "it caps the scores of its attention"),
     "gpt_oss": ({**LLAMA, "head_dim": 8, "num_local_experts": 4}, "its attention has sinks"),
-    "cohere": (LLAMA, CAPS),
-    "granite scaled": ({**LLAMA, "logits_scaling": 4.0}, CAPS),
-    "gemma3_text capped": ({**LLAMA, "head_dim": 8, "final_logit_softcapping": 0.5}, CAPS),
     "bert": (WIDE, "its attention sees later tokens"),
     "roberta": (WIDE, "its attention sees later tokens"),
     "mixtral": ({**LLAMA, "num_local_experts": 4}, EXPERTS),
