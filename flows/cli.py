@@ -21,7 +21,7 @@ from flows.commands.run import run
 from flows.commands.services import doctor, down, status, up
 from flows.commands.store import compare, explain, export, gc, lineage, verify
 from flows.machine.servers import ask_directly
-from storage.errors import ConfigError, OnwardError
+from storage.errors import ConfigError, DamagedArtifact, OnwardError
 
 COMMANDS: dict[str, tuple[tuple[Callable[..., None], str], ...]] = {
     "Run": (
@@ -108,6 +108,9 @@ def _main() -> int:
     except ConfigError as error:
         sys.stderr.write(f"{error}\n")
         return 2
+    except DamagedArtifact as error:
+        sys.stderr.write(f"{error}; {error.way_out}\n")
+        return 1
     except OnwardError as error:
         sys.stderr.write(f"{error}\n")
         return 1

@@ -70,10 +70,15 @@ class Catalog:
             self.connection.register(f"_{name}", table)
             self.connection.execute(f"create table {name} as select * from _{name}")
             self.connection.unregister(f"_{name}")
-        self._dropped_view()
+        self._views = False
 
     def sql(self, query: str, parameters: list[Any] | None = None) -> list[dict[str, Any]]:
         """The rows of a query, as dictionaries."""
+        if (
+            "dropped" in query and not self._views
+        ):  # it opens files, which may be damaged, so not before it is asked
+            self._views = True
+            self._dropped_view()
         result = self.connection.execute(query, parameters or [])
         names = [column[0] for column in result.description or []]
         return [dict(zip(names, row, strict=True)) for row in result.fetchall()]
@@ -81,13 +86,16 @@ class Catalog:
     def find(self, prefix: str) -> dict[str, Any]:
         """Find the one artifact whose key, or `stage/key` (`tokenize/3f9a2c`), starts so.
 
-        Raises OnwardError if none or several do.
+        Raises OnwardError if none or several do, and DamagedArtifact if it is one whose manifest cannot be read.
         """
         stage, _, key = prefix.rpartition("/")
         found = self.sql(
             "select * from artifacts where starts_with(key, ?) and (? = '' or stage = ?) order by stage, key",
             [key, stage, stage],
         )
+        for path in [] if found else self.store.unreadable():
+            if stage in ("", path.parent.name) and path.name.startswith(key[:16]):
+                self.store.read(path)  # it raises the fitting error
         if len(found) != 1:
             what = (
                 "no artifact"

@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import json
 import re
+import shlex
 import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -114,6 +115,12 @@ def damaged_records(store: Store) -> list[Path]:
         if aside and record.state != "completed":  # it may not name all yet
             found.append(path)
     return found
+
+
+def record_name(path: Path) -> str:
+    """The run whose record this is, or was until it was set aside."""
+    aside = _ASIDE.fullmatch(path.name)
+    return aside[1] if aside else path.stem
 
 
 def damaged_names(store: Store) -> set[str]:
@@ -247,9 +254,7 @@ def collect_garbage(
 def _refuse_damaged(store: Store, forget: Collection[str]) -> None:
     """Raise OnwardError if it cannot be told what is needed: behind a record or a manifest that cannot be read."""
     for path in damaged_records(store):
-        aside = _ASIDE.fullmatch(path.name)
-        name = aside[1] if aside else path.stem
-        if name not in forget:
+        if (name := record_name(path)) not in forget:
             raise OnwardError(
                 f"{path} cannot be read, so it is not known what its run needs: nothing was collected. Run its "
                 f"configuration again to its end, which writes the record anew; or forget it: onward gc --forget {name}"
@@ -259,7 +264,7 @@ def _refuse_damaged(store: Store, forget: Collection[str]) -> None:
             raise OnwardError(
                 f"{path / NAME} cannot be read, so it is not known what that artifact was made of: nothing was "
                 f"collected. Start the run that made it again, which makes it anew; or set it aside: "
-                f"onward verify --store {store.root} --repair"
+                f"onward verify --store {shlex.quote(str(store.root))} --repair"
             )
 
 

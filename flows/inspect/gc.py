@@ -7,17 +7,21 @@ names. MLflow is asked while no run can use the store. If a known MLflow cannot 
 
 from __future__ import annotations
 
+import shlex
+import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from flows.tracking.account import unpublished
 from flows.tracking.addresses import addresses_of, database_of
-from flows.tracking.database import damage_told
+from flows.tracking.database import damage_of, damage_told
 from storage.artifact import Artifact
 from storage.errors import OnwardError
+from storage.manifest import NAME as MANIFEST
 from storage.runs import Collected, collect_garbage, reachable, references
 from storage.secrets import without_secrets
 from storage.store import Store
+from tasks import stages
 
 _MEASURES = ("evaluate", "perplexity")
 _LISTED = 20
@@ -53,6 +57,7 @@ def collect(
     addresses = addresses_of(store, mlflow)
 
     def spare(unneeded: Sequence[Artifact]) -> set[str]:
+        _refuse_bare(store)
         waiting = _waiting(store, unneeded, say)
         if not any(_of_models(artifact) for artifact in unneeded):
             return waiting
@@ -69,11 +74,24 @@ def collect(
     return collect_garbage(store, keep, forget=forget, spare=spare, work=work, dry_run=dry_run)
 
 
+def _refuse_bare(store: Store) -> None:
+    """Raise OnwardError if an artifact has lost its manifest: what it was made of may be needed to make it again."""
+    for path in store.unreadable(stages.NAMES):
+        if not (path / MANIFEST).exists() and any(path.iterdir()):
+            raise OnwardError(
+                f"{path / MANIFEST} is gone, so it is not known what that artifact was made of: nothing was "
+                f"collected. Start the run that made it again, which makes it anew; or set it aside: "
+                f"onward verify --store {shlex.quote(str(store.root))} --repair"
+            )
+
+
 def registered(address: str) -> list[Version]:
     """Every version of every registered model that names an artifact of Onward. Raises the errors of MLflow's client."""
     file = database_of(address)
     if file is not None and not file.is_file():  # the client would create one
         raise FileNotFoundError(f"there is no database at {file}")
+    if file is not None and (damaged := damage_of(file)):  # it might answer, without all that it knew
+        raise sqlite3.DatabaseError(damaged)
     from flows.tracking.client import connect
 
     client = connect(address, registry=address)
@@ -96,8 +114,14 @@ def _asked(address: str, *, without_mlflow: bool, say: Callable[[str], None]) ->
     except Exception as error:  # any error leaves it unknown which models are registered there
         why = f"{type(error).__name__}: {without_secrets(str(error).partition(chr(10))[0])[:200]}"
         shown = without_secrets(address)
-        if damaged := damage_told(address, str(error)):
-            why = damaged
+        damaged = damage_told(address, str(error))
+        if damaged and not without_mlflow:
+            raise OnwardError(
+                f"nothing was collected, since MLflow at {shown} cannot be asked which models are registered "
+                f"(--without-mlflow goes on, and frees those that it alone knew): {damaged}"
+            ) from error
+        if damaged:
+            why = "its database is damaged"
         if not without_mlflow:
             raise OnwardError(
                 f"MLflow at {shown} cannot be asked which models are registered ({why}): nothing was collected, since "

@@ -8,7 +8,7 @@ from typing import Any
 
 from storage.artifact import Artifact
 from storage.errors import ConfigError, OnwardError
-from storage.runs import RunRecord, read_records
+from storage.runs import RunRecord, damaged_records, read_records, record_name
 from storage.store import Request, Store
 from tasks.pages.data import data
 from tasks.pages.plain import read_as
@@ -21,7 +21,8 @@ _REFERENCE = {"stage", "key", "part", "digest"}
 def record_of(store: Store, name: str) -> RunRecord:
     """The record of a run, by its full name (`edu-125m-3f9a2c`), a beginning of it, or the digest alone.
 
-    Raises ConfigError, with a list of the runs, if no run or more than one matches.
+    Raises ConfigError, with a list of the runs, if no run or more than one matches, and OnwardError if its record is
+    damaged.
     """
     records = list(read_records(store))
     found = [record for record in records if record.run == name]
@@ -30,6 +31,13 @@ def record_of(store: Store, name: str) -> RunRecord:
     ]
     if len(found) == 1:
         return found[0]
+    for path in () if found else damaged_records(store):
+        run = record_name(path)
+        if run.startswith(name) or run.rpartition("-")[2] == name:
+            raise OnwardError(
+                f"the run record {path} cannot be read: run its configuration again, which finds all that is made "
+                "and writes the record anew"
+            )
     known = ", ".join(record.run for record in found or records) or "none"
     problem = "means several runs" if found else "is no run"
     raise ConfigError(f"{name!r} {problem} in {store.root} (there are: {known})")

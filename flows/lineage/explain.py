@@ -5,6 +5,7 @@ from __future__ import annotations
 from flows.lineage.edits import edited, emptied, held_questions
 from flows.lineage.exposure import Seen, seen_by
 from storage.catalog import Catalog
+from storage.errors import DamagedArtifact
 from tasks import stages
 
 _WAY = stages.CORPUS[:-1]
@@ -19,8 +20,26 @@ def fate(catalog: Catalog, document: int) -> str:
     """A few lines about a document.
 
     They name the artifacts that hold it and their changes, the stage that dropped it with reason, value and detail, and the
-    models trained on it, with the number of times.
+    models trained on it, with the number of times. Raises DamagedArtifact if what would tell it is damaged.
     """
+    store = catalog.store
+    for path in store.unreadable(stages.NAMES):
+        store.read(path)  # it raises the fitting error
+    for artifact in store.artifacts():
+        store.look(artifact.stage, artifact.key)
+    try:
+        return _told_of(catalog, document)
+    except Exception as error:  # what damaged bytes make of a reader is not to be foreseen
+        for artifact in store.artifacts():
+            if problems := store.verify(artifact):
+                name = artifact.path.relative_to(store.root)
+                raise DamagedArtifact(
+                    f"what became of document {document} cannot be told: {name}: {'; '.join(problems[:5])}"
+                ) from error
+        raise
+
+
+def _told_of(catalog: Catalog, document: int) -> str:
     lines = [f"document {document}"]
     for stage in _WAY:
         for part in ("documents", "holdout"):

@@ -42,7 +42,8 @@ def damage_told(uri: str, words: str) -> str | None:
     way = _MOVED.format(_quoted(path)) if path is not None else _BEHIND_A_SERVER
     return (
         f"its database is damaged ({found}), which touches neither training nor the store. Set it aside, and "
-        f"start the run again, which publishes all of it from the store into a new one: {way}"
+        f"start the run again, which publishes all of it from the store into a new one (so does each other run that "
+        f"it held): {way}"
     )
 
 

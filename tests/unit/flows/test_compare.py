@@ -207,3 +207,18 @@ def test_unknown_runs_and_runs_without_a_report_are_errors(world: World) -> None
     write_record(store, RunRecord("small-dddddd", "small", {}, state="failed"))
     with pytest.raises(OnwardError, match=r"small-dddddd has no report .*failed"):
         compare(store, ["aaaaaa", "dddddd"])
+
+
+def test_a_damaged_record_is_not_called_unknown(world: World) -> None:
+    path = store_of(world).root / "runs" / "small-bbbbbb.json"
+    path.write_bytes(path.read_bytes()[:-20])
+    for name in ("small-bbbbbb", "bbbbbb", "small-bb"):
+        with pytest.raises(
+            OnwardError, match=r"small-bbbbbb\.json cannot be read: run its configuration again"
+        ):
+            compare(store_of(world), ["small-aaaaaa", name])
+    path.rename(path.with_name(".damaged-small-bbbbbb-1.json"))
+    with pytest.raises(OnwardError, match="cannot be read"):
+        compare(store_of(world), ["small-aaaaaa", "bbbbbb"])
+    with pytest.raises(ConfigError, match="is no run"):
+        compare(store_of(world), ["small-aaaaaa", "cccccc"])

@@ -1,13 +1,17 @@
-"""Damage is told, never passed on: by an export, by lineage, and by the account of what MLflow was told."""
+"""Damage is told, with the way out, never passed on: by every command that reads a store, and by MLflow's accounts."""
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from flows import cli
 from flows.commands.store import export
+from flows.inspect.gc import collect
 from flows.lineage.graph import graph_of, must_hold
 from flows.tracking.account import Account, damaged_lines, left_behind, unpublished
 from storage.artifact import Artifact
@@ -94,3 +98,67 @@ def test_an_account_whose_head_was_changed_is_put_aside(tmp_path: Path) -> None:
     account.path.write_bytes(account.path.read_bytes().replace(b"one", b"two", 1))
     assert list(left_behind(tmp_path)) == []
     assert [path.name for path in (tmp_path / ".tracking").glob("one.damaged")] == ["one.damaged"]
+
+
+@pytest.mark.parametrize("command", ["lineage {key}", "lineage {path}", "export letters/{key} out"])
+@pytest.mark.parametrize("harm", ["flipped", "cut", "gone"])
+def test_an_artifact_without_a_readable_manifest_is_not_called_unknown(
+    line: tuple[Store, list[Artifact]],
+    command: str,
+    harm: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    store, (first, _, third) = line
+    manifest = third.path / "manifest.json"
+    make_writable(third.path)
+    if harm == "flipped":
+        flip(manifest)
+    elif harm == "cut":
+        manifest.write_bytes(b"")
+    else:
+        manifest.unlink()
+    words = command.format(key=third.key[:10], path=third.path).split()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["onward", *words, "--store", str(store.root)])
+    assert cli._main() == 1
+    said = capsys.readouterr()
+    assert said.out == "" and str(manifest) in said.err and "no artifact" not in said.err
+    assert said.err.endswith("; start the run that made it again, which makes it anew\n")
+    monkeypatch.setattr("sys.argv", ["onward", "lineage", first.key[:10], "--store", str(store.root)])
+    assert cli._main() == 0, "others are found"
+
+
+def test_no_damaged_database_is_asked_what_may_be_freed(foreign: Any, tmp_path: Path) -> None:
+    """SQLite may answer from a damaged file, without all that was in it."""
+    store, artifact = foreign
+    database = tmp_path / "mlflow.db"
+    with contextlib.closing(sqlite3.connect(database)) as made:
+        made.execute("CREATE TABLE model_versions (name)")
+        made.executemany("INSERT INTO model_versions VALUES (?)", ((f"model-{n}",) for n in range(2000)))
+        made.commit()
+    raw = bytearray(database.read_bytes())
+    raw[5 * 4096] ^= 0x10
+    database.write_bytes(raw)
+    said: list[str] = []
+    with pytest.raises(OnwardError, match=rf"^nothing was collected, .* is damaged .*mv {database} \S+$"):
+        collect(store, mlflow=[f"sqlite:///{database}"], say=said.append)
+    assert artifact.path.exists() and not said
+    collect(store, mlflow=[f"sqlite:///{database}"], without_mlflow=True, dry_run=True, say=said.append)
+    assert said == [
+        f"not asked: MLflow at sqlite:///{database} (its database is damaged); models that are registered there "
+        "alone are not kept"
+    ]
+
+
+def test_nothing_is_collected_where_an_artifact_has_lost_its_manifest(foreign: Any) -> None:
+    store, artifact = foreign
+    bare = store.root / "decay" / "0123456789abcdef"
+    bare.mkdir(parents=True)
+    (bare / "weights").touch()
+    with pytest.raises(OnwardError, match="is gone, so it is not known .*: nothing was collected.*--repair"):
+        collect(store, without_mlflow=True, say=lambda line: None)
+    assert artifact.path.exists()
+    bare.rename(store.root / "decay" / ".damaged-0123456789abcdef-1")
+    assert collect(store, without_mlflow=True, say=lambda line: None).artifacts

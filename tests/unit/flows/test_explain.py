@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from itertools import dropwhile, takewhile
 from pathlib import Path
 
@@ -12,7 +13,9 @@ import pytest
 
 from flows.lineage.edits import SHOWN_LINES
 from flows.lineage.explain import fate
+from storage.atomic import make_writable
 from storage.catalog import Catalog
+from storage.errors import DamagedArtifact
 from storage.store import Store
 from storage.testing import artifact_of
 from tasks.corpus import contamination
@@ -259,3 +262,24 @@ def test_a_page_with_a_held_out_text_and_a_copy_that_the_filter_made_name_the_ot
         assert told.startswith(f"  decontaminate  dropped: {row['reason']} (1)  ")
         assert f" {said} {other} of tales  decontaminate/" in told
     assert len(dropped) == 20
+
+
+def test_nothing_is_told_of_a_damaged_store(corpus: tuple[Catalog, dict[str, int]], tmp_path: Path) -> None:
+    catalog, ids = corpus
+    store = Store(shutil.copytree(catalog.store.root, tmp_path / "store", symlinks=True))
+    assert fate(Catalog(store), ids["plain"]) == fate(catalog, ids["plain"]).replace(
+        str(catalog.store.root), str(store.root)
+    )
+    (artifact,) = store.artifacts("filter")
+    (table,) = artifact.part("documents").paths
+    sound = table.read_bytes()
+    table.chmod(0o644)
+    table.write_bytes(sound[:4] + bytes(len(sound) - 8) + sound[-4:])
+    with pytest.raises(DamagedArtifact, match=r"document 7.* filter/.*part\.parquet has other bytes"):
+        fate(Catalog(store), 7)
+    table.write_bytes(sound)
+    (artifact,) = store.artifacts("ingest")
+    make_writable(artifact.path)
+    (artifact.path / "manifest.json").write_bytes(b"{")
+    with pytest.raises(DamagedArtifact, match=r"ingest/.*manifest\.json cannot be read"):
+        fate(Catalog(store), ids["plain"])
