@@ -20,6 +20,8 @@ _MARKS = {"built": "✓", "reproduced": "="}
 _SHORT_SECONDS = 3.0
 _TOGETHER_SECONDS = 60.0
 _RATE_SECONDS = 3.0
+_SILENT_SECONDS = 30.0
+"""A stage at work writes a line to a file after so much silence. On a terminal it shows all the while."""
 _NEARLY_NONE = 0.1
 """Of the documents: where no more are left, the line says why."""
 
@@ -32,6 +34,7 @@ class Console:
         self._quiet = quiet
         self._guard = threading.RLock()
         self._last = 0.0
+        self._wrote = time.monotonic()
         self._told = ("", "", 0.0, 0)
         self._cached: dict[str, int] = {}
         self._short: dict[str, int] = {}
@@ -104,16 +107,24 @@ class Console:
             self._short_seconds = 0.0
 
     def progress(self, label: str, done: int, total: int | None, unit: str) -> None:
-        """Show a stage's progress and about how long it still takes. Only on a terminal, at most four times a second."""
+        """Show a stage's progress and about how long it still takes.
+
+        On a terminal, at most four times a second, in one line that is written over. Elsewhere, so that a log shows a long
+        stage at work: a line after half a minute in which nothing else was written.
+        """
         now = time.monotonic()
-        if self._quiet or not self._stream.isatty() or now - self._last < 0.25:
+        if self._quiet or now - self._last < 0.25:
             return
         self._last = now
-        share = f"{done:,} of {total:,} {unit}" if total else f"{done:,} {unit}"
         with self._guard, contextlib.suppress(OSError, ValueError):
-            self._clear()
-            self._stream.write(f"● {label}  {share}{self._left(label, done, total, unit, now)}"[:110])
-            self._stream.flush()
+            share = f"{done:,} of {total:,} {unit}" if total else f"{done:,} {unit}"
+            line = f"● {label}  {share}{self._left(label, done, total, unit, now)}"
+            if self._stream.isatty():
+                self._clear()
+                self._stream.write(line[:110])
+                self._stream.flush()
+            elif now - self._wrote >= _SILENT_SECONDS:
+                self._write(line)
 
     def _left(self, label: str, done: int, total: int | None, unit: str, now: float) -> str:
         """The remaining time at the rate since the first report. A resumed attempt counts from where it resumed."""
@@ -131,6 +142,7 @@ class Console:
                 self._clear()
                 self._stream.write(without_secrets(text) + "\n")
                 self._stream.flush()
+                self._wrote = time.monotonic()
 
     def _tell(self, text: str, warning: bool = False) -> None:
         if self.tell is not None:

@@ -39,6 +39,23 @@ def test_a_run_that_goes_on_is_told_in_a_few_lines():
     assert sum("ingest · slice" in line for line in shown) == 10, "a terminal shows each as it is made"
 
 
+def test_a_log_shows_a_long_stage_at_work_and_how_long_it_takes(monkeypatch):
+    log = io.StringIO()
+    seconds = [0.0]
+    monkeypatch.setattr("flows.ui.console.time.monotonic", lambda: seconds[0])
+    console = Console(log)
+    for second in range(1, 100):
+        seconds[0] = float(second)
+        console.progress("perplexity · domain · 8K", second * 100, 12_000, "tokens")
+        if second == 40:
+            console.line("something else")
+    assert log.getvalue().splitlines() == [
+        "● perplexity · domain · 8K  3,000 of 12,000 tokens, about 2 min left",
+        "something else",
+        "● perplexity · domain · 8K  7,000 of 12,000 tokens, less than a minute left",
+    ]
+
+
 def test_what_waits_to_be_told_is_told_before_what_comes_after():
     console = Console(io.StringIO())
     log = told(console)
