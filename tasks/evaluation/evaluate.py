@@ -23,6 +23,7 @@ from storage.artifact import Input
 from storage.draft import Draft
 from storage.errors import BadInput
 from storage.settings import Settings, execution, identity
+from tasks.evaluation import resume
 from tasks.evaluation.catalog import (
     BENCHMARKS,
     OWN_MAIN,
@@ -31,6 +32,7 @@ from tasks.evaluation.catalog import (
     harness_version,
 )
 from tasks.evaluation.directory import TaskDirectory, read_task_directory
+from tasks.evaluation.resume import ComputedBatches
 
 if TYPE_CHECKING:
     from tasks.evaluation.harness import Answered
@@ -183,7 +185,9 @@ def run(config: EvaluateConfig, inputs: EvaluateInputs, draft: Draft) -> Evaluat
         export = export_directory(inputs.model)
         model = load_model(export, device, config.max_length)
         scorer = Scorer(model, export, config.max_length, draft.progress)
-        answers = harness.answer(scorer, built)
+        facts = execution_facts(device, shared_prefixes=scorer.shares)
+        with ComputedBatches(draft.path / resume.NAME, facts) as scorer.kept:
+            answers = harness.answer(scorer, built)
     task = next(iter(asked.tasks.values()))
     table = questions_table(answers)
     scores = {

@@ -23,6 +23,8 @@ from storage.draft import Draft
 from storage.errors import BadInput
 from storage.settings import Settings, execution, identity
 from tasks.corpus.documents import read_documents
+from tasks.evaluation import resume
+from tasks.evaluation.resume import ComputedBatches
 
 STAGE = "perplexity"
 VERSION = 1
@@ -89,7 +91,8 @@ def run(config: PerplexityConfig, inputs: PerplexityInputs, draft: Draft) -> Per
     texts = documents["text"].to_pylist()[: config.limit_documents]
     read = load_text_model(inputs.model, config.device, config.max_length)
     tokens = [np.array(ids, dtype=np.int64) for ids in read.ids_of(texts)]
-    nll = document_nll(read.model, tokens, config.max_length, draft)
+    with ComputedBatches(draft.path / resume.NAME, execution_facts(read.device)) as kept:
+        nll = document_nll(read.model, tokens, config.max_length, draft, kept)
     table = pa.table(
         {
             "id": documents["id"].combine_chunks()[: config.limit_documents],
@@ -124,10 +127,13 @@ def _stats(table: pa.Table) -> PerplexityStats:
     )
 
 
-def document_nll(model: Any, tokens: list[np.ndarray], length: int, draft: Draft) -> np.ndarray:
+def document_nll(
+    model: Any, tokens: list[np.ndarray], length: int, draft: Draft, kept: ComputedBatches
+) -> np.ndarray:
     """Negative log-likelihood of each document's tokens after its first one: nats, float64, shape (documents,).
 
-    Windows are batched by length, longest first. The batches depend on the documents alone.
+    Windows are batched by length, longest first. The batches depend on the documents alone; those that an earlier
+    attempt computed are in `kept`.
     """
     import torch
 
@@ -139,7 +145,11 @@ def document_nll(model: Any, tokens: list[np.ndarray], length: int, draft: Draft
     nll, done = np.zeros(len(tokens)), 0
     with torch.inference_mode():
         for batch in _batches(jobs, model.config.vocab_size, model.device.type):
-            for (document, window), value in zip(batch, _batch_nll(model, tokens, batch), strict=True):
+            values = kept.next()
+            if values is None:
+                values = _batch_nll(model, tokens, batch)
+                kept.add(values)
+            for (document, window), value in zip(batch, values, strict=True):
                 nll[document] += value
                 done += window.end - window.start - window.skip
             draft.progress(done, total, "tokens")

@@ -20,6 +20,7 @@ from transformers import PreTrainedTokenizerFast
 
 from storage.errors import BadInput
 from tasks.evaluation.batches import WORTH_SHARING, Request, ScoredRow, batches, cut, pieces, rows_of
+from tasks.evaluation.resume import ComputedBatches
 
 _BATCH_TOKENS = {"cpu": 2048, "cuda": 65_536}
 _BATCH_LOGITS = {"cpu": 2**25, "cuda": 2**29}  # values of fp32 logits per batch: 128 MiB and 2 GiB
@@ -52,6 +53,8 @@ class Scorer(HFLM):
         )
         self._progress = progress
         self._encoded: dict[tuple[str, bool | None], list[int]] = {}
+        self.kept: ComputedBatches | None = None
+        """Where the values of batches are kept, so that a killed measurement goes on where it was."""
         self.cut = 0
         """Number of answers longer than the window, in the last call."""
         self.computed = 0
@@ -114,12 +117,21 @@ class Scorer(HFLM):
         self.computed, total = 0, sum(row.cost for row in rows)
         with torch.inference_mode(), _head_at_scored(self.model) as wanted:
             for batch in batches(rows, _BATCH_TOKENS[kind], most):
-                found.update(_likelihoods(self.model, wanted, batch))
+                found.update(self._of_batch(wanted, batch))
                 self.computed += sum(row.cost for row in batch)
                 self._progress(self.computed, total, "tokens")
         return [
             (sum(found[piece][0] for piece in one), all(found[piece][1] for piece in one)) for one in parts
         ]
+
+    def _of_batch(self, wanted: dict[str, Tensor], batch: list[ScoredRow]) -> dict[Request, Likelihood]:
+        asked: list[Request] = [(row.context, answer) for row in batch for answer in row.answers]
+        if self.kept is not None and (earlier := self.kept.next()) is not None:
+            return {one: (value, greedy) for one, (value, greedy) in zip(asked, earlier, strict=True)}
+        found = _likelihoods(self.model, wanted, batch)
+        if self.kept is not None:
+            self.kept.add([found[one] for one in asked])
+        return found
 
 
 def shares_prefixes(model: Any, length: int) -> bool:
