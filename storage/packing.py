@@ -5,6 +5,8 @@ in training order (sequences ascending, pieces in placed order). No token is cop
 its shard's flat token stream has the inputs `tokens[offset - 1 : offset + length - 1]` and the targets
 `tokens[offset : offset + length]`. `shard` is an index into the manifest's list of shards. That list names
 each shard by the sha256 of its file and by its source. All pieces of a sequence come from one source.
+Where the manifest names a token `begin`, it is the first input of each document, in place of the end of the
+text before it.
 
 The trainer reads these files, so this module may import only numpy, pyarrow, the standard library and
 storage.errors.
@@ -70,6 +72,7 @@ def write_manifest(
     eot: int,
     tokenizer: str,
     seed: int,
+    begin: int | None = None,
 ) -> None:
     """Write the manifest of sequences `first_sequence … first_sequence + sequences - 1`.
 
@@ -92,6 +95,7 @@ def write_manifest(
         "eot": eot,
         "tokenizer": tokenizer,
         "seed": seed,
+        **({} if begin is None else {"begin": begin}),
     }
     schema = _SCHEMA.with_metadata({_METADATA: json.dumps(facts, sort_keys=True).encode()})
     arrays = [pa.array(c) for c in (columns.sequence, columns.shard, columns.offset, columns.length)]
@@ -148,6 +152,8 @@ class PackingManifest:
     seed: int
     pieces: Pieces
     """All rows, as views of the memory-mapped file."""
+    begin: int | None = None
+    """The token that each document begins with, as its first input; None: the end of the text before."""
 
     @classmethod
     def open(cls, path: Path | str) -> PackingManifest:
@@ -172,6 +178,7 @@ class PackingManifest:
                 tokenizer=str(facts["tokenizer"]),
                 seed=int(facts["seed"]),
                 pieces=pieces,
+                begin=None if facts.get("begin") is None else int(facts["begin"]),
             )
         except (pa.ArrowException, KeyError, ValueError) as error:
             raise DamagedArtifact(f"{path}: not a packing manifest ({error}). Make it again.") from error

@@ -122,6 +122,7 @@ class _Tokenizer:
             self.base = self._build(self._ask.initial(made.part("tokenizer")), round=0)
         elif self.base is None:
             self.base = self._build(self._ask.imported(), round=0)
+            self._ask.tell_beginning(self.base)
         return self.base.part("tokenizer")
 
 
@@ -139,7 +140,7 @@ def _base(
         return TrainingState(export, tokens, base=export, readers=readers_of(tokenizer.base)), model
     zero = round_zero(ask.run, config.pretrain_tokens)
     read = reading.until(ask.needed(zero, {}))
-    packed = build(ask.pack(zero, read, None), round=0)
+    packed = build(ask.pack(zero, read, None, tokenizer(read)), round=0)
     outcome.packed.append(packed)
     assert tokenizer.base is not None
     initial, readers = tokenizer.base.part("export"), readers_of(tokenizer.base)
@@ -161,7 +162,7 @@ def _pack(
     round: Round,
     read: list[Slice],
 ) -> TrainingState:
-    packed = build(ask.pack(round, read, line.state), round=round.number)
+    packed = build(ask.pack(round, read, line.state, line.tokenizer), round=round.number)
     outcome.packed.append(packed)
     manifests = (*line.manifests, packed.part("manifest"))
     return replace(line, manifests=manifests, state=packed.part("state"))

@@ -16,7 +16,7 @@ from flows.dag.call import Build
 from flows.dag.rounds import Round, averaging, decay_schedule, has_branches, trunk_schedule
 from flows.dag.state import Outcome, Slice, TrainingState
 from storage.artifact import Artifact, Chain, Input
-from storage.errors import StageFailed
+from storage.errors import ConfigError, StageFailed
 from storage.paths import home
 from storage.store import Request, Store
 from tasks.corpus import contamination, decontaminate, dedup, filter, ingest, pack, tokenize, tokenizer
@@ -26,6 +26,7 @@ from tasks.corpus.reading.digests import FileDigests
 from tasks.corpus.reading.hub import Remembered, remembered_in
 from tasks.corpus.reading.slice_plan import plan_slice
 from tasks.corpus.reading.sources import IngestConfig, SourceConfig
+from tasks.corpus.tokens.begin import BOS, EOS, Begin, ends_of, refused, told
 from tasks.evaluation import evaluate, hub_questions, perplexity, questions, samples
 from tasks.evaluation.catalog import EvaluationConfig, OwnBenchmark, supported
 from tasks.models import base, checkpoint, decay, train
@@ -50,10 +51,12 @@ class Measures:
     """The most tokens that a model gets at once: the sequence length of training."""
     device: str
     warn: Callable[[str], None]
+    begin: Begin = EOS
+    """The token before a document and a question."""
 
     def perplexity(self, model: Input, holdout: Input) -> Request:
         """A model on the held-out documents of one source."""
-        config = perplexity.PerplexityConfig(max_length=self.max_length, device=self.device)
+        config = perplexity.PerplexityConfig(max_length=self.max_length, device=self.device, begin=self.begin)
         return Request(perplexity, config, perplexity.PerplexityInputs(model, holdout))
 
     def evaluations(
@@ -83,6 +86,7 @@ class Measures:
             seed=self.seed,
             max_length=self.max_length,
             device=self.device,
+            begin=self.begin,
         )
         return Request(samples, config, samples.SamplesInputs(model))
 
@@ -118,7 +122,7 @@ class Measures:
 
     def _evaluate(self, name: str, inputs: evaluate.EvaluateInputs) -> Request:
         config = evaluate.evaluate_config(
-            name, self.evaluation.limit, self.seed, self.max_length, self.device
+            name, self.evaluation.limit, self.seed, self.max_length, self.device, self.begin
         )
         return Request(evaluate, config, inputs)
 
@@ -135,6 +139,7 @@ class Requests(Measures):
             max_length=run.packing.sequence_length,
             device=run.training.execution.device,
             warn=warn,
+            begin=run.packing.begin,
         )
         self.run = run
         self._digests = FileDigests(self.cache / "digests.sqlite")
@@ -210,6 +215,14 @@ class Requests(Measures):
         inputs = base.resolve_base(self.run.model, home(), remembered=self.remembered)
         return Request(base, base.BaseConfig(), inputs)
 
+    def tell_beginning(self, imported: Artifact) -> None:
+        """Tell what documents begin with, once the base is there. Raises ConfigError if its tokenizer lacks the token."""
+        ends = ends_of(imported.path / "export")
+        if self.begin == BOS and ends is not None and ends.bos is None:
+            raise ConfigError(refused(ends))
+        if line := told(ends, self.begin):
+            self.warn(line)
+
     def tokenizer(self, documents: Input) -> Request:
         """A new model's tokenizer."""
         config = self.run.model.base
@@ -240,7 +253,7 @@ class Requests(Measures):
         shares = needed_tokens([s.weight for s in sources], total, self.run.packing.sequence_length)
         return {s.name: share + taken.get(s.name, 0) for s, share in zip(sources, shares, strict=True)}
 
-    def pack(self, round: Round, read: Sequence[Slice], state: Input | None) -> Request:
+    def pack(self, round: Round, read: Sequence[Slice], state: Input | None, tokenizer: Input) -> Request:
         """The round's training sequences, made from the slices in `read`."""
         sources = self._sources(round)
         config = pack.PackConfig(
@@ -251,7 +264,8 @@ class Requests(Measures):
             sequences=round.sequences,
         )
         shards = {s.name: tuple(one.tokens for one in read if one.source == s.name) for s in sources}
-        return Request(pack, config, pack.PackInputs(shards, state))
+        named = tokenizer if self.begin == BOS else None
+        return Request(pack, config, pack.PackInputs(shards, state, named))
 
     def taken(self, packed: Artifact) -> dict[str, int]:
         """Tokens that a round took from each source."""

@@ -20,6 +20,7 @@ from tasks.corpus.reading.kinds import check_kinds
 from tasks.corpus.reading.origins import Hub
 from tasks.corpus.reading.patterns import matches, other_reading, why_none
 from tasks.corpus.reading.sources import IngestConfig
+from tasks.corpus.tokens.begin import BOS
 from tasks.evaluation.catalog import BENCHMARKS, check_benchmarks
 from tasks.evaluation.question_files import check_question_files
 from tasks.models.base import InitConfig
@@ -91,6 +92,11 @@ def _base(run: RunConfig) -> None:
             raise ConfigError(
                 "model.base is initialised here and pre-trained on replay text, but no source in corpus.sources "
                 "has the role replay"
+            )
+        if run.packing.begin == BOS:
+            raise ConfigError(
+                "packing.begin is bos, but the tokenizer of a new model (model.base.init) has one token for both ends of a "
+                "text; leave it at eos"
             )
         positions: int | None = base.max_positions
     else:

@@ -36,6 +36,7 @@ from storage.runs import read_records, shared_lock
 from storage.settings import PathText, Settings, Whole, execution, identity, identity_of, identity_values
 from storage.store import Request, Store
 from storage.workers import Workers
+from tasks.corpus.tokens.begin import EOS, Begin
 from tasks.evaluation.catalog import EvaluationConfig, check_benchmarks
 from tasks.evaluation.question_files import check_question_files
 from tasks.models import base
@@ -55,6 +56,9 @@ class Evaluation(Settings):
     benchmarks: EvaluationConfig = identity(description="what it is measured on")
     run: str | None = execution(None, description="run whose held-out text it is measured on too")
     sequence_length: Whole = identity(description="tokens that the model is given at most")
+    begin: Begin = identity(
+        EOS, since="0.2", description="token before a document and a question: eos or bos"
+    )
     seed: Whole = identity(description="of the draw, where there is a limit")
     device: str = execution(description="auto, cpu or cuda")
     benchmark_files: PathText | None = execution(description="directory of local copies; null: the hub")
@@ -161,6 +165,7 @@ def measures_of(wanted: Evaluation, holdouts: Mapping[str, Input], warn: Callabl
         max_length=wanted.sequence_length,
         device=wanted.device,
         warn=warn,
+        begin=wanted.begin,
     )
 
 

@@ -13,6 +13,7 @@ from storage.errors import ConfigError, HubUnreachable
 from storage.paths import home
 from storage.store import Request, Store
 from tasks.corpus.reading.hub import remembered_in
+from tasks.corpus.tokens.begin import BOS, ends_of, refused, told
 from tasks.models import base
 from tasks.models.base import BaseConfig, BaseInputs, InitConfig, described, resolve_base
 from tasks.models.config import resolve_precision
@@ -38,12 +39,13 @@ def check_base(run: RunConfig) -> list[str]:
         return []
     assert found is not None
     raw, name = found
+    beginning = _beginning(run, inputs)
     precision, length = resolve_precision(run.training), run.packing.sequence_length
     versions = [metadata.version(library) for library in ("torch", "transformers")]
     facts = json.dumps([_CHECKED, hashlib.sha256(raw).hexdigest(), length, precision, versions])
     passed = store.root / ".cache" / "trainable" / hashlib.sha256(facts.encode()).hexdigest()
     if passed.exists():
-        return passed.read_text(encoding="utf-8").splitlines()
+        return [*passed.read_text(encoding="utf-8").splitlines(), *beginning]
     from tasks.models.source import configuration
     from tasks.training.trainable import check_trainable
 
@@ -55,7 +57,19 @@ def check_base(run: RunConfig) -> list[str]:
         with contextlib.suppress(OSError):
             passed.parent.mkdir(parents=True, exist_ok=True)
             write_bytes(passed, "\n".join(notes).encode())
-    return notes
+    return [*notes, *beginning]
+
+
+def _beginning(run: RunConfig, inputs: BaseInputs) -> list[str]:
+    """What documents begin with, if the base lies here and its files say it; otherwise the run says it after the import.
+
+    Raises ConfigError where its tokenizer lacks the token.
+    """
+    ends = None if inputs.path is None else ends_of(inputs.path)
+    if run.packing.begin == BOS and ends is not None and ends.bos is None:
+        raise ConfigError(refused(ends))
+    line = told(ends, run.packing.begin)
+    return [] if line is None else [line]
 
 
 def _imported(store: Store, inputs: BaseInputs) -> tuple[bytes, str] | None:

@@ -31,6 +31,8 @@ from storage.settings import Count, Settings, identity
 from storage.tokens import TokenShard
 from tasks.corpus.packing import interleave
 from tasks.corpus.packing.windows import Documents, Filled, Packing, Position, Sequences, fill, no_sequences
+from tasks.corpus.tokens.begin import BOS, EOS, Begin, begin_id
+from tasks.corpus.tokens.vocabulary import tokenizer_directory
 
 STAGE = "pack"
 VERSION = 1
@@ -48,6 +50,12 @@ class PackingConfig(Settings):
         64_000_000,
         ge=1,
         description="Window in which documents are fitted together, in tokens of all sources",
+    )
+    begin: Begin = identity(
+        EOS,
+        since="0.2",
+        description="Token before the first of a document, in training, perplexity, samples and benchmarks; eos: the end "
+        "of the one before, and in benchmarks what the tokenizer adds; bos: the base's own begin-of-text token",
     )
 
 
@@ -73,11 +81,12 @@ class PackInputs:
     """`shards`: for each source, the `tokens` parts of all slices read so far, in slice order.
 
     `state`: that of the round before. For round 1 it is the state of round 0, if there was one; the sequences of round
-    0 are not counted.
+    0 are not counted. `tokenizer`: only where documents begin with a token of its own (`packing.begin: bos`).
     """
 
     shards: Mapping[str, tuple[Input, ...]]
     state: Input | None = None
+    tokenizer: Input | None = field(default=None, metadata={"since": "0.2"})
 
 
 @dataclass(frozen=True)
@@ -119,8 +128,10 @@ class State:
 def run(config: PackConfig, inputs: PackInputs, draft: Draft) -> PackStats:
     """Write the parts `manifest` (manifest.arrow) and `state` (state/state.json, state/carried.arrow).
 
-    Raises StageFailed if a source that is needed has no text, or if the shards come from different tokenizers.
+    Raises StageFailed if a source that is needed has no text, or if the shards come from different tokenizers;
+    ConfigError if documents are to begin with a token that the tokenizer does not have.
     """
+    begin = _begin_of(config, inputs)
     names = [source.name for source in config.sources]
     weights = [source.weight for source in config.sources]
     sources = {name: read_source(name, inputs.shards.get(name, ())) for name in names}
@@ -156,6 +167,7 @@ def run(config: PackConfig, inputs: PackInputs, draft: Draft) -> PackStats:
         eot=eot,
         tokenizer=tokenizer,
         seed=config.seed,
+        begin=begin,
     )
     draft.part("manifest", "manifest.arrow")
     write_state(draft.path / "state", _next_state(config, state, sources, filled))
@@ -183,6 +195,15 @@ def read_source(name: str, parts: Sequence[Input]) -> Source:
         np.concatenate([column[i] for column in columns]) if columns else empty for i in range(3)
     )
     return Source(tuple(digests), Documents(of_shard, offsets, lengths), frozenset(tokenizers))
+
+
+def _begin_of(config: PackConfig, inputs: PackInputs) -> int | None:
+    """Id of the token that documents begin with; None: the end of the text before."""
+    if config.packing.begin != BOS:
+        return None
+    if inputs.tokenizer is None:
+        raise StageFailed("packing.begin is bos, but pack was given no tokenizer.")
+    return begin_id(tokenizer_directory(inputs.tokenizer.paths))
 
 
 def _tokenizer_of(sources: Mapping[str, Source]) -> tuple[str, int]:

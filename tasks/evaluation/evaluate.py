@@ -23,6 +23,7 @@ from storage.artifact import Input
 from storage.draft import Draft
 from storage.errors import BadInput
 from storage.settings import Settings, execution, identity
+from tasks.corpus.tokens.begin import EOS, Begin
 from tasks.evaluation import resume
 from tasks.evaluation.catalog import (
     BENCHMARKS,
@@ -59,6 +60,12 @@ class EvaluateConfig(Settings):
     shots: int | None = identity(
         None, description="Examples before each question; null: the harness's own number.", ge=0
     )
+    begin: Begin = identity(
+        EOS,
+        since="0.2",
+        description="Token before a question; eos: what the tokenizer adds by itself; bos: the base's begin-of-text token, "
+        "as the harness's add_bos_token=True.",
+    )
     device: str = execution("auto", description="auto, cpu or cuda.")
 
 
@@ -93,7 +100,7 @@ class EvaluateStats:
 
 
 def evaluate_config(
-    benchmark: str, limit: int | None, seed: int, max_length: int, device: str = "auto"
+    benchmark: str, limit: int | None, seed: int, max_length: int, device: str = "auto", begin: Begin = EOS
 ) -> EvaluateConfig:
     """The stage's configuration. Without a limit the seed has no effect and is set to 0."""
     return EvaluateConfig(
@@ -102,6 +109,7 @@ def evaluate_config(
         seed=seed if limit is not None else 0,
         max_length=max_length,
         device=device,
+        begin=begin,
     )
 
 
@@ -184,7 +192,7 @@ def run(config: EvaluateConfig, inputs: EvaluateInputs, draft: Draft) -> Evaluat
         ]
         export = export_directory(inputs.model)
         model = load_model(export, device, config.max_length)
-        scorer = Scorer(model, export, config.max_length, draft.progress)
+        scorer = Scorer(model, export, config.max_length, draft.progress, config.begin)
         facts = execution_facts(device, shared_prefixes=scorer.shares)
         with ComputedBatches(draft.path / resume.NAME, facts) as scorer.kept:
             answers = harness.answer(scorer, built)
@@ -203,6 +211,8 @@ def run(config: EvaluateConfig, inputs: EvaluateInputs, draft: Draft) -> Evaluat
         "answers_over_max_length": scorer.cut,
         **score(table, task.aggregation(), asked.groups),
     }
+    if config.begin != EOS:
+        scores["begin"] = config.begin
     (draft.path / "scores.json").write_text(
         json.dumps(scores, indent=1, sort_keys=True) + "\n", encoding="utf-8"
     )

@@ -17,32 +17,38 @@ from tokenizers import Tokenizer
 
 from storage.artifact import Input
 from storage.errors import BadInput, ConfigError
+from tasks.corpus.tokens.begin import BOS, EOS, Begin, begin_id
 
 
 @dataclass(frozen=True)
 class TextModel:
-    """A model that reads documents as in training: each is plain text, and follows an end-of-text token."""
+    """A model that reads documents as in training: each is plain text, and follows the token `begin`."""
 
     model: Any
     device: torch.device
     tokenizer: Tokenizer
     eot: int
+    begin: int
+    """The end-of-text token, or the base's own begin-of-text token (`packing.begin`)."""
 
     def ids_of(self, texts: Sequence[str]) -> Iterator[list[int]]:
-        """The tokens of each document, with the end-of-text token before it."""
+        """The tokens of each document, with the token before it that it begins with."""
         for encoding in self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False):
-            yield [self.eot, *encoding.ids]
+            yield [self.begin, *encoding.ids]
 
 
-def load_text_model(model: Input, device: str, max_length: int) -> TextModel:
+def load_text_model(model: Input, device: str, max_length: int, begin: Begin = EOS) -> TextModel:
     """The model of a part `export`, on the device named `auto`, `cpu` or `cuda`, with its tokenizer for plain text.
 
-    Raises ConfigError if the device is missing or the model does not support the length. Raises BadInput if the part
-    is not a model, or lacks a fast tokenizer or an end-of-text token.
+    Raises ConfigError if the device is missing, the model does not support the length, or documents are to begin with a
+    token that its tokenizer does not have. Raises BadInput if the part is not a model, or lacks a fast tokenizer or an
+    end-of-text token.
     """
     export, chosen = export_directory(model), device_of(device)
+    eot = end_of_text(export)
+    first = begin_id(export) if begin == BOS else eot
     loaded = load_model(export, chosen, max_length)
-    return TextModel(loaded, chosen, load_text_tokenizer(export), end_of_text(export))
+    return TextModel(loaded, chosen, load_text_tokenizer(export), eot, first)
 
 
 def device_of(wanted: str) -> torch.device:

@@ -2,8 +2,8 @@
 
 A document is read in windows of `max_length` tokens that advance by half a window. Each token is scored exactly once,
 by the first window that reaches it; so after the first window, each token has at least half a window of context. The
-first token follows an end-of-text token, which is not scored. Bytes are the text's UTF-8. This is not the harness's
-rolling perplexity, whose windows are disjoint.
+first token follows an end-of-text token, or the base's own begin-of-text token (`packing.begin`), which is not scored.
+Bytes are the text's UTF-8. This is not the harness's rolling perplexity, whose windows are disjoint.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from storage.draft import Draft
 from storage.errors import BadInput
 from storage.settings import Settings, execution, identity
 from tasks.corpus.documents import read_documents
+from tasks.corpus.tokens.begin import EOS, Begin
 from tasks.evaluation import resume
 from tasks.evaluation.resume import ComputedBatches
 
@@ -38,6 +39,11 @@ class PerplexityConfig(Settings):
     max_length: int = identity(description="Tokens of a window: the sequence length of training.", ge=2)
     limit_documents: int | None = identity(
         None, description="At most so many documents, by id; null: all.", ge=1
+    )
+    begin: Begin = identity(
+        EOS,
+        since="0.2",
+        description="Token before a document: eos, or bos, the base's own begin-of-text token.",
     )
     device: str = execution("auto", description="auto, cpu or cuda.")
 
@@ -89,7 +95,7 @@ def run(config: PerplexityConfig, inputs: PerplexityInputs, draft: Draft) -> Per
 
     documents = read_documents(inputs.holdout.paths, columns=["id", "text"]).sort_by("id")
     texts = documents["text"].to_pylist()[: config.limit_documents]
-    read = load_text_model(inputs.model, config.device, config.max_length)
+    read = load_text_model(inputs.model, config.device, config.max_length, config.begin)
     tokens = [np.array(ids, dtype=np.int64) for ids in read.ids_of(texts)]
     with ComputedBatches(draft.path / resume.NAME, execution_facts(read.device)) as kept:
         nll = document_nll(read.model, tokens, config.max_length, draft, kept)
@@ -103,6 +109,8 @@ def run(config: PerplexityConfig, inputs: PerplexityInputs, draft: Draft) -> Per
     )
     stats = _stats(table)
     scores = {**vars(stats), "max_length": config.max_length, "stride": config.max_length // 2}
+    if config.begin != EOS:
+        scores["begin"] = config.begin
     (draft.path / "scores.json").write_text(
         json.dumps(scores, indent=1, sort_keys=True) + "\n", encoding="utf-8"
     )

@@ -1,8 +1,8 @@
 """Stage `samples`: continue a fixed set of prompts, greedily and by seeded sampling, to be compared between models.
 
-Each prompt is the beginning of a document, after an end-of-text token, as in training. All models use the same random
-number at the same place, so models with equal probabilities write the same text. On a CPU the same inputs give the
-same text; on other devices rounding can decide a near tie.
+Each prompt is the beginning of a document, after the token that documents begin with in training. All models use the
+same random number at the same place, so models with equal probabilities write the same text. On a CPU the same inputs
+give the same text; on other devices rounding can decide a near tie.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import numpy as np
 from storage.artifact import Input
 from storage.draft import Draft
 from storage.settings import Settings, execution, identity
+from tasks.corpus.tokens.begin import EOS, Begin
 
 STAGE = "samples"
 VERSION = 1
@@ -44,6 +45,11 @@ class SamplesConfig(Settings):
     )
     seed: int = identity(0, description="Seed of what is drawn.", ge=0)
     max_length: int = identity(description="Tokens that the model is given at most.", ge=2)
+    begin: Begin = identity(
+        EOS,
+        since="0.2",
+        description="Token before a prompt: eos, or bos, the base's own begin-of-text token.",
+    )
     device: str = execution("auto", description="auto, cpu or cuda.")
 
 
@@ -70,7 +76,7 @@ def run(config: SamplesConfig, inputs: SamplesInputs, draft: Draft) -> SamplesSt
     """
     from tasks.evaluation.model import execution_facts, load_text_model
 
-    read = load_text_model(inputs.model, config.device, config.max_length)
+    read = load_text_model(inputs.model, config.device, config.max_length, config.begin)
     written = min(config.tokens, config.max_length - 1)
     rows: list[dict[str, Any]] = []
     for number, whole in enumerate(read.ids_of(config.prompts)):

@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from storage.errors import BadInput
+from tasks.corpus.tokens.begin import BOS, EOS, Begin, begin_id
 from tasks.evaluation.batches import WORTH_SHARING, Request, ScoredRow, batches, cut, pieces, rows_of
 from tasks.evaluation.resume import ComputedBatches
 
@@ -33,15 +34,23 @@ Likelihood = tuple[float, bool]
 
 class Scorer(HFLM):
     """The harness's Hugging Face model over a loaded model. `progress` receives tokens computed, total tokens, and the
-    unit."""
+    unit. With `begin` bos, the begin-of-text token stands before each text, as with the harness's add_bos_token=True."""
 
     def __init__(
-        self, model: Any, export: Path, max_length: int, progress: Callable[[int, int, str], None]
+        self,
+        model: Any,
+        export: Path,
+        max_length: int,
+        progress: Callable[[int, int, str], None],
+        begin: Begin = EOS,
     ) -> None:
+        added: dict[str, Any] = {"add_bos_token": True} if begin == BOS else {}
+        if added:
+            begin_id(export)
         try:
             # tokenizer.json itself, as for the corpus: AutoTokenizer may build another one by the kind of model
             tokenizer = PreTrainedTokenizerFast.from_pretrained(
-                export, local_files_only=True, trust_remote_code=False
+                export, local_files_only=True, trust_remote_code=False, **added
             )
         except (OSError, ValueError, ImportError, AttributeError, KeyError) as error:
             raise BadInput(
@@ -49,7 +58,12 @@ class Scorer(HFLM):
                 "Onward needs no remote code"
             ) from error
         super().__init__(
-            pretrained=model, tokenizer=tokenizer, max_length=max_length, batch_size=1, backend="causal"
+            pretrained=model,
+            tokenizer=tokenizer,
+            max_length=max_length,
+            batch_size=1,
+            backend="causal",
+            **added,
         )
         self._progress = progress
         self._encoded: dict[tuple[str, bool | None], list[int]] = {}

@@ -40,6 +40,7 @@ from storage.settings import (
 )
 from tasks.corpus.reading.hub import Remembered, asked, commit_of
 from tasks.corpus.tokenizer import TokenizerConfig
+from tasks.corpus.tokens.begin import ends_of
 from tasks.corpus.tokens.vocabulary import TOKENIZER_FILES
 from tasks.models.source import CONFIG, USED, check_files, files_of, unreadable
 
@@ -212,6 +213,8 @@ def run(config: BaseConfig, inputs: BaseInputs, draft: Draft) -> BaseStats:
             draft.warn(message)
     for message in write_readers(export, readers, directory):
         draft.warn(message)
+    if (ends := ends_of(export)) is not None:
+        draft.note(text=ends.facts)
     draft.part("export", "export")
     if any(readers.iterdir()):
         draft.part("readers", "readers")

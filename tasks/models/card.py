@@ -13,6 +13,7 @@ from typing import Any
 from storage.artifact import Artifact
 from storage.catalog import Catalog
 from storage.counts import rounded_count
+from tasks.corpus.tokens.begin import EOS
 
 _FILES_LISTED = 20
 """Maximum number of files listed per source. The manifests of `ingest` list all."""
@@ -39,7 +40,7 @@ def model_card(catalog: Catalog, model: Artifact) -> str:
         "## Scores",
         *_scores(catalog, model, before),
         "## Training",
-        *_training(segments),
+        *_training(segments, made),
         "## Data",
         *_data(made),
         "## Where it comes from",
@@ -190,7 +191,7 @@ def _both(other: Artifact | None, one: Artifact, name: str, form: str) -> str:
     return f"{format(other.stats[name], form)} → {now}" if other else now
 
 
-def _training(segments: list[Artifact]) -> Iterator[str]:
+def _training(segments: list[Artifact], made: list[Artifact]) -> Iterator[str]:
     rows = []
     for one in segments:
         config = one.manifest.config
@@ -210,6 +211,8 @@ def _training(segments: list[Artifact]) -> Iterator[str]:
         return
     yield _table(("segment", "steps", "tokens", "batch", "schedule, peak", "precision", "key"), rows)
     yield f"AdamW, `{json.dumps(segments[-1].manifest.config['optimizer'], sort_keys=True)}`."
+    if any(one.manifest.config["packing"].get("begin", EOS) != EOS for one in made if one.stage == "pack"):
+        yield "Each document began with the begin-of-text token: put it before a text, as the scores above did."
 
 
 def _data(made: list[Artifact]) -> Iterator[str]:

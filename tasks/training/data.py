@@ -4,7 +4,8 @@
 2. A piece lies at `offset` in a memory-mapped shard. Its inputs are tokens[offset-1 : offset+length-1] and its targets
    tokens[offset : offset+length]: every token is a target once, padding never.
 3. A micro-batch is the pieces of some sequences as ONE row [1, tokens]. No padding is computed. With document
-   masking each piece is a document and its positions restart at 0; without, each sequence is.
+   masking each piece is a document and its positions restart at 0; without, each sequence is. Where the manifest names
+   a token to begin with, it is the input before a document's first token, in place of the end of the text before.
 
 The training position is one integer, the next sequence. The rows of a step are a function of it, so what feed.py
 makes ahead can be made again and nothing can be lost.
@@ -87,7 +88,7 @@ class Corpus:
         end = identity.last_step * identity.sequences_per_step
         used: dict[str, list[tuple[PackingManifest, Pieces]]] = {}
         for manifest in manifests:
-            _check_manifest(manifest, identity)
+            _check_manifest(manifest, identity, vocabulary)
         for manifest, rows in _ranges(manifests, first, end):
             for index in np.unique(rows.shard):
                 pick = rows.shard == index
@@ -150,7 +151,7 @@ class Corpus:
         starts = np.cumsum(lengths) - lengths
         total = int(lengths.sum())
         inputs, targets = np.empty(total, dtype=np.int64), np.empty(total, dtype=np.int64)
-        at = 0
+        at = piece = 0
         for manifest, rows in parts:
             streams = self._tokens[id(manifest)]
             # one slice per piece: the pieces lie in different files
@@ -162,6 +163,11 @@ class Corpus:
                 inputs[at : at + length] = stream[offset - 1 : offset + length - 1]
                 targets[at : at + length] = stream[offset : offset + length]
                 at += length
+            own, piece = starts[piece : piece + len(rows)], piece + len(rows)
+            if (
+                manifest.begin is not None
+            ):  # no text holds an end of text, so before such an input a document ended
+                inputs[own[inputs[own] == manifest.eot]] = manifest.begin
         documents = lengths
         if not self._masking:
             documents = np.add.reduceat(lengths, np.flatnonzero(np.diff(sequences, prepend=-1)))
@@ -195,7 +201,11 @@ def _ranges(
         )
 
 
-def _check_manifest(manifest: PackingManifest, identity: Identity) -> None:
+def _check_manifest(manifest: PackingManifest, identity: Identity, vocabulary: int) -> None:
+    if manifest.begin is not None and not 0 <= manifest.begin < vocabulary:
+        raise ConfigError(
+            f"{manifest.path}: documents begin with token {manifest.begin}, but the model has {vocabulary} words."
+        )
     if manifest.sequence_length != identity.sequence_length:
         raise ConfigError(
             f"{manifest.path}: packed at sequence length {manifest.sequence_length}, "

@@ -124,3 +124,9 @@ def test_a_later_input_needs_a_default():
 
     with pytest.raises(TypeError, match="needs a default"):
         key_inputs(Wrong("a"))
+
+
+def test_what_documents_begin_with_is_in_the_keys_of_the_stages_that_read_it(demo, home, golden):
+    """Of training too, by the manifest."""
+    begun = demo.model_copy(update={"packing": demo.packing.model_copy(update={"begin": "bos"})})
+    assert changed(begun, home, golden) == {"pack", "perplexity", "evaluate", "samples"}

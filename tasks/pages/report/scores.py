@@ -236,7 +236,9 @@ def _settings(scores: Json) -> list[Any]:
 
     If a limit applies, the questions themselves show which were drawn.
     """
-    return [scores.get(name) for name in ("main", "split", "shots", "max_length", "stride", "harness")]
+    return [
+        scores.get(name) for name in ("main", "split", "shots", "max_length", "stride", "harness", "begin")
+    ]
 
 
 def _alike(

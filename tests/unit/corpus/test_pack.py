@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -11,11 +12,11 @@ from hypothesis import strategies as st
 
 from storage.artifact import Artifact, Input
 from storage.draft import Draft
-from storage.errors import StageFailed
+from storage.errors import ConfigError, StageFailed
 from storage.keys import stage_key
 from storage.manifest import FileEntry, Manifest, part_of
 from storage.packing import PackingManifest
-from storage.testing import artifact_of
+from storage.testing import artifact_of, draft_in
 from storage.tokens import TokenShard, write_shard
 from tasks.corpus import pack
 from tasks.corpus.packing.budgets import needed_tokens
@@ -314,3 +315,44 @@ def test_shards_that_do_not_go_on_from_the_round_before_are_refused(tmp_path: Pa
 
 def test_seeded_order_is_pinned() -> None:
     assert seeded_order(8, 0, "edu", "window", 0).tolist() == [4, 5, 3, 6, 2, 1, 7, 0]
+
+
+def tokenizer_part(root: Path, **facts: str) -> Input:
+    """The part `tokenizer` of a base, with a word before and one after a text."""
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+
+    (root / "export").mkdir(parents=True)
+    tokenizer = Tokenizer(WordLevel({"</s>": 0, "<s>": 1, "a": 2}, unk_token="a"))
+    tokenizer.add_special_tokens(["</s>", "<s>"])
+    tokenizer.save(str(root / "export/tokenizer.json"))
+    (root / "export/tokenizer_config.json").write_text(json.dumps({"eos_token": "</s>", **facts}))
+    return Input(
+        "base", "1" * 64, "tokenizer", "t", root, ("export/tokenizer.json", "export/tokenizer_config.json")
+    )
+
+
+def test_the_token_that_documents_begin_with_is_in_the_manifest_and_moves_no_piece(tmp_path: Path) -> None:
+    part = tokens_part(tmp_path / "part", [[30, 7, 9, 16], [5, 50]])
+    settings = config({"edu": 1}, 5)
+    plain = pack_in(tmp_path / "store", settings, {"edu": (part,)})
+    bos = settings.model_copy(update={"packing": settings.packing.model_copy(update={"begin": "bos"})})
+    named = tokenizer_part(tmp_path / "base", bos_token="<s>")
+    begun = artifact_of(pack, bos, pack.PackInputs({"edu": (part,)}, None, named), tmp_path / "store")
+    before, after = manifest_of(plain), manifest_of(begun)
+    assert (before.begin, after.begin) == (None, 1)
+    for one, other in zip(vars(before.pieces).values(), vars(after.pieces).values(), strict=True):
+        assert np.array_equal(one, other)
+    assert plain.key != begun.key and "tokenizer" not in plain.manifest.inputs
+
+
+def test_documents_cannot_begin_with_a_token_that_is_not_there(tmp_path: Path) -> None:
+    part = tokens_part(tmp_path / "part", [[30, 7]])
+    settings = config({"edu": 1}, 2)
+    bos = settings.model_copy(update={"packing": settings.packing.model_copy(update={"begin": "bos"})})
+    for number, facts in enumerate(({}, {"bos_token": "</s>"}, {"bos_token": "<begin>"})):
+        named = tokenizer_part(tmp_path / f"base{number}", **facts)
+        with pytest.raises(ConfigError, match=r"packing\.begin is bos, but .* leave it at eos"):
+            pack.run(
+                bos, pack.PackInputs({"edu": (part,)}, None, named), draft_in(tmp_path / f"draft{number}")
+            )

@@ -32,12 +32,12 @@ def test_every_target_is_scored_once_with_half_a_window_before_it(targets: int, 
     assert scored == list(range(targets))
 
 
-def slowly(export: Path, text: str, length: int) -> float:
+def slowly(export: Path, text: str, length: int, first: int | None = None) -> float:
     """The same measure written out: each token by itself, after its own window's tokens, in plain transformers."""
     model = AutoModelForCausalLM.from_pretrained(export, dtype=torch.float32).eval()
     tokenizer = Tokenizer.from_file(str(export / "tokenizer.json"))
     tokenizer.encode_special_tokens = True
-    ids = [model.config.eos_token_id, *tokenizer.encode(text, add_special_tokens=False).ids]
+    ids = [first or model.config.eos_token_id, *tokenizer.encode(text, add_special_tokens=False).ids]
     total = 0.0
     for target in range(1, len(ids)):
         steps = max(0, -(-(target - length) // (length // 2)))
@@ -161,3 +161,17 @@ def test_a_document_of_one_window_is_what_the_harness_s_rolling_measure_says(cas
 def test_stride_and_length_are_told_with_the_scores(case: Case) -> None:
     found = scores(measured(case, ["Once upon a time", "Tom sat."], "told"))
     assert found["max_length"] == WINDOW and found["stride"] == WINDOW // 2
+
+
+def test_a_document_begins_with_the_base_s_own_token_where_that_is_asked(case: Case) -> None:
+    texts = [case.texts[0][:700], "Once upon a time", "a"]
+    holdout = case.holdout(texts, "begun").part("holdout")
+    inputs = perplexity.PerplexityInputs(case.base.part("export"), holdout)
+    config = perplexity.PerplexityConfig(max_length=WINDOW, device="cpu", begin="bos")
+    found = scores(artifact_of(perplexity, config, inputs, case.store))
+    assert found["nll"] == pytest.approx(
+        sum(slowly(case.base.path / "export", text, WINDOW, first=1) for text in texts), rel=1e-5
+    )
+    plain = scores(measured(case, texts, "begun"))
+    assert found["tokens"] == plain["tokens"] and found["nll"] != pytest.approx(plain["nll"], rel=1e-3)
+    assert found["begin"] == "bos" and "begin" not in plain

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import random
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -110,3 +112,31 @@ def test_an_answer_without_a_token_is_named(case: Case) -> None:
     scorer = Scorer(load_model(export, torch.device("cpu"), LENGTH), export, LENGTH, lambda *_: None)
     with pytest.raises(BadInput, match="has no token"):
         scorer.loglikelihood([SimpleNamespace(args=("Once upon", ""))])
+
+
+@pytest.mark.parametrize("processor", ["adds it", "adds nothing"])
+def test_with_a_token_to_begin_with_it_is_the_harness_told_to_add_one(
+    case: Case, tmp_path: Path, processor: str
+) -> None:
+    export = tmp_path / "export"
+    shutil.copytree(case.base.path / "export", export)
+    if processor == "adds nothing":
+        definition = json.loads((export / "tokenizer.json").read_bytes())
+        (export / "tokenizer.json").write_text(json.dumps({**definition, "post_processor": None}))
+    model, asked = load_model(export, torch.device("cpu"), LENGTH), requests(case, 6)
+    begun = Scorer(model, export, LENGTH, lambda *_: None, "bos")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(export, add_bos_token=True)
+    harness = HFLM(
+        pretrained=model,
+        tokenizer=tokenizer,
+        max_length=LENGTH,
+        batch_size=1,
+        backend="causal",
+        add_bos_token=True,
+    )
+    found = begun.loglikelihood(asked)
+    agree(found, harness.loglikelihood(asked, disable_tqdm=True))
+    assert begun.tok_encode("the mill")[0] == 1
+    plain = Scorer(model, export, LENGTH, lambda *_: None).loglikelihood(asked)
+    same = [a for a, _ in found] == pytest.approx([a for a, _ in plain], abs=2e-3)
+    assert same is (processor == "adds it")

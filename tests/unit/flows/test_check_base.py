@@ -99,3 +99,14 @@ def test_plan_refuses_it(base: Path, capsys: pytest.CaptureFixture[str]) -> None
     with pytest.raises(ConfigError, match="no causal language model"):
         command.plan(config)
     assert capsys.readouterr().out == "" and not (base.parent / "store").exists()
+
+
+def test_what_documents_begin_with_is_said_and_decided_before_anything_is_made(base: Path) -> None:
+    [line] = check_base(run_on(base))
+    assert "documents begin after </s> in training and perplexity" in line and "benchmarks with <s>" in line
+    [line] = check_base(run_on(base, packing__begin="bos"))
+    assert "documents begin with <s> in training, perplexity and benchmarks" in line
+    edit(base / "tokenizer_config.json", bos_token="</s>")
+    assert check_base(run_on(base)) == []
+    with pytest.raises(ConfigError, match=r"^packing\.begin is bos, but .*beside </s>.*leave it at eos"):
+        check_base(run_on(base, packing__begin="bos"))

@@ -243,3 +243,11 @@ def test_the_shipped_plan_of_a_base_is_read_as_json(home):
     (home / "base").mkdir()
     (home / "base" / "config.json").write_text(json.dumps({"n_positions": 512}))
     check(run_of(model__base="base"))
+
+
+def test_a_new_model_has_one_token_for_both_ends_of_a_text(home):
+    source("domain", "words", home)
+    sources = [source("domain", "words", home), source("general", "others", home, role="replay")]
+    run = run_of(model__base=INIT, corpus__sources=sources, packing__begin="bos")
+    with pytest.raises(ConfigError, match=r"^packing\.begin is bos, but the tokenizer of a new model"):
+        check(run)

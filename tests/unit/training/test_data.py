@@ -12,10 +12,11 @@ import pytest
 import torch
 
 from storage.errors import BadInput, ConfigError, DamagedArtifact
-from storage.packing import PackingManifest
+from storage.packing import PackingManifest, write_manifest
 from storage.tokens import TokenShard
 from tasks.training.read_spec import parse_spec
 from tests.support.training.world import (
+    EOT,
     PER_STEP,
     SEQUENCE,
     TOKENIZER,
@@ -123,3 +124,51 @@ def test_a_manifest_that_points_past_a_shard_is_refused(world: World, tmp_path: 
     uses = [(manifest, manifest.rows(0, 8))]
     with pytest.raises(DamagedArtifact, match="points past"):
         data._check_shard(TokenShard.open(short), uses, replace(spec.identity), VOCABULARY)
+
+
+def begun_with(world: World, tmp_path: Path, begin: int) -> World:
+    """The same packing, under a manifest that names a token to begin documents with."""
+    manifest = PackingManifest.open(world.manifest)
+    path = tmp_path / "begun.arrow"
+    write_manifest(
+        path,
+        manifest.pieces,
+        sequence_length=SEQUENCE,
+        first_sequence=0,
+        sequences=manifest.sequences,
+        shards=manifest.shards,
+        eot=manifest.eot,
+        tokenizer=TOKENIZER,
+        seed=0,
+        begin=begin,
+    )
+    return replace(world, manifest=path)
+
+
+@pytest.mark.parametrize("masking", [True, False])
+def test_documents_begin_with_the_token_that_the_manifest_names(
+    world: World, tmp_path: Path, masking: bool
+) -> None:
+    """In place of the end of text before them; what goes on in the middle of a document, and every target, stay."""
+    changes = {"identity__document_masking": masking}
+    plain = open_corpus(world, tmp_path / "plain", **changes)
+    begun = open_corpus(begun_with(world, tmp_path, 9), tmp_path / "begun", **changes)
+    replaced = 0
+    for step in (1, 2, 3):
+        for before, after in zip(plain.micro_batches(step, 2), begun.micro_batches(step, 2), strict=True):
+            assert torch.equal(before.targets, after.targets) and torch.equal(
+                before.positions, after.positions
+            )
+            assert torch.equal(after.inputs, torch.where(before.inputs == EOT, 9, before.inputs))
+            firsts = np.zeros(len(before.targets), bool)
+            firsts[before.piece_starts] = True
+            assert not (before.inputs[0].numpy() == EOT)[~firsts].any()
+            replaced += int((before.inputs != after.inputs).sum())
+    assert replaced > 20
+
+
+def test_a_token_to_begin_with_that_the_model_does_not_have_is_refused(world: World, tmp_path: Path) -> None:
+    with pytest.raises(
+        ConfigError, match=f"begin with token {VOCABULARY}, but the model has {VOCABULARY} words"
+    ):
+        open_corpus(begun_with(world, tmp_path, VOCABULARY), tmp_path / "w")
