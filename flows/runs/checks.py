@@ -15,11 +15,12 @@ from storage.errors import ConfigError
 from storage.paths import home
 from tasks.corpus.benchmarks.questions import benchmark_file
 from tasks.corpus.packing.budgets import steps_for
+from tasks.corpus.reading.fields import fields_of, listed
 from tasks.corpus.reading.hub import remembered_in
 from tasks.corpus.reading.kinds import check_kinds
 from tasks.corpus.reading.origins import Hub
 from tasks.corpus.reading.patterns import matches, other_reading, why_none
-from tasks.corpus.reading.sources import IngestConfig
+from tasks.corpus.reading.sources import IngestConfig, SourceConfig
 from tasks.corpus.tokens.begin import BOS
 from tasks.evaluation.catalog import BENCHMARKS, check_benchmarks
 from tasks.evaluation.question_files import check_question_files
@@ -183,6 +184,24 @@ def _sources(run: RunConfig) -> None:
                     f"corpus.sources: {source.name}: no file matches {pattern!r}: {why_none(pattern, home())}"
                 )
         check_kinds(source.name, source.files or (), home())
+        absent, there, whole = _absent(source)
+        if absent and whole:
+            raise ConfigError(
+                f"corpus.sources: {source.name}: keep_fields names {listed(absent)}, which no file has; they have "
+                f"{listed(there)}"
+            )
+
+
+def _absent(source: SourceConfig) -> tuple[list[str], list[str], bool]:
+    """The fields to keep that no file of a source begins with, those that are there, and whether there are no others."""
+    if not source.keep_fields or source.files is None:
+        return [], [], False
+    found = [fields_of(path) for pattern in source.files for path in matches(pattern, home()).files]
+    if not all(names for names, _ in found):
+        return [], [], False
+    there = set().union(*(names for names, _ in found)) - {source.text_field}
+    absent = [name for name in source.keep_fields if name not in {*there, source.text_field}]
+    return absent, sorted(there), all(whole for _, whole in found)
 
 
 def _filter(run: RunConfig) -> None:
@@ -230,7 +249,7 @@ def _json_object(path: Path) -> dict[str, Any]:
 
 def advice(run: RunConfig) -> list[str]:
     """Warnings about what is allowed but probably not intended: a warm-up that does not fit, and budgets of few steps."""
-    return [*_warmup(run), *_steps(run), *_rounding(run), *_kept(run), *_patterns(run)]
+    return [*_warmup(run), *_steps(run), *_rounding(run), *_kept(run), *_patterns(run), *_fields(run)]
 
 
 def _patterns(run: RunConfig) -> Iterator[str]:
@@ -242,6 +261,23 @@ def _patterns(run: RunConfig) -> Iterator[str]:
                     f"corpus.sources: {source.name}: {pattern!r} is also the name of a folder, which is not read; "
                     f"write {written!r} for it"
                 )
+
+
+def _fields(run: RunConfig) -> Iterator[str]:
+    """Fields to keep that are not seen, and the score that a rule asks for, left behind."""
+    for source in run.corpus.sources:
+        if source.keep_fields is None:
+            continue
+        absent, there, _ = _absent(source)
+        if absent:
+            yield (
+                f"corpus.sources: {source.name}: keep_fields names {listed(absent)}, which the first rows of its files do "
+                f"not have; they have {listed(there)}"
+            )
+        if run.corpus.filter.min_edu_score is not None and "score" not in source.keep_fields:
+            yield (
+                f"corpus.sources: {source.name}: keep_fields leaves out 'score', which corpus.filter.min_edu_score asks for"
+            )
 
 
 def _warmup(run: RunConfig) -> Iterator[str]:

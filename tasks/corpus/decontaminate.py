@@ -30,7 +30,7 @@ from storage.settings import Settings, Whole, identity
 from tasks.corpus.benchmarks.overlap import Index, build_index, find_matches, load_index, save_index
 from tasks.corpus.benchmarks.questions import read_questions
 from tasks.corpus.dedup import exact_hashes
-from tasks.corpus.documents import DOCUMENTS, read_documents, write_documents, write_dropped
+from tasks.corpus.documents import DOCUMENTS, read_documents, read_kept, write_documents, write_dropped
 from tasks.corpus.duplicates.containment import (
     AlikeJob,
     HeldTexts,
@@ -340,7 +340,7 @@ def _write_holdout(draft: Draft, paths: list[Path], masks: list[np.ndarray]) -> 
     tables = [read_documents([])]
     for path, mask in zip(paths, masks, strict=True):
         if mask.any():
-            tables.append(read_documents([path]).filter(pa.array(mask)))
+            tables.append(read_kept(path, mask))
     held_out = pa.concat_tables(tables)
     write_documents(draft.path / "holdout" / "part.parquet", held_out)
     draft.part("holdout", "holdout/part.parquet")

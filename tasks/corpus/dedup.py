@@ -30,7 +30,13 @@ from pyarrow import feather
 from storage.artifact import Chain, Input
 from storage.draft import Draft
 from storage.settings import Settings, identity
-from tasks.corpus.documents import dropped_table, read_documents, write_documents, write_dropped
+from tasks.corpus.documents import (
+    dropped_table,
+    read_column,
+    read_kept,
+    write_documents,
+    write_dropped,
+)
 from tasks.corpus.duplicates.comparison import EMPTIED, EXACT, KEPT, NEAR, Fates, Sketched, decide
 from tasks.corpus.duplicates.minhash import MinHashConfig, sketch
 from tasks.corpus.duplicates.paragraphs import FILE, ParagraphConfig, RepeatedLines, lines_of, without_lines
@@ -194,17 +200,15 @@ def _keep_jobs(current: Sketched, fates: Fates, repeated: RepeatedLines) -> Iter
 
 def write_kept(job: KeepJob, directory: Path) -> dict[str, Any]:
     """Shard function: writes the selected documents in row groups of about `ROW_GROUP_BYTES`."""
-    table = read_documents([job.selection.path])
+    path, keep = job.selection.path, job.selection.mask()
     rows, lines = np.frombuffer(job.rows, np.int64), np.frombuffer(job.lines, np.int64)
-    texts: pl.Series = pl.from_arrow(table["text"])  # type: ignore[assignment]
-    size = int(texts.str.len_bytes().sum())
+    texts: pl.Series = pl.from_arrow(read_column(path, "text"))  # type: ignore[assignment]
+    group = max(1, ROW_GROUP_BYTES * len(texts) // max(int(texts.str.len_bytes().sum()), 1))
     if len(rows):
-        edited = without_lines(texts, rows, lines).to_arrow(compat_level=pl.CompatLevel.oldest())
-        table = table.set_column(table.column_names.index("text"), "text", edited)
-    table = table.filter(pa.array(job.selection.mask()))
-    group = max(1, ROW_GROUP_BYTES * len(texts) // max(size, 1))
-    write_documents(directory / PART_FILE, table, row_group=group)
-    return {"rows": table.num_rows}
+        texts = without_lines(texts, rows, lines)
+    kept = texts.filter(pl.Series(keep)).to_arrow(compat_level=pl.CompatLevel.oldest())
+    write_documents(directory / PART_FILE, read_kept(path, keep, kept), row_group=group)
+    return {"rows": len(kept)}
 
 
 def _empty(repeated: RepeatedLines, fates: Fates) -> RepeatedLines:

@@ -29,6 +29,8 @@ DROPPED = pa.schema(
     ]
 )
 _ROW_GROUP = 8192
+_BATCH_BYTES = 8_000_000
+_BUFFER_BYTES = 1 << 20
 _MASK = np.uint64(0xFFFFFFFFFFFFFFFF)
 
 
@@ -56,6 +58,66 @@ def read_documents(paths: Iterable[Path], columns: Sequence[str] | None = None) 
         schema = DOCUMENTS if columns is None else pa.schema([DOCUMENTS.field(name) for name in columns])
         return schema.empty_table()
     return pa.concat_tables(tables)
+
+
+class TextColumn:
+    """A column of text that grows by batches. Memory holds each text once, also while it grows."""
+
+    def __init__(self) -> None:
+        self._data = bytearray()  # grows in place, by the page table
+        self._ends = [np.zeros(1, np.int64)]
+
+    def add(self, texts: pa.LargeStringArray) -> None:
+        """Append texts (no nulls)."""
+        if not len(texts):
+            return
+        _, ends, data = texts.buffers()
+        own = np.frombuffer(ends, np.int64)[texts.offset : texts.offset + len(texts) + 1]
+        self._ends.append(own[1:] + (len(self._data) - own[0]))
+        if data is not None:
+            self._data += memoryview(data)[own[0] : own[-1]]
+
+    def array(self) -> pa.LargeStringArray:
+        """All of them, as one array that shares this column's memory; nothing can be added after it."""
+        ends = np.concatenate(self._ends)
+        self._ends = [ends]
+        return pa.LargeStringArray.from_buffers(len(ends) - 1, pa.py_buffer(ends), pa.py_buffer(self._data))
+
+
+def read_column(path: Path, name: str, keep: np.ndarray | None = None) -> pa.LargeStringArray:
+    """The texts of a column (`text` or `meta`) of a file of documents, of the rows where `keep` (bool, one per row) is
+    true. Memory holds them once, and a few megabytes of the file."""
+    column, row = TextColumn(), 0
+    with pq.ParquetFile(path, buffer_size=_BUFFER_BYTES, pre_buffer=False) as file:
+        for batch in file.iter_batches(_batch_rows(file.metadata, name), columns=[name], use_threads=False):
+            texts = batch.column(0)
+            if keep is not None:
+                texts = texts.filter(pa.array(keep[row : row + len(texts)]))
+            column.add(texts)
+            row += batch.num_rows
+    return column.array()
+
+
+def _batch_rows(metadata: pq.FileMetaData, name: str) -> int:
+    """So many rows of a column are about `_BATCH_BYTES`."""
+    size = 0
+    for index in range(metadata.num_row_groups):
+        group = metadata.row_group(index)
+        size += sum(
+            group.column(n).total_uncompressed_size
+            for n in range(group.num_columns)
+            if group.column(n).path_in_schema == name
+        )
+    return max(1, min(_ROW_GROUP, _BATCH_BYTES * metadata.num_rows // max(1, size)))
+
+
+def read_kept(path: Path, keep: np.ndarray, texts: pa.Array | None = None) -> pa.Table:
+    """The rows of a file of documents where `keep` is true. `texts`: theirs, if they are not those of the file."""
+    rows = read_documents([path], ["id", "source"]).filter(pa.array(keep))
+    if texts is None:
+        texts = read_column(path, "text", keep)
+    columns = [rows["id"], rows["source"], texts.cast(pa.large_string()), read_column(path, "meta", keep)]
+    return pa.table(columns, schema=DOCUMENTS)
 
 
 def write_documents(path: Path, table: pa.Table, row_group: int = _ROW_GROUP) -> None:

@@ -25,7 +25,14 @@ from storage.draft import Draft
 from storage.errors import ConfigError
 from storage.settings import Real, Settings, execution, identity
 from storage.units import Written, as_path
-from tasks.corpus.documents import dropped_table, read_documents, write_documents, write_dropped
+from tasks.corpus.documents import (
+    dropped_table,
+    read_column,
+    read_documents,
+    read_kept,
+    write_documents,
+    write_dropped,
+)
 from tasks.corpus.rules import c4, education, fineweb, gopher_quality, gopher_repetition, language, pii
 from tasks.corpus.rules.language import MIN_SCORE
 from tasks.corpus.rules.lines import even_lines
@@ -305,29 +312,30 @@ def filter_shard(job: FilterJob, directory: Path) -> dict[str, Any]:
     Beside them it writes a file about the dropped documents: id, source, number of the first failed rule, and its
     value. The stage merges these files; they are deleted at commit.
     """
-    documents = read_documents([job.path])
-    texts, meta = (pl.from_arrow(documents[name]) for name in ("text", "meta"))
-    assert isinstance(texts, pl.Series) and isinstance(meta, pl.Series)
+    texts = pl.from_arrow(read_column(job.path, "text"))
+    scored = job.config.min_edu_score is not None
+    meta = pl.from_arrow(read_column(job.path, "meta")) if scored else None
+    assert isinstance(texts, pl.Series) and (meta is None or isinstance(meta, pl.Series))
     judged = judge(texts, meta, job.config.families(job.classifier))
     keep = judged.failed < 0
-    kept = documents.filter(pa.array(keep))
-    text = judged.texts.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(pa.large_string())
-    write_documents(directory / PART_FILE, kept.set_column(kept.column_names.index("text"), "text", text))
-    gone = documents.select(["id", "source"]).filter(pa.array(~keep))
+    unscored = 0 if meta is None else int(np.isnan(education.own_scores(meta)).sum())
+    del meta
+    text = judged.texts.to_arrow(compat_level=pl.CompatLevel.oldest())
+    write_documents(directory / PART_FILE, read_kept(job.path, keep, text))
+    gone = read_documents([job.path], ["id", "source"]).filter(pa.array(~keep))
     gone = gone.append_column("failed", pa.array(judged.failed[~keep]))
     feather.write_feather(gone.append_column("value", pa.array(judged.value[~keep])), directory / _VERDICTS)
     sizes = texts.str.len_bytes().to_numpy().astype(np.int64)
     before = texts.filter(pl.Series(keep))
-    unscored = job.config.min_edu_score is not None and int(np.isnan(education.own_scores(meta)).sum())
     return {
-        "rows": len(kept),
+        "rows": len(text),
         "documents_in": len(texts),
-        "documents_out": len(kept),
+        "documents_out": len(text),
         "bytes_in": int(sizes.sum()),
         "bytes_out": int(judged.texts.str.len_bytes().sum()),
         "bytes_dropped": int(sizes[~keep].sum()),
         "documents_edited": int((before != judged.texts).sum()),
-        "documents_without_score": int(unscored),
+        "documents_without_score": unscored,
         "edits": judged.edits,
     }
 

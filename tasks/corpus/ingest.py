@@ -26,6 +26,7 @@ from tasks.corpus.documents import DROPPED, write_dropped
 from tasks.corpus.reading import ingest_shard
 from tasks.corpus.reading.batches import Unit
 from tasks.corpus.reading.digests import FileDigests
+from tasks.corpus.reading.fields import listed
 from tasks.corpus.reading.ingest_shard import DROPPED_FILE, STAGE, ShardJob, read_shard
 from tasks.corpus.reading.kinds import refusal
 from tasks.corpus.reading.slice_plan import IngestInputs, SlicePlan, plan_slice, read_cursor
@@ -87,6 +88,7 @@ def run(config: IngestConfig, inputs: IngestInputs, draft: Draft) -> IngestStats
         draft.warn(message)
     jobs, results, position = _read_units(config, inputs, draft)
     dropped = _merge_dropped(draft, jobs)
+    _look_for_fields(config, inputs, results, draft)
     stats = _stats(config, inputs, results, dropped, position)
     empty = _judge(config, inputs, stats, dropped, draft)
     _write_cursor(config, inputs, position, stats, empty, draft)
@@ -163,7 +165,7 @@ def _job(
 ) -> ShardJob:
     known = {file["name"]: file["bytes"] for file in inputs.files}
     sizes = {unit.name: known[unit.name] for unit in units if unit.name in known}
-    return ShardJob(name, config.name, config.text_field, units, sizes, limit)
+    return ShardJob(name, config.name, config.text_field, units, sizes, limit, config.keep_fields)
 
 
 def _merge_dropped(draft: Draft, jobs: dict[str, ShardJob]) -> pa.Table:
@@ -174,6 +176,19 @@ def _merge_dropped(draft: Draft, jobs: dict[str, ShardJob]) -> pa.Table:
     write_dropped(draft.path / "dropped.parquet", table)
     draft.part("dropped", "dropped.parquet")
     return table
+
+
+def _look_for_fields(
+    config: IngestConfig, inputs: IngestInputs, results: dict[str, dict[str, Any]], draft: Draft
+) -> None:
+    """Warn of fields to keep that no row of a first slice has."""
+    there = {name for result in results.values() for name in result.get("fields", ())}
+    absent = [name for name in config.keep_fields or () if name not in {*there, config.text_field}]
+    if absent and inputs.cursor is None:
+        draft.warn(
+            f"source {config.name!r}: no row of its first slice has {listed(absent)} (keep_fields); "
+            f"they have {listed(sorted(there))}"
+        )
 
 
 def _stats(

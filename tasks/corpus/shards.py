@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from storage.artifact import Input
-from tasks.corpus.documents import read_documents, write_documents
+from tasks.corpus.documents import read_documents, read_kept, write_documents
 
 PART_FILE = "part.parquet"
 
@@ -51,7 +51,7 @@ def write_selection(job: Selection, directory: Path) -> dict[str, Any]:
     if keep.all():
         shutil.copyfile(job.path, directory / PART_FILE)
     else:
-        write_documents(directory / PART_FILE, read_documents([job.path]).filter(pa.array(keep)))
+        write_documents(directory / PART_FILE, read_kept(job.path, keep))
     return {"rows": int(keep.sum())}
 
 

@@ -19,6 +19,7 @@ from storage.errors import OnwardError, StageFailed
 from tasks.corpus.documents import (
     DOCUMENTS,
     DROPPED,
+    TextColumn,
     document_ids,
     dropped_table,
     write_documents,
@@ -26,6 +27,7 @@ from tasks.corpus.documents import (
 )
 from tasks.corpus.reading import limits
 from tasks.corpus.reading.batches import Batch, Fault, Unit, whole_fault
+from tasks.corpus.reading.fields import KeptFields
 from tasks.corpus.reading.readers import read_unit
 from tasks.corpus.reading.remote import Missing, RemoteFile, spooled
 
@@ -36,6 +38,7 @@ DROPPED_FILE = "dropped.parquet"
 """The rows that one shard set aside. The file stays beside the shard's documents until all are merged into the part."""
 ROWS_PER_UNIT = 1 << 40
 """A row's ordinal is its unit's index times this number, plus its row. So ids of different units never collide."""
+_NAMES = pa.schema([DOCUMENTS.field("id"), DOCUMENTS.field("source")])
 
 
 @dataclass(frozen=True)
@@ -48,21 +51,24 @@ class ShardJob:
     units: tuple[Unit, ...]
     sizes: dict[str, int]
     limit: int | None
+    keep_fields: tuple[str, ...] | None = None
 
 
 def read_shard(job: ShardJob, directory: Path) -> dict[str, Any]:
     """Read a job's units into files of documents below `directory`, and the rows set aside into `DROPPED_FILE` there.
 
-    Returns counts, and as `end` the row at which reading of the last unit stopped ({row, offset, bytes}), or None if
-    it was read to its end. Memory holds about one piece, for any size of unit.
+    Returns counts; where only some fields are kept, the names of all (`fields`); and as `end` the row at which reading of
+    the last unit stopped ({row, offset, bytes}), or None if it was read to its end. Memory holds about one piece, for any
+    size of unit.
     """
     writer = ShardWriter(job, directory)
+    kept = KeptFields(job.keep_fields)
     end: dict[str, int] | None = None
     for unit in job.units:
         _check_unchanged(unit, job.sizes)
         try:
             with _here(unit, directory) as local:
-                end = _read_into(writer, local, job)
+                end = _read_into(writer, local, job, kept)
         except Missing as error:
             end = None
             writer.add(unit, whole_fault(Fault(None, "unreadable_file", f"{unit.name}: {error}"), unit.row))
@@ -72,6 +78,7 @@ def read_shard(job: ShardJob, directory: Path) -> dict[str, Any]:
         "bytes": writer.bytes,
         "seen": writer.seen,
         "end": end,
+        **({} if job.keep_fields is None else {"fields": sorted(kept.seen)}),
     }
 
 
@@ -85,10 +92,10 @@ def _here(unit: Unit, directory: Path) -> Iterator[Unit]:
         yield replace(unit, path=path)
 
 
-def _read_into(writer: ShardWriter, unit: Unit, job: ShardJob) -> dict[str, int] | None:
+def _read_into(writer: ShardWriter, unit: Unit, job: ShardJob, kept: KeptFields) -> dict[str, int] | None:
     end: dict[str, int] | None = None
     documents, aside = writer.documents, 0
-    for whole in read_unit(unit, job.text_field):
+    for whole in read_unit(unit, job.text_field, kept):
         if end is not None:  # the previous batch reached the limit, and there is another one
             return end
         batch = whole if job.limit is None else _within(whole, job.limit - writer.bytes)
@@ -166,7 +173,10 @@ class ShardWriter:
         self.job, self.directory = job, directory
         self.documents = self.bytes = self.seen = self.pieces = 0
         self._tables: list[pa.Table] = []
+        self._texts, self._metas = TextColumn(), TextColumn()
         self._pending = self._pending_meta = self._rows = 0
+        # what is kept by name came after there were stores: it counts as much as the text does
+        self._most_meta = limits.PIECE_META_BYTES if job.keep_fields is None else PIECE_BYTES
         self._dropped = [DROPPED.empty_table()]
 
     def add(self, unit: Unit, batch: Batch) -> None:
@@ -177,7 +187,7 @@ class ShardWriter:
         count = len(batch.texts)
         source = pa.repeat(pa.scalar(self.job.source), count)
         own = pa.array(ids[batch.rows - batch.first], pa.uint64())
-        table = pa.table([own, source, batch.texts, batch.metas], schema=DOCUMENTS)
+        table = pa.table([own, source], schema=_NAMES)
         sizes, others = _text_bytes(batch.texts), _text_bytes(batch.metas)
         self.documents, self.bytes = self.documents + count, self.bytes + int(sizes.sum())
         start = 0
@@ -185,18 +195,20 @@ class ShardWriter:
             reached, other = np.cumsum(sizes[start:]), np.cumsum(others[start:])
             taken = min(
                 int(np.searchsorted(reached, PIECE_BYTES - self._pending)) + 1,
-                int(np.searchsorted(other, limits.PIECE_META_BYTES - self._pending_meta)) + 1,
+                int(np.searchsorted(other, self._most_meta - self._pending_meta)) + 1,
                 limits.PIECE_ROWS - self._rows,
                 count - start,
             )
             self._tables.append(table.slice(start, taken))
+            self._texts.add(batch.texts.slice(start, taken))
+            self._metas.add(batch.metas.slice(start, taken))
             self._pending += int(reached[taken - 1])
             self._pending_meta += int(other[taken - 1])
             self._rows += taken
             start += taken
             if (
                 self._pending >= PIECE_BYTES
-                or self._pending_meta >= limits.PIECE_META_BYTES
+                or self._pending_meta >= self._most_meta
                 or self._rows >= limits.PIECE_ROWS
             ):
                 self._flush()
@@ -208,8 +220,11 @@ class ShardWriter:
 
     def _flush(self) -> None:
         path = self.directory / f"{self.job.name}-{self.pieces:03d}" / "part.parquet"
-        write_documents(path, pa.concat_tables([DOCUMENTS.empty_table(), *self._tables]))
+        names = pa.concat_tables([_NAMES.empty_table(), *self._tables])
+        columns = [names["id"], names["source"], self._texts.array(), self._metas.array()]
+        write_documents(path, pa.table(columns, schema=DOCUMENTS))
         self._tables, self.pieces = [], self.pieces + 1
+        self._texts, self._metas = TextColumn(), TextColumn()
         self._pending = self._pending_meta = self._rows = 0
 
 

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tasks.corpus.reading.batches import Batch, Fault, Unit, checked, whole_fault
+from tasks.corpus.reading.fields import KeptFields
 from tasks.corpus.reading.parquet_pages import TooLarge, safe_rows
 
 _BATCH_BYTES = 8 << 20
@@ -48,7 +49,7 @@ def _text_bytes(group: Any, text_field: str) -> int:
     return sum(column.total_uncompressed_size for column in columns if column.path_in_schema == text_field)
 
 
-def read_parquet(unit: Unit, text_field: str) -> Iterator[Batch]:
+def read_parquet(unit: Unit, text_field: str, kept: KeptFields) -> Iterator[Batch]:
     """The rows of one row group from `unit.row` on. A damaged group gives the rows before the damage, and one fault."""
     assert isinstance(unit.path, Path)
     if unit.path.stat().st_size == 0:
@@ -64,10 +65,10 @@ def read_parquet(unit: Unit, text_field: str) -> Iterator[Batch]:
         return
     with file:
         if unit.piece < file.num_row_groups:
-            yield from _read_group(unit, file, text_field)
+            yield from _read_group(unit, file, text_field, kept)
 
 
-def _read_group(unit: Unit, file: pq.ParquetFile, text_field: str) -> Iterator[Batch]:
+def _read_group(unit: Unit, file: pq.ParquetFile, text_field: str, kept: KeptFields) -> Iterator[Batch]:
     assert isinstance(unit.path, Path)
     where = f"{unit.name}: row group {unit.piece}"
     group = file.metadata.row_group(unit.piece)
@@ -77,15 +78,18 @@ def _read_group(unit: Unit, file: pq.ParquetFile, text_field: str) -> Iterator[B
         yield whole_fault(Fault(None, refusal[0], f"{where}: {refusal[1]}", float(group.num_rows)))
         return
     row = 0
-    rows = min(_BATCH_ROWS, max(1, _BATCH_BYTES * group.num_rows // max(1, group.total_byte_size)))
+    columns = kept.columns(file.schema_arrow.names, text_field)
+    leaves = [index for index in range(group.num_columns) if _is_read(group, index, columns)]
+    size = sum(group.column(index).total_uncompressed_size for index in leaves)
+    rows = min(_BATCH_ROWS, max(1, _BATCH_BYTES * group.num_rows // max(1, size)))
     try:
-        rows = safe_rows(unit.path, file, unit.piece, rows)
+        rows = safe_rows(unit.path, file, unit.piece, rows, leaves)
     except TooLarge as error:
         yield whole_fault(Fault(None, error.reason, f"{where}: {error}", float(group.num_rows)))
         return
     except (pa.ArrowException, OSError):
         pass  # damage, which is met again below and told where it is
-    batches = file.iter_batches(rows, row_groups=[unit.piece], use_threads=False)
+    batches = file.iter_batches(rows, row_groups=[unit.piece], columns=columns, use_threads=False)
     while True:
         try:
             batch = next(batches, None)
@@ -106,6 +110,12 @@ def _read_group(unit: Unit, file: pq.ParquetFile, text_field: str) -> Iterator[B
         if made is not None:
             yield made
         row = done
+
+
+def _is_read(group: Any, index: int, columns: list[str] | None) -> bool:
+    """Whether a leaf of the schema is in one of the columns (None: all)."""
+    path = group.column(index).path_in_schema
+    return columns is None or any(path == name or path.startswith(f"{name}.") for name in columns)
 
 
 def _unusable(schema: pa.Schema, text_field: str) -> tuple[str, str] | None:

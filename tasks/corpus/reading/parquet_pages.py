@@ -8,7 +8,7 @@ https://parquet.apache.org/docs/file-format/data-pages/
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -45,11 +45,19 @@ class Page:
     encoding: int
 
 
-def safe_rows(path: Path, file: pq.ParquetFile, piece: int, wanted: int) -> int:
-    """The number of rows, at most `wanted`, that can be read at once whichever they are. Raises TooLarge."""
+def safe_rows(
+    path: Path, file: pq.ParquetFile, piece: int, wanted: int, leaves: Sequence[int] | None = None
+) -> int:
+    """The number of rows, at most `wanted`, that can be read at once whichever they are. Raises TooLarge.
+
+    `leaves`: the numbers of the columns that are read; None: all.
+    """
     group = file.metadata.row_group(piece)
     with path.open("rb") as raw:
-        columns = [_column(path, raw, file, piece, index, wanted) for index in range(group.num_columns)]
+        columns = [
+            _column(path, raw, file, piece, index, wanted)
+            for index in (range(group.num_columns) if leaves is None else leaves)
+        ]
     most = max(limits.ENDLESS_BYTES, limits.EXPANSION * sum(column.unpacked for column in columns))
     for column in columns:
         if column.repeated * group.num_rows > most:

@@ -23,6 +23,7 @@ import pyarrow as pa
 
 from tasks.corpus.reading import limits, python_docs
 from tasks.corpus.reading.batches import Batch, Fault, Unit, checked, whole_fault
+from tasks.corpus.reading.fields import KeptFields
 from tasks.corpus.reading.json_array import Broken, elements_of
 from tasks.corpus.reading.limits import megabytes
 from tasks.corpus.reading.parquet import read_parquet
@@ -43,21 +44,25 @@ _JSON_NAMES = {
 }
 
 
-def read_unit(unit: Unit, text_field: str) -> Iterator[Batch]:
-    """The rows of a unit from `unit.row` on, in order. Unreadable data become faults; OSError is not caught."""
+def read_unit(unit: Unit, text_field: str, kept: KeptFields | None = None) -> Iterator[Batch]:
+    """The rows of a unit from `unit.row` on, in order. Unreadable data become faults; OSError is not caught.
+
+    `kept`: the other fields that are carried along (None: all).
+    """
+    kept = kept or KeptFields()
     if unit.kind == "parquet":
-        return read_parquet(unit, text_field)
+        return read_parquet(unit, text_field, kept)
     if unit.kind == "text":
-        return _read_text(unit)
+        return _read_text(unit, kept)
     if unit.kind == "python":
-        return _read_python(unit)
-    return _read_lines(unit, text_field)
+        return _read_python(unit, kept)
+    return _read_lines(unit, text_field, kept)
 
 
 # ── JSON lines ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _read_lines(unit: Unit, text_field: str) -> Iterator[Batch]:
+def _read_lines(unit: Unit, text_field: str, kept: KeptFields) -> Iterator[Batch]:
     with opened(unit.path) as stream:
         if stream.empty:
             yield whole_fault(Fault(None, "empty_file", f"{unit.name}: the file has no bytes"))
@@ -70,16 +75,15 @@ def _read_lines(unit: Unit, text_field: str) -> Iterator[Batch]:
         if stream.array and unit.piece == 0:
             elements = elements_of(unit.path)
             if elements is not None:
-                yield from _array_batches(unit, elements, text_field)
+                yield from _array_batches(unit, elements, text_field, kept)
                 return
         start, end = line_span(unit.path, unit.piece) if stream.divisible else (0, None)
-        yield from _line_batches(unit, stream, max(start, unit.offset), end, text_field)
+        start = max(start, unit.offset)
+        parser = _LineParser(unit, text_field, kept, line=1 if start == 0 else None, offset=start)
+        yield from _line_batches(parser, stream, start, end)
 
 
-def _line_batches(
-    unit: Unit, stream: Stream, start: int, end: int | None, text_field: str
-) -> Iterator[Batch]:
-    parser = _LineParser(unit, text_field, first_line=1 if start == 0 else None, row=unit.row, offset=start)
+def _line_batches(parser: _LineParser, stream: Stream, start: int, end: int | None) -> Iterator[Batch]:
     stream.read_from(start, end)
     for block in blocks(stream):
         cut = stream.fault is not None
@@ -90,8 +94,8 @@ def _line_batches(
         yield from (batch for batch in batches if batch.count)
     if stream.fault:
         reason, message = stream.fault
-        kept = f"{parser.row} rows before it are kept" if parser.row else "nothing before it could be read"
-        yield whole_fault(Fault(None, reason, f"{unit.name}: {message}; {kept}"), parser.row)
+        before = f"{parser.row} rows before it are kept" if parser.row else "nothing before it could be read"
+        yield whole_fault(Fault(None, reason, f"{parser.unit.name}: {message}; {before}"), parser.row)
 
 
 class _LineParser:
@@ -101,9 +105,11 @@ class _LineParser:
     can neither set single lines aside nor keep the other fields unchanged.
     """
 
-    def __init__(self, unit: Unit, text_field: str, *, first_line: int | None, row: int, offset: int) -> None:
-        self.unit, self.text_field = unit, text_field
-        self.line, self.row, self.offset = first_line, row, offset
+    def __init__(
+        self, unit: Unit, text_field: str, kept: KeptFields, *, line: int | None, offset: int
+    ) -> None:
+        self.unit, self.text_field, self.kept = unit, text_field, kept
+        self.line, self.row, self.offset = line, unit.row, offset
 
     def parse(self, block: bytes, *, cut: bool) -> Iterator[Batch]:
         """The rows of one block. `cut`: the file broke off, so an unfinished last line is not a row."""
@@ -133,7 +139,7 @@ class _LineParser:
                 self.line += 1
             if not line or line.isspace():
                 continue
-            record = record_of_line(line, self.text_field)
+            record = record_of_line(line, self.text_field, self.kept)
             if isinstance(record, Refused):
                 if cut and number == unfinished:
                     break
@@ -187,7 +193,7 @@ class Refused:
     message: str
 
 
-def record_of_line(line: bytes, text_field: str) -> JsonRow | Refused:
+def record_of_line(line: bytes, text_field: str, kept: KeptFields) -> JsonRow | Refused:
     """Parse one line of JSON. If orjson rejects it, the standard library parses it again, strictly."""
     if len(line) > limits.PLAIN_JSON_BYTES and (refused := _too_much(line)) is not None:
         return refused
@@ -198,7 +204,7 @@ def record_of_line(line: bytes, text_field: str) -> JsonRow | Refused:
             value = strict_loads(line)
         except (ValueError, RecursionError):
             return _refusal(line, str(error))
-    return _record(value, text_field)
+    return _record(value, text_field, kept)
 
 
 def _too_much(line: bytes) -> Refused | None:
@@ -225,7 +231,7 @@ def _refusal(line: bytes, message: str) -> Refused:
     return Refused("malformed_json", message)
 
 
-def _record(value: Any, text_field: str) -> JsonRow | Refused:
+def _record(value: Any, text_field: str, kept: KeptFields) -> JsonRow | Refused:
     if type(value) is not dict:
         return Refused("not_an_object", f"{_JSON_NAMES[type(value)]}, not an object")
     if text_field not in value:
@@ -235,6 +241,7 @@ def _record(value: Any, text_field: str) -> JsonRow | Refused:
     text = value.pop(text_field)
     if text is not None and type(text) is not str:
         return Refused("text_not_string", f"{text_field!r} is {_JSON_NAMES[type(text)]}")
+    value = kept.of(value)
     try:
         return JsonRow(text, orjson.dumps(value).decode())
     except TypeError:  # nested too deeply for orjson, or an integer beyond 64 bits
@@ -245,7 +252,7 @@ def _record(value: Any, text_field: str) -> JsonRow | Refused:
 
 
 def _array_batches(
-    unit: Unit, elements: Iterator[Any | LongLine | Broken], text_field: str
+    unit: Unit, elements: Iterator[Any | LongLine | Broken], text_field: str, kept: KeptFields
 ) -> Iterator[Batch]:
     first, chunk, size = unit.row, list[JsonRow | Refused](), 0
     broken: Broken | None = None
@@ -255,10 +262,10 @@ def _array_batches(
         elif isinstance(element, LongLine):
             chunk.append(_too_long(element.size))
         elif isinstance(element, bytes):
-            chunk.append(record_of_line(element, text_field))
+            chunk.append(record_of_line(element, text_field, kept))
             size += len(element)
         else:
-            chunk.append(_record(element, text_field))
+            chunk.append(_record(element, text_field, kept))
         if len(chunk) == 1024 or size > limits.ARRAY_BYTES:
             yield _array_batch(unit, first, chunk)
             first, chunk, size = first + len(chunk), [], 0
@@ -289,7 +296,7 @@ def _array_batch(unit: Unit, first: int, records: list[JsonRow | Refused]) -> Ba
 # ── Text files and Python documentation ──────────────────────────────────────────────────────────────────────────────
 
 
-def _read_text(unit: Unit) -> Iterator[Batch]:
+def _read_text(unit: Unit, kept: KeptFields) -> Iterator[Batch]:
     """A text file is one document."""
     parts, size = list[bytes](), 0
     with opened(unit.path) as stream:
@@ -315,14 +322,14 @@ def _read_text(unit: Unit) -> Iterator[Batch]:
         what = "UTF-16 (byte order mark)" if stream.utf16 else f"{error.reason} at byte {error.start}"
         yield whole_fault(Fault(None, "invalid_utf8", f"{unit.name}: {what}; convert the file to UTF-8"))
         return
-    meta = orjson.dumps({"file": unit.name}).decode()
+    meta = orjson.dumps(kept.of({"file": unit.name})).decode()
     yield from _documents(unit, [(text, meta)])
 
 
-def _read_python(unit: Unit) -> Iterator[Batch]:
+def _read_python(unit: Unit, kept: KeptFields) -> Iterator[Batch]:
     assert isinstance(unit.path, Path)
     found = python_docs.documents(unit.path, unit.files)
-    yield from _documents(unit, [(text, orjson.dumps(meta).decode()) for text, meta in found])
+    yield from _documents(unit, [(text, orjson.dumps(kept.of(meta)).decode()) for text, meta in found])
 
 
 def _documents(unit: Unit, pairs: list[tuple[str, str]]) -> Iterator[Batch]:

@@ -58,6 +58,17 @@ class SourceConfig(Settings):
         description="seeded mixes files and row groups; as_given reads them in the order of `files`.",
     )
 
+    keep_fields: tuple[LineText, ...] | None = identity(
+        None,
+        since="0.2",
+        description="Other fields to carry along with the text, such as url and score; []: none, null: all.",
+    )
+
+    @field_validator("keep_fields", mode="after")
+    @classmethod
+    def _each_once(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        return None if value is None else tuple(sorted(set(value)))
+
     @field_validator("files", mode="before")
     @classmethod
     def _one_pattern(cls, value: Any) -> Any:
@@ -89,6 +100,10 @@ class IngestConfig(Settings):
         0.01, description="The stage fails where more of the rows than this were set aside.", ge=0, le=1
     )
 
+    keep_fields: tuple[str, ...] | None = identity(
+        None, since="0.2", description="Other fields that are carried along; null: all."
+    )
+
     @classmethod
     def of(
         cls, source: SourceConfig, *, slice_bytes: int, seed: int, max_bad_fraction: float = 0.01
@@ -102,4 +117,5 @@ class IngestConfig(Settings):
             slice_bytes=slice_bytes,
             seed=seed,
             max_bad_fraction=max_bad_fraction,
+            keep_fields=source.keep_fields,
         )

@@ -7,6 +7,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -149,6 +151,33 @@ def test_a_pattern_that_names_no_file_is_refused_and_one_of_two_readings_is_said
         ) as refused:
             check(run_of(corpus__sources=[{**one, "files": [pattern]}]))
         assert re.search(words.replace("[", "\\["), str(refused.value))
+
+
+def test_fields_to_keep_that_are_not_there_are_refused_or_said(home):
+    rows = [{"text": "some text", "url": "u", "score": 3.1}]
+    pq.write_table(pa.Table.from_pylist(rows), home / "a.parquet")
+    (home / "a.jsonl").write_text(json.dumps(rows[0]) + "\n")
+    one = {
+        "name": "a",
+        "role": "domain",
+        "weight": 1,
+        "files": ["a.parquet"],
+        "keep_fields": ["urls", "score"],
+    }
+    with pytest.raises(
+        ConfigError, match="keep_fields names 'urls', which no file has; they have 'score', 'url'"
+    ):
+        check(run_of(corpus__sources=[one]))
+    lines = {**one, "files": ["a.jsonl", "a.parquet"]}
+    check(run_of(corpus__sources=[lines]))  # a later row may have it
+    assert any(
+        "names 'urls', which the first rows" in line for line in advice(run_of(corpus__sources=[lines]))
+    )
+    scored = {"min_edu_score": 3}
+    for keep, said in ((["url"], True), (["url", "score"], False), (None, False)):
+        run = run_of(corpus__sources=[{**one, "keep_fields": keep}], corpus__filter=scored)
+        check(run)
+        assert said == any("keep_fields leaves out 'score'" in line for line in advice(run))
 
 
 # ---- the device -------------------------------------------------------------------------------------------------------
