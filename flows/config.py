@@ -87,6 +87,12 @@ class CorpusConfig(Settings):
     max_bad_fraction: Real = identity(
         0.01, ge=0, le=1, description="share (0 to 1) of unreadable rows past which ingest fails"
     )
+    max_epochs: Real | None = execution(
+        None,
+        ge=1,
+        le=1e9,
+        description="readings of a source's text, past which nothing is trained; null: no limit, only a warning past 4",
+    )
     dedup: DedupConfig = identity(default_factory=DedupConfig, description="which duplicates are dropped")
     filter: FilterConfig = identity(
         default_factory=FilterConfig, description="which documents are dropped for their quality"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from storage.errors import OnwardError
 from storage.manifest import Manifest
@@ -55,6 +55,8 @@ class Artifact:
 
     path: Path
     manifest: Manifest
+    estimated: ClassVar[bool] = False
+    """Whether it only stands for an artifact that is not made yet, with estimates as statistics."""
 
     @property
     def stage(self) -> str:

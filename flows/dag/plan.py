@@ -61,6 +61,8 @@ class _Estimates(dict[str, Any]):
 class Pending(Artifact):
     """Stands for an artifact that does not exist yet. Its statistics are estimates."""
 
+    estimated = True
+
     @property
     def stats(self) -> dict[str, Any]:
         """Estimates of the statistics that the DAG reads."""

@@ -86,6 +86,9 @@ def _adapt(
     line, base = _base(ask, build, reading, tokenizer, outcome)
     for round, following in zip(rounds, [*rounds[1:], None], strict=True):
         read = reading.until(ask.needed(round, line.taken))
+        reading.check_repeats(
+            ask.needed(rounds[-1], line.taken)
+        )  # of all budgets, before the first is trained
         line = _pack(ask, build, outcome, line, round, read)
         if until in ("pack", "data"):
             continue
@@ -140,6 +143,7 @@ def _base(
         return TrainingState(export, tokens, base=export, readers=readers_of(tokenizer.base)), model
     zero = round_zero(ask.run, config.pretrain_tokens)
     read = reading.until(ask.needed(zero, {}))
+    reading.check_repeats(ask.needed(zero, {}))
     packed = build(ask.pack(zero, read, None, tokenizer(read)), round=0)
     outcome.packed.append(packed)
     assert tokenizer.base is not None

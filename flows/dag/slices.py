@@ -20,15 +20,15 @@ from flows.dag.requests import Requests
 from flows.dag.state import Slice
 from storage.artifact import Artifact, Chain, Input
 from storage.counts import rounded_count
-from storage.errors import StageFailed
+from storage.errors import ConfigError, StageFailed
 from tasks.corpus.packing.interleave import choose
 from tasks.corpus.reading.sources import SourceConfig
 from tasks.corpus.reasons import commonest
 
 _STRETCH = 64
-_MANY_TIMES = 16
-"""Readings of one text that are nearly surely a mistake. Up to 4 are nearly as good as new text, and beyond 16 little is
-gained (Muennighoff et al. 2023, arXiv 2305.16264)."""
+_MANY_TIMES = 4
+"""Readings of one text that are nearly as good as new text; beyond 16 little is gained (Muennighoff et al. 2023, arXiv
+2305.16264)."""
 _FEW_HELD_OUT = 20
 """Held-out documents below which a perplexity says little: the interval of a change is wider than most changes."""
 _WAYS = {
@@ -44,6 +44,10 @@ _OTHER_WAYS = {
     "copy_after_filter": "leave out the source that holds the same text",
 }
 """What to do where this reason is the commonest of its stage."""
+
+
+def _times(epochs: float) -> str:
+    return f"{epochs:.1f}" if epochs < 10 else f"{int(epochs):,}"
 
 
 class NothingLeft(StageFailed):
@@ -76,17 +80,41 @@ class SliceReader:
         for source in sources:
             if needed[source.name] and not self.tokens_of(source.name):
                 raise self._nothing_left(source.name)
-            self._warn_of_repeats(source.name, needed[source.name])
         return list(self.slices)
 
-    def _warn_of_repeats(self, source: str, needed: int) -> None:
-        there = self.tokens_of(source)
-        if needed >= there * _MANY_TIMES > 0:
-            self.requests.warn(
-                f"corpus.sources: {source} has about {rounded_count(there)} tokens, and training takes "
-                f"{rounded_count(needed)} of it: it is read about {needed // there:,} times. More text, a smaller weight "
-                "or a smaller training.token_budgets avoids it"
+    def check_repeats(self, needed: Mapping[str, int]) -> None:
+        """Look at how often the sources of which all text is read would be read again for `needed` tokens, of this round
+        or of a later one: warn of more than four times.
+
+        Raises ConfigError beyond the limit of the configuration; while the text is only estimated, that is a warning too.
+        """
+        corpus = self.requests.run.corpus
+        for source in corpus.sources:
+            there, wanted = self.tokens_of(source.name), needed.get(source.name, 0)
+            if not self.used_up(source.name) or wanted <= there or not there:
+                continue
+            field = (
+                "corpus.max_epochs" if source.max_epochs is None else f"max_epochs of source {source.name}"
             )
+            limit = corpus.max_epochs if source.max_epochs is None else source.max_epochs
+            told = (
+                f"corpus.sources: {source.name} has about {rounded_count(there)} tokens, and training takes "
+                f"{rounded_count(wanted)} of it: it is read about {_times(wanted / there)} times"
+            )
+            ways = "More text, a smaller weight or a smaller training.token_budgets"
+            if limit is not None and wanted > limit * there:
+                line = f"{told}, more than {field} {limit:g} allows. {ways} keeps within it"
+                if not self._estimated(source.name):
+                    raise ConfigError(line)
+                self.requests.warn(f"{line}; the run is refused, if the text is no more than estimated")
+            elif wanted > _MANY_TIMES * there:
+                self.requests.warn(
+                    f"{told}. Four readings are nearly as good as new text, and beyond sixteen little is gained. {ways} "
+                    "avoids it; corpus.max_epochs refuses it"
+                )
+
+    def _estimated(self, source: str) -> bool:
+        return any(one.artifacts["tokenize"].estimated for one in self.slices if one.source == source)
 
     def all(self, until: str, most: int | None) -> None:
         """Read every slice of every source (or the first `most` slices), up to the corpus stage `until`."""

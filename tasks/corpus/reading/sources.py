@@ -64,6 +64,13 @@ class SourceConfig(Settings):
         description="Other fields to carry along with the text, such as url and score; []: none, null: all.",
     )
 
+    max_epochs: Real | None = execution(
+        None,
+        ge=1,
+        le=1e9,
+        description="Readings of its text, past which nothing is trained; null: corpus.max_epochs.",
+    )
+
     @field_validator("keep_fields", mode="after")
     @classmethod
     def _each_once(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:

@@ -246,10 +246,10 @@ def test_a_file_of_the_base_that_holds_no_fields_is_refused_by_its_name(home, na
 
 
 def told_by_plan(home: Path, *sources: dict[str, Any], **over: Any) -> list[str]:
-    replay = source("replay", "words " * 60_000, home, role="replay", weight=0.01)
+    replay = source("replay", "words " * 90_000, home, role="replay", weight=0.01)
     said: list[str] = []
     make_plan(run_of(corpus__sources=[*sources, replay], model__base=INIT, **over), said.append)
-    return said
+    return list(dict.fromkeys(said))
 
 
 def test_a_plan_says_that_a_text_would_be_read_many_times(home):
@@ -260,8 +260,27 @@ def test_a_plan_says_that_a_text_would_be_read_many_times(home):
     assert not [line for line in said if line.startswith("corpus.sources: replay")]
 
 
+def test_a_plan_says_that_a_limit_of_epochs_would_be_passed(home):
+    """It estimates the text, so it does not refuse."""
+    notes = source("notes", "a word or two\n" * 400, home)
+    [line] = [one for one in told_by_plan(home, notes, corpus__max_epochs=16) if "notes has" in one]
+    assert "more than corpus.max_epochs 16 allows" in line and "the run is refused, if" in line
+    [line] = [
+        one
+        for one in told_by_plan(home, {**notes, "max_epochs": 20}, corpus__max_epochs=900)
+        if "notes" in one
+    ]
+    assert "more than max_epochs of source notes 20 allows" in line
+    [line] = [
+        one
+        for one in told_by_plan(home, {**notes, "max_epochs": 900}, corpus__max_epochs=2)
+        if "notes" in one
+    ]
+    assert "about 709 times. Four readings" in line
+
+
 def test_a_plan_says_nothing_where_more_text_follows_or_there_is_enough(home):
-    text = "a word or two\n" * 40_000
+    text = "a word or two\n" * 80_000
     assert told_by_plan(home, source("enough", text, home)) == []
     assert told_by_plan(home, source("more", text, home), corpus__slice_bytes=1000) == []
 

@@ -13,8 +13,11 @@ from flows.dag.pretrain import adapt
 from flows.dag.requests import Requests
 from flows.dag.slices import NothingLeft
 from flows.dag.state import Outcome
+from flows.runs.names import run_id
 from flows.ui.console import counts
 from storage.artifact import Artifact
+from storage.errors import ConfigError
+from storage.settings import identity_of
 from storage.store import Making, Request, Store
 
 PROSE = "The cart with number {n} was driven to the mill and back, and nobody had seen it on the road since then. "
@@ -71,6 +74,52 @@ def test_where_all_is_held_out_it_says_so(tmp_path: Path, shared_data: Path) -> 
     message, outcome, _ = failed(run_of(tmp_path, shared_data, texts, filter=OPEN, holdout_fraction=0.49))
     assert "Of its 1 rows: 1 are held out. To keep more, lower corpus.holdout_fraction" in message
     assert outcome.data is not None
+
+
+def tried(run: RunConfig) -> tuple[list[str], list[str], ConfigError | None]:
+    """Warnings, the stages that were made up to packing, and the refusal."""
+    store, said, made = Store(run.store_path), list[str](), list[str]()
+
+    def build(request: Request, **_: Any) -> Artifact:
+        made.append(request.stage)
+        return store.ensure(request, Making()).artifact
+
+    try:
+        adapt(Requests(run, store, warn=said.append), build, until="pack")
+    except ConfigError as error:
+        return said, made, error
+    return said, made, None
+
+
+@pytest.mark.parametrize(
+    ("limits", "passed"),
+    [
+        ({}, None),
+        ({"max_epochs": 100}, "corpus.max_epochs 100"),
+        ({"max_epochs": 1000}, None),
+        ({"max_epochs": 100, "of_source": 1000}, None),
+        ({"max_epochs": 1000, "of_source": 2}, "max_epochs of source notes 2"),
+    ],
+)
+def test_a_note_that_would_be_read_hundreds_of_times_is_told_or_refused_before_anything_is_packed(
+    tmp_path: Path, shared_data: Path, limits: dict[str, float], passed: str | None
+) -> None:
+    """At the first budget, because of the last one. No limit is in a key."""
+    run = run_of(tmp_path, shared_data, [PROSE.format(n=0) * 3], filter=OPEN)
+    source = run.corpus.sources[0].model_copy(update={"max_epochs": limits.pop("of_source", None)})
+    corpus = run.corpus.model_copy(update={"sources": (source,), **limits})
+    training = run.training.model_copy(update={"token_budgets": (256, 51_200)})
+    plain = run.model_copy(update={"training": training})
+    limited = plain.model_copy(update={"corpus": corpus})
+    said, made, refusal = tried(limited)
+    lines = [line for line in said if line.startswith("corpus.sources: notes has about")]
+    if passed is None:
+        assert refusal is None and made.count("pack") == 2
+        assert len(set(lines)) == 1 and "Four readings are nearly as good" in lines[0]
+    else:
+        assert refusal is not None and "pack" not in made and not lines
+        assert f"more than {passed} allows" in str(refusal)
+    assert identity_of(limited) == identity_of(plain) and run_id(limited) == run_id(plain)
 
 
 def test_a_line_gives_reasons_only_where_nearly_nothing_is_left() -> None:
