@@ -188,13 +188,14 @@ class Damage:
         began = str(artifact.manifest.provenance.get("started", ""))
         for stage, key in _edges(artifact.manifest):
             place = self._root / stage / key[:16]
-            if not any(place.parent.glob(f".damaged-{place.name}-*")) or not place.exists():
+            before = list(place.parent.glob(f".damaged-{place.name}-*"))
+            if not before or not place.exists():
                 continue
             try:
                 made = str(self.manifest(place).provenance.get("started", ""))
             except DamagedArtifact:
                 continue
-            if made > began:
+            if made > began or any(_started(one) > made for one in before):  # or the clock was set back since
                 return f"it was made before {stage}/{place.name}, which was damaged, was made again"
         return None
 
@@ -248,7 +249,13 @@ def set_aside(path: Path) -> Path:
     return target
 
 
-def _json(path: Path) -> dict[str, str]:
+def _started(path: Path) -> str:
+    """When an artifact that was set aside was begun; empty if its manifest cannot be read."""
+    provenance = _json(path / NAME).get("provenance")
+    return str(provenance.get("started", "")) if isinstance(provenance, dict) else ""
+
+
+def _json(path: Path) -> dict[str, Any]:
     """A JSON object; empty if there is none that can be read."""
     try:
         found = json.loads(path.read_bytes())

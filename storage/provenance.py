@@ -34,10 +34,18 @@ def host_name() -> str:
 
 
 def provenance(
-    module: Any, began: float, warnings: list[str], execution: dict[str, Any], facts: dict[str, Any]
+    module: Any,
+    began: float,
+    seconds: float,
+    warnings: list[str],
+    execution: dict[str, Any],
+    facts: dict[str, Any],
 ) -> dict[str, Any]:
-    """Code digest, git commit, library versions, execution, start and end (UTC), host, warnings, given facts."""
-    ended = time.time()
+    """Code digest, git commit, library versions, execution, start and end (UTC), host, warnings, given facts.
+
+    `seconds` are those that it took; a clock that was set back meanwhile puts no end before its beginning.
+    """
+    ended = max(began, time.time())
     return {
         "code": stage_code_digest(module),
         "git": git_commit(),
@@ -46,7 +54,7 @@ def provenance(
         "execution": execution,
         "started": _utc(began),
         "ended": _utc(ended),
-        "seconds": round(ended - began, 3),
+        "seconds": round(seconds, 3),
         "host": host_name(),
         "warnings": warnings,
         **facts,

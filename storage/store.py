@@ -335,7 +335,7 @@ class Store:
             raise
 
     def _drafted(self, request: Request, key: str, work: Path, making: Making, lock: Lock) -> Manifest:
-        began = time.time()
+        began, ticked = time.time(), time.monotonic()
         draft = Draft(
             work,
             workers=making.workers,
@@ -366,7 +366,14 @@ class Store:
             volatile=volatile,
             stats=_plain_stats(stats),
             provenance={
-                **provenance(request.module, began, draft.warnings, draft.execution, making.facts),
+                **provenance(
+                    request.module,
+                    began,
+                    time.monotonic() - ticked,
+                    draft.warnings,
+                    draft.execution,
+                    making.facts,
+                ),
                 VERIFIED: True,
             },
             components=request.components,

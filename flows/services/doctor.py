@@ -24,6 +24,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
+from flows.machine.clock import younger
 from flows.machine.environment import gpus
 from flows.machine.servers import basic, credentials_for
 from flows.services.record import HomeRecord, read_record, workers_online
@@ -329,7 +330,7 @@ def scheduler(api: Api) -> Finding:
     ahead = api.post("/flow_runs/count", body)
     if ahead:
         return Finding("scheduler", "ok", f"{len(active)} schedules on, {ahead} runs ahead")
-    if time.time() - oldest < 120:
+    if younger(oldest, 120):
         return Finding(
             "scheduler", "note", "schedules are on; no run was created yet", "ask again in two minutes"
         )

@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from flows.machine.clock import younger
 from flows.machine.processes import (
     ProcessId,
     command_of,
@@ -119,7 +120,7 @@ class LostRuns:
         state = run["state"]
         since = _moment(state["timestamp"])
         pid = _pid(run)
-        if state["type"] == "PENDING" and time.time() - since < _SUBMITTING_SECONDS:
+        if state["type"] == "PENDING" and younger(since, _SUBMITTING_SECONDS):
             return True  # a retry still names the process of the previous attempt
         if pid is not None and state["type"] != "PENDING" and _is_of(pid, run, since):
             return True
@@ -151,7 +152,7 @@ class LostRuns:
         """Cancel a run whose worker died; nobody else would end its process."""
         state = run["state"]
         since = _moment(state["timestamp"])
-        if state["type"] != "CANCELLING" or time.time() - since < _ORPHAN_SECONDS:
+        if state["type"] != "CANCELLING" or younger(since, _ORPHAN_SECONDS):
             return []
         pid = _pid(run)
         own = pid is not None and _is_of(pid, run, since)
@@ -188,7 +189,7 @@ class LostRuns:
         ended = _moment(state["timestamp"])
         before = [pid for pid in pids if _began_before(pid, ended)]  # processes of a retry began later
         asked = run["id"] in self._asked
-        if not before or (time.time() - ended < _OUTLIVED_SECONDS and not asked):
+        if not before or (younger(ended, _OUTLIVED_SECONDS) and not asked):
             return []
         roots = [pid for pid in before if parent_of(pid) not in before]
         kept = {name: state.get(name) for name in ("type", "name", "message")}

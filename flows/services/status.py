@@ -51,7 +51,7 @@ def _services(record: HomeRecord) -> list[dict[str, Any]]:
             "name": name,
             "pid": service.pid if service.alive else None,
             "running_since": _iso(service.since) if service.alive else None,
-            "seconds": round(time.time() - service.since) if service.alive else None,
+            "seconds": round(max(0.0, time.time() - service.since)) if service.alive else None,
             "restarts": service.deaths,
         }
         for name, service in record.services.items()

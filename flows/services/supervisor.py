@@ -10,6 +10,7 @@ ensures that a home has only one supervisor, and only it writes services.json.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import signal
 import socket
@@ -68,6 +69,8 @@ class Supervised:
     service: Service
     child: subprocess.Popen[bytes] | None = None
     not_before: float = 0.0
+    began: float = -math.inf
+    """Its start by the monotonic clock; of one that was taken over, long ago."""
     quick: int = 0
     """Number of consecutive ends soon after the start."""
 
@@ -149,7 +152,7 @@ class Supervisor:
     def _start(self, name: str, kept: Supervised) -> None:
         log = logs() / f"{name}.log"
         rotate(log)
-        kept.service.since = time.time()
+        kept.service.since, kept.began = time.time(), time.monotonic()
         environment = self.record.environment
         if name == "mlflow":
             (state_directory() / "mlflow" / "files").mkdir(parents=True, exist_ok=True)
@@ -184,7 +187,7 @@ class Supervisor:
         service.code = kept.child.returncode if kept.child is not None else None
         if service.pid:
             stop_group(service.pid, 5)
-        steady = time.time() - service.since > _STEADY_SECONDS
+        steady = time.monotonic() - kept.began > _STEADY_SECONDS
         kept.quick = 0 if steady else kept.quick + 1
         pause = _PAUSES[min(kept.quick, len(_PAUSES) - 1)]
         kept.not_before = time.monotonic() + pause

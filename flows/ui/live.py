@@ -187,7 +187,7 @@ class Live:
 
     def _row(self, stage: StageProgress) -> dict[str, Any]:
         call = stage.call
-        seconds = call.seconds if stage.over else time.time() - call.began
+        seconds = call.seconds if stage.over else max(0.0, time.time() - call.began)
         return {
             "stage": call.request.stage,
             "of": " · ".join(named(call.slice, call.round, call.item)),

@@ -16,6 +16,7 @@ from storage.atomic import sha256_file
 
 Key = tuple[int, int, int, int, int]
 _SETTLED_SECONDS = 2.0  # a file changed more recently may change again within one clock tick
+_SKEW_SECONDS = 60.0  # by as much, the clock of a file server may be ahead
 
 
 class FileDigests:
@@ -36,7 +37,7 @@ class FileDigests:
         if known is None:
             known = sha256_file(file)
             same = key == _key(file.stat())
-            if not same or time.time() - status.st_mtime < _SETTLED_SECONDS:
+            if not same or not _settled(status.st_ctime):
                 return known
             self._remember(key, known)
         self._memory[key] = known
@@ -69,6 +70,11 @@ class FileDigests:
         columns = "file TEXT PRIMARY KEY, sha256 TEXT NOT NULL, checksum INTEGER NOT NULL"
         database.execute(f"CREATE TABLE IF NOT EXISTS known ({columns})")
         return database
+
+
+def _settled(changed: float) -> bool:
+    """Whether a change from now on surely gets another time. The time of writing says nothing: any program can set it."""
+    return not -_SKEW_SECONDS < time.time() - changed < _SETTLED_SECONDS
 
 
 def _key(status: os.stat_result) -> Key:

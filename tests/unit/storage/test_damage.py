@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -199,6 +200,50 @@ def test_what_0_1_0_made_before_its_input_was_made_again_is_made_again(line):
         fresh.look("letters", second.key)
     assert fresh.ensure(request_of(first.part("letters"), letter="b")).state == "built"
     assert fresh.ensure(request_of(second.part("letters"), letter="c")).state == "cached"
+
+
+def test_a_clock_that_was_set_back_hides_no_child_of_0_1_0(line, monkeypatch):
+    """The input is made again at a time before all that is there; its child may still be of the damaged bytes."""
+    store, (first, second, _) = line
+    as_of_0_1_0(second)
+    store.set_aside("letters", first.key)
+    monkeypatch.setattr("time.time", lambda: 1e9)
+    store.ensure(request_of(letter="a"))
+    monkeypatch.undo()
+    fresh = Store(store.root)
+    with pytest.raises(DamagedArtifact, match="which was damaged, was made again"):
+        fresh.look("letters", second.key)
+    assert fresh.ensure(request_of(first.part("letters"), letter="b")).state == "built"
+    assert fresh.ensure(request_of(first.part("letters"), letter="b")).state == "cached"
+
+
+def test_nothing_ends_before_it_begins_where_the_clock_is_set_back_meanwhile(line, monkeypatch):
+    store, _ = line
+    original = letters.run
+
+    def set_back(config, inputs, draft):
+        monkeypatch.setattr("time.time", lambda: 1e9)
+        return original(config, inputs, draft)
+
+    monkeypatch.setattr(letters, "run", set_back)
+    made = store.ensure(request_of(letter="late")).artifact.manifest.provenance
+    assert made["started"] == made["ended"] > "2020" and 0 <= made["seconds"] < 600
+
+
+@pytest.mark.parametrize("written", [-86400 * 400, 0, 3600, 86400 * 400])
+def test_a_digest_is_not_believed_by_the_time_of_writing_which_any_program_can_set(tmp_path, written):
+    path, moment = tmp_path / "file", time.time_ns() + written * 10**9
+    digests = Digests(tmp_path / ".digests")
+    path.write_bytes(b"good" * 1000)
+    os.utime(path, ns=(moment, moment))
+    (good,) = digests.of([path])
+    read = digests.hashed_bytes
+    assert digests.of([path]) == [good] and digests.hashed_bytes == read, "remembered, whatever its time"
+    path.write_bytes(b"evil" * 1000)
+    os.utime(path, ns=(moment, moment))
+    for one in (digests, Digests(tmp_path / ".digests")):
+        assert one.suspect(path.stat(), good)
+        assert one.of([path]) != [good]
 
 
 def test_an_input_that_was_made_again_with_other_bytes_is_not_taken_for_the_old_one(line):
