@@ -24,6 +24,7 @@ from storage.errors import ConfigError, StageFailed
 from tasks.corpus.packing.interleave import choose
 from tasks.corpus.reading.sources import SourceConfig
 from tasks.corpus.reasons import commonest
+from tasks.corpus.shares import large_shares, warning_of
 
 _STRETCH = 64
 _MANY_TIMES = 4
@@ -115,6 +116,12 @@ class SliceReader:
 
     def _estimated(self, source: str) -> bool:
         return any(one.artifacts["tokenize"].estimated for one in self.slices if one.source == source)
+
+    def _warn_of_shares(self, number: int, source: str, filtered: Artifact, documents: Input) -> None:
+        masked = self.requests.run.corpus.filter.pii == "mask"
+        for taken in large_shares(filtered.stats):
+            said = warning_of(taken, filtered.part("dropped"), documents, masked)
+            self.requests.warn(f"filter · slice {number}, of source {source}: {said}")
 
     def all(self, until: str, most: int | None) -> None:
         """Read every slice of every source (or the first `most` slices), up to the corpus stage `until`."""
@@ -210,6 +217,7 @@ class SliceReader:
             self._signatures.append(deduped.part("signatures"))
         if until not in ("ingest", "dedup"):
             filtered = make("filter", ask.filter(deduped.part("documents")))
+            self._warn_of_shares(number, name, filtered, deduped.part("documents"))
             if until != "filter":
                 before = Chain(tuple(self._known)) if self._known else None
                 trained = tuple(one.artifacts["decontaminate"].part("documents") for one in self.slices)

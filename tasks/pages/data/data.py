@@ -15,8 +15,9 @@ from storage.artifact import Artifact
 from storage.draft import Draft
 from tasks.corpus.filter import COMPONENTS as FILTER_COMPONENTS
 from tasks.corpus.filter import families_of
+from tasks.corpus.shares import large_shares
 from tasks.pages.data.examples import Reader
-from tasks.pages.data.facts import DataFacts, Lengths, Reason, Sample, facts_json
+from tasks.pages.data.facts import DataFacts, LargeShare, Lengths, Reason, Sample, facts_json
 from tasks.pages.data.figures import draw
 from tasks.pages.data.inputs import DataConfig, DataInputs, DataPack, SliceParts, StageParts
 from tasks.pages.data.measured import measure
@@ -29,7 +30,7 @@ from tasks.pages.markdown import markdown_of
 from tasks.stages import CORPUS
 
 STAGE = "data"
-VERSION = 3
+VERSION = 4
 COMPONENTS = FILTER_COMPONENTS
 """The rules of the filter that are on are measured again, as they are now."""
 _REASONS = 40
@@ -148,6 +149,12 @@ def gather(config: DataConfig, inputs: DataInputs, draft: Draft) -> DataFacts:
             longest=longest,
             longer=tables.longer(shards, longest) if scores else 0,
             classifier=config.filter.edu_classifier is not None,
+        ),
+        large=tuple(
+            LargeShare(one.number, one.source, taken.rule, taken.documents, taken.asked)
+            for one in inputs.slices
+            if "filter" in one.stages
+            for taken in large_shares(one.stages["filter"].stats)
         ),
     )
     return replace(facts, findings=tuple(findings(facts)))

@@ -147,6 +147,17 @@ class Sample:
     classifier: bool
 
 
+@dataclass(frozen=True)
+class LargeShare:
+    """A rule of the filter that took a large share of a slice (tasks/corpus/shares.py)."""
+
+    slice: int
+    source: str
+    rule: str
+    documents: int
+    asked: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class DataFacts:
     """All facts of the page."""
@@ -162,6 +173,7 @@ class DataFacts:
     packing: tuple[PackedRound, ...]
     examples: tuple[ReasonExamples, ...]
     sample: Sample
+    large: tuple[LargeShare, ...] = ()
     findings: tuple[str, ...] = ()
 
 

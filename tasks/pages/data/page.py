@@ -11,6 +11,7 @@ from tasks.pages.ledger import Amounts, BenchmarkHits, sources_of
 from tasks.pages.wording import size_text, words
 
 _BAR = 10
+_MOST_LARGE = 5
 _LAST_LOOK = {
     "benchmark_overlap": "held a benchmark's question",
     "held_out_overlap": "held a held-out text or were part of one",
@@ -157,6 +158,16 @@ def _reasons(facts: DataFacts, pictures: dict[str, Picture]) -> list[Block]:
     blocks: list[Block] = [Heading(2, "Why documents were dropped")]
     blocks += [pictures["reasons"]] if "reasons" in pictures else []
     blocks.append(table)
+    if facts.large:
+        said = "; ".join(
+            f"{words(one.rule)} drops {one.documents:,} of {one.asked:,} documents ({_share(one.documents, one.asked)}) of "
+            f"slice {one.slice}, source {one.source}"
+            for one in facts.large[:_MOST_LARGE]
+        )
+        more = (
+            f"; and so in {len(facts.large) - _MOST_LARGE:,} more" if len(facts.large) > _MOST_LARGE else ""
+        )
+        blocks.append(Text(f"One rule takes a large share: {said}{more}. See the examples below.", "warning"))
     if edits:
         said = ", ".join(
             f"{words(name)} {count:,}" for name, count in sorted(edits, key=lambda one: (-one[1], one[0]))

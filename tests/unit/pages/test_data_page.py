@@ -14,17 +14,20 @@ import pytest
 from storage.artifact import Artifact
 from storage.store import Request, Store
 from storage.testing import artifact_of, draft_in
-from tasks.corpus import contamination
+from tasks.corpus import contamination, shares
 from tasks.corpus.benchmarks.questions import benchmark_inputs
 from tasks.corpus.contamination import CountConfig, CountInputs
 from tasks.corpus.documents import read_documents
 from tasks.corpus.filter import FilterConfig
+from tasks.pages.blocks import Text
 from tasks.pages.data import data
 from tasks.pages.data.data import data_inputs
 from tasks.pages.data.examples import LENGTH, Reader, visible
 from tasks.pages.data.facts import CopyGroups, GroupSize
 from tasks.pages.data.figures import reasons_caption
 from tasks.pages.data.inputs import DataConfig
+from tasks.pages.data.page import blocks_of
+from tasks.pages.markdown import markdown_of
 from tests.support.corpus.line import Line, gpt2, write_source
 
 FILTER = FilterConfig(language="en", c4=True, c4_curly_brackets=False, fineweb=True, min_edu_score=2.0)
@@ -118,6 +121,28 @@ def test_the_numbers_are_those_of_the_tables(line: Line) -> None:
     )
     for kind in ("after", "tokens"):
         assert sum(row["documents"] for row in facts["lengths"][kind]) == len(kept)
+
+
+def test_a_rule_that_takes_a_large_share_stands_on_the_page(
+    line: Line, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shares, "LARGE", 0.02)
+    monkeypatch.setattr(shares, "FEW", 2)
+    inputs = data_inputs(line.slices, line.packed, 1, ())
+    facts = data.gather(DataConfig(filter=line.filter, rules=0), inputs, draft_in(tmp_path))
+    rows = [(row["reason"], one.number) for one in line.slices for row in pq.read_table(
+        one.artifacts["filter"].part("dropped").only()).to_pylist()]  # fmt: skip
+    counts = Counter(rows)
+    told = {(one.rule, one.slice): one.documents for one in facts.large}
+    assert told and all(counts[pair] == count for pair, count in told.items())
+    text = markdown_of([block for block in blocks_of(facts, ()) if isinstance(block, Text)])
+    one = facts.large[0]
+    assert "One rule takes a large share: " in text
+    assert f" drops {one.documents:,} of {one.asked:,} documents (" in text
+    assert f" of slice {one.slice}, source {one.source}" in text
+    monkeypatch.setattr(shares, "LARGE", 1.0)
+    calm = data.gather(DataConfig(filter=line.filter, rules=0), inputs, draft_in(tmp_path / "calm"))
+    assert not calm.large
 
 
 def test_groups_of_copies_are_counted_as_they_were_dropped(line: Line) -> None:
