@@ -10,6 +10,8 @@ from storage.workers import Workers
 from tasks.corpus import decontaminate
 from tasks.corpus.benchmarks.questions import benchmark_inputs
 from tasks.corpus.decontaminate import DecontaminateConfig, DecontaminateInputs
+from tests.support.corpus.held_out import Slices
+from tests.support.corpus.prose import sentences
 from tests.support.corpus.quiz import LONG, filler, run_on
 from tests.support.corpus.slices import bytes_in, slice_of
 
@@ -24,5 +26,18 @@ def test_the_bytes_are_the_same_for_any_number_of_workers(tmp_path: Path) -> Non
         several = Draft(tmp_path / "several", workers=workers)
         decontaminate.run(config, inputs, several)
     assert bytes_in(alone) == bytes_in(several.path)
+    slices = {}
+    with Workers(2) as workers:
+        for name, given in (("alone", None), ("several", workers)):
+            line = Slices(tmp_path / f"slices-{name}", workers=given)
+            held = line.add(
+                "tales", [*(sentences(8, seed) for seed in range(40)), *"甲乙丙丁"], shards=4
+            ).held
+            line.add(
+                "letters", [*(f"{sentences(30, 99)} {text}" for text in held), sentences(9, 98)], shards=5
+            )
+            slices[name] = [bytes_in(made.path) for made in line.made]
+            assert line.made[1].stats.dropped_by_reason["held_out_overlap"] >= len(held) - 4
+    assert slices["alone"] == slices["several"]
     artifact = artifact_of(decontaminate, config, inputs, tmp_path / "store")
     assert set(artifact.manifest.parts) == {"documents", "holdout", "dropped", "hits", "known"}

@@ -202,6 +202,43 @@ def test_four_fifths_of_the_smaller_text_decide_in_both_directions(
     assert dropped == (set(others) - set(same.made[0].held) if gone else set())
 
 
+def unspaced(script: str, seed: int, characters: int = 240) -> str:
+    """A text without spaces between words, in sentences."""
+    letters = {
+        "Chinese": "天地玄黄宇宙洪荒日月盈昃辰宿列张寒来暑往秋收冬藏闰余成岁律吕调阳云腾致雨露结为霜金生丽水玉出昆冈",
+        "Thai": "กขคงจฉชซญดตถทธนบปผพฟภมยรลวศสหอ" + "ะาเแโใไ",
+        "Japanese": "いろはにほへとちりぬるをわかよたれそつねならむうゐのおくやまけふこえてあさきゆめみしゑひもせす",
+    }[script]
+    drawn, stop = random.Random(seed), {"Chinese": "。", "Thai": " ", "Japanese": "。\n"}[script]
+    signs = [drawn.choice(letters) for _ in range(characters)]
+    return "".join(sign + (stop if place % 30 == 29 else "") for place, sign in enumerate(signs))
+
+
+@pytest.mark.parametrize("script", ["Chinese", "Thai", "Japanese"])
+def test_held_out_texts_without_spaces_are_found_by_characters(tmp_path: Path, script: str) -> None:
+    """Contained in a longer text, containing a shorter one, with other line ends and widths; not where half is common."""
+    slices = Slices(tmp_path, holdout=0.2)
+    first = slices.add("tales", [unspaced(script, seed) for seed in range(30)])
+    assert first.held and first.stats.documents_dropped == 0
+    held = first.held[0]
+    around = unspaced(script, 1000, 600), unspaced(script, 1001, 600)
+    like = [
+        f"{around[0]}{held}{around[1]}",
+        f"{around[1]}\r\n\r\n{held.replace('。', '｡')}",
+        held[40:-40],
+        held[: len(held) * 9 // 10] + around[0][:100],
+        "\u200b".join(held),
+    ]
+    unlike = [held[: len(held) // 2] + around[0], around[1], held[:60] + unspaced(script, 1002, 200)]
+    for source in ("tales", "letters"):  # a later slice, and another source
+        given = [
+            text.replace(around[0], unspaced(script, 2000 + len(source), 600)) for text in [*like, *unlike]
+        ]
+        made = slices.add(source, given if source == "tales" else [f"{text}{source}" for text in given])
+        gone = {row["text"] for row in made.dropped if row["reason"] == "held_out_overlap"}
+        assert len(gone) == len(like) and len(made.trained) + len(made.held) == len(unlike)
+
+
 def test_what_an_earlier_slice_trains_on_is_not_held_out(tmp_path: Path) -> None:
     texts = [sentences(12, seed) for seed in range(60)]
     slices = Slices(tmp_path, holdout=0.1)
