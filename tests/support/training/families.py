@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from transformers import (
+    AutoConfig,
     CohereConfig,
     FalconH1Config,
     Gemma3TextConfig,
@@ -23,7 +26,7 @@ from transformers import (
 
 from tasks.training.device.activations import Activations
 from tasks.training.model import Shape
-from tests.support.training.world import VOCABULARY, llama_config
+from tests.support.training.world import EOT, VOCABULARY, llama_config
 
 SMALL: dict[str, Any] = {
     "vocab_size": VOCABULARY,
@@ -88,6 +91,88 @@ STATEFUL: dict[str, Any] = {
     ),
 }
 """Layers that carry a state from token to token."""
+LENGTH = 48
+"""Tokens of a training's sequences, where what can be trained is tried."""
+TINY: dict[str, Any] = {"vocab_size": 300, "pad_token_id": None, "bos_token_id": 1, "eos_token_id": 2}
+WIDE: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+LLAMA: dict[str, Any] = {**WIDE, "intermediate_size": 64, "num_key_value_heads": 2}
+ROPE: dict[str, Any] = {"original_max_position_embeddings": 16, "max_position_embeddings": 64}
+
+
+def config_of(kind: str, **changes: Any) -> Any:
+    """The configuration of a tiny model of a kind."""
+    values = TINY | changes
+    architectures = values.pop("architectures", None)
+    config = AutoConfig.for_model(kind, **values)
+    config.architectures = architectures
+    return config
+
+
+TRAINS: dict[str, dict[str, Any]] = {
+    "gemma": {**LLAMA, "head_dim": 8},
+    "gemma3_text": {
+        **LLAMA,
+        "head_dim": 8,
+        "sliding_window": LENGTH,
+        "layer_types": ["sliding_attention", "full_attention"],
+    },
+    "gemma3_text with a window": {
+        **LLAMA,
+        "head_dim": 8,
+        "sliding_window": 8,
+        "layer_types": ["sliding_attention", "full_attention"],
+    },
+    "gemma3_text capped": {**LLAMA, "head_dim": 8, "final_logit_softcapping": 0.5},
+    "cohere": LLAMA,
+    "cohere2": {**LLAMA, "sliding_window": 8},
+    "granite scaled": {
+        **LLAMA,
+        "logits_scaling": 4.0,
+        "embedding_multiplier": 3.0,
+        "residual_multiplier": 0.3,
+    },
+    "falcon_h1 scaled": {
+        **LLAMA,
+        "lm_head_multiplier": 0.05,
+        "mamba_d_ssm": 32,
+        "mamba_n_heads": 4,
+        "mamba_d_head": 8,
+    },
+    "nanochat": LLAMA,
+    "xlstm": {"hidden_size": 32, "num_hidden_layers": 2},
+    "glm4": {**LLAMA, "head_dim": 8},
+    "gpt_bigcode": {"n_embd": 32, "n_layer": 2, "n_head": 4},
+    "granite": LLAMA,
+    "helium": {**LLAMA, "head_dim": 8},
+    "mistral": {**LLAMA, "sliding_window": LENGTH},
+    "mistral with a window": {**LLAMA, "sliding_window": LENGTH - 1},
+    "olmo": LLAMA,
+    "olmo2": LLAMA,
+    "phi": {**LLAMA, "partial_rotary_factor": 0.5},
+    "olmo3": {**LLAMA, "sliding_window": 8},
+    "phi3": LLAMA,
+    "phi3 with a window": {**LLAMA, "sliding_window": 8},
+    "qwen2": {**LLAMA, "use_sliding_window": False, "sliding_window": 8},
+    "qwen2 with a window": {**LLAMA, "use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1},
+    "qwen3": {**LLAMA, "head_dim": 8},
+    "smollm3": LLAMA,
+    "starcoder2": {**LLAMA, "sliding_window": None},
+}
+"""What can be trained, by kind of model (and how it differs from another of its kind)."""
+
+
+def of_every_family() -> dict[str, Callable[[], Any]]:
+    """A tiny model of the tests' vocabulary for each family that can be trained; windows are shorter than documents."""
+    plain = {name: values for name, values in TRAINS.items() if "with a window" not in name}
+    words = {"vocab_size": VOCABULARY, "bos_token_id": EOT, "eos_token_id": EOT}
+    return {
+        **FAMILIES,
+        **{name: partial(config_of, name.split()[0], **(values | words)) for name, values in plain.items()},
+        **{f"{name} with a window": made for name, made in WINDOWED.items()},
+        **STATEFUL,
+    }
+
+
 SMOLLM = Shape(134_515_008, 134_515_008, 30, 576, 1536, 576, 49_152, 28_311_552)
 
 

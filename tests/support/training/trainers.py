@@ -15,10 +15,7 @@ import torch
 from tests.support.training.world import (
     Death,
     World,
-    llama_config,
-    make_corpus,
-    make_tokenizer,
-    save_model,
+    make_world,
     trainer_main,
 )
 
@@ -28,10 +25,7 @@ Start = Callable[..., BaseProcess]
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    root = tmp_path_factory.mktemp("world")
-    manifest, shards, sequences = make_corpus(root)
-    export = save_model(llama_config(), root / "export")
-    return World(root, export, make_tokenizer(root / "tokenizer"), manifest, shards, sequences)
+    return make_world(tmp_path_factory.mktemp("world"))
 
 
 @pytest.fixture(autouse=True)

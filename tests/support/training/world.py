@@ -193,6 +193,14 @@ def make_tokenizer(path: Path) -> Path:
     return path
 
 
+def make_world(root: Path) -> World:
+    """The corpus, a small Llama and its tokenizer in a directory."""
+    root.mkdir(parents=True, exist_ok=True)
+    manifest, shards, sequences = make_corpus(root)
+    export = save_model(llama_config(), root / "export")
+    return World(root, export, make_tokenizer(root / "tokenizer"), manifest, shards, sequences)
+
+
 def run_here(spec: dict[str, Any], stop: Callable[[], bool] = lambda: False) -> tuple[int, list[str]]:
     """Train in this process; (exit code, what it said)."""
     from tasks.training.loop import train

@@ -18,13 +18,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from storage.errors import ConfigError, StageFailed
 from tasks.training import loop
 from tasks.training import step as steps
-from tasks.training.data import Corpus
-from tasks.training.read_spec import parse_spec
-from tasks.training.update.optimizer import split_parameters
-from tasks.training.update.schedule import learning_rate
 from tests.support.training.families import SCALED, STATEFUL, WINDOWED
+from tests.support.training.plain_loop import plain_loop
 from tests.support.training.world import (
-    VOCABULARY,
     World,
     after_calls,
     journal_steps,
@@ -47,36 +43,11 @@ def test_it_does_what_a_plain_loop_does(world: World, tmp_path: Path, kind: str 
         made = {**WINDOWED, **SCALED, **STATEFUL}[kind]
         world = replace(world, export=save_model(made(), tmp_path / "model"))
     work = run(world, tmp_path / "w", identity__last_step=5)
-    spec = parse_spec(world.spec(tmp_path / "w", identity__last_step=5))
-    corpus = Corpus.open(spec.identity, spec.paths, VOCABULARY)
-    model = AutoModelForCausalLM.from_pretrained(world.export)
-    model.get_input_embeddings().padding_idx = None  # a document's token like any other
-    decayed, plain = split_parameters(model)
-    groups = [
-        {"params": [p for _, p in decayed], "weight_decay": 0.1},
-        {"params": [p for _, p in plain], "weight_decay": 0.0},
-    ]
-    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95), eps=1e-8)
-    losses = []
-    for step in range(1, 6):
-        total = torch.zeros(())
-        for batch in corpus.micro_batches(step, 4):
-            documents = list(batch.documents)
-            for x, y in zip(batch.inputs[0].split(documents), batch.targets.split(documents), strict=True):
-                logits = model(x[None]).logits[0]
-                total = total + torch.nn.functional.cross_entropy(logits, y, reduction="sum")
-        loss = total / corpus.targets(step)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(spec.identity.schedule, step)
-        optimizer.step()
-        optimizer.zero_grad()
-        losses.append(loss.item())
+    losses, expected = plain_loop(world, tmp_path / "w", 5)
     lines = pq.read_table(work / "journal" / "journal.parquet").to_pydict()
     np.testing.assert_allclose(lines["loss"], losses, rtol=1e-4 if kind else 1e-5)
     for name, tensor in weights(work).items():
-        torch.testing.assert_close(tensor, model.state_dict()[name], rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(tensor, expected[name], rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("family", STATEFUL)

@@ -11,73 +11,17 @@ import transformers
 from storage.errors import ConfigError
 from tasks.training.attention import register
 from tasks.training.trainable import _smaller, _without_memory, check_trainable
-from tests.support.training.families import FAMILIES, STATEFUL
+from tests.support.training.families import (
+    FAMILIES,
+    LENGTH,
+    LLAMA,
+    ROPE,
+    STATEFUL,
+    TRAINS,
+    WIDE,
+    config_of,
+)
 
-LENGTH = 48
-SMALL: dict[str, Any] = {"vocab_size": 300, "pad_token_id": None, "bos_token_id": 1, "eos_token_id": 2}
-WIDE: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
-LLAMA: dict[str, Any] = {**WIDE, "intermediate_size": 64, "num_key_value_heads": 2}
-ROPE: dict[str, Any] = {"original_max_position_embeddings": 16, "max_position_embeddings": 64}
-
-
-def config_of(kind: str, **changes: Any) -> Any:
-    values = SMALL | changes
-    architectures = values.pop("architectures", None)
-    config = transformers.AutoConfig.for_model(kind, **values)
-    config.architectures = architectures
-    return config
-
-
-TRAINS: dict[str, dict[str, Any]] = {
-    "gemma": {**LLAMA, "head_dim": 8},
-    "gemma3_text": {
-        **LLAMA,
-        "head_dim": 8,
-        "sliding_window": LENGTH,
-        "layer_types": ["sliding_attention", "full_attention"],
-    },
-    "gemma3_text with a window": {
-        **LLAMA,
-        "head_dim": 8,
-        "sliding_window": 8,
-        "layer_types": ["sliding_attention", "full_attention"],
-    },
-    "gemma3_text capped": {**LLAMA, "head_dim": 8, "final_logit_softcapping": 0.5},
-    "cohere": LLAMA,
-    "cohere2": {**LLAMA, "sliding_window": 8},
-    "granite scaled": {
-        **LLAMA,
-        "logits_scaling": 4.0,
-        "embedding_multiplier": 3.0,
-        "residual_multiplier": 0.3,
-    },
-    "falcon_h1 scaled": {
-        **LLAMA,
-        "lm_head_multiplier": 0.05,
-        "mamba_d_ssm": 32,
-        "mamba_n_heads": 4,
-        "mamba_d_head": 8,
-    },
-    "nanochat": LLAMA,
-    "xlstm": {"hidden_size": 32, "num_hidden_layers": 2},
-    "glm4": {**LLAMA, "head_dim": 8},
-    "gpt_bigcode": {"n_embd": 32, "n_layer": 2, "n_head": 4},
-    "granite": LLAMA,
-    "helium": {**LLAMA, "head_dim": 8},
-    "mistral": {**LLAMA, "sliding_window": LENGTH},
-    "mistral with a window": {**LLAMA, "sliding_window": LENGTH - 1},
-    "olmo": LLAMA,
-    "olmo2": LLAMA,
-    "phi": {**LLAMA, "partial_rotary_factor": 0.5},
-    "olmo3": {**LLAMA, "sliding_window": 8},
-    "phi3": LLAMA,
-    "phi3 with a window": {**LLAMA, "sliding_window": 8},
-    "qwen2": {**LLAMA, "use_sliding_window": False, "sliding_window": 8},
-    "qwen2 with a window": {**LLAMA, "use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1},
-    "qwen3": {**LLAMA, "head_dim": 8},
-    "smollm3": LLAMA,
-    "starcoder2": {**LLAMA, "sliding_window": None},
-}
 OWN, NOT_CAUSAL = "its attention cannot be replaced", "it is no causal language model"
 CHANGED, SEVERAL = "it changes its logits", "it is made of several models"
 EXPERTS = "does not take its mixtures of experts"
