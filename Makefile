@@ -38,14 +38,17 @@ check: $(STAMP)
 
 install: $(STAMP)  ## the set-up alone
 
-install-agreement: $(AGREEMENT)  ## what the tests of tests/agreement compare with: spaCy and datatrove
+install-agreement: $(AGREEMENT)  ## what the tests of tests/agreement compare with: spaCy, datatrove, transformers 4
 
 # uv does not read pip's configuration: where pip is told of local wheels, uv is told of them too.
-define UV_INSTALL
+define UV
 	@links="$${PIP_FIND_LINKS:-$$($(BIN)/python -m pip config get global.find-links 2>/dev/null | tr '\n' ' ')}"; \
 	UV_FIND_LINKS="$${UV_FIND_LINKS:-$$(echo $$links | tr ' ' ',')}" \
-	$(BIN)/uv pip install -q --compile-bytecode --python $(BIN)/python -c constraints.txt
+	$(BIN)/uv pip install -q --compile-bytecode --python $(BIN)/python
 endef
+UV_INSTALL = $(UV) -c constraints.txt
+# Another version of what the project uses, in a directory of its own; what it needs besides is the project's.
+TRANSFORMERS4 := transformers==4.57.3 huggingface_hub==0.36.2 tokenizers==0.22.2
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Onward needs Python 3.11 or newer")'
@@ -56,6 +59,7 @@ $(STAMP): pyproject.toml constraints.txt
 
 $(AGREEMENT): $(STAMP)
 	$(UV_INSTALL) -e '.[dev,agreement]' || echo "spaCy and datatrove cannot be had here: tests/agreement skips them"
+	$(UV) --no-deps --target .venv/transformers4 $(TRANSFORMERS4) || echo "transformers 4 cannot be had here: tests/agreement skips it"
 	@touch $(AGREEMENT)
 
 accept-stages: $(STAMP)  ## "same output, by my word": renew stages.lock after a change that alters no bytes
