@@ -43,10 +43,10 @@ from tasks.corpus.words import batches
 STAGE = "filter"
 VERSION = 2
 COMPONENTS = {
-    "language": 2,
-    "gopher": 3,
-    "c4": 3,
-    "fineweb": 3,
+    "language": 3,
+    "gopher": 4,
+    "c4": 4,
+    "fineweb": 4,
     "education": 1,
     "classifier": 2,
     "pii": 2,

@@ -17,6 +17,7 @@ from tasks.corpus.rules.rule import Family, TextBatch, at_least
 MIN_SCORE = 0.65
 RULE = "language"
 _LABEL = "__label__"
+_SPACE = r"[\n[[\s\p{Z}]--\p{ASCII}]]"
 
 
 @cache
@@ -35,13 +36,14 @@ def languages() -> tuple[str, ...]:
 
 
 def scores(batch: TextBatch, language: str) -> np.ndarray:
-    """The model's score for this language, per text, with newlines read as spaces: float64, shape (texts,).
+    """The model's score for this language, per text: float64, shape (texts,).
 
-    It is a loop over texts: the library takes one at a time, and nearly all the time is spent inside it.
+    Every kind of space and newline is read as a space: the model knows words by those of ASCII alone. It is a loop over
+    texts: the library takes one at a time, and nearly all the time is spent inside it.
     """
     wanted = _LABEL + language
     found = np.zeros(len(batch))
-    for i, text in enumerate(batch.texts.str.replace_all("\n", " ", literal=True).to_list()):
+    for i, text in enumerate(batch.texts.str.replace_all(_SPACE, " ").to_list()):
         labels, values = _every_language(text)
         found[i] = next((v for label, v in zip(labels, values, strict=True) if label == wanted), 0.0)
     return found

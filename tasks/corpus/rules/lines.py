@@ -10,8 +10,8 @@ from __future__ import annotations
 import polars as pl
 
 _BREAK = r"\r\n|[\r\x0b\x0c\x1c-\x1e\u{85}\u{2028}\u{2029}]"
-_BLANKS = r"[[\s\p{Cf}]&&[^\n]]+\n"
-_UNEVEN = r"[\r\x0b\x0c\x1c-\x1e\u{85}\u{2028}\u{2029}]|[[\s\p{Cf}]&&[^\n]]\n"
+_BLANKS = r"[[\s\p{Cc}\p{Cf}]&&[^\n]]+\n"
+_UNEVEN = r"[\r\x0b\x0c\x1c-\x1e\u{85}\u{2028}\u{2029}]|[[\s\p{Cc}\p{Cf}]&&[^\n]]\n"
 
 
 def even_lines(texts: pl.Series) -> pl.Series:

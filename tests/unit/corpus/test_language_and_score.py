@@ -38,6 +38,17 @@ def test_the_language_is_that_of_the_text(tmp_path: Path) -> None:
     assert 0 < both < one <= 1.01
 
 
+@pytest.mark.parametrize(
+    "space", ["\t", "\r\n", "\u00a0", "\u2003", "\u202f", "\u3000", "\u2028", "\x85", "\u1680"]
+)
+def test_the_kind_of_space_decides_no_language(space: str) -> None:
+    """The model parts words at the spaces of ASCII: with others, a text was one long word of no language."""
+    texts = pl.Series([text.replace(" ", kind) for text in (ENGLISH, GERMAN) for kind in (" ", space)])
+    for wanted in ("en", "de"):
+        found = language.scores(TextBatch(texts), wanted)
+        assert found[0] == found[1] and found[2] == found[3] and max(found) > 0.65
+
+
 def test_a_language_that_the_model_does_not_know_is_refused() -> None:
     with pytest.raises(ValueError, match="did you mean"):
         FilterConfig(language="eng")

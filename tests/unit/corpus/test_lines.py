@@ -44,6 +44,8 @@ ENDS: dict[str, Callable[[str], str]] = {
     "an ideographic space before": lambda text: text.replace("\n", "\u3000\n"),
     "zero width before": lambda text: text.replace("\n", "\u200b\n"),
     "a byte order mark before": lambda text: text.replace("\n", "\ufeff\r\n"),
+    "a control character before": lambda text: text.replace("\n", "\x1f\n"),
+    "a null or a delete before": lambda text: text.replace("\n\n", "\x7f\n\x08\n"),
     "next line": lambda text: text.replace("\n", "\u0085"),
     "line separator": lambda text: text.replace("\n", "\u2028"),
     "paragraph separator": lambda text: text.replace("\n\n", "\u2029\u2029"),
