@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from flows.commands.common import STOPPED, Answers, Forgiving, open_streams
+from flows.commands.init import init
 from flows.commands.plan import plan, why
 from flows.commands.run import run
 from flows.commands.services import doctor, down, status, up
@@ -25,6 +26,7 @@ from storage.errors import ConfigError, DamagedArtifact, OnwardError
 
 COMMANDS: dict[str, tuple[tuple[Callable[..., None], str], ...]] = {
     "Run": (
+        (init, "onward init notes --general books"),
         (run, "onward run configs/demo.yaml --until filter --slices 1"),
         (plan, "onward plan configs/edu-125m.yaml --memory 24G --device-name H100"),
         (why, "onward why filter configs/demo.yaml --set corpus.filter.language=en"),
