@@ -72,7 +72,7 @@ def evaluate(
     store: str = "store",
     name: Annotated[str, Field(pattern=r"^\w[\w.-]*$", max_length=60)] = "evaluation",
     mlflow_uri: str | None = None,
-    begin: Literal["eos", "bos"] = "eos",
+    begin: Literal["eos", "bos"] | None = None,
 ) -> Any:
     """Measure a given model on benchmarks and on held-out text; what was measured before is found.
 
@@ -87,8 +87,7 @@ def evaluate(
         store: Directory of the artifact store.
         name: The experiment's name in MLflow.
         mlflow_uri: MLflow's address. Empty: MLFLOW_TRACKING_URI, else a local database.
-        begin: Token before a document and a question, as in packing.begin of the model's run. Compare only scores of the
-            same.
+        begin: Token before a document and a question, as packing.begin. Empty: as in the run; without one, eos.
     """
     wanted = _evaluation(
         model=model,

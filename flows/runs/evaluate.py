@@ -56,8 +56,8 @@ class Evaluation(Settings):
     benchmarks: EvaluationConfig = identity(description="what it is measured on")
     run: str | None = execution(None, description="run whose held-out text it is measured on too")
     sequence_length: Whole = identity(description="tokens that the model is given at most")
-    begin: Begin = identity(
-        EOS, since="0.2", description="token before a document and a question: eos or bos"
+    begin: Begin | None = identity(
+        None, since="0.2", description="token before a document and a question; null: as in the run, else eos"
     )
     seed: Whole = identity(description="of the draw, where there is a limit")
     device: str = execution(description="auto, cpu or cuda")
@@ -97,7 +97,7 @@ def _execute(wanted: Evaluation, console: Console) -> dict[str, Any]:
         store.root.mkdir(parents=True, exist_ok=True)
         with shared_lock(store), Workers(1) as workers:
             holdouts = held_out_of(store, wanted.run) if wanted.run else {}
-            measures = measures_of(wanted, holdouts, console.warn)
+            measures = measures_of(wanted, holdouts, console.warn, begin_of(store, wanted))
             with _tracked(wanted, store, flow_run, console) as tracker:
                 gpu = Gpu(state_directory(), wanted.device, wanted.title)
                 builder = Builder(store, workers, console, facts={"flow_run": flow_run}, gpu=gpu)
@@ -142,7 +142,25 @@ def _source_of(store: Store, artifact: Artifact) -> str:
     return str(artifact.manifest.config["name"])
 
 
-def measures_of(wanted: Evaluation, holdouts: Mapping[str, Input], warn: Callable[[str], None]) -> Measures:
+def begin_of(store: Store, wanted: Evaluation) -> Begin:
+    """The token before a document and a question: the one asked for, or that of the run.
+
+    Raises ConfigError if runs of that name differ in it.
+    """
+    if wanted.begin is not None:
+        return wanted.begin
+    records = [one for one in read_records(store) if wanted.run and wanted.run in (one.run, one.name)]
+    found: set[Begin] = {record.config.get("packing", {}).get("begin", EOS) for record in records}
+    if len(found) > 1:
+        raise ConfigError(
+            f"begin: runs of the name {wanted.run} differ in packing.begin; name one of them, or say eos or bos"
+        )
+    return found.pop() if found else EOS
+
+
+def measures_of(
+    wanted: Evaluation, holdouts: Mapping[str, Input], warn: Callable[[str], None], begin: Begin = EOS
+) -> Measures:
     """The requested measures. Raises ConfigError if there are none, or if a benchmark cannot be measured."""
     section = wanted.benchmarks
     directory = home() / wanted.benchmark_files if wanted.benchmark_files else None
@@ -165,7 +183,7 @@ def measures_of(wanted: Evaluation, holdouts: Mapping[str, Input], warn: Callabl
         max_length=wanted.sequence_length,
         device=wanted.device,
         warn=warn,
-        begin=wanted.begin,
+        begin=begin,
     )
 
 

@@ -193,7 +193,6 @@ def _evaluation(home: Path, real: Given | None) -> Wanted:
             "benchmarks": run["evaluation"],
             "sequence_length": run["packing"]["sequence_length"],
             "seed": run["seed"],
-            "begin": run["packing"]["begin"],
         }
     about = (
         "A given model on the benchmarks: one of the store (the beginning of its key), a local directory, or one of "
