@@ -19,6 +19,9 @@ UNSTEADY = "tests/system/test_services.py::test_{}"
         ([UNSTEADY.format(number) for number in range(MOST + 1)], False),
         ([UNSTEADY.format(1), "tests/system/test_kill.py::test_killed[early]"], False),
         (["tests/components/training/test_kill.py::test_killed"], False),
+        (["tests/components/storage/test_workers.py::test_a_worker_that_dies_is_told"], True),
+        (["tests/system/test_run.py::test_a_budget_added_later_gives_the_same_bits"], False),
+        (["tests/system/training/test_sharding.py::test_the_bits_are_those_of_two_undisturbed[8bit]"], False),
     ],
 )
 def test_few_failures_are_asked_again_and_claims_of_equal_bytes_never(failed, again):
