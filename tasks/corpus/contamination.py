@@ -25,7 +25,7 @@ from tasks.corpus.decontaminate import MatchJob, count_hits, match_shard, write_
 from tasks.corpus.shards import document_shards
 
 STAGE = "contamination"
-VERSION = 3
+VERSION = 4
 
 
 class CountConfig(Settings):

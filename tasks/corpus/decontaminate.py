@@ -45,7 +45,7 @@ from tasks.corpus.holdout import text_hashes
 from tasks.corpus.shards import Selection, count_by, document_shards, read_rows, texts_of, write_selection
 
 STAGE = "decontaminate"
-VERSION = 4
+VERSION = 5
 COMPONENTS = {"questions": 3, "holdout": 1}
 """Versions of how benchmark questions are found, and of how documents are held out."""
 _LOOKED_AT = pa.schema(

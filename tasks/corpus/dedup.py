@@ -46,7 +46,7 @@ from tasks.corpus.shards import PART_FILE, Selection, document_shards, texts_of
 
 STAGE = "dedup"
 VERSION = 2
-COMPONENTS = {"exact": 1, "minhash": 2, "paragraphs": 1}
+COMPONENTS = {"exact": 1, "minhash": 3, "paragraphs": 2}
 """Versions of the ways in which copies are found."""
 ROW_GROUP_BYTES = 128_000
 """Approximate bytes of text in one row group of the kept documents. Later slices read single documents back."""

@@ -16,11 +16,11 @@ from collections.abc import Callable
 import numpy as np
 import polars as pl
 
+from tasks.corpus.letters import bare_letters
 from tasks.corpus.units import spaced
 
 _PUNCTUATION = r"[^\p{L}\p{N}\p{M} ]+"
 _BEYOND_ASCII = r"[\p{L}\p{N}\p{M}\p{Cf}&&[^\x00-\x7f]]"
-_UNSEEN = r"[\p{Mn}\p{Me}\p{Cf}]+"
 _SOFT_HYPHEN_AT_END = r"\u{ad}[^\S\n]*\r?\n\s*"
 _ENTITY = r"&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});"
 _MARKUP = r"<[A-Za-z/!]"
@@ -33,21 +33,6 @@ _BLOCK_TAG = rf"(?is)<!--.{{0,4000}}?-->|</?(?:{_BLOCK})\b[^<>]{{0,1000}}>"
 _INLINE_TAG = r"(?i)</?[a-z][a-z0-9:-]{0,30}(?:\s[^<>]{0,1000})?/?>"
 _EMPHASIS = r"(?P<a>[\p{L}\p{N}])(?:\*{1,3}|__)(?P<b>[\p{L}\p{N}])"
 _HYPHENATED = r"(?P<a>\p{L})[-\u{2010}\u{2011}\u{ac}][^\S\n]*\r?\n\s*(?P<b>\p{Ll})"
-_FOLDED = {
-    "ß": "ss",
-    "æ": "ae",
-    "œ": "oe",
-    "ø": "o",
-    "ł": "l",
-    "đ": "d",
-    "ð": "d",
-    "ħ": "h",
-    "ı": "i",
-    "ŧ": "t",
-    "þ": "th",
-    "ς": "σ",
-}
-"""Letters whose stroke or join Unicode does not take apart, as they are written where the sign is missing."""
 
 
 def plain_words(texts: pl.Series) -> pl.Series:
@@ -108,5 +93,4 @@ def _unemphasised(texts: pl.Series) -> pl.Series:
 
 
 def _bare(lowered: pl.Series) -> pl.Series:
-    bare = lowered.str.replace_all(_SOFT_HYPHEN_AT_END, "").str.normalize("NFKD").str.replace_all(_UNSEEN, "")
-    return spaced(bare.str.to_lowercase().str.replace_many(list(_FOLDED), list(_FOLDED.values())))
+    return spaced(bare_letters(lowered.str.replace_all(_SOFT_HYPHEN_AT_END, "")))

@@ -17,6 +17,7 @@ import rensa
 
 from storage.errors import StageFailed
 from storage.settings import Real, Settings, Whole, identity
+from tasks.corpus.letters import bare_letters
 from tasks.corpus.units import WORD, runs, spaced, weights_of
 from tasks.corpus.words import PUNCTUATION, batches, split_words
 
@@ -25,8 +26,8 @@ SEED = 1
 
 _ALGORITHM = 2
 
-_GAP = "[[" + PUNCTUATION + r"\p{P}\s]&&[^ ]]+"
-_MARK = r"[\p{Mn}\p{Cf}]+"
+_GAP = "[[" + PUNCTUATION + r"\p{P}\s]&&[^ １]]+"
+"""datatrove's punctuation and all of Unicode's. Its list has the digit １ of full width, which is none."""
 
 
 class MinHashConfig(Settings):
@@ -59,16 +60,12 @@ class Shingles:
 
 def simplify(texts: pl.Series) -> pl.Series:
     """The texts as they are compared: lower case, spaces for punctuation, no accents."""
-    return _unaccented(plain(texts.str.to_lowercase())).str.replace_all(" +", " ")
+    return bare_letters(plain(texts.str.to_lowercase())).str.replace_all(" +", " ")
 
 
 def plain(lowered: pl.Series) -> pl.Series:
     """Replace each run of punctuation and of whitespace other than spaces by one space. Spaces themselves are kept."""
     return lowered.str.replace_all(_GAP, " ")
-
-
-def _unaccented(texts: pl.Series) -> pl.Series:
-    return texts.str.normalize("NFKD").str.replace_all(_MARK, "")
 
 
 def shingles(texts: pl.Series, ngram: int) -> Shingles:
@@ -97,7 +94,7 @@ def compared_words(plain: pl.Series) -> tuple[np.ndarray, np.ndarray, np.ndarray
         return words.hashes, words.first, None
     _, one, which = np.unique(words.hashes[beyond], return_index=True, return_inverse=True)
     spelled = [words.text(place, place + 1) for place in beyond[one].tolist()]  # few: each word once
-    bare = split_words(spaced(_unaccented(pl.Series(spelled, dtype=pl.String))))
+    bare = split_words(spaced(bare_letters(pl.Series(spelled, dtype=pl.String))))
     counts = np.ones(len(words.hashes), np.int64)
     counts[beyond] = pieces = np.diff(bare.first)[which]  # a word may split into several words, or vanish
     edges = np.concatenate([[0], np.cumsum(counts)])

@@ -31,6 +31,10 @@ SPELLINGS: dict[str, Callable[[str], str]] = {
     "combining overlay": lambda text: text.replace("u", "u\u0332"),
     "full width": lambda text: "".join(chr(ord(c) + 0xFEE0) if "!" <= c <= "~" else c for c in text),
     "bold letters": lambda text: "".join(chr(ord(c) + 0x1D41A - 97) if "a" <= c <= "z" else c for c in text),
+    "bold capitals": lambda text: "".join(
+        chr(ord(c) + 0x1D400 - 65) if "A" <= c <= "Z" else c for c in text.upper()
+    ),
+    "lengthened": lambda text: text.replace("a", "a\u0640\u0640"),
     "ligatures": lambda text: text.replace("ffi", "ﬃ").replace("fi", "ﬁ").replace("fl", "ﬂ"),
     "hyphenated": lambda text: text.replace("tion", "-\ntion"),
     "hyphenated, Windows": lambda text: text.replace("tion", "- \r\n    tion"),
