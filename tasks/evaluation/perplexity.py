@@ -201,7 +201,8 @@ def _batch_nll(model: Any, tokens: list[np.ndarray], batch: list[Job]) -> list[f
     keep = longest - min(window.skip for _, window in batch)
     # padding is on the right: under a causal mask no scored position sees it, so no mask is needed
     ids = torch.from_numpy(inputs).to(model.device)
-    logits = model(input_ids=ids, use_cache=False, logits_to_keep=keep).logits.float()
+    # not all models keep only the last logits when asked to
+    logits = model(input_ids=ids, use_cache=False, logits_to_keep=keep).logits[:, -keep:].float()
     wanted = torch.from_numpy(targets[:, longest - keep :]).to(model.device)
     losses = torch.nn.functional.cross_entropy(
         logits.flatten(0, 1), wanted.flatten(), ignore_index=-100, reduction="none"

@@ -139,13 +139,48 @@ def continued(
     import torch
 
     found: list[int] = []
-    given, past = torch.tensor([list(ids)], device=model.device), None
+    reader, given = _Reader(model), list(ids)
     with torch.inference_mode():
         for place in range(most):
-            output = model(input_ids=given, past_key_values=past, use_cache=True, logits_to_keep=1)
-            token = choose(output.logits[0, -1].float().cpu().numpy(), place)
+            token = choose(reader.logits_after(given), place)
             if token == close:
                 return found, True
             found.append(token)
-            given, past = torch.tensor([[token]], device=model.device), output.past_key_values
+            given = [token]
     return found, False
+
+
+class _Reader:
+    """A model that reads a text that grows. Only what is new goes through it, if it keeps what it has read as most do.
+
+    Others (Mamba, xLSTM) keep it in a way of their own, or cannot go on from it: they read the whole text each time.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self._read: list[int] = []
+        self._past: Any = None
+        self._keeps = True
+
+    def logits_after(self, more: Sequence[int]) -> np.ndarray:
+        """The logits [vocabulary] after the text so far and `more`."""
+        self._read += more
+        if self._keeps:
+            try:
+                output = self._through(more, past_key_values=self._past, use_cache=True)
+                self._past = output.past_key_values
+                return self._last(output)
+            except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):
+                self._keeps = False
+        return self._last(self._through(self._read, use_cache=False))
+
+    def _through(self, ids: Sequence[int], **how: Any) -> Any:
+        import torch
+
+        return self._model(
+            input_ids=torch.tensor([list(ids)], device=self._model.device), logits_to_keep=1, **how
+        )
+
+    def _last(self, output: Any) -> np.ndarray:
+        found: np.ndarray = output.logits[0, -1].float().cpu().numpy()
+        return found
