@@ -49,7 +49,7 @@ COMPONENTS = {
     "fineweb": 4,
     "education": 1,
     "classifier": 2,
-    "pii": 2,
+    "pii": 3,
 }
 """Versions of the families of rules: one that is raised makes only those corpora again in which it is on."""
 

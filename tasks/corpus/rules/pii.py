@@ -25,6 +25,7 @@ _HINT = (
     r"[A-Za-z0-9_%+'.-]@[A-Za-z0-9-]|[0-9]\.[0-9]{1,3}\.[0-9]{1,3}\.[0-9]|[0-9A-Fa-f]{0,4}:[0-9A-Fa-f]{0,4}:[0-9A-Fa-f]"
     r"|[0-9]{3}\)? ?[-. ]?[0-9]{3}[-.][0-9]{4}|\+[1-9][-. ()/0-9]{8}|00[1-9][0-9]{0,2}[-. /]"
     r"|0[1-9](?:[ .-][0-9]{2}){4}|0[1-9][0-9]{1,3}\)?[ -][0-9]{3,4}[ -]?[0-9]{3,4}"
+    r"|[0-9)][\x{a0}\x{2007}-\x{2011}\x{202f}][(0-9]"
 )
 """Matches in every text with such data, and in few others."""
 
@@ -44,6 +45,9 @@ _PHONE = re.compile(
     r"|(?<![\w.+/-])(?<![0-9][ .-])(?:\(0[1-37-8][0-9]{1,3}\) ?|0[1-37-8][0-9]{1,3}[ -])"  # Britain
     r"[0-9]{3,4}[ -]?[0-9]{3,4}(?!\w|[-. ][0-9])"
 )
+_TYPESET = re.compile("[0-9)][\u00a0\u2007-\u2011\u202f][(0-9]")
+_TYPED = {**dict.fromkeys(map(ord, "\u00a0\u2007\u2008\u2009\u200a\u202f"), " "), 0x2010: "-", 0x2011: "-"}
+"""The spaces and hyphens of typesetting, as they are typed."""
 _NUMBERED = re.compile(
     r"(?:\b(?:sections?|sec|chapters?|ch|versions?|ver|v|release|figures?|fig|tables?|tab|parts?|articles?|art|clauses?|"
     r"rules?|exercises?|examples?|problems?|theorem|lemma|equations?|eq|appendix|item|step|page|pp?|paragraphs?|para|"
@@ -80,7 +84,13 @@ def mask(text: str) -> tuple[str, Counter[str]]:
     text = _EMAIL.sub(put("email", EMAIL, lambda match: True), text)
     text = _IPV6.sub(put("ip", IP, _is_ipv6), text)
     text = _IPV4.sub(put("ip", IP, _is_ipv4), text)
-    text = _PHONE.sub(put("phone", PHONE, _is_phone), text)
+    if _TYPESET.search(text):
+        typed = text.translate(_TYPED)  # of the same length
+        for match in reversed([match for match in _PHONE.finditer(typed) if _is_phone(match)]):
+            text = text[: match.start()] + PHONE + text[match.end() :]
+            found["phone"] += 1
+    else:
+        text = _PHONE.sub(put("phone", PHONE, _is_phone), text)
     return text, found
 
 

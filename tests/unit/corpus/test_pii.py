@@ -34,6 +34,9 @@ from tests.support.corpus.shared import rows_of
         ("0161 496 0123, 01632 960123, 07700 900123, 07700 900 123", ", ".join([PHONE] * 4)),
         ("appelez le 01 23 45 67 89 ou 06.12.34.56.78", f"appelez le {PHONE} ou {PHONE}"),
         ("+33 1 23 45 67 89, +33123456789", f"{PHONE}, {PHONE}"),
+        ("a\u00a0b +44\u00a020\u00a07946\u00a00958\u00a0c", f"a\u00a0b {PHONE}\u00a0c"),
+        ("01\u202f23\u202f45\u202f67\u202f89, +44\u201120\u20117946\u20110958", f"{PHONE}, {PHONE}"),
+        ("(202)\u2009555\u20100147 or 020\u00a07946\u00a00958", f"{PHONE} or {PHONE}"),
         ("server 93.184.216.34 of the network in this report", f"server {IP} of the network in this report"),
     ],
 )
