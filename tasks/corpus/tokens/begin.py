@@ -77,7 +77,7 @@ def begin_id(directory: Path) -> int:
 
 def refused(ends: Ends | None) -> str:
     """Why documents cannot begin with `bos`."""
-    other = "" if ends is None else f" beside {ends.eos}, which ends a text"
+    other = "" if ends is None else f" beside {_plain(ends.eos)}, which ends a text"
     return (
         f"packing.begin is bos, but the base's tokenizer has no begin-of-text token{other}; leave it at eos"
     )
@@ -87,18 +87,24 @@ def told(ends: Ends | None, begin: Begin) -> str | None:
     """What documents begin with, in training and in benchmarks, in one line. None where there is one token for both."""
     if ends is None or ends.bos is None:
         return None
-    both = f"the base's tokenizer has {ends.bos} to begin a text and {ends.eos} to end it"
+    bos, eos = _plain(ends.bos), _plain(ends.eos)
+    both = f"the base's tokenizer has {bos} to begin a text and {eos} to end it"
     if begin == BOS:
-        return f"{both}: documents begin with {ends.bos} in training, perplexity and benchmarks (packing.begin: bos)"
+        return (
+            f"{both}: documents begin with {bos} in training, perplexity and benchmarks (packing.begin: bos)"
+        )
     asked = (
-        f"with {ends.bos}, which it adds by itself"
-        if ends.added
-        else "with neither, as it adds none by itself"
+        f"with {bos}, which it adds by itself" if ends.added else "with neither, as it adds none by itself"
     )
     return (
-        f"{both}: documents begin after {ends.eos} in training and perplexity (packing.begin: eos), benchmarks {asked}; "
-        f"packing.begin: bos begins all of them with {ends.bos}"
+        f"{both}: documents begin after {eos} in training and perplexity (packing.begin: eos), benchmarks {asked}; "
+        f"packing.begin: bos begins all of them with {bos}"
     )
+
+
+def _plain(token: str) -> str:
+    """A token of somebody else's file, for a message: short, and of characters that have no effect in a terminal."""
+    return "".join(letter if letter.isprintable() else "·" for letter in token[:40])
 
 
 def _object(path: Path) -> dict[str, Any]:

@@ -84,6 +84,11 @@ def test_files_that_do_not_say_it(files: Path, name: str) -> None:
     assert ends_of(files) is None and told(None, "eos") is None
 
 
+def test_a_token_of_a_foreign_file_has_no_effect_in_a_terminal() -> None:
+    line = told(Ends("</s>\n" + "x" * 90, "\x1b[31m<s>", 1, True), "eos")
+    assert line is not None and line.isprintable() and "·[31m<s>" in line and "x" * 40 not in line
+
+
 def test_the_line_says_what_training_and_benchmarks_begin_with() -> None:
     ends = Ends("</s>", "<s>", 1, True)
     apart, none, alike = (
