@@ -52,7 +52,7 @@ def form_schema(flow: Flow[..., Any]) -> Schema:
         if "properties" in section:
             known = {used: form.checks.get(used, {"$ref": used}) for used in sorted(_used(section))}
             section |= {"$id": name, "definitions": known}
-    return {**root, "definitions": form.definitions}
+    return {**root, "additionalProperties": False, "definitions": form.definitions}
 
 
 def _used(schema: Any) -> set[str]:

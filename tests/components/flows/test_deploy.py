@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import os
@@ -216,6 +217,17 @@ def test_the_server_refuses_a_wrong_value_before_anything_runs(deployed):
     assert "config.training.token_budgets[1]" in caught.value.detail and "400X" in caught.value.detail
     with pytest.raises(Refused, match="'later' is not one of"):
         server.start("pretrain/small", until="later")
+    with pytest.raises(Refused, match="'slice' was unexpected"):
+        server.start("pretrain/small", slice=1)
+    right = server.deployment("pretrain/small")["parameters"]["config"]
+    for wrong, said in (
+        ({"seeed": 1}, "'config'.*'seeed' was unexpected"),
+        ({"corpus": None}, "'config.corpus'.*None is not of type 'object'"),
+        ({"training": {**right["training"], "lr": 1}}, "'config.training'.*'lr' was unexpected"),
+        ({"training": {**right["training"], "learning_rate": "fast"}}, "'config.training.learning_rate'"),
+    ):
+        with pytest.raises(Refused, match=said):
+            server.start("pretrain/small", config={**right, **wrong})
     assert asked_for() == before
 
 
@@ -307,11 +319,16 @@ def test_a_run_through_a_worker_ends_completed_under_its_name(ran):
 def test_what_no_schema_can_say_is_refused_at_the_start(ran):
     server, run, _ = ran
     config = run["parameters"]["config"]
+    nowhere = copy.deepcopy(config)
+    nowhere["corpus"]["sources"][0]["files"] = [f"{server.home}/nowhere/*.jsonl"]
     config["packing"]["sequence_length"] = 256
     config["training"]["batch_tokens"] = 256
-    failed = server.wait(server.start("pretrain/small", config=config), "FAILED")
-    assert "packing.sequence_length" in failed["state"]["message"]
-    assert not server.api("/task_runs/filter", {"flow_runs": {"id": {"any_": [failed["id"]]}}})
+    runs = [server.start("pretrain/small", config=one) for one in (config, nowhere)]
+    for run, said in zip(runs, ("packing.sequence_length", "corpus.sources: domain: no file"), strict=True):
+        message = server.wait(run, "FAILED")["state"]["message"]
+        assert message.startswith(said) and "Traceback" not in message, message
+        assert message.splitlines()[1] == "Nothing was begun."
+        assert not server.api("/task_runs/filter", {"flow_runs": {"id": {"any_": [run]}}})
 
 
 def test_everything_made_again_gives_the_same_bytes_and_a_difference_fails(ran):

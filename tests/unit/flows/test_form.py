@@ -214,6 +214,15 @@ def test_a_wrong_value_is_refused_with_the_field_named(field, value, named):
     assert named in str(caught.value)
 
 
+@pytest.mark.parametrize("flow", [pretrain, evaluate])
+def test_a_parameter_that_no_flow_has_is_refused(flow):
+    """A server that took it would start a process that ends before the flow begins."""
+    schema = {**form_schema(flow), "required": []}
+    assert validate({}, schema) == []
+    with pytest.raises(ValidationError, match="'nokey' was unexpected"):
+        validate({"nokey": 1}, schema, raise_on_error=True)
+
+
 @given(st.integers(0, 10**13))
 def test_counts_are_written_exactly(count):
     assert parse_count(count_text(count)) == count
