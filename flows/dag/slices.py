@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -32,6 +33,9 @@ _MANY_TIMES = 4
 2305.16264)."""
 _FEW_HELD_OUT = 20
 """Held-out documents below which a perplexity says little: the interval of a change is wider than most changes."""
+_SURELY_ENOUGH = 30
+"""Expected documents, which hashes choose, of which fewer than twenty are seldom left."""
+_MOST_HELD_OUT = 0.5
 _WAYS = {
     "ingest": "repair its files or name their column with text_field",
     "dedup": "loosen corpus.dedup, or leave out the source that holds the same text",
@@ -45,6 +49,18 @@ _OTHER_WAYS = {
     "copy_after_filter": "leave out the source that holds the same text",
 }
 """What to do where this reason is the commonest of its stage."""
+
+
+def _hold_more(first: Slice, held: int) -> str:
+    """What would hold out more of a source, of which all is held out of its first slice."""
+    spare = held + int(first.artifacts["decontaminate"].stats["documents_out"])
+    enough = math.ceil(100 * _SURELY_ENOUGH / max(spare, 1)) / 100
+    ways = [f"raise corpus.holdout_fraction to {enough:g}"] if enough < _MOST_HELD_OUT else []
+    if first.artifacts["ingest"].stats["exhausted"]:
+        ways.append("give it more documents")
+    else:
+        ways.append("raise corpus.slice_bytes, as they are of its first slice alone")
+    return ", or ".join(ways)
 
 
 def _times(epochs: float) -> str:
@@ -151,11 +167,12 @@ class SliceReader:
                 if count < _FEW_HELD_OUT:
                     self.requests.warn(
                         f"only {count} documents of source {one.source} are held out, and a perplexity on so few says "
-                        "little; raise corpus.holdout_fraction, or give it more documents"
+                        f"little; {_hold_more(one, count)}"
                     )
             else:
                 self.requests.warn(
-                    f"nothing of source {one.source} is held out: its first slice left no document to spare"
+                    f"nothing of source {one.source} is held out: its first slice left no document to spare; "
+                    f"{_hold_more(one, 0)}"
                 )
         return found
 

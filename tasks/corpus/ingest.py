@@ -279,7 +279,10 @@ def _way_out(inputs: IngestInputs, nothing: bool, bad: int, rows: int) -> str:
         more = f" ({len(strange):,} files in all)" if len(strange) > 1 else ""
         return f"{name} is {kind}{more}: {way}, or leave it out of files"
     repair = "Repair or leave out these files, or set text_field to the column with the text"
-    return repair if nothing or 2 * bad > rows else f"{repair}; or raise corpus.max_bad_fraction"
+    if nothing or 2 * bad > rows:
+        return repair
+    enough = next(share / 100 for share in range(100) if bad <= share / 100 * rows)
+    return f"{repair}; or raise corpus.max_bad_fraction to {enough:g}"
 
 
 def _write_cursor(

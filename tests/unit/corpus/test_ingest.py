@@ -6,6 +6,7 @@ import dataclasses
 import gzip
 import json
 import os
+import re
 import shutil
 import sys
 import time
@@ -291,6 +292,37 @@ def test_too_much_bad_input_fails_and_names_the_first_ten(shared_data: Path, tmp
         and message.count("malformed.jsonl:") == 10
         and "max_bad_fraction" in message
     )
+
+
+@pytest.mark.parametrize("bad", [1, 2, 7, 29, 50])
+def test_who_allows_as_many_bad_rows_as_the_message_says_goes_on(tmp_path: Path, bad: int) -> None:
+    rows = [b"no json"] * bad + [orjson.dumps({"text": f"text {n}"}) for n in range(100 - bad)]
+    (tmp_path / "a.jsonl").write_bytes(b"\n".join(rows))
+    source = source_of("a.jsonl")
+    with pytest.raises(StageFailed, match=rf"{bad} of 100 rows had to be set aside") as failure:
+        slices(source, config_of(source, max_bad_fraction=0.001), tmp_path, tmp_path / "store")
+    advised = re.search(r"or raise corpus\.max_bad_fraction to ([0-9.]+)$", str(failure.value))
+    assert advised is not None, str(failure.value)
+    config = config_of(source, max_bad_fraction=float(advised[1]))
+    (artifact,) = slices(source, config, tmp_path, tmp_path / "store")
+    assert conserved(artifact) and artifact.stats["documents_out"] == 100 - bad
+
+
+def test_who_names_the_column_that_the_message_shows_goes_on(tmp_path: Path) -> None:
+    """Where most rows are bad, to allow them is not advised: the text is in another column."""
+    rows = [orjson.dumps({"body": f"text {n}"}) for n in range(60)]
+    rows += [orjson.dumps({"text": f"text {n}"}) for n in range(40)]
+    (tmp_path / "a.jsonl").write_bytes(b"\n".join(rows))
+    source = source_of("a.jsonl")
+    with pytest.raises(StageFailed, match="60 of 100 rows had to be set aside") as failure:
+        slices(source, config_of(source), tmp_path, tmp_path / "store")
+    told = str(failure.value)
+    assert told.endswith("set text_field to the column with the text") and "body" in told
+    rows = rows[:60]
+    (tmp_path / "a.jsonl").write_bytes(b"\n".join(rows))
+    source = source_of("a.jsonl", text_field="body")
+    (artifact,) = slices(source, config_of(source), tmp_path, tmp_path / "store")
+    assert artifact.stats["documents_out"] == 60
 
 
 def test_a_source_of_which_nothing_can_be_read_fails_always(shared_data: Path, tmp_path: Path) -> None:

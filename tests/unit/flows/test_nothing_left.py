@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from flows.config import RunConfig
 from flows.dag.pretrain import adapt
 from flows.dag.requests import Requests
-from flows.dag.slices import NothingLeft
+from flows.dag.slices import NothingLeft, SliceReader
 from flows.dag.state import Outcome
 from flows.runs.names import run_id
 from flows.ui.console import counts
@@ -120,6 +121,52 @@ def test_a_note_that_would_be_read_hundreds_of_times_is_told_or_refused_before_a
         assert refusal is not None and "pack" not in made and not lines
         assert f"more than {passed} allows" in str(refusal)
     assert identity_of(limited) == identity_of(plain) and run_id(limited) == run_id(plain)
+
+
+def held_out(run: RunConfig) -> tuple[int, str]:
+    """Documents of the source that are held out, and what is said of it."""
+    store, said = Store(run.store_path), list[str]()
+
+    def build(request: Request, **_: Any) -> Artifact:
+        return store.ensure(request, Making()).artifact
+
+    reader = SliceReader(
+        Requests(run, store, warn=said.append), build, tokenizer=lambda _: pytest.fail("none is asked for")
+    )
+    reader.all("decontaminate", None)
+    said.clear()
+    held = reader.holdouts(reader.slices)
+    return held["notes"].stats["documents_held_out"] if held else 0, "".join(said)
+
+
+@pytest.mark.parametrize("fraction", [0.01, 0.1])
+def test_who_holds_out_as_much_as_the_warning_says_is_not_warned_again(
+    tmp_path: Path, shared_data: Path, fraction: float
+) -> None:
+    texts = [PROSE.format(n=n) * 3 + f"It is number {n * 7919} of them." for n in range(90)]
+    near = {"minhash": None}
+    run = run_of(tmp_path, shared_data, texts, filter=OPEN, dedup=near, holdout_fraction=fraction)
+    count, said = held_out(run)
+    assert count < 20 and said.endswith("or give it more documents")
+    advised = re.search(r"; raise corpus\.holdout_fraction to ([0-9.]+), or", said)
+    assert advised is not None, said
+    again = run_of(tmp_path, shared_data, texts, filter=OPEN, dedup=near, holdout_fraction=float(advised[1]))
+    count, said = held_out(again)
+    assert count >= 20 and said == ""
+
+
+def test_a_first_slice_of_few_documents_is_said_to_be_too_small(tmp_path: Path, shared_data: Path) -> None:
+    """No share of it is enough; of a source that has no more, neither is a larger slice."""
+    texts = [PROSE.format(n=n) * 3 + f"It is number {n * 7919} of them." for n in range(90)]
+    small: dict[str, Any] = {"filter": OPEN, "dedup": {"minhash": None}, "holdout_fraction": 0.3}
+    count, said = held_out(run_of(tmp_path, shared_data, texts, **small, slice_bytes="5K"))
+    assert 0 < count < 20 and said.endswith(
+        "; raise corpus.slice_bytes, as they are of its first slice alone"
+    )
+    count, said = held_out(run_of(tmp_path, shared_data, texts, **small, slice_bytes="1M"))
+    assert count >= 20 and said == ""
+    count, said = held_out(run_of(tmp_path, shared_data, texts[:12], **small))
+    assert 0 < count < 20 and said.endswith("; give it more documents")
 
 
 def test_a_line_gives_reasons_only_where_nearly_nothing_is_left() -> None:
