@@ -144,6 +144,27 @@ def runs(
     if weights is None:
         found = ngram_hashes(hashes, n)
         return found, inside(first, n), np.broadcast_to(np.int64(n), len(found))
+    texts = np.unique(np.searchsorted(first, np.flatnonzero(weights != WORD), side="right") - 1)
+    sizes = first[texts + 1] - first[texts]
+    if 2 * sizes.sum() > len(hashes):
+        return _weighted_runs(hashes, first, weights, n)
+    # few texts have such units: the others are as if none had, which takes a tenth of the time and memory
+    edges = np.concatenate([[0], np.cumsum(sizes)])
+    own = np.repeat(first[texts] - edges[:-1], sizes) + np.arange(edges[-1])
+    found, fits = ngram_hashes(hashes, n), inside(first, n)
+    left = len(hashes) - len(found)
+    found, fits = (
+        np.concatenate([found, np.zeros(left, np.uint64)]),
+        np.concatenate([fits, np.zeros(left, bool)]),
+    )
+    units = np.full(len(hashes), n, np.int64)
+    found[own], fits[own], units[own] = _weighted_runs(hashes[own], edges, weights[own], n)
+    return found, fits, units
+
+
+def _weighted_runs(
+    hashes: np.ndarray, first: np.ndarray, weights: np.ndarray, n: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     total = np.concatenate([[0], np.cumsum(weights)])
     ends = np.searchsorted(total, total[:-1] + n * WORD)
     fits = ends <= np.repeat(first[1:], np.diff(first))

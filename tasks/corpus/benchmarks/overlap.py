@@ -128,8 +128,9 @@ def build_index(files: tuple[tuple[str, Path], ...], ngram: int, partly: bool = 
     for number, (benchmark, path) in enumerate(files):
         questions, rows = read_questions(benchmark, path)
         before = len(wordings)
-        for question in questions:
-            for kind, text in _wordings(question):
+        long = _long_enough(questions, ngram)
+        for question, alone_suffices in zip(questions, long, strict=True):
+            for kind, text in _wordings(question, alone_suffices):
                 wordings.append(text)
                 owners.append(len(benchmark_of))
                 kinds.append(kind)
@@ -150,8 +151,22 @@ def build_index(files: tuple[tuple[str, Path], ...], ngram: int, partly: bool = 
     return index
 
 
-def _wordings(question: Question) -> list[tuple[str, str]]:
+def _long_enough(questions: list[Question], ngram: int) -> list[bool]:
+    """Whether each question is searched for by itself, so that no wording with its answer is."""
+    texts = pl.Series([next(iter(question.texts), "") for question in questions], dtype=pl.String)
+    words = split_words(_normalised(texts))
+    enough: list[bool] = (words_in(words.first, weights_of(words)) >= ngram * WORD).tolist()
+    return enough
+
+
+def _normalised(wordings: pl.Series) -> pl.Series:
+    return plain_words(wordings).str.replace_all(" +", " ").str.strip_chars()
+
+
+def _wordings(question: Question, alone_suffices: bool) -> list[tuple[str, str]]:
     listed = [("alone", text) for text in question.texts]
+    if alone_suffices:
+        return listed
     return listed + [("answered", text) for text in (*question.answered, *question.printed)]
 
 
@@ -165,9 +180,7 @@ def _assemble(
     ngram: int,
 ) -> Index:
     head = min(HEAD_WORDS, ngram)
-    normalised = (
-        plain_words(pl.Series(wordings, dtype=pl.String)).str.replace_all(" +", " ").str.strip_chars()
-    )
+    normalised = _normalised(pl.Series(wordings, dtype=pl.String))
     words, plain = split_words(normalised), normalised.to_list()
     counts, enough = words_in(words.first, weights_of(words)), ngram * WORD
     owner = np.array(owners, np.int64)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from tasks.corpus.benchmarks.overlap import build_index
 from tasks.corpus.filter import FilterConfig, judge
-from tasks.corpus.units import WORD, runs, shown, spaced, weights_of, words_in, worth
+from tasks.corpus.units import WORD, _weighted_runs, runs, shown, spaced, weights_of, words_in, worth
 from tasks.corpus.words import ngram_hashes, split_words
 from tests.support.corpus import duplicates, quiz
 from tests.support.corpus.scripts import SCRIPTS, STOPS, letters, punctuated
@@ -146,6 +147,39 @@ def test_a_run_is_the_shortest_that_counts_so_many_words(texts: list[str], n: in
             run = words.text(place, place + needed)
             assert by_run.setdefault(run, int(hashes[place])) == hashes[place]
     assert len(set(by_run.values())) == len(by_run)
+
+
+@given(
+    texts=st.lists(
+        st.lists(st.sampled_from(["mill", "a", "水", "ไ", "é"]), max_size=9).map(" ".join), max_size=12
+    ),
+    plain=st.integers(0, 40),
+    n=st.integers(1, 6),
+)
+def test_runs_beside_texts_without_such_units_are_those_of_all_together(
+    texts: list[str], plain: int, n: int
+) -> None:
+    """Only texts with such units are counted in parts: one Chinese question of a thousand made all of them slow."""
+    words = split_words(spaced(pl.Series([*texts, *["the old mill by the river"] * plain], dtype=pl.String)))
+    weights = weights_of(words)
+    if weights is None:
+        return
+    found = runs(words.hashes, words.first, weights, n)
+    wanted = _weighted_runs(words.hashes, words.first, weights, n)
+    assert len(found[0]) == len(wanted[0])
+    np.testing.assert_array_equal(found[1], wanted[1])
+    for one, other in ((found[0], wanted[0]), (found[2], wanted[2])):
+        np.testing.assert_array_equal(one[found[1]], other[found[1]])
+
+
+def test_only_short_questions_are_looked_for_with_their_answers(tmp_path: Path) -> None:
+    long, short = " ".join(["word"] * 13), "Which of the two rivers is longer?"
+    path = tmp_path / "quiz.jsonl"
+    rows = [{"question": text, "choices": ["the Rhine", "the Elbe"], "answer": 0} for text in (long, short)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    index = build_index((("quiz", path),), 13)
+    counts = np.bincount(index.question_of)
+    assert index.checked.all() and counts[0] == 1 and counts[1] > 3
 
 
 def test_each_character_counts_for_its_part_of_a_word() -> None:
