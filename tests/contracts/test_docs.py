@@ -118,6 +118,12 @@ def test_files_named_in_a_document_are_there(path):
 
 
 @documents
+def test_tests_named_in_a_document_are_there(path):
+    for name, test in re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", path.read_text()):
+        assert f"def {test}(" in (ROOT / name).read_text(), f"{name} has no {test}"
+
+
+@documents
 def test_modules_named_in_a_document_are_there(path):
     """`tasks.training.join`, or what a module defines: `storage.testing.artifact_of`."""
     for name in set(re.findall(r"(?<![\w/.-])(?:flows|tasks|storage)(?:\.[a-z_]+)+", path.read_text())):

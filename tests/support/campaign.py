@@ -9,6 +9,7 @@ import os
 import random
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,7 +28,8 @@ _NUMBERED = re.compile(r"/?[a-z]*-?\d{4,}[^/]*(?=/)|tokens-\d+")
 
 @dataclass
 class Outcome:
-    """What became of one flip: `healed` (said, and the bytes are the undisturbed ones), `harmless` or `refused`."""
+    """What became of one flip: `healed` (said, and the bytes are the undisturbed ones), `harmless`, `refused` (with the
+    way out), or `not met` by a read."""
 
     kind: str
     what: str
@@ -116,10 +118,11 @@ class Campaign:
         with Workers(1) as workers:
             adapt(Requests(run, store, warn=lambda line: None), builder(store, workers, say))
 
-    def figures(self) -> str:
-        """How many kinds, and what became of the flips."""
-        counted = Counter(one.what for one in self.outcomes)
-        kinds = len({one.kind for one in self.outcomes})
-        return f"{kinds} kinds, {len(self.outcomes)} flips: " + ", ".join(
-            f"{count} {what}" for what, count in sorted(counted.items())
-        )
+
+def figures(outcomes: Sequence[Outcome]) -> str:
+    """How many kinds, and what became of the flips."""
+    counted = Counter(one.what for one in outcomes)
+    kinds = len({one.kind for one in outcomes})
+    return f"{kinds} kinds, {len(outcomes)} flips: " + ", ".join(
+        f"{count} {what}" for what, count in sorted(counted.items())
+    )

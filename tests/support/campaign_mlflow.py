@@ -131,7 +131,10 @@ class TrackingCampaign:
         address = f"sqlite:///{database}"
         command = [sys.executable, "-c", again, str(self.made.home), str(self.made.store.root), address]
         subprocess.run(command, check=True, cwd=ROOT)
-        check_whole(self.made, address)
+        shutil.copy(
+            database, directory / "told.db"
+        )  # this process still has the damaged one open under its name
+        check_whole(self.made, f"sqlite:///{directory / 'told.db'}")
         assert not list((self.made.store.root / DIRECTORY).glob("*.jsonl")), "all is told"
 
     def strike_account(self) -> Outcome:

@@ -10,7 +10,7 @@ import shutil
 
 import pytest
 
-from tests.support.campaign import Campaign
+from tests.support.campaign import Campaign, figures
 from tests.support.small import write_config
 
 TRAINED = ("train ", "decay ")
@@ -31,6 +31,6 @@ def test_a_flipped_byte_in_every_kind_of_file_is_healed(tmp_path, reference_run,
     chosen["decay export/model.safetensors"] = kinds["decay export/model.safetensors"]
     for kind, paths in chosen.items():
         campaign.strike(kind, campaign.random.choice(paths))
-    print(campaign.figures())
+    print(figures(campaign.outcomes))
     parts = [one for one in campaign.outcomes if one.what == "healed"]
-    assert len(parts) > 25, campaign.figures()
+    assert len(parts) > 25, figures(campaign.outcomes)
