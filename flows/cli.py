@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flows.commands.common import STOPPED, Answers, Forgiving, open_streams
+from flows.commands.common import STOPPED, Answers, Forgiving, open_streams, write_utf8
 from flows.commands.init import init
 from flows.commands.plan import plan, why
 from flows.commands.run import run
@@ -81,6 +81,7 @@ def main() -> None:
     """Entry point. Onward's own errors give a message and an exit code, never a traceback."""
     _in_utf8()
     open_streams()
+    write_utf8()
     sys.stdout, sys.stderr = Answers(sys.stdout), Forgiving(sys.stderr)
     ask_directly(os.environ)
     signal.signal(signal.SIGTERM, _interrupt)

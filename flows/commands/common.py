@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -104,6 +105,14 @@ def open_streams() -> None:
             os.open(os.devnull, os.O_RDWR)  # gets the lowest free number
         if getattr(sys, name) is None:
             setattr(sys, name, os.fdopen(number, mode, encoding="utf-8", closefd=False))
+
+
+def write_utf8() -> None:
+    """Write answers and messages as UTF-8, also where PYTHONIOENCODING asks for what cannot hold them."""
+    os.environ.pop("PYTHONIOENCODING", None)  # for children
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace")
 
 
 def load(path: Path, overrides: list[str], *, elsewhere: bool = False) -> Any:

@@ -51,6 +51,21 @@ def test_closed_streams_change_no_exit_code(tmp_path: Path, closed: str) -> None
     assert answer.returncode == 2 and "Traceback" not in answer.stderr
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1:strict", "utf-16"])
+def test_answers_are_utf8_whatever_python_is_told(tmp_path: Path, encoding: str) -> None:
+    """A plan has a × in it: it ended with a traceback."""
+    name = "größe-×"
+    done = subprocess.run(
+        [*ONWARD, "gc", "--config", f"{name}.yaml"],
+        env={**environment(tmp_path), "PYTHONIOENCODING": encoding},
+        cwd=tmp_path,
+        capture_output=True,
+        timeout=120,
+    )
+    said = done.stdout.decode() + done.stderr.decode()
+    assert done.returncode == 2 and name in said and "Traceback" not in said
+
+
 @pytest.mark.parametrize("how", ["PYTHONOPTIMIZE=2", "LC_ALL=C PYTHONUTF8=0 PYTHONOPTIMIZE=2"])
 def test_python_without_docstrings_is_started_with_them(tmp_path: Path, how: str) -> None:
     """transformers and mlflow build their classes from docstrings: a run under -OO failed in the base model."""
