@@ -84,6 +84,13 @@ class CorpusConfig(Settings):
         lt=0.5,
         description="share (0 to 1) of each source's first slice that is only ever measured on",
     )
+    holdout_piece: Count | None = identity(
+        None,
+        since="0.2",
+        ge=200,
+        description="bytes of a piece that is held out of each document of at least four times the size, for texts such as "
+        "books, of which there are too few to hold out whole ones; null: documents are held out whole",
+    )
     max_bad_fraction: Real = identity(
         0.01, ge=0, le=1, description="share (0 to 1) of unreadable rows past which ingest fails"
     )

@@ -21,6 +21,7 @@ _SAME = {
     "filter": {"": "corpus.filter"},
     "decontaminate": {
         "holdout_fraction": "corpus.holdout_fraction",
+        "holdout_piece": "corpus.holdout_piece",
         "copies": "corpus.dedup.exact",
         "seed": "seed",
         "": "corpus.decontaminate",

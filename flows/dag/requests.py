@@ -184,6 +184,7 @@ class Requests(Measures):
             ngram=section.ngram,
             benchmarks=section.benchmarks,
             holdout_fraction=self.run.corpus.holdout_fraction,
+            holdout_piece=self.run.corpus.holdout_piece,
             seed=self.run.seed,
             copies=self.run.corpus.dedup.exact,
         )

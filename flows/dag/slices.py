@@ -22,6 +22,7 @@ from flows.dag.state import Slice
 from storage.artifact import Artifact, Chain, Input
 from storage.counts import rounded_count
 from storage.errors import ConfigError, StageFailed
+from tasks.corpus.holdout import texts_held_out
 from tasks.corpus.packing.interleave import choose
 from tasks.corpus.reading.sources import SourceConfig
 from tasks.corpus.reasons import commonest
@@ -162,7 +163,7 @@ class SliceReader:
             artifact = one.artifacts.get("decontaminate")
             if artifact is None or not artifact.has("holdout") or one.source in found:
                 continue
-            if count := artifact.stats["documents_held_out"]:
+            if count := texts_held_out(artifact.stats):
                 found[one.source] = artifact.part("holdout")
                 if count < _FEW_HELD_OUT:
                     self.requests.warn(

@@ -42,9 +42,12 @@ def fate(catalog: Catalog, document: int) -> str:
 def _told_of(catalog: Catalog, document: int) -> str:
     lines = [f"document {document}"]
     for stage in _WAY:
-        for part in ("documents", "holdout"):
-            for row in _holding(catalog, stage, part, document):
+        parts = {part: _holding(catalog, stage, part, document) for part in ("documents", "holdout")}
+        for part, rows in parts.items():
+            for row in rows:
                 words = "held out for measuring" if part == "holdout" else "kept"
+                if part == "holdout" and row["path"] in {kept["path"] for kept in parts["documents"]}:
+                    words = "a piece is held out"
                 lines.append(f"  {stage:<14} {words:<24} {row['path']}  (source {row['source']})")
                 lines += [f"  {'':<14} {change}" for change in edited(catalog, stage, row["path"], document)]
         for row in catalog.sql(

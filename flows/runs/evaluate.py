@@ -36,6 +36,7 @@ from storage.runs import read_records, shared_lock
 from storage.settings import PathText, Settings, Whole, execution, identity, identity_of, identity_values
 from storage.store import Request, Store
 from storage.workers import Workers
+from tasks.corpus.holdout import texts_held_out
 from tasks.corpus.tokens.begin import EOS, Begin
 from tasks.evaluation.catalog import EvaluationConfig, check_benchmarks
 from tasks.evaluation.question_files import check_question_files
@@ -124,7 +125,7 @@ def held_out_of(store: Store, name: str) -> dict[str, Input]:
     for record in records:
         for stage, key in record.artifacts:
             artifact = store.lookup(stage, key) if stage == "decontaminate" else None
-            if artifact is not None and artifact.has("holdout") and artifact.stats["documents_held_out"]:
+            if artifact is not None and artifact.has("holdout") and texts_held_out(artifact.stats):
                 found.setdefault(_source_of(store, artifact), artifact.part("holdout"))
     if not found:
         raise ConfigError(f"run: nothing of the run {name!r} is held out in {store.root}")

@@ -22,6 +22,7 @@ from storage.errors import ConfigError
 from storage.paths import from_home, home
 from storage.workers import usable_cores
 from tasks.corpus.filter import ANY_LANGUAGE, FilterConfig, judge
+from tasks.corpus.pieces import LONG
 from tasks.corpus.reading.sample import USUAL_FIELD, Folder, look_into
 
 EPOCHS = 4
@@ -37,6 +38,7 @@ _STEPS = 80
 """Steps to the first budget, at least. Below 60, a warning is given (checks.py)."""
 _HELD_OUT = 40
 """Documents held out that are aimed at: a verdict needs at least about ten."""
+_PIECE = 4_000
 _HOURS = 2.0
 _OPERATIONS = 60e9
 """Operations per second of one core in training, cautiously."""
@@ -263,6 +265,13 @@ def _write(
     lines.add(
         f"  holdout_fraction: {held:g}", f"about {round(held * first_slice):,} documents are only measured on"
     )
+    expected = first_slice * held
+    if expected < _HELD_OUT and domain.size > LONG * _PIECE * domain.documents:
+        lines.add(
+            f"  holdout_piece: {count_text(_PIECE)}",
+            "and of each long document a piece, as there are too few to hold out whole ones",
+        )
+        expected = first_slice
     _filter_lines(lines, chosen)
     lines.add("model:")
     if base is None:
@@ -291,7 +300,6 @@ def _write(
     lines.add("    kind: wsd")
     lines.add(f"    warmup_tokens: {warmup}", "a twentieth of the first budget")
     lines.add("  precision: auto", "bf16 on a GPU, fp32 without")
-    expected = first_slice * held
     if expected >= 12:
         lines.add("evaluation:")
         lines.add("  own:", "pick the true continuation of a held-out document among four")

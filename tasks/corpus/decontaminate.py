@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 from storage.artifact import Chain, Input
 from storage.draft import Draft
 from storage.errors import StageFailed
-from storage.settings import Settings, Whole, identity
+from storage.settings import Count, Settings, Whole, identity
 from tasks.corpus.benchmarks.overlap import Index, build_index, find_matches, load_index, save_index
 from tasks.corpus.benchmarks.questions import read_questions
 from tasks.corpus.dedup import exact_hashes
@@ -42,6 +42,7 @@ from tasks.corpus.duplicates.containment import (
 from tasks.corpus.duplicates.known_texts import PART, KnownTexts, names_of
 from tasks.corpus.fates import Fates
 from tasks.corpus.holdout import text_hashes
+from tasks.corpus.pieces import Piece, allowed_bytes, choose, is_long
 from tasks.corpus.shards import Selection, count_by, document_shards, read_rows, texts_of, write_selection
 
 STAGE = "decontaminate"
@@ -85,6 +86,12 @@ class DecontaminateConfig(ContaminationConfig):
         0.005, ge=0, le=0.5, description="Share of a source's first slice that is held out; 0 for none."
     )
     seed: int = identity(0, description="Of the choice of what is held out.")
+    holdout_piece: Count | None = identity(
+        None,
+        since="0.2",
+        ge=200,
+        description="Bytes of a piece that is held out of each long document, as `corpus.holdout_piece`.",
+    )
     copies: bool = identity(
         False,
         since="0.2",
@@ -120,6 +127,7 @@ def components(config: DecontaminateConfig, inputs: DecontaminateInputs) -> Iter
 class DecontaminateStats:
     """Counts of documents and bytes of text.
 
+    `pieces_held_out`: of documents that are trained on, but for the piece. `bytes_held_out` counts pieces too.
     `unchecked`, by benchmark: questions that are too short to search for, or whose row has no known schema.
     `holdout_passed_over`: documents that are not held out because an earlier slice trains on their text.
     """
@@ -135,6 +143,7 @@ class DecontaminateStats:
     questions_found: dict[str, int]
     unchecked: dict[str, int]
     holdout_passed_over: int
+    pieces_held_out: int = 0
 
 
 def run(config: DecontaminateConfig, inputs: DecontaminateInputs, draft: Draft) -> DecontaminateStats:
@@ -166,19 +175,27 @@ def run(config: DecontaminateConfig, inputs: DecontaminateInputs, draft: Draft) 
     fates.drop_overlaps(_pairs(fates, found), known.held_names)
     copies = known.copies(fates.hashes, fates.documents, fates.gone) if config.copies else {}
     fates.drop_copies(copies)
-    held_out, passed_over = read_documents([]), 0
+    held_out, passed_over, cuts = read_documents([]), 0, list[Piece]()
     if holding:
-        passed_over = fates.hold_out(config.holdout_fraction, _Trained(draft, inputs.trained, shards, fates))
-        held_out = _write_holdout(draft, list(shards.values()), fates.files(fates.held))
+        trained = _Trained(draft, inputs.trained, shards, fates)
+        size = config.holdout_piece
+        long = is_long(fates.bytes, size) if size else np.zeros(len(fates.kinds), bool)
+        passed_over = fates.hold_out(config.holdout_fraction, trained, long)
+        if size:
+            cuts, passed = _pieces(config, fates, long, trained)
+            passed_over += passed
+        held_out = _write_holdout(draft, list(shards.values()), fates, cuts)
         fates.call_held_out(copies)
     own = HeldTexts.of([_texts(held_out)], scratch)
     if directory := _saved(own, scratch / "held"):
         alike = {name: AlikeJob(path, directory) for name, path in shards.items()}
         pairs = _pairs(fates, draft.scratch("overlaps", alike, alike_shard))
-        fates.drop_overlaps(pairs, lambda: names_of(held_out))
-    selected = zip(shards.items(), fates.files(fates.stays), strict=True)
-    jobs = {name: Selection.of(path, stays) for (name, path), stays in selected}
+        fates.drop_overlaps(_of_others(pairs, cuts, len(held_out)), lambda: names_of(held_out))
+    selected = zip(shards.items(), fates.files(fates.stays), _by_file(fates, cuts), strict=True)
+    jobs = {name: Selection.of(path, stays, own) for (name, path), stays, own in selected}
     draft.shards("documents", jobs, write_selection)
+    pieces = _texts(held_out).tail(len(cuts))
+    cut_bytes = dict(zip((piece.row for piece in cuts), pieces.str.len_bytes().to_list(), strict=True))
     write_dropped(draft.path / "dropped.parquet", fates.dropped(STAGE))
     draft.part("dropped", "dropped.parquet")
     kept = fates.documents.select(["id", "source"]).filter(pa.array(~fates.gone))
@@ -194,12 +211,14 @@ def run(config: DecontaminateConfig, inputs: DecontaminateInputs, draft: Draft) 
         documents_dropped=int(fates.gone.sum()),
         documents_held_out=int(fates.held.sum()),
         bytes_in=int(fates.bytes.sum()),
-        bytes_out=int(fates.bytes[fates.stays].sum()),
-        bytes_held_out=int(fates.bytes[fates.held].sum()),
+        bytes_out=int(fates.bytes[fates.stays].sum())
+        - sum(cut_bytes[piece.row] for piece in cuts if fates.stays[piece.row]),
+        bytes_held_out=int(fates.bytes[fates.held].sum()) + sum(cut_bytes.values()),
         dropped_by_reason=count_by(fates.reasons()),
         questions_found={name: entry["questions_found"] for name, entry in hits.items()},
         unchecked={name: entry["unchecked"] for name, entry in hits.items()},
         holdout_passed_over=passed_over,
+        pieces_held_out=len(cuts),
     )
 
 
@@ -247,12 +266,39 @@ class _Trained:
         """bool, one for each of `rows`. Reads all of the earlier slices."""
         if not self.trained or not len(rows):
             return np.zeros(len(rows), bool)
+        chosen = np.unique(rows)
+        return np.isin(rows, chosen[self._known(self._series(chosen))])
+
+    def texts(self, rows: np.ndarray) -> Iterator[str]:
+        """The texts of some rows of the slice (int64, ascending)."""
+        for some in self._series(rows):
+            yield from some
+
+    def of_pieces(self, cuts: list[tuple[Piece, str]]) -> list[bool]:
+        """Whether earlier slices train on a piece, or the rest of its document (the text beside it) repeats it."""
+        if not cuts:
+            return []
+        scratch = self.draft.path / "scratch"
+        known = np.zeros(len(cuts), bool)
+        pieces = pl.Series([piece.of(text) for piece, text in cuts], dtype=pl.String)
+        if self.trained:
+            known[self._known([pieces])] = True
+        rests = pl.Series([piece.rest(text) for piece, text in cuts], dtype=pl.String)
+        pairs = HeldTexts.of([pieces], scratch).alike(rests)
+        known[pairs.texts[pairs.texts == pairs.places]] = True
+        return [bool(one) for one in known]
+
+    def _series(self, rows: np.ndarray) -> Iterator[pl.Series]:
         chosen = np.zeros(len(self.fates.kinds), bool)
         chosen[rows] = True
+        for path, own in zip(self.shards.values(), self.fates.files(chosen), strict=True):
+            yield read_rows(path, np.flatnonzero(own))
+
+    def _known(self, texts: Iterable[pl.Series]) -> np.ndarray:
+        """The places of the texts that are alike with one of the earlier slices."""
         scratch, name = self.draft.path / "scratch", f"trained-{len(self.looks)}"
         self.looks.append(name)
-        files = zip(self.shards.values(), self.fates.files(chosen), strict=True)
-        candidates = HeldTexts.of((read_rows(path, np.flatnonzero(own)) for path, own in files), scratch)
+        candidates = HeldTexts.of(texts, scratch)
         directory = scratch / f"candidates-{name}"
         candidates.save(directory)
         jobs = {
@@ -261,8 +307,7 @@ class _Trained:
             for shard, path in document_shards(documents).items()
         }
         found = self.draft.scratch(name, jobs, alike_shard)
-        places = np.unique(Pairs.together([read_pairs(path) for path in found.values()]).places)
-        return np.isin(rows, np.flatnonzero(chosen)[places])
+        return np.unique(Pairs.together([read_pairs(path) for path in found.values()]).places)
 
 
 def _warn_of_many(draft: Draft, fates: Fates) -> None:
@@ -335,12 +380,54 @@ def match_shard(job: MatchJob, directory: Path) -> dict[str, Any]:
     return {}
 
 
-def _write_holdout(draft: Draft, paths: list[Path], masks: list[np.ndarray]) -> pa.Table:
-    """Write part `holdout`; returns its documents."""
+def _pieces(
+    config: DecontaminateConfig, fates: Fates, long: np.ndarray, trained: _Trained
+) -> tuple[list[Piece], int]:
+    """The pieces that are cut out of long documents, in the order of the documents, and how many were passed over."""
+    assert config.holdout_piece is not None
+    rows = np.flatnonzero(long & fates.stays)
+    limit = allowed_bytes(int(fates.bytes.sum()), config.holdout_fraction) - int(
+        fates.bytes[fates.held].sum()
+    )
+    hashes = fates.documents["hash"].to_numpy()[rows]
+    return choose(rows, hashes, config.holdout_piece, max(0, limit), trained.texts, trained.of_pieces)
+
+
+def _of_others(pairs: Pairs, cuts: Sequence[Piece], held: int) -> Pairs:
+    """The pairs without those of a document and its own piece. The pieces are the last of the `held` texts."""
+    places = {piece.row: held - len(cuts) + number for number, piece in enumerate(cuts)}
+    own = [
+        places.get(row) == place
+        for row, place in zip(pairs.texts.tolist(), pairs.places.tolist(), strict=True)
+    ]
+    others = ~np.array(own, bool)
+    return Pairs(pairs.texts[others], pairs.places[others], pairs.shares[others])
+
+
+def _by_file(fates: Fates, cuts: Sequence[Piece]) -> list[dict[int, tuple[int, int]]]:
+    """For each file of documents, what is cut out of which of its rows."""
+    found: list[dict[int, tuple[int, int]]] = [{} for _ in fates.edges[1:]]
+    for piece in cuts:
+        file = int(np.searchsorted(fates.edges, piece.row, side="right")) - 1
+        found[file][piece.row - int(fates.edges[file])] = (piece.begin, piece.end)
+    return found
+
+
+def _write_holdout(draft: Draft, paths: list[Path], fates: Fates, cuts: Sequence[Piece]) -> pa.Table:
+    """Write part `holdout`; returns its documents: those held out whole, then the pieces."""
     tables = [read_documents([])]
-    for path, mask in zip(paths, masks, strict=True):
+    for path, mask in zip(paths, fates.files(fates.held), strict=True):
         if mask.any():
             tables.append(read_kept(path, mask))
+    for path, own in zip(paths, _by_file(fates, cuts), strict=True):
+        if own:
+            mask = np.zeros(pq.read_metadata(path).num_rows, bool)
+            mask[list(own)] = True
+            rows = read_rows(path, np.flatnonzero(mask)).to_list()
+            texts = [
+                text[begin:end] for text, (_, (begin, end)) in zip(rows, sorted(own.items()), strict=True)
+            ]
+            tables.append(read_kept(path, mask, pa.array(texts, pa.large_string())))
     held_out = pa.concat_tables(tables)
     write_documents(draft.path / "holdout" / "part.parquet", held_out)
     draft.part("holdout", "holdout/part.parquet")

@@ -81,12 +81,18 @@ class Fates:
         rows = np.array([row for row in copies if self.kinds[row] == KEPT], np.int64)
         self._drop(rows, COPY, np.ones(len(rows)), [copies[row][1] for row in rows.tolist()])
 
-    def hold_out(self, fraction: float, trained_on: Callable[[np.ndarray], np.ndarray]) -> int:
+    def hold_out(
+        self,
+        fraction: float,
+        trained_on: Callable[[np.ndarray], np.ndarray],
+        left_out: np.ndarray | None = None,
+    ) -> int:
         """Choose what is held out. Returns how many were passed over.
 
-        `trained_on`: of some rows (int64), whether earlier slices train on their text.
+        `trained_on`: of some rows (int64), whether earlier slices train on their text. left_out: bool, documents that are
+        not held out whole.
         """
-        clean = np.flatnonzero(self.kinds == KEPT)
+        clean = np.flatnonzero((self.kinds == KEPT) & ~(False if left_out is None else left_out))
         hashes = self.documents["hash"].to_numpy()[clean]
         held, passed_over = not_trained_on(
             hashes, self.bytes[clean], fraction, lambda places: trained_on(clean[places])

@@ -8,7 +8,8 @@ next in order takes its place.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -21,6 +22,11 @@ MAX_RAISED = 0.05
 LOOKED_AT = (2, 8)
 """So many times the wanted documents are looked at, to find enough that are not trained on. Each look reads all earlier
 slices."""
+
+
+def texts_held_out(stats: Mapping[str, Any]) -> int:
+    """The number of held-out texts, whole documents and pieces, by the statistics of `decontaminate`."""
+    return int(stats["documents_held_out"]) + int(stats.get("pieces_held_out", 0))
 
 
 def text_hashes(texts: pl.Series, seed: int) -> np.ndarray:

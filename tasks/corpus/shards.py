@@ -7,7 +7,8 @@ the documents that it keeps.
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,16 +30,20 @@ def document_shards(documents: Input) -> dict[str, Path]:
 
 @dataclass(frozen=True)
 class Selection:
-    """The rows of a file of documents that are written. `bits`: one bit per row, packed by numpy."""
+    """The rows of a file of documents that are written. `bits`: one bit per row, packed by numpy.
+
+    cuts: row → the characters [begin, end) of its text that are left out.
+    """
 
     path: Path
     rows: int
     bits: bytes
+    cuts: Mapping[int, tuple[int, int]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, path: Path, keep: np.ndarray) -> Selection:
+    def of(cls, path: Path, keep: np.ndarray, cuts: Mapping[int, tuple[int, int]] | None = None) -> Selection:
         """Select the rows of `path` where `keep` (bool, one per row) is true."""
-        return cls(path, len(keep), np.packbits(keep).tobytes())
+        return cls(path, len(keep), np.packbits(keep).tobytes(), cuts or {})
 
     def mask(self) -> np.ndarray:
         """The selection as bool, shape (rows,)."""
@@ -46,10 +51,17 @@ class Selection:
 
 
 def write_selection(job: Selection, directory: Path) -> dict[str, Any]:
-    """Shard function: writes the selected documents unchanged. A file whose rows are all selected is copied."""
+    """Shard function: writes the selected documents unchanged, but for what is cut out of them. A file whose rows are all
+    selected is copied."""
     keep = job.mask()
-    if keep.all():
+    if keep.all() and not job.cuts:
         shutil.copyfile(job.path, directory / PART_FILE)
+    elif job.cuts:
+        texts = texts_of(job.path).to_list()
+        for row, (begin, end) in job.cuts.items():
+            texts[row] = texts[row][:begin] + texts[row][end:]
+        kept = pa.array(texts, pa.large_string()).filter(pa.array(keep))
+        write_documents(directory / PART_FILE, read_kept(job.path, keep, kept))
     else:
         write_documents(directory / PART_FILE, read_kept(job.path, keep))
     return {"rows": int(keep.sum())}

@@ -205,6 +205,13 @@ class Tables:
         held_out = (
             f"select id from read_parquet({_listed(held)})" if held else "select 0::ubigint as id limit 0"
         )
+        kept = self._files("decontaminate", shards)
+        if kept and any(
+            self._stage(number, "decontaminate").stats.get("pieces_held_out") for number in numbers
+        ):
+            held_out += (
+                f" except select id from read_parquet({_listed(kept)})"  # of those, only a piece is held out
+            )
         found = self.rows(
             f"""
             with gone as (select id, 'dropped by ' || stage as fate from dropped

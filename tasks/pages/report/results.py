@@ -86,7 +86,8 @@ def _few_note(rows: Sequence[PerplexityRow]) -> str:
     single = any(row.documents < 2 for row in few)
     return (
         f" Too few documents are held out for a verdict: {named}. Ten are the fewest; a larger "
-        f"corpus.holdout_fraction holds out more.{' Of one document no interval can be given.' if single else ''}"
+        "corpus.holdout_fraction holds out more, and corpus.holdout_piece a piece of each long document."
+        f"{' Of one document no interval can be given.' if single else ''}"
     )
 
 

@@ -62,6 +62,7 @@ class Slices:
     holdout: float = 0.2
     copies: bool = True
     workers: Workers | None = None
+    piece: int | None = None
     made: list[Made] = field(default_factory=list)
 
     def add(self, source: str, texts: Sequence[str], shards: int = 3) -> Made:
@@ -74,7 +75,9 @@ class Slices:
 
     def run(self, source: str, given: Input, first: bool, directory: str | None = None) -> Made:
         """The stage on a part that is there already."""
-        config = DecontaminateConfig(holdout_fraction=self.holdout, copies=self.copies)
+        config = DecontaminateConfig(
+            holdout_fraction=self.holdout, holdout_piece=self.piece, copies=self.copies
+        )
         earlier = Chain(tuple(part_in(one.path, "known") for one in self.made)) if self.made else None
         trained = tuple(part_in(one.path, "documents") for one in self.made) if first else ()
         inputs = DecontaminateInputs(given, (), first, (), earlier, trained)

@@ -109,6 +109,13 @@ def test_text_in_another_language_is_kept(tmp_path: Path, texts: list[str]) -> N
     assert made(folder)[0].corpus.filter.language == "any"
 
 
+def test_of_a_few_books_pieces_are_held_out(tmp_path: Path, texts: list[str]) -> None:
+    books = ["\n".join(texts[number::12] * 3) for number in range(12)]
+    run, yaml = made(notes(tmp_path / "library", books))
+    assert run.corpus.holdout_piece == 4000 and "a piece" in yaml
+    assert made(notes(tmp_path / "notes", texts))[0].corpus.holdout_piece is None
+
+
 def test_a_model_and_general_text(tmp_path: Path, texts: list[str]) -> None:
     base = tmp_path / "base"
     base.mkdir()
