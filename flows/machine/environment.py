@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from flows.machine.servers import credentials_for, make_credentials, make_private, running_servers
+from storage.errors import ConfigError
 from storage.paths import home, prefect_home, state_directory
 from storage.secrets import without_secrets
 
@@ -52,7 +53,10 @@ _OF_OTHER_SERVERS = (
 
 
 def prepare() -> None:
-    """Set this process's environment for a run: quiet, data in this home, the servers of `onward up` if they run."""
+    """Set this process's environment for a run: quiet, data in this home, the servers of `onward up` if they run.
+
+    Raises ConfigError if there is no place for that data.
+    """
     own = os.environ.get("PREFECT_API_URL") is None
     if own:
         for name in ("PREFECT_API_KEY", "PREFECT_PROFILE"):
@@ -60,7 +64,13 @@ def prepare() -> None:
     with contextlib.suppress(OSError):  # a home that cannot be written to, and whose data is elsewhere
         make_private(state_directory())
     os.environ.setdefault("PREFECT_HOME", str(prefect_home()))
-    Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)
+    try:
+        Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"{os.environ['PREFECT_HOME']} cannot be made ({error.strerror}), and a run keeps its servers' data there: set "
+            "ONWARD_HOME to a directory that can be written; relative paths of the configuration start there"
+        ) from error
     for name, value in {**_QUIET, **_spins()}.items():
         os.environ.setdefault(name, value)
     os.environ.setdefault(

@@ -7,6 +7,7 @@ import os
 import pytest
 
 from flows.machine.environment import prepare, service_environment
+from storage.errors import ConfigError
 
 
 @pytest.fixture
@@ -30,3 +31,9 @@ def test_what_the_user_says_of_waiting_stays(bare, name, value):
     prepare()
     assert bare[name] == value and bare.get("GOMP_SPINCOUNT") == before
     assert service_environment(1, 2).get("GOMP_SPINCOUNT") == before
+
+
+def test_without_a_place_for_the_servers_data_it_says_where_to_name_one(bare, tmp_path):
+    (tmp_path / ".onward").write_text("a file where the directory belongs")
+    with pytest.raises(ConfigError, match="set ONWARD_HOME to a directory that can be written"):
+        prepare()
