@@ -9,7 +9,6 @@ import os
 import re
 import shutil
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -460,13 +459,15 @@ def test_digests_are_remembered_until_the_file_changes(
 
     module = sys.modules[true]
     real = module.sha256_file
+    settled = [True]
     monkeypatch.setattr(module, "sha256_file", counting)
+    monkeypatch.setattr(module, "_settled", lambda changed: settled[0])
     file = tmp_path / "data.bin"
     file.write_bytes(b"one")
-    os.utime(file, (time.time() - 60,) * 2)
     first = FileDigests(tmp_path / "state" / "digests.sqlite").sha256(file)
     assert FileDigests(tmp_path / "state" / "digests.sqlite").sha256(file) == first and len(hashed) == 1
     file.write_bytes(b"two")
+    settled[0] = False
     assert FileDigests(tmp_path / "state" / "digests.sqlite").sha256(file) != first
     assert FileDigests(tmp_path / "state" / "digests.sqlite").sha256(file) != first
     assert len(hashed) == 3  # changed a moment ago: not yet trusted
