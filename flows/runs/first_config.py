@@ -47,13 +47,16 @@ _TOO_MANY = 0.1
 _MOST_RULES = 3
 _ENOUGH = 0.7
 """Share of a sample's bytes that the filter should keep: this text was chosen by a person."""
+_ENOUGH_HELD_OUT = 12
+"""Texts from which on questions can be made of them."""
 _SMALL = {
-    "hidden_size": 128,
-    "layers": 4,
-    "heads": 4,
-    "max_positions": 512,
-    "tokenizer": {"vocabulary": 4096},
+    "hidden_size": "128",
+    "layers": "4",
+    "heads": "4",
+    "max_positions": "512",
+    "tokenizer": "{vocabulary: 4096}",
 }
+"""The small model, as YAML."""
 
 
 @dataclass(frozen=True)
@@ -81,8 +84,21 @@ def first_config(folder: Path, *, base: str | None = None, general: Path | None 
             f"from fewer than {rounded_count(_FEWEST_TOKENS)} (about {4 * _FEWEST_TOKENS // 1000} KB)"
         )
     name = re.sub(r"[^a-z0-9_-]+", "-", folder.resolve().name.lower()).strip("-_")[:40] or "text"
+    sizes = _Sizes.of(domain, tokens, base, replay)
     lines = _Lines()
-    _write(lines, name, folder, domain, general, replay, base, tokens, chosen)
+    made_by = f"onward init {json.dumps(str(folder), ensure_ascii=False)}"
+    lines.add(f"# Made by {made_by}: every value follows from the text, the model and this machine.")
+    lines.add("# Change what you like; `onward plan` says what a change makes again.")
+    lines.add(f"name: {name}")
+    lines.add(f"store: stores/{name}")
+    _corpus(lines, sizes, (folder, general), domain, replay, base)
+    _filter_lines(lines, chosen)
+    _model(lines, sizes, base)
+    length, why_length = _length(base, tokens)
+    lines.add("packing:")
+    lines.add(f"  sequence_length: {length}", why_length)
+    _training(lines, sizes, length, base)
+    _evaluation(lines, sizes, name)
     return First(name, str(lines), tuple(_notes(folder, domain)))
 
 
@@ -219,95 +235,104 @@ class _Lines:
         return "\n".join(written) + "\n"
 
 
-def _write(
+@dataclass(frozen=True)
+class _Sizes:
+    """What follows from how much text there is."""
+
+    weight: float
+    held: float
+    """The share that is held out of the first slice."""
+    held_out: int
+    """Texts that are held out, as expected."""
+    pieces: bool
+    budgets: list[int]
+    why_most: str
+
+    @classmethod
+    def of(cls, domain: Folder, tokens: int, base: str | None, replay: Folder | None) -> _Sizes:
+        """`tokens`: of the domain's text that the filter keeps."""
+        weight = 0.9 if base is None or replay is not None else 1.0
+        documents = domain.documents
+        if base is None:
+            documents = math.ceil(documents * min(1.0, _SLICE / max(1, domain.size)))
+        held = _holdout(documents)
+        pieces = documents * held < _HELD_OUT and domain.size > LONG * _PIECE * domain.documents
+        most, why_most = _largest(int(tokens * (1 - held)), weight, base)
+        budgets = [_rounded(0.4 * most), _rounded(most)] if most >= 200_000 else [_rounded(most)]
+        return cls(weight, held, documents if pieces else round(documents * held), pieces, budgets, why_most)
+
+
+def _corpus(
     lines: _Lines,
-    name: str,
-    folder: Path,
+    sizes: _Sizes,
+    folders: tuple[Path, Path | None],
     domain: Folder,
-    general: Path | None,
     replay: Folder | None,
     base: str | None,
-    tokens: int,
-    chosen: _Filter,
 ) -> None:
-    weight = 0.9 if base is None or replay is not None else 1.0
-    first_slice = domain.documents
-    if base is None:
-        first_slice = math.ceil(domain.documents * min(1.0, _SLICE / max(1, domain.size)))
-    held = _holdout(first_slice)
-    most, why_most = _largest(int(tokens * (1 - held)), weight, base)
-    budgets = [_rounded(0.4 * most), _rounded(most)] if most >= 200_000 else [_rounded(most)]
-    length, why_length = _length(base, tokens)
-    batch = _batch(budgets[0], length)
-    lines.add(
-        f"# Made by `onward init {folder}`: every value follows from the text, the model and this machine."
-    )
-    lines.add("# Change what you like; `onward plan` says what a change makes again.")
-    lines.add(f"name: {name}")
-    lines.add(f"store: stores/{name}")
+    folder, general = folders
     lines.add("corpus:")
     lines.add("  sources:")
-    _source(lines, "domain", "domain", weight, folder, domain)
+    _source(lines, "domain", "domain", sizes.weight, folder, domain)
     if replay is not None and general is not None:
         _source(lines, "general", "replay", 0.1, general, replay)
     elif base is None:
-        lines.add(
-            "    - name: general",
-            "Python's own documentation: what the small model is pre-trained on, and keeps",
-        )
+        said = "Python's own documentation: what the small model is pre-trained on, and keeps"
+        lines.add("    - name: general", said)
         lines.add("      role: replay")
         lines.add("      weight: 0.1")
         lines.add("      python_docs: general")
     if base is None:
-        lines.add(
-            f"  slice_bytes: {count_text(_SLICE)}", "read at a time: more than the small model will see"
-        )
-    lines.add(
-        f"  holdout_fraction: {held:g}", f"about {round(held * first_slice):,} documents are only measured on"
-    )
-    expected = first_slice * held
-    if expected < _HELD_OUT and domain.size > LONG * _PIECE * domain.documents:
-        lines.add(
-            f"  holdout_piece: {count_text(_PIECE)}",
-            "and of each long document a piece, as there are too few to hold out whole ones",
-        )
-        expected = first_slice
-    _filter_lines(lines, chosen)
+        said = "read at a time: more than the small model will see"
+        lines.add(f"  slice_bytes: {count_text(_SLICE)}", said)
+    said = "of the shorter documents, only measured on" if sizes.pieces else "are only measured on"
+    told = said if sizes.pieces else f"about {sizes.held_out:,} documents {said}"
+    lines.add(f"  holdout_fraction: {sizes.held:g}", told)
+    if sizes.pieces:
+        said = "and of each long document a piece, as there are too few to hold out whole ones"
+        lines.add(f"  holdout_piece: {count_text(_PIECE)}", said)
+
+
+def _model(lines: _Lines, sizes: _Sizes, base: str | None) -> None:
     lines.add("model:")
-    if base is None:
-        lines.add("  base:")
-        lines.add(
-            "    init:", "no model was named (--base): a small one is made, to see the whole way in minutes"
-        )
-        for key, value in _SMALL.items():
-            lines.add(
-                f"      {key}: {json.dumps(value) if not isinstance(value, dict) else '{vocabulary: 4096}'}"
-            )
-        lines.add(f"      pretrain_tokens: {count_text(max(100_000, min(400_000, budgets[-1])))}")
-    else:
+    if base is not None:
         lines.add(f"  base: {json.dumps(from_home(base) if (home() / base).is_dir() else base)}")
-    lines.add("packing:")
-    lines.add(f"  sequence_length: {length}", why_length)
-    lines.add("training:")
-    lines.add(f"  token_budgets: [{', '.join(map(count_text, budgets))}]", why_most)
-    lines.add(f"  batch_tokens: {batch}", f"about {budgets[0] // batch:,} steps to the first budget")
+        return
+    lines.add("  base:")
     lines.add(
-        f"  learning_rate: {'2.0e-3' if base is None else '5.0e-4'}",
-        "usual for a model of this size" if base is None else "the rate of Faroz 2025 (arXiv 2504.09687)",
+        "    init:", "no model was named (--base): a small one is made, to see the whole way in minutes"
     )
-    warmup = count_text(_rounded(max(budgets[0] * 0.05, 5 * batch)))
+    for key, value in _SMALL.items():
+        lines.add(f"      {key}: {value}")
+    lines.add(f"      pretrain_tokens: {count_text(max(100_000, min(400_000, sizes.budgets[-1])))}")
+
+
+def _training(lines: _Lines, sizes: _Sizes, length: int, base: str | None) -> None:
+    budgets = sizes.budgets
+    batch = _batch(budgets[0], length)
+    lines.add("training:")
+    lines.add(f"  token_budgets: [{', '.join(map(count_text, budgets))}]", sizes.why_most)
+    lines.add(f"  batch_tokens: {batch}", f"about {budgets[0] // batch:,} steps to the first budget")
+    if base is None:
+        lines.add("  learning_rate: 2.0e-3", "usual for a model of this size")
+    else:
+        lines.add("  learning_rate: 5.0e-4", "the rate of Faroz 2025 (arXiv 2504.09687)")
     lines.add("  schedule:")
     lines.add("    kind: wsd")
-    lines.add(f"    warmup_tokens: {warmup}", "a twentieth of the first budget")
+    warmup = _rounded(max(budgets[0] * 0.05, 5 * batch))
+    lines.add(f"    warmup_tokens: {count_text(warmup)}", "a twentieth of the first budget")
     lines.add("  precision: auto", "bf16 on a GPU, fp32 without")
-    if expected >= 12:
-        lines.add("evaluation:")
-        lines.add("  own:", "pick the true continuation of a held-out document among four")
-        asked = min(150, int(3 * expected))
-        lines.add(f"    - name: {name[:40]}-continuation")
-        lines.add("      group: domain")
-        lines.add("      held_out: domain")
-        lines.add(f"      questions: {asked}")
+
+
+def _evaluation(lines: _Lines, sizes: _Sizes, name: str) -> None:
+    if sizes.held_out < _ENOUGH_HELD_OUT:
+        return
+    lines.add("evaluation:")
+    lines.add("  own:", "pick the true continuation of a held-out document among four")
+    lines.add(f"    - name: {name}-continuation")
+    lines.add("      group: domain")
+    lines.add("      held_out: domain")
+    lines.add(f"      questions: {min(150, 3 * sizes.held_out)}")
 
 
 def _source(lines: _Lines, name: str, role: str, weight: float, folder: Path, found: Folder) -> None:

@@ -42,8 +42,9 @@ from tasks.corpus.duplicates.containment import (
 from tasks.corpus.duplicates.known_texts import PART, KnownTexts, names_of
 from tasks.corpus.fates import Fates
 from tasks.corpus.holdout import text_hashes
-from tasks.corpus.pieces import Piece, allowed_bytes, choose, is_long
+from tasks.corpus.pieces import Piece, allowed_bytes, by_file, choose, is_long, of_others
 from tasks.corpus.shards import Selection, count_by, document_shards, read_rows, texts_of, write_selection
+from tasks.corpus.trained_on import TrainedOn
 
 STAGE = "decontaminate"
 VERSION = 5
@@ -177,7 +178,7 @@ def run(config: DecontaminateConfig, inputs: DecontaminateInputs, draft: Draft) 
     fates.drop_copies(copies)
     held_out, passed_over, cuts = read_documents([]), 0, list[Piece]()
     if holding:
-        trained = _Trained(draft, inputs.trained, shards, fates)
+        trained = TrainedOn(draft, inputs.trained, shards, fates)
         size = config.holdout_piece
         long = is_long(fates.bytes, size) if size else np.zeros(len(fates.kinds), bool)
         passed_over = fates.hold_out(config.holdout_fraction, trained, long)
@@ -190,8 +191,8 @@ def run(config: DecontaminateConfig, inputs: DecontaminateInputs, draft: Draft) 
     if directory := _saved(own, scratch / "held"):
         alike = {name: AlikeJob(path, directory) for name, path in shards.items()}
         pairs = _pairs(fates, draft.scratch("overlaps", alike, alike_shard))
-        fates.drop_overlaps(_of_others(pairs, cuts, len(held_out)), lambda: names_of(held_out))
-    selected = zip(shards.items(), fates.files(fates.stays), _by_file(fates, cuts), strict=True)
+        fates.drop_overlaps(of_others(pairs, cuts, len(held_out)), lambda: names_of(held_out))
+    selected = zip(shards.items(), fates.files(fates.stays), by_file(fates.edges, cuts), strict=True)
     jobs = {name: Selection.of(path, stays, own) for (name, path), stays, own in selected}
     draft.shards("documents", jobs, write_selection)
     pieces = _texts(held_out).tail(len(cuts))
@@ -250,64 +251,6 @@ def _pairs(fates: Fates, found: Mapping[str, Path]) -> Pairs:
             for begin, pairs in zip(fates.edges[:-1], own, strict=True)
         ]
     )
-
-
-@dataclass(frozen=True)
-class _Trained:
-    """Tells of rows of a slice whether earlier slices train on their text, or on one that has too much in common."""
-
-    draft: Draft
-    trained: tuple[Input, ...]
-    shards: Mapping[str, Path]
-    fates: Fates
-    looks: list[str] = field(default_factory=list)
-
-    def __call__(self, rows: np.ndarray) -> np.ndarray:
-        """bool, one for each of `rows`. Reads all of the earlier slices."""
-        if not self.trained or not len(rows):
-            return np.zeros(len(rows), bool)
-        chosen = np.unique(rows)
-        return np.isin(rows, chosen[self._known(self._series(chosen))])
-
-    def texts(self, rows: np.ndarray) -> Iterator[str]:
-        """The texts of some rows of the slice (int64, ascending)."""
-        for some in self._series(rows):
-            yield from some
-
-    def of_pieces(self, cuts: list[tuple[Piece, str]]) -> list[bool]:
-        """Whether earlier slices train on a piece, or the rest of its document (the text beside it) repeats it."""
-        if not cuts:
-            return []
-        scratch = self.draft.path / "scratch"
-        known = np.zeros(len(cuts), bool)
-        pieces = pl.Series([piece.of(text) for piece, text in cuts], dtype=pl.String)
-        if self.trained:
-            known[self._known([pieces])] = True
-        rests = pl.Series([piece.rest(text) for piece, text in cuts], dtype=pl.String)
-        pairs = HeldTexts.of([pieces], scratch).alike(rests)
-        known[pairs.texts[pairs.texts == pairs.places]] = True
-        return [bool(one) for one in known]
-
-    def _series(self, rows: np.ndarray) -> Iterator[pl.Series]:
-        chosen = np.zeros(len(self.fates.kinds), bool)
-        chosen[rows] = True
-        for path, own in zip(self.shards.values(), self.fates.files(chosen), strict=True):
-            yield read_rows(path, np.flatnonzero(own))
-
-    def _known(self, texts: Iterable[pl.Series]) -> np.ndarray:
-        """The places of the texts that are alike with one of the earlier slices."""
-        scratch, name = self.draft.path / "scratch", f"trained-{len(self.looks)}"
-        self.looks.append(name)
-        candidates = HeldTexts.of(texts, scratch)
-        directory = scratch / f"candidates-{name}"
-        candidates.save(directory)
-        jobs = {
-            f"{number:05d}-{shard}": AlikeJob(path, directory)
-            for number, documents in enumerate(self.trained)
-            for shard, path in document_shards(documents).items()
-        }
-        found = self.draft.scratch(name, jobs, alike_shard)
-        return np.unique(Pairs.together([read_pairs(path) for path in found.values()]).places)
 
 
 def _warn_of_many(draft: Draft, fates: Fates) -> None:
@@ -381,7 +324,7 @@ def match_shard(job: MatchJob, directory: Path) -> dict[str, Any]:
 
 
 def _pieces(
-    config: DecontaminateConfig, fates: Fates, long: np.ndarray, trained: _Trained
+    config: DecontaminateConfig, fates: Fates, long: np.ndarray, trained: TrainedOn
 ) -> tuple[list[Piece], int]:
     """The pieces that are cut out of long documents, in the order of the documents, and how many were passed over."""
     assert config.holdout_piece is not None
@@ -393,33 +336,13 @@ def _pieces(
     return choose(rows, hashes, config.holdout_piece, max(0, limit), trained.texts, trained.of_pieces)
 
 
-def _of_others(pairs: Pairs, cuts: Sequence[Piece], held: int) -> Pairs:
-    """The pairs without those of a document and its own piece. The pieces are the last of the `held` texts."""
-    places = {piece.row: held - len(cuts) + number for number, piece in enumerate(cuts)}
-    own = [
-        places.get(row) == place
-        for row, place in zip(pairs.texts.tolist(), pairs.places.tolist(), strict=True)
-    ]
-    others = ~np.array(own, bool)
-    return Pairs(pairs.texts[others], pairs.places[others], pairs.shares[others])
-
-
-def _by_file(fates: Fates, cuts: Sequence[Piece]) -> list[dict[int, tuple[int, int]]]:
-    """For each file of documents, what is cut out of which of its rows."""
-    found: list[dict[int, tuple[int, int]]] = [{} for _ in fates.edges[1:]]
-    for piece in cuts:
-        file = int(np.searchsorted(fates.edges, piece.row, side="right")) - 1
-        found[file][piece.row - int(fates.edges[file])] = (piece.begin, piece.end)
-    return found
-
-
 def _write_holdout(draft: Draft, paths: list[Path], fates: Fates, cuts: Sequence[Piece]) -> pa.Table:
     """Write part `holdout`; returns its documents: those held out whole, then the pieces."""
     tables = [read_documents([])]
     for path, mask in zip(paths, fates.files(fates.held), strict=True):
         if mask.any():
             tables.append(read_kept(path, mask))
-    for path, own in zip(paths, _by_file(fates, cuts), strict=True):
+    for path, own in zip(paths, by_file(fates.edges, cuts), strict=True):
         if own:
             mask = np.zeros(pq.read_metadata(path).num_rows, bool)
             mask[list(own)] = True

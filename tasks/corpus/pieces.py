@@ -7,11 +7,12 @@ the hash of its document's text.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from tasks.corpus.duplicates.containment import Pairs
 from tasks.corpus.holdout import MAX_RAISED, MIN_DOCUMENTS
 
 LONG = 4
@@ -92,3 +93,20 @@ def _cuts(
 def allowed_bytes(all_bytes: int, fraction: float) -> int:
     """Bytes that pieces may take of a slice: the fraction, or a twentieth, whichever is more."""
     return int(max(fraction, MAX_RAISED) * all_bytes)
+
+
+def of_others(pairs: Pairs, cuts: Sequence[Piece], held: int) -> Pairs:
+    """The pairs without those of a document and its own piece. The pieces are the last of the `held` texts."""
+    places = {piece.row: held - len(cuts) + number for number, piece in enumerate(cuts)}
+    both = zip(pairs.texts.tolist(), pairs.places.tolist(), strict=True)
+    others = ~np.array([places.get(row) == place for row, place in both], bool)
+    return Pairs(pairs.texts[others], pairs.places[others], pairs.shares[others])
+
+
+def by_file(edges: np.ndarray, cuts: Sequence[Piece]) -> list[dict[int, tuple[int, int]]]:
+    """For each file of documents (rows from one of `edges` to the next), what is cut out of which of its rows."""
+    found: list[dict[int, tuple[int, int]]] = [{} for _ in edges[1:]]
+    for piece in cuts:
+        file = int(np.searchsorted(edges, piece.row, side="right")) - 1
+        found[file][piece.row - int(edges[file])] = (piece.begin, piece.end)
+    return found

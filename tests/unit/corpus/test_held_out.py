@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from storage.draft import Draft
 from storage.testing import draft_in
-from tasks.corpus import decontaminate
+from tasks.corpus import decontaminate, trained_on
 from tasks.corpus import filter as quality
 from tasks.corpus.duplicates import containment
 from tasks.corpus.duplicates.containment import HeldTexts
@@ -343,7 +343,8 @@ def test_a_resumed_stage_ends_with_the_same_bytes(tmp_path: Path, monkeypatch: p
             raise OSError("the machine is gone")
         return alike(job, directory)
 
-    monkeypatch.setattr(decontaminate, "alike_shard", failing)
+    for module in (decontaminate, trained_on):
+        monkeypatch.setattr(module, "alike_shard", failing)
     for _ in range(20):
         try:
             again = broken.run("letters", second.given, True, directory="made")
