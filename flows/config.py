@@ -117,6 +117,10 @@ class CorpusConfig(Settings):
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"corpus.sources has the name {twice[0]!r} twice")
+        if not any(source.weight for source in self.sources):
+            raise ValueError(
+                "corpus.sources: one source at least needs a weight above 0; 0 is for what is only measured"
+            )
         return self
 
 

@@ -2,7 +2,9 @@
 
 1. The weights decide which source comes next, by a low-discrepancy sequence.
 2. A source that is used up, or that has its share for the round, is skipped. Both are known from the slices before.
-3. So the slices of a smaller budget are a prefix of those of a larger one, and nothing that was read changes later.
+3. Of a source of weight 0, which is only measured, one slice is read, after the first of all: its holdout is known to
+   nearly all that is trained on.
+4. So the slices of a smaller budget are a prefix of those of a larger one, and nothing that was read changes later.
 
 `SliceReader` depends only on the results of earlier slices. The same calls give the same slices.
 """
@@ -95,6 +97,7 @@ class SliceReader:
         while any(self._wants(source, needed) for source in sources):
             source = self._next(list(sources), needed)
             self._read(source, "tokenize")
+            self._read_measured(sources, "tokenize", None)
         for source in sources:
             if needed[source.name] and not self.tokens_of(source.name):
                 raise self._nothing_left(source.name)
@@ -145,8 +148,10 @@ class SliceReader:
         sources = list(self.requests.run.corpus.sources)
         if self.requests.new_base:  # its tokenizer is made from replay text, which a whole run reads first
             self._read(self._next([s for s in sources if s.role == "replay"], None), until)
-        while (most is None or len(self.slices) < most) and any(not self.used_up(s.name) for s in sources):
+        trained = [source for source in sources if source.weight]
+        while (most is None or len(self.slices) < most) and any(not self.used_up(s.name) for s in trained):
             self._read(self._next(sources, None), until)
+            self._read_measured(sources, until, most)
 
     def tokens_of(self, source: str) -> int:
         """Tokens that a source has given so far, without the holdout."""
@@ -217,6 +222,16 @@ class SliceReader:
             self._turns[names] = turn + 1
             if self._wants(chosen, needed) if needed is not None else not self.used_up(chosen.name):
                 return chosen
+
+    def _read_measured(self, sources: list[SourceConfig], until: str, most: int | None) -> None:
+        """Read the first slice of each source that is only measured, unless that was done."""
+        for source in sources:
+            if (
+                not source.weight
+                and source.name not in self.cursors
+                and (most is None or len(self.slices) < most)
+            ):
+                self._read(source, until)
 
     def _read(self, source: SourceConfig, until: str) -> None:
         number = len(self.slices) + 1

@@ -89,10 +89,10 @@ def _evaluation(run: RunConfig) -> None:
 def _base(run: RunConfig) -> None:
     base = run.model.base
     if isinstance(base, InitConfig):
-        if not any(source.role == "replay" for source in run.corpus.sources):
+        if not any(source.role == "replay" and source.weight for source in run.corpus.sources):
             raise ConfigError(
                 "model.base is initialised here and pre-trained on replay text, but no source in corpus.sources "
-                "has the role replay"
+                "has the role replay and a weight above 0"
             )
         if run.packing.begin == BOS:
             raise ConfigError(

@@ -40,7 +40,10 @@ class SourceConfig(Settings):
         description="domain: what the model shall learn; replay: general text, so that it forgets less."
     )
     weight: Real = identity(
-        description="Share of the training tokens, relative to the other sources.", gt=0, le=1e9
+        description="Share of the training tokens, relative to the other sources; 0: its held-out documents are "
+        "measured, nothing of it is trained on.",
+        ge=0,
+        le=1e9,
     )
     files: tuple[PathText, ...] | None = execution(
         None,

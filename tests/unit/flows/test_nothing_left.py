@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
-from flows.config import RunConfig
+from flows.config import CorpusConfig, RunConfig
 from flows.dag.pretrain import adapt
 from flows.dag.requests import Requests
 from flows.dag.slices import NothingLeft, SliceReader
@@ -174,3 +175,46 @@ def test_a_line_gives_reasons_only_where_nearly_nothing_is_left() -> None:
     assert counts(stats) == "30 → 3 documents (a 20, b 4, c 2 and 1 more reason)"
     assert counts({**stats, "documents_out": 4}) == "30 → 4 documents"
     assert counts({"documents_in": 0, "documents_out": 0, "dropped_by_reason": {}}) == "0 → 0 documents"
+
+
+def test_a_source_of_weight_zero_is_measured_and_not_trained_on(tmp_path: Path, shared_data: Path) -> None:
+    """One slice of it is read, its held-out texts are kept out of training, and no sequence is of it."""
+    texts = [PROSE.format(n=n) * 3 + f"It is number {n * 7919} of them." for n in range(60)]
+    other = [PROSE.format(n=n) * 3 + f"But {n * 104_729} was another." for n in range(900, 960)]
+    near: dict[str, Any] = {
+        "filter": OPEN,
+        "dedup": {"exact": False, "minhash": None},
+        "holdout_fraction": 0.2,
+    }
+    run = run_of(tmp_path, shared_data, [*texts, *other], **near, slice_bytes="12K")
+    (tmp_path / "other.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in other))
+    first = run.corpus.sources[0].model_copy(update={"order": "as_given"})
+    files = (str(tmp_path / "other.jsonl"),)
+    with pytest.raises(ValidationError, match="one source at least needs a weight above 0"):
+        CorpusConfig(sources=(first.model_copy(update={"weight": 0.0}),))
+    measured = first.model_copy(update={"name": "other", "role": "replay", "weight": 0.0, "files": files})
+    corpus = run.corpus.model_copy(update={"sources": (first, measured)})
+    run = run.model_copy(update={"corpus": corpus})
+    store, packed = Store(run.store_path), list[Artifact]()
+
+    def build(request: Request, **_: Any) -> Artifact:
+        made = store.ensure(request, Making()).artifact
+        if request.stage == "pack":
+            packed.append(made)
+        return made
+
+    reader = SliceReader(
+        Requests(run, store, warn=print), build, tokenizer=lambda _: pytest.fail("none is asked for")
+    )
+    reader.all("decontaminate", None)
+    assert [one.source for one in reader.slices].count("other") == 1 and reader.slices[1].source == "other"
+    assert set(reader.holdouts(reader.slices)) == {"notes", "other"}
+    lost = sum(
+        one.artifacts["decontaminate"].stats["dropped_by_reason"].get("held_out_overlap", 0)
+        for one in reader.slices[2:]
+    )
+    assert lost  # the same texts come later in `notes`
+    adapt(Requests(run, store, warn=print), build, until="pack", outcome=Outcome())
+    assert len(packed) == 1
+    tokens = {name: entry["tokens"] for name, entry in packed[0].stats["sources"].items()}
+    assert tokens["notes"] > 3000 and tokens["other"] == 0
