@@ -124,7 +124,7 @@ def test_a_file_that_is_no_configuration_is_refused(tmp_path, text):
         ("corpus.filter.c5=true", "corpus.filter.c5: unknown key; did you mean corpus.filter.c4"),
         ("corpus.filter.thresholds.gopher_short=x", "corpus.filter.thresholds.gopher_short: "),
         ("corpus.sources.0.weight=.inf", "corpus.sources[0].weight: Input should be a finite number"),
-        ("corpus.sources[0].weight=0", "corpus.sources[0].weight: "),
+        ("corpus.sources[0].weight=-1", "corpus.sources[0].weight: "),
         ("corpus.sources.0.path=a", "corpus.sources[0].path: unknown key"),
         ("corpus.sources.0.hub.split=a b", "corpus.sources[0].hub.split: "),
         ("corpus.sources.1.weight=1", "1 is no entry of the list (there are: 0)"),
