@@ -27,7 +27,7 @@ from storage.errors import Interrupted, OnwardError, said
 from storage.store import Ensured, Making, Request, Store
 from storage.workers import Workers
 from tasks import stages
-from tasks.models.progress import newest_checkpoint
+from tasks.models.progress import last_row, newest_checkpoint
 
 
 @dataclass
@@ -137,9 +137,18 @@ class Builder:
             return self.store.ensure(request, replace(making, held=held), force=force)
 
     def _follow(self, call: Call, done: int, total: int | None, unit: str) -> None:
-        self.console.progress(call.label, done, total, unit)
+        self.console.progress(call.label, done, total, unit, loss=lambda: self._loss(call))
         for follower in self.followers:
             follower(call, done, total, unit)
+
+    def _loss(self, call: Call) -> float | None:
+        """The loss of a training's newest step."""
+        request = call.request
+        if request.stage not in stages.TRAINING:
+            return None
+        row = last_row(self.store.work_of(request.stage, request.key) / "journal.jsonl") or {}
+        loss = row.get("loss")
+        return float(loss) if isinstance(loss, int | float) else None
 
     def _wait(self, call: Call, what: str) -> None:
         self.console.warn(f"{call.label}: {what}")

@@ -7,11 +7,16 @@ share one line. In Prefect's log, stages that took almost no time share one too,
 from __future__ import annotations
 
 import contextlib
+import os
+import shutil
 import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, TextIO
+
+from rich.cells import cell_len, set_cell_size
 
 from storage.secrets import without_secrets
 from tasks.corpus.reasons import commonest
@@ -22,8 +27,21 @@ _TOGETHER_SECONDS = 60.0
 _RATE_SECONDS = 3.0
 _SILENT_SECONDS = 30.0
 """A stage at work writes a line to a file after so much silence. On a terminal it shows all the while."""
+_UNCHANGED_SECONDS = 300.0
 _NEARLY_NONE = 0.1
 """Of the documents: where no more are left, the line says why."""
+
+
+@dataclass
+class _Rate:
+    """How fast a stage has been: from `first` at `began` to `done` at `at`, when it last changed."""
+
+    label: str
+    unit: str
+    began: float
+    first: int
+    at: float
+    done: int
 
 
 class Console:
@@ -35,7 +53,8 @@ class Console:
         self._guard = threading.RLock()
         self._last = 0.0
         self._wrote = time.monotonic()
-        self._told = ("", "", 0.0, 0)
+        self._rate: _Rate | None = None
+        self._progressed = ("", 0, "")
         self._cached: dict[str, int] = {}
         self._short: dict[str, int] = {}
         self._short_since = 0.0
@@ -106,35 +125,65 @@ class Console:
             self._tell(f"✓ {sum(made.values())} made in {self._short_seconds:.1f} s: {_counted(made)}")
             self._short_seconds = 0.0
 
-    def progress(self, label: str, done: int, total: int | None, unit: str) -> None:
-        """Show a stage's progress and about how long it still takes.
+    def progress(
+        self,
+        label: str,
+        done: int,
+        total: int | None,
+        unit: str,
+        loss: Callable[[], float | None] = lambda: None,
+    ) -> None:
+        """Show a stage's progress, the `loss` of a training where there is one, and about how long it still takes.
 
-        On a terminal, at most four times a second, in one line that is written over. Elsewhere, so that a log shows a long
-        stage at work: a line after half a minute in which nothing else was written.
+        On a terminal, at most four times a second, in one line that is written over and never longer than the terminal is
+        wide. Elsewhere, so that a log shows a long stage at work: a line after half a minute in which nothing else was
+        written, or after five where nothing has changed since the last.
         """
         now = time.monotonic()
         if self._quiet or now - self._last < 0.25:
             return
         self._last = now
         with self._guard, contextlib.suppress(OSError, ValueError):
-            share = f"{done:,} of {total:,} {unit}" if total else f"{done:,} {unit}"
-            line = f"● {label}  {share}{self._left(label, done, total, unit, now)}"
+            left = self._left(label, done, total, unit, now)
             if self._stream.isatty():
+                words = [_share(done, total), _of_loss(loss()), left]
+                line = _line(label, [_amount(done, total, unit), *words])
+                if cell_len(line) > (columns := self._columns()):
+                    line = _line(label, words if total else [_amount(done, total, unit), *words])
                 self._clear()
-                self._stream.write(line[:110])
+                self._stream.write(
+                    line if cell_len(line) <= columns else set_cell_size(line, columns).rstrip()
+                )
                 self._stream.flush()
-            elif now - self._wrote >= _SILENT_SECONDS:
-                self._write(line)
+                return
+            last = (label, done, unit)
+            if now - self._wrote >= (_SILENT_SECONDS if last != self._progressed else _UNCHANGED_SECONDS):
+                self._progressed = last
+                self._write(_line(label, [_amount(done, total, unit), _of_loss(loss()), left]))
 
     def _left(self, label: str, done: int, total: int | None, unit: str, now: float) -> str:
-        """The remaining time at the rate since the first report. A resumed attempt counts from where it resumed."""
-        if self._told[:2] != (label, unit):
-            self._told = (label, unit, now, done)
-        _, _, began, first = self._told
-        if not total or done <= first or now - began < _RATE_SECONDS:
+        """The remaining time at the rate since the first report, less the time since the last progress. A resumed attempt
+        counts from where it resumed."""
+        if (
+            self._rate is None
+            or (self._rate.label, self._rate.unit) != (label, unit)
+            or done < self._rate.done
+        ):
+            self._rate = _Rate(label, unit, now, done, now, done)
+        rate = self._rate
+        if done > rate.done:
+            rate.done, rate.at = done, now
+        if not total or rate.done <= rate.first or rate.at - rate.began < _RATE_SECONDS:
             return ""
-        minutes = (total - done) * (now - began) / (done - first) / 60
-        return f", about {minutes:,.0f} min left" if minutes >= 1 else ", less than a minute left"
+        seconds = (total - done) * (rate.at - rate.began) / (rate.done - rate.first) - (now - rate.at)
+        return f"about {seconds / 60:,.0f} min left" if seconds >= 60 else "less than a minute left"
+
+    def _columns(self) -> int:
+        """Columns of the terminal. The last stays free, because some terminals begin a new row once it is written."""
+        try:
+            return os.get_terminal_size(self._stream.fileno()).columns - 1
+        except (OSError, ValueError):
+            return shutil.get_terminal_size().columns - 1
 
     def _write(self, text: str) -> None:
         if not self._quiet:
@@ -151,6 +200,22 @@ class Console:
     def _clear(self) -> None:
         if self._stream.isatty():
             self._stream.write("\r\x1b[K")
+
+
+def _amount(done: int, total: int | None, unit: str) -> str:
+    return f"{done:,} of {total:,} {unit}" if total else f"{done:,} {unit}"
+
+
+def _share(done: int, total: int | None) -> str:
+    return f"{100 * done // total} %" if total else ""
+
+
+def _of_loss(loss: float | None) -> str:
+    return "" if loss is None else f"loss {loss:.3f}"
+
+
+def _line(label: str, words: list[str]) -> str:
+    return f"● {label}  {', '.join(word for word in words if word)}"
 
 
 def _counted(stages: Mapping[str, int]) -> str:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 
+import pytest
+from rich.cells import cell_len
+
 from flows.ui.console import Console
 from storage.secrets import without_secrets
 
@@ -102,6 +105,7 @@ def test_one_rule_blots_out_secrets_wherever_they_are_told():
 
 
 def test_the_time_left_is_told_at_the_rate_since_the_stage_began(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
     terminal = Terminal()
     console = Console(terminal)
     clock = iter([100.0, 101.0, 110.0, 111.0, 200.0])
@@ -110,8 +114,42 @@ def test_the_time_left_is_told_at_the_rate_since_the_stage_began(monkeypatch):
     console.progress("evaluate · round 1 · mmlu · 3f9a2c", 5_100, 100_000, "tokens")
     assert "left" not in terminal.getvalue()  # too early to say
     console.progress("evaluate · round 1 · mmlu · 3f9a2c", 6_000, 100_000, "tokens")
-    assert terminal.getvalue().endswith("6,000 of 100,000 tokens, about 16 min left")
+    assert terminal.getvalue().endswith("6,000 of 100,000 tokens, 6 %, about 16 min left")
     console.progress("evaluate · round 1 · piqa · 8c01d5", 10, 1_000, "tokens")
-    assert terminal.getvalue().endswith("10 of 1,000 tokens")  # another one
+    assert terminal.getvalue().endswith("10 of 1,000 tokens, 1 %")  # another one
     console.progress("evaluate · round 1 · piqa · 8c01d5", 900, 1_000, "tokens")
-    assert terminal.getvalue().endswith("900 of 1,000 tokens, less than a minute left")
+    assert terminal.getvalue().endswith("900 of 1,000 tokens, 90 %, less than a minute left")
+
+
+@pytest.mark.parametrize("columns", [200, 80, 60, 40, 20])
+def test_progress_stays_in_one_row_however_narrow_the_terminal_is(monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    terminal = Terminal()
+    console = Console(terminal)
+    for label in ("train · round 1 · 256K · c44d95", "evaluate · round 12 · 日本語" + 8 * "日本語"):
+        console._last = 0.0
+        console.progress(label, 102_400, 204_800, "tokens", loss=lambda: 2.8123)
+        shown = terminal.getvalue().split("\r\x1b[K")[-1]
+        assert cell_len(shown) < columns and "\n" not in shown
+        if label.startswith("train"):
+            amount = "102,400 of 204,800 tokens, " if columns >= 80 else ""
+            whole = f"● {label}  {amount}50 %, loss 2.812"
+            assert shown == whole[: columns - 1].rstrip()
+
+
+def test_between_two_long_steps_the_time_left_runs_down(monkeypatch):
+    """It is not told anew at a rate that falls until the step ends; and a log does not repeat a line."""
+    log = io.StringIO()
+    seconds = [0.0]
+    monkeypatch.setattr("flows.ui.console.time.monotonic", lambda: seconds[0])
+    console = Console(log)
+    for second in range(1, 602):
+        seconds[0] = float(second)
+        done = second // 120 if second < 400 else 3
+        console.progress("train · round 1 · 8K", done, 11, "steps", loss=lambda: 3.0)
+    assert log.getvalue().splitlines() == [
+        "● train · round 1 · 8K  0 of 11 steps, loss 3.000",
+        "● train · round 1 · 8K  1 of 11 steps, loss 3.000, about 20 min left",
+        "● train · round 1 · 8K  2 of 11 steps, loss 3.000, about 18 min left",
+        "● train · round 1 · 8K  3 of 11 steps, loss 3.000, about 16 min left",
+    ]
