@@ -176,6 +176,12 @@ class RunConfig(Settings):
     tracking: TrackingConfig = execution(
         default_factory=TrackingConfig, description="where metrics and lineage are published"
     )
+    price_per_hour: Real | None = execution(
+        None,
+        ge=0,
+        le=1e6,
+        description="price of an hour of this machine, in any currency, for what a plan says; null: no price is said",
+    )
 
     @model_validator(mode="after")
     def _names_are_plain(self) -> RunConfig:

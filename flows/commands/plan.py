@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from typing import Annotated
 
@@ -23,24 +24,35 @@ def plan(
     device_name: Annotated[
         str | None, typer.Option(help="with --memory: the GPU's name, such as H100; or cpu")
     ] = None,
+    all_: Annotated[
+        bool, typer.Option("--all", help="show each artifact, and why it would be made, instead of the table")
+    ] = False,
     json_: Annotated[bool, typer.Option("--json", help="print the rows as JSON")] = False,
 ) -> None:
-    """Show what a run would do, stage by stage: cached, to build (and why), or open. Nothing is built.
+    """Show what a run would do and what it costs: stages done and to do, hours, disk, price. Nothing is built.
 
-    A training stage shows what it would need: micro-batch, checkpointing, tokens per second, hours. The exit code is 0
-    where everything is cached, and 2 where there is work to do.
+    Training shows what it would need: micro-batch, checkpointing, tokens per second. The exit code is 0 where everything
+    is cached, and 2 where there is work to do.
     """
-    from flows.dag.plan import make_plan, render
+    from flows.dag.plan import planned, render
+    from flows.quote.planned import quoted
+    from flows.quote.training import with_estimates
     from flows.runs.checks import advice
-    from flows.runs.estimate import with_estimates
     from flows.runs.trainable import check_base
 
     run = load(config, set_ or [], elsewhere=memory is not None)
     warnings = [*check_base(run), *advice(run)]
-    rows = with_estimates(run, make_plan(run, warnings.append), _bytes(memory), device_name)
+    machine = _bytes(memory), device_name
+    if json_ or all_:
+        rows = with_estimates(run, planned(run, warnings.append).rows, *machine)
+        text = json.dumps([vars(row) for row in rows]) + "\n" if json_ else render(rows)
+    else:
+        found = quoted(run, warnings.append, *machine)
+        rows, text = found.rows, found.text(shutil.get_terminal_size((100, 24)).columns)
     for line in dict.fromkeys(warnings):
         sys.stderr.write(f"! {line}\n")
-    sys.stdout.write(json.dumps([vars(row) for row in rows]) + "\n" if json_ else render(rows))
+    sys.stderr.flush()
+    sys.stdout.write(text)
     raise typer.Exit(0 if all(row.state == "cached" for row in rows) else 2)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from flows.dag.call import named
 from flows.dag.file_keys import told
 from flows.dag.pretrain import adapt
 from flows.dag.requests import Requests
+from flows.dag.state import Slice
 from storage.artifact import Artifact, Input
 from storage.errors import DamagedArtifact, OnwardError
 from storage.keys import MISSING, Difference, difference, key_inputs
@@ -48,7 +49,7 @@ class PlanRow:
     key: str | None
     why: tuple[str, ...] = ()
     training: dict[str, Any] | None = None
-    """For a training stage that is to be made: what it would need from the device (flows/runs/estimate.py)."""
+    """For a training stage that is to be made: what it would need from the device (flows/quote/training.py)."""
 
 
 class _Estimates(dict[str, Any]):
@@ -86,6 +87,8 @@ class Planner:
     store: Store
     holdout: bool
     rows: list[PlanRow] = field(default_factory=list)
+    found: list[Artifact | None] = field(default_factory=list)
+    """For each row, the artifact in the store."""
     reasons: Reasons = field(init=False)
     _slice_tokens: int = _UNKNOWN
     """Estimate of the tokens of the slice that is being planned."""
@@ -108,6 +111,7 @@ class Planner:
         self.rows.append(
             PlanRow(request.stage, slice, round, item, state, None if waits else request.key, why)
         )
+        self.found.append(found)
         if (reading := getattr(request.inputs, "reading", None)) is not None:
             self._slice_tokens = _tokens_in(reading)
         return found or self._pending(request)
@@ -212,12 +216,26 @@ class _Nearest:
     found: list[Difference]
 
 
-def make_plan(run: RunConfig, warn: Callable[[str], None] = lambda message: None) -> list[PlanRow]:
-    """The rows of a run's plan, in execution order. `warn` is told what the run would be warned of."""
+@dataclass(frozen=True)
+class Plan:
+    """The rows of a run's plan, in execution order, what is in the store of each, and the slices that it would read."""
+
+    rows: list[PlanRow]
+    found: list[Artifact | None]
+    slices: list[Slice]
+
+
+def planned(run: RunConfig, warn: Callable[[str], None] = lambda message: None) -> Plan:
+    """The plan of a run. `warn` is told what the run would be warned of."""
     store = Store(run.store_path)
     planner = Planner(store, run.corpus.holdout_fraction > 0)
-    adapt(Requests(run, store, warn=warn), planner)
-    return planner.rows
+    outcome = adapt(Requests(run, store, warn=warn), planner)
+    return Plan(planner.rows, planner.found, outcome.slices)
+
+
+def make_plan(run: RunConfig, warn: Callable[[str], None] = lambda message: None) -> list[PlanRow]:
+    """The rows of a run's plan alone."""
+    return planned(run, warn).rows
 
 
 def _tokens_in(reading: Mapping[str, Any]) -> int:
@@ -228,13 +246,12 @@ def _tokens_in(reading: Mapping[str, Any]) -> int:
 
 
 def render(rows: list[PlanRow]) -> str:
-    """The plan as text: stages that are cached in one line a stage, the others each with its reason.
+    """Every row of the plan as text: stages that are cached in one line a stage, the others each with its reason.
 
     That a stage is of a newer version than the store's artifacts is said once, before the others.
     """
     lines: list[str] = []
     cached: dict[str, int] = {}
-    newer: dict[str, int] = {}
     for row in rows:
         if row.state == "cached":
             cached[row.stage] = cached.get(row.stage, 0) + 1
@@ -242,19 +259,30 @@ def render(rows: list[PlanRow]) -> str:
         label = " · ".join([row.stage, *named(row.slice, row.round, row.item)])
         lines.append(f"{row.state:<9} {label}")
         foreseen = [row.training["line"]] if row.training else []
-        for reason in (*foreseen, *row.why):
-            if reason.endswith(_SEE):
-                newer[reason] = newer.get(reason, 0) + 1
-            else:
-                lines.append(f"            {reason}")
+        lines += [f"            {reason}" for reason in (*foreseen, *row.why) if not of_newer_version(reason)]
     head = [f"cached    {stage} × {count}" for stage, count in cached.items()]
-    head += [f"newer     {reason.removesuffix(_SEE)} × {count}{_SEE}" for reason, count in newer.items()]
+    head += [f"newer     {line}" for line in newer_versions(rows)]
     last = (
         "nothing to do"
         if not lines
         else f"{len(lines)} lines of work; slices after an unread one are estimates"
     )
     return "\n".join([*head, *lines, last]) + "\n"
+
+
+def of_newer_version(reason: str) -> bool:
+    """Whether a reason of a row says that the stage is of another version than the store's artifacts."""
+    return reason.endswith(_SEE)
+
+
+def newer_versions(rows: Sequence[PlanRow]) -> list[str]:
+    """Each such reason once, with the number of rows that it holds for."""
+    counts: dict[str, int] = {}
+    for row in rows:
+        for reason in row.why if row.state != "cached" else ():
+            if of_newer_version(reason):
+                counts[reason] = counts.get(reason, 0) + 1
+    return [f"{reason.removesuffix(_SEE)} × {count}{_SEE}" for reason, count in counts.items()]
 
 
 def _identity(manifest: Manifest, request: Request) -> dict[str, Any]:

@@ -15,13 +15,13 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
 from flows.config import RunConfig
-from flows.dag.plan import make_plan, render
 from flows.dag.pretrain import adapt
 from flows.dag.requests import Requests
 from flows.machine.gpu import Gpu
+from flows.quote.planned import quoted
+from flows.quote.table import PAGE_WIDTH
 from flows.runs.attempt import Attempt
 from flows.runs.checks import advice, check, check_hub
-from flows.runs.estimate import with_estimates
 from flows.runs.names import run_id, run_name, summary_of
 from flows.runs.session import current_flow_run, failure_explained, in_flow_run, shown
 from flows.runs.stage_task import Builder
@@ -193,9 +193,10 @@ def _same_bytes(builder: Builder) -> None:
 def _planned(run: RunConfig) -> State[Any]:
     """The final state of a dry run: the plan is on its page, and nothing was made."""
     warnings = advice(run)
-    rows = with_estimates(run, make_plan(run, warnings.append))
+    found = quoted(run, warnings.append)
+    rows = found.rows
     flow_run = current_flow_run()
-    text = "\n".join([*(f"! {line}" for line in dict.fromkeys(warnings)), render(rows)])
+    text = "\n".join([*(f"! {line}" for line in dict.fromkeys(warnings)), found.text(PAGE_WIDTH)])
     if flow_run is not None:
         publish.plan_page(publish.PrefectPages(flow_run), rows, text)
     summary = {

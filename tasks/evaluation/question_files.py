@@ -60,6 +60,11 @@ def check_file(path: Path, benchmark: str | None) -> None:
     _check_file(path, benchmark, (found.st_ino, found.st_size, found.st_mtime_ns))
 
 
+def questions_in(path: Path) -> int:
+    """The number of rows of a file of questions. Raises ConfigError for a file that is none."""
+    return sum(1 for _ in _rows(path))
+
+
 @functools.lru_cache(maxsize=256)
 def _check_file(path: Path, benchmark: str | None, version: tuple[int, int, int]) -> None:
     check = _own if benchmark is None else _CHECKS.get(benchmark)

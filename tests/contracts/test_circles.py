@@ -21,6 +21,7 @@ ORDER = {
         "config",
         "machine",
         "dag",
+        "quote",
         "tracking",
         "lineage",
         "ui",

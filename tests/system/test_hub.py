@@ -86,7 +86,7 @@ def test_a_run_from_the_hub_goes_on_without_it(hub: LoopbackHub, tmp_path: Path)
     hits = [json.loads((path / "hits.json").read_text())["piqa"] for path in paths]
     assert {one["questions"] for one in hits} == {200}
     assert sum(one["documents_found"] for one in hits) >= 1, "a planted question was not found"
-    planned = onward(hub, home, "plan", config)
+    planned = onward(hub, home, "plan", config, "--all")
     assert planned.returncode == 2 and "cached    ingest" in planned.stdout
     hub.stop()
     again = onward(hub, home, "run", config, "--until", "tokenize", "--slices", "2", "--json")

@@ -20,7 +20,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_torch_is_not_loaded_where_nothing_is_to_be_trained(home: Path) -> None:
     (home / "run.json").write_text(config().model_dump_json())
     program = (
-        "import sys; from flows.config import parse_config; from flows.runs.estimate import with_estimates; "
+        "import sys; from flows.config import parse_config; from flows.quote.training import with_estimates; "
         "from flows.dag.plan import PlanRow; import json; run = parse_config(json.load(open('run.json'))); "
         "rows = [PlanRow('train', None, 1, None, 'cached', 'k'), PlanRow('pack', None, 1, None, 'to build', 'k')]; "
         "assert with_estimates(run, rows) == rows; print('torch' in sys.modules)"

@@ -10,8 +10,8 @@ import pytest
 
 from flows.config import load_config
 from flows.dag.plan import PlanRow, render
+from flows.quote.training import ASSUMED_MFU, with_estimates
 from flows.runs.checks import advice
-from flows.runs.estimate import ASSUMED_MFU, with_estimates
 from flows.services.doctor import intentions
 from storage.errors import ConfigError
 from tasks.training.device import memory

@@ -125,7 +125,7 @@ class _Estimator:
         self.rate, self._why = self._rate(cost, count)
 
     def __call__(self, row: PlanRow) -> dict[str, Any]:
-        tokens = _steps(self._run, row) * self._run.training.batch_tokens
+        tokens = batch_tokens_of(self._run, row)
         length, target = self._segment.sequence_length, self._target
         mode = "no checkpointing" if self.mode == "none" else f"{self.mode} checkpointing"
         said = [
@@ -144,6 +144,7 @@ class _Estimator:
             "line": ", ".join(said),
             "micro_batch": self.micro_batch,
             "gradient_checkpointing": self.mode,
+            "parameters": self._shape.parameters,
             "peak_bytes": round(self._peak),
             "fits": self._fits,
             "tokens": tokens,
@@ -241,6 +242,11 @@ def _model_config(run: RunConfig, rows: list[PlanRow]) -> dict[str, Any] | None:
         "max_position_embeddings": base.max_positions,
         "tie_word_embeddings": base.tie_embeddings,
     }
+
+
+def batch_tokens_of(run: RunConfig, row: PlanRow) -> int:
+    """Tokens of a training stage's batches, padding included."""
+    return _steps(run, row) * run.training.batch_tokens
 
 
 def _steps(run: RunConfig, row: PlanRow) -> int:
