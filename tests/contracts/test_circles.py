@@ -19,6 +19,7 @@ LAYERS = ("storage", "tasks", "flows")
 ORDER = {
     "flows": (
         "config",
+        "keys",
         "machine",
         "dag",
         "quote",
