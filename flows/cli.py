@@ -39,7 +39,7 @@ COMMANDS: dict[str, tuple[tuple[Callable[..., None], str], ...]] = {
     "Look after a store": (
         (verify, "onward verify --config configs/demo.yaml"),
         (gc, "onward gc --forget demo-3f9a2c --dry-run"),
-        (export, "onward export decay/3f9a2c81d04e model"),
+        (export, "onward export 1B model"),
     ),
     "Servers of this directory": (
         (up, "onward up configs/demo.yaml --prefect-port 4300"),

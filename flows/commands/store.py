@@ -20,7 +20,7 @@ def lineage(
     model: Annotated[
         str,
         typer.Argument(
-            help="name@alias or name/version in MLflow; stage/key or key, or the beginning of one; or a path",
+            help="budget of a run (1B, RUN:1B) or base; name@alias or name/version in MLflow; key or its beginning; path",
             show_default=False,
             autocompletion=completion.models,
         ),
@@ -207,7 +207,7 @@ def export(
     model: Annotated[
         str,
         typer.Argument(
-            help="key of a model (base, train, decay or checkpoint), or its beginning",
+            help="budget of a run (1B, RUN:1B) or base, name@alias of the registry, or a key or its beginning",
             show_default=False,
             autocompletion=completion.models,
         ),
@@ -217,15 +217,20 @@ def export(
     ],
     store: StoreOption = None,
     config: ConfigOption = None,
+    mlflow: Annotated[
+        str | None,
+        typer.Option(help="address of MLflow; without it, MLFLOW_TRACKING_URI or the local database"),
+    ] = None,
 ) -> None:
     """Copy the files of a model, as `from_pretrained` loads them, with a model card: data, training and scores."""
     from flows.inspect.export import export_model
+    from flows.lineage.names import resolve
 
-    catalog = catalog_of(chosen_store(store, config))
-    found = catalog.find(model)
-    artifact = catalog.store.lookup(found["stage"], found["key"])  # no path may lead out of it
-    if artifact is None or not artifact.has("export"):
-        raise OnwardError(f"{found['stage']} {found['key'][:12]} holds no model")
+    place = store if store is not None else partial(chosen_store, None, config)
+    opened, artifact, _ = resolve(model, place, mlflow)
+    catalog = catalog_of(opened.root)
+    if not artifact.has("export"):
+        raise OnwardError(f"{artifact.stage} {artifact.key[:12]} holds no model")
     if not directory.exists():
         artifact = _sound_model(catalog, artifact)
     export_model(catalog, artifact, directory)

@@ -1,4 +1,5 @@
-"""The names that users give to a model: a registered model's alias or version, a stage key or its beginning, or a path."""
+"""The names that users give to a model: a registered model's alias or version, a budget of a run, a stage key or its
+beginning, or a path."""
 
 from __future__ import annotations
 
@@ -7,16 +8,25 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+from flows.config import parse_config
+from flows.dag.rounds import rounds_of
 from flows.lineage.graph import Registered, find_artifact
 from storage.artifact import Artifact
+from storage.counts import count_text, parse_count
 from storage.errors import OnwardError
 from storage.paths import mlflow_database
+from storage.runs import read_records
 from storage.secrets import without_secrets
 from storage.store import Store
 from storage.store_places import PLACE, is_store
 from tasks import stages
 
 _VERSION = re.compile(r"([^/:@]+)/([0-9]+)")
+_OF_A_RUN = re.compile(r"(?:(?P<run>[\w.-]+):)?(?P<name>base|[0-9]+(?:\.[0-9]+)?[KMGBkmgb]?)")
+_HEX = re.compile(r"[0-9a-f]{2,64}")
+_ENDS = ("trunk", "decay", "rewarm")
+"""The segments that may end with a budget's model: the trunk, if nothing decays."""
+_MODELS = ("base", "train", "decay")
 _ALIAS = re.compile(r"([^/:@]+)@([\w-]+)")
 
 
@@ -25,13 +35,15 @@ def resolve(
 ) -> tuple[Store, Artifact, Registered | None]:
     """The artifact that `given` names, its store, and the version of a registered model if one named it.
 
-    `given`: `name@alias`, `name/version`, a path in a store, a stage key, `stage/key`, or a beginning of one. `store`: the
-    store for keys, or a function that finds it when needed. A version records its own store, which is searched too.
+    `given`: `name@alias`, `name/version` (also with `models:/` before it, as in MLflow), a path in a store, `base` or a
+    budget of a run (`1B`, `RUN:1B`), a stage key, `stage/key`, or a beginning of one. `store`: the store for budgets and
+    keys, or a function that finds it when needed. A version records its own store, which is searched too.
     `mlflow`: address of the registry (None: MLFLOW_TRACKING_URI, else this home's database). Raises OnwardError if the
     artifact cannot be found.
     """
     if (found := _at(given)) is not None:
         return *found, None
+    given = given.removeprefix("models:/")
     if match := _ALIAS.fullmatch(given):
         return _registered(given, match[1], match[2], None, store, mlflow)
     match = _VERSION.fullmatch(given)
@@ -41,7 +53,66 @@ def resolve(
     if not is_store(store):
         raise OnwardError(f"there is no store at {store}; name it with --store")
     opened = Store(store)
+    if (match := _OF_A_RUN.fullmatch(given)) and (match["run"] or not _is_key(opened, given)):
+        return opened, _of_a_run(opened, match["run"], match["name"]), None
     return opened, find_artifact(opened, given), None
+
+
+def _is_key(store: Store, given: str) -> bool:
+    """Whether a text that may be a budget (`40b`) is the beginning of a key, and of no model's name."""
+    keys = next(store.root.glob(f"*/{given}*"), None) if _HEX.fullmatch(given) else None
+    return keys is not None and not any(_wanted(given) in models for models in models_of(store).values())
+
+
+def _wanted(name: str) -> str:
+    return name if name == "base" else count_text(parse_count(name))
+
+
+def models_of(store: Store) -> dict[str, dict[str, str]]:
+    """The models of each run that the store remembers: for each run, by `base` or the budget, `stage/key`.
+
+    Runs whose configuration this release cannot read are left out.
+    """
+    found: dict[str, dict[str, str]] = {}
+    for record in read_records(store):
+        try:
+            run = parse_config(record.config)
+            ends = {round.last_step: round.name for round in rounds_of(run) if round.number}
+        except OnwardError:
+            continue
+        for stage, key in record.artifacts:
+            artifact = store.lookup(stage, key) if stage in _MODELS else None
+            if artifact is None or not artifact.has("export"):
+                continue
+            config = artifact.manifest.config
+            kind = config.get("kind")
+            name = ends.get(int(config["last_step"])) if kind in _ENDS else None
+            name = "base" if stage == "base" or kind == "pretrain" else name
+            if name is not None:
+                found.setdefault(record.run, {})[name] = f"{stage}/{key}"
+    return found
+
+
+def _of_a_run(store: Store, asked: str | None, name: str) -> Artifact:
+    """The model of this name, of the run that is named or of all runs if they have the same."""
+    runs = {
+        run: models
+        for run, models in models_of(store).items()
+        if asked in (None, run, run.rpartition("-")[0])
+    }
+    wanted = _wanted(name)
+    found = {models[wanted]: run for run, models in runs.items() if wanted in models}
+    if len(found) == 1:
+        return find_artifact(store, next(iter(found)))
+    if found:
+        which = ", ".join(f"{run}:{wanted}" for run in sorted(found.values()))
+        raise OnwardError(f"several runs in {store.root} have another model {wanted}; name one: {which}")
+    there = sorted({f"{run}:{one}" for run, models in runs.items() for one in models})
+    of_run = "" if asked is None else f" of a run {asked}"
+    raise OnwardError(
+        f"there is no model {wanted}{of_run} in {store.root}"
+        + (f"; there are {', '.join(there[:12])}" if there else "")
+    )
 
 
 def _at(given: str) -> tuple[Store, Artifact] | None:

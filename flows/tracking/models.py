@@ -7,6 +7,8 @@ files. For one stage key, an experiment gets one model, and a registered model g
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -67,7 +69,7 @@ class Exported:
         return {
             **self.tags(),
             "files": files,
-            "export": f"onward export {self.key[:16]} DIR --store {self.store}",
+            "export": f"onward export {self.key[:16]} {_directory(self.name)} --store {shlex.quote(str(self.store))}",
         }
 
     def words(self) -> str:
@@ -75,8 +77,14 @@ class Exported:
         files = self.store / self.place / "export"
         return (
             f"{self.name}: {self.tokens:,} tokens. Files: `{files}`, digest `{self.digest}`.\n\n"
-            f"`onward export {self.key[:16]} DIR` copies them, `onward lineage {self.key[:16]}` says what they are made of."
+            f"`onward export {self.key[:16]} {_directory(self.name)} --store {shlex.quote(str(self.store))}` copies them, "
+            f"`onward lineage {self.key[:16]} --store {shlex.quote(str(self.store))}` says what they are made of."
         )
+
+
+def _directory(name: str) -> str:
+    """A directory's name for a model: its own name, as far as a shell takes it without quotes."""
+    return re.sub(r"[^\w.-]+", "-", name).strip("-") or "model"
 
 
 def alias_of(name: str) -> str:

@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,17 @@ import networkx as nx
 import numpy as np
 import pytest
 
+from flows.config import load_config
 from flows.lineage.events import as_openlineage
 from flows.lineage.explain import fate
 from flows.lineage.exposure import line_of, seen_by
 from flows.lineage.graph import as_mermaid, as_text, find_artifact, graph_of
 from flows.lineage.names import resolve
+from flows.runs.names import run_id
 from storage.catalog import Catalog
 from storage.errors import OnwardError
 from storage.packing import PackingManifest
+from storage.runs import RunRecord, write_record
 from storage.tokens import TokenShard
 from tests.support import ROOT
 from tests.support.made import REGISTERED, Made
@@ -39,6 +43,17 @@ def address(tmp_path_factory, made) -> str:
     made.tell(tracker)
     tracker.close("FINISHED", seconds=240)
     return address
+
+
+@pytest.fixture
+def remembered(made):
+    """The store's memory of the run, as a run writes it."""
+    run = load_config(made.home / "store.yaml")
+    record = RunRecord(f"small-{run_id(run)}", "small", run.model_dump(mode="json"))
+    found = tuple((one.stage, one.key) for one in made.artifacts.values())
+    path = write_record(made.store, replace(record, artifacts=found))
+    yield record.run
+    path.unlink()
 
 
 def sources(made: Made) -> dict[str, str]:
@@ -204,7 +219,7 @@ def test_each_input_was_an_output_before_or_is_a_file_with_its_digest(made):
     assert outside == files_read(made)
 
 
-def test_a_model_is_found_by_every_name_that_it_has(made, address):
+def test_a_model_is_found_by_every_name_that_it_has(made, address, remembered):
     model = made.models[-1].export
     name = f"{REGISTERED}-small"
     client_version = resolve(f"{name}@tokens-20k", made.store.root, address)[2]
@@ -215,13 +230,18 @@ def test_a_model_is_found_by_every_name_that_it_has(made, address):
         model.key,
         model.key[:12],
         f"decay/{model.key[:8]}",
+        f"models:/{name}@tokens-20k",
+        "20K",
+        "20000",
+        f"{remembered}:20K",
+        "small:20k",
         str(model.path),
         str(model.path / "export"),
     ]
     for one in given:
         store, artifact, registered = resolve(one, made.store.root, address)
         assert (store.root, artifact.key) == (made.store.root, model.key), one
-        assert (registered is not None) == one.startswith(name)
+        assert (registered is not None) == (name in one)
     elsewhere = resolve(f"{name}@tokens-20k", made.home / "no-store", address)
     assert elsewhere[1].key == model.key if elsewhere[1] else True
 
@@ -233,9 +253,11 @@ def test_a_model_is_found_by_every_name_that_it_has(made, address):
         (f"{REGISTERED}-small/99", "is not in MLflow"),
         ("ffffffff", "no artifact"),
         ("", "artifacts"),
+        ("7M", r"there is no model 7M in .*; there are small-\w+:20K, small-\w+:8K, small-\w+:base"),
+        ("other:20K", "there is no model 20K of a run other in"),
     ],
 )
-def test_what_is_not_there_is_said_so(made, address, given, words):
+def test_what_is_not_there_is_said_so(made, address, remembered, given, words):
     with pytest.raises(OnwardError, match=words):
         resolve(given, made.store.root, address)
 
