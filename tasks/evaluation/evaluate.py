@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from tasks.evaluation.harness import Answered
 
 STAGE = "evaluate"
-VERSION = 2
+VERSION = 3
 COMPONENTS = {"harness": 1, "questions": 1, "directory": 1, "qwen2": 2, **dict.fromkeys(BENCHMARKS, 1)}
 """Versions of how a model is asked: the harness's benchmarks, questions of the user's own (from a file, or of held-out
 text), directories of task files; of each benchmark of the harness; and of the tokenizer of a Qwen2, which was built anew
@@ -193,7 +193,7 @@ def run(config: EvaluateConfig, inputs: EvaluateInputs, draft: Draft) -> Evaluat
         export = export_directory(inputs.model)
         model = load_model(export, device, config.max_length)
         scorer = Scorer(model, export, config.max_length, draft.progress, config.begin)
-        facts = execution_facts(device, shared_prefixes=scorer.shares)
+        facts = execution_facts(device)
         with ComputedBatches(draft.path / resume.NAME, facts) as scorer.kept:
             answers = harness.answer(scorer, built)
     task = next(iter(asked.tasks.values()))
@@ -219,7 +219,7 @@ def run(config: EvaluateConfig, inputs: EvaluateInputs, draft: Draft) -> Evaluat
     pq.write_table(table, draft.path / "questions.parquet", compression="zstd")
     draft.part("scores", "scores.json")
     draft.part("questions", "questions.parquet")
-    draft.note(**execution_facts(device), shared_prefixes=scorer.shares, tokens_computed=scorer.computed)
+    draft.note(**facts, shared=vars(scorer.shares), tokens_computed=scorer.computed)
     _warn_of_split(config, asked, draft)
     names = ("benchmark", "questions", "main", "chance", "metrics", "stderr")
     return EvaluateStats(**{name: scores[name] for name in names})

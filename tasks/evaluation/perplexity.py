@@ -8,11 +8,12 @@ Bytes are the text's UTF-8. This is not the harness's rolling perplexity, whose 
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -27,10 +28,16 @@ from tasks.corpus.tokens.begin import EOS, Begin
 from tasks.evaluation import resume
 from tasks.evaluation.resume import ComputedBatches
 
+if TYPE_CHECKING:
+    from tasks.evaluation.passes import Positions
+
 STAGE = "perplexity"
-VERSION = 1
-_BATCH_LOGITS = {"cpu": 2**26, "cuda": 2**30}  # values of fp32 logits per batch
-_BATCH_TOKENS = {"cpu": 2048, "cuda": 131_072}
+VERSION = 2
+_BATCH_LOGITS = {"cpu": 2**25, "cuda": 2**30}  # values of logits per batch
+_BATCH_TOKENS = {
+    "cpu": 512,
+    "cuda": 131_072,
+}  # of a CPU's batch, a thread keeps the activations in its caches
 
 
 class PerplexityConfig(Settings):
@@ -143,25 +150,32 @@ def document_nll(
     Windows are batched by length, longest first. The batches depend on the documents alone; those that an earlier
     attempt computed are in `kept`.
     """
-    import torch
+    from tasks.evaluation.passes import computed, head_at_scored
 
     jobs = [
         (document, window) for document, ids in enumerate(tokens) for window in windows(len(ids) - 1, length)
     ]
     jobs.sort(key=lambda job: (job[1].skip > 0, job[1].start - job[1].end, job[0], job[1].start))
+    batches = list(_batches(jobs, model.config.get_text_config().vocab_size, model.device.type))
     total = sum(len(ids) - 1 for ids in tokens)
     nll, done = np.zeros(len(tokens)), 0
-    with torch.inference_mode():
-        for batch in _batches(jobs, model.config.vocab_size, model.device.type):
-            values = kept.next()
-            if values is None:
-                values = _batch_nll(model, tokens, batch)
-                kept.add(values)
+    earlier = list(itertools.islice(iter(kept.next, None), len(batches)))
+    with head_at_scored(model) as wanted:
+        made = computed(
+            model, batches[len(earlier) :], lambda batch: _batch_nll(model, wanted, tokens, batch)
+        )
+        for batch, values in zip(batches, itertools.chain(earlier, _keeping(kept, made)), strict=True):
             for (document, window), value in zip(batch, values, strict=True):
                 nll[document] += value
                 done += window.end - window.start - window.skip
             draft.progress(done, total, "tokens")
     return nll
+
+
+def _keeping(kept: ComputedBatches, made: Iterator[list[float]]) -> Iterator[list[float]]:
+    for values in made:
+        kept.add(values)
+        yield values
 
 
 Job = tuple[int, Window]
@@ -188,23 +202,26 @@ def _batches(jobs: list[Job], vocabulary: int, device: str) -> Iterator[list[Job
         yield batch
 
 
-def _batch_nll(model: Any, tokens: list[np.ndarray], batch: list[Job]) -> list[float]:
+def _batch_nll(model: Any, wanted: Positions, tokens: list[np.ndarray], batch: list[Job]) -> list[float]:
     import torch
+
+    from tasks.evaluation.passes import log_likelihoods
 
     longest = max(window.end - window.start for _, window in batch)
     inputs = np.zeros((len(batch), longest), dtype=np.int64)
-    targets = np.full((len(batch), longest), -100, dtype=np.int64)
     for row, (document, window) in enumerate(batch):
-        size = window.end - window.start
-        inputs[row, :size] = tokens[document][window.start : window.end]
-        targets[row, window.skip : size] = tokens[document][window.start + 1 + window.skip : window.end + 1]
-    keep = longest - min(window.skip for _, window in batch)
-    # padding is on the right: under a causal mask no scored position sees it, so no mask is needed
-    ids = torch.from_numpy(inputs).to(model.device)
-    # not all models keep only the last logits when asked to
-    logits = model(input_ids=ids, use_cache=False, logits_to_keep=keep).logits[:, -keep:].float()
-    wanted = torch.from_numpy(targets[:, longest - keep :]).to(model.device)
-    losses = torch.nn.functional.cross_entropy(
-        logits.flatten(0, 1), wanted.flatten(), ignore_index=-100, reduction="none"
+        inputs[row, : window.end - window.start] = tokens[document][window.start : window.end]
+    counts = [window.end - window.start - window.skip for _, window in batch]
+    rows = np.repeat(np.arange(len(batch)), counts)
+    columns = np.concatenate([np.arange(window.skip, window.end - window.start) for _, window in batch])
+    targets = np.concatenate(
+        [tokens[document][window.start + 1 + window.skip : window.end + 1] for document, window in batch]
     )
-    return [float(value) for value in losses.view_as(wanted).double().sum(dim=1)]
+    ids, wanted.rows, wanted.columns, aims = (
+        torch.from_numpy(values).to(model.device) for values in (inputs, rows, columns, targets)
+    )
+    # padding is on the right: under a causal mask no scored position sees it, so no mask is needed
+    logits = model(input_ids=ids, use_cache=False).logits[0]
+    values, _ = log_likelihoods(logits, aims)
+    ends = np.cumsum(counts)
+    return [-sum(values[end - count : end]) for end, count in zip(ends.tolist(), counts, strict=True)]

@@ -8,23 +8,26 @@ command line up to rounding. Imports the harness and torch: import it inside `ru
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from lm_eval.models.huggingface import HFLM
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast
+from transformers import DynamicCache, PreTrainedTokenizerFast
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from storage.errors import BadInput
 from tasks.corpus.tokens.begin import BOS, EOS, Begin, begin_id
-from tasks.evaluation.batches import WORTH_SHARING, Request, ScoredRow, batches, cut, pieces, rows_of
+from tasks.evaluation.batches import WORTH_SHARING, Request, ScoredRow, Unit, cut, pieces, rows_of, units_of
+from tasks.evaluation.passes import Positions, computed, head_at_scored, log_likelihoods
 from tasks.evaluation.resume import ComputedBatches
 
-_BATCH_TOKENS = {"cpu": 2048, "cuda": 65_536}
-_BATCH_LOGITS = {"cpu": 2**25, "cuda": 2**29}  # values of fp32 logits per batch: 128 MiB and 2 GiB
+_BATCH_TOKENS = {"cpu": 512, "cuda": 65_536}  # of a CPU's batch, a thread keeps the activations in its caches
+_BATCH_LOGITS = {"cpu": 2**24, "cuda": 2**29}  # values of logits per batch: 64 MiB and 2 GiB of fp32
 _PROVEN_WITHIN = 1e-3
 """Maximum difference in nats when sharing is tested. Rounding gives about 1e-5; a leak or a lost token 0.1 or more."""
 
@@ -73,8 +76,8 @@ class Scorer(HFLM):
         """Number of answers longer than the window, in the last call."""
         self.computed = 0
         """Number of tokens that went through the model in the last call, without padding."""
-        self.shares = shares_prefixes(model, max_length)
-        """Whether a context is computed once for all its answers."""
+        self.shares = Shares()
+        """What was computed once for several requests in the last call."""
 
     def loglikelihood(self, requests: Any, disable_tqdm: bool = False) -> list[Likelihood]:
         """As in the harness, but all texts are first tokenized in a few calls."""
@@ -124,89 +127,171 @@ class Scorer(HFLM):
             raise BadInput(f"the answer {empty[1]!r} has no token of its own, so it cannot be scored")
         parts = [pieces(context, answer, self.max_length) for _, context, answer in requests]
         self.cut = sum(len(one) > 1 for one in parts)
-        rows = rows_of([piece for one in parts for piece in one], self.max_length, self.shares)
-        kind = self.device.type if self.device.type in _BATCH_TOKENS else "cpu"
-        most = max(1, _BATCH_LOGITS[kind] // self.model.config.get_text_config().vocab_size)
+        units = self._units([piece for one in parts for piece in one])
         found: dict[Request, Likelihood] = {}
-        self.computed, total = 0, sum(row.cost for row in rows)
-        with torch.inference_mode(), _head_at_scored(self.model) as wanted:
-            for batch in batches(rows, _BATCH_TOKENS[kind], most):
-                found.update(self._of_batch(wanted, batch))
-                self.computed += sum(row.cost for row in batch)
-                self._progress(self.computed, total, "tokens")
+        self.computed, total = 0, sum(unit.cost for unit in units)
+        for unit, values in self._of_units(units):
+            for one, (value, greedy) in zip(_asked(unit), values, strict=True):
+                found[one] = (value, greedy)
+            self.computed += unit.cost
+            self._progress(self.computed, total, "tokens")
         return [
             (sum(found[piece][0] for piece in one), all(found[piece][1] for piece in one)) for one in parts
         ]
 
-    def _of_batch(self, wanted: dict[str, Tensor], batch: list[ScoredRow]) -> dict[Request, Likelihood]:
-        asked: list[Request] = [(row.context, answer) for row in batch for answer in row.answers]
-        if self.kept is not None and (earlier := self.kept.next()) is not None:
-            return {one: (value, greedy) for one, (value, greedy) in zip(asked, earlier, strict=True)}
-        found = _likelihoods(self.model, wanted, batch)
+    def _units(self, asked: Sequence[Request]) -> list[Unit]:
+        """The plan: with what the model shares, where that saves more than it costs to prove it."""
+        kind = self.device.type if self.device.type in _BATCH_TOKENS else "cpu"
+        most = max(1, _BATCH_LOGITS[kind] // self.model.config.get_text_config().vocab_size)
+
+        def planned(shares: Shares) -> list[Unit]:
+            rows = rows_of(asked, self.max_length, shares.answers)
+            return units_of(rows, _BATCH_TOKENS[kind], most, shares.beginnings)
+
+        apart, together = planned(Shares()), planned(Shares(True, True))
+        longest = max((len(context) + len(answer) - 1 for context, answer in asked), default=0)
+        saved = sum(unit.cost for unit in apart) - sum(unit.cost for unit in together)
+        self.shares = Shares()
+        if saved > 2 * longest:
+            earlier = self.kept.next() if self.kept is not None else None
+            self.shares = Shares(*earlier) if earlier else shares_of(self.model, longest)
+            if self.kept is not None and not earlier:
+                self.kept.add([self.shares.answers, self.shares.beginnings])
+        if self.shares == Shares(True, True):
+            return together
+        return planned(self.shares) if self.shares.answers else apart
+
+    def _of_units(self, units: list[Unit]) -> Iterator[tuple[Unit, Sequence[Sequence[Any]]]]:
+        """Each unit with its answers' log-likelihoods; those that an earlier attempt computed come first."""
+        begun = 0
         if self.kept is not None:
-            self.kept.add([found[one] for one in asked])
-        return found
+            for unit in units:
+                if (earlier := self.kept.next()) is None:
+                    break
+                begun += 1
+                yield unit, earlier
+        left = units[begun:]
+        with head_at_scored(self.model) as wanted:
+            made = computed(self.model, left, lambda unit: _likelihoods(self.model, wanted, unit))
+            for unit, values in zip(left, made, strict=True):
+                if self.kept is not None:
+                    self.kept.add(values)
+                yield unit, values
 
 
-def shares_prefixes(model: Any, length: int) -> bool:
-    """Whether several answers after one context, in one row, get the same log-likelihoods as alone.
+def _asked(unit: Unit) -> Iterator[Request]:
+    """The requests of a unit, in the order of their values."""
+    return ((row.context, answer) for batch in unit.batches for row in batch for answer in row.answers)
 
-    This is tested on a row of `length` tokens, not looked up by architecture: attention with a window, or with its own
-    positions, does not respect such a mask. The tokens are drawn with a fixed seed.
+
+@dataclass(frozen=True)
+class Shares:
+    """What a model computes once for several requests, with the same log-likelihoods as without."""
+
+    answers: bool = False
+    """A context for all its answers, which follow it in one row under a mask."""
+    beginnings: bool = False
+    """The beginning of several contexts, from which rows go on."""
+
+
+def shares_of(model: Any, length: int) -> Shares:
+    """What a model can share, found by trying it on rows of `length` tokens.
+
+    It is not looked up by architecture. Attention with a window, or with its own positions, does not respect a mask of
+    ours; layers with a state have nothing to go on from. The tokens are drawn with a fixed seed.
     """
     if length < 2 * WORTH_SHARING:
-        return False
+        return Shares()
     vocabulary = model.config.get_text_config().vocab_size
     tokens = torch.randint(vocabulary, (length + 4,), generator=torch.Generator().manual_seed(0)).tolist()
     answers = [tuple(tokens[-4:-1]), tuple(tokens[-3:])]
     context = cut(tokens[:-4], answers[0], length)[0]
-    together, apart = ScoredRow(context, list(answers)), [ScoredRow(context, [answer]) for answer in answers]
-    try:
-        with torch.inference_mode(), _head_at_scored(model) as wanted:
-            expected = _likelihoods(model, wanted, apart)
-            found = _likelihoods(model, wanted, [together])
-    except (RuntimeError, ValueError, TypeError):
-        return False
-    return all(abs(found[one][0] - expected[one][0]) < _PROVEN_WITHIN for one in expected)
+    begun = len(context) // 2
+    alone = Unit((), [[ScoredRow(context, [answers[1]])]])
+    together = Unit((), [[ScoredRow(context, list(answers))]])
+    after = Unit(context[:begun], [[ScoredRow(context, list(answers), begun)]])
+    with head_at_scored(model) as wanted:
+
+        def value(unit: Unit) -> float:
+            """Of the last answer: it follows another one where the context is shared."""
+            try:
+                return _likelihoods(model, wanted, unit)[-1][0]
+            except _REFUSED:
+                if unit is alone:
+                    raise
+                return math.nan
+
+        expected, found = computed(model, [alone, after], value)
+        if abs(found - expected) < _PROVEN_WITHIN:
+            return Shares(answers=True, beginnings=True)
+        [found] = computed(model, [together], value)
+        return Shares(answers=abs(found - expected) < _PROVEN_WITHIN)
 
 
-@contextmanager
-def _head_at_scored(model: Any) -> Iterator[dict[str, Tensor]]:
-    """Apply the head only at positions (`rows`, `columns` of the yielded dictionary): hidden [batch, length] → [1,
-    scored]."""
-    wanted: dict[str, Tensor] = {}
-
-    def pick(module: Any, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return (given[0][wanted["rows"], wanted["columns"]].unsqueeze(0), *given[1:])
-
-    handle = model.get_output_embeddings().register_forward_pre_hook(pick)
-    try:
-        yield wanted
-    finally:
-        handle.remove()
+_REFUSED = (AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError)
+"""What models raise that cannot be asked so."""
 
 
-def _likelihoods(model: Any, wanted: dict[str, Tensor], batch: list[ScoredRow]) -> dict[Request, Likelihood]:
+class _Begun(DynamicLayer):
+    """A layer's keys and values [1, heads, tokens, width] of a beginning. Each row goes on from it; nothing is added."""
+
+    def __init__(self, keys: Tensor, values: Tensor) -> None:
+        super().__init__()
+        self.lazy_initialization(keys, values)
+        self.keys: Tensor = keys
+        self.values: Tensor = values
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        """The beginning's keys and values and those of the rows after it: [rows, heads, tokens, width]."""
+        rows = key_states.shape[0]
+        return (
+            torch.cat([self.keys.expand(rows, -1, -1, -1), key_states], dim=-2),
+            torch.cat([self.values.expand(rows, -1, -1, -1), value_states], dim=-2),
+        )
+
+
+def _read(model: Any, wanted: Positions, beginning: tuple[int, ...]) -> DynamicCache:
+    """The keys and values of a beginning, for rows to go on from. Raises TypeError if the model keeps something else."""
+    ids = torch.tensor([beginning], device=model.device)
+    wanted.rows = wanted.columns = torch.zeros(1, dtype=torch.long, device=model.device)
+    kept = model(input_ids=ids, use_cache=True).past_key_values
+    if type(kept) is not DynamicCache:
+        raise TypeError("the model keeps more than keys and values")
+    layers: list[Any] = kept.layers
+    if any(type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers):
+        raise TypeError("a layer keeps more than keys and values")
+    if any(layer.keys.shape[-2] != len(beginning) for layer in layers):
+        raise TypeError("a layer keeps the end of what it has read")
+    kept.layers = [_Begun(layer.keys, layer.values) for layer in layers]
+    return kept
+
+
+def _likelihoods(model: Any, wanted: Positions, unit: Unit) -> list[Likelihood]:
+    """The values of a unit's answers, in its order."""
+    begun = _read(model, wanted, unit.beginning) if unit.beginning else None
+    return [found for batch in unit.batches for found in _of_batch(model, wanted, batch, begun)]
+
+
+def _of_batch(
+    model: Any, wanted: Positions, batch: list[ScoredRow], begun: DynamicCache | None
+) -> Iterator[Likelihood]:
     """One pass over the rows. Padding is on the right, where no scored position sees it."""
     plan = _Plan(batch, model.device)
-    wanted.update(rows=plan.rows, columns=plan.columns)
-    if batch[0].branches:
-        mask = _apart(plan.branch)
-        logits = model(
-            input_ids=plan.ids, position_ids=plan.positions, attention_mask=mask, use_cache=False
-        ).logits
-    else:
-        logits = model(input_ids=plan.ids, use_cache=False).logits
-    logits = logits[0].float()
-    picked = logits.gather(1, plan.targets[:, None])[:, 0] - logits.logsumexp(dim=1)
-    greedy = (logits.argmax(dim=1) == plan.targets).tolist()
-    values, found, start = picked.double().tolist(), {}, 0
+    wanted.rows, wanted.columns = plan.rows, plan.columns
+    how: dict[str, Any] = {"use_cache": False}
+    if begun is not None:
+        how = {"use_cache": True, "past_key_values": begun}
+    if begun is not None or batch[0].branches:
+        mask = _apart(plan.branch, batch[0].begun, model.dtype)
+        how |= {"position_ids": plan.positions, "attention_mask": mask}
+    logits = model(input_ids=plan.ids, **how).logits[0]
+    values, greedy = log_likelihoods(logits, plan.targets)
+    start = 0
     for row in batch:
         for answer in row.answers:
             end = start + len(answer)
-            found[row.context, answer] = (sum(values[start:end]), all(greedy[start:end]))
+            yield sum(values[start:end]), all(greedy[start:end])
             start = end
-    return found
 
 
 class _Plan:
@@ -219,8 +304,8 @@ class _Plan:
         columns: list[int] = []
         targets: list[int] = []
         for number, row in enumerate(batch):
-            length = len(row.context)
-            tokens, places, owners = list(row.context), list(range(length)), [0] * length
+            length = len(row.context) - row.begun
+            tokens, places, owners = list(row.context[row.begun :]), list(range(length)), [0] * length
             for owner, answer in enumerate(row.answers, 1):
                 begin = len(tokens)
                 columns += [length - 1, *range(begin, begin + len(answer) - 1)]
@@ -230,7 +315,7 @@ class _Plan:
                 places += range(length, length + len(answer) - 1)
                 owners += [owner] * (len(answer) - 1)
             ids[number, : row.cost] = torch.tensor(tokens)
-            positions[number, : row.cost] = torch.tensor(places)
+            positions[number, : row.cost] = torch.tensor(places) + row.begun
             branch[number, : row.cost] = torch.tensor(owners)
             branch[number, row.cost :] = -1
         self.ids, self.positions, self.branch = ids.to(device), positions.to(device), branch.to(device)
@@ -239,11 +324,12 @@ class _Plan:
         )
 
 
-def _apart(branch: Tensor) -> Tensor:
-    """Additive mask [rows, 1, length, length]: each position sees the earlier context and earlier tokens of its own
-    branch."""
+def _apart(branch: Tensor, begun: int, dtype: torch.dtype) -> Tensor:
+    """Additive mask [rows, 1, length, begun + length]: each position sees all that was computed before, the earlier
+    context, and earlier tokens of its own branch."""
     length = branch.shape[1]
     before = torch.ones(length, length, dtype=torch.bool, device=branch.device).tril()
     seen = before & ((branch[:, None, :] == 0) | (branch[:, None, :] == branch[:, :, None]))
-    mask = torch.zeros(seen.shape, dtype=torch.float32, device=branch.device)
-    return mask.masked_fill_(~seen, torch.finfo(torch.float32).min)[:, None]
+    mask = torch.zeros((len(branch), length, begun + length), dtype=dtype, device=branch.device)
+    mask[:, :, begun:].masked_fill_(~seen, torch.finfo(dtype).min)
+    return mask[:, None]

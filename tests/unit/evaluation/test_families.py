@@ -10,11 +10,12 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from storage.testing import draft_in
-from tasks.evaluation.batches import ScoredRow
+from tasks.evaluation.batches import ScoredRow, Unit
+from tasks.evaluation.passes import head_at_scored
 from tasks.evaluation.perplexity import document_nll
 from tasks.evaluation.resume import ComputedBatches
 from tasks.evaluation.samples import continued
-from tasks.evaluation.scorer import _head_at_scored, _likelihoods
+from tasks.evaluation.scorer import Shares, _likelihoods, shares_of
 from tests.support.training.families import STATEFUL, config_of, of_every_family
 from tests.support.training.world import VOCABULARY
 
@@ -80,10 +81,19 @@ def test_its_perplexity_is_that_of_windows_one_by_one(model, tmp_path: Path) -> 
 def test_answers_are_as_likely_as_in_plain_transformers(model) -> None:
     context, answers = (4, 9, 2, 30, 31), [(7, 8, 1), (12,)]
     rows = [ScoredRow(context, [answer]) for answer in answers]
-    with torch.inference_mode(), _head_at_scored(model) as wanted:
-        found = _likelihoods(model, wanted, rows)
-    values = [value for value, _ in found.values()]
+    with torch.inference_mode(), head_at_scored(model) as wanted:
+        found = _likelihoods(model, wanted, Unit((), [rows]))
+    values = [value for value, _ in found]
     for answer, value in zip(answers, values, strict=True):
         whole = torch.log_softmax(logits(model, (*context, *answer[:-1])), -1)
         expected = sum(float(whole[len(context) - 1 + place, word]) for place, word in enumerate(answer))
         assert value == pytest.approx(expected, abs=1e-3)
+
+
+WITHOUT_A_MASK_OF_OURS = {"gemma3 with a window", "xlstm", "mamba2", *STATEFUL}
+
+
+def test_it_shares_only_what_it_can_go_on_from(model, request: pytest.FixtureRequest) -> None:
+    kind = request.node.callspec.params["model"]
+    shares = kind not in WITHOUT_A_MASK_OF_OURS
+    assert shares_of(model, 64) == Shares(shares, shares)

@@ -108,6 +108,20 @@ def test_the_same_inputs_give_the_same_bytes(case: Case, tmp_path: Path) -> None
         assert (draft.path / name).read_bytes() == (made.path / name).read_bytes()
 
 
+def test_the_same_bytes_come_from_any_number_of_threads(case: Case, tmp_path: Path) -> None:
+    texts = [text[:1500] for text in case.texts[:5]]
+    inputs = perplexity.PerplexityInputs(
+        case.base.part("export"), case.holdout(texts, "threads").part("holdout")
+    )
+    found = []
+    for threads in (3, 1):
+        draft = draft_in(tmp_path / str(threads))
+        torch.set_num_threads(threads)
+        perplexity.run(perplexity.PerplexityConfig(max_length=WINDOW, device="cpu"), inputs, draft)
+        found.append([(draft.path / name).read_bytes() for name in ("scores.json", "documents.parquet")])
+    assert found[0] == found[1]
+
+
 def test_progress_counts_every_token_once(case: Case, tmp_path: Path) -> None:
     seen: list[tuple[int, int | None]] = []
     draft = draft_in(tmp_path)

@@ -16,7 +16,7 @@ from lm_eval.models.huggingface import HFLM
 
 from storage.errors import BadInput
 from tasks.evaluation.model import load_model
-from tasks.evaluation.scorer import Scorer, shares_prefixes
+from tasks.evaluation.scorer import Scorer, Shares, shares_of
 from tests.support.evaluation.cases import LENGTH, Case
 
 
@@ -46,17 +46,57 @@ def agree(ours: list[tuple[float, bool]], harness: list[tuple[float, bool]]) -> 
 
 
 @pytest.mark.parametrize("length", [LENGTH, 100])
-def test_likelihoods_are_the_harness_s_own(case: Case, length: int) -> None:
+def test_likelihoods_are_the_harness_s_own(case: Case, length: int, monkeypatch: pytest.MonkeyPatch) -> None:
     export = case.base.path / "export"
     model, asked = load_model(export, torch.device("cpu"), length), requests(case)
     told: list[tuple[int, int]] = []
     scorer = Scorer(model, export, length, lambda done, total, unit: told.append((done, total)))
-    assert scorer.shares
     ours = scorer.loglikelihood(asked)
+    assert scorer.shares == Shares(answers=True, beginnings=True)
     agree(ours, theirs(model, export, length).loglikelihood(asked, disable_tqdm=True))
     assert told[-1] == (scorer.computed, scorer.computed) and told == sorted(told)
-    scorer.shares = False
+    monkeypatch.setattr("tasks.evaluation.scorer.shares_of", lambda *_: Shares())
     agree(scorer.loglikelihood(asked), ours)
+    assert scorer.shares == Shares()
+
+
+def with_examples(case: Case) -> list[Any]:
+    """Questions of two subjects, each after its subject's examples; four letters, or answers of several words."""
+    words = " ".join(case.texts[:8]).split()
+    made = []
+    for subject in (0, 1):
+        examples = " ".join(words[subject * 100 : subject * 100 + 45])
+        for at in range(300, 420, 12):
+            question = f"{examples} {' '.join(words[at : at + 1 + at % 7])}"
+            ends = [" A", " B"] if subject else [" " + " ".join(words[at + n : at + n + 3]) for n in (3, 9)]
+            made += [SimpleNamespace(args=(question, end)) for end in ends]
+    return made
+
+
+def test_examples_before_questions_are_computed_once_and_change_nothing(case: Case) -> None:
+    export, length = case.base.path / "export", 256
+    model, asked = load_model(export, torch.device("cpu"), length), with_examples(case)
+    scorer = Scorer(model, export, length, lambda *_: None)
+    found, computed = scorer.loglikelihood(asked), scorer.computed
+    assert scorer.shares.beginnings
+    agree(found, theirs(model, export, length).loglikelihood(asked, disable_tqdm=True))
+    alone = [scorer.loglikelihood([one])[0] for one in asked]
+    assert scorer.shares == Shares(), "one question alone is not worth a proof"
+    agree(found, alone)
+    tokens = sum(len(scorer.tok_encode(one.args[0])) for one in asked[::2])
+    assert computed < tokens / 2
+
+
+def test_a_log_likelihood_has_the_same_bits_with_any_number_of_threads(case: Case) -> None:
+    export = case.base.path / "export"
+    model, asked = load_model(export, torch.device("cpu"), LENGTH), [*requests(case), *with_examples(case)]
+    found = []
+    for threads in (1, 3, 2):
+        torch.set_num_threads(threads)
+        found.append(Scorer(model, export, LENGTH, lambda *_: None).loglikelihood(asked))
+        assert torch.get_num_threads() == threads
+    torch.set_num_threads(1)
+    assert found[0] == found[1] == found[2]
 
 
 SHAPES = {
@@ -89,14 +129,15 @@ def test_other_architectures_share_only_where_it_changes_nothing(case: Case, kin
         for parameter in model.parameters():
             parameter.mul_(6 if parameter.dim() > 1 else 1)  # far from uniform, so that attention matters
     scorer = Scorer(model, export, LENGTH, lambda done, total, unit: None)
-    assert scorer.shares is (kind != "mistral")  # a window of 16 tokens is not in a mask of ours
     asked = requests(case, 8)
     agree(scorer.loglikelihood(asked), theirs(model, export, LENGTH).loglikelihood(asked, disable_tqdm=True))
+    shares = kind != "mistral"  # a window of 16 tokens is not in a mask of ours
+    assert scorer.shares == Shares(shares, shares)
 
 
 def test_a_window_too_short_to_prove_it_shares_nothing(case: Case) -> None:
     model = load_model(case.base.path / "export", torch.device("cpu"), 8)
-    assert not shares_prefixes(model, 8) and shares_prefixes(model, 64)
+    assert shares_of(model, 8) == Shares() and shares_of(model, 64) == Shares(True, True)
 
 
 def test_the_same_answer_twice_has_one_likelihood(case: Case) -> None:
