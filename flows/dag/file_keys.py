@@ -48,8 +48,14 @@ _SAME = {
         "seed": "seed",
         "max_length": "packing.sequence_length",
         "begin": "packing.begin",
+        "precision": "evaluation.precision",
     },
-    "perplexity": {"max_length": "packing.sequence_length", "begin": "packing.begin"},
+    "perplexity": {
+        "max_length": "packing.sequence_length",
+        "begin": "packing.begin",
+        "precision": "evaluation.precision",
+        "overlap": "evaluation.overlap",
+    },
     "samples": {
         "prompts": "evaluation.prompts",
         "tokens": "evaluation.sample_tokens",

@@ -56,7 +56,13 @@ class Measures:
 
     def perplexity(self, model: Input, holdout: Input) -> Request:
         """A model on the held-out documents of one source."""
-        config = perplexity.PerplexityConfig(max_length=self.max_length, device=self.device, begin=self.begin)
+        config = perplexity.PerplexityConfig(
+            max_length=self.max_length,
+            begin=self.begin,
+            precision=self.evaluation.precision,
+            overlap=self.evaluation.overlap,
+            device=self.device,
+        )
         return Request(perplexity, config, perplexity.PerplexityInputs(model, holdout))
 
     def evaluations(
@@ -122,7 +128,13 @@ class Measures:
 
     def _evaluate(self, name: str, inputs: evaluate.EvaluateInputs) -> Request:
         config = evaluate.evaluate_config(
-            name, self.evaluation.limit, self.seed, self.max_length, self.device, self.begin
+            name,
+            self.evaluation.limit,
+            self.seed,
+            self.max_length,
+            self.device,
+            self.begin,
+            self.evaluation.precision,
         )
         return Request(evaluate, config, inputs)
 

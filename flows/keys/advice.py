@@ -142,6 +142,8 @@ ADVICE = {
     "evaluation.own.questions": "More for narrower intervals.",
     "evaluation.limit": "null for numbers to publish; some hundreds for a look: 250 questions have an "
     "interval of about ±6 points.",
+    "evaluation.precision": "bf16 on a processor that has it: see evaluation.md for what it changes and saves.",
+    "evaluation.overlap": "Less is faster: a token is computed 1 / (1 − overlap) times.",
     "evaluation.checkpoints": "With `training.keep_every_tokens`.",
     "evaluation.prompts": "Beginnings from your own domain, to read what each model makes of them.",
     "evaluation.sample_tokens": "0 for no samples.",

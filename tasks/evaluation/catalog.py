@@ -20,6 +20,8 @@ from storage.settings import Count, FreeText, LineText, PathText, Settings, exec
 from tasks.evaluation.directory import read_task_directory
 
 Group = Literal["domain", "general"]
+Precision = Literal["fp32", "bf16"]
+FP32: Precision = "fp32"
 
 
 @dataclass(frozen=True)
@@ -139,6 +141,19 @@ class EvaluationConfig(Settings):
     own: tuple[OwnBenchmark, ...] = identity((), description="The user's own benchmarks.")
     limit: Count | None = identity(
         None, description="At most so many questions of each benchmark, drawn by the seed; null: all.", ge=2
+    )
+    precision: Precision = identity(
+        FP32,
+        since="0.2",
+        description="Arithmetic of benchmarks and perplexity: fp32, or bf16, which is faster where the processor has it. "
+        "Samples are written in fp32.",
+    )
+    overlap: float = identity(
+        0.5,
+        since="0.2",
+        description="Share of a window that the next one reads again, as context for what it scores, in a perplexity.",
+        ge=0,
+        le=0.75,
     )
     checkpoints: bool = execution(
         False, description="Measure what training.keep_every_tokens keeps on the way too."

@@ -27,7 +27,9 @@ from tasks.corpus.tokens.begin import EOS, Begin
 from tasks.evaluation import resume
 from tasks.evaluation.catalog import (
     BENCHMARKS,
+    FP32,
     OWN_MAIN,
+    Precision,
     benchmark_files_of,
     file_identity,
     harness_version,
@@ -66,6 +68,7 @@ class EvaluateConfig(Settings):
         description="Token before a question; eos: what the tokenizer adds by itself; bos: the base's begin-of-text token, "
         "as the harness's add_bos_token=True.",
     )
+    precision: Precision = identity(FP32, since="0.2", description="Arithmetic: fp32 or bf16.")
     device: str = execution("auto", description="auto, cpu or cuda.")
 
 
@@ -100,7 +103,13 @@ class EvaluateStats:
 
 
 def evaluate_config(
-    benchmark: str, limit: int | None, seed: int, max_length: int, device: str = "auto", begin: Begin = EOS
+    benchmark: str,
+    limit: int | None,
+    seed: int,
+    max_length: int,
+    device: str = "auto",
+    begin: Begin = EOS,
+    precision: Precision = FP32,
 ) -> EvaluateConfig:
     """The stage's configuration. Without a limit the seed has no effect and is set to 0."""
     return EvaluateConfig(
@@ -110,6 +119,7 @@ def evaluate_config(
         max_length=max_length,
         device=device,
         begin=begin,
+        precision=precision,
     )
 
 
@@ -118,12 +128,14 @@ def harness_inputs(
     benchmark: str,
     benchmark_files: Path | str,
     identify: Callable[[Path], Mapping[str, Any]] = file_identity,
+    shots: int | None = None,
 ) -> EvaluateInputs:
     """Inputs for a benchmark of the harness; the files are the user's local copies, or `hub_questions` fetched them.
 
-    `identify` returns name, bytes and sha256 of a file. Raises ConfigError if a file is missing.
+    With `shots`, the file of the examples is among them. `identify` returns name, bytes and sha256 of a file. Raises
+    ConfigError if a file is missing.
     """
-    paths = benchmark_files_of(benchmark, benchmark_files)
+    paths = benchmark_files_of(benchmark, benchmark_files, shots)
     return EvaluateInputs(model, tuple(dict(identify(path)) for path in paths), paths=paths)
 
 
@@ -177,10 +189,20 @@ def run(config: EvaluateConfig, inputs: EvaluateInputs, draft: Draft) -> Evaluat
     Raises BadInput for unusable questions, ConfigError for a length that the model does not support.
     """
     from tasks.evaluation import harness
-    from tasks.evaluation.model import device_of, execution_facts, export_directory, load_model, quiet
+    from tasks.evaluation.model import (
+        SLOW,
+        device_of,
+        execution_facts,
+        export_directory,
+        load_model,
+        quiet,
+        slow_in,
+    )
     from tasks.evaluation.scorer import Scorer
 
     device = device_of(config.device)
+    if slow_in(config.precision, device):
+        draft.say(SLOW)
     with quiet(), harness.templates():
         asked = _asked(config, inputs, draft)
         sizes = {subject: len(task.task_docs) for subject, task in asked.tasks.items()}
@@ -191,7 +213,7 @@ def run(config: EvaluateConfig, inputs: EvaluateInputs, draft: Draft) -> Evaluat
             for item in harness.requests_of(subject, task, chosen[subject])
         ]
         export = export_directory(inputs.model)
-        model = load_model(export, device, config.max_length)
+        model = load_model(export, device, config.max_length, config.precision)
         scorer = Scorer(model, export, config.max_length, draft.progress, config.begin)
         facts = execution_facts(device)
         with ComputedBatches(draft.path / resume.NAME, facts) as scorer.kept:
@@ -213,6 +235,8 @@ def run(config: EvaluateConfig, inputs: EvaluateInputs, draft: Draft) -> Evaluat
     }
     if config.begin != EOS:
         scores["begin"] = config.begin
+    if config.precision != FP32:
+        scores["precision"] = config.precision
     (draft.path / "scores.json").write_text(
         json.dumps(scores, indent=1, sort_keys=True) + "\n", encoding="utf-8"
     )

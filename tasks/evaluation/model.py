@@ -1,5 +1,5 @@
-"""A model as the stages measure it: loaded from an export, in fp32, on one device. Imports torch: import it inside
-`run`."""
+"""A model as the stages measure it: loaded from an export, in one precision, on one device. Imports torch: import it
+inside `run`."""
 
 from __future__ import annotations
 
@@ -18,6 +18,9 @@ from tokenizers import Tokenizer
 from storage.artifact import Input
 from storage.errors import BadInput, ConfigError
 from tasks.corpus.tokens.begin import BOS, EOS, Begin, begin_id
+from tasks.evaluation.catalog import FP32, Precision
+
+_DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,9 @@ class TextModel:
             yield [self.begin, *encoding.ids]
 
 
-def load_text_model(model: Input, device: str, max_length: int, begin: Begin = EOS) -> TextModel:
+def load_text_model(
+    model: Input, device: str, max_length: int, begin: Begin = EOS, precision: Precision = FP32
+) -> TextModel:
     """The model of a part `export`, on the device named `auto`, `cpu` or `cuda`, with its tokenizer for plain text.
 
     Raises ConfigError if the device is missing, the model does not support the length, or documents are to begin with a
@@ -47,7 +52,7 @@ def load_text_model(model: Input, device: str, max_length: int, begin: Begin = E
     export, chosen = export_directory(model), device_of(device)
     eot = end_of_text(export)
     first = begin_id(export) if begin == BOS else eot
-    loaded = load_model(export, chosen, max_length)
+    loaded = load_model(export, chosen, max_length, precision)
     return TextModel(loaded, chosen, load_text_tokenizer(export), eot, first)
 
 
@@ -58,6 +63,19 @@ def device_of(wanted: str) -> torch.device:
     if wanted.startswith("cuda") and not torch.cuda.is_available():
         raise ConfigError(f"evaluation on device {wanted}: this machine has no CUDA device; use auto or cpu")
     return torch.device(wanted)
+
+
+SLOW = "evaluation.precision is bf16, for which this processor has no instructions: fp32 is faster here, and has other keys"
+
+
+def slow_in(precision: Precision, device: torch.device) -> bool:
+    """Whether the processor must imitate this precision."""
+    native = ("avx512_bf16", "amx_bf16", "bf16")
+    return (
+        precision == "bf16"
+        and device.type == "cpu"
+        and not any(torch.cpu.get_capabilities().get(name) for name in native)
+    )
 
 
 def export_directory(model: Input) -> Path:
@@ -79,8 +97,8 @@ def export_directory(model: Input) -> Path:
     )
 
 
-def load_model(export: Path, device: torch.device, max_length: int) -> Any:
-    """The causal model of an export directory, ready to measure; always in fp32.
+def load_model(export: Path, device: torch.device, max_length: int, precision: Precision = FP32) -> Any:
+    """The causal model of an export directory, ready to measure: weights and arithmetic in `precision`.
 
     Raises ConfigError if `max_length` exceeds the model's positions, BadInput if transformers cannot load it without
     remote code.
@@ -88,7 +106,7 @@ def load_model(export: Path, device: torch.device, max_length: int) -> Any:
     try:
         with quiet():
             model = transformers.AutoModelForCausalLM.from_pretrained(
-                export, dtype=torch.float32, local_files_only=True, trust_remote_code=False
+                export, dtype=_DTYPES[precision], local_files_only=True, trust_remote_code=False
             )
     except (ValueError, KeyError) as error:
         raise BadInput(

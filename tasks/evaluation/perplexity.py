@@ -1,9 +1,10 @@
 """Stage `perplexity`: how well a model predicts the held-out documents of one source.
 
-A document is read in windows of `max_length` tokens that advance by half a window. Each token is scored exactly once,
-by the first window that reaches it; so after the first window, each token has at least half a window of context. The
-first token follows an end-of-text token, or the base's own begin-of-text token (`packing.begin`), which is not scored.
-Bytes are the text's UTF-8. This is not the harness's rolling perplexity, whose windows are disjoint.
+A document is read in windows of `max_length` tokens. Each begins with a part of the one before as context (`overlap`, by
+default half). Each token is scored exactly once, by the first window that reaches it; so after the first window, each token
+has at least that part of a window before it. The first token follows an end-of-text token, or the base's own begin-of-text
+token (`packing.begin`), which is not scored. Bytes are the text's UTF-8. The harness's rolling perplexity is another one:
+its windows are disjoint.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from storage.settings import Settings, execution, identity
 from tasks.corpus.documents import read_documents
 from tasks.corpus.tokens.begin import EOS, Begin
 from tasks.evaluation import resume
+from tasks.evaluation.catalog import FP32, Precision
 from tasks.evaluation.resume import ComputedBatches
 
 if TYPE_CHECKING:
@@ -51,6 +53,14 @@ class PerplexityConfig(Settings):
         EOS,
         since="0.2",
         description="Token before a document: eos, or bos, the base's own begin-of-text token.",
+    )
+    precision: Precision = identity(FP32, since="0.2", description="Arithmetic: fp32 or bf16.")
+    overlap: float = identity(
+        0.5,
+        since="0.2",
+        description="Share of a window that the next one reads again, as context.",
+        ge=0,
+        le=0.75,
     )
     device: str = execution("auto", description="auto, cpu or cuda.")
 
@@ -84,13 +94,18 @@ class Window:
     skip: int
 
 
-def windows(targets: int, length: int) -> Iterator[Window]:
+def stride_of(length: int, overlap: float) -> int:
+    """Tokens by which a window advances."""
+    return max(1, int(length * (1 - overlap)))
+
+
+def windows(targets: int, length: int, stride: int) -> Iterator[Window]:
     """Windows over a document of `targets` tokens after its end-of-text token. Each target is scored in exactly one."""
     start, scored = 0, 0
     while scored < targets:
         end = min(start + length, targets)
         yield Window(start, end, scored - start)
-        scored, start = end, start + length // 2
+        scored, start = end, start + stride
 
 
 def run(config: PerplexityConfig, inputs: PerplexityInputs, draft: Draft) -> PerplexityStats:
@@ -98,14 +113,17 @@ def run(config: PerplexityConfig, inputs: PerplexityInputs, draft: Draft) -> Per
 
     Raises BadInput if there is no held-out text, ConfigError for a length that the model does not support.
     """
-    from tasks.evaluation.model import execution_facts, load_text_model
+    from tasks.evaluation.model import SLOW, execution_facts, load_text_model, slow_in
 
     documents = read_documents(inputs.holdout.paths, columns=["id", "text"]).sort_by("id")
     texts = documents["text"].to_pylist()[: config.limit_documents]
-    read = load_text_model(inputs.model, config.device, config.max_length, config.begin)
+    read = load_text_model(inputs.model, config.device, config.max_length, config.begin, config.precision)
     tokens = [np.array(ids, dtype=np.int64) for ids in read.ids_of(texts)]
+    stride = stride_of(config.max_length, config.overlap)
+    if slow_in(config.precision, read.device):
+        draft.say(SLOW)
     with ComputedBatches(draft.path / resume.NAME, execution_facts(read.device)) as kept:
-        nll = document_nll(read.model, tokens, config.max_length, draft, kept)
+        nll = document_nll(read.model, tokens, config.max_length, stride, draft, kept)
     table = pa.table(
         {
             "id": documents["id"].combine_chunks()[: config.limit_documents],
@@ -115,9 +133,11 @@ def run(config: PerplexityConfig, inputs: PerplexityInputs, draft: Draft) -> Per
         }
     )
     stats = _stats(table)
-    scores = {**vars(stats), "max_length": config.max_length, "stride": config.max_length // 2}
+    scores = {**vars(stats), "max_length": config.max_length, "stride": stride}
     if config.begin != EOS:
         scores["begin"] = config.begin
+    if config.precision != FP32:
+        scores["precision"] = config.precision
     (draft.path / "scores.json").write_text(
         json.dumps(scores, indent=1, sort_keys=True) + "\n", encoding="utf-8"
     )
@@ -143,7 +163,7 @@ def _stats(table: pa.Table) -> PerplexityStats:
 
 
 def document_nll(
-    model: Any, tokens: list[np.ndarray], length: int, draft: Draft, kept: ComputedBatches
+    model: Any, tokens: list[np.ndarray], length: int, stride: int, draft: Draft, kept: ComputedBatches
 ) -> np.ndarray:
     """Negative log-likelihood of each document's tokens after its first one: nats, float64, shape (documents,).
 
@@ -153,7 +173,9 @@ def document_nll(
     from tasks.evaluation.passes import computed, head_at_scored
 
     jobs = [
-        (document, window) for document, ids in enumerate(tokens) for window in windows(len(ids) - 1, length)
+        (document, window)
+        for document, ids in enumerate(tokens)
+        for window in windows(len(ids) - 1, length, stride)
     ]
     jobs.sort(key=lambda job: (job[1].skip > 0, job[1].start - job[1].end, job[0], job[1].start))
     batches = list(_batches(jobs, model.config.get_text_config().vocab_size, model.device.type))

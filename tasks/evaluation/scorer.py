@@ -8,6 +8,7 @@ command line up to rounding. Imports the harness and torch: import it inside `ru
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -198,7 +199,8 @@ def shares_of(model: Any, length: int) -> Shares:
     """What a model can share, found by trying it on rows of `length` tokens.
 
     It is not looked up by architecture. Attention with a window, or with its own positions, does not respect a mask of
-    ours; layers with a state have nothing to go on from. The tokens are drawn with a fixed seed.
+    ours; layers with a state have nothing to go on from. The tokens are drawn with a fixed seed. It is tried in fp32,
+    where rounding is far from what a leak would change.
     """
     if length < 2 * WORTH_SHARING:
         return Shares()
@@ -210,6 +212,8 @@ def shares_of(model: Any, length: int) -> Shares:
     alone = Unit((), [[ScoredRow(context, [answers[1]])]])
     together = Unit((), [[ScoredRow(context, list(answers))]])
     after = Unit(context[:begun], [[ScoredRow(context, list(answers), begun)]])
+    if model.dtype != torch.float32:
+        model = copy.deepcopy(model).float()
     with head_at_scored(model) as wanted:
 
         def value(unit: Unit) -> float:

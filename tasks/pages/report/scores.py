@@ -236,9 +236,8 @@ def _settings(scores: Json) -> list[Any]:
 
     If a limit applies, the questions themselves show which were drawn.
     """
-    return [
-        scores.get(name) for name in ("main", "split", "shots", "max_length", "stride", "harness", "begin")
-    ]
+    names = ("main", "split", "shots", "max_length", "stride", "harness", "begin", "precision")
+    return [scores.get(name) for name in names]
 
 
 def _alike(

@@ -7,12 +7,14 @@ from pathlib import Path
 import lm_eval
 import polars as pl
 import pytest
+import torch
 
 from storage.artifact import Input
 from storage.errors import BadInput, ConfigError
 from storage.keys import difference, key_inputs
 from storage.testing import artifact_of, draft_in
 from tasks.evaluation import evaluate
+from tasks.evaluation.model import SLOW, slow_in
 from tests.support.evaluation.cases import LENGTH, Case, scores
 
 
@@ -177,6 +179,24 @@ def test_a_file_that_changed_since_it_was_named_is_refused(case: Case, tmp_path:
     file.write_text(file.read_text() + "\n")
     with pytest.raises(BadInput, match="changed since"):
         evaluate.run(evaluate.evaluate_config("sciq", None, 0, LENGTH), inputs, draft_in(tmp_path))
+
+
+def test_the_precision_is_told_with_the_scores_where_it_is_not_fp32(case: Case, tmp_path: Path) -> None:
+    inputs = evaluate.harness_inputs(
+        case.base.part("export"), "openbookqa", case.benchmark_files("openbookqa", 30)
+    )
+    config = evaluate.evaluate_config("openbookqa", 5, 0, LENGTH, "cpu", precision="bf16")
+    said: list[str] = []
+    draft = draft_in(tmp_path)
+    draft._warn = said.append
+    evaluate.run(config, inputs, draft)
+    found = json.loads((draft.path / "scores.json").read_text())
+    assert found["precision"] == "bf16" and found["questions"] == 5
+    slow = slow_in("bf16", torch.device("cpu"))
+    assert said == ([SLOW] if slow else []) and not slow_in("fp32", torch.device("cpu"))
+    plain = draft_in(tmp_path / "plain")
+    evaluate.run(evaluate.evaluate_config("openbookqa", 5, 0, LENGTH, "cpu"), inputs, plain)
+    assert "precision" not in json.loads((plain.path / "scores.json").read_text())
 
 
 def test_a_length_beyond_the_models_positions_is_an_error(case: Case, tmp_path: Path) -> None:

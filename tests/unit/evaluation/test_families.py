@@ -68,7 +68,7 @@ def test_what_it_writes_is_what_it_writes_after_the_whole_text(model) -> None:
 def test_its_perplexity_is_that_of_windows_one_by_one(model, tmp_path: Path) -> None:
     tokens = [np.arange(1, 40) % 90, np.arange(3, 12)]
     with ComputedBatches(tmp_path / "batches", {}) as kept:
-        found = document_nll(model, tokens, 16, draft_in(tmp_path / "draft"), kept)
+        found = document_nll(model, tokens, 16, 8, draft_in(tmp_path / "draft"), kept)
     for document, value in zip(tokens, found, strict=True):
         expected = 0.0
         for target in range(1, len(document)):

@@ -22,12 +22,16 @@ from tests.support.evaluation.cases import LENGTH, Case, scores
 WINDOW = 64
 
 
-@given(st.integers(0, 700), st.integers(2, 64))
-def test_every_target_is_scored_once_with_half_a_window_before_it(targets: int, length: int) -> None:
+@given(st.integers(0, 700), st.integers(2, 64), st.sampled_from([0, 0.1, 0.25, 0.5, 0.75]))
+def test_every_target_is_scored_once_with_its_share_of_a_window_before_it(
+    targets: int, length: int, overlap: float
+) -> None:
     scored = []
-    for window in perplexity.windows(targets, length):
+    stride = perplexity.stride_of(length, overlap)
+    assert stride == length // 2 or overlap != 0.5
+    for window in perplexity.windows(targets, length, stride):
         assert 0 < window.end - window.start <= length and 0 <= window.skip < window.end - window.start
-        assert window.start == 0 or window.skip >= length - length // 2
+        assert window.start == 0 or window.skip == length - stride >= min(length * overlap, length - 1)
         scored += range(window.start + window.skip, window.end)
     assert scored == list(range(targets))
 
@@ -175,6 +179,25 @@ def test_a_document_of_one_window_is_what_the_harness_s_rolling_measure_says(cas
 def test_stride_and_length_are_told_with_the_scores(case: Case) -> None:
     found = scores(measured(case, ["Once upon a time", "Tom sat."], "told"))
     assert found["max_length"] == WINDOW and found["stride"] == WINDOW // 2
+
+
+def test_less_overlap_and_less_precision_are_other_measures_with_other_keys(case: Case) -> None:
+    texts = [text[:900] for text in case.texts[:4]]
+    inputs = perplexity.PerplexityInputs(
+        case.base.part("export"), case.holdout(texts, "overlap").part("holdout")
+    )
+    found = {}
+    for overlap, precision in ((0.5, "fp32"), (0, "fp32"), (0.5, "bf16")):
+        config = perplexity.PerplexityConfig(
+            max_length=WINDOW, device="cpu", overlap=overlap, precision=precision
+        )
+        made = artifact_of(perplexity, config, inputs, case.store)
+        found[made.key] = scores(made)
+    usual, apart, coarse = found.values()
+    assert (usual["stride"], apart["stride"]) == (WINDOW // 2, WINDOW)
+    assert apart["nll"] > usual["nll"] and apart["tokens"] == usual["tokens"]
+    assert coarse["precision"] == "bf16" and "precision" not in usual
+    assert coarse["nll"] == pytest.approx(usual["nll"], rel=0.02) and coarse["nll"] != usual["nll"]
 
 
 def test_a_document_begins_with_the_base_s_own_token_where_that_is_asked(case: Case) -> None:

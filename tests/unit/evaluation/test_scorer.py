@@ -99,6 +99,17 @@ def test_a_log_likelihood_has_the_same_bits_with_any_number_of_threads(case: Cas
     assert found[0] == found[1] == found[2]
 
 
+def test_in_bf16_it_is_the_harness_s_own_in_bf16(case: Case) -> None:
+    export = case.base.path / "export"
+    model, asked = load_model(export, torch.device("cpu"), LENGTH, "bf16"), requests(case)
+    assert {one.dtype for one in model.parameters()} == {torch.bfloat16}
+    scorer = Scorer(model, export, LENGTH, lambda *_: None)
+    found = scorer.loglikelihood(asked)
+    harness = theirs(model, export, LENGTH).loglikelihood(asked, disable_tqdm=True)
+    apart = [abs(a - b) for (a, _), (b, _) in zip(found, harness, strict=True)]
+    assert sum(apart) / len(apart) < 0.2 and scorer.shares == Shares(True, True)
+
+
 SHAPES = {
     "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 256},
     "gpt_neox": {
