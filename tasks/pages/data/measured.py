@@ -6,6 +6,7 @@ the sample, each family on the text as the family before left it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -54,8 +55,9 @@ def measure(
 
 
 def values(rule: Rule, batch: TextBatch) -> np.ndarray:
-    """A rule's exact value for each text. The limit passed is so low that no bound can answer instead of the value."""
-    return rule.value(batch, rule.limit if rule.least else -1.0).astype(np.float64)
+    """A rule's exact value for each text. The limit passed is one of which no bound can say that a text meets it."""
+    lowest = rule.limit if rule.least else -1.0
+    return rule.value(batch, math.inf if rule.name == language.RULE else lowest).astype(np.float64)
 
 
 def _chosen(config: FilterConfig, reasons: Mapping[str, int], most: int) -> list[str]:

@@ -9,6 +9,8 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForSequenceClassification, PreTrainedTokenizerFast
 
@@ -17,6 +19,8 @@ from storage.testing import draft_in
 from tasks.corpus import filter as stage
 from tasks.corpus.filter import FilterConfig, FilterInputs, classifier_inputs
 from tasks.corpus.rules import education, language
+from tasks.corpus.rules.fasttext_tables import Tables
+from tasks.corpus.rules.lines import even_lines
 from tasks.corpus.rules.rule import TextBatch
 from tests.support.corpus.shared import rows_of
 from tests.support.corpus.slices import dropped_in, slice_of, texts_in
@@ -47,6 +51,57 @@ def test_the_kind_of_space_decides_no_language(space: str) -> None:
     for wanted in ("en", "de"):
         found = language.scores(TextBatch(texts), wanted)
         assert found[0] == found[1] and found[2] == found[3] and max(found) > 0.65
+
+
+ODD = [
+    "",
+    " \n\t ",
+    "</s>",
+    "</s> " + ENGLISH,
+    ENGLISH + "\0" + GERMAN,
+    ENGLISH.replace(" ", "\x1f"),
+    "__label__en " + ENGLISH,
+    "x__label__en " + GERMAN,
+    "日本語の文章です。 " + ENGLISH,
+    "naïve café “quoted” — Ελληνικά русский 😀😀 " * 3,
+    "a" * 5000,
+    "the " * 3000,
+    ENGLISH.upper(),
+    "\u200b\ufeff" + ENGLISH,
+]
+
+
+@pytest.mark.parametrize("wanted", ["en", "de", "ja"])
+def test_what_is_sure_of_a_language_is_so_by_the_library(wanted: str, shared_data: Path) -> None:
+    real = [row["text"] for row in rows_of(shared_data / "dirty")][::40]
+    batch = TextBatch(pl.Series([*ODD, ENGLISH, GERMAN, ENGLISH + " " + GERMAN, *real]))
+    exact = language.scores(batch, wanted)
+    sure = language.tables().certainty(batch.between, batch.flat, wanted)
+    assert (exact <= sure.scores * sure.factors).all() and (exact >= sure.scores / sure.factors).all()
+    strange = np.array(
+        ["\0" in text or "\x1f" in text or text.startswith(("__label__", "</s>")) for text in batch.texts]
+    )
+    assert np.isfinite(sure.factors).all() and (sure.factors[strange] > 1e9).all()
+    assert np.median(sure.factors[~strange]) < 1.02  # the bound is of use
+    assert np.abs(sure.scores - exact)[~strange].max() < 1e-4
+    for limit in (0.0, 0.3, 0.65, 0.9, 1.0):
+        found = language.scores_below(batch, limit, wanted)
+        assert ((found >= limit) == (exact >= limit)).all()
+        assert (found[found < limit] == exact[found < limit]).all()
+
+
+@given(st.lists(st.text(max_size=60), max_size=6))
+def test_any_text_has_the_score_of_the_library(texts: list[str]) -> None:
+    batch = TextBatch(even_lines(pl.Series(texts, dtype=pl.String)))
+    exact = language.scores(batch, "en")
+    sure = language.tables().certainty(batch.between, batch.flat, "en")
+    assert (exact <= sure.scores * sure.factors).all() and (exact >= sure.scores / sure.factors).all()
+
+
+def test_a_model_of_another_kind_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "model").write_bytes(b"\0" * 100)
+    with pytest.raises(ValueError, match="no fastText model"):
+        Tables.read(tmp_path / "model")
 
 
 def test_a_language_that_the_model_does_not_know_is_refused() -> None:
