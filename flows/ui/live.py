@@ -19,6 +19,7 @@ from typing import Any, Protocol
 from uuid import UUID
 
 from flows.dag.call import Call, named
+from flows.ui.curve import Segment, training_page
 from storage.artifact import Artifact
 from storage.errors import said
 from storage.manifest import Manifest
@@ -28,6 +29,8 @@ from tasks import stages
 from tasks.models.progress import last_row, newest_checkpoint
 
 PERIOD_SECONDS = 10.0
+CURVE_SECONDS = 60.0
+"""Between two drawings of the training curve."""
 SHOWN_AFTER_SECONDS = 4.0
 """A stage that ends within this time gets no progress bar."""
 _WINDOW_SECONDS = 120.0
@@ -90,6 +93,9 @@ class Live:
     _closing: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
     _table: Any = None
+    _curve: str | None = None
+    _drawn: float = 0.0
+    _segments: dict[str, Artifact] = field(default_factory=dict)
     _complained: bool = False
 
     def start(self) -> None:
@@ -113,6 +119,9 @@ class Live:
             elif (stage := self._find(call)) is not None:
                 stage.stats = artifact.stats if artifact else {}
                 stage.over = True
+                if artifact is not None and call.request.stage in stages.TRAINING:
+                    self._segments[artifact.key] = artifact
+                    self._drawn = 0.0
         self._wake.set()
 
     def follow(self, call: Call, done: int, total: int | None, unit: str, note: str = "") -> None:
@@ -174,6 +183,7 @@ class Live:
             about = "Stages of this attempt: what is under way first, then in order"
             self.pages.put("stages", "table", rows, about)
             self._table = rows
+        self._training(stages, closing)
         now = time.monotonic()
         for stage in stages:
             key = slug(f"{self.name} {stage.call.name}")
@@ -184,6 +194,26 @@ class Live:
             elif not stage.over and (stage.shown or now - stage.began >= self.shown_after):
                 self._bar(key, stage)
                 stage.shown = True
+
+    def _training(self, stages: list[StageProgress], closing: bool) -> None:
+        """Draw the training curve, once a minute and whenever a segment ends."""
+        now = time.monotonic()
+        if now - self._drawn < CURVE_SECONDS and not closing:
+            return
+        segments = [self._segment(stage.call) for stage in stages if _is_training(stage)]
+        if not segments:
+            return
+        self._drawn = now
+        text = training_page(segments)
+        if text is not None and text != self._curve:
+            self.pages.put("training", "markdown", text, "Training so far: loss over steps and tokens")
+            self._curve = text
+
+    def _segment(self, call: Call) -> Segment:
+        request = call.request
+        peak = getattr(getattr(request.config, "schedule", None), "peak", None)
+        work = self.work_of(request.stage, request.key)
+        return Segment(call.item or call.name, request.stage, work, self._segments.get(request.key), peak)
 
     def _row(self, stage: StageProgress) -> dict[str, Any]:
         call = stage.call
@@ -222,7 +252,7 @@ class Live:
         if stage.over and call.state == "failed":
             lines.append(_failure(call))
         elif stage.over:
-            lines.append(f"{call.state} in {duration(call.seconds)}")
+            lines.append(" · ".join([f"{call.state} in {duration(call.seconds)}", *_ended_with(stage)]))
         elif stage.note:
             lines.append(stage.note)
         else:
@@ -311,6 +341,14 @@ def _left(stage: StageProgress) -> str:
     return f"about {duration(max(left, 0.0))} left"
 
 
+def _ended_with(stage: StageProgress) -> list[str]:
+    """The last loss of a training that has ended."""
+    loss = (
+        (stage.stats.get("result") or {}).get("loss") if stage.call.request.stage in stages.TRAINING else None
+    )
+    return [f"loss {loss:.3f} at the last step"] if isinstance(loss, int | float) else []
+
+
 def _training(work: Path) -> str:
     words = []
     if (checkpoint := newest_checkpoint(work)) is not None:
@@ -327,6 +365,12 @@ def _state(stage: StageProgress) -> str:
         stopped = stage.call.error is not None and not isinstance(stage.call.error, Exception)
         return "stopped" if stopped else stage.call.state
     return "waiting" if stage.note else "running"
+
+
+def _is_training(stage: StageProgress) -> bool:
+    """Whether its steps are of the run's own training: that of a new base is another one."""
+    request = stage.call.request
+    return request.stage in stages.TRAINING and getattr(request.config, "kind", "") != "pretrain"
 
 
 def _failure(call: Call) -> str:

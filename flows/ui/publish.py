@@ -26,6 +26,7 @@ from flows.dag.call import named
 from flows.dag.plan import PlanRow
 from flows.machine.processes import ProcessId
 from flows.ui.console import Console
+from flows.ui.curve import picture
 from flows.ui.logbook import Logbook
 from storage.artifact import Input
 from storage.errors import OnwardError
@@ -93,16 +94,30 @@ def report_page(pages: PrefectPages | None, page: Path | None) -> None:
     """Publish the report as a Markdown page of the flow run. `page` is the directory of the report with its cost."""
     if pages is None or page is None:
         return
-    text = (page / "report.md").read_text(encoding="utf-8")
+    text = with_pictures((page / "report.md").read_text(encoding="utf-8"), page)
     published(lambda: pages.put("report", "markdown", text, "The run's report"))
 
 
+def with_pictures(text: str, directory: Path) -> str:
+    """The Markdown of a page with its pictures inside: Prefect shows no files. A picture that is not there leaves its
+    caption."""
+
+    def inside(found: re.Match[str]) -> str:
+        path = directory / found[2]
+        try:
+            return f"![{found[1]}]({picture(path.suffix.removeprefix('.'), path.read_bytes())})"
+        except OSError:
+            return ""
+
+    return re.sub(r"!\[([^\]\n]*)\]\((figures/[\w.-]+\.(?:svg|png))\)", inside, text)
+
+
 def data_page(pages: PrefectPages | None, page: Input | None) -> None:
-    """Publish the data page as a Markdown page of the flow run. Only MLflow's copy has its figures."""
+    """Publish the data page as a Markdown page of the flow run."""
     if pages is None or page is None:
         return
-    text = next(path for path in page.paths if path.name == "data.md").read_text(encoding="utf-8")
-    text = re.sub(r"^!\[[^\n]*\]\(figures/[^\n]*\)\n\n[^\n]*\n\n", "", text, flags=re.MULTILINE)
+    file = next(path for path in page.paths if path.name == "data.md")
+    text = with_pictures(file.read_text(encoding="utf-8"), file.parent)
     published(lambda: pages.put("data", "markdown", text, "What was done to the data"))
 
 

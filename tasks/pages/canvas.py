@@ -5,9 +5,12 @@ A browser shows a `<title>` inside an SVG when the pointer rests on its element;
 
 from __future__ import annotations
 
+import contextlib
 import html
+import io
 import re
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,15 +87,35 @@ class Tips:
         )
 
 
+_DRAWING = threading.Lock()
+"""Matplotlib's settings belong to the process: two threads must not draw at once."""
+
+
 def save(build: Callable[[Tips], Figure], directory: Path, name: str) -> None:
     """Save the figure that `build` makes as <name>.svg and <name>.png."""
-    import matplotlib
-
-    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": f"onward-{name}"}):
-        tips = Tips(name)
-        figure = build(tips)
-        path = directory / f"{name}.svg"
-        figure.savefig(path, format="svg", metadata={"Date": None, "Creator": None})
-        path.write_text(tips.write_into(path.read_text(encoding="utf-8")), encoding="utf-8")
+    with _styled(name):
+        figure, svg = _drawn(build, name)
+        (directory / f"{name}.svg").write_text(svg, encoding="utf-8")
         figure.set_layout_engine("none")  # keep the layout just computed
         figure.savefig(directory / f"{name}.png", format="png", dpi=150, metadata={"Software": None})
+
+
+def as_svg(build: Callable[[Tips], Figure], name: str) -> str:
+    """The figure that `build` makes, as the text of an SVG."""
+    with _styled(name):
+        return _drawn(build, name)[1]
+
+
+@contextlib.contextmanager
+def _styled(name: str) -> Iterator[None]:
+    import matplotlib
+
+    with _DRAWING, matplotlib.rc_context({**_STYLE, "svg.hashsalt": f"onward-{name}"}):
+        yield
+
+
+def _drawn(build: Callable[[Tips], Figure], name: str) -> tuple[Figure, str]:
+    tips, drawn = Tips(name), io.StringIO()
+    figure = build(tips)
+    figure.savefig(drawn, format="svg", metadata={"Date": None, "Creator": None})
+    return figure, tips.write_into(drawn.getvalue())

@@ -39,7 +39,7 @@ def draw(facts: ReportFacts, directory: Path) -> list[Picture]:
     directory.mkdir(parents=True, exist_ok=True)
     pictures = []
     if any(len(curve.tokens) > 1 for curve in facts.curves):
-        save(lambda tips: _loss(facts.curves, tips), directory, "loss")
+        save(lambda tips: loss_figure(facts.curves, tips), directory, "loss")
         caption = f"Figure 1. {loss_caption(facts.curves)} Faint: each logged step; strong: running mean."
         pictures.append(Picture("loss", caption))
     if len(facts.models) > 1 and (facts.perplexity or facts.groups):
@@ -86,7 +86,8 @@ def _counted(axes: Axes) -> None:
 # ---- figure 1 ---------------------------------------------------------------------------------------------------
 
 
-def _loss(curves: Sequence[Curve], tips: Tips) -> Figure:
+def loss_figure(curves: Sequence[Curve], tips: Tips) -> Figure:
+    """Figure 1: the loss over steps and over tokens, the trunk and its branches."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9.6, 3.7), layout="constrained")
