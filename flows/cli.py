@@ -18,6 +18,7 @@ import typer
 from flows.commands.common import STOPPED, Answers, Forgiving, open_streams, write_utf8
 from flows.commands.init import init
 from flows.commands.plan import plan, why
+from flows.commands.rehearse import rehearse
 from flows.commands.run import run
 from flows.commands.services import doctor, down, status, up
 from flows.commands.store import compare, explain, export, gc, lineage, verify
@@ -29,6 +30,7 @@ COMMANDS: dict[str, tuple[tuple[Callable[..., None], str], ...]] = {
         (init, "onward init notes --general books"),
         (run, "onward run configs/demo.yaml --until filter --slices 1"),
         (plan, "onward plan configs/edu-125m.yaml --memory 24G --device-name H100"),
+        (rehearse, "onward rehearse configs/edu-125m.yaml"),
         (why, "onward why filter configs/demo.yaml --set corpus.filter.language=en"),
     ),
     "Look into what was made": (

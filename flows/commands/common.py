@@ -7,7 +7,7 @@ import difflib
 import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -183,3 +183,18 @@ def _missing(store: Path) -> str:
     others = [completion.from_here(path) for path in stores_of_home(home())]
     known = f"; stores of {home()}: {', '.join(others)}" if others else ""
     return f"there is no store at {store}: {what}{known}"
+
+
+@contextlib.contextmanager
+def clean_stdout() -> Iterator[Any]:
+    """Reserve standard output for our one line. Output of any library or child process goes to standard error instead."""
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    with os.fdopen(kept, "w", encoding="utf-8") as out:
+        try:
+            yield out
+        finally:
+            sys.stdout.flush()
+            out.flush()
+            os.dup2(kept, 1)

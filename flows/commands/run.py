@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import json
 import os
 import sys
 import threading
 import traceback
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from flows.commands import completion
-from flows.commands.common import STOPPED, Config, Overrides, load, nearest
+from flows.commands.common import STOPPED, Config, Overrides, clean_stdout, load, nearest
 from flows.machine.environment import command_line
 from storage.errors import ConfigError, OnwardError
 from tasks import stages
@@ -72,7 +70,7 @@ def run(
     from flows.machine.environment import prepare
 
     prepare()
-    with _clean_stdout() as out:
+    with clean_stdout() as out:
         try:
             wanted = (config, set_ or [], tuple(force or ()), until, slices)
             summary, code, settled = _run(*wanted) if seeds == 1 else _run_seeds(*wanted, seeds)
@@ -188,21 +186,6 @@ def _check_options(force: tuple[str, ...], until: str, slices: int | None) -> No
             raise nearest("--force", name, known)
     if slices is not None and until not in stages.CORPUS:
         raise ConfigError(f"--slices goes with --until and a corpus stage ({', '.join(stages.CORPUS)})")
-
-
-@contextlib.contextmanager
-def _clean_stdout() -> Iterator[Any]:
-    """Reserve standard output for our one line. Output of any library or child process goes to standard error instead."""
-    sys.stdout.flush()
-    kept = os.dup(1)
-    os.dup2(2, 1)
-    with os.fdopen(kept, "w", encoding="utf-8") as out:
-        try:
-            yield out
-        finally:
-            sys.stdout.flush()
-            out.flush()
-            os.dup2(kept, 1)
 
 
 def _show_models(summary: dict[str, Any], config: Path, overrides: list[str]) -> None:

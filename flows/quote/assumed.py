@@ -33,14 +33,13 @@ _PACKED = 5e6
 """Tokens that are packed in a second, with reading where documents begin and end."""
 _KEPT = {"ingest": 0.35, "dedup": 0.35, "filter": 0.3, "decontaminate": 0.3, "tokenize": 0.5}
 """Bytes on the disk for each byte of text that is read, as in the demo's store."""
-_START = {"base": 15.0, "train": 20.0, "decay": 20.0, "perplexity": 3.0, "evaluate": 5.0}
+_START = {"base": 15.0, "train": 20.0, "decay": 20.0, "perplexity": 3.0, "evaluate": 5.0, "samples": 3.0}
 """Seconds that a stage takes besides its work; others take one."""
 _FORWARD = 3.0
 """Times as fast as training a model reads: a step is a forward pass, and a backward of twice its operations."""
-_READ = {"perplexity": 2.0, "evaluate": 150.0}
-"""Tokens that a model reads for each unit: windows overlap by half; a question with its choices."""
-_SAMPLED = 100.0
-"""Tokens read in the time that writing one takes."""
+_READ = {"perplexity": 2.0, "evaluate": 150.0, "samples": 100.0}
+"""Tokens that a model reads for each unit, or could read in its time: windows overlap by half; a question with its choices;
+tokens are written one by one."""
 
 
 @dataclass(frozen=True)
@@ -74,8 +73,6 @@ class Assumed:
         if stage in stages.TRAINING:
             size = (TRUNK_BYTES if stage == "train" else _EXPORT_BYTES) * (self.parameters or 0.0)
             return Rate(start, 1 / self.tokens_per_second, size)
-        if stage == "samples":
-            return Rate(start + 500 * _SAMPLED / (_FORWARD * self.tokens_per_second), 0.0)
         return Rate(start, _READ[stage] / (_FORWARD * self.tokens_per_second))
 
     @property

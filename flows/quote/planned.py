@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from flows.config import RunConfig
 from flows.dag.plan import Plan, PlanRow, planned
+from flows.quote.happened import Beside, beside
 from flows.quote.quote import Measured, Quote, quote_of
-from flows.quote.rates import rates_of
+from flows.quote.rates import Rates, rates_of
+from flows.quote.rehearsed import newest
 from flows.quote.table import render
 from flows.quote.training import with_estimates
 from flows.quote.work import made_of, work_of
@@ -24,12 +26,13 @@ class Quoted:
     rows: list[PlanRow]
     quote: Quote
     when: str | None
+    happened: list[Beside]
+    """What a rehearsal of this run quoted, beside what it took so far."""
 
     def text(self, width: int) -> str:
         """For a person."""
-        return render(
-            self.rows, self.quote, free=free_bytes(self.run.store_path), when=self.when, width=width
-        )
+        free = free_bytes(self.run.store_path)
+        return render(self.rows, self.quote, free=free, when=self.when, width=width, happened=self.happened)
 
 
 def quoted(
@@ -45,8 +48,21 @@ def quoted(
     plan = planned(run, warn)
     rows = with_estimates(run, plan.rows, memory, device)
     here = memory is None and device is None
-    measured = Measured(recorded=rates_of(made_of(plan))) if here else Measured()
-    return Quoted(run, rows, _quote(run, plan, rows, measured), None)
+    rehearsed = newest(run) if here else None
+    measured = Measured(recorded=rates_of(made_of(plan)) if here else Rates())
+    if rehearsed is not None:
+        measured = replace(
+            measured,
+            rates=rehearsed.rates,
+            start_seconds=rehearsed.start_seconds,
+            checkpoint_seconds=rehearsed.checkpoint_seconds,
+            memory=rehearsed.memory,
+            device_memory=rehearsed.device_memory,
+        )
+    when = rehearsed.when.partition("+")[0].replace("T", " ") if rehearsed else None
+    same = rehearsed is not None and list(rehearsed.budgets) == list(run.training.token_budgets)
+    happened = beside(rehearsed.quote, made_of(plan)) if rehearsed and same else []
+    return Quoted(run, rows, _quote(run, plan, rows, measured), when, happened)
 
 
 def _quote(run: RunConfig, plan: Plan, rows: list[PlanRow], measured: Measured) -> Quote:

@@ -37,6 +37,8 @@ class Made:
     round: int | None
     item: str | None
     artifact: Artifact
+    seconds: float | None = None
+    """What making it took with all around it: checking the inputs, the commit. None: as the artifact itself says."""
 
 
 @dataclass(frozen=True)
@@ -72,8 +74,12 @@ class SourceRate:
     """What slices of a source give: tokens for a byte of text that is read, and bytes held out of its first slice."""
 
     tokens_per_byte: float
-    held_out: float
-    """Bytes that are held out, for each byte of the first slice."""
+    kept: float = 1.0
+    """Share of its bytes that no stage drops."""
+    held_out: float = 0.0
+    """Bytes held out of the first slice, for each byte that was read of it."""
+    first_bytes: float = 0.0
+    """Bytes of the first slice."""
 
 
 @dataclass(frozen=True)
@@ -118,14 +124,21 @@ class Rates:
         )
 
 
-def rates_of(made: Sequence[Made]) -> Rates:
-    """The rates that some artifacts of one run show."""
-    points = points_of(made)
+def rates_of(*runs: Sequence[Made]) -> Rates:
+    """The rates that the artifacts of some runs show. What sources give is taken from the last run that read them."""
+    points: dict[str, list[Point]] = defaultdict(list)
+    for made in runs:
+        for kind, found in points_of(made).items():
+            points[kind] += found
+    everything = [one for made in runs for one in made]
     kinds = {kind: fitted(found) for kind, found in points.items()}
     for stage in stages.TRAINING:
-        if (trained := _trained([one.artifact for one in made if one.stage == stage])) is not None:
+        if (trained := _trained([one for one in everything if one.stage == stage])) is not None:
             kinds[stage] = trained
-    return Rates(kinds, _sources(made), _token_bytes(made))
+    sources: dict[str, SourceRate] = {}
+    for made in runs:
+        sources |= _sources(made)
+    return Rates(kinds, sources, _token_bytes(everything))
 
 
 def points_of(made: Iterable[Made]) -> dict[str, list[Point]]:
@@ -136,9 +149,7 @@ def points_of(made: Iterable[Made]) -> dict[str, list[Point]]:
     for one in made:
         amount = _amount(one, text)
         if amount is not None:
-            found[kind_of(one.stage, one.item)].append(
-                Point(amount, seconds_of(one.artifact), bytes_of(one.artifact))
-            )
+            found[kind_of(one.stage, one.item)].append(Point(amount, seconds_of(one), bytes_of(one.artifact)))
     return dict(found)
 
 
@@ -189,9 +200,13 @@ def text_of(made: Iterable[Made]) -> dict[int, float]:
     }
 
 
-def seconds_of(artifact: Artifact) -> float:
+def seconds_of(one: Made) -> float:
     """Seconds that making the artifact took, in the attempt that finished it."""
-    return float(artifact.manifest.provenance.get("seconds", 0.0))
+    return (
+        one.seconds
+        if one.seconds is not None
+        else float(one.artifact.manifest.provenance.get("seconds", 0.0))
+    )
 
 
 def bytes_of(artifact: Artifact) -> float:
@@ -209,7 +224,7 @@ def _amount(one: Made, text: Mapping[int, float]) -> float | None:
         return known if known else None
     if one.stage == "pack":
         return float(stats["tokens"] + stats["padding"])
-    if one.stage == "perplexity":
+    if one.stage in ("perplexity", "samples"):
         return float(stats["tokens"])
     if one.stage == "evaluate":
         return float(stats["questions"])
@@ -230,9 +245,13 @@ def _sources(made: Sequence[Made]) -> dict[str, SourceRate]:
         read = sum(one["ingest"].stats["bytes_out"] for one in own)
         tokens = sum(one["tokenize"].stats["tokens"] for one in own)
         first = own[0]
-        held = first["decontaminate"].stats["bytes_held_out"] / max(1, first["ingest"].stats["bytes_out"])
+        begun, held = (
+            float(first["ingest"].stats["bytes_out"]),
+            first["decontaminate"].stats["bytes_held_out"],
+        )
+        kept = sum(one["decontaminate"].stats["bytes_out"] for one in own) + held
         if read and tokens:
-            rates[source] = SourceRate(tokens / read, held)
+            rates[source] = SourceRate(tokens / read, kept / read, held / max(1.0, begun), begun)
     return rates
 
 
@@ -263,16 +282,17 @@ def steady(seconds: Sequence[float]) -> Steady | None:
     return Steady(statistics.fmean(one for one in warm if one <= limit), len(seconds), sum(seconds))
 
 
-def _trained(artifacts: Sequence[Artifact]) -> Rate | None:
+def _trained(segments: Sequence[Made]) -> Rate | None:
     """The rate of training segments, in tokens of batches. What is fixed: start, compiling, export, and the commit."""
     rates = []
-    for artifact in artifacts:
+    for one in segments:
+        artifact = one.artifact
         config = artifact.manifest.config
         found = steady(clock_of(artifact.path / "clock.parquet"))
         if found is None:
             continue
         tokens = config["sequences_per_step"] * config["sequence_length"]
-        fixed = max(0.0, seconds_of(artifact) - found.step_seconds * found.steps)
+        fixed = max(0.0, seconds_of(one) - found.step_seconds * found.steps)
         rates.append((found.steps, Rate(fixed, found.step_seconds / tokens, bytes_of(artifact))))
     if not rates:
         return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from flows.dag.plan import NEVER, PlanRow, newer_versions, of_newer_version
+from flows.quote.happened import Beside
 from flows.quote.quote import ASSUMED, MEASURED, RECORDED, Line, Quote
 from flows.quote.work import SourceWork
 from storage.counts import rounded_count
@@ -21,13 +22,17 @@ def render(
     free: int | None = None,
     when: str | None = None,
     width: int = 100,
+    happened: Sequence[Beside] = (),
 ) -> str:
     """The plan as text. `free`: bytes free on the store's disk. `when`: when the rates were measured.
 
-    Ends with "nothing to do" where everything is in the store.
+    Where everything is in the store, it shows what had been quoted beside what it took (`happened`), and ends with "nothing
+    to do".
     """
     width = max(width, NARROWEST)
-    lines = list(_table(quote.lines))
+    lines = list(
+        _aligned(_done(quote.lines, happened)) if happened and not quote.to_do else _table(quote.lines)
+    )
     if not quote.to_do:
         return "\n".join([*lines, "nothing to do"]) + "\n"
     lines += ["", *_labelled("in all", _totals(quote, free), width)]
@@ -40,9 +45,9 @@ def render(
 
 
 def hours_text(seconds: float) -> str:
-    """`40 s`, `12 min`, `2 h 05 min`, `35 h`."""
+    """`< 1 s`, `40 s`, `12 min`, `2 h 05 min`, `35 h`."""
     if seconds < 59.5:
-        return f"{seconds:.0f} s"
+        return f"{seconds:.0f} s" if seconds >= 0.5 else "< 1 s"
     minutes = round(seconds / 60)
     if minutes < 60:
         return f"{minutes} min"
@@ -60,7 +65,28 @@ def bytes_text(size: float) -> str:
 def _table(lines: Sequence[Line]) -> Iterable[str]:
     """A row for each stage: how many are in the store, how many are to be made, their work, time and size."""
     head = ("stage", "done", "to do", "work", "time", "disk", "rate")
-    rows = [head, *(_cells(line) for line in lines)]
+    return _aligned([head, *(_cells(line) for line in lines)])
+
+
+def _done(lines: Sequence[Line], happened: Sequence[Beside]) -> list[tuple[str, ...]]:
+    """A row for each stage of a finished run: what had been quoted, and what it took."""
+    done = {line.stage: f"{line.done:,}" for line in lines}
+    rows = [
+        (
+            one.stage,
+            done.get(one.stage, ""),
+            hours_text(one.quoted),
+            hours_text(one.took),
+            f"{100 * one.off:+.0f} %",
+        )
+        for one in happened
+    ]
+    return [("stage", "done", "quoted", "took", "off"), *rows]
+
+
+def _aligned(rows: Sequence[tuple[str, ...]]) -> Iterable[str]:
+    """Lines of a table: the first and the last column to the left, the others to the right."""
+    head = rows[0]
     widths = [max(len(row[at]) for row in rows) for at in range(len(head))]
     for row in rows:
         first, *numbers, last = row
@@ -158,7 +184,7 @@ def _origins(quote: Quote, when: str | None) -> list[str]:
     said = {
         MEASURED: f"measured on {when} by rehearse",
         RECORDED: "recorded in this store",
-        ASSUMED: "assumed, which may be wrong by a factor",
+        ASSUMED: "assumed, which may be wrong by a factor: onward rehearse measures them",
     }
     return [f"{said[name]}" for name in (MEASURED, RECORDED, ASSUMED) if name in names]
 

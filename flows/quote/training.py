@@ -87,6 +87,17 @@ def with_estimates(
     return [replace(row, training=estimate(row)) if row in waiting else row for row in rows]
 
 
+def compiled_by_rule(run: RunConfig, rows: list[PlanRow]) -> dict[str, bool]:
+    """Whether `compile: auto` compiles the longest segment of each training stage: on a CPU that depends on its steps.
+
+    Empty where it does not, and where the model is not known.
+    """
+    model = _model_config(run, rows)
+    if model is None or run.training.execution.compile != "auto":
+        return {}
+    return _Estimator(run, model, target_of(run, None, None)).compiled(rows)
+
+
 _OPEN = {"line": "memory and speed: open until the base model is imported"}
 
 
@@ -106,7 +117,7 @@ class _Estimator:
         self._shape = shape_of(config)
         execution = run.training.execution
         count = execution.processes * execution.nodes
-        threads = execution.threads or max(1, target.cores // execution.processes)
+        threads = self._threads = execution.threads or max(1, target.cores // execution.processes)
         device = memory.Device(target.kind, target.memory, execution.processes, threads)
         step = memory.Step(
             self._shape,
@@ -123,6 +134,19 @@ class _Estimator:
         self._peak = step.peak(self.mode, self.micro_batch)
         cost = memory.cost(self.mode, self.micro_batch * self._segment.sequence_length, target.kind)
         self.rate, self._why = self._rate(cost, count)
+
+    def compiled(self, rows: list[PlanRow]) -> dict[str, bool]:
+        """For each training stage, whether its longest segment is compiled; empty on a GPU."""
+        from tasks.training.device.execution import compiles
+
+        if self._target.kind != "cpu":
+            return {}
+        found = {}
+        for stage in stages.TRAINING:
+            steps = max((_steps(self._run, row) for row in rows if row.stage == stage), default=0)
+            segment = replace(self._segment, last_step=steps)
+            found[stage] = compiles("cpu", "sdpa", segment, self._shape, self._threads)
+        return found
 
     def __call__(self, row: PlanRow) -> dict[str, Any]:
         tokens = batch_tokens_of(self._run, row)

@@ -26,13 +26,18 @@ from tasks.corpus.reading.size import size_of_source
 from tasks.corpus.reading.sources import IngestConfig, SourceConfig
 from tasks.evaluation.catalog import BENCHMARKS, benchmark_files_of
 from tasks.evaluation.question_files import questions_in
+from tasks.evaluation.samples import PROMPTS
 from tasks.models.base import InitConfig
 
 TOKENS_PER_BYTE = 0.25
 """Of text that nothing is known of: four bytes a token, and all of it kept."""
+_ALIKE = (0.8, 1.25)
+"""First slices of sizes so near have the same share held out; of others, the rule of `tasks/corpus/holdout.py` is asked."""
+_DECODINGS = 2
+"""Continuations of each prompt: greedy and sampled."""
 UNITS = {
     **dict.fromkeys(("tokenizer", *stages.CORPUS, "contamination", "data"), "bytes"),
-    **dict.fromkeys(("pack", *stages.TRAINING, "perplexity"), "tokens"),
+    **dict.fromkeys(("pack", *stages.TRAINING, "perplexity", "samples"), "tokens"),
     "evaluate": "questions",
 }
 """What the work of a stage is counted in; of the others nothing is counted but artifacts."""
@@ -235,6 +240,9 @@ class _Amounts:
             return float(batch_tokens_of(self.run, row))
         if row.stage == "perplexity":
             return self.held_out(row.item or "")
+        if row.stage == "samples":
+            asked = self.run.evaluation
+            return float(_DECODINGS * asked.sample_tokens * (len(PROMPTS) + len(asked.prompts)))
         if row.stage == "evaluate":
             return float(questions_of(self.run, row.item or "", self.made))
         return 0.0
@@ -245,8 +253,11 @@ class _Amounts:
             if one.stage == "perplexity" and one.item == source:
                 return float(one.artifact.stats["tokens"])
         first, known = self.readings[source].first, self.rates.sources.get(source)
-        share = self.run.corpus.holdout_fraction * first
-        held = max(share, min(MIN_BYTES, MAX_RAISED * first)) if known is None else known.held_out * first
+        if known and _ALIKE[0] * known.first_bytes <= first <= _ALIKE[1] * known.first_bytes:
+            held = known.held_out * first
+        else:
+            kept = first * (known.kept if known else 1.0)
+            held = max(self.run.corpus.holdout_fraction * kept, min(MIN_BYTES, MAX_RAISED * kept))
         return held / (self.rates.token_bytes or 1 / TOKENS_PER_BYTE)
 
 

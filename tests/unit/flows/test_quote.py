@@ -110,7 +110,9 @@ def test_slices_to_come_follow_from_tokens_and_the_size_of_the_text(home: Path) 
     base."""
     run = run_of(home)
     assert [taken_of(run, one) for one in run.corpus.sources] == [48_384, 16_128 + 4_096]
-    rates = Rates(sources={name: SourceRate(0.5, 0.1) for name in ("domain", "general")}, token_bytes=2.0)
+    rates = Rates(
+        sources={name: SourceRate(0.5, 0.9, 0.1, 21_000) for name in ("domain", "general")}, token_bytes=2.0
+    )
     items, sources = works(run, rates)
     assert (items["filter"].done, items["filter"].to_do, items["filter"].amount) == (0, 5 + 3, 160_000 - 12)
     assert items["filter"].unit == "bytes"
