@@ -212,7 +212,7 @@ def _measured(raw: dict[str, Any], plan: Any, order: dict[str, Any]) -> dict[str
 
     if order["whole_logits"]:
         memory._LOSS_BYTES = {"cpu": 1 << 60, "cuda": 1 << 60}
-        memory.Device.loss_chunk = lambda self, vocabulary: 1 << 30  # type: ignore[method-assign]
+        memory.Device.loss_chunk = lambda self, vocabulary, width: 1 << 30  # type: ignore[method-assign]
     if not order["fused"]:
         fused = torch.optim.AdamW
         torch.optim.AdamW = lambda *a, **k: fused(*a, **{**k, "fused": False})  # type: ignore[assignment,misc]

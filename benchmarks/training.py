@@ -69,6 +69,8 @@ class Peer:
     def __init__(self, name: str, plan: Plan, plan_path: Path) -> None:
         self.name = name
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(plan.threads)}
+        if name.startswith("onward"):  # as a run starts its trainer (flows/machine/environment.py)
+            environment.setdefault("GOMP_SPINCOUNT", "20000")
         self._log = plan.path(f"{name}.log").open("w+", encoding="utf-8")
         began = time.monotonic()
         self._process = subprocess.Popen(

@@ -220,15 +220,12 @@ def raw(plan: Plan, gate: Gate) -> None:
         for row in rows:
             with model.autocast():
                 hidden = model.hidden(row.inputs, row.positions, row.packing)
-            gradients = []
             parts = zip(hidden.detach().split(chunk), row.targets.split(chunk), strict=True)
-            for part, target in parts:
-                part.requires_grad_(True)
-                with model.autocast():
-                    loss = model.losses(part, target)
-                torch.autograd.backward(loss.sum() / targets)
-                gradients.append(part.grad)
-                total += float(loss.detach().sum()) / targets if gate.first_loss is None else 0.0
+            found = [model.loss.backward(part, target, targets) for part, target in parts]
+            total += (
+                float(sum(losses.sum() for losses, _ in found)) / targets if gate.first_loss is None else 0.0
+            )
+            gradients = [gradient for _, gradient in found]
             torch.autograd.backward(hidden, torch.cat(gradients))
         gate.first_loss = gate.first_loss or total
         for parameter in model.whole.parameters():

@@ -20,9 +20,8 @@ from torch import Tensor
 
 from tasks.training.attention import RowDocuments
 from tasks.training.data import Corpus, MicroBatch
+from tasks.training.head import NO_TARGET
 
-NO_TARGET = -100
-"""The target of padding, which torch's cross-entropy ignores."""
 _HOST = torch.device("cpu")
 
 

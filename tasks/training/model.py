@@ -8,33 +8,28 @@ together: with only some of them, documents silently leak into each other. The h
 
 from __future__ import annotations
 
-import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as functional
 from torch import Tensor, nn
 
 from storage.errors import ConfigError
 from tasks.training.apart import carries_state, hidden_apart, own_attention
 from tasks.training.attention import NAME, RowDocuments, register
+from tasks.training.head import GPU_ROWS, Loss, head_of
 from tasks.training.process.processes import ALONE, Processes
 from tasks.training.process.sharding import FULL, shard
 from tasks.training.recompute import checkpoint_layers, to_train
 from tasks.training.refusal import refusal
-from tasks.training.spec import BF16_WEIGHTS, SegmentSpec, as_mode
+from tasks.training.spec import BF16, BF16_WEIGHTS, FP32, SegmentSpec, as_mode
 
 _OWN_ATTENTION = "its attention cannot be replaced by one that keeps packed documents apart"
 _LENGTHS = (5, 7, 3)
-_FACTORS = {"logits_scaling": -1, "logit_scale": 1, "lm_head_multiplier": 1}
-"""What logits are multiplied with, by its name in the configuration (Granite, Cohere, Falcon-H1), and its power."""
-_CAPS = ("final_logit_softcapping", "output_logit_soft_cap", "logits_soft_cap")
-"""Where logits are soft-capped, by its name in the configuration (Gemma, xLSTM, RecurrentGemma)."""
 _DROPOUT_SUFFIXES = ("dropout", "pdrop", "dropout_prob", "dropout_rate")
 
 
@@ -47,16 +42,12 @@ class LanguageModel:
     head: nn.Module
     device: torch.device
     precision: str
-    loss: Callable[[nn.Module, Tensor, Tensor], Tensor]
-    """`losses_of`, or its compiled version."""
+    loss: Loss
+    """Losses and gradients of the head. The head itself only makes logits."""
     keeps_casts: bool = True
     """Whether bf16 copies of weights are kept to the end of a pass. The body uses none of them twice."""
     apart: bool = False
     """Whether each document is computed in a row of its own (apart.py)."""
-
-    def losses(self, hidden: Tensor, targets: Tensor) -> Tensor:
-        """Cross-entropy [tokens] in float32, from hidden states [tokens, width] and targets [tokens]; 0 for padding."""
-        return self.loss(self.head, hidden, targets)
 
     def hidden(self, inputs: Tensor, positions: Tensor, packing: RowDocuments) -> Tensor:
         """Last hidden states [tokens, width] of one row: inputs and positions [1, tokens]."""
@@ -68,55 +59,16 @@ class LanguageModel:
         hidden: Tensor = output.last_hidden_state.squeeze(0)
         return hidden
 
-    def autocast(self, keeps_casts: bool | None = None) -> AbstractContextManager[Any]:
+    def autocast(self) -> AbstractContextManager[Any]:
         """bf16 autocast over float32 weights. For fp32, and for weights that are bf16 themselves, it does nothing."""
-        if self.precision == "bf16":
-            kept = self.keeps_casts if keeps_casts is None else keeps_casts
-            return torch.autocast(self.device.type, dtype=torch.bfloat16, cache_enabled=kept)
+        if self.precision == BF16:
+            return torch.autocast(self.device.type, dtype=torch.bfloat16, cache_enabled=self.keeps_casts)
         return nullcontext()
-
-    def no_autocast(self) -> AbstractContextManager[Any]:
-        """For a backward pass inside `autocast`: backward computes in the types of its forward."""
-        return torch.autocast(self.device.type, enabled=False)
 
     @property
     def vocabulary(self) -> int:
         """Rows of the input embedding."""
         return int(self.whole.get_input_embeddings().weight.shape[0])
-
-
-def losses_of(head: nn.Module, hidden: Tensor, targets: Tensor) -> Tensor:
-    """The losses [tokens] in float32, from the logits of all tokens at once."""
-    logits: Tensor = head(hidden)
-    return functional.cross_entropy(logits.float(), targets, reduction="none")
-
-
-class ScaledHead(nn.Module):
-    """An output embedding with what its model does to the logits: cap · tanh(factor · logits / cap), in float32.
-
-    Soft-capping is that of Gemma 2 (arXiv:2408.00118, section 2). Its weights belong to the model.
-    """
-
-    def __init__(self, head: nn.Module, factor: float, cap: float | None) -> None:
-        super().__init__()
-        self.head, self.factor, self.cap = head, factor, cap
-
-    def forward(self, hidden: Tensor) -> Tensor:
-        """Logits [tokens, vocabulary] in float32, from hidden states [tokens, width]."""
-        logits: Tensor = self.head(hidden).float() * self.factor
-        return logits if self.cap is None else torch.tanh(logits / self.cap) * self.cap
-
-
-def head_of(whole: Any) -> nn.Module | None:
-    """The output embedding of a causal model, scaled and capped as its configuration says; None if it has none."""
-    head = whole.get_output_embeddings()
-    if head is None:
-        return None
-    found = {name: getattr(whole.config, name, None) for name in (*_FACTORS, *_CAPS)}
-    values = {name: float(value) for name, value in found.items() if value and not isinstance(value, bool)}
-    factor = math.prod(values[name] ** power for name, power in _FACTORS.items() if name in values)
-    cap = next((values[name] for name in _CAPS if name in values), None)
-    return head if factor == 1.0 and cap is None else ScaledHead(head, factor, cap)
 
 
 @dataclass(frozen=True)
@@ -217,7 +169,7 @@ def load_model(
     if execution["compile"]:
         # static sizes: feed.py makes all rows of one size, whatever the documents
         body: Any = torch.compile(model.body, dynamic=False)
-        model = replace(model, body=body, loss=torch.compile(losses_of, dynamic=False))
+        model = replace(model, body=body, loss=_loss(model.head, device, identity.precision, compiled=True))
     return model
 
 
@@ -272,7 +224,13 @@ def halves(whole: Any, device: torch.device, precision: str) -> LanguageModel:
     embedding.padding_idx = None
     for parameter in whole.parameters():
         parameter.requires_grad_(True)
-    return LanguageModel(whole, body, head, device, precision, losses_of, apart=apart)
+    return LanguageModel(whole, body, head, device, precision, _loss(head, device, precision), apart=apart)
+
+
+def _loss(head: nn.Module, device: torch.device, precision: str, compiled: bool = False) -> Loss:
+    products = torch.float32 if precision == FP32 else torch.bfloat16
+    multiple = GPU_ROWS if device.type == "cuda" and precision != FP32 else 1
+    return Loss(head, products, multiple=multiple, compiled=compiled)
 
 
 @torch.no_grad()

@@ -50,6 +50,7 @@ def take_step(segment: Segment) -> None:
         prepare_step(optimizer, rate, step)
         optimizer.step()
     optimizer.zero_grad(set_to_none=True)
+    segment.model.loss.renew()
 
     progress.count(targets, None if skipped else loss)
     line: dict[str, Any] = {"step": step, "tokens": progress.tokens, "loss": loss}
@@ -85,26 +86,17 @@ def _add_up(segment: Segment) -> None:
 def _forward_backward(segment: Segment, row: DeviceBatch, targets: int, last: bool) -> Tensor:
     """Add one row's gradient of (sum of losses / `targets`). Returns its losses [tokens] in float32.
 
-    Head and loss run over chunks of tokens, each with its backward at once, so only one chunk's logits are held in
-    float32 at a time. The body's backward follows with the gradients of all chunks. The loss of padding is 0.
+    Head and loss run over chunks of tokens (head.py), so only one chunk's logits are held in float32 at a time. The
+    body's backward follows with the gradients of all chunks. The loss of padding is 0.
     During the backward of the `last` row, gradients are summed over the processes.
     """
     model = segment.model
     with model.autocast():
         hidden = model.hidden(row.inputs, row.positions, row.packing)
-    losses: list[Tensor] = []
-    gradients: list[Tensor] = []
     chunk = segment.execution["loss_chunk"]
     parts = zip(torch.split(hidden.detach(), chunk), torch.split(row.targets, chunk), strict=True)
-    with model.autocast(keeps_casts=True):  # the head's bf16 copy is made once for all chunks
-        for part, target in parts:
-            part.requires_grad_(True)
-            loss = model.losses(part, target)
-            with model.no_autocast():
-                torch.autograd.backward(loss.sum() / targets)
-            losses.append(loss.detach())
-            assert part.grad is not None
-            gradients.append(part.grad)
+    found = [model.loss.backward(part, target, targets) for part, target in parts]
+    losses, gradients = (list(values) for values in zip(*found, strict=True))
     with segment.reduction.begun() if last and segment.reduction else nullcontext():
         torch.autograd.backward(hidden, torch.cat(gradients))
     return torch.cat(losses)[: len(row.batch.targets)]

@@ -25,6 +25,7 @@ from storage.errors import ConfigError, DamagedArtifact
 from tasks.training.attention import VARLEN
 from tasks.training.combinations import of_processes, of_sharding, refuse
 from tasks.training.device import memory
+from tasks.training.device.allocator import keep_freed_memory
 from tasks.training.model import Shape
 from tasks.training.process.processes import ALONE, Processes
 from tasks.training.process.sharding import FULL, NONE
@@ -91,7 +92,7 @@ def resolve(
         "gradient_checkpointing": checkpointing,
         "precision": identity.precision,
         "deterministic": kind == "cpu" or asked.deterministic,
-        "loss_chunk": room.loss_chunk(shape.vocabulary),
+        "loss_chunk": room.loss_chunk(shape.vocabulary, shape.width),
         "attention": attention,
         "versions": versions(),
     }
@@ -202,6 +203,8 @@ def apply(execution: dict[str, Any], most_memory: int | None = None) -> None:
     """
     torch.set_num_threads(execution["threads"])
     device = torch.device(execution["device"])
+    if device.type == "cpu":
+        keep_freed_memory()
     if device.type == "cuda" and execution["deterministic"]:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", _CUBLAS)  # read when the first product is computed
     if device.index is not None:

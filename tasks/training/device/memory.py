@@ -53,7 +53,9 @@ only elementwise operations are; a tenth is assumed.
 OVERHEAD_TOKENS = {"cpu": 128, "cuda": 2048}
 """Assumed cost of launching a micro-batch, as the tokens that could be computed meanwhile."""
 _LOSS_BYTES = {"cpu": 4 << 20, "cuda": 1 << 30}
-"""Most bytes of float32 logits at once; on CPU as much as a cache holds."""
+"""Bytes of float32 logits at once; on CPU as much as a cache holds."""
+_MOST_CHUNK = 1024
+"""On CPU: more tokens gained nothing, for vocabularies of 8,192 to 50,257 words and widths of 256 to 768."""
 
 Count = Callable[[str], Activations]
 """Returns the activations at a mode."""
@@ -78,10 +80,20 @@ class Device:
             return SHARE["cpu"] * self.memory / self.processes - PROCESS_BYTES
         return SHARE["cuda"] * self.memory
 
-    def loss_chunk(self, vocabulary: int) -> int:
-        """Tokens whose float32 logits are held at once, in steps of 256: at most a 64th of the memory."""
-        most = min(_LOSS_BYTES[self.kind], self.memory // 64)
-        return max(256, most // (4 * vocabulary) // 256 * 256)
+    def loss_chunk(self, vocabulary: int, width: int) -> int:
+        """Tokens whose float32 logits are held at once: a power of two, at least 256, at most a 64th of the memory.
+
+        On CPU as many as the model is wide, so that adding a chunk's gradient of the head (vocabulary times width
+        numbers) is little beside making it, or what a cache holds if that is more. Powers of two divide most rows into
+        equal chunks.
+        """
+        most = self.memory // 64
+        if self.kind == "cpu":
+            tokens = max(min(width, _MOST_CHUNK), _LOSS_BYTES["cpu"] // (4 * vocabulary))
+            wanted = 1 << (tokens - 1).bit_length()
+        else:
+            wanted = _LOSS_BYTES[self.kind] // (4 * vocabulary)
+        return max(256, 1 << (min(wanted, most // (4 * vocabulary)) | 1).bit_length() - 1)
 
 
 @dataclass(frozen=True)
@@ -111,7 +123,7 @@ class Step:
         copies.
         """
         wide = 4 if self.identity.precision == FP32 else 2
-        chunk = self.device.loss_chunk(self.shape.vocabulary)
+        chunk = self.device.loss_chunk(self.shape.vocabulary, self.shape.width)
         return self.shape.vocabulary * (chunk * (12 + wide) + self.shape.width * (4 + wide))
 
     def token(self, mode: str) -> float:

@@ -22,11 +22,13 @@ def gradients(model: LanguageModel, seed: int, fixed: bool) -> tuple[torch.Tenso
         else RowDocuments.of(lengths, torch.device("cpu"))
     )
     with model.autocast():
-        losses = model.losses(model.hidden(ids[None], positions[None], packing), ids.roll(-1))
-    losses.sum().backward()
+        hidden = model.hidden(ids[None], positions[None], packing)
+    losses, gradient = model.loss.backward(hidden.detach(), ids.roll(-1), 1.0)
+    hidden.backward(gradient)
     found = {name: parameter.grad for name, parameter in model.whole.named_parameters()}
     model.whole.zero_grad()
-    return losses.detach(), found
+    model.loss.renew()
+    return losses, found
 
 
 COMPILED = ("llama", "qwen2", "gpt2", "neox", "opt")

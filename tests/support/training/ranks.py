@@ -170,12 +170,9 @@ def backward(model: Any, row: Tensor, reduction: Any = None) -> None:
     with model.autocast():
         positions = torch.arange(TOKENS).unsqueeze(0)
         hidden = model.hidden(row.unsqueeze(0), positions, RowDocuments.of((TOKENS,), model.device))
-    part = hidden.detach().requires_grad_(True)
-    with model.autocast():
-        losses = model.losses(part, row)
-    torch.autograd.backward(losses.sum() / (ROWS * TOKENS))
+    _, gradient = model.loss.backward(hidden.detach(), row, ROWS * TOKENS)
     with reduction.begun() if reduction else nullcontext():
-        torch.autograd.backward(hidden, part.grad)
+        torch.autograd.backward(hidden, gradient)
 
 
 def made(config: Any) -> Any:
@@ -189,11 +186,9 @@ def made(config: Any) -> Any:
 
 def halves(whole: Any, precision: str) -> Any:
     """As the trainer holds it."""
-    from tasks.training.model import LanguageModel, losses_of
+    from tasks.training import model
 
-    return LanguageModel(
-        whole, whole.base_model, whole.get_output_embeddings(), torch.device("cpu"), precision, losses_of
-    )
+    return model.halves(whole, torch.device("cpu"), precision)
 
 
 def shared_out(whole: Any, precision: str, processes: Processes) -> Any:

@@ -126,7 +126,9 @@ def test_a_small_loss_chunk_gives_the_same_gradient(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain = weights(run(world, tmp_path / "plain", identity__last_step=2))
-    monkeypatch.setattr("tasks.training.device.memory.Device.loss_chunk", lambda device, vocabulary: 16)
+    monkeypatch.setattr(
+        "tasks.training.device.memory.Device.loss_chunk", lambda device, vocabulary, width: 16
+    )
     for name, tensor in weights(run(world, tmp_path / "chunks", identity__last_step=2)).items():
         torch.testing.assert_close(tensor, plain[name], rtol=1e-3, atol=1e-4)
 
