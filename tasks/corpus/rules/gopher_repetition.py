@@ -28,7 +28,7 @@ MAX_DUPLICATE_NGRAMS = {5: 0.15, 6: 0.14, 7: 0.13, 8: 0.12, 9: 0.11, 10: 0.10}
 _PLACE_BITS = 40
 _LAST_PLACE = (1 << _PLACE_BITS) - 1
 _SMALLEST, _LARGEST = min(MAX_DUPLICATE_NGRAMS), max(MAX_DUPLICATE_NGRAMS)
-_CELLS = 1 << 22
+_CELLS = 1 << 19  # small enough for a core's cache; a merged count only asks for one more exact value
 _SLOTS_PER_WORD = 4
 
 

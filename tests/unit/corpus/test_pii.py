@@ -9,8 +9,10 @@ import numpy as np
 import polars as pl
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from tasks.corpus.rules.pii import EMAIL, IP, PHONE, edit, mask
+from tasks.corpus.rules.pii import _HINT, EMAIL, IP, PHONE, edit, mask
 from tasks.corpus.rules.rule import TextBatch
 from tests.support.corpus.shared import rows_of
 
@@ -110,3 +112,22 @@ def test_real_textbooks_hold_next_to_nothing_that_is_masked(shared_data: Path) -
     texts = pl.Series(pq.read_table(shared_data / "general" / "part-00000.parquet")["text"].to_pylist())
     counts = edit(TextBatch(texts), np.ones(len(texts), bool)).counts
     assert not counts["ip"].any() and not counts["phone"].any()
+
+
+SIGNS = "00 01 0 1 12 345 4960000 2001 + (0) ( ) - . / : a @ b.cd 0121 020 é _ 2001:db8 93.184.216.34 x@example.com"
+NEAR_NUMBERS = st.lists(st.sampled_from([*SIGNS.split(), " ", "\n", "\u00a0", "\u2011"]), max_size=14).map(
+    "".join
+)
+
+
+@settings(max_examples=300)
+@given(NEAR_NUMBERS)
+def test_no_text_with_a_hint_is_passed_over_that_would_be_masked(text: str) -> None:
+    hinted = pl.Series([text]).str.contains(_HINT).item()
+    wanted = mask(text)[0] if hinted else text
+    assert edit(TextBatch(pl.Series([text])), np.array([True])).texts.to_list() == [wanted]
+
+
+@pytest.mark.parametrize("text", ["0033(0)1 23 45 67 89, a@b", "(0121)4960000 of x@y", "in 2001 to 2009"])
+def test_forms_that_only_another_hint_leads_to(text: str) -> None:
+    assert edit(TextBatch(pl.Series([text])), np.array([True])).texts.to_list() == [mask(text)[0]]
