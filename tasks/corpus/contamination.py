@@ -70,15 +70,14 @@ def run(config: CountConfig, inputs: CountInputs, draft: Draft) -> CountStats:
         raise StageFailed(f"contamination: no file of {inputs.benchmark['benchmark']!r} was given")
     name = inputs.benchmark["benchmark"]
     index = build_index(((name, inputs.benchmark_path),), config.ngram, partly=True)
-    directory = draft.path / "scratch" / "index"
-    save_index(index, directory)
+    saved = save_index(index, draft.path / "scratch" / "index")
     jobs = {
-        f"{number:05d}-{shard}": MatchJob(path, directory, index.benchmarks, None)
+        f"{number:05d}-{shard}": MatchJob(path, saved, None)
         for number, documents in enumerate(inputs.documents)
         for shard, path in document_shards(documents).items()
     }
     looked = draft.scratch("matches", jobs if index.checked.any() else {}, match_shard)
-    hits = count_hits(index, list(looked.values()), (inputs.benchmark_path,))
+    hits = count_hits(index, list(looked.values()))
     write_hits(draft, hits)
     _write_found(draft, index, list(looked.values()))
     documents = sum(pq.read_metadata(job.path).num_rows for job in jobs.values())

@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,14 @@ from storage.artifact import Chain, Input
 from storage.draft import Draft
 from storage.errors import StageFailed
 from storage.settings import Count, Settings, Whole, identity
-from tasks.corpus.benchmarks.overlap import Index, build_index, find_matches, load_index, save_index
-from tasks.corpus.benchmarks.questions import read_questions
+from tasks.corpus.benchmarks.overlap import (
+    Index,
+    SavedIndex,
+    build_index,
+    find_matches,
+    load_index,
+    save_index,
+)
 from tasks.corpus.dedup import exact_hashes
 from tasks.corpus.documents import DOCUMENTS, read_documents, read_kept, write_documents, write_dropped
 from tasks.corpus.duplicates.containment import (
@@ -155,14 +162,13 @@ def run(config: DecontaminateConfig, inputs: DecontaminateInputs, draft: Draft) 
     """
     index = _index(config, inputs)
     scratch = draft.path / "scratch"
-    save_index(index, scratch / "index")
+    saved = save_index(index, scratch / "index")
     holding = inputs.first_of_source and config.holdout_fraction > 0
     known = KnownTexts(inputs.earlier)
     shards = document_shards(inputs.documents)
     job = MatchJob(
         scratch,
-        scratch / "index",
-        index.benchmarks,
+        saved,
         seed=config.seed if holding else None,
         held=_saved(known.held(scratch), scratch / "held-before"),
         exact=config.copies,
@@ -203,7 +209,7 @@ def run(config: DecontaminateConfig, inputs: DecontaminateInputs, draft: Draft) 
     hashes = fates.hashes[~fates.gone] if config.copies else None
     known.write(draft.path / PART, kept, hashes, own, held_out.select(["id", "source"]))
     draft.part(PART, PART)
-    hits = count_hits(index, [found[name] for name in shards], inputs.benchmark_paths)
+    hits = count_hits(index, [found[name] for name in shards])
     write_hits(draft, hits)
     _warn_of_many(draft, fates)
     return DecontaminateStats(
@@ -269,7 +275,23 @@ def _index(config: DecontaminateConfig, inputs: DecontaminateInputs) -> Index:
             f"decontaminate: the questions given are of {list(names)} ({len(inputs.benchmark_paths)} files), "
             f"but the configuration lists {list(config.benchmarks)}"
         )
-    return build_index(tuple(zip(names, inputs.benchmark_paths, strict=True)), config.ngram)
+    files = tuple(zip(names, inputs.benchmark_paths, strict=True))
+    return _built(_Asked(json.dumps([inputs.benchmarks, config.ngram], sort_keys=True), files, config.ngram))
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """Which index: `digests` says it; the files may be elsewhere another time."""
+
+    digests: str
+    files: tuple[tuple[str, Path], ...] = field(compare=False)
+    ngram: int = field(compare=False)
+
+
+@lru_cache(maxsize=1)
+def _built(asked: _Asked) -> Index:
+    """The index, which a run makes once for all its slices: it takes seconds, and a gigabyte for a moment."""
+    return build_index(asked.files, asked.ngram)
 
 
 @dataclass(frozen=True)
@@ -281,8 +303,7 @@ class MatchJob:
     """
 
     path: Path
-    index: Path
-    benchmarks: tuple[str, ...]
+    index: SavedIndex
     seed: int | None
     held: Path | None = None
     exact: bool = False
@@ -291,7 +312,7 @@ class MatchJob:
 def match_shard(job: MatchJob, directory: Path) -> dict[str, Any]:
     """Shard function: writes `documents.parquet` (a row per document), `matches.parquet` (a row per document and
     question) and `pairs.arrow` (a row per document and held-out text that are alike)."""
-    index = load_index(job.index, job.benchmarks)
+    index = load_index(job.index)
     texts = texts_of(job.path)
     matched = np.zeros(len(texts), np.int64)
     details = [""] * len(texts)
@@ -357,13 +378,11 @@ def _write_holdout(draft: Draft, paths: list[Path], fates: Fates, cuts: Sequence
     return held_out
 
 
-def count_hits(
-    index: Index, found: Sequence[Path], benchmark_paths: Sequence[Path]
-) -> dict[str, dict[str, int]]:
+def count_hits(index: Index, found: Sequence[Path]) -> dict[str, dict[str, int]]:
     """Per benchmark: the numbers of all, indexed, unchecked and found questions, and of the documents found.
 
-    `found`: directories that `match_shard` wrote with this index. `benchmark_paths`: the files from which the index
-    was made; their rows without a known schema count as unchecked questions.
+    `found`: directories that `match_shard` wrote with this index. Rows of a benchmark without a known schema count as
+    unchecked questions.
     """
     pairs = [pq.read_table(path / "matches.parquet", partitioning=None) for path in found]
     questions = np.concatenate([np.zeros(0, np.int64), *(table["question"].to_numpy() for table in pairs)])
@@ -375,10 +394,8 @@ def count_hits(
         for table in pairs
     ]
     hits = {}
-    for number, (name, path) in enumerate(zip(index.benchmarks, benchmark_paths, strict=True)):
+    for number, (name, unread) in enumerate(zip(index.benchmarks, index.unread, strict=True)):
         own = index.benchmark_of == number
-        readable, rows = read_questions(name, path)
-        unread = rows - len(readable)
         hits[name] = {
             "questions": int(own.sum()) + unread,
             "indexed": int(index.checked[own].sum()),

@@ -8,15 +8,17 @@ count, and it needs at least eight. If hashes are equal, the words themselves ar
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass, field, replace
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
-import pyarrow.parquet as pq
+from pyarrow import feather
 
 from storage.errors import StageFailed
 from tasks.corpus.benchmarks.questions import Question, read_questions
@@ -89,16 +91,30 @@ class Index:
     """The questions to search for, numbered over all benchmarks. `question_of` gives each wording's question.
 
     benchmark_of, row_of, checked: shape (questions,). wordings: normalised texts, with words separated by single
-    spaces.
+    spaces. unread: of each benchmark, the rows that are no question of a known schema.
     """
 
     benchmarks: tuple[str, ...]
     benchmark_of: np.ndarray
     row_of: np.ndarray
     checked: np.ndarray
-    wordings: list[str]
+    wordings: pa.Array
     question_of: np.ndarray
     entries: tuple[Entries, ...]
+    unread: tuple[int, ...] = ()
+
+    @cached_property
+    def digest(self) -> str:
+        """Of all that is looked for."""
+        found = hashlib.blake2b(json.dumps([self.benchmarks, [e.width for e in self.entries]]).encode())
+        for entries in self.entries:
+            for name in _COLUMNS:
+                found.update(getattr(entries, name).tobytes())
+        for numbers in (self.benchmark_of, self.row_of, self.checked, self.question_of):
+            found.update(numbers.tobytes())
+        for buffer in self.wordings.buffers()[1:]:
+            found.update(buffer or b"")
+        return found.hexdigest()
 
     def name(self, question: int) -> str:
         """`benchmark:row`."""
@@ -118,37 +134,85 @@ class Match:
 def build_index(files: tuple[tuple[str, Path], ...], ngram: int, partly: bool = False) -> Index:
     """Index the questions of (benchmark, file). Raises StageFailed for a benchmark without any indexed question.
 
-    With `partly`, such a benchmark is not an error.
+    With `partly`, such a benchmark is not an error. One benchmark is read at a time: a whole list of them takes twice the
+    memory.
     """
-    wordings: list[str] = []
-    owners: list[int] = []
-    kinds: list[str] = []
-    benchmark_of: list[int] = []
-    row_of: list[int] = []
-    for number, (benchmark, path) in enumerate(files):
-        questions, rows = read_questions(benchmark, path)
-        before = len(wordings)
-        long = _long_enough(questions, ngram)
-        for question, alone_suffices in zip(questions, long, strict=True):
-            for kind, text in _wordings(question, alone_suffices):
-                wordings.append(text)
-                owners.append(len(benchmark_of))
-                kinds.append(kind)
-            benchmark_of.append(number)
-            row_of.append(question.row)
-        if len(wordings) == before and not partly:
+    parts = []
+    for benchmark, path in files:
+        part = _index_of(benchmark, path, ngram)
+        if not len(part.wordings) and not partly:
             raise StageFailed(
-                f"decontaminate: no question of {benchmark!r} could be read from {path} ({rows} rows); "
+                f"decontaminate: no question of {benchmark!r} could be read from {path} ({part.unread[0]} rows); "
                 "its fields match no known schema (own benchmarks: question, choices, answer)"
             )
-    index = _assemble(tuple(name for name, _ in files), benchmark_of, row_of, wordings, owners, kinds, ngram)
-    for number, (benchmark, path) in enumerate(files):
-        if not partly and not index.checked[index.benchmark_of == number].any():
+        parts.append(part)
+    for (benchmark, path), part in zip(files, parts, strict=True):
+        if not partly and not part.checked.any():
             raise StageFailed(
                 f"decontaminate: nothing of {benchmark!r} was indexed from {path}: every question, even with its "
                 f"answer, has fewer than {min(HEAD_WORDS, ngram)} words"
             )
-    return index
+    return _together(parts, ngram)
+
+
+def _index_of(benchmark: str, path: Path, ngram: int) -> Index:
+    """The index of one benchmark, with its entries in the order of the wordings."""
+    questions, rows = read_questions(benchmark, path)
+    wordings: list[str] = []
+    owners: list[int] = []
+    alone: list[bool] = []
+    for number, (question, suffices) in enumerate(
+        zip(questions, _long_enough(questions, ngram), strict=True)
+    ):
+        for kind, text in _wordings(question, suffices):
+            wordings.append(text)
+            owners.append(number)
+            alone.append(kind == "alone")
+    row_of = np.array([question.row for question in questions], np.int64)
+    unread = rows - len(questions)
+    return _assemble(
+        benchmark, row_of, wordings, np.array(owners, np.int64), np.array(alone, bool), ngram, unread
+    )
+
+
+def _together(parts: list[Index], ngram: int) -> Index:
+    """One index of several, with its entries sorted."""
+    questions = np.concatenate([[0], np.cumsum([len(part.row_of) for part in parts])]).astype(np.int64)
+    wordings = np.concatenate([[0], np.cumsum([len(part.wordings) for part in parts])]).astype(np.int64)
+    nothing = np.zeros(0, np.int64)
+    return Index(
+        tuple(part.benchmarks[0] for part in parts),
+        np.repeat(np.arange(len(parts)), np.diff(questions)),
+        np.concatenate([nothing, *(part.row_of for part in parts)]),
+        np.concatenate([np.zeros(0, bool), *(part.checked for part in parts)]),
+        pa.concat_arrays([pa.array([], pa.large_string()), *(part.wordings for part in parts)]),
+        np.concatenate(
+            [nothing, *(part.question_of + begin for part, begin in zip(parts, questions, strict=False))]
+        ),
+        tuple(
+            _sorted([part.entries[kind] for part in parts], wordings, width)
+            for kind, width in enumerate((ngram, min(HEAD_WORDS, ngram)))
+        ),
+        tuple(part.unread[0] for part in parts),
+    )
+
+
+def _sorted(parts: list[Entries], begins: np.ndarray, width: int) -> Entries:
+    heads = np.concatenate([np.zeros(0, np.uint64), *(part.heads for part in parts)])
+    order = np.argsort(heads, kind="stable")
+
+    def column(name: str, kind: type) -> np.ndarray:
+        return np.concatenate([np.zeros(0, kind), *(getattr(part, name) for part in parts)])[order]
+
+    owner = np.repeat(begins[:-1], [len(part.heads) for part in parts])[order]
+    return Entries(
+        width,
+        heads[order],
+        column("whole", np.uint64),
+        column("lengths", np.int64),
+        column("wordings", np.int64) + owner,
+        column("places", np.int64),
+    )
 
 
 def _long_enough(questions: list[Question], ngram: int) -> list[bool]:
@@ -171,25 +235,22 @@ def _wordings(question: Question, alone_suffices: bool) -> list[tuple[str, str]]
 
 
 def _assemble(
-    benchmarks: tuple[str, ...],
-    benchmark_of: list[int],
-    row_of: list[int],
+    benchmark: str,
+    row_of: np.ndarray,
     wordings: list[str],
-    owners: list[int],
-    kinds: list[str],
+    owner: np.ndarray,
+    alone: np.ndarray,
     ngram: int,
+    unread: int,
 ) -> Index:
     head = min(HEAD_WORDS, ngram)
     normalised = _normalised(pl.Series(wordings, dtype=pl.String))
-    words, plain = split_words(normalised), normalised.to_list()
+    words = split_words(normalised)
     counts, enough = words_in(words.first, weights_of(words)), ngram * WORD
-    owner = np.array(owners, np.int64)
-    alone = np.array([kind == "alone" for kind in kinds], bool)
-    checked = np.zeros(len(benchmark_of), bool)
+    checked = np.zeros(len(row_of), bool)
     checked[owner[alone & (counts >= enough)]] = True
-    own_words = counts[
-        np.searchsorted(owner, np.arange(len(checked)))
-    ]  # of the first wording: the question itself
+    first = np.searchsorted(owner, np.arange(len(checked)))  # the first wording: the question itself
+    own_words = counts[np.minimum(first, max(len(counts) - 1, 0))] if len(counts) else counts
     blanks = WORD * np.array(
         [len(re.findall(r"_+", text)) for text in wordings], np.int64
     )  # a blank stands for one word
@@ -197,13 +258,14 @@ def _assemble(
     short &= ~alone | ((blanks > 0) & (counts + blanks >= enough) & (counts < enough))
     checked[owner[short]] = True
     return Index(
-        benchmarks,
-        np.array(benchmark_of, np.int64),
-        np.array(row_of, np.int64),
+        (benchmark,),
+        np.zeros(len(row_of), np.int64),
+        row_of,
         checked,
-        plain,
+        normalised.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(pa.large_string()),
         owner,
         (_windows(words, alone, ngram), _runs(words, short, head, ngram)),
+        (unread,),
     )
 
 
@@ -211,15 +273,8 @@ def _windows(words: Words, chosen: np.ndarray, ngram: int) -> Entries:
     hashes, fits, lengths = runs(words.hashes, words.first, weights_of(words), ngram)
     wording = np.repeat(np.arange(len(chosen)), np.diff(words.first))[: len(hashes)]
     keep = np.flatnonzero(fits & chosen[wording])
-    order = keep[np.argsort(hashes[keep], kind="stable")]
-    return Entries(
-        ngram,
-        hashes[order],
-        hashes[order],
-        lengths[order],
-        wording[order],
-        order - words.first[wording[order]],
-    )
+    owner = wording[keep]
+    return Entries(ngram, hashes[keep], hashes[keep], lengths[keep], owner, keep - words.first[owner])
 
 
 def _runs(words: Words, chosen: np.ndarray, head: int, ngram: int) -> Entries:
@@ -234,10 +289,7 @@ def _runs(words: Words, chosen: np.ndarray, head: int, ngram: int) -> Entries:
     else:
         first_words, lengths = np.zeros(0, np.uint64), starts
     whole = hashes_between(words.hashes, starts, starts + lengths)
-    order = np.argsort(first_words, kind="stable")
-    return Entries(
-        head, first_words[order], whole[order], lengths[order], wording[order], np.zeros(len(order), np.int64)
-    )
+    return Entries(head, first_words, whole, lengths, wording, np.zeros(len(wording), np.int64))
 
 
 def find_matches(texts: pl.Series, index: Index) -> list[Match]:
@@ -273,52 +325,60 @@ def _matches(plain: pl.Series, index: Index) -> list[Match]:
             wording = int(entries.wordings[entry])
             run = words.text(int(position), int(position) + length)
             place = int(entries.places[entry])
-            if run == " ".join(index.wordings[wording].split(" ")[place : place + length]):
+            if run == " ".join(index.wordings[wording].as_py().split(" ")[place : place + length]):
                 begin = int(position - words.first[text])
                 matches.append(Match(int(text), begin, shown(run), int(index.question_of[wording])))
     return matches
 
 
-def save_index(index: Index, directory: Path) -> None:
+@dataclass(frozen=True)
+class SavedIndex:
+    """An index in files. Two with one digest are equal, wherever they are."""
+
+    digest: str
+    benchmarks: tuple[str, ...]
+    directory: Path = field(compare=False)
+
+
+def save_index(index: Index, directory: Path) -> SavedIndex:
     """Write an index, for the workers to load."""
     directory.mkdir(parents=True, exist_ok=True)
+    for old in directory.iterdir():  # a worker may still have it mapped, so it is not written over
+        old.unlink()
     for number, entries in enumerate(index.entries):
-        columns = {
-            "heads": entries.heads,
-            "whole": entries.whole,
-            "lengths": entries.lengths,
-            "wordings": entries.wordings,
-            "places": entries.places,
-        }
+        columns = {name: getattr(entries, name) for name in _COLUMNS}
         table = pa.table(columns).replace_schema_metadata({"width": str(entries.width)})
-        pq.write_table(
-            table, directory / f"entries-{number}.parquet", compression="none", use_dictionary=False
-        )
-    pq.write_table(
-        pa.table({"wording": pa.array(index.wordings, pa.large_string()), "question": index.question_of}),
-        directory / "wordings.parquet",
-    )
-    pq.write_table(
-        pa.table({"benchmark": index.benchmark_of, "row": index.row_of, "checked": index.checked}),
-        directory / "questions.parquet",
-    )
+        feather.write_feather(table, directory / f"entries-{number}.arrow", compression="uncompressed")
+    wordings = pa.table({"wording": index.wordings, "question": index.question_of})
+    feather.write_feather(wordings, directory / "wordings.arrow", compression="uncompressed")
+    questions = pa.table({"benchmark": index.benchmark_of, "row": index.row_of, "checked": index.checked})
+    feather.write_feather(questions, directory / "questions.arrow", compression="uncompressed")
+    return SavedIndex(index.digest, index.benchmarks, directory)
 
 
-def load_index(directory: Path, benchmarks: tuple[str, ...]) -> Index:
-    """Read an index that `save_index` wrote."""
+@lru_cache(maxsize=1)
+def load_index(saved: SavedIndex) -> Index:
+    """Map the files that `save_index` wrote. A process keeps the last index: the next slice's is the same one."""
     entries = []
-    for path in sorted(directory.glob("entries-*.parquet")):
-        table = pq.read_table(path, partitioning=None)
+    for path in sorted(saved.directory.glob("entries-*.arrow")):
+        table = feather.read_table(path, memory_map=True)
         width = int((table.schema.metadata or {})[b"width"])
-        entries.append(Entries(width, *(table[name].to_numpy() for name in table.column_names)))
-    wordings = pq.read_table(directory / "wordings.parquet", partitioning=None)
-    questions = pq.read_table(directory / "questions.parquet", partitioning=None)
+        entries.append(Entries(width, *(_numbers(table[name]) for name in _COLUMNS)))
+    wordings = feather.read_table(saved.directory / "wordings.arrow", memory_map=True)
+    questions = feather.read_table(saved.directory / "questions.arrow", memory_map=True)
     return Index(
-        benchmarks,
-        questions["benchmark"].to_numpy(),
-        questions["row"].to_numpy(),
+        saved.benchmarks,
+        _numbers(questions["benchmark"]),
+        _numbers(questions["row"]),
         questions["checked"].to_numpy(),
-        wordings["wording"].to_pylist(),
-        wordings["question"].to_numpy(),
+        wordings["wording"].combine_chunks(),
+        _numbers(wordings["question"]),
         tuple(entries),
     )
+
+
+_COLUMNS = ("heads", "whole", "lengths", "wordings", "places")
+
+
+def _numbers(column: pa.ChunkedArray) -> np.ndarray:
+    return column.chunk(0).to_numpy() if column.num_chunks == 1 else column.to_numpy()
