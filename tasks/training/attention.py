@@ -252,11 +252,10 @@ def _by_varlen(
     attend, names = VARLEN
     before = -1 if window is None else window - 1
     options: dict[str, Any] = {"window_size": (before, 0)} if "window_size" in names else {"is_causal": True}
-    repeats = query.shape[1] // key.shape[1]
-    if repeats > 1 and "enable_gqa" in names:
-        options["enable_gqa"] = True
-    elif repeats > 1:
-        key, value = key.repeat_interleave(repeats, 1), value.repeat_interleave(repeats, 1)
+    if query.shape[1] != key.shape[1] and "enable_gqa" in names:
+        options["enable_gqa"] = (
+            True  # torch without this parameter hands grouped heads to the kernel, which takes them
+        )
     if "scale" in names:
         options["scale"] = scale
     else:

@@ -45,6 +45,8 @@ CPU_FLOPS = 50e9
 """Assumed operations per second of one thread in training (78e9 was measured on an AMD EPYC in bf16)."""
 _EARLIER = {"sharding": NONE, "deterministic": True}
 """Values for fields that files of earlier versions lack."""
+VARLEN_PATH = "varlen"
+FA3 = "varlen FA3"
 _CUBLAS = ":4096:8"
 """A workspace that makes cuBLAS deterministic: 8 buffers of 4 MiB per stream (NVIDIA's cuBLAS manual)."""
 
@@ -70,7 +72,7 @@ def resolve(
     threads = asked.threads or max(1, usable_cores() // processes.local_count)
     room = memory.Device(kind, memory_of(device, asked.device_memory), processes.local_count, threads)
     shards = processes.count if asked.sharding == FULL else 1
-    attention = "varlen" if kind == "cuda" and identity.precision != FP32 and VARLEN else "sdpa"
+    attention = attention_path(device, identity, asked.deterministic)
     checkpointing: str = asked.gradient_checkpointing
     micro = asked.micro_batch
     if AUTO in (checkpointing, micro):
@@ -98,6 +100,20 @@ def resolve(
     }
 
 
+def attention_path(device: str, identity: SegmentSpec, deterministic: bool) -> str:
+    """How documents are kept apart: "sdpa" (a call for each), or on a GPU in bf16 "varlen", or "varlen FA3".
+
+    The last is torch's own switch to FlashAttention 3 for variable lengths. It needs the module `flash_attn_interface`
+    and a GPU of compute capability 9.0 (H100, H200), and is never taken with `deterministic`.
+    """
+    if torch.device(device).type != "cuda" or identity.precision == FP32 or VARLEN is None:
+        return "sdpa"
+    switch = hasattr(torch.nn.attention, "activate_flash_attention_impl")
+    if deterministic or not switch or importlib.util.find_spec("flash_attn_interface") is None:
+        return VARLEN_PATH
+    return FA3 if torch.cuda.get_device_capability(device)[0] == 9 else VARLEN_PATH
+
+
 def compiles(kind: str, attention: str, identity: SegmentSpec, shape: Shape, threads: int) -> bool:
     """Whether `compile: auto` means true: the model can be traced, the compiler is there, and compiling pays.
 
@@ -106,7 +122,7 @@ def compiles(kind: str, attention: str, identity: SegmentSpec, shape: Shape, thr
     """
     if identity.dropout > 0.0:
         return False
-    if attention == "varlen":
+    if attention in (VARLEN_PATH, FA3):
         compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
         return importlib.util.find_spec("triton") is not None and compiler is not None
     compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
@@ -209,6 +225,8 @@ def apply(execution: dict[str, Any], most_memory: int | None = None) -> None:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", _CUBLAS)  # read when the first product is computed
     if device.index is not None:
         torch.cuda.set_device(device)
+    if execution.get("attention") == FA3:
+        _use_fa3()
     if device.type == "cuda" and most_memory is not None:
         total = torch.cuda.get_device_properties(device).total_memory
         torch.cuda.set_per_process_memory_fraction(min(1.0, most_memory / total), device)
@@ -222,6 +240,17 @@ def apply(execution: dict[str, Any], most_memory: int | None = None) -> None:
         # every buffer is written before it is read
         deterministic: Any = torch.utils.deterministic
         deterministic.fill_uninitialized_memory = False
+
+
+def _use_fa3() -> None:
+    switch: Any = torch.nn.attention
+    try:
+        switch.activate_flash_attention_impl("FA3")
+    except (ImportError, AttributeError, RuntimeError) as error:
+        raise ConfigError(
+            f"This training began with FlashAttention 3, which does not load here ({error}): install "
+            "flash_attn_interface, as it was where training began."
+        ) from error
 
 
 def device_name(device: str) -> str:

@@ -27,7 +27,7 @@ from tasks.training.recompute import FULL, MODES, NONE, SELECTIVE
 from tasks.training.spec import AUTO, BF16_WEIGHTS, FP32, SegmentSpec
 from tasks.training.update.optimizer import bytes_per_parameter
 
-MOST_TOKENS = {"cpu": 4096, "cuda": 65536}
+MOST_TOKENS = {"cpu": 4096, "cuda": 131072}
 """Most tokens of a micro-batch. On CPU: enough for the products, small enough for the caches. On a GPU: more is not
 expected to gain anything.
 """

@@ -119,6 +119,21 @@ def test_the_kernel_of_a_gpu_is_in_the_one_graph(
         assert ([6, 0] if "window" in family else [-1, 0]) in [*call.args, *call.kwargs.values()]
 
 
+@pytest.mark.parametrize("names", [{"window_size", "enable_gqa", "scale"}, {"window_size", "scale"}])
+def test_grouped_heads_reach_the_kernel_as_they_are(monkeypatch: pytest.MonkeyPatch, names: set[str]) -> None:
+    """Also under torch 2.11, whose function has no word for them and hands them on."""
+    seen: list[Any] = []
+
+    def attend(query: Any, key: Any, value: Any, *_: Any, **options: Any) -> Any:
+        seen.append((query.shape[1], key.shape[1], value.shape[1], options))
+        return query
+
+    monkeypatch.setattr(attention, "VARLEN", (attend, frozenset(names)))
+    rows = [torch.randn(1, heads, 16, 8) for heads in (6, 2, 2)]
+    attention._by_varlen(*rows, RowDocuments.of_fixed_size((16,), 1, 16), 0.3, None)
+    assert seen[0][:3] == (6, 2, 2) and seen[0][3].get("enable_gqa", False) is ("enable_gqa" in names)
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 @pytest.mark.parametrize("family", KINDS)
 @pytest.mark.parametrize("fixed", [False, True])

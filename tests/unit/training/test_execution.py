@@ -209,3 +209,39 @@ def test_a_limit_of_memory_is_set_for_the_gpu_as_a_share(monkeypatch: pytest.Mon
     for most in (None, 8 * 10**9, 100 * 10**9):
         execution.apply(chosen, most)
     assert asked == [0.1, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("installed", "major", "changes", "path"),
+    [
+        (True, 9, {}, execution.FA3),
+        (True, 8, {}, execution.VARLEN_PATH),
+        (False, 9, {}, execution.VARLEN_PATH),
+        (True, 9, {"deterministic": True}, execution.VARLEN_PATH),
+        (True, 9, {"precision": "fp32"}, "sdpa"),
+    ],
+)
+def test_flash_attention_3_is_taken_where_it_is_and_never_if_deterministic(
+    world: World,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    installed: bool,
+    major: int,
+    changes: dict[str, Any],
+    path: str,
+) -> None:
+    if installed:
+        (tmp_path / "flash_attn_interface.py").write_text("")
+        monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (major, 0))
+    deterministic = changes.pop("deterministic", False)
+    made = {"identity__precision": "bf16"} | {f"identity__{name}": value for name, value in changes.items()}
+    identity = parse_spec(world.spec(tmp_path, **made)).identity
+    assert execution.attention_path("cuda", identity, deterministic) == path
+    assert execution.attention_path("cpu", identity, deterministic) == "sdpa"
+
+
+def test_what_began_with_flash_attention_3_does_not_go_on_without_it(world: World, tmp_path: Path) -> None:
+    chosen = resolved(Execution(device="cpu"), parse_spec(world.spec(tmp_path)).identity)
+    with pytest.raises(ConfigError, match="install flash_attn_interface"):
+        execution.apply(chosen | {"attention": execution.FA3})

@@ -170,7 +170,8 @@ def chosen(identity: Identity, memory: int, mode: Any = AUTO, micro: Any = AUTO)
 def test_the_fastest_that_fits_is_chosen(identity: Identity) -> None:
     assert chosen(identity, 8 * GB) == ("full", 13)  # "selective" leaves room for 3
     assert chosen(identity, 80 * GB)[0] == "none"
-    assert chosen(identity, 141 * GB) == ("none", 32)  # 65,536 tokens
+    assert chosen(identity, 141 * GB) == ("none", 32)  # a micro-batch of all 64 sequences does not fit
+    assert chosen(identity, 200 * GB) == ("none", 64)  # 131,072 tokens
     modes = [chosen(identity, size * GB)[0] for size in (4, 6, 8, 12, 16, 24, 48, 80)]
     assert modes == sorted(modes, key=("full", "selective", "none").index), modes
 
