@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import sys
 from functools import partial
@@ -60,14 +61,29 @@ def lineage(
 
 
 def explain(
-    document: Annotated[int, typer.Argument(help="id of the document", show_default=False)],
+    document: Annotated[
+        str,
+        typer.Argument(
+            help="id of the document; or words of its title, file, address or text", show_default=False
+        ),
+    ],
     store: StoreOption = None,
     config: ConfigOption = None,
 ) -> None:
     """Show what became of a document, and why, and which models were trained on it, how many times."""
     from flows.lineage.explain import fate
+    from flows.lineage.find import find, shown
 
-    sys.stdout.write(fate(catalog_of(chosen_store(store, config)), document))
+    catalog = catalog_of(chosen_store(store, config))
+    if re.fullmatch(r"\s*-?[0-9]+\s*", document):
+        sys.stdout.write(fate(catalog, int(document)))
+        return
+    found = find(catalog, document)
+    if not found:
+        raise OnwardError(f"no document that was read holds {document!r} in its text or its other fields")
+    sys.stdout.write(shown(found, document))
+    if len(found) == 1:
+        sys.stdout.write(fate(catalog, found[0].id))
 
 
 def compare(

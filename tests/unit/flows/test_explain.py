@@ -13,6 +13,7 @@ import pytest
 
 from flows.lineage.edits import SHOWN_LINES
 from flows.lineage.explain import fate
+from flows.lineage.find import find, shown
 from storage.atomic import make_writable
 from storage.catalog import Catalog
 from storage.errors import DamagedArtifact
@@ -283,3 +284,18 @@ def test_nothing_is_told_of_a_damaged_store(corpus: tuple[Catalog, dict[str, int
     (artifact.path / "manifest.json").write_bytes(b"{")
     with pytest.raises(DamagedArtifact, match=r"ingest/.*manifest\.json cannot be read"):
         fate(Catalog(store), ids["plain"])
+
+
+def test_a_document_is_found_by_its_words_and_by_its_other_fields(corpus) -> None:
+    catalog, ids = corpus
+    [found] = find(catalog, "the MILLER of  the\told village")
+    assert (found.id, found.where) == (ids["short"], "text") and "had two sons" in found.around
+    assert {one.id for one in find(catalog, QUESTION)} == {ids["asked"]}
+    banners = {ids[name] for name in ("first", "second", "emptied")}
+    assert {one.id for one in find(catalog, BANNER)} == banners  # as it was read
+    assert find(catalog, "mill(er") == [] and find(catalog, "  ") == []  # no pattern, and nothing to look for
+    [named] = [one for one in find(catalog, "Page 12") if one.where == "name"]
+    assert named.id == ids["page 12"]
+    assert len(find(catalog, "the", most=3)) == 3
+    told = shown(find(catalog, BANNER), BANNER)
+    assert told.startswith("3 documents hold “This line") and str(ids["second"]) in told
