@@ -29,6 +29,7 @@ from typing import Any, TypeVar
 from storage.atomic import fsync_directory, fsync_file, fsync_tree, sha256_file
 from storage.errors import OnwardError, StageFailed
 from storage.manifest import FileEntry, Part, part_of
+from storage.memory import give_back_in_worker
 from storage.provenance import host_name
 from storage.workers import Workers
 
@@ -254,6 +255,7 @@ def _make_shard(
     finally:
         os.close(own)
         shutil.rmtree(temporary, ignore_errors=True)
+        give_back_in_worker()
 
 
 def _commit_shard(

@@ -41,6 +41,7 @@ from storage.manifest import (
     read_manifest,
     size_problems,
 )
+from storage.memory import give_back
 from storage.provenance import provenance
 from storage.settings import Section, identity_of
 from storage.store_places import PLACE
@@ -348,6 +349,7 @@ class Store:
         try:
             self.damage.note_inputs(request, draft.path)
             stats = request.module.run(request.config, request.inputs, draft)
+            give_back()
             parts, volatile = draft.finish()
         except (Interrupted, HubUnreachable):
             raise

@@ -386,7 +386,9 @@ def judge(texts: pl.Series, meta: pl.Series | None, families: Sequence[Family]) 
                 else:
                     written = written.filter(pl.Series(keep))
                 rows = rows[keep]
+                batch.forget()
                 batch = TextBatch(written if family.by_line else even_lines(written), kept_meta)
+        batch.forget()
         kept.append(written.filter(pl.Series(failed[rows] < 0)))
         for edited_rows, counts in changes:  # a later family may have dropped some
             edits.update({name: int(each[failed[edited_rows] < 0].sum()) for name, each in counts.items()})

@@ -32,6 +32,11 @@ class TextBatch:
             self._made[make] = make(self)
         return self._made[make]
 
+    def forget(self) -> None:
+        """Let go of what `once` made. Some of it holds the batch itself: such circles stay until Python looks for them,
+        and large arrays do not make it look."""
+        self._made.clear()
+
     def __len__(self) -> int:
         return len(self.texts)
 
