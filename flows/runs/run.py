@@ -106,7 +106,9 @@ def _execute(run: RunConfig, options: Options, console: Console) -> Any:
 
 def _adapt(run: RunConfig, options: Options, attempt: RunAttempt) -> None:
     builder = attempt.builder
-    with shown(builder, attempt.tracker, run.name, attempt.known) as pages:
+    whole = options.until == "report" and not options.force
+    quote = (lambda: quoted(run).quote) if whole else None
+    with shown(builder, attempt.tracker, run.name, attempt.known, quote) as pages:
         outcome = attempt.outcome
         try:
             adapt(

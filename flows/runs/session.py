@@ -17,6 +17,7 @@ from prefect.states import Failed
 from flows.dag.plan import Reasons
 from flows.machine.environment import outlive_readers
 from flows.machine.processes import on_hangup
+from flows.quote.quote import Quote
 from flows.runs.attempt import Attempt
 from flows.runs.failure import RunFailed, run_failed, standing, ways_to_go_on
 from flows.runs.prefect_away import End, keep_end, reached
@@ -26,6 +27,7 @@ from flows.tracking.tracker import Tracker, public_address
 from flows.ui import publish
 from flows.ui.console import Console
 from flows.ui.live import Live, own_artifacts
+from flows.ui.whole import Forecast
 from storage.errors import OnwardError
 from storage.store import Store
 
@@ -100,15 +102,20 @@ def failure_explained(
 
 @contextmanager
 def shown(
-    builder: Builder, tracker: Tracker, name: str, known: frozenset[str] = frozenset()
+    builder: Builder,
+    tracker: Tracker,
+    name: str,
+    known: frozenset[str] = frozenset(),
+    quote: Callable[[], Quote] | None = None,
 ) -> Iterator[publish.PrefectPages | None]:
     """Publish a run to Prefect while the block runs, and leave all its tasks in correct states.
 
-    `known` are keys that earlier attempts made. If the block is asked to stop, everything that runs beside it stops too.
+    `known` are keys that earlier attempts made; `quote` says what is left of the whole. If the block is asked to stop,
+    everything that runs beside it stops too.
     """
     flow_run = current_flow_run()
     pages = publish.PrefectPages(flow_run) if flow_run else None
-    live = _begin(builder, tracker, name, flow_run, pages, known) if flow_run and pages else None
+    live = _begin(builder, tracker, name, flow_run, pages, known, quote) if flow_run and pages else None
     try:
         yield pages
     except Exception:
@@ -130,9 +137,11 @@ def _begin(
     flow_run: str,
     pages: publish.PrefectPages,
     known: frozenset[str],
+    quote: Callable[[], Quote] | None,
 ) -> Live:
     reasons = Reasons(builder.store, own_artifacts(flow_run, set(known)))
-    live = Live(pages, name, builder.store.work_of, reasons.brief, builder.force)
+    forecast = Forecast(quote) if quote is not None else None
+    live = Live(pages, name, builder.store.work_of, reasons.brief, builder.force, forecast=forecast)
 
     def link(run: str, experiment: str) -> None:
         if (base := public_address(tracker.tracked.uri)) is not None:

@@ -12,14 +12,17 @@ import re
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
 from uuid import UUID
 
 from flows.dag.call import Call, named
+from flows.quote.table import hours_text
 from flows.ui.curve import Segment, training_page
+from flows.ui.whole import Ahead, At, Forecast
 from storage.artifact import Artifact
 from storage.errors import said
 from storage.manifest import Manifest
@@ -71,6 +74,7 @@ class StageProgress:
     shown: bool = False
     """Whether its bar is shown with a state from before its end."""
     over: bool = False
+    ended: float = 0.0
     settled: bool = False
     """Whether its bar shows its end or is not needed."""
 
@@ -86,6 +90,7 @@ class Live:
     forced: frozenset[str] = frozenset()
     period: float = PERIOD_SECONDS
     shown_after: float = SHOWN_AFTER_SECONDS
+    forecast: Forecast | None = None
     _stages: list[StageProgress] = field(default_factory=list)
     _links: dict[str, tuple[str, str]] = field(default_factory=dict)
     _guard: threading.Lock = field(default_factory=threading.Lock)
@@ -95,6 +100,8 @@ class Live:
     _table: Any = None
     _curve: str | None = None
     _drawn: float = 0.0
+    _lost: bool = False
+    _run: tuple[float, str] = (0.0, "")
     _segments: dict[str, Artifact] = field(default_factory=dict)
     _complained: bool = False
 
@@ -118,7 +125,7 @@ class Live:
                 self._stages.append(StageProgress(call, time.monotonic()))
             elif (stage := self._find(call)) is not None:
                 stage.stats = artifact.stats if artifact else {}
-                stage.over = True
+                stage.over, stage.ended = True, time.monotonic()
                 if artifact is not None and call.request.stage in stages.TRAINING:
                     self._segments[artifact.key] = artifact
                     self._drawn = 0.0
@@ -178,7 +185,8 @@ class Live:
                 self._links.pop(key, None)
         under_way = [stage for stage in stages if _state(stage) not in ("built", "cached")]
         done = [stage for stage in stages if _state(stage) in ("built", "cached")]
-        rows = [self._row(stage) for stage in (*reversed(under_way), *done)]
+        ahead = self._whole(stages, closing)
+        rows = [*(self._row(stage) for stage in (*reversed(under_way), *done)), *map(_to_come, ahead)]
         if rows and rows != self._table:
             about = "Stages of this attempt: what is under way first, then in order"
             self.pages.put("stages", "table", rows, about)
@@ -194,6 +202,28 @@ class Live:
             elif not stage.over and (stage.shown or now - stage.began >= self.shown_after):
                 self._bar(key, stage)
                 stage.shown = True
+
+    def _whole(self, stages: list[StageProgress], closing: bool) -> Sequence[Ahead]:
+        """Show how far the whole run is. Returns what is still to come; none once the run has ended."""
+        if self.forecast is None or self._lost:
+            return ()
+        try:
+            whole = self.forecast.now([_at(stage) for stage in stages], closing)
+        except Exception as error:  # what is foreseen is no reason to show less of what is
+            self._lost = True
+            _LOG.info("what is left of the run cannot be foreseen: %s", error)
+            return ()
+        if whole is None:
+            return ()
+        spent = sum(_at(stage).elapsed for stage in stages if stage.call.state != "cached")
+        share = 1.0 if not whole.ahead else spent / max(spent + whole.seconds, 1e-9)
+        if closing and any(_reported(stage) for stage in stages):
+            share, whole = 1.0, replace(whole, done=whole.total, ahead=(), price=None)
+        text = f"**The whole run**  \n{whole.text(datetime.now())}"
+        if (share, text) != self._run:
+            self.pages.put("run", "progress", round(100 * share, 1), text)
+            self._run = (share, text)
+        return () if closing else [one for one in whole.ahead if one.to_do > _at_work(stages, one.stage)]
 
     def _training(self, stages: list[StageProgress], closing: bool) -> None:
         """Draw the training curve, once a minute and whenever a segment ends."""
@@ -331,14 +361,17 @@ def _rate(stage: StageProgress) -> str:
 
 
 def _left(stage: StageProgress) -> str:
+    left = _seconds_left(stage)
+    return "" if left is None else f"about {duration(left)} left"
+
+
+def _seconds_left(stage: StageProgress) -> float | None:
+    """What a stage still takes at its present rate; None if that is not known."""
     if len(stage.samples) < 2:
-        return ""
+        return None
     (began, first, _), (ended, last, _) = stage.samples[0], stage.samples[-1]
     speed = (last - first) / max(ended - began, 1e-6)
-    if speed <= 0:
-        return ""
-    left = (1 - last) / speed - (time.monotonic() - ended)
-    return f"about {duration(max(left, 0.0))} left"
+    return max((1 - last) / speed - (time.monotonic() - ended), 0.0) if speed > 0 else None
 
 
 def _ended_with(stage: StageProgress) -> list[str]:
@@ -365,6 +398,38 @@ def _state(stage: StageProgress) -> str:
         stopped = stage.call.error is not None and not isinstance(stage.call.error, Exception)
         return "stopped" if stopped else stage.call.state
     return "waiting" if stage.note else "running"
+
+
+def _at(stage: StageProgress) -> At:
+    """Where a stage is, for the whole."""
+    now = time.monotonic()
+    if stage.over:
+        return At(stage.call.request.stage, 1.0, 0.0, stage.call.seconds, stage.ended)
+    return At(stage.call.request.stage, stage.share, _seconds_left(stage), now - stage.began, None)
+
+
+def _reported(stage: StageProgress) -> bool:
+    """Whether this is a report that was made, with which a whole run ends."""
+    return stage.call.request.stage == "report" and stage.over and stage.call.state != "failed"
+
+
+def _at_work(found: list[StageProgress], name: str) -> int:
+    return sum(not stage.over and stage.call.request.stage == name for stage in found)
+
+
+def _to_come(ahead: Ahead) -> dict[str, Any]:
+    """The row of what is still to come of one kind of stage."""
+    took = "" if ahead.seconds is None else f"about {hours_text(ahead.seconds)}"
+    return {
+        "stage": ahead.stage,
+        "of": f"{ahead.to_do:,} ×",
+        "state": "to come",
+        "time": took,
+        "why": "by a rule of thumb" if ahead.assumed else "",
+        "documents": "",
+        "tokens": "",
+        "key": "",
+    }
 
 
 def _is_training(stage: StageProgress) -> bool:

@@ -18,9 +18,11 @@ import pytest
 from flows.dag.call import Call
 from flows.dag.plan import Reasons
 from flows.machine.gpu import Gpu
+from flows.quote.quote import Line, Quote
 from flows.runs.stage_task import Builder
 from flows.ui.console import Console
 from flows.ui.live import Live, StageProgress, duration, own_artifacts, slug
+from flows.ui.whole import Forecast
 from storage.errors import StageFailed
 from storage.store import Request, Store
 from storage.workers import Workers
@@ -268,3 +270,43 @@ def test_durations_read_well(seconds, text):
 
 def test_keys_of_pages_are_what_prefect_allows():
     assert slug("edu-125m train · round 1 · 400M→1B") == "edu-125m-train-round-1-400m-1b"
+
+
+def test_the_whole_run_has_a_bar_and_what_is_to_come_has_rows(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    lines = (
+        Line("slow", 1, 2, 2.0, "bytes", 200.0, 0.0, "measured"),
+        Line("train", 0, 1, 1.0, "tokens", 3600.0, 0.0, "assumed"),
+    )
+    run.live.forecast = Forecast(
+        lambda: Quote(lines, (), 0.0, 3800.0, (), 0.0, 0.0, None, None, None), first=0.0
+    )
+    thread = run.make(SlowConfig())
+    run.until(lambda: run.pages.has("run"))
+    percent, text = run.pages.newest("run")
+    assert 0 <= percent < 50 and "1 of 4 stages · about 1 h 0" in text and "until " in text
+    rows = run.pages.newest("stages")[0]
+    assert [(row["stage"], row["of"], row["state"]) for row in rows] == [
+        ("slow", "slice 1", "running"),
+        ("slow", "2 ×", "to come"),
+        ("train", "1 ×", "to come"),
+    ]
+    assert rows[2]["time"] == "about 1 h 00 min" and rows[2]["why"] == "by a rule of thumb"
+    run.go.touch()
+    thread.join(10)
+    run.live.close(10)
+    assert [row["state"] for row in run.pages.newest("stages")[0]] == ["built"]
+    assert "2 of 4 stages" in run.pages.newest("run")[1]
+
+
+def test_a_run_that_cannot_be_foreseen_is_shown_as_before(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+
+    def unforeseen() -> Quote:
+        raise OSError("no rate anywhere")
+
+    run.live.forecast = Forecast(unforeseen, first=0.0)
+    run.go.touch()
+    run.make(SlowConfig()).join(10)
+    run.live.close(10)
+    assert set(run.pages.pages) == {"stages"}
