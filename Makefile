@@ -12,7 +12,7 @@ FULL_WORKERS ?= $(TEST_WORKERS)
 PYTEST := $(BIN)/pytest --dist loadfile --no-loadscope-reorder
 ONE_RUN := tests/system/test_one_run.py
 
-.PHONY: bytecode bench-corpus bench-training same-bytes demo test test-full install install-agreement check accept-stages constraints image image-check clean-demo
+.PHONY: bytecode bench-corpus bench-billion bench-training same-bytes demo test test-full install install-agreement check accept-stages constraints image image-check clean-demo
 .DEFAULT_GOAL := demo
 
 demo: $(STAMP)  ## the whole DAG on the embedded corpus, on the CPU
@@ -79,6 +79,10 @@ image-check:  ## build the image as root over a Debian root made here, without a
 
 bench-corpus: $(STAMP)  ## the corpus stages beside their peers (benchmarks/results.md)
 	$(BIN)/python benchmarks/corpus.py
+
+bench-billion: $(STAMP)  ## a billion tokens from text to a packing manifest: TEXT=DIR (30 GB free) BASE=MODEL
+	test -d $(TEXT)/general || $(BIN)/python benchmarks/billion_text.py $(TEXT)
+	$(BIN)/python benchmarks/billion.py $(TEXT) --base $(BASE) $(ARGUMENTS)
 
 bench-training: $(STAMP)  ## the trainer beside its peers (docs/training.md); ARGUMENTS="--device cuda --shapes gpt2-124m"
 	$(BIN)/python benchmarks/training.py $(ARGUMENTS)
