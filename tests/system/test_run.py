@@ -138,6 +138,7 @@ def test_what_was_done_to_the_data_is_a_page_in_prefect_and_in_mlflow(whole, pre
         ).fetchall()
     assert kind == "markdown" and "# What was done to the data" in json.loads(text)
     assert "](figures/" not in json.loads(text)  # they lie in the store, where a browser does not look
+    assert json.loads(text).count("](data:image/svg+xml;base64,") >= 3
     client = MlflowClient(f"sqlite:///{home / '.onward' / 'mlflow' / 'mlflow.db'}")
     shown = {one.path for one in client.list_artifacts(result["mlflow_run"], "page")}
     assert {"page/data.html", "page/data.md"} <= shown
@@ -400,7 +401,7 @@ def test_seeds_differ_in_training_alone_and_end_in_a_page(seeded, prefect_server
             [(shown,)] = database.execute(
                 "select data from artifact where key = 'report' and flow_run_id = ?", [run["flow_run"]]
             ).fetchall()
-        assert "## What it cost" in json.loads(shown)
+        assert "## What it cost" in json.loads(shown) and "](data:image/svg+xml;base64," in json.loads(shown)
     again = run_json(home, config)
     assert {stage["state"] for stage in again["stages"]} == {"cached"}  # the first seed is the run itself
 
