@@ -14,7 +14,17 @@ from flows.tracking.champion import Candidate, Standing, standings
 from flows.tracking.data import inputs_of
 from flows.tracking.models import Exported, Models
 from flows.tracking.runs import FORMAT, NOTE, PUBLISHED, Point, Runs, owner
-from flows.tracking.values import anchored, facts_of, flat, journal_of, moment, numbers, rows_of, scores_of
+from flows.tracking.values import (
+    anchored,
+    curve_of,
+    facts_of,
+    flat,
+    journal_of,
+    moment,
+    numbers,
+    rows_of,
+    scores_of,
+)
 from storage.artifact import Artifact
 from storage.errors import OnwardError
 from storage.store import Store
@@ -131,7 +141,19 @@ class Publisher:
             if new:
                 self.client.log_inputs(self.parent, [one.entity() for one in new])
             self._shown |= {(one.reference, one.use) for one in new}
+        if artifact.has("journal") and artifact.stage in stages.TRAINING:
+            (rows, anchor), *_ = anchored([artifact])
+            self.curve(artifact.manifest.config, rows, anchor)
         self.runs.link(self.parent, f"child.{event['link']}", child)
+
+    def curve(
+        self, segment: Mapping[str, Any], rows: list[dict[str, Any]], anchor: int, until: int | None = None
+    ) -> None:
+        """Show a segment's training on the flow run, up to the step `until`. What is there already stays."""
+        self.runs.points(
+            self.parent,
+            curve_of(segment, rows, anchor, lambda name: self.runs.last_step(self.parent, name), until),
+        )
 
     def _wanted(self, artifact: Artifact) -> bool:
         return artifact.stage in READERS or artifact.key not in self.runs.complete

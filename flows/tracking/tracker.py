@@ -8,6 +8,7 @@ child, and later parents link to it. A metric's step is in tokens seen, and no s
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import queue
 import threading
@@ -299,13 +300,25 @@ class Tracker:
                     attempt.runs.tag(child, owner())
                 self._sent[key] = (0, attempt.runs.last_step(child, "train/loss"), run.info.start_time)
             _, last, anchor = self._sent[key]
-            rows = list(rows_of(lines_of(journal), "train", anchor, after=last, until=max(steps)))
+            lines = lines_of(journal)
+            rows = list(rows_of(lines, "train", anchor, after=last, until=max(steps)))
             attempt.runs.points(child, rows)
+            if (segment := _segment_of(work)) is not None:
+                attempt.curve(segment, lines, anchor, max(steps))
             self._sent[key] = (
                 max(steps),
                 max((points[0].step for points in rows if points), default=last),
                 anchor,
             )
+
+
+def _segment_of(work: Path) -> dict[str, Any] | None:
+    """The configuration of the segment that is trained in this work directory."""
+    try:
+        found: dict[str, Any] = json.loads((work / "spec.json").read_bytes())["identity"]
+    except (OSError, ValueError, KeyError):
+        return None
+    return found
 
 
 def _of(call: Call) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -93,21 +93,59 @@ def anchored(segments: list[Artifact]) -> list[tuple[list[dict[str, Any]], int]]
 
 
 def rows_of(
-    rows: list[dict[str, Any]], prefix: str, anchor: int, after: int, until: int | None = None
+    rows: list[dict[str, Any]],
+    prefix: str,
+    anchor: int,
+    after: int,
+    until: int | None = None,
+    wanted: Callable[[Mapping[str, Any]], bool] = lambda row: True,
+    columns: Sequence[str] | None = None,
 ) -> Iterator[list[Point]]:
     """A journal's steps as points, after `after` tokens and up to the step `until`.
 
     The time of a point is `anchor` plus the seconds of all steps up to it, so that every publisher writes the same time.
+    `wanted` chooses rows, `columns` what is taken of them.
     """
     spent = 0.0
     for row in rows:
         spent += float(row.get("seconds") or 0.0)
-        if int(row["tokens"]) <= after or (until is not None and int(row["step"]) > until):
+        if int(row["tokens"]) <= after or (until is not None and int(row["step"]) > until) or not wanted(row):
             continue
         yield [
             Point(f"{prefix}/{name}", float(value), int(row["tokens"]), anchor + int(spent * 1000))
             for name, value in row.items()
             if name not in ("step", "tokens")
+            and (columns is None or name in columns)
             and isinstance(value, int | float)
             and not isinstance(value, bool)
         ]
+
+
+CURVE = ("loss", "lr", "tokens_per_second", "grad_norm")
+"""What the flow run's own charts show of training."""
+_MOST = 200
+"""Steps of a segment that they show."""
+
+
+def curve_of(
+    segment: Mapping[str, Any],
+    rows: list[dict[str, Any]],
+    anchor: int,
+    last: Callable[[str], int],
+    until: int | None = None,
+) -> Iterator[list[Point]]:
+    """The training curve of a segment for the flow run: about 200 steps of it. `segment` is its configuration.
+
+    Trunk and rounds are `train/…`, the branches, whose tokens the trunk goes through too, `decay/…`. `last` gives the last
+    tokens that a metric has already.
+    """
+    if segment["kind"] == "pretrain":
+        return iter(())
+    prefix = "decay" if segment["kind"] == "decay" else "train"
+    end = int(segment["last_step"])
+    every = max(1, -(-(end - int(segment["first_step"])) // _MOST))
+
+    def wanted(row: Mapping[str, Any]) -> bool:
+        return int(row["step"]) % every == 0 or int(row["step"]) == end
+
+    return rows_of(rows, prefix, anchor, last(f"{prefix}/loss"), until, wanted, CURVE)

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from flows.dag.call import Call
@@ -22,6 +23,7 @@ from flows.runs.run import RunAttempt
 from flows.tracking.account import left_behind
 from flows.tracking.runs import Point, Runs, gone, owner
 from flows.tracking.tracker import Tracked, Tracker, describe_run, public_address
+from flows.tracking.values import CURVE, curve_of
 from storage.store import Store
 from tests.support import ROOT
 from tests.support.made import REGISTERED, URL, Made
@@ -347,3 +349,46 @@ def test_many_values_and_params_come_in_few_requests_and_no_step_is_torn(databas
     found = client.get_run(run)
     assert len(found.data.params) == 149
     assert {len(points) for points in histories(client, found).values()} == {1250}
+
+
+def test_the_flow_run_shows_the_whole_line_of_training(database, made):
+    """Trunk and branches by tokens, once, also where another attempt tells of it again; the base's own training is none."""
+    parents = set()
+    for _ in range(2):
+        tracker = made.tracker(database, "flow-curve", "curve")
+        tracker.start()
+        made.tell(tracker)
+        tracker.close("FINISHED", seconds=240)
+        parents.add(tracker.parent)
+    (parent,) = parents
+    client = client_of(database)
+    expected: dict[str, list[tuple[int, float]]] = {"train": [], "decay": []}
+    for artifact in sorted(made.artifacts.values(), key=lambda one: one.stats.get("tokens_seen", 0)):
+        if artifact.stage in ("train", "decay") and artifact.manifest.config["kind"] != "pretrain":
+            rows = pq.read_table(artifact.part("journal").only()).to_pylist()
+            assert len(rows) <= 200
+            expected[artifact.stage] += [(row["tokens"], row["loss"]) for row in rows]
+    for prefix, points in expected.items():
+        history = client.get_metric_history(parent, f"{prefix}/loss")
+        assert points and [(one.step, one.value) for one in history] == points
+        assert len(client.get_metric_history(parent, f"{prefix}/lr")) == len(points)
+    names = {name for name in client.get_run(parent).data.metrics if name.startswith(("train/", "decay/"))}
+    assert names == {f"{prefix}/{column}" for prefix in expected for column in CURVE}
+
+
+def test_of_a_long_segment_the_flow_run_shows_two_hundred_steps() -> None:
+    rows = [
+        {"step": n, "tokens": 64 * n, "loss": 3.0, "seconds": 1.0, "spike": False} for n in range(1, 5001)
+    ]
+    segment = {"kind": "trunk", "first_step": 0, "last_step": 5000}
+    found = list(curve_of(segment, rows, 0, lambda name: -1))
+    assert [points[0].step // 64 for points in found] == list(range(25, 5001, 25))
+    assert [point.name for point in found[0]] == ["train/loss"] and found[0][0].time == 25_000
+    began = list(curve_of(segment, rows[:1000], 0, lambda name: -1, until=510))
+    again = list(curve_of(segment, rows, 0, lambda name: began[-1][0].step))
+    assert [*began, *again] == found
+    odd = list(
+        curve_of({"kind": "decay", "first_step": 10, "last_step": 611}, rows, 0, lambda name: -1, until=611)
+    )
+    assert odd[-1][0].step == 64 * 611 and odd[-1][0].name == "decay/loss"
+    assert not list(curve_of({"kind": "pretrain", "first_step": 0, "last_step": 9}, rows, 0, lambda name: -1))
