@@ -186,11 +186,13 @@ def document_nll(
         made = computed(
             model, batches[len(earlier) :], lambda batch: _batch_nll(model, wanted, tokens, batch)
         )
-        for batch, values in zip(batches, itertools.chain(earlier, _keeping(kept, made)), strict=True):
+        found = itertools.chain(earlier, _keeping(kept, made))
+        for number, (batch, values) in enumerate(zip(batches, found, strict=True), 1):
             for (document, window), value in zip(batch, values, strict=True):
                 nll[document] += value
                 done += window.end - window.start - window.skip
-            draft.progress(done, total, "tokens")
+            if number >= len(earlier):  # the time left is reckoned from the first report
+                draft.progress(done, total, "tokens")
     return nll
 
 

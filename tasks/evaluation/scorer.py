@@ -12,6 +12,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -131,11 +132,12 @@ class Scorer(HFLM):
         units = self._units([piece for one in parts for piece in one])
         found: dict[Request, Likelihood] = {}
         self.computed, total = 0, sum(unit.cost for unit in units)
-        for unit, values in self._of_units(units):
+        for unit, values, told in self._of_units(units):
             for one, (value, greedy) in zip(_asked(unit), values, strict=True):
                 found[one] = (value, greedy)
             self.computed += unit.cost
-            self._progress(self.computed, total, "tokens")
+            if told:
+                self._progress(self.computed, total, "tokens")
         return [
             (sum(found[piece][0] for piece in one), all(found[piece][1] for piece in one)) for one in parts
         ]
@@ -162,22 +164,19 @@ class Scorer(HFLM):
             return together
         return planned(self.shares) if self.shares.answers else apart
 
-    def _of_units(self, units: list[Unit]) -> Iterator[tuple[Unit, Sequence[Sequence[Any]]]]:
-        """Each unit with its answers' log-likelihoods; those that an earlier attempt computed come first."""
-        begun = 0
-        if self.kept is not None:
-            for unit in units:
-                if (earlier := self.kept.next()) is None:
-                    break
-                begun += 1
-                yield unit, earlier
-        left = units[begun:]
+    def _of_units(self, units: list[Unit]) -> Iterator[tuple[Unit, Sequence[Sequence[Any]], bool]]:
+        """Each unit with its answers' log-likelihoods, and whether to report it. Those of an earlier attempt come first; of
+        them the last is reported, as the time left is reckoned from the first report."""
+        earlier = list(islice(iter(self.kept.next, None), len(units))) if self.kept is not None else []
+        for unit, values in zip(units, earlier, strict=False):
+            yield unit, values, unit is units[len(earlier) - 1]
+        left = units[len(earlier) :]
         with head_at_scored(self.model) as wanted:
             made = computed(self.model, left, lambda unit: _likelihoods(self.model, wanted, unit))
             for unit, values in zip(left, made, strict=True):
                 if self.kept is not None:
                     self.kept.add(values)
-                yield unit, values
+                yield unit, values, True
 
 
 def _asked(unit: Unit) -> Iterator[Request]:

@@ -114,10 +114,12 @@ def test_a_perplexity_that_was_killed_goes_on(
         with monkeypatch.context() as patched, pytest.raises(Stopped):
             stop_after(patched, perplexity, "_batch_nll", calls)
             perplexity.run(config, inputs, killed)
+    told: list[int] = []
+    killed._progress = lambda done, total, unit: told.append(done)
     with monkeypatch.context() as patched:
         left = stop_after(patched, perplexity, "_batch_nll", None)
         perplexity.run(config, inputs, killed)
-    assert left[0] == batches[0] - 3
+    assert left[0] == batches[0] - 3 == len(told) - 1, "the time left is reckoned from the first report"
     for name in ("scores.json", "documents.parquet"):
         assert (killed.path / name).read_bytes() == (whole.path / name).read_bytes()
 
@@ -128,8 +130,11 @@ def test_answers_that_were_being_scored_go_on(
     export = case.base.path / "export"
     model, asked = load_model(export, torch.device("cpu"), LENGTH), requests(case)
 
+    told: list[int] = []
+
     def answers(calls: int | None, path: Path | None) -> tuple[Any, int]:
-        own = Scorer(model, export, LENGTH, lambda done, total, unit: None)
+        told.clear()
+        own = Scorer(model, export, LENGTH, lambda done, total, unit: told.append(done))
         with monkeypatch.context() as patched:
             made = stop_after(patched, scorer, "_likelihoods", calls)
             if path is None:
@@ -141,4 +146,5 @@ def test_answers_that_were_being_scored_go_on(
     with pytest.raises(Stopped):
         answers(3, tmp_path / NAME)
     found, left = answers(None, tmp_path / NAME)
-    assert json.dumps(found) == json.dumps(whole) and left == batches - 3 > 0
+    assert json.dumps(found) == json.dumps(whole)
+    assert left == batches - 3 == len(told) - 1 > 0, "two passes prove what is shared, and are not made again"
