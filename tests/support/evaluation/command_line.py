@@ -80,17 +80,27 @@ def define_fields(directory: Path, fields: Mapping[str, Any], file: Path) -> str
     return str(task["task"])
 
 
-def define_mmlu(directory: Path, form: str, file: Path) -> str:
-    """The same of mmlu (`default` or `continuation`): subjects, the harness's groups of them, and the whole."""
+def define_mmlu(directory: Path, form: str, file: Path, examples: Path | None = None, shots: int = 0) -> str:
+    """The same of mmlu (`default` or `continuation`): subjects, the harness's groups of them, and the whole. The first
+    `shots` rows of a subject in `examples` stand before each of its questions."""
     rows = [json.loads(line) for line in file.read_text().splitlines()]
+    shown = [json.loads(line) for line in examples.read_text().splitlines()] if examples else []
     suffix = "" if form == "default" else "_continuation"
     whole = f"cli_mmlu{suffix}"
     for group, subjects in SUBJECTS.items():
         for subject in subjects:
-            own = directory / f"mmlu_{subject}.jsonl"
-            own.write_text("".join(json.dumps(row) + "\n" for row in rows if row["subject"] == subject))
+            own, dev = (directory / f"mmlu_{subject}{split}.jsonl" for split in ("", "_dev"))
+            for path, some in ((own, rows), (dev, shown)):
+                path.write_text("".join(json.dumps(row) + "\n" for row in some if row["subject"] == subject))
             base = str(TASKS / "mmlu" / form / f"mmlu_{subject}.yaml")
             task = {**_over(own), "include": base, "task": f"cli_{subject}{suffix}"}
+            if shots:
+                files = {"test": str(own), "dev": str(dev)}
+                task |= {
+                    "dataset_kwargs": {"data_files": files},
+                    "fewshot_split": "dev",
+                    "num_fewshot": shots,
+                }
             (directory / f"{task['task']}.yaml").write_text(yaml.safe_dump(task))
         members = [f"cli_{subject}{suffix}" for subject in subjects]
         _write_group(directory, f"{whole}_{group.replace(' ', '_')}", members)
