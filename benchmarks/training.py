@@ -1,6 +1,7 @@
 """Tokens per second of Onward's trainer compared with others, on the same packed batches, in one run.
 
-    python benchmarks/training.py                        # two shapes on the CPU, about six minutes on two cores
+    python benchmarks/training.py                        # two shapes at two lengths on the CPU: half an hour on two cores
+    python benchmarks/training.py --shapes smollm2-135m --lengths 512 --busy 1       # beside another busy process
     python benchmarks/training.py --device cuda --shapes gpt2-124m --lengths 1024     # one shape on a GPU: five minutes
 
 | peer | what it is |
@@ -17,12 +18,15 @@ number of steps while the others wait. All of them mask documents; the losses of
 round's rate is target tokens (no padding) per second; the table shows the median over rounds. The operations per
 token are Shape.flops: 6·P + 6·L·d·(Σ length²)/tokens, with causal attention counted once over documents.
 
+All peers stay in memory to the end: about 5 GiB each at 135M parameters on a CPU. --peers takes fewer of them.
+
 Prints a Markdown table and a JSON line for each shape and length. Exits with 1 if first losses differ.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import platform
@@ -31,6 +35,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
@@ -45,6 +50,7 @@ from tasks.training.device.execution import peak_flops, usable_cores, versions  
 from tasks.training.model import shape_of  # noqa: E402
 
 PEERS = ("onward", "onward_compiled", "hf_trainer", "plain_loop", "plain_apart", "raw")
+ON_CPU = PEERS[:4]
 WARM_UP = 2
 COLUMNS = (
     "peer",
@@ -120,8 +126,20 @@ class PeerFailed(Exception):
     """A peer's process ended before it answered."""
 
 
-def compare(plan: Plan, peers: list[str], rounds: int, steps: int) -> dict[str, Any]:
-    """Run all peers over the plan, taking turns. Returns a row of results."""
+@contextlib.contextmanager
+def busy(processes: int) -> Iterator[None]:
+    """So many other processes that compute all the time."""
+    others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(processes)]
+    try:
+        yield
+    finally:
+        for other in others:
+            other.kill()
+            other.wait()
+
+
+def compare(plan: Plan, peers: list[str], rounds: int, steps: int, others: int = 0) -> dict[str, Any]:
+    """Run all peers over the plan, taking turns, beside so many others. Returns a row of results."""
     make_world(plan)
     plan_path = plan.path("plan.json")
     plan_path.write_text(json.dumps(asdict(plan)), encoding="utf-8")
@@ -134,11 +152,12 @@ def compare(plan: Plan, peers: list[str], rounds: int, steps: int) -> dict[str, 
             print(f"{name} is left out: {error}", file=sys.stderr)
     seconds: dict[str, list[float]] = {peer.name: [] for peer in running}
     cpu_seconds: dict[str, list[float]] = {peer.name: [] for peer in running}
-    for number in range(rounds):
-        for peer in running if number % 2 == 0 else reversed(running):
-            answer = peer.go(steps)
-            seconds[peer.name].append(answer["seconds"])
-            cpu_seconds[peer.name].append(answer["cpu_seconds"])
+    with busy(others):
+        for number in range(rounds):
+            for peer in running if number % 2 == 0 else reversed(running):
+                answer = peer.go(steps)
+                seconds[peer.name].append(answer["seconds"])
+                cpu_seconds[peer.name].append(answer["cpu_seconds"])
     for peer in running:
         peer.leave()
     per_step, squared = _targets_and_squares(plan)
@@ -171,6 +190,7 @@ def compare(plan: Plan, peers: list[str], rounds: int, steps: int) -> dict[str, 
         "peer_micro_batch": plan.peer_micro_batch,
         "precision": plan.precision,
         "compile": plan.compile,
+        "busy": others,
         "rounds": rounds,
         "steps_per_round": steps,
         "data_wait": _data_wait(plan),
@@ -232,9 +252,11 @@ def table(row: dict[str, Any]) -> str:
     """The comparison as Markdown."""
     peers = row["peers"]
     wait = "?" if row["data_wait"] is None else f"{row['data_wait']:.2%}"
+    beside = f", beside {row['busy']} busy" if row["busy"] else ""
     head = (
         f"{row['shape']} ({row['parameters'] / 1e6:.1f}M), length {row['length']}, {row['precision']}"
-        f"{', compiled' if row['compile'] else ''}, {row['tokens_per_step']} tokens a step; {row['device']}, "
+        f"{', compiled' if row['compile'] else ''}, {row['tokens_per_step']} tokens a step"
+        f"{beside}; {row['device']}, "
         f"{row['threads']} threads, torch {row['versions']['torch']}, transformers {row['versions']['transformers']}, "
         f"commit {row['commit']}, {row['date']}; medians of {row['rounds']} rounds of {row['steps_per_round']} steps. "
         f"onward waited for data {wait} of its time."
@@ -279,33 +301,33 @@ def main() -> int:
     parser.add_argument("--peers", nargs="+", choices=PEERS)
     parser.add_argument("--rounds", type=int, help="default 5, on a GPU 3")
     parser.add_argument("--steps", type=int, help="steps of each peer in a round; default 1, on a GPU 3")
-    parser.add_argument("--batch-tokens", type=int, help="tokens of a step; default 8192, on a GPU 524288")
+    parser.add_argument("--batch-tokens", type=int, help="tokens of a step; default 2048, on a GPU 524288")
     parser.add_argument(
-        "--micro-tokens", type=int, help="tokens of a micro-batch; default 4096, on a GPU 65536"
+        "--micro-tokens", type=int, help="tokens of a micro-batch; default 2048, on a GPU 65536"
     )
     parser.add_argument(
         "--peer-micro-tokens",
         type=int,
-        help="the same, for peers that hold all logits; default 4096, on a GPU 16384",
+        help="the same, for peers that hold all logits; default 2048, on a GPU 16384",
     )
+    parser.add_argument("--busy", type=int, default=0, help="other processes that compute all the time")
     parser.add_argument("--precision", choices=("bf16", "fp32"), default="bf16")
     parser.add_argument("--compile", choices=("auto", "true", "false"), default="auto", help="auto: on a GPU")
     parser.add_argument("--threads", type=int, default=usable_cores())
     asked = parser.parse_args()
     cuda = asked.device.startswith("cuda")
-    cases: list[tuple[str, int]] = [("llama-9m", 512), ("gpt2-17m", 1024)]
-    if cuda or asked.shapes or asked.lengths:
-        shapes = asked.shapes or (["gpt2-124m", "smollm2-135m"] if cuda else ["llama-9m", "gpt2-17m"])
-        cases = [
-            (shape, length)
-            for shape in shapes
-            for length in asked.lengths or ([1024, 2048] if cuda else [512])
-        ]
+    cases = [
+        (shape, length)
+        for shape in asked.shapes or ["smollm2-135m", "gpt2-124m"]
+        for length in asked.lengths or ([1024, 2048] if cuda else [512, 1024])
+    ]
     rounds, steps = asked.rounds or (3 if cuda else 5), asked.steps or (3 if cuda else 1)
-    tokens = asked.batch_tokens or (524_288 if cuda else 8192)
-    micro = asked.micro_tokens or (65_536 if cuda else 4096)
-    peer_micro = asked.peer_micro_tokens or (16_384 if cuda else 4096)
-    default_peers = [name for name in PEERS if not (cuda and name in ("plain_apart", "onward_compiled"))]
+    tokens = asked.batch_tokens or (524_288 if cuda else 2048)
+    micro = asked.micro_tokens or (65_536 if cuda else 2048)
+    peer_micro = asked.peer_micro_tokens or (16_384 if cuda else 2048)
+    default_peers = (
+        [name for name in PEERS if name not in ("plain_apart", "onward_compiled")] if cuda else ON_CPU
+    )
     code = 0
     for shape, length in cases:
         with tempfile.TemporaryDirectory(prefix="onward-training-") as root:
@@ -322,7 +344,7 @@ def main() -> int:
                 threads=asked.threads,
                 root=root,
             )
-            row = compare(plan, asked.peers or default_peers, rounds, steps)
+            row = compare(plan, asked.peers or list(default_peers), rounds, steps, asked.busy)
         print(table(row) + "\n", flush=True)
         print(json.dumps(row), flush=True)
         if not same_losses(row):
