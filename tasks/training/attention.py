@@ -15,6 +15,7 @@ compiled on a CPU (segment.py).
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -26,6 +27,7 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
+from tasks.training import blocks
 from tasks.training.refusal import refusal
 
 NAME = "onward_packed"
@@ -120,13 +122,23 @@ def packed_attention(
         query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
     if dropout == 0.0 and _varlen_fits(query, packing, window):
         return _by_varlen(query, key, value, packing, scale, window), None
-    repeats = query.shape[1] // key.shape[1]
-    if repeats > 1:
-        key, value = key.repeat_interleave(repeats, 1), value.repeat_interleave(repeats, 1)
-    on_cpu = packing.fixed and packing.bounds is not None and query.device.type == "cpu"
-    if on_cpu and dropout == 0.0 and window is None:
-        return by_bounds(query, key, value, packing.bounds, scale)[0], None
+    if query.device.type == "cpu" and dropout == 0.0 and window is None:
+        narrow = query.dtype == torch.bfloat16
+        if packing.fixed or narrow:
+            bounds = packing.bounds
+            if bounds is None:
+                bounds = _cumulative(packing.lengths, len(packing.lengths))
+            return by_bounds(query, key, value, bounds, scale)[0], None
+    key, value = _repeated(key, value, query.shape[1])
     return (by_document or _by_document)(query, key, value, packing, scale, dropout, window), None
+
+
+def _repeated(key: Tensor, value: Tensor, heads: int) -> tuple[Tensor, Tensor]:
+    """Keys and values for each head, where heads share them."""
+    repeats = heads // key.shape[1]
+    if repeats == 1:
+        return key, value
+    return key.repeat_interleave(repeats, 1), value.repeat_interleave(repeats, 1)
 
 
 def _refuse_what_is_not_plain(
@@ -272,15 +284,29 @@ def by_bounds(
 ) -> tuple[Tensor, Tensor]:
     """Causal attention within each document, on CPU.
 
-    query, key and value are [1, heads, tokens, size]; `bounds` are int32 as in RowDocuments. Returns [1, tokens,
-    heads, size] and the log-sum-exp values [1, heads, tokens] in float32.
+    query is [1, heads, tokens, size], key and value [1, groups, tokens, size]; `bounds` are int32 as in RowDocuments.
+    Returns [1, tokens, heads, size] and the log-sum-exp values [1, heads, tokens] in float32, which are zero in documents
+    that are computed in blocks (blocks.py).
     """
-    lengths = _lengths(bounds)
     attend = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-    parts = zip(*(torch.split(tensor, lengths, 2) for tensor in (query, key, value)), strict=True)
-    found = [attend(q, k, v, 0.0, True, scale=scale) for q, k, v in parts]
-    out = torch.cat([out.transpose(1, 2) for out, _ in found], 1).contiguous()
-    return out, torch.cat([lse for _, lse in found], 2).contiguous()
+    row, (_, heads, tokens, size) = _row(query, bounds), query.shape
+    out = query.new_empty(1, tokens, heads, size)
+    lse = query.new_zeros(1, heads, tokens, dtype=torch.float32)
+    if row.batches:
+        found = blocks.forward(query, key, value, row, scale)
+        out = _with_short(out, found, row, 1)
+    for stretch in row.long:
+        q, (k, v) = _cut(query, stretch), _repeated(_cut(key, stretch), _cut(value, stretch), heads)
+        attended, values = attend(q, k, v, 0.0, True, scale=scale)
+        _cut(out.transpose(1, 2), stretch).copy_(attended)
+        _cut(lse, stretch).copy_(values)
+    return out, lse
+
+
+def _cut(rows: Tensor, stretch: blocks.Stretch) -> Tensor:
+    """A stretch of equal documents out of [1, heads, tokens, …], without a copy: [documents, heads, tokens, …]."""
+    held = rows[0].narrow(1, stretch.first, stretch.documents * stretch.tokens)
+    return held.unflatten(1, (stretch.documents, stretch.tokens)).transpose(0, 1)
 
 
 @torch.library.custom_op("onward::attention_by_bounds_backward", mutates_args=())
@@ -294,13 +320,38 @@ def _by_bounds_backward(
     bounds: Tensor,
     scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    lengths = _lengths(bounds)
     attend = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
-    rows = (gradient.transpose(1, 2), query, key, value, out.transpose(1, 2), lse)
-    parts = zip(*(torch.split(tensor, lengths, 2) for tensor in rows), strict=True)
-    found = [attend(*part, 0.0, True, scale=scale) for part in parts]
-    of_query, of_key, of_value = (torch.cat(grads, 2).contiguous() for grads in zip(*found, strict=True))
-    return of_query, of_key, of_value
+    row, heads = _row(query, bounds), query.shape[1]
+    found = [tensor.new_empty(tensor.shape) for tensor in (query, key, value)]
+    if row.batches:
+        short = blocks.backward(gradient, query, key, value, row, scale)
+        found = [_with_short(whole, part, row, 2) for whole, part in zip(found, short, strict=True)]
+    for stretch in row.long:
+        q, (k, v) = _cut(query, stretch), _repeated(_cut(key, stretch), _cut(value, stretch), heads)
+        upstream, attended = _cut(gradient.transpose(1, 2), stretch), _cut(out.transpose(1, 2), stretch)
+        parts = attend(upstream, q, k, v, attended, _cut(lse, stretch), 0.0, True, scale=scale)
+        for whole, part in zip(found, parts, strict=True):
+            groups = whole.shape[1]
+            if groups != heads:
+                part = part.unflatten(1, (groups, -1)).sum(2)
+            _cut(whole, stretch).copy_(part)
+    return found[0], found[1], found[2]
+
+
+def _row(query: Tensor, bounds: Tensor) -> blocks.Row:
+    in_blocks = query.dtype == torch.bfloat16 and _products_in_bf16()
+    return blocks.row_of(tuple(_lengths(bounds)), blocks.LONGEST if in_blocks else 0)
+
+
+@functools.cache
+def _products_in_bf16() -> bool:
+    """Whether this processor's products in bf16 are faster than those in float32."""
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def _with_short(whole: Tensor, part: Tensor, row: blocks.Row, dimension: int) -> Tensor:
+    """`whole` with the tokens of short documents; what is there of others is written later."""
+    return whole.index_copy_(dimension, row.short, part) if row.long else part.contiguous()
 
 
 @by_bounds.register_fake
@@ -311,7 +362,8 @@ def _(query: Tensor, key: Tensor, value: Tensor, bounds: Tensor, scale: float) -
 
 @_by_bounds_backward.register_fake
 def _(gradient: Tensor, query: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
-    return query.new_empty(query.shape), query.new_empty(query.shape), query.new_empty(query.shape)
+    key, value = rest[0], rest[1]
+    return query.new_empty(query.shape), key.new_empty(key.shape), value.new_empty(value.shape)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:

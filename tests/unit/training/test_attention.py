@@ -73,12 +73,14 @@ def test_the_operator_over_bounds_is_attention_by_document(precision: torch.dtyp
         attention._by_document(*rows, packing, 0.3, 0.0, None),
         attention.by_bounds(*rows, packing.bounds, 0.3)[0],
     )
-    assert torch.equal(out, wanted)
+    near = {} if precision == torch.float32 else {"rtol": 2e-2, "atol": 3e-2}  # there by blocks
+    assert precision != torch.float32 or torch.equal(out, wanted)
+    torch.testing.assert_close(out, wanted, **near)
     upstream = torch.randn_like(out)
     for one, other in zip(
         torch.autograd.grad(out, rows, upstream), torch.autograd.grad(wanted, rows, upstream), strict=True
     ):
-        torch.testing.assert_close(one, other)
+        torch.testing.assert_close(one, other, **near)
     # shapes without computing, gradients and tracing agree with the operator
     torch.library.opcheck(attention.by_bounds, (*rows, packing.bounds, 0.3))
 
@@ -117,21 +119,6 @@ def test_the_kernel_of_a_gpu_is_in_the_one_graph(
     assert len(graphs) == 1 and len(calls) == 2
     for call in calls:
         assert ([6, 0] if "window" in family else [-1, 0]) in [*call.args, *call.kwargs.values()]
-
-
-@pytest.mark.parametrize("names", [{"window_size", "enable_gqa", "scale"}, {"window_size", "scale"}])
-def test_grouped_heads_reach_the_kernel_as_they_are(monkeypatch: pytest.MonkeyPatch, names: set[str]) -> None:
-    """Also under torch 2.11, whose function has no word for them and hands them on."""
-    seen: list[Any] = []
-
-    def attend(query: Any, key: Any, value: Any, *_: Any, **options: Any) -> Any:
-        seen.append((query.shape[1], key.shape[1], value.shape[1], options))
-        return query
-
-    monkeypatch.setattr(attention, "VARLEN", (attend, frozenset(names)))
-    rows = [torch.randn(1, heads, 16, 8) for heads in (6, 2, 2)]
-    attention._by_varlen(*rows, RowDocuments.of_fixed_size((16,), 1, 16), 0.3, None)
-    assert seen[0][:3] == (6, 2, 2) and seen[0][3].get("enable_gqa", False) is ("enable_gqa" in names)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
@@ -301,12 +288,12 @@ def varlen_now(q, k, v, bounds, same, longest, _, *, scale=None, window_size=(-1
 
 
 def varlen_of_2_11(q, k, v, bounds, same, longest, _, *, scale=None, window_size=(-1, -1)):  # type: ignore[no-untyped-def]
-    return _flash(q, k, v, bounds, scale, window_size)
+    return _flash(q, k.repeat_interleave(2, 1), v.repeat_interleave(2, 1), bounds, scale, window_size)
 
 
 def varlen_at_first(q, k, v, bounds, same, longest, _, is_causal=False):  # type: ignore[no-untyped-def]
     assert is_causal
-    return _flash(q, k, v, bounds, q.shape[-1] ** -0.5)
+    return _flash(q, k.repeat_interleave(2, 1), v.repeat_interleave(2, 1), bounds, q.shape[-1] ** -0.5)
 
 
 @pytest.mark.parametrize(
@@ -322,7 +309,8 @@ def varlen_at_first(q, k, v, bounds, same, longest, _, is_causal=False):  # type
 def test_the_kernel_of_each_version_is_called_as_it_wants(
     kernel: Any, window: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The layout and options of the CUDA path, with the kernel written out: it runs on no CPU."""
+    """The layout and options of the CUDA path, with the kernel written out: it runs on no CPU. Heads reach it in groups,
+    also where its function has no word for them."""
     torch.manual_seed(0)
     query, key, value = (torch.randn(1, heads, 10, 8) for heads in (4, 2, 2))
     lengths = (5, 2, 3)

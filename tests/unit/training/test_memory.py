@@ -224,7 +224,7 @@ def test_the_rule_asks_only_for_what_it_needs(identity: Identity) -> None:
         asked.append(mode)
         return counted(mode)
 
-    choose(Step(SMOLLM, identity, Device("cuda", 141 * GB), count), 64, AUTO, AUTO)
+    choose(Step(SMOLLM, identity, Device("cuda", 200 * GB), count), 64, AUTO, AUTO)
     assert set(asked) == {"none"}
 
 
