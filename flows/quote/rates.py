@@ -11,7 +11,7 @@ from __future__ import annotations
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,9 @@ _WARM_UP = 0.2
 _LEAST_STEADY = 3
 _SLOW = 1.5
 """Steps longer than so many medians wait for something else, such as a checkpoint that is written beside them."""
-_ALIKE = 1.2
-"""Points of which the largest has no more work than so many of the smallest say nothing of what is fixed."""
+_ALIKE = 2.5
+"""Points of which the largest has no more work than so many of the smallest say nothing of what is fixed: texts differ by
+as much."""
 _OF_TEXT = ("tokenizer", *stages.CORPUS, "contamination", "data")
 
 
@@ -132,9 +133,7 @@ def rates_of(*runs: Sequence[Made]) -> Rates:
             points[kind] += found
     everything = [one for made in runs for one in made]
     kinds = {kind: fitted(found) for kind, found in points.items()}
-    for stage in stages.TRAINING:
-        if (trained := _trained([one for one in everything if one.stage == stage])) is not None:
-            kinds[stage] = trained
+    kinds |= _trained(everything)
     sources: dict[str, SourceRate] = {}
     for made in runs:
         sources |= _sources(made)
@@ -189,6 +188,24 @@ def _line(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
         return mean, 0.0
     fixed = y0 - slope * x0
     return (fixed, slope) if fixed >= 0 else (0.0, y1 / x1)
+
+
+def with_tokens(rates: Rates, made: Sequence[Made], asked: Mapping[str, float]) -> Rates:
+    """Rates of benchmarks by the tokens that they compute, at so many tokens for each question (`asked`)."""
+    kinds = dict(rates.kinds)
+    for name, each in asked.items():
+        kind = kind_of("evaluate", name)
+        points = [
+            Point(one.artifact.manifest.provenance["execution"]["tokens_computed"], seconds_of(one), 0.0)
+            for one in made
+            if one.stage == "evaluate" and one.item == name
+        ]
+        if points:
+            rate = fitted(points)
+            kinds[kind] = replace(
+                kinds[kind], fixed_seconds=rate.fixed_seconds, unit_seconds=rate.unit_seconds * each
+            )
+    return replace(rates, kinds=kinds)
 
 
 def text_of(made: Iterable[Made]) -> dict[int, float]:
@@ -282,27 +299,51 @@ def steady(seconds: Sequence[float]) -> Steady | None:
     return Steady(statistics.fmean(one for one in warm if one <= limit), len(seconds), sum(seconds))
 
 
-def _trained(segments: Sequence[Made]) -> Rate | None:
-    """The rate of training segments, in tokens of batches. What is fixed: start, compiling, export, and the commit."""
-    rates = []
-    for one in segments:
-        artifact = one.artifact
-        config = artifact.manifest.config
-        found = steady(clock_of(artifact.path / "clock.parquet"))
-        if found is None:
+@dataclass(frozen=True)
+class _Segment:
+    """A training segment, measured."""
+
+    stage: str
+    compiled: bool
+    tokens: int
+    """Of a step."""
+    steady: Steady
+    seconds: float
+    bytes: float
+
+
+def _trained(made: Sequence[Made]) -> dict[str, Rate]:
+    """The rates of the training stages, in tokens of batches. What is fixed: start, compiling, export, and the commit.
+
+    A steady step takes the same in a trunk and in a branch: segments that are compiled alike are taken together.
+    """
+    segments = [
+        found for one in made if one.stage in stages.TRAINING and (found := _segment(one)) is not None
+    ]
+    rates = {}
+    for stage in stages.TRAINING:
+        own = [one for one in segments if one.stage == stage]
+        if not own:
             continue
-        tokens = config["sequences_per_step"] * config["sequence_length"]
-        fixed = max(0.0, seconds_of(one) - found.step_seconds * found.steps)
-        rates.append((found.steps, Rate(fixed, found.step_seconds / tokens, bytes_of(artifact))))
-    if not rates:
+        alike = [one for one in segments if one.compiled == own[-1].compiled]
+        steps = sum(one.steady.steps for one in alike)
+        each = sum(one.steady.steps * one.steady.step_seconds / one.tokens for one in alike) / steps
+        fixed = [max(0.0, one.seconds - each * one.tokens * one.steady.steps) for one in own]
+        rates[stage] = Rate(
+            statistics.median(fixed), each, statistics.fmean(one.bytes for one in own), points=len(own)
+        )
+    return rates
+
+
+def _segment(one: Made) -> _Segment | None:
+    """None if it has too few steps to say anything."""
+    config, execution = one.artifact.manifest.config, one.artifact.manifest.provenance.get("execution", {})
+    found = steady(clock_of(one.artifact.path / "clock.parquet"))
+    if found is None:
         return None
-    steps = sum(count for count, _ in rates)
-    return Rate(
-        statistics.median(rate.fixed_seconds for _, rate in rates),
-        sum(count * rate.unit_seconds for count, rate in rates) / steps,
-        statistics.fmean(rate.fixed_bytes for _, rate in rates),
-        points=len(rates),
-    )
+    tokens = config["sequences_per_step"] * config["sequence_length"]
+    compiled = bool(execution.get("compile", False))
+    return _Segment(one.stage, compiled, tokens, found, seconds_of(one), bytes_of(one.artifact))
 
 
 def clock_of(path: Path, column: str = "seconds") -> list[float]:

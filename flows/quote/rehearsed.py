@@ -79,6 +79,8 @@ def basis_of(run: RunConfig) -> dict[str, Any]:
         "base": shape,
         "sequence_length": run.packing.sequence_length,
         "precision": resolve_precision(run.training),
+        "measured_in": run.evaluation.precision,
+        "overlap": run.evaluation.overlap,
         "document_masking": run.training.document_masking,
     }
 

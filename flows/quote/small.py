@@ -21,8 +21,8 @@ from tasks.models.config import WsdPlan
 
 TRUNK_SECONDS = 75.0
 """What the longer segment of a rehearsal is to take."""
-MOST_STEPS, FEWEST_STEPS = 60, 8
-"""Of the longer segment. Eight: two to warm up, and six to look at."""
+MOST_STEPS, FEWEST_STEPS = 24, 8
+"""Of the longer segment. Eight: two to warm up, and six to look at. Round 0 takes the fewest."""
 BRANCH_STEPS = 5
 _MOST_SECONDS = 300.0
 """A batch of which the fewest steps take longer is made smaller."""
@@ -68,7 +68,7 @@ def small_of(run: RunConfig, store: Path, training: Sequence[PlanRow]) -> Small:
     steps = MOST_STEPS if speed is None else int(TRUNK_SECONDS * speed / batch)
     steps = max(FEWEST_STEPS, min(MOST_STEPS, steps))
     raw = run.model_dump(mode="json")
-    tokens = batch * (2 * steps if isinstance(run.model.base, InitConfig) else steps)
+    tokens = batch * (steps + FEWEST_STEPS)
     size = min(run.corpus.slice_bytes, _LARGEST_SLICE, max(_SLICE, round(_BYTES_PER_TOKEN * tokens)))
     raw["store"] = str(store)
     raw["corpus"] |= {"slice_bytes": size, "max_epochs": None}
@@ -120,7 +120,7 @@ def _shorten(raw: dict[str, Any], run: RunConfig, batch: int, steps: int) -> Non
         86_400.0  # the end of a segment writes one, and shows what it takes
     )
     if isinstance(run.model.base, InitConfig):
-        raw["model"]["base"] |= {"pretrain_tokens": steps * batch}
+        raw["model"]["base"] |= {"pretrain_tokens": FEWEST_STEPS * batch}
     sequences_per_step(batch, run.packing.sequence_length)
 
 

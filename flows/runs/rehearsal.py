@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from flows.config import RunConfig
+from flows.config import RunConfig, parse_config
 from flows.dag.call import Call
 from flows.dag.plan import planned
 from flows.dag.pretrain import adapt, measure
@@ -29,7 +30,7 @@ from flows.machine.gpu import Gpu
 from flows.machine.memory import watched
 from flows.quote import small
 from flows.quote.planned import Quoted, quoted
-from flows.quote.rates import Made, clock_of, rates_of
+from flows.quote.rates import Made, clock_of, rates_of, with_tokens
 from flows.quote.rehearsed import DIRECTORY, Rehearsed, basis_of, file_of, save
 from flows.quote.training import compiled_by_rule, with_estimates
 from flows.runs.names import run_id, run_name
@@ -44,6 +45,7 @@ from storage.store import Request, Store
 from storage.workers import Workers
 from tasks import stages
 from tasks.corpus.holdout import texts_held_out
+from tasks.evaluation.evaluate import EvaluateConfig, EvaluateInputs
 from tasks.evaluation.perplexity import PerplexityConfig
 from tasks.models.config import SegmentConfig
 
@@ -51,6 +53,8 @@ _SERVERS = 15.0
 """Seconds that Prefect's and MLflow's processes take at the start of a run: they are not in a rehearsal."""
 _WRITTEN = re.compile(r"checkpoint at step \d+: copied in ([0-9.]+) s, written in ([0-9.]+) s")
 _BYTES_PER_TOKEN, _MOST_TEXTS = 4, 64
+_MOST_COUNTED = 2000
+"""Questions of a benchmark whose tokens are counted."""
 _BESIDE = {"cpu": 0.5, "cuda": 0.0}
 """Share of the time of writing a checkpoint that the steps beside it lose: on a CPU it is hashed on a core of theirs."""
 
@@ -134,7 +138,9 @@ class _Rehearsing:
                 whole = builder.made()
                 slices = self._slices(builder, sizes.slices)
                 more = self._more(builder, outcome, sizes.run, whole)
+                counted = self._counted(outcome)
         rates = rates_of(whole, more, slices) if slices else rates_of(whole, more)
+        rates = with_tokens(rates, [*whole, *more], counted)
         checkpoint, size = self._checkpoint(whole)
         peaks = [clock_of(one.artifact.path / "clock.parquet", "peak_memory") for one in whole]
         device = max((max(one) for one in peaks if one), default=None) if gpu.names() else None
@@ -178,6 +184,25 @@ class _Rehearsing:
         found.settle()
         return builder.made()
 
+    def _counted(self, outcome: Outcome) -> dict[str, float]:
+        """Tokens that the real run computes for each question of a benchmark, by its own plan of work."""
+        from tasks.evaluation.amount import tokens_of
+
+        limit = min(self.run.evaluation.limit or _MOST_COUNTED, _MOST_COUNTED)
+        raw = self.run.model_dump(mode="json")
+        raw["evaluation"] |= {"limit": limit}
+        ask, found = self._requests(parse_config(raw)), dict[str, float]()
+        of_harness = (*self.run.evaluation.domain, *self.run.evaluation.general)
+        for name, make in ask.evaluations(outcome.models[0].export.part("export"), {}, _never):
+            if name not in of_harness:
+                continue
+            request = make()
+            assert isinstance(request.config, EvaluateConfig) and isinstance(request.inputs, EvaluateInputs)
+            with tempfile.TemporaryDirectory() as scratch:
+                tokens, questions = tokens_of(request.config, request.inputs, Path(scratch))
+            found[name] = tokens / questions
+        return found
+
     def _requests(self, run: RunConfig, tokens: int = small.HELD_OUT_TOKENS) -> _Requests:
         ask = _Requests(
             run, self.store, warn=lambda line: None
@@ -198,11 +223,10 @@ class _Rehearsing:
         for one in made:
             log = one.artifact.path / "trainer.log"
             if one.stage in stages.TRAINING and log.is_file():
-                kind = str(
-                    one.artifact.manifest.provenance.get("execution", {}).get("device", "cpu")
-                ).partition(":")[0]
-                for copied, written in _WRITTEN.findall(log.read_text(encoding="utf-8", errors="replace")):
-                    found.append(float(copied) + _BESIDE.get(kind, 0.0) * float(written))
+                device = str(one.artifact.manifest.provenance.get("execution", {}).get("device", "cpu"))
+                found += checkpoints_in(
+                    log.read_text(encoding="utf-8", errors="replace"), device.partition(":")[0]
+                )
         trunks = [
             sum(file.bytes for file in one.artifact.manifest.parts["trunk"].files)
             for one in made
@@ -260,6 +284,16 @@ class _Requests(Requests):
             return request
         execution = replace(request.config.execution, compile=asked)
         return replace(request, config=replace(request.config, execution=execution))
+
+
+def checkpoints_in(log: str, device: str) -> list[float]:
+    """Seconds that each checkpoint in a trainer's log took from the steps: the copy, and a share of the writing."""
+    share = _BESIDE.get(device, 0.0)
+    return [float(copied) + share * float(written) for copied, written in _WRITTEN.findall(log)]
+
+
+def _never(*given: Any, **named: Any) -> Artifact:
+    raise AssertionError("benchmarks of the harness are made of no artifact")
 
 
 def _holdouts(outcome: Outcome) -> dict[str, Input]:

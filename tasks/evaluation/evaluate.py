@@ -207,11 +207,7 @@ def run(config: EvaluateConfig, inputs: EvaluateInputs, draft: Draft) -> Evaluat
         asked = _asked(config, inputs, draft)
         sizes = {subject: len(task.task_docs) for subject, task in asked.tasks.items()}
         chosen = _chosen(config, sizes)
-        built = [
-            item
-            for subject, task in asked.tasks.items()
-            for item in harness.requests_of(subject, task, chosen[subject])
-        ]
+        built = _built(asked, chosen)
         export = export_directory(inputs.model)
         model = load_model(export, device, config.max_length, config.precision)
         scorer = Scorer(model, export, config.max_length, draft.progress, config.begin)
@@ -247,6 +243,24 @@ def run(config: EvaluateConfig, inputs: EvaluateInputs, draft: Draft) -> Evaluat
     _warn_of_split(config, asked, draft)
     names = ("benchmark", "questions", "main", "chance", "metrics", "stderr")
     return EvaluateStats(**{name: scores[name] for name in names})
+
+
+def requests_of(config: EvaluateConfig, inputs: EvaluateInputs, draft: Draft) -> list[Any]:
+    """The harness's requests of the chosen questions, inside `harness.templates()`."""
+    asked = _asked(config, inputs, draft)
+    return _built(
+        asked, _chosen(config, {subject: len(task.task_docs) for subject, task in asked.tasks.items()})
+    )
+
+
+def _built(asked: _Questions, chosen: Mapping[str | None, list[int]]) -> list[Any]:
+    from tasks.evaluation import harness
+
+    return [
+        item
+        for subject, task in asked.tasks.items()
+        for item in harness.requests_of(subject, task, chosen[subject])
+    ]
 
 
 @dataclass(frozen=True)

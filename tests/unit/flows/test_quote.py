@@ -6,14 +6,18 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from flows.config import RunConfig, parse_config
 from flows.dag.plan import PlanRow, planned
 from flows.quote.quote import ASSUMED, MEASURED, RECORDED, Measured, quote_of
-from flows.quote.rates import Point, Rate, Rates, SourceRate, fitted, steady
+from flows.quote.rates import Made, Point, Rate, Rates, SourceRate, fitted, rates_of, steady, with_tokens
 from flows.quote.table import bytes_text, hours_text, render
 from flows.quote.work import Item, SourceWork, Work, taken_of, work_of
+from storage.artifact import Artifact
+from storage.manifest import Manifest
 from tests.support.runs import minimal
 
 
@@ -45,6 +49,34 @@ def test_no_part_of_a_rate_is_negative() -> None:
     assert fitted([Point(10, 1, 0), Point(100, 40, 0)]) == Rate(0.0, pytest.approx(0.4), 0.0, 0.0, 2)
 
 
+def segment(home: Path, stage: str, key: str, seconds: list[float], took: float, **execution: Any) -> Made:
+    """A training artifact with a clock of these steps, each of 4 sequences of 100 tokens."""
+    directory = home / key
+    directory.mkdir()
+    pq.write_table(pa.table({"seconds": seconds}), directory / "clock.parquet")
+    config = {"sequences_per_step": 4, "sequence_length": 100}
+    facts = {"seconds": took, "execution": execution}
+    return Made(
+        stage, None, 1, None, Artifact(directory, Manifest(stage, 1, key, config, {}, {}, provenance=facts))
+    )
+
+
+def test_segments_that_are_compiled_alike_have_one_rate(home: Path) -> None:
+    trunk = segment(home, "train", "a", [9.0, *[2.0] * 9], 40.0)
+    branch = segment(home, "decay", "b", [3.0] * 5, 25.0)
+    short = segment(home, "decay", "c", [3.0], 9.0)
+    rates = rates_of([trunk, branch, short])
+    each = (10 * 2.0 + 5 * 3.0) / 15
+    assert rates.kinds["train"].unit_seconds == rates.kinds["decay"].unit_seconds == pytest.approx(each / 400)
+    assert rates.kinds["train"].fixed_seconds == pytest.approx(40 - 10 * each)
+    assert rates.kinds["decay"].fixed_seconds == pytest.approx(25 - 5 * each)
+    assert rates.kinds["train"].seconds(1, 4000) == pytest.approx(40)
+    compiled = segment(home, "train", "d", [1.0] * 10, 50.0, compile=True)
+    rates = rates_of([compiled, branch])
+    assert rates.kinds["train"].unit_seconds == pytest.approx(1 / 400)
+    assert rates.kinds["decay"].unit_seconds == pytest.approx(3 / 400)
+
+
 def test_steady_steps_are_those_after_the_warm_up_that_wait_for_nothing() -> None:
     found = steady([9.0, 3.0, 1.0, 1.2, 1.0, 5.0, 1.0, 0.8, 1.0, 1.0])
     assert found is not None
@@ -59,6 +91,22 @@ def test_a_kind_that_was_not_measured_has_the_mean_of_its_stage() -> None:
     assert rates.of("evaluate/c") == Rate(3, 2)
     assert rates.of("evaluate/a") == Rate(2, 1)
     assert rates.of("dedup") is None and rates.of("perplexity/x") is None
+
+
+def test_a_question_takes_as_long_as_the_tokens_that_it_computes(home: Path) -> None:
+    """Eight questions and forty, of 100 tokens each, at 0.01 s a token and two for the start; the real ones have 20."""
+
+    def asked(key: str, questions: int, seconds: float) -> Made:
+        stats = {"questions": questions}
+        facts = {"seconds": seconds, "execution": {"tokens_computed": 100 * questions}}
+        manifest = Manifest("evaluate", 1, key, {}, {}, {}, stats=stats, provenance=facts)
+        return Made("evaluate", None, 0, "mmlu", Artifact(home, manifest))
+
+    made = [asked("a", 8, 10.0), asked("b", 40, 42.0)]
+    rates = rates_of(made)
+    assert rates.kinds["evaluate/mmlu"].unit_seconds == pytest.approx(1.0)
+    rate = with_tokens(rates, made, {"mmlu": 20.0, "other": 5.0}).kinds["evaluate/mmlu"]
+    assert (rate.fixed_seconds, rate.unit_seconds) == (pytest.approx(2.0), pytest.approx(0.2))
 
 
 def test_rates_are_read_back_from_json() -> None:
