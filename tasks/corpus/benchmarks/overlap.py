@@ -30,8 +30,7 @@ HEAD_WORDS = 8
 """Minimum number of words of a short question with its answer. This many first words are indexed."""
 
 _TABLE_BITS = 24
-_TABLE_SHIFT = np.uint64(64 - _TABLE_BITS)
-_TABLE_MASK = np.uint64((1 << _TABLE_BITS) - 1)
+"""At most. There are at least sixteen cells for each head, up to a million heads."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +52,8 @@ class Entries:
         """(first word, entry) of every place in `words` where the hash of an entry's whole run occurs."""
         hashes, fits, _ = runs(words.hashes, words.first, weights_of(words), self.width)
         upper, lower = self._tables
-        places = np.flatnonzero(upper[hashes >> _TABLE_SHIFT] & fits)
-        places = places[lower[hashes[places] & _TABLE_MASK]]
+        places = np.flatnonzero(upper[hashes >> self._shift] & fits)
+        places = places[lower[hashes[places] & self._mask]]
         low = np.searchsorted(self.heads, hashes[places], side="left")
         high = np.searchsorted(self.heads, hashes[places], side="right")
         counts = high - low
@@ -65,10 +64,22 @@ class Entries:
     @cached_property
     def _tables(self) -> tuple[np.ndarray, np.ndarray]:
         """The upper and lower bits that occur in the heads. They rule out most places."""
-        tables = np.zeros((2, 1 << _TABLE_BITS), bool)
-        tables[0, self.heads >> _TABLE_SHIFT] = True
-        tables[1, self.heads & _TABLE_MASK] = True
+        tables = np.zeros((2, 1 << self._bits), bool)
+        tables[0, self.heads >> self._shift] = True
+        tables[1, self.heads & self._mask] = True
         return tables[0], tables[1]
+
+    @property
+    def _bits(self) -> int:
+        return min(len(self.heads).bit_length() + 4, _TABLE_BITS)
+
+    @property
+    def _shift(self) -> np.uint64:
+        return np.uint64(64 - self._bits)
+
+    @property
+    def _mask(self) -> np.uint64:
+        return np.uint64((1 << self._bits) - 1)
 
     def _whole(self, words: Words, position: np.ndarray, entry: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         good = np.ones(len(position), bool)
@@ -348,11 +359,10 @@ def save_index(index: Index, directory: Path) -> SavedIndex:
     for number, entries in enumerate(index.entries):
         columns = {name: getattr(entries, name) for name in _COLUMNS}
         table = pa.table(columns).replace_schema_metadata({"width": str(entries.width)})
-        feather.write_feather(table, directory / f"entries-{number}.arrow", compression="uncompressed")
-    wordings = pa.table({"wording": index.wordings, "question": index.question_of})
-    feather.write_feather(wordings, directory / "wordings.arrow", compression="uncompressed")
+        _write(table, directory / f"entries-{number}.arrow")
+    _write(pa.table({"wording": index.wordings, "question": index.question_of}), directory / "wordings.arrow")
     questions = pa.table({"benchmark": index.benchmark_of, "row": index.row_of, "checked": index.checked})
-    feather.write_feather(questions, directory / "questions.arrow", compression="uncompressed")
+    _write(questions, directory / "questions.arrow")
     return SavedIndex(index.digest, index.benchmarks, directory)
 
 
@@ -371,14 +381,23 @@ def load_index(saved: SavedIndex) -> Index:
         _numbers(questions["benchmark"]),
         _numbers(questions["row"]),
         questions["checked"].to_numpy(),
-        wordings["wording"].combine_chunks(),
+        _one(wordings["wording"]),
         _numbers(wordings["question"]),
         tuple(entries),
     )
+
+
+def _write(table: pa.Table, path: Path) -> None:
+    """In one piece, so that each column is one mapped range of the file."""
+    feather.write_feather(table, path, compression="uncompressed", chunksize=max(len(table), 1))
 
 
 _COLUMNS = ("heads", "whole", "lengths", "wordings", "places")
 
 
 def _numbers(column: pa.ChunkedArray) -> np.ndarray:
-    return column.chunk(0).to_numpy() if column.num_chunks == 1 else column.to_numpy()
+    return _one(column).to_numpy()
+
+
+def _one(column: pa.ChunkedArray) -> pa.Array:
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
