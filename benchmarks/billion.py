@@ -1,6 +1,6 @@
 """A billion tokens of text, from files to a packing manifest: seconds, CPU time and memory, stage by stage.
 
-    python benchmarks/billion_text.py TEXT --bytes 6G
+    python benchmarks/billion_text.py TEXT
     python benchmarks/billion.py TEXT --base MODEL [--scale 1] [--kill-at SECONDS] [--directory DIR] [--plot FILE.png]
 
 Runs `onward run --until pack` for 400M and then 1B tokens (times --scale) of the text that billion_text.py made, with the
