@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from storage.errors import ConfigError
 from tasks.training.apart import carries_state, hidden_apart, own_attention
 from tasks.training.attention import NAME, RowDocuments, register
-from tasks.training.head import GPU_ROWS, Loss, head_of
+from tasks.training.fused import fuse_activations
+from tasks.training.head import ROWS, Loss, head_of
 from tasks.training.process.processes import ALONE, Processes
 from tasks.training.process.sharding import FULL, shard
 from tasks.training.recompute import checkpoint_layers, to_train
@@ -158,6 +159,7 @@ def load_model(
         raise ConfigError(
             f"{start}: weights are missing or have another shape: {', '.join(map(str, lost[:3]))}."
         )
+    fuse_activations(whole)
     model = halves(whole, device, identity.precision)
     if execution.get("sharding") == FULL:
         shard(whole, model.body, device, processes)
@@ -169,7 +171,7 @@ def load_model(
     if execution["compile"]:
         # static sizes: feed.py makes all rows of one size, whatever the documents
         body: Any = torch.compile(model.body, dynamic=False)
-        model = replace(model, body=body, loss=_loss(model.head, device, identity.precision, compiled=True))
+        model = replace(model, body=body, loss=_loss(model.head, identity.precision, compiled=True))
     return model
 
 
@@ -224,13 +226,13 @@ def halves(whole: Any, device: torch.device, precision: str) -> LanguageModel:
     embedding.padding_idx = None
     for parameter in whole.parameters():
         parameter.requires_grad_(True)
-    return LanguageModel(whole, body, head, device, precision, _loss(head, device, precision), apart=apart)
+    return LanguageModel(whole, body, head, device, precision, _loss(head, precision), apart=apart)
 
 
-def _loss(head: nn.Module, device: torch.device, precision: str, compiled: bool = False) -> Loss:
-    products = torch.float32 if precision == FP32 else torch.bfloat16
-    multiple = GPU_ROWS if device.type == "cuda" and precision != FP32 else 1
-    return Loss(head, products, multiple=multiple, compiled=compiled)
+def _loss(head: nn.Module, precision: str, compiled: bool = False) -> Loss:
+    if precision == FP32:
+        return Loss(head, torch.float32, compiled=compiled)
+    return Loss(head, torch.bfloat16, multiple=ROWS, compiled=compiled)
 
 
 @torch.no_grad()

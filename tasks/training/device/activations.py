@@ -23,6 +23,7 @@ from torch.utils.checkpoint import CheckpointPolicy
 
 from tasks.training.apart import LEAST, carries_state, hidden_apart
 from tasks.training.attention import RowDocuments, register
+from tasks.training.fused import fuse_activations
 from tasks.training.recompute import checkpoint_layers, kept, selective_contexts, to_train
 from tasks.training.spec import SegmentSpec
 
@@ -139,6 +140,7 @@ def _fake_model(config: Any, precision: str, mode: str, tally: _Tally) -> tuple[
     fake = FakeTensorMode()
     with quiet(), fake:
         whole = maker._from_config(config, attn_implementation=attention_of(maker, config), dtype=dtype)
+    fuse_activations(whole)
     to_train(whole)
     checkpoint_layers(whole, mode, partial(_contexts, tally))
     return whole, fake

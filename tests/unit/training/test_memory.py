@@ -16,6 +16,7 @@ from tasks.training.attention import NAME, RowDocuments, register
 from tasks.training.device import memory
 from tasks.training.device.activations import Activations, count_activations
 from tasks.training.device.memory import Device, Step, choose
+from tasks.training.fused import fuse_activations
 from tasks.training.read_spec import parse_spec
 from tasks.training.recompute import MODES, checkpoint_layers, to_train
 from tasks.training.spec import AUTO, Identity
@@ -59,6 +60,7 @@ def model_of(family: str, mode: str, precision: str, dropout: float = 0.0) -> An
         config_of(family, dropout), attn_implementation=NAME, dtype=dtype
     )
     checkpoint_layers(whole, mode)
+    fuse_activations(whole)
     return whole.train()
 
 
