@@ -13,7 +13,7 @@ from flows.quote.happened import Beside, beside
 from flows.quote.quote import Measured, Quote, quote_of
 from flows.quote.rates import Rates, rates_of
 from flows.quote.rehearsed import newest
-from flows.quote.table import render
+from flows.quote.table import bytes_text, render
 from flows.quote.training import with_estimates
 from flows.quote.work import made_of, work_of
 
@@ -29,10 +29,14 @@ class Quoted:
     happened: list[Beside]
     """What a rehearsal of this run quoted, beside what it took so far."""
 
+    free: int | None
+    """Bytes free on the store's disk, where the plan is for this machine."""
+
     def text(self, width: int) -> str:
         """For a person."""
-        free = free_bytes(self.run.store_path)
-        return render(self.rows, self.quote, free=free, when=self.when, width=width, happened=self.happened)
+        return render(
+            self.rows, self.quote, free=self.free, when=self.when, width=width, happened=self.happened
+        )
 
 
 def quoted(
@@ -62,7 +66,14 @@ def quoted(
     when = rehearsed.when.partition("+")[0].replace("T", " ") if rehearsed else None
     same = rehearsed is not None and list(rehearsed.budgets) == list(run.training.token_budgets)
     happened = beside(rehearsed.quote, made_of(plan)) if rehearsed and same else []
-    return Quoted(run, rows, _quote(run, plan, rows, measured), when, happened)
+    quote = _quote(run, plan, rows, measured)
+    free = free_bytes(run.store_path) if here else None
+    if free is not None and (needed := quote.bytes + quote.passing_bytes) > free:
+        warn(
+            f"store: the run needs about {bytes_text(needed)} on the disk of {run.store_path}, and {bytes_text(free)} are "
+            "free; make room, or name another place in the configuration's store"
+        )
+    return Quoted(run, rows, quote, when, happened, free)
 
 
 def _quote(run: RunConfig, plan: Plan, rows: list[PlanRow], measured: Measured) -> Quote:

@@ -204,9 +204,8 @@ class _Rehearsing:
         return found
 
     def _requests(self, run: RunConfig, tokens: int = small.HELD_OUT_TOKENS) -> _Requests:
-        ask = _Requests(
-            run, self.store, warn=lambda line: None
-        )  # of small slices; the plan warns of the real ones
+        # what is odd about small slices is no news; the plan warns of the real ones
+        ask = _Requests(run, self.store, warn=lambda line: None)
         ask.compiled, ask.tokens = self._compiled, tokens
         return ask
 

@@ -205,7 +205,16 @@ def test_a_plan_says_what_was_measured_and_when(home: Path) -> None:
     assert after.quote.open == () and after.quote.start_seconds == 20.0
     assert "measured on 2026-11-30 12:00:00 by rehearse" in after.text(100)
     elsewhere = quoted(run, memory=8 * 10**9, device="H100")
-    assert "measured" not in elsewhere.text(100)
+    assert "measured" not in elsewhere.text(100) and "are free" not in elsewhere.text(100)
+
+    said: list[str] = []
+    save(
+        file_of(run, "a"),
+        rehearsed(run, rates=replace(rates, kinds={**rates.kinds, "train": Rate(3.0, 0.0, 1e18)})),
+    )
+    quoted(run, said.append)
+    [warned] = [line for line in said if line.startswith("store: ")]
+    assert "needs about 2,000,000,000 GB" in warned and "make room" in warned
 
 
 def artifact(stage: str, key: str, seconds: float) -> Made:
