@@ -302,7 +302,7 @@ def our_questions(case: Case, work: Path) -> Questions:
             metrics = {
                 metric: value
                 for metric, value in row.items()
-                if metric not in ("subject", "doc", "loglikelihoods", "unconditional", "target")
+                if metric not in ("subject", "doc", "loglikelihoods", "unconditional", "target", "perplexity")
             }
             found[name, row["subject"] or "", row["doc"]] = (metrics, row["loglikelihoods"])
     return found
