@@ -39,8 +39,9 @@ MORE_SECONDS = 90.0
 """What these questions are to take together."""
 SAMPLE_TOKENS, MORE_SAMPLE_TOKENS = 6, 18
 """Tokens of each continuation, of each model, and of the base once more."""
-HELD_OUT_TOKENS, MORE_HELD_OUT_TOKENS = 2_000, 8_000
-"""About how many tokens of held-out text each model is measured on, and the base once more."""
+HELD_OUT_TOKENS, MORE_HELD_OUT_TOKENS = 2_000, (8_000, 64_000)
+"""About how many tokens of held-out text each model is measured on; and the base once more, by its speed."""
+_READ_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,12 @@ def with_more_questions(run: RunConfig, small: RunConfig, seconds: float) -> Run
     raw["evaluation"]["limit"] = min(count, run.evaluation.limit or count)
     raw["evaluation"]["sample_tokens"] = min(run.evaluation.sample_tokens, MORE_SAMPLE_TOKENS)
     return parse_config(raw)
+
+
+def more_held_out(tokens_per_second: float) -> int:
+    """Tokens of held-out text that a model of this speed reads in ten seconds, within bounds."""
+    least, most = MORE_HELD_OUT_TOKENS
+    return max(least, min(most, int(_READ_SECONDS * tokens_per_second)))
 
 
 def _batch(run: RunConfig, speed: float | None) -> int:

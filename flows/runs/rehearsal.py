@@ -52,7 +52,7 @@ from tasks.models.config import SegmentConfig
 _SERVERS = 15.0
 """Seconds that Prefect's and MLflow's processes take at the start of a run: they are not in a rehearsal."""
 _WRITTEN = re.compile(r"checkpoint at step \d+: copied in ([0-9.]+) s, written in ([0-9.]+) s")
-_BYTES_PER_TOKEN, _MOST_TEXTS = 4, 64
+_BYTES_PER_TOKEN, _MOST_TEXTS = 4, 200
 _MOST_COUNTED = 2000
 """Questions of a benchmark whose tokens are counted."""
 _BESIDE = {"cpu": 0.5, "cuda": 0.0}
@@ -177,7 +177,9 @@ class _Rehearsing:
         base = outcome.models[0]
         asked = [one for one in whole if one.stage == "evaluate" and one.round == base.round]
         seconds = sum((one.seconds or 0.0) / one.artifact.stats["questions"] for one in asked)
-        ask = self._requests(small.with_more_questions(self.run, before, seconds), small.MORE_HELD_OUT_TOKENS)
+        read = [one for one in whole if one.stage == "perplexity"]
+        speed = max((one.artifact.stats["tokens"] / (one.seconds or 1.0) for one in read), default=0.0)
+        ask = self._requests(small.with_more_questions(self.run, before, seconds), small.more_held_out(speed))
         found = Outcome()
         again = Model(base.name, base.tokens, base.export, base.round)
         measure(ask, builder, found, again, _holdouts(outcome))

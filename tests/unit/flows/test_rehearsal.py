@@ -17,7 +17,7 @@ from flows.quote.happened import beside
 from flows.quote.planned import quoted
 from flows.quote.rates import Made, Rate, Rates
 from flows.quote.rehearsed import Rehearsed, basis_of, file_of, newest, save
-from flows.quote.small import small_of, with_more_questions
+from flows.quote.small import more_held_out, small_of, with_more_questions
 from flows.quote.training import compiled_by_rule
 from flows.runs.rehearsal import checkpoints_in
 from storage.artifact import Artifact
@@ -118,6 +118,7 @@ def test_more_questions_are_asked_where_they_are_quick(home: Path) -> None:
 
     assert limit(2.0) == 45 and limit(20.0) == 24 and limit(0.01) == 150
     assert limit(0.01, parse_config(minimal())) == 200
+    assert [more_held_out(speed) for speed in (0.0, 300.0, 3_000.0, 1e6)] == [8_000, 8_000, 30_000, 64_000]
 
 
 def test_a_segment_is_compiled_as_the_longest_real_one_would_be(home: Path) -> None:
