@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from storage.errors import ConfigError
-from storage.settings import Count, FreeText, LineText, PathText, Settings, execution, identity
+from storage.settings import Count, FreeText, LineText, PathText, Real, Settings, execution, identity
 from tasks.evaluation.directory import read_task_directory
 
 Group = Literal["domain", "general"]
@@ -148,7 +148,7 @@ class EvaluationConfig(Settings):
         description="Arithmetic of benchmarks and perplexity: fp32, or bf16, which is faster where the processor has it. "
         "Samples are written in fp32.",
     )
-    overlap: float = identity(
+    overlap: Real = identity(
         0.5,
         since="0.2",
         description="Share of a window that the next one reads again, as context for what it scores, in a perplexity.",
