@@ -34,7 +34,7 @@ _NEARLY_NONE = 0.1
 
 @dataclass
 class _Rate:
-    """How fast a stage has been: from `first` at `began` to `done` at `at`, when it last changed."""
+    """How fast a stage has been: from `first` at `began` to `done` at `at`, when it last changed, the `times`-th time."""
 
     label: str
     unit: str
@@ -42,6 +42,7 @@ class _Rate:
     first: int
     at: float
     done: int
+    times: int = 0
 
 
 class Console:
@@ -172,10 +173,13 @@ class Console:
             self._rate = _Rate(label, unit, now, done, now, done)
         rate = self._rate
         if done > rate.done:
-            rate.done, rate.at = done, now
+            rate.done, rate.at, rate.times = done, now, rate.times + 1
         if not total or rate.done <= rate.first or rate.at - rate.began < _RATE_SECONDS:
             return ""
-        seconds = (total - done) * (rate.at - rate.began) / (rate.done - rate.first) - (now - rate.at)
+        since = min(
+            now - rate.at, (rate.at - rate.began) / rate.times
+        )  # it may be halted: then nothing runs down
+        seconds = (total - done) * (rate.at - rate.began) / (rate.done - rate.first) - since
         return f"about {seconds / 60:,.0f} min left" if seconds >= 60 else "less than a minute left"
 
     def _columns(self) -> int:

@@ -153,3 +153,6 @@ def test_between_two_long_steps_the_time_left_runs_down(monkeypatch):
         "● train · round 1 · 8K  2 of 11 steps, loss 3.000, about 18 min left",
         "● train · round 1 · 8K  3 of 11 steps, loss 3.000, about 16 min left",
     ]
+    seconds[0] = 5000.0  # halted meanwhile
+    console.progress("train · round 1 · 8K", 3, 11, "steps")
+    assert log.getvalue().splitlines()[-1].endswith("3 of 11 steps, about 14 min left")
