@@ -8,7 +8,7 @@
 
 The sides are Onward and the harness, each in fp32 and in bf16; the harness with each of the given batch sizes, and by
 its default in the precision of the model's file. Each side is a process of its own, timed from start to scores. A
-process with two questions each measures imports and loading; the difference is the scoring. Sides take turns; the
+process with two questions measures imports and loading; the difference is the scoring. Sides take turns; the
 median of the repeats counts. Answers are compared question by question: the table has the number of questions whose
 score differs, and the largest difference of an answer's log-likelihood. Between two sides in fp32 more than one
 question in a hundred is an error: speed counts only if the scores are the same.
@@ -183,10 +183,8 @@ def line_of(row: Row) -> str:
 
 def workload(name: str, given: argparse.Namespace, work: Path) -> list[Row]:
     """All sides on one workload, taking turns."""
-    full, small = (
-        prepare(name, given, work / label, size)
-        for label, size in (("full", given.questions), ("small", WARM_UP_ROWS))
-    )
+    full = prepare(name, given, work / "full", given.questions)
+    small = prepare("arc_easy", given, work / "small", WARM_UP_ROWS)
     sizes = [None, *map(int, given.batch_sizes.split(","))]
     sides = [Side(precision, size) for precision in given.sides.split(",") for size in sizes]
     taken: dict[tuple[Side, bool], list[tuple[float, float]]] = defaultdict(list)
