@@ -99,8 +99,8 @@ def report_page(pages: PrefectPages | None, page: Path | None) -> None:
 
 
 def with_pictures(text: str, directory: Path) -> str:
-    """The Markdown of a page with its pictures inside: Prefect shows no files. A picture that is not there leaves its
-    caption."""
+    """The Markdown of a page with its pictures inside: Prefect shows no files. The report with its cost has those of the
+    report. A picture that is not there leaves its caption."""
 
     def inside(found: re.Match[str]) -> str:
         path = directory / found[2]
@@ -109,7 +109,9 @@ def with_pictures(text: str, directory: Path) -> str:
         except OSError:
             return ""
 
-    return re.sub(r"!\[([^\]\n]*)\]\((figures/[\w.-]+\.(?:svg|png))\)", inside, text)
+    return re.sub(
+        r"!\[([^\]\n]*)\]\(((?:\.\./\.\./report/\w+/)?figures/[\w.-]+\.(?:svg|png))\)", inside, text
+    )
 
 
 def data_page(pages: PrefectPages | None, page: Input | None) -> None:

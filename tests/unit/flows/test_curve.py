@@ -92,6 +92,11 @@ def test_pages_take_their_pictures_along(tmp_path: Path) -> None:
     (tmp_path / "figures").mkdir()
     (tmp_path / "figures" / "a.svg").write_text("<svg/>")
     (tmp_path / "figures" / "b.png").write_bytes(b"png")
+    (tmp_path / "runs" / "report-3f").mkdir(parents=True)
+    (tmp_path / "report" / "3f" / "figures").mkdir(parents=True)
+    (tmp_path / "report" / "3f" / "figures" / "c.svg").write_text("<svg/>")
+    costed = with_pictures("![Cost](../../report/3f/figures/c.svg)", tmp_path / "runs" / "report-3f")
+    assert costed == f"![Cost](data:image/svg+xml;base64,{base64.b64encode(b'<svg/>').decode()})"
     text = "![One.](figures/a.svg)\n![Two](figures/b.png)\n![Gone](figures/c.svg)\n![Out](figures/../../x.svg)\n[l](x.md)"
     assert with_pictures(text, tmp_path).splitlines() == [
         f"![One.](data:image/svg+xml;base64,{base64.b64encode(b'<svg/>').decode()})",
