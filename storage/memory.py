@@ -7,13 +7,12 @@ import gc
 import multiprocessing
 import sys
 
-import pyarrow as pa
-
 
 def give_back() -> None:
     """Return what this process has freed and Arrow's pool and glibc's heaps keep for its own next use. Takes a hundredth
     of a second."""
-    pa.default_memory_pool().release_unused()
+    if (arrow := sys.modules.get("pyarrow")) is not None:  # no process loads it for this
+        arrow.default_memory_pool().release_unused()
     if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), "malloc_trim"):
         library.malloc_trim(0)
 

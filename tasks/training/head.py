@@ -87,12 +87,14 @@ class Loss:
         of losses / `divisor`; that of the weights is added to the parameter's, in float32.
         """
         weight, bias = self._weights()
+        # a tensor, because a graph is compiled for each value of a number, and each step has another
+        share = torch.full((), self._factor / divisor, dtype=torch.float32, device=hidden.device)
         losses, of_hidden, of_weight, of_bias = self._compute(
             hidden.to(self._precision),
             weight,
             bias,
             targets,
-            1.0 / divisor,
+            share,
             self._linear.out_features,
             self._factor,
             self._cap,
@@ -118,12 +120,13 @@ def losses_and_gradients(
     weight: Tensor,
     bias: Tensor | None,
     targets: Tensor,
-    share: float,
+    share: Tensor | float,
     words: int,
     factor: float,
     cap: float | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(losses in float32, gradients of `hidden`, `weight` and bias) of the sum of losses times `share`.
+    """(losses in float32, gradients of `hidden`, `weight` and bias). Gradients are of the sum of losses, times `share`
+    over `factor`.
 
     hidden [tokens, width] and weight [rows, width] have one type; only the first `words` rows are words. The gradient
     of the bias is empty if there is none. With p the softmax of the logits, a loss has the gradient p - 1 at its target
@@ -149,7 +152,7 @@ def losses_and_gradients(
         values = values.exp() - (words_of == places).float()
     else:
         values.exp_().scatter_add_(1, places, values.new_full((1, 1), -1.0).expand_as(places))
-    of_token = (counts * (share * factor)).unsqueeze(1)
+    of_token = (counts * share).unsqueeze(1)
     values = values.mul_(of_token) if capped is None else values * of_token * (1.0 - capped * capped)
     if torch.compiler.is_compiling():
         narrow = functional.pad(values.to(hidden.dtype), (0, len(weight) - words))

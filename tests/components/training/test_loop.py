@@ -22,7 +22,7 @@ def test_compiled_it_learns_the_same(world: World, tmp_path: Path) -> None:
     torch.compiler.reset()
     counters.clear()
     assert run_here(spec)[0] == loop.DONE
-    assert counters["frames"]["total"] == 2, "the body and the loss, in the first step"
+    assert counters["stats"]["unique_graphs"] == 2, "the body and the loss, in the first step"
     whole = world.spec(tmp_path / "whole", identity__last_step=4, execution__compile=True)
     torch.compiler.reset()
     assert run_here(whole)[0] == loop.DONE
