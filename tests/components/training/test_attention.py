@@ -48,10 +48,12 @@ def test_compiled_once_it_is_the_same_however_documents_fall(
     torch.compiler.reset()
     counters.clear()
     compiled, plain = load(world, tmp_path, compiled=True), load(world, tmp_path)
-    for seed in range(6):
+    for seed in range(30):
         losses, found = gradients(compiled, seed, fixed=True)
         assert counters["frames"]["total"] == counters["stats"]["unique_graphs"] == 2
         assert not counters["graph_break"] and not counters["recompile_limit"]
+        if seed >= 6:
+            continue
         wanted, other = gradients(plain, seed, fixed=False)
         torch.testing.assert_close(losses, wanted, rtol=1e-4, atol=1e-5)
         most = max(float(gradient.abs().max()) for gradient in other.values())
