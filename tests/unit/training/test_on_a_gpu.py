@@ -3,7 +3,8 @@ is given.
 
 A build of torch without CUDA computes shapes on a device that is called cuda:0, but cannot slice or differentiate there,
 and has no autocast. So a body runs forward whose code slices nothing (GPT-2's), with bf16 weights; head, clipping and
-update run on torch's device `meta`, which refuses a tensor of another device too.
+update run on torch's device `meta`, which refuses a tensor of another device too. A build with CUDA takes the whole step
+but for backward, with or without a GPU.
 """
 
 from __future__ import annotations
@@ -119,6 +120,32 @@ def test_a_tensor_that_stayed_on_the_host_is_noticed() -> None:
     ids = torch.zeros((1, TOKENS), dtype=torch.int64, device=CUDA)
     with pytest.raises(RuntimeError, match="device"), torch.no_grad():
         model.hidden(ids, ids.to("cpu"), packing)
+
+
+@pytest.mark.skipif(not torch.backends.cuda.is_built(), reason="this build of torch has no CUDA")
+@pytest.mark.usefixtures("fake")
+@pytest.mark.parametrize("fixed", [False, True])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_with_cuda_forward_loss_clipping_and_the_fused_update_stay_on_the_gpu(
+    family: str, fixed: bool
+) -> None:
+    model = a_model(configs()[family], CUDA, "bf16_weights")
+    documents = 8 if fixed else len(LENGTHS)
+    bounds = torch.zeros(documents + 1, dtype=torch.int32, device=CUDA)
+    ids = torch.zeros((1, TOKENS), dtype=torch.int64, device=CUDA)
+    with torch.no_grad(), Operations() as ran:
+        hidden = model.hidden(ids, ids, RowDocuments(LENGTHS, bounds, max(LENGTHS), fixed))
+    assert len([name for name in ran.names if "varlen" in name]) == 2
+    assert not [name for name in ran.names if "repeat_interleave" in name], "grouped heads go to the kernel"
+    losses, _ = model.loss.backward(hidden, ids[0], TOKENS)
+    for weight in model.whole.parameters():
+        if weight.grad is None:
+            weight.grad = torch.empty_like(weight)
+    norm = clip_gradients(model.whole.parameters(), 1.0, ALONE)
+    optimizer = torch.optim.AdamW(model.whole.parameters(), lr=1e-3, fused=True)
+    optimizer.step()
+    moments = [state["exp_avg"] for state in optimizer.state.values()]
+    assert {held.device for held in (losses, norm, *moments)} == {CUDA}
 
 
 OPTIMIZERS: dict[str, tuple[str, dict[str, Any]]] = {
