@@ -9,6 +9,7 @@ from typing import Any
 from storage.paths import home
 from storage.store_places import configurations_of, is_store, run_names, store_of_config, stores_of_home
 from tasks import stages
+from tasks.models import form
 
 MODEL_STAGES = tuple(
     stage.name
@@ -53,6 +54,16 @@ def any_stage(incomplete: str) -> list[str]:
 def formats(incomplete: str) -> list[str]:
     """The output formats of lineage."""
     return _beginning(FORMATS, incomplete)
+
+
+def model_formats(incomplete: str) -> list[str]:
+    """The formats of an exported model."""
+    return _beginning(form.FORMATS, incomplete)
+
+
+def dtypes(incomplete: str) -> list[str]:
+    """The types of an exported model's weights."""
+    return _beginning(form.DTYPES, incomplete)
 
 
 def runs(ctx: Any, incomplete: str) -> list[str]:

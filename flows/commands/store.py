@@ -233,14 +233,34 @@ def export(
     ],
     store: StoreOption = None,
     config: ConfigOption = None,
+    format_: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            help="safetensors (transformers, vLLM)",
+            autocompletion=completion.model_formats,
+        ),
+    ] = "safetensors",
+    dtype: Annotated[
+        str | None,
+        typer.Option(
+            help="type of the weights: bf16, fp16 or fp32; without it, bf16 for a model that was trained in "
+            "bf16, else as in the store",
+            show_default=False,
+            autocompletion=completion.dtypes,
+        ),
+    ] = None,
     mlflow: Annotated[
         str | None,
         typer.Option(help="address of MLflow; without it, MLFLOW_TRACKING_URI or the local database"),
     ] = None,
 ) -> None:
-    """Copy the files of a model, as `from_pretrained` loads them, with a model card: data, training and scores."""
+    """Write the files of a model, as other programs load them, with a model card: data, training and scores."""
     from flows.inspect.export import export_model
     from flows.lineage.names import resolve
+    from tasks.models.form import form_of
+
+    form_of(format_, dtype, {})  # what does not exist is said before anything is looked for
 
     place = store if store is not None else partial(chosen_store, None, config)
     opened, artifact, _ = resolve(model, place, mlflow)
@@ -249,5 +269,5 @@ def export(
         raise OnwardError(f"{artifact.stage} {artifact.key[:12]} holds no model")
     if not directory.exists():
         artifact = _sound_model(catalog, artifact)
-    export_model(catalog, artifact, directory)
+    export_model(catalog, artifact, directory, form_of(format_, dtype, artifact.manifest.config))
     sys.stdout.write(f"{directory}\n")

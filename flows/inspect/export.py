@@ -16,15 +16,18 @@ from storage.catalog import Catalog
 from storage.errors import ConfigError, OnwardError
 from storage.runs import shared_lock
 from storage.store import Store
+from tasks.models.form import SAFETENSORS, Form
 from tasks.models.card import model_card
 from tasks.training.state.readers import add_readers
 
 
-def export_model(catalog: Catalog, artifact: Artifact, directory: Path) -> None:
-    """Copy the part `export` to a new directory and write a model card. A killed or failed export leaves no `directory`.
+def export_model(catalog: Catalog, artifact: Artifact, directory: Path, form: Form | None = None) -> None:
+    """Write the part `export` in a form into a new directory, with a model card. Without a form it is copied as it is.
 
-    Raises OnwardError if the directory exists or there is no space for it.
+    A killed or failed export leaves no `directory`. Raises OnwardError if the directory exists, if there is no space for
+    it, or if the model cannot be had in that form.
     """
+    form = form or Form()
     if directory.exists() or directory.is_symlink():
         raise OnwardError(f"{directory} exists already")
     beside = directory.absolute().with_name(
@@ -33,12 +36,9 @@ def export_model(catalog: Catalog, artifact: Artifact, directory: Path) -> None:
     try:
         beside.mkdir(parents=True)
         with _kept(catalog.store):
-            for path in artifact.part("export").paths:
-                target = beside / path.relative_to(artifact.path / "export")
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(path, target)
-            _say_it_to_readers(artifact, beside)
-            (beside / "README.md").write_text(model_card(catalog, artifact), encoding="utf-8")
+            _copy(artifact, beside, form)
+            card = model_card(catalog, artifact, form)
+            (beside / "README.md").write_text(card, encoding="utf-8")
         commit_directory(beside, directory.absolute())
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -49,6 +49,21 @@ def export_model(catalog: Catalog, artifact: Artifact, directory: Path) -> None:
         raise
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+
+
+def _copy(artifact: Artifact, target: Path, form: Form) -> None:
+    """The files of the part `export`, with what other readers need, and the weights in the form's type."""
+    export = artifact.path / "export"
+    for path in artifact.part("export").paths:
+        if form.dtype is not None and path.suffix == ".safetensors":
+            continue
+        (target / path.relative_to(export)).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target / path.relative_to(export))
+    if form.dtype is not None:
+        from tasks.formats.rounded import write_rounded
+
+        write_rounded(export, target, form.dtype)
+    _say_it_to_readers(artifact, target)
 
 
 def _say_it_to_readers(artifact: Artifact, export: Path) -> None:

@@ -14,6 +14,7 @@ from storage.artifact import Artifact
 from storage.catalog import Catalog
 from storage.counts import rounded_count
 from tasks.corpus.tokens.begin import EOS
+from tasks.models.form import Form
 
 _FILES_LISTED = 20
 """Maximum number of files listed per source. The manifests of `ingest` list all."""
@@ -21,11 +22,12 @@ _FILES_LISTED = 20
 Scores = dict[tuple[str, str], Artifact]
 
 
-def model_card(catalog: Catalog, model: Artifact) -> str:
+def model_card(catalog: Catalog, model: Artifact, form: Form | None = None) -> str:
     """README.md of an exported model (`base`, `train` or `decay` with the part `export`), in the hub's format.
 
-    A pure function of the store: a card written later includes later measurements.
+    A pure function of the store and of the form of the files beside it: a card written later includes later measurements.
     """
+    form = form or Form()
     made = _made_of(catalog, model)
     segments = sorted(
         (one for one in made if one.stage in ("train", "decay")), key=lambda one: _place(one, made)
@@ -37,6 +39,7 @@ def model_card(catalog: Catalog, model: Artifact) -> str:
         _front_matter(base),
         f"# {base.stats.get('architecture', 'Language model')}, {_parameters(base)} parameters",
         _what(model, base, adapted),
+        _weights(form),
         "## Scores",
         *_scores(catalog, model, before),
         "## Training",
@@ -44,7 +47,7 @@ def model_card(catalog: Catalog, model: Artifact) -> str:
         "## Data",
         *_data(made),
         "## Where it comes from",
-        *_lineage(model, made),
+        *_lineage(model, made, form),
     ]
     return "\n\n".join(block for block in blocks if block) + "\n"
 
@@ -97,6 +100,15 @@ def _what(model: Artifact, base: Artifact, adapted: list[Artifact]) -> str:
     return (
         f"Continued pre-training of {source}: {seen:,} tokens seen, the text and the steps below. It loads with "
         "`AutoModelForCausalLM.from_pretrained` and `AutoTokenizer.from_pretrained` on this directory."
+    )
+
+
+def _weights(form: Form) -> str:
+    if form.dtype is None:
+        return ""
+    return (
+        f"The weights here are {form.dtype}, rounded from those of the store. The scores below were measured on those of "
+        "the store, as their stages say."
     )
 
 
@@ -258,10 +270,11 @@ def _files_of(source: str, slices: list[Artifact]) -> str:
     return f"**{source}**: {', '.join(listed)}" if listed else ""
 
 
-def _lineage(model: Artifact, made: list[Artifact]) -> Iterator[str]:
+def _lineage(model: Artifact, made: list[Artifact], form: Form) -> Iterator[str]:
     part = model.manifest.parts["export"]
+    of = "these files" if form == Form() else "the files in the store"
     yield (
-        f"Stage `{model.stage}`, key `{model.key}`, digest of these files `{part.digest}` "
+        f"Stage `{model.stage}`, key `{model.key}`, digest of {of} `{part.digest}` "
         f"(this card is not among them). `onward lineage {model.key[:12]}` names all {len(made) - 1} artifacts behind it."
     )
     provenance = model.manifest.provenance

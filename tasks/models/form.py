@@ -1,0 +1,44 @@
+"""The form in which a model leaves the store: a format of files and a type of numbers. Light to import."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from storage.errors import ConfigError
+
+SAFETENSORS = "safetensors"
+FORMATS = (SAFETENSORS,)
+BF16, FP16, FP32 = "bf16", "fp16", "fp32"
+DTYPES = (BF16, FP16, FP32)
+_TRAINED_IN_BF16 = ("bf16", "bf16_weights")
+"""Values of `training.precision` with which every product of the weights was computed in bf16."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """A format, and the type of its weights. `dtype` None: the numbers are those of the store, bit for bit."""
+
+    format: str = SAFETENSORS
+    dtype: str | None = None
+
+    @property
+    def said(self) -> str:
+        """As a file's name and a card say it."""
+        return self.dtype or FP32
+
+
+def form_of(format_: str, dtype: str | None, training: Mapping[str, Any]) -> Form:
+    """The form that was asked for. `training`: the configuration of the stage that made the model.
+
+    Without a type it is bf16 for a model that was trained in bf16, whose scores were those of bf16 products, and else
+    that of the store (float32). Raises ConfigError for what does not exist.
+    """
+    if format_ not in FORMATS:
+        raise ConfigError(f"--format {format_}: unknown format; one of {', '.join(FORMATS)}")
+    if dtype is not None and dtype not in DTYPES:
+        raise ConfigError(f"--dtype {dtype}: unknown type; one of {', '.join(DTYPES)}")
+    if dtype is None and training.get("precision") in _TRAINED_IN_BF16:
+        dtype = BF16
+    return Form(format_, dtype)
