@@ -16,8 +16,8 @@ from storage.catalog import Catalog
 from storage.errors import ConfigError, OnwardError
 from storage.runs import shared_lock
 from storage.store import Store
-from tasks.models.form import SAFETENSORS, Form
 from tasks.models.card import model_card
+from tasks.models.form import Form
 from tasks.training.state.readers import add_readers
 
 

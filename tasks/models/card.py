@@ -107,8 +107,8 @@ def _weights(form: Form) -> str:
     if form.dtype is None:
         return ""
     return (
-        f"The weights here are {form.dtype}, rounded from those of the store. The scores below were measured on those of "
-        "the store, as their stages say."
+        f"The weights here are {form.dtype}, made from those of the store. The scores below were measured on those of the "
+        "store, as their stages say."
     )
 
 

@@ -50,7 +50,7 @@ def test_weights_are_rounded_to_the_nearest_and_load_in_their_type(
     config = json.loads((target / "config.json").read_bytes())
     assert config["dtype"] == config["torch_dtype"] == str(kind).removeprefix("torch.")
     card = (target / "README.md").read_text()
-    assert f"The weights here are {dtype}, rounded from those of the store." in card
+    assert f"The weights here are {dtype}, made from those of the store." in card
     assert "digest of the files in the store `" in card
 
 
