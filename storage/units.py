@@ -94,6 +94,11 @@ def auto_or_whole(value: Any) -> Any:
     return as_number(value)
 
 
+def auto_or_count(value: Any) -> Any:
+    """Read `auto`, or a count such as 64K; the rest is as for `parse_count`."""
+    return value if value == "auto" else parse_count(value)
+
+
 def as_path(value: Any) -> Any:
     """Return a path or pattern unchanged. Raises ValueError for a text that no file system takes as a name."""
     if not isinstance(value, str):

@@ -355,6 +355,7 @@ class Requests(Measures):
             tuple(one.tokens for one in read),
             base,
             line.readers if exports else None,
+            _held_out(read),
         )
 
     # ---- results ------------------------------------------------------------------------------------------------
@@ -384,3 +385,13 @@ class Requests(Measures):
     def report(self, outcome: Outcome) -> Request:
         """The report page."""
         return Request(report, *report.report_request(self.run.evaluation, outcome))
+
+
+def _held_out(read: Sequence[Slice]) -> dict[str, Input]:
+    """The held-out documents of each source that has any, in the slices of a round."""
+    found: dict[str, Input] = {}
+    for one in read:
+        cleaned = one.artifacts.get("decontaminate")
+        if cleaned is not None and one.source not in found and cleaned.has("holdout"):
+            found[one.source] = cleaned.part("holdout")
+    return found

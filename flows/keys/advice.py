@@ -125,6 +125,7 @@ ADVICE = {
     "training.execution.device_memory": "For a GPU that is shared.",
     "training.execution.checkpoint_every": "Shorter where the machine may go at any moment; each takes 12 "
     "bytes a parameter.",
+    "training.execution.heldout_every_tokens": "A smaller number for a closer look; null to spend nothing on it.",
     "training.execution.keep_last": "1 where the disk is small.",
     "training.execution.processes": "As many as GPUs.",
     "training.execution.sharding": "`full` only if the model does not fit.",

@@ -11,6 +11,8 @@ from typing import Any
 
 from flows.tracking.runs import Point
 from storage.artifact import Artifact
+from tasks.models.heldout import measured
+from tasks.training.state.heldout import PREFIX
 
 
 def scores_of(artifact: Artifact, item: str) -> dict[str, float]:
@@ -68,12 +70,28 @@ def journal_of(artifact: Artifact) -> list[dict[str, Any]]:
     if clock.exists():
         by_step = {row["step"]: row for row in pq.read_table(clock).to_pylist()}
         rows = [row | by_step.get(row["step"], {}) for row in rows]
-    return rows
+    return _with_heldout(rows, artifact.path)
 
 
 def lines_of(journal: Path) -> list[dict[str, Any]]:
     """The complete lines of a journal that is being written."""
-    return [json.loads(line) for line in journal.read_bytes().split(b"\n")[:-1] if line.strip()]
+    rows = [json.loads(line) for line in journal.read_bytes().split(b"\n")[:-1] if line.strip()]
+    return _with_heldout(rows, journal.parent)
+
+
+def _with_heldout(rows: list[dict[str, Any]], directory: Path) -> list[dict[str, Any]]:
+    """The rows with the losses on held-out text in those of their steps; before the first, that of the start."""
+    held = {
+        int(line["step"]): {
+            name: value for name, value in line.items() if name == "tokens" or name.startswith(PREFIX)
+        }
+        for line in measured(directory)
+    }
+    if not held or not rows:
+        return rows
+    start = min(held)
+    found = [row | held.get(int(row["step"]), {}) for row in rows]
+    return [{"step": start, **held[start]}, *found] if start < int(rows[0]["step"]) else found
 
 
 def anchored(segments: list[Artifact]) -> list[tuple[list[dict[str, Any]], int]]:
@@ -134,7 +152,8 @@ def curve_of(
     last: Callable[[str], int],
     until: int | None = None,
 ) -> Iterator[list[Point]]:
-    """The training curve of a segment for the flow run: about 200 steps of it. `segment` is its configuration.
+    """The training curve of a segment for the flow run: about 200 steps of it, and each with a loss on held-out text.
+    `segment` is its configuration.
 
     Trunk and rounds are `train/…`, the branches, whose tokens the trunk goes through too, `decay/…`. `last` gives the last
     tokens that a metric has already.
@@ -146,6 +165,8 @@ def curve_of(
     every = max(1, -(-(end - int(segment["first_step"])) // _MOST))
 
     def wanted(row: Mapping[str, Any]) -> bool:
-        return int(row["step"]) % every == 0 or int(row["step"]) == end
+        step = int(row["step"])
+        return step % every == 0 or step == end or any(name.startswith(PREFIX) for name in row)
 
-    return rows_of(rows, prefix, anchor, last(f"{prefix}/loss"), until, wanted, CURVE)
+    columns = [*CURVE, *{name for row in rows for name in row if name.startswith(PREFIX)}]
+    return rows_of(rows, prefix, anchor, last(f"{prefix}/loss"), until, wanted, columns)

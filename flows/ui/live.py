@@ -29,7 +29,9 @@ from storage.manifest import Manifest
 from storage.secrets import without_secrets
 from storage.store import Request
 from tasks import stages
+from tasks.models.heldout import measured, sources_of
 from tasks.models.progress import last_row, newest_checkpoint
+from tasks.training.state.heldout import PREFIX
 
 PERIOD_SECONDS = 10.0
 CURVE_SECONDS = 60.0
@@ -390,6 +392,9 @@ def _training(work: Path) -> str:
         words.append(f"step {row['step']:,}, {row.get('tokens', 0):,} tokens seen by the model")
         if isinstance(row.get("loss"), int | float):
             words.append(f"loss {row['loss']:.3f}")
+    if lines := measured(work):
+        found = [(name, lines[-1].get(f"{PREFIX}{name}")) for name in sources_of(lines)]
+        words += [f"held-out {name} {value:.3f}" for name, value in found if value is not None]
     return " · ".join(words)
 
 

@@ -19,13 +19,17 @@ from typing import Any
 
 from storage.artifact import Input
 from storage.draft import Draft
-from storage.errors import DamagedArtifact
+from storage.errors import BadInput, DamagedArtifact
+from storage.packing import PackingManifest
 from storage.settings import identity_of
+from tasks.corpus.tokens.vocabulary import load_vocabulary
 from tasks.models.config import SegmentConfig
 from tasks.models.energy import Meter, read_joules
+from tasks.models.heldout import write_heldout
 from tasks.models.progress import last_row
 from tasks.models.trainer import run_trainer
 from tasks.training.spec import Execution
+from tasks.training.state.heldout import TEXT
 from tasks.training.state.sealed import RESULT, not_as_written, read_sealed
 
 STAGE = "train"
@@ -55,6 +59,7 @@ _VOLATILE = (
     "clock.parquet",
     "energy.json",
     "execution.json",
+    "heldout.jsonl",
     "recovery.json",
     "result.json",
     "trainer.log",
@@ -76,6 +81,8 @@ class TrainInputs:
     """The base model's export, only if weights are pulled towards it."""
     readers: Input | None = field(default=None, metadata={"since": "0.2"})
     """What exports say for other readers (tasks/models/readers.py), only for a segment that makes any."""
+    heldout: Mapping[str, Input] = field(default_factory=dict, metadata={"in_key": False})
+    """Held-out documents by source, whose loss is measured on the way. They change no weight."""
 
 
 def components(config: SegmentConfig, inputs: TrainInputs) -> Iterator[str]:
@@ -222,6 +229,7 @@ def _write_spec(config: SegmentConfig, inputs: TrainInputs, work: Path) -> None:
             "base": None if base is None else str(base.root / base.part),
             "tokenizer": str(_directory_of(inputs.tokenizer)),
             "readers": None if inputs.readers is None else str(_directory_of(inputs.readers)),
+            "heldout": _write_heldout(config, inputs, work),
             "manifests": [str(manifest.only()) for manifest in inputs.manifests],
             "shards": shards,
             "work": str(work),
@@ -230,6 +238,27 @@ def _write_spec(config: SegmentConfig, inputs: TrainInputs, work: Path) -> None:
         "parent_fd": None,
     }
     (work / "spec.json").write_text(json.dumps(spec, indent=1), encoding="utf-8")
+
+
+def _write_heldout(config: SegmentConfig, inputs: TrainInputs, work: Path) -> str | None:
+    """Write the tokens whose loss is measured on the way; None if there are none, or if no tokens can be made of the text:
+    training needs no measure, and the stage that does says what is wrong with it.
+    """
+    if not inputs.heldout or config.execution.heldout_every_tokens is None:
+        return None
+    packed = PackingManifest.open(inputs.manifests[0].only())
+    path = work / TEXT
+    try:
+        write_heldout(
+            path,
+            {name: part.paths for name, part in inputs.heldout.items()},
+            load_vocabulary(_directory_of(inputs.tokenizer)),
+            first=packed.eot if packed.begin is None else packed.begin,
+            longest=config.sequence_length,
+        )
+    except BadInput:
+        return None
+    return str(path)
 
 
 def _directory_of(part: Input) -> Path:

@@ -104,6 +104,8 @@ def _steps(segment: Segment, stop: Callable[[], bool], say: Say) -> int | None:
     progress, writer = segment.progress, segment.writer
     saved_at = time.monotonic()
     warned = segment.climb.risen
+    if segment.heldout and not progress.tokens and not segment.heldout.begun:
+        _measure(segment)
     while progress.step < last:
         if writer:
             writer.check()
@@ -129,6 +131,8 @@ def _steps(segment: Segment, stop: Callable[[], bool], say: Say) -> int | None:
                 )
         collect(segment)
         keep(segment, tokens)
+        if segment.heldout and (segment.heldout.due(tokens, progress.tokens) or progress.step == last):
+            _measure(segment)
         due = time.monotonic() - saved_at >= execution.checkpoint_every
         if segment.sharded:  # all save together, so all must decide alike
             due = segment.processes.any(due)
@@ -147,6 +151,13 @@ def _steps(segment: Segment, stop: Callable[[], bool], say: Say) -> int | None:
     if stopped:
         say(f"stopping after step {progress.step}; the same command goes on from there")
     return RESUMABLE if stopped else DONE
+
+
+def _measure(segment: Segment) -> None:
+    """The loss on held-out text with the weights of now."""
+    progress = segment.progress
+    assert segment.heldout is not None
+    segment.heldout.measure(segment.model, progress.step, progress.tokens, segment.execution["loss_chunk"])
 
 
 def _go_back(segment: Segment, say: Say) -> None:

@@ -20,6 +20,7 @@ from tasks.training.data import Corpus
 from tasks.training.device import execution as executions
 from tasks.training.device.activations import counter
 from tasks.training.feed import Feed, FixedSize
+from tasks.training.heldout import Heldout
 from tasks.training.model import LanguageModel, Shape, causal_class, load_model, read_config, shape_of
 from tasks.training.process.overlap import Reduction
 from tasks.training.process.processes import Processes
@@ -80,6 +81,8 @@ class Segment:
     progress: Progress
     climb: Climb
     average: RunningSum
+    heldout: Heldout | None
+    """Only in the first process, and if its weights are whole."""
     begun_step: int | None
     """The step of the newest checkpoint that was begun, known to all processes. `saved_step` is that of the newest
     durable one.
@@ -170,11 +173,27 @@ def open_segment(spec: Spec, say: Say, processes: Processes) -> Segment:
         progress=progress,
         climb=Climb(shape.vocabulary).restored(climb),
         average=_sum_so_far(found, identity, model, processes),
+        heldout=_heldout(spec, resolved, progress.step, processes),
         begun_step=found.step if found else None,
         peak_flops=executions.peak_flops(model.device),
     )
     same_weights(segment)
     return segment
+
+
+def _heldout(spec: Spec, resolved: dict[str, Any], step: int, processes: Processes) -> Heldout | None:
+    if not processes.first or resolved["sharding"] == FULL:
+        return None
+    identity = spec.identity
+    sequence = identity.sequence_length
+    return Heldout.open(
+        spec.paths.heldout,
+        spec.paths.work,
+        spec.execution.heldout_every_tokens,
+        segment=(identity.last_step - identity.first_step) * identity.sequences_per_step * sequence,
+        step=step,
+        most=resolved["micro_batch"] * sequence,
+    )
 
 
 def _can_be_compiled(config: Any, identity: Identity, device: str) -> bool:

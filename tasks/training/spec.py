@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeAlias
 
 from storage.fields import STRICT, execution, identity
-from storage.units import Bounds, Count, Real, Seconds, Whole, Written, auto_or_whole
+from storage.units import Bounds, Count, Real, Seconds, Whole, Written, auto_or_count, auto_or_whole
 
 AUTO: Final = "auto"
 FP32: Final = "fp32"
@@ -177,6 +177,7 @@ class Paths:
     base: Path | None = None
     tokenizer: Path
     readers: Path | None = None
+    heldout: Path | None = None
     manifests: tuple[Path, ...]
     shards: Mapping[str, Path]
     work: Path
@@ -219,6 +220,13 @@ class Execution:
     )
     checkpoint_every: Seconds = execution(
         300.0, gt=0, le=4_000_000_000, description="time between checkpoints, such as 30s or 5min"
+    )
+    heldout_every_tokens: Annotated[
+        Annotated[int, Bounds(ge=1)] | Literal["auto"] | None, Written(auto_or_count)
+    ] = execution(
+        "auto",
+        description="measure the loss on held-out text while training, every so many tokens; it changes no weight; auto: "
+        "for 2 % of the arithmetic at most, or not at all in a training too short for it; null: never",
     )
     keep_last: Whole = execution(2, ge=1, le=1024, description="number of checkpoints kept while training")
     processes: Whole = execution(

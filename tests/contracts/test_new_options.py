@@ -99,7 +99,7 @@ def test_the_trainer_is_told_what_it_was_always_told(demo, home, tmp_path):
     for name, run in (("before", demo), ("later", later(demo))):
         (tmp_path / name).mkdir()
         asked = next(one for label, one in requests_of(run, home) if label.startswith("decay"))
-        train._write_spec(asked.config, replace(asked.inputs, shards=()), tmp_path / name)
+        train._write_spec(asked.config, replace(asked.inputs, shards=(), heldout={}), tmp_path / name)
         told.append(read_spec(tmp_path / name / "spec.json").identity)
     assert told[0] == told[1] and told[0].digest == told[1].digest
 

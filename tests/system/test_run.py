@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import math
 import os
 import pty
 import select
@@ -36,11 +37,17 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("runs_share_a_server")]
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory, runs_share_a_server):
-    """A run with both budgets from the start, reading ahead, by one worker: its home, configuration and result."""
+    """A run with both budgets from the start, reading ahead, by one worker, that looks at held-out text on the way: its
+    home, configuration and result."""
     home = tmp_path_factory.mktemp("whole")
     config = write_config(
         home,
-        training__execution={"device": "cpu", "threads": 1, "overlap": True},
+        training__execution={
+            "device": "cpu",
+            "threads": 1,
+            "overlap": True,
+            "heldout_every_tokens": "2K",
+        },
         corpus__execution={"workers": 1},
     )
     return home, config, run_json(home, config)
@@ -165,6 +172,23 @@ def test_mlflow_has_the_scores_of_each_model_by_tokens(whole):
     for child in children:
         steps = [point.step for point in client.get_metric_history(child.info.run_id, "train/loss")]
         assert steps == sorted(set(steps)) and steps
+
+
+def test_the_loss_on_held_out_text_is_beside_that_of_training(whole):
+    """Of each source, on the flow run, by the tokens seen: from before the first step to the end of the last branch."""
+    home, _, result = whole
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{home / '.onward' / 'mlflow' / 'mlflow.db'}")
+    for source in ("domain", "general"):
+        trunk = client.get_metric_history(result["mlflow_run"], f"train/heldout/{source}")
+        branch = client.get_metric_history(result["mlflow_run"], f"decay/heldout/{source}")
+        tokens = [point.step for point in trunk]
+        assert tokens[0] == 0 and len(tokens) > 3 and tokens == sorted(set(tokens))
+        assert max(point.step for point in branch) > max(tokens)
+        first, last = math.exp(trunk[0].value), math.exp(branch[-1].value)
+        known = [model["perplexity"][source] for model in result["models"]]  # of more text, with more context
+        assert first == pytest.approx(known[0], rel=0.3) and last == pytest.approx(known[-1], rel=0.3)
 
 
 def _at_a_terminal() -> None:

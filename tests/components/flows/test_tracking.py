@@ -391,4 +391,9 @@ def test_of_a_long_segment_the_flow_run_shows_two_hundred_steps() -> None:
         curve_of({"kind": "decay", "first_step": 10, "last_step": 611}, rows, 0, lambda name: -1, until=611)
     )
     assert odd[-1][0].step == 64 * 611 and odd[-1][0].name == "decay/loss"
+    held = [row | ({"heldout/web": 2.5} if row["step"] == 777 else {}) for row in rows]
+    more = list(curve_of(segment, [{"step": 0, "tokens": 0, "heldout/web": 4.0}, *held], 0, lambda name: -1))
+    assert [(point.name, point.step) for point in more[0]] == [("train/heldout/web", 0)]
+    [measured] = [points for points in more if points[0].step == 64 * 777]
+    assert {point.name: point.value for point in measured} == {"train/loss": 3.0, "train/heldout/web": 2.5}
     assert not list(curve_of({"kind": "pretrain", "first_step": 0, "last_step": 9}, rows, 0, lambda name: -1))

@@ -41,7 +41,7 @@ class Part:
     """An artifact with a journal."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self._path, self.path = path, path.parent
 
     def part(self, name: str) -> Part:
         assert name == "journal"
@@ -78,6 +78,30 @@ def test_a_curve_of_a_finished_segment_and_of_one_at_work(tmp_path: Path) -> Non
     assert "| train 400M | 5,000 | 500K | 3.500 | 0.001 | 1,234 | 1.50 | 1 |" in text
     assert "| decay 400M | 5,020 | 502K | 3.498 | 0.001 | 1,234 | 1.50 | 1 |" in text
     assert len(text) < 200_000
+
+
+def test_what_is_held_out_is_drawn_and_stands_in_the_table(tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    work.mkdir()
+    (work / "journal.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows(1, 20)))
+    measurements = [
+        {
+            "step": step,
+            "tokens": 100 * step,
+            "heldout/web": 3.5 - step / 100,
+            "heldout/<b>": None,
+            "seconds": 1.0,
+        }
+        for step in (0, 10, 20)
+    ]
+    (work / "heldout.jsonl").write_text("".join(json.dumps(line) + "\n" for line in measurements))
+    text = training_page([Segment("400M", "train", work)])
+    assert text is not None
+    titles = [one.text or "" for one in ET.fromstring(picture_of(text)).iter() if one.tag.endswith("title")]
+    assert titles.count("held out, web: 3.400 at 10") == 1 and "held out, web: 3.300 at 2K" in titles
+    assert "held-out text" in text
+    assert "| segment | step | tokens seen | loss | held out: web | held out: <b> | rate |" in text
+    assert "| train 400M | 20 | 2K | 3.998 | 3.300 |  | 0.001 |" in text
 
 
 def test_nothing_is_drawn_before_two_steps(tmp_path: Path) -> None:
