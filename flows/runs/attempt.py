@@ -15,6 +15,7 @@ from flows.dag.call import Call, StageRecord
 from flows.dag.pretrain import describe
 from flows.dag.state import Outcome
 from flows.machine.processes import ProcessId, at_work
+from flows.runs.ending import Ending
 from flows.runs.prefect_away import tell_untold, untold_of
 from flows.runs.prefect_states import crash_lost_attempts
 from flows.runs.stage_task import Builder
@@ -63,6 +64,8 @@ class Attempt:
     """Keys of artifacts that earlier attempts made."""
     summary: Summary | None = None
     """Set when the attempt has ended."""
+    ending: Ending | None = None
+    """Set when it has ended early."""
     _noted: set[str] = field(default_factory=set)
     _told: set[str] = field(default_factory=set)
     """Earlier attempts whose end Prefect has been told by this one."""

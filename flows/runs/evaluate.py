@@ -21,7 +21,7 @@ from flows.dag.state import Model
 from flows.machine.gpu import Gpu
 from flows.runs.attempt import Attempt
 from flows.runs.checks import check_device, check_length, check_store, positions_of
-from flows.runs.session import current_flow_run, failure_explained, in_flow_run, shown
+from flows.runs.session import current_flow_run, ending_kept, failure_explained, in_flow_run, shown
 from flows.runs.stage_task import Builder
 from flows.runs.tracked import experiment, open_tracker
 from flows.tracking.tracker import Tracked, Tracker, describe_run, flat
@@ -104,7 +104,7 @@ def _execute(wanted: Evaluation, console: Console) -> dict[str, Any]:
                 builder = Builder(store, workers, console, facts={"flow_run": flow_run}, gpu=gpu)
                 record, config = f"{wanted.name}-{wanted.id}", wanted.model_dump(mode="json")
                 attempt = Attempt(store, builder, tracker, flow_run, record, wanted.name, config)
-                with attempt.account(), shown(builder, tracker, wanted.name):
+                with ending_kept(attempt), attempt.account(), shown(builder, tracker, wanted.name):
                     model = model_of(wanted, store, builder)
                     measure(measures, builder, attempt.outcome, model, holdouts)
                     attempt.outcome.settle()

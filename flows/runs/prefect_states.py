@@ -14,11 +14,12 @@ from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter, TaskRunFilter
-from prefect.client.schemas.objects import TaskRun
+from prefect.client.schemas.objects import State, StateType, TaskRun
 from prefect.context import FlowRunContext
 from prefect.events.worker import EventsWorker
 from prefect.exceptions import ObjectNotFound
 from prefect.logging.handlers import APILogWorker
+from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 from prefect.states import Completed, Crashed, Failed, Running
 from prefect.utilities.engine import emit_task_run_state_change_event
 
@@ -91,6 +92,37 @@ def _state_of(call: Call) -> Any:
         message = without_secrets(str(call.error))
         return Failed(message=message) if isinstance(call.error, Exception) else Crashed(message=message)
     return Completed(name="Cached" if call.state == "cached" else "Completed")
+
+
+def is_cancelling(flow_run: str) -> bool:
+    """Whether somebody has asked Prefect to cancel the flow run. Does not wait for a server that is away."""
+    try:
+        with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}), get_client(sync_client=True) as client:
+            state = client.read_flow_run(UUID(flow_run)).state
+    except Exception:  # it is only a name for how the run ends
+        return False
+    return state is not None and (state.is_cancelling() or state.is_cancelled())
+
+
+def set_stopped(flow_run: str, ended: str, message: str) -> bool:
+    """Set the state of a flow run that was `cancelled` or `interrupted`. Returns whether Prefect has it.
+
+    Prefect's engine would say "Crashed" of it, and that it was aborted by a signal.
+    """
+    kind = StateType.CANCELLED if ended == "cancelled" else StateType.CRASHED
+    state: Any = State(type=kind, name=ended.capitalize(), message=without_secrets(message))
+
+    def tell() -> None:
+        with get_client(sync_client=True) as client:
+            client.set_flow_run_state(UUID(flow_run), state, force=True)
+        context = FlowRunContext.get()
+        if context is not None and context.flow_run is not None:
+            context.flow_run.state = state  # the engine sets none where it is final
+        told.append(flow_run)
+
+    told: list[str] = []
+    published(tell)
+    return bool(told)
 
 
 def crash_lost_attempts(before: RunRecord | None, flow_run: str | None) -> None:

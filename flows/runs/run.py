@@ -23,7 +23,7 @@ from flows.quote.table import PAGE_WIDTH
 from flows.runs.attempt import Attempt
 from flows.runs.checks import advice, check, check_hub
 from flows.runs.names import run_id, run_name, summary_of
-from flows.runs.session import current_flow_run, failure_explained, in_flow_run, shown
+from flows.runs.session import current_flow_run, ending_kept, failure_explained, in_flow_run, shown
 from flows.runs.stage_task import Builder
 from flows.runs.tracked import experiment, open_tracker
 from flows.runs.trainable import check_base
@@ -98,7 +98,7 @@ def _execute(run: RunConfig, options: Options, console: Console) -> Any:
             facts = {"flow_run": flow_run}
             builder = Builder(store, workers, console, options.forced, facts, gpu=gpu)
             attempt = RunAttempt.of(run, builder, tracker, flow_run)
-            with attempt.account():
+            with ending_kept(attempt), attempt.account():
                 _adapt(run, options, attempt)
         assert attempt.summary is not None
         return attempt.summary.as_json()

@@ -9,9 +9,11 @@ import logging
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from prefect.context import FlowRunContext
+from prefect.exceptions import TerminationSignal
 from prefect.states import Failed
 
 from flows.dag.plan import Reasons
@@ -19,9 +21,10 @@ from flows.machine.environment import outlive_readers
 from flows.machine.processes import on_hangup
 from flows.quote.quote import Quote
 from flows.runs.attempt import Attempt
-from flows.runs.failure import RunFailed, run_failed, standing, ways_to_go_on
+from flows.runs.ending import Ending, ending_of, standing, ways_to_go_on
+from flows.runs.failure import RunFailed, run_failed
 from flows.runs.prefect_away import End, keep_end, reached
-from flows.runs.prefect_states import set_true_states
+from flows.runs.prefect_states import is_cancelling, set_stopped, set_true_states
 from flows.runs.stage_task import Builder
 from flows.tracking.tracker import Tracker, public_address
 from flows.ui import publish
@@ -71,33 +74,70 @@ def failure_explained(
 ) -> Iterator[None]:
     """Turn an error into RunFailed: what is kept, what repeats, how to continue, and the attempt's summary.
 
-    If Prefect cannot be told how the block ended, the attempt's record keeps it. `say` tells the user of the wait for it.
+    The account is the first of the flow run's pages, and a run that was stopped is so called in Prefect. If Prefect
+    cannot be told how the block ended, the attempt's record keeps it. `say` tells the user of the wait for it.
     """
 
-    def ended(state: str, message: str, seconds: float | None = None) -> None:
+    def told(state: str, message: str, seconds: float | None = None) -> bool:
         this = attempt()
-        if current_flow_run() is not None and not reached(say, seconds) and this is not None:
+        here = current_flow_run() is not None
+        if here and not reached(say, seconds) and this is not None:
             this.leave_untold(state, message)
+            return False
+        return here
 
     try:
         yield
     except RunFailed as error:
-        ended("FAILED", str(error))
+        told("FAILED", str(error))
         raise
     except Exception as error:
-        failed_in = attempt()
-        calls = failed_in.builder.calls if failed_in else []
-        ways = ways_to_go_on(publish.flow_run_url(current_flow_run()), _deployed())
-        failed = run_failed(error, store, calls, ways)
-        failed.summary = failed_in.summary if failed_in else None
+        this = attempt()
+        ending = _ending(error, store, this)
+        failed = run_failed(error, ending)
+        failed.summary = this.summary if this else None
         if not isinstance(error, OnwardError | OSError):
             logging.getLogger("onward").error("unexpected", exc_info=error)
-        ended("FAILED", str(failed))
+        if told("FAILED", str(failed)):
+            publish.ending_page(current_flow_run(), ending.title, ending.page)
         raise failed from error
-    except BaseException:  # asked to stop
-        ended("CRASHED", "stopped; the same configuration goes on from there", publish.LAST_WORD_SECONDS)
+    except BaseException as error:  # asked to stop
+        ending = _ending(error, store, attempt())
+        flow_run = current_flow_run()
+        if told("CRASHED", ending.message, publish.LAST_WORD_SECONDS) and flow_run is not None:
+            publish.ending_page(flow_run, ending.title, ending.page, seconds=1.0)
+            if set_stopped(flow_run, ending.state, ending.message):
+                raise _as_prefects(error) from error
         raise
-    ended("COMPLETED", "All stages completed")
+    told("COMPLETED", "All stages completed")
+
+
+def _as_prefects(error: BaseException) -> BaseException:
+    """Ctrl-C as the signal that Prefect passes on once it knows a run's last state; it would set a KeyboardInterrupt's."""
+    return TerminationSignal(signal.SIGINT) if isinstance(error, KeyboardInterrupt) else error
+
+
+@contextmanager
+def ending_kept(attempt: Attempt) -> Iterator[None]:
+    """Keep the account of an error that ends the attempt, and give it to MLflow."""
+    try:
+        yield
+    except BaseException as error:
+        ending = attempt.ending = _ending(error, attempt.store, attempt)
+        attempt.tracker.ended(ending.state, ending.page)
+        raise
+    attempt.tracker.ended("completed")
+
+
+def _ending(error: BaseException, store: Store, attempt: Attempt | None) -> Ending:
+    if attempt is not None and attempt.ending is not None:
+        return attempt.ending
+    flow_run = current_flow_run()
+    ways = ways_to_go_on(publish.flow_run_url(flow_run), _deployed())
+    found = ending_of(error, store, attempt.builder.calls if attempt else [], ways)
+    if not isinstance(error, Exception) and flow_run is not None and is_cancelling(flow_run):
+        found = replace(found, state="cancelled", cause="The run was cancelled in Prefect.")
+    return found
 
 
 @contextmanager
@@ -123,7 +163,7 @@ def shown(
         raise
     except BaseException:  # asked to stop
         builder.halt()
-        builder.console.line("\n".join(["stopped", *standing(builder.store, builder.calls)]))
+        builder.console.line("\n".join(["stopped", *standing(builder.store, builder.calls).lines()]))
         if live is not None:
             live.close(publish.LAST_WORD_SECONDS)
         raise
@@ -139,6 +179,9 @@ def _begin(
     known: frozenset[str],
     quote: Callable[[], Quote] | None,
 ) -> Live:
+    context = FlowRunContext.get()
+    if context and context.flow_run and context.flow_run.run_count > 1:
+        publish.published(lambda: pages.drop(publish.ENDING))  # of the attempt before
     reasons = Reasons(builder.store, own_artifacts(flow_run, set(known)))
     forecast = Forecast(quote) if quote is not None else None
     live = Live(pages, name, builder.store.work_of, reasons.brief, builder.force, forecast=forecast)

@@ -14,7 +14,7 @@ from prefect.blocks.webhook import Webhook
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.objects import StateType
 from prefect.events.actions import CallWebhook, ChangeFlowRunState
-from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
+from prefect.events.schemas.automations import Automation, AutomationCore, EventTrigger, Posture
 from prefect.events.schemas.events import ResourceSpecification
 from prefect.exceptions import ObjectNotFound
 
@@ -26,7 +26,7 @@ PLACEHOLDER = "https://example.invalid/put-your-webhook-here"
 SILENCE = timedelta(seconds=90)
 
 _HEARTBEAT = "prefect.flow-run.heartbeat"
-_ENDED = ("Completed", "Failed", "Cancelled", "Crashed", "Paused", "Planned")
+_ENDED = ("Completed", "Failed", "Cancelled", "Crashed", "Interrupted", "Paused", "Planned")
 _QUEUED = ("Scheduled", "AwaitingRetry", "Late", "Waiting", "Rescheduled", "Pending")
 """States in which a run sends no heartbeat but is not lost, such as a retry that waits for its turn."""
 _OTHER_SIGNS = {f"prefect.flow-run.{state}" for state in (*_ENDED, *_QUEUED)}
@@ -46,9 +46,21 @@ def install(client: SyncPrefectClient) -> list[str]:
 def _made(client: SyncPrefectClient, automation: AutomationCore) -> str:
     known = client.read_automations_by_name(automation.name)
     if known:
+        _learn(client, known[0], automation)
         return f"automation {automation.name!r} (kept, {'on' if known[0].enabled else 'off'})"
     client.create_automation(automation)
     return f"automation {automation.name!r} (made, {'on' if automation.enabled else 'off'})"
+
+
+def _learn(client: SyncPrefectClient, known: Automation, wanted: AutomationCore) -> None:
+    """Teach an automation of an older release the names of states that it takes for silence."""
+    there, now = known.trigger, wanted.trigger
+    if not (isinstance(there, EventTrigger) and isinstance(now, EventTrigger)):
+        return
+    if there.posture == now.posture == Posture.Proactive and now.expect - there.expect:
+        trigger = there.model_copy(update={"expect": there.expect | now.expect})
+        fields = {name: getattr(known, name) for name in AutomationCore.model_fields}
+        client.update_automation(known.id, AutomationCore(**{**fields, "trigger": trigger}))
 
 
 def _crash() -> AutomationCore:

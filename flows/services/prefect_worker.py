@@ -9,7 +9,7 @@ Prefect's worker follows the flow run, not the attempt. This harms a run that is
 - It reports a process that ended badly twice, seconds apart. The second report sets an attempt that began in between
   to Crashed while it works.
 
-Here, both check the flow run first.
+Here, both check the flow run first. And a run that has said itself that it was cancelled, with what is kept, is left so.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from prefect.runner._cancellation_manager import CancellationManager
 from prefect.workers.process import ProcessWorker
 
 _cancel = CancellationManager.cancel
+_finalize = CancellationManager._finalize_cancelled_state
 _report = ProcessWorker._propose_crashed_state
 
 
@@ -34,6 +35,16 @@ async def cancel_if_asked(manager: CancellationManager, flow_run_id: UUID) -> No
         await _cancel(manager, flow_run)
     else:
         manager._logger.info("Passed over an old request to cancel '%s'", flow_run.name)
+
+
+async def leave_cancelled(
+    manager: CancellationManager, flow_run: FlowRun, state_updates: dict[str, Any] | None = None
+) -> bool:
+    """Set the flow run Cancelled, unless it is. Returns whether it is Cancelled."""
+    now = await manager._client.read_flow_run(flow_run.id)
+    if now.state is not None and now.state.is_cancelled():
+        return True
+    return await _finalize(manager, flow_run, state_updates)
 
 
 async def report_own_attempt(
@@ -57,9 +68,10 @@ def is_attempt(given: FlowRun, now: FlowRun) -> bool:
 
 
 def guard() -> None:
-    """Install both checks in the worker of this process."""
+    """Install the checks in the worker of this process."""
     own: Any = CancellationManager
     own.cancel_by_id = cancel_if_asked
+    own._finalize_cancelled_state = leave_cancelled
     own = ProcessWorker
     own._propose_crashed_state = report_own_attempt
 

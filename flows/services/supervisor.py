@@ -292,15 +292,14 @@ def _leave_true(api: Api, run: str) -> str:
         cancelled = {"type": "CANCELLED", "name": "Cancelled", "message": CANCELLED}
         api.set_state("flow_runs", run, cancelled, force=True)
     elif kind in ("RUNNING", "CRASHED"):
-        api.set_state(
-            "flow_runs", run, {"type": "CRASHED", "name": "Crashed", "message": STOPPED}, force=True
-        )
+        stopped = {"type": "CRASHED", "name": "Interrupted", "message": STOPPED}
+        api.set_state("flow_runs", run, stopped, force=True)
     else:
         return str(now["state"]["name"])
     set_tasks(api, run, LOST_TASK)
-    return (
-        "Cancelled" if kind == "CANCELLING" else "Crashed; retry it after the next onward up, and it goes on"
-    )
+    if kind == "CANCELLING":
+        return "Cancelled"
+    return "Interrupted; retry it after the next onward up, and it goes on"
 
 
 def _bound(name: str) -> None:

@@ -33,6 +33,8 @@ from tasks.pages.report.cost import page_of
 
 READERS = frozenset({*stages.TRAINING, "evaluate", "perplexity"})
 """Stages whose datasets are also shown on the parent run."""
+ENDED = "onward.ended"
+"""Tag of a parent run: `running`, `completed`, `failed`, `cancelled`, `interrupted` or `killed`."""
 _BEGAN = "onward.began"
 """Tag of a parent run: the start of the attempt that now continues in it, in milliseconds since 1970."""
 
@@ -65,6 +67,7 @@ class Publisher:
         self.runs.read()
         head = self.head
         tags = {**head["tags"], "onward.attempt": head["attempt"], "kind": "flow run", NOTE: head["note"]}
+        tags |= {ENDED: "running"}
         tags |= {_BEGAN: str(head["began"])}
         tags |= owner() if at_work else {}
         self.parent, there = self.runs.parent(head["flow_run"], head["name"], int(head["began"]), tags)
@@ -102,6 +105,7 @@ class Publisher:
             "model": self._model,
             "champion": self._champion,
             "files": self._files,
+            "ended": self._ended,
             "close": self._close,
         }
         if (handler := handlers.get(event["event"])) is not None:
@@ -112,6 +116,7 @@ class Publisher:
         if self.client.get_run(self.parent).data.tags.get("onward.attempt") != self.head["attempt"]:
             return
         if not any(event["event"] == "close" for event in events):  # it was killed
+            self.runs.tag(self.parent, {ENDED: "killed"})
             at = max((int(event["at"]) for event in events), default=int(self.head["began"]))
             self.client.set_terminated(self.parent, "KILLED", at)
 
@@ -297,6 +302,12 @@ class Publisher:
                     published = with_cost / path.name if with_cost and part == "report" else path
                     shown = published if published.is_file() else path
                     self.client.log_artifact(self.parent, str(shown), part)
+
+    def _ended(self, event: Event) -> None:
+        """Say how the attempt ended, and above all else on its page how it goes on."""
+        if self.client.get_run(self.parent).data.tags.get("onward.attempt") == self.head["attempt"]:
+            note = "\n\n".join(part for part in (event["page"], self.head["note"]) if part)
+            self.runs.tag(self.parent, {ENDED: event["state"], NOTE: note})
 
     def _close(self, event: Event) -> None:
         self.runs.flush()

@@ -177,6 +177,13 @@ class Tracker:
         """Publish the report on the parent, for reading in MLflow."""
         self._note("files", stage=report.stage, key=report.key)
 
+    def ended(self, state: str, page: str = "") -> None:
+        """Publish how the run ended: `completed`, `failed`, `cancelled` or `interrupted`.
+
+        `page`: why, and how it goes on, in Markdown.
+        """
+        self._note("ended", state=state, page=page)
+
     def close(self, state: str, seconds: float = _FLUSH_SECONDS) -> None:
         """End the parent run (`FINISHED`, `FAILED` or `KILLED`) once all is written, or after `seconds`."""
         if self._thread is None:

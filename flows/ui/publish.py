@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import re
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,10 @@ LAST_WORD_SECONDS = 4.0
 """Wait for each server if a run is asked to stop. The process that asked waits half a minute in total."""
 PATIENCE_SECONDS = 60.0
 """Wait for a Prefect server that is being restarted when the run ends."""
+FIRST_SECONDS = 5.0
+"""For making a page the first of its list: some twenty tries in a second, of which a tenth succeeds."""
+ENDING = "how-to-go-on"
+"""Key of the page of a run that ended early."""
 _LOG = logging.getLogger("onward")
 _PREFECT_LOGS = ("prefect.flow_runs", "prefect.task_runs", "prefect.engine")
 _OF_EACH_TASK = ("Finished in state", "Crash detected", "Created task run")
@@ -56,23 +61,58 @@ class PrefectPages:
     ) -> None:
         """Create the artifact with this key, or change it in place."""
         text = _as_prefect_wants(kind, data)
-        with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}), get_client(sync_client=True) as client:
+        with _impatient() as client:
             known = self._ids(client)
             if key in known:
                 with contextlib.suppress(ObjectNotFound):
                     client.update_artifact(known[key], ArtifactUpdate(data=text, description=description))
                     return
-            created = client.create_artifact(
-                ArtifactCreate(
-                    key=key,
-                    type=kind,
-                    data=text,
-                    description=description,
-                    flow_run_id=self._flow_run,
-                    task_run_id=task_run,
-                )
-            )
-            known[key] = created.id
+            known[key] = self._create(client, key, kind, text, description, task_run)
+
+    def put_first(self, key: str, kind: str, data: Any, description: str, seconds: float) -> None:
+        """Create the artifact with this key, or create it anew, so that it is the first of the flow run's list.
+
+        Prefect lists artifacts by their ids, which are random: the artifact is created until its id is the greatest.
+        """
+        text, until = _as_prefect_wants(kind, data), time.monotonic() + seconds
+        with get_client(sync_client=True) as client:
+            known = self._ids(client)
+            before = known.pop(key, None)
+            known[key] = self._create(client, key, kind, text, description)
+            if before is not None:
+                client.delete_artifact(before)
+            others = max((str(one) for name, one in known.items() if name != key), default="")
+            while str(known[key]) < others and time.monotonic() < until:
+                again = self._create(client, key, kind, text, description)
+                known[key], smaller = sorted((known[key], again), key=str, reverse=True)
+                client.delete_artifact(smaller)
+
+    def _create(
+        self,
+        client: SyncPrefectClient,
+        key: str,
+        kind: str,
+        data: Any,
+        description: str | None,
+        task_run: UUID | None = None,
+    ) -> UUID:
+        wanted = ArtifactCreate(
+            key=key,
+            type=kind,
+            data=data,
+            description=description,
+            flow_run_id=self._flow_run,
+            task_run_id=task_run,
+        )
+        return client.create_artifact(wanted).id
+
+    def drop(self, key: str) -> None:
+        """Delete the artifact with this key, if there is one."""
+        with _impatient() as client:
+            known = self._ids(client)
+            if key in known:
+                with contextlib.suppress(ObjectNotFound):
+                    client.delete_artifact(known.pop(key))
 
     def has(self, key: str) -> bool:
         """Whether there is an artifact with this key from this attempt or, after the first `put`, from an earlier one."""
@@ -84,6 +124,13 @@ class PrefectPages:
             found = client.read_artifacts(artifact_filter=chosen, limit=200)
             self._known = {artifact.key: artifact.id for artifact in found if artifact.key}
         return self._known
+
+
+@contextlib.contextmanager
+def _impatient() -> Iterator[SyncPrefectClient]:
+    """A client that does not wait for a server that is away."""
+    with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}), get_client(sync_client=True) as client:
+        yield client
 
 
 def _as_prefect_wants(kind: str, data: Any) -> Any:
@@ -112,6 +159,12 @@ def with_pictures(text: str, directory: Path) -> str:
     return re.sub(
         r"!\[([^\]\n]*)\]\(((?:\.\./\.\./report/\w+/)?figures/[\w.-]+\.(?:svg|png))\)", inside, text
     )
+
+
+def ending_page(flow_run: str | None, title: str, text: str, seconds: float = FIRST_SECONDS) -> None:
+    """Publish why a run ended early and how it goes on, as the first of its pages."""
+    if flow_run is not None:
+        published(lambda: PrefectPages(flow_run).put_first(ENDING, "markdown", text, title, seconds))
 
 
 def data_page(pages: PrefectPages | None, page: Input | None) -> None:

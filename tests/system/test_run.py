@@ -230,7 +230,7 @@ def test_when_its_terminal_is_closed_it_leaves_a_checkpoint_a_true_state_and_no_
     [record] = read_records(Store(tmp_path / "store"))
     assert record.state == "stopped"
     state = prefect_server.api(f"/flow_runs/{record.attempts[-1]}", method="GET")["state"]
-    assert (state["type"], state["name"]) == ("CRASHED", "Crashed")
+    assert (state["type"], state["name"]) == ("CRASHED", "Interrupted")
     assert "freed 0 bytes" in onward(tmp_path, "gc", "--store", tmp_path / "store").stdout, (
         "what it made is kept"
     )

@@ -97,9 +97,14 @@ def test_what_a_person_changed_stays(deployed):
     server.api(f"/deployments/{whole['id']}", {"parameters": edited, "paused": True}, "PATCH")
     server.api("/work_pools/gpu", {"concurrency_limit": 2}, "PATCH")
     crash = next(a for a in server.api("/automations/filter") if a["name"] == automations.CRASHED)
-    server.api(f"/automations/{crash['id']}", {"enabled": False}, "PATCH")
+    names = ("name", "description", "tags", "trigger", "actions", "actions_on_trigger", "actions_on_resolve")
+    older = {name: crash[name] for name in names} | {"enabled": False}
+    older["trigger"]["expect"].remove("prefect.flow-run.Interrupted")
+    server.api(f"/automations/{crash['id']}", older, "PUT")
 
     server.deploy(config)
+    taught = server.api(f"/automations/{crash['id']}", method="GET")["trigger"]["expect"]
+    assert "prefect.flow-run.Interrupted" in taught, "else an interrupted run would become Crashed"
     assert [s["active"] for s in schedules(server, "pretrain/nightly-demo")] == [False]
     after = server.deployment("pretrain/small")
     assert [s["schedule"]["cron"] for s in after["schedules"]] == ["30 1 * * 6"]

@@ -95,6 +95,44 @@ def test_a_failure_is_the_message_of_the_state_word_for_word(run):
     assert "Traceback" not in server.logs(found["id"]) + told
 
 
+@pytest.mark.parametrize(
+    ("how", "state", "cause"),
+    [
+        ("failed", ("FAILED", "Failed"), "no <text> in a_file*"),
+        ("interrupted", ("CRASHED", "Interrupted"), "The run was stopped by Ctrl-C."),
+        ("cancelled", ("CANCELLED", "Cancelled"), "The run was cancelled in Prefect."),
+    ],
+)
+def test_a_run_that_ended_early_says_so_by_name_and_its_first_page_says_how_it_goes_on(
+    prefect_server, tmp_path, how, state, cause
+):
+    answer = subprocess.run(
+        [sys.executable, "-m", "tests.support.ending", how, str(tmp_path)],
+        env=prefect_server.environment(),
+        cwd=prefect_server.home,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    run = answer.stdout.strip()
+    found = prefect_server.api(f"/flow_runs/{run}", method="GET")
+    assert (found["state_type"], found["state_name"]) == state, answer.stderr
+    message = found["state"]["message"]
+    assert message.startswith(f"{cause}\nNothing was begun.\nTo go on: ")
+    names = [one["name"] for one in prefect_server.api(f"/flow_run_states/?flow_run_id={run}", method="GET")]
+    assert "Crashed" not in names, "not for a moment: it would call the webhook of runs that failed"
+    listed = {"artifacts": {"flow_run_id": {"any_": [run]}}}  # without an order, as Prefect's pages ask
+    first, *others = prefect_server.api("/artifacts/filter", listed)
+    assert {one["key"] for one in others} == {f"page-{number}" for number in range(5)}, answer.stderr
+    assert first["description"] == f"{state[1]}: {cause}"
+    assert (
+        first["data"].startswith(f"## {state[1]}\n\n")
+        and "**What helps**\n\nTo go on:\n\n```\n" in first["data"]
+    )
+    if how == "failed":
+        assert "no \\<text\\> in a\\_file\\*" in first["data"]
+
+
 @pytest.mark.parametrize("own", [None, "http://me:hunter2@prefect:4200"])
 def test_a_flow_runs_address_holds_no_password(monkeypatch, own):
     monkeypatch.delenv("ONWARD_OWN_SERVER", raising=False)

@@ -213,13 +213,15 @@ def test_a_retried_flow_run_goes_on_in_its_run_and_its_scores_stand_once(databas
         tracker.call_with_parent(lambda run, experiment: told.append((run, experiment)))
         tracker.start()
         tracker.measured(made.models[:1])
+        tracker.ended("failed", "## Failed")
         tracker.close("FAILED", seconds=120)
         parents.append(tracker.parent)
     assert parents[0] == parents[1] and parents[0] is not None
     client = client_of(database)
     run = client.get_run(parents[0])
     assert told == [(run.info.run_id, run.info.experiment_id)] * 2
-    assert run.info.status == "FAILED"
+    assert (run.info.status, run.data.tags["onward.ended"]) == ("FAILED", "failed")
+    assert run.data.tags["mlflow.note.content"] == "## Failed\n\nnote", "once, and above what the run is"
     expected = made.models[0].perplexity["domain"].stats["perplexity"]
     assert dict(histories(client, run)["perplexity/domain"]) == pytest.approx({0: expected})
 

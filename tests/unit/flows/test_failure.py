@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from flows.dag.call import Call
-from flows.runs.failure import RunRefused, advice, run_failed, ways_to_go_on
+from flows.runs.ending import advice, ending_of, ways_to_go_on
+from flows.runs.failure import RunRefused, run_failed
 from storage.errors import (
     BadInput,
     ConfigError,
@@ -88,13 +89,14 @@ def test_an_unknown_error_promises_nothing(terminal: str) -> None:
 def test_nothing_is_called_kept_where_nothing_was_made(tmp_path: Path, terminal: str) -> None:
     store = Store(tmp_path / "store")
     ways = ways_to_go_on(None, False)
-    refused = run_failed(ConfigError("seed: must be a number"), store, [], ways)
+    error: Exception = ConfigError("seed: must be a number")
+    refused = run_failed(error, ending_of(error, store, [], ways))
     assert isinstance(refused, RunRefused)
     assert str(refused).splitlines()[1] == "Nothing was begun."
     request = Request(letters_stage, letters_stage.LettersConfig(), letters_stage.LettersInputs())
     error = StageFailed("it failed")
     call = Call(request, 1, None, None, state="failed", error=error)
-    told = str(run_failed(error, store, [call], ways)).splitlines()
+    told = str(run_failed(error, ending_of(error, store, [call], ways))).splitlines()
     assert told[0] == f"{call.label} failed: it failed"
     assert told[1] == "Kept: nothing, because nothing was finished yet."
     assert told[2] == f"Repeats: {call.name} from its start, then what was not begun."
