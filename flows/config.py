@@ -168,7 +168,9 @@ class RunConfig(Settings):
         description="from text to documents: what is read, and what of it is kept"
     )
     model: ModelConfig = identity(description="the base model that training begins with")
-    packing: PackingConfig = identity(description="from tokens to training sequences")
+    packing: PackingConfig = identity(
+        default_factory=PackingConfig, description="from tokens to training sequences"
+    )
     training: TrainingConfig = identity(description="from sequences to models: budgets, rates, device")
     evaluation: EvaluationConfig = identity(
         default_factory=EvaluationConfig, description="what the base and every model are measured on"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -47,4 +48,5 @@ def init(
             f"{target} cannot be written ({error.strerror}); name another file with --to"
         ) from error
     shown = completion.from_here(target)
-    sys.stderr.write(f"wrote {shown}; next: onward run {shown}\n")
+    onward = "onward" if shutil.which("onward") else completion.from_here(Path(sys.argv[0]))
+    sys.stderr.write(f"wrote {shown}; next: {onward} run {shown}\n")

@@ -28,7 +28,7 @@ from tasks.corpus.holdout import texts_held_out
 from tasks.corpus.packing.interleave import choose
 from tasks.corpus.reading.sources import SourceConfig
 from tasks.corpus.reasons import commonest
-from tasks.corpus.shares import large_shares, warning_of
+from tasks.corpus.shares import key_of, large_shares, warning_of
 
 _STRETCH = 64
 _MANY_TIMES = 4
@@ -195,7 +195,8 @@ class SliceReader:
             for made in own:
                 counts.update(made[stage].stats["dropped_by_reason"])
             if counts:
-                way = _OTHER_WAYS.get(counts.most_common(1)[0][0], way)
+                first = counts.most_common(1)[0][0]
+                way = f"{way} ({key_of(first)})" if stage == "filter" else _OTHER_WAYS.get(first, way)
                 losses.append(
                     (counts.total(), f"{stage} dropped {counts.total():,} ({commonest(counts)})", way)
                 )

@@ -29,16 +29,31 @@ EPOCHS = 4
 """Reading a text so often is nearly as good as new text (Muennighoff et al. 2023, arXiv 2305.16264)."""
 _LARGEST_SMALL = 800_000
 """Tokens at which the small model's run takes minutes on a laptop."""
-_SLICE = 6_000_000
+_SLICE_BYTES = 12
+"""Bytes read at a time for each token that the small model is pre-trained on: of Python's documentation, with its many
+repetitions, about a tenth of a token is left of a byte."""
 _LARGEST = 1_000_000_000
 _FEWEST_TOKENS = 5_000
 _BYTES_PER_TOKEN = {True: 3.3, False: 4.3}
 """Of English, in a vocabulary of 4,096 words that is made for the text, and in one of 50,000."""
-_STEPS = 80
+_STEPS = 70
 """Steps to the first budget, at least. Below 60, a warning is given (checks.py)."""
+_MOST_STEPS = 400
+"""Steps of the small model's pre-training, at most: with little text a step is small, and takes hardly less time."""
 _HELD_OUT = 40
-"""Documents held out that are aimed at: a verdict needs at least about ten."""
-_PIECE = 4_000
+"""Documents held out that are aimed at."""
+_VERDICT = 10
+"""Held-out documents below which the report gives no verdict."""
+_SURELY = 15
+"""Documents held out that are aimed at where there are few: a draw gives some fewer."""
+_PIECES = (4_000, 2_000, 1_000, 500)
+"""Sizes of held-out pieces, in bytes. The largest is taken of which enough documents give one."""
+_MOST_LONG = 0.7
+"""Share of the documents from which on pieces of them are held out, and not whole ones."""
+_MOST_HELD = 0.45
+"""Share of a few documents that is held out, at most. The configuration allows less than a half."""
+_WORDS_OF_A_QUESTION = 125
+"""The most that a question of held-out text takes (tasks/evaluation/questions.py)."""
 _HOURS = 2.0
 _OPERATIONS = 60e9
 """Operations per second of one core in training, cautiously."""
@@ -47,8 +62,7 @@ _TOO_MANY = 0.1
 _MOST_RULES = 3
 _ENOUGH = 0.7
 """Share of a sample's bytes that the filter should keep: this text was chosen by a person."""
-_ENOUGH_HELD_OUT = 12
-"""Texts from which on questions can be made of them."""
+_ENOUGH_QUESTIONS = 12
 _SMALL = {
     "hidden_size": "128",
     "layers": "4",
@@ -73,6 +87,7 @@ def first_config(folder: Path, *, base: str | None = None, general: Path | None 
 
     Raises ConfigError if a folder holds no text, or too little to learn from.
     """
+    _check_base(base)
     domain = _looked_into(folder)
     replay = _looked_into(general) if general else None
     chosen = _filter_of([domain.texts, *([replay.texts] if replay else [])])
@@ -94,12 +109,25 @@ def first_config(folder: Path, *, base: str | None = None, general: Path | None 
     _corpus(lines, sizes, (folder, general), domain, replay, base)
     _filter_lines(lines, chosen)
     _model(lines, sizes, base)
-    length, why_length = _length(base, tokens)
     lines.add("packing:")
-    lines.add(f"  sequence_length: {length}", why_length)
-    _training(lines, sizes, length, base)
+    lines.add(f"  sequence_length: {sizes.length}", sizes.why_length)
+    _training(lines, sizes, base)
     _evaluation(lines, sizes, name)
-    return First(name, str(lines), tuple(_notes(folder, domain)))
+    return First(name, str(lines), tuple(_notes(folder, domain, sizes, base)))
+
+
+def _check_base(base: str | None) -> None:
+    """Refuse what is neither a model's directory nor the name of one on the hub."""
+    if base is None:
+        return
+    here = home() / base
+    if here.is_dir():
+        if not (here / "config.json").is_file():
+            raise ConfigError(f"--base {base} holds no config.json: it is no directory of a model")
+    elif not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", base):
+        raise ConfigError(
+            f"--base {base}: there is no such directory, and it is no name of a model on the hub (owner/model)"
+        )
 
 
 def _looked_into(folder: Path) -> Folder:
@@ -112,12 +140,45 @@ def _looked_into(folder: Path) -> Folder:
     return found
 
 
-def _notes(folder: Path, found: Folder) -> Iterator[str]:
+def _notes(folder: Path, found: Folder, sizes: _Sizes, base: str | None) -> Iterator[str]:
     yield (
-        f"{folder}: {found.files:,} file{'s' if found.files != 1 else ''}, about {found.documents:,} documents, "
-        f"{found.size / 1e6:,.1f} MB of text"
+        f"{folder}: {found.files:,} file{'s' if found.files != 1 else ''}, {_documents(found.documents)}, "
+        f"{_size(found.size)} of text"
     )
     yield from _refused(folder, found)
+    if sizes.held.texts < _VERDICT:
+        yield (
+            f"! the model will be measured on {_texts(sizes.held.texts)} of it, and fewer than {_VERDICT} give no verdict: "
+            "split long files, a chapter a file, or give more text"
+        )
+    if base is None:
+        yield "no --base: a small model is made here, which needs no network; --base DIRECTORY trains one of yours"
+    elif not (home() / base).is_dir():
+        yield from _of_the_hub(base)
+
+
+def _of_the_hub(base: str) -> Iterator[str]:
+    """What a run will need for a model that is no directory here."""
+    import huggingface_hub
+
+    if not isinstance(huggingface_hub.try_to_load_from_cache(base, "config.json"), str):
+        local = f"models/{base.rsplit('/', 1)[-1].lower()}"
+        yield (
+            f"{base} is not on this machine: the run fetches it from the hub. Without a network, where there is one: "
+            f"hf download {base} --local-dir {local}, copy {local} here and name it; or leave --base out"
+        )
+
+
+def _documents(count: int) -> str:
+    return "one document" if count == 1 else f"about {count:,} documents"
+
+
+def _texts(count: int) -> str:
+    return "one text" if count == 1 else f"about {count:,} texts"
+
+
+def _size(size: int) -> str:
+    return f"{size / 1e6:,.1f} MB" if size >= 1_000_000 else f"{max(1, round(size / 1000)):,} KB"
 
 
 def _refused(folder: Path, found: Folder) -> Iterator[str]:
@@ -236,30 +297,91 @@ class _Lines:
 
 
 @dataclass(frozen=True)
+class _Held:
+    """What is held out of the domain's text."""
+
+    fraction: float
+    """Of the first slice's documents."""
+    piece: int | None
+    """Bytes that are held out of each long document; None: documents are held out whole."""
+    texts: int
+    """How many are held out, as expected."""
+    questions: int
+    """How many questions they give, as expected."""
+    tokens: float
+    """Share of the text that is left to train on."""
+
+    @classmethod
+    def of(cls, domain: Folder, slice_bytes: int | None) -> _Held:
+        """`slice_bytes`: None if the first slice is all of the text."""
+        documents = domain.documents
+        if slice_bytes is not None:
+            documents = math.ceil(documents * min(1.0, slice_bytes / max(1, domain.size)))
+        fraction = _holdout(documents)
+        if documents * fraction < _HELD_OUT:
+            for piece in _PIECES:
+                long = sum(len(text.encode()) >= LONG * piece for text in domain.texts) / len(domain.texts)
+                held = round(documents * long)
+                if long >= _MOST_LONG or held >= _HELD_OUT:
+                    left = 1 - held * piece / max(1, domain.size) - fraction * (1 - long)
+                    return cls(fraction, piece, held, int(documents * _questions(domain, piece)), left)
+            fraction = max(fraction, min(_MOST_HELD, math.ceil(100 * _SURELY / documents) / 100))
+        held = round(documents * fraction)
+        return cls(fraction, None, held, int(held * _questions(domain, None)), 1 - fraction)
+
+
+def _questions(domain: Folder, piece: int | None) -> float:
+    """How many questions a document, or a piece of so many bytes, gives: three at most, the mean of a sample."""
+    found = 0
+    for text in domain.texts:
+        words, size = len(text.split()), max(1, len(text.encode()))
+        seen = words if piece is None else words * piece / size if size >= LONG * piece else 0
+        found += min(3, int(seen / _WORDS_OF_A_QUESTION))
+    return found / len(domain.texts)
+
+
+@dataclass(frozen=True)
 class _Sizes:
     """What follows from how much text there is."""
 
     weight: float
-    held: float
-    """The share that is held out of the first slice."""
-    held_out: int
-    """Texts that are held out, as expected."""
-    pieces: bool
+    held: _Held
     budgets: list[int]
     why_most: str
+    length: int
+    why_length: str
+    batch: int
+    pretrain: int
+    """Tokens that the small model is pre-trained on."""
+
+    @property
+    def slice_bytes(self) -> int:
+        """Text that is read at a time for the small model."""
+        return _SLICE_BYTES * self.pretrain
 
     @classmethod
     def of(cls, domain: Folder, tokens: int, base: str | None, replay: Folder | None) -> _Sizes:
         """`tokens`: of the domain's text that the filter keeps."""
         weight = 0.9 if base is None or replay is not None else 1.0
-        documents = domain.documents
-        if base is None:
-            documents = math.ceil(documents * min(1.0, _SLICE / max(1, domain.size)))
-        held = _holdout(documents)
-        pieces = documents * held < _HELD_OUT and domain.size > LONG * _PIECE * domain.documents
-        most, why_most = _largest(int(tokens * (1 - held)), weight, base)
+        length, why_length = _length(base, tokens)
+        first = cls._trained(_Held.of(domain, None), tokens, weight, base, length)
+        if base is not None or domain.size <= first[-1] * _SLICE_BYTES:
+            held = _Held.of(domain, None)
+        else:
+            held = _Held.of(domain, first[-1] * _SLICE_BYTES)
+        budgets, why_most, batch, pretrain = cls._trained(held, tokens, weight, base, length)
+        return cls(weight, held, budgets, why_most, length, why_length, batch, pretrain)
+
+    @staticmethod
+    def _trained(
+        held: _Held, tokens: int, weight: float, base: str | None, length: int
+    ) -> tuple[list[int], str, int, int]:
+        """Budgets and why, tokens of a step, and tokens of the small model's pre-training."""
+        most, why_most = _largest(int(tokens * held.tokens), weight, base)
         budgets = [_rounded(0.4 * most), _rounded(most)] if most >= 200_000 else [_rounded(most)]
-        return cls(weight, held, documents if pieces else round(documents * held), pieces, budgets, why_most)
+        batch = _batch(budgets[0], length)
+        pretrain = min(max(100_000, min(400_000, budgets[-1])), _MOST_STEPS * batch)
+        return budgets, why_most, batch, _rounded(pretrain)
 
 
 def _corpus(
@@ -284,13 +406,17 @@ def _corpus(
         lines.add("      python_docs: general")
     if base is None:
         said = "read at a time: more than the small model will see"
-        lines.add(f"  slice_bytes: {count_text(_SLICE)}", said)
-    said = "of the shorter documents, only measured on" if sizes.pieces else "are only measured on"
-    told = said if sizes.pieces else f"about {sizes.held_out:,} documents {said}"
-    lines.add(f"  holdout_fraction: {sizes.held:g}", told)
-    if sizes.pieces:
+        lines.add(f"  slice_bytes: {count_text(_rounded(sizes.slice_bytes))}", said)
+    held = sizes.held
+    if held.piece is not None:
+        lines.add(f"  holdout_fraction: {held.fraction:g}", "of the shorter documents, only measured on")
         said = "and of each long document a piece, as there are too few to hold out whole ones"
-        lines.add(f"  holdout_piece: {count_text(_PIECE)}", said)
+        lines.add(f"  holdout_piece: {count_text(held.piece)}", said)
+    else:
+        few = f"; fewer than {_VERDICT} give no verdict" if held.texts < _HELD_OUT else ""
+        lines.add(
+            f"  holdout_fraction: {held.fraction:g}", f"{_documents(held.texts)} are only measured on{few}"
+        )
 
 
 def _model(lines: _Lines, sizes: _Sizes, base: str | None) -> None:
@@ -304,12 +430,11 @@ def _model(lines: _Lines, sizes: _Sizes, base: str | None) -> None:
     )
     for key, value in _SMALL.items():
         lines.add(f"      {key}: {value}")
-    lines.add(f"      pretrain_tokens: {count_text(max(100_000, min(400_000, sizes.budgets[-1])))}")
+    lines.add(f"      pretrain_tokens: {count_text(sizes.pretrain)}", "on the source general")
 
 
-def _training(lines: _Lines, sizes: _Sizes, length: int, base: str | None) -> None:
-    budgets = sizes.budgets
-    batch = _batch(budgets[0], length)
+def _training(lines: _Lines, sizes: _Sizes, base: str | None) -> None:
+    budgets, batch = sizes.budgets, sizes.batch
     lines.add("training:")
     lines.add(f"  token_budgets: [{', '.join(map(count_text, budgets))}]", sizes.why_most)
     lines.add(f"  batch_tokens: {batch}", f"about {budgets[0] // batch:,} steps to the first budget")
@@ -325,20 +450,20 @@ def _training(lines: _Lines, sizes: _Sizes, length: int, base: str | None) -> No
 
 
 def _evaluation(lines: _Lines, sizes: _Sizes, name: str) -> None:
-    if sizes.held_out < _ENOUGH_HELD_OUT:
+    if sizes.held.questions < _ENOUGH_QUESTIONS:
         return
     lines.add("evaluation:")
     lines.add("  own:", "pick the true continuation of a held-out document among four")
     lines.add(f"    - name: {name}-continuation")
     lines.add("      group: domain")
     lines.add("      held_out: domain")
-    lines.add(f"      questions: {min(150, 3 * sizes.held_out)}")
+    lines.add(f"      questions: {min(150, sizes.held.questions)}")
 
 
 def _source(lines: _Lines, name: str, role: str, weight: float, folder: Path, found: Folder) -> None:
     start = glob.escape(from_home(str(folder.resolve())))
     patterns = [f"{start}/{pattern}" for pattern in found.patterns]
-    size = f"about {found.documents:,} documents, {found.size / 1e6:,.1f} MB"
+    size = f"{_documents(found.documents)}, {_size(found.size)}"
     lines.add(f"    - name: {name}", size)
     lines.add(f"      role: {role}")
     lines.add(f"      weight: {weight:g}")

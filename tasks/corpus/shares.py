@@ -19,7 +19,8 @@ import pyarrow.parquet as pq
 
 from storage.artifact import Input
 from tasks.corpus.documents import read_documents
-from tasks.corpus.rules import pii
+from tasks.corpus.filter import ANY_LANGUAGE, PUBLISHED
+from tasks.corpus.rules import language, pii
 from tasks.corpus.shards import read_rows
 
 LARGE = 0.25
@@ -63,7 +64,16 @@ def warning_of(taken: Taken, dropped: Input, documents: Input, masked: bool) -> 
         shown = []
     such = f", such as {'; '.join(said for _, said in shown)}" if shown else ""
     explain = f"; `onward explain {shown[0][0]}` follows one of them" if shown else ""
-    return f"{taken}{such}. corpus.filter has the rule's switch and limit{explain}"
+    return f"{taken}{such}. To keep them: {key_of(taken.rule)}{explain}"
+
+
+def key_of(rule: str) -> str:
+    """The key of the configuration, and the value with which a rule drops nothing."""
+    if rule == language.RULE:
+        return f"corpus.filter.language: {ANY_LANGUAGE}"
+    if rule in PUBLISHED:
+        return f"corpus.filter.thresholds: {{{rule}: null}}, or another limit"
+    return "a switch or limit in corpus.filter"
 
 
 def _examples(rule: str, dropped: Input, documents: Input, masked: bool) -> list[tuple[int, str]]:

@@ -21,7 +21,30 @@ from tasks.corpus.reading.strict_json import strict_loads
 
 HEAD_BYTES = 1 << 14
 COMPRESSED_SUFFIXES = (".gz", ".gzip", ".zst", ".zstd")
-TEXT_SUFFIXES = (".txt", ".text", ".md", ".rst")
+PROSE_SUFFIXES = (".txt", ".text", ".md", ".rst")
+TEXT_SUFFIXES = (
+    *PROSE_SUFFIXES,
+    *(".markdown", ".org", ".adoc", ".tex"),
+    *(
+        ".py",
+        ".c",
+        ".h",
+        ".cc",
+        ".cpp",
+        ".hpp",
+        ".cs",
+        ".java",
+        ".kt",
+        ".scala",
+        ".go",
+        ".rs",
+        ".swift",
+        ".js",
+        ".ts",
+    ),
+    *(".rb", ".php", ".lua", ".pl", ".r", ".jl", ".hs", ".sh", ".sql", ".css"),
+)
+"""Each such file is one document. In a dataset of the hub only prose is: there, code is what loads it."""
 PARQUET_SUFFIXES = (".parquet", ".pq")
 LINES_SUFFIXES = (".jsonl", ".ndjson", ".json")
 

@@ -18,6 +18,7 @@ from tasks.corpus.reading.kinds import (
     COMPRESSED_SUFFIXES,
     LINES_SUFFIXES,
     PARQUET_SUFFIXES,
+    PROSE_SUFFIXES,
     TEXT_SUFFIXES,
     refusal,
 )
@@ -156,7 +157,7 @@ class Hub:
 
 def _is_readable(name: str) -> bool:
     *_, inner, outer = ["", "", *(suffix.lower() for suffix in Path(name).suffixes)]
-    plain = (*PARQUET_SUFFIXES, *LINES_SUFFIXES, *TEXT_SUFFIXES)
+    plain = (*PARQUET_SUFFIXES, *LINES_SUFFIXES, *PROSE_SUFFIXES)
     return outer in plain or (outer in COMPRESSED_SUFFIXES and inner in plain)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from flows.runs.checks import advice, check
 from flows.runs.first_config import EPOCHS, first_config
 from storage.errors import ConfigError
 from storage.yaml_text import parse_yaml
+from tasks.models.base import InitConfig
 from tests.support.small import write_text
 
 
@@ -58,7 +60,7 @@ def test_a_folder_of_notes(tmp_path: Path, texts: list[str]) -> None:
     run, _ = made(folder)
     domain, general = run.corpus.sources
     assert (domain.files, domain.role, general.role) == (("My Notes/**/*.md",), "domain", "replay")
-    assert run.name == "my-notes" and run.corpus.holdout_fraction == 0.2
+    assert run.name == "my-notes" and run.corpus.holdout_fraction * 60 == 15, "ten give a verdict"
     size = sum(len(text) for text in texts)
     assert size / 5 < run.training.token_budgets[-1] < EPOCHS * size / 2
     first = first_config(folder)
@@ -114,6 +116,61 @@ def test_of_a_few_books_pieces_are_held_out(tmp_path: Path, texts: list[str]) ->
     run, yaml = made(notes(tmp_path / "library", books))
     assert run.corpus.holdout_piece == 4000 and "a piece" in yaml
     assert made(notes(tmp_path / "notes", texts))[0].corpus.holdout_piece is None
+
+
+def test_of_few_notes_enough_is_held_out_for_a_verdict(tmp_path: Path, texts: list[str]) -> None:
+    long = notes(tmp_path / "long", [" ".join(texts[number : number + 10]) for number in range(30)])
+    run, yaml = made(long)
+    piece = run.corpus.holdout_piece
+    assert piece is not None and piece >= 500, yaml
+    sizes = sorted(path.stat().st_size for path in long.rglob("*.md"))
+    assert sizes[9] >= 4 * piece, "of most of them a piece is held out"
+    short = notes(tmp_path / "short", [text[:1500] for text in texts[:30]])
+    run, yaml = made(short)
+    assert run.corpus.holdout_piece is None and 0.4 < run.corpus.holdout_fraction < 0.5
+    assert "fewer than 10 give no verdict" in yaml
+
+
+def test_questions_are_asked_only_of_texts_that_are_long_enough(tmp_path: Path, texts: list[str]) -> None:
+    lines = [" ".join(text.split()[:60]) for text in texts for _ in range(6)]
+    short, _ = made(notes(tmp_path / "lines", [f"{line} {number}" for number, line in enumerate(lines)]))
+    assert not short.evaluation.own
+    pages = [" ".join(text.split() * 12) for text in texts]
+    (own,) = made(notes(tmp_path / "pages", [f"{page} {n}" for n, page in enumerate(pages)]))[
+        0
+    ].evaluation.own
+    assert own.questions >= 12
+
+
+def test_the_small_model_is_trained_in_few_steps_and_reads_little(tmp_path: Path, texts: list[str]) -> None:
+    run, _ = made(notes(tmp_path / "few", [text[:1400] for text in texts[:30]]))
+    base = run.model.base
+    assert isinstance(base, InitConfig)
+    assert base.pretrain_tokens <= 400 * run.training.batch_tokens
+    assert 10 * base.pretrain_tokens < run.corpus.slice_bytes < 6_000_000
+    assert run.training.token_budgets[0] >= 60 * run.training.batch_tokens
+
+
+def test_programs_are_text(tmp_path: Path, texts: list[str]) -> None:
+    folder = tmp_path / "code"
+    shutil.copytree(
+        Path(__file__).parents[3] / "flows/commands", folder / "src", ignore=lambda _, names: {"__pycache__"}
+    )
+    run, _ = made(folder)
+    assert run.corpus.sources[0].files == ("code/**/*.py",) and run.corpus.filter.language == "any"
+
+
+def test_what_is_no_model_is_refused_and_one_of_the_hub_is_spoken_of(
+    tmp_path: Path, texts: list[str]
+) -> None:
+    folder = notes(tmp_path / "own", texts)
+    with pytest.raises(ConfigError, match=r"--base own holds no config\.json"):
+        first_config(folder, base="own")
+    with pytest.raises(ConfigError, match="no such directory, and it is no name of a model on the hub"):
+        first_config(folder, base="../models/mine")
+    (note,) = [one for one in first_config(folder, base="owner/Model").notes if "hf download" in one]
+    assert "owner/Model is not on this machine" in note and "--local-dir models/model" in note
+    assert any("needs no network" in one for one in first_config(folder).notes)
 
 
 def test_a_model_and_general_text(tmp_path: Path, texts: list[str]) -> None:

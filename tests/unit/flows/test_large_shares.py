@@ -14,7 +14,7 @@ from flows.dag.pretrain import adapt
 from flows.dag.requests import Requests
 from storage.artifact import Artifact
 from storage.store import Making, Request, Store
-from tasks.corpus.shares import FEW, LARGE, large_shares, warning_of
+from tasks.corpus.shares import FEW, LARGE, key_of, large_shares, warning_of
 
 MAIL = "ada.lovelace@analytical.example.com"
 GOOD = (
@@ -86,9 +86,9 @@ def test_the_rule_is_named_with_its_share_and_examples(tmp_path: Path, shared_da
     (taken,) = large_shares(made["filter"].stats)
     made["filter"].part("dropped").only().unlink()
     without = warning_of(taken, made["filter"].part("dropped"), made["dedup"].part("documents"), masked=True)
-    assert without == f"{taken}. corpus.filter has the rule's switch and limit", (
-        "what cannot be read is left out"
-    )
+    key = f"corpus.filter.thresholds: {{{taken.rule}: null}}, or another limit"
+    assert without == f"{taken}. To keep them: {key}", "what cannot be read is left out"
+    assert key_of("language") == "corpus.filter.language: any"
 
 
 def test_what_is_usual_or_little_is_not_warned_of() -> None:

@@ -65,7 +65,10 @@ def test_where_all_is_filtered_the_commonest_reasons_and_the_page(tmp_path: Path
     for reason, count in sorted(reasons.items(), key=lambda entry: -entry[1])[:3]:
         assert f"{reason} {count}" in message
         assert f"{reason} {count}" in counts(made["filter"].stats)
-    assert "Of its 25 rows: filter dropped 25 (" in message and "loosen corpus.filter" in message
+    assert (
+        "Of its 25 rows: filter dropped 25 (" in message
+        and "To keep more, loosen corpus.filter (corpus.filter.thresholds: {" in message
+    )
     assert outcome.data is not None and outcome.data.stats["left"] == 0
     page = next(path for path in outcome.data.part("page").paths if path.name == "data.md").read_text()
     assert "Of 25 documents that were read" in page and "0 (0 %) are left" in page
