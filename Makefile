@@ -38,7 +38,7 @@ check: $(STAMP)
 
 install: $(STAMP)  ## the set-up alone
 
-install-agreement: $(AGREEMENT)  ## what the tests of tests/agreement compare with: spaCy, datatrove, transformers 4
+install-agreement: $(AGREEMENT)  ## what the tests of tests/agreement compare with: spaCy, datatrove, llama.cpp, transformers 4
 
 # uv does not read pip's configuration: where pip is told of local wheels, uv is told of them too.
 define UV
@@ -59,6 +59,7 @@ $(STAMP): pyproject.toml constraints.txt
 
 $(AGREEMENT): $(STAMP)
 	$(UV_INSTALL) -e '.[dev,agreement]' || echo "spaCy and datatrove cannot be had here: tests/agreement skips them"
+	$(UV_INSTALL) xllamacpp || echo "llama.cpp cannot be had here: tests/agreement skips it"
 	$(UV) --no-deps --target .venv/transformers4 $(TRANSFORMERS4) || echo "transformers 4 cannot be had here: tests/agreement skips it"
 	@touch $(AGREEMENT)
 

@@ -237,14 +237,14 @@ def export(
         str,
         typer.Option(
             "--format",
-            help="safetensors (transformers, vLLM)",
+            help="safetensors (transformers, vLLM) or gguf (llama.cpp, Ollama)",
             autocompletion=completion.model_formats,
         ),
     ] = "safetensors",
     dtype: Annotated[
         str | None,
         typer.Option(
-            help="type of the weights: bf16, fp16 or fp32; without it, bf16 for a model that was trained in "
+            help="type of the weights: bf16, fp16, fp32, or q8_0 (gguf); without it, bf16 for a model that was trained in "
             "bf16, else as in the store",
             show_default=False,
             autocompletion=completion.dtypes,

@@ -17,7 +17,7 @@ from storage.errors import ConfigError, OnwardError
 from storage.runs import shared_lock
 from storage.store import Store
 from tasks.models.card import model_card
-from tasks.models.form import Form
+from tasks.models.form import GGUF, Form
 from tasks.training.state.readers import add_readers
 
 
@@ -36,7 +36,7 @@ def export_model(catalog: Catalog, artifact: Artifact, directory: Path, form: Fo
     try:
         beside.mkdir(parents=True)
         with _kept(catalog.store):
-            _copy(artifact, beside, form)
+            (_write_gguf if form.format == GGUF else _copy)(artifact, beside, form)
             card = model_card(catalog, artifact, form)
             (beside / "README.md").write_text(card, encoding="utf-8")
         commit_directory(beside, directory.absolute())
@@ -64,6 +64,26 @@ def _copy(artifact: Artifact, target: Path, form: Form) -> None:
 
         write_rounded(export, target, form.dtype)
     _say_it_to_readers(artifact, target)
+
+
+def _write_gguf(artifact: Artifact, target: Path, form: Form) -> None:
+    """One GGUF file, and the Modelfile with which Ollama takes it."""
+    from tasks.formats.gguf_file import write_gguf
+    from tasks.formats.ollama import modelfile
+
+    with tempfile.TemporaryDirectory(
+        dir=target
+    ) as name:  # the files that say what the model is, without its weights
+        facts, export = Path(name), artifact.path / "export"
+        for path in artifact.part("export").paths:
+            (facts / path.relative_to(export)).parent.mkdir(parents=True, exist_ok=True)
+            if path.suffix == ".safetensors":
+                (facts / path.relative_to(export)).symlink_to(path)
+            else:
+                shutil.copyfile(path, facts / path.relative_to(export))
+        _say_it_to_readers(artifact, facts)
+        write_gguf(facts, target / form.file, form.said, f"{artifact.stage}-{artifact.key[:12]}")
+        (target / "Modelfile").write_text(modelfile(facts, form.file), encoding="utf-8")
 
 
 def _say_it_to_readers(artifact: Artifact, export: Path) -> None:

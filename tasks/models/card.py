@@ -14,7 +14,7 @@ from storage.artifact import Artifact
 from storage.catalog import Catalog
 from storage.counts import rounded_count
 from tasks.corpus.tokens.begin import EOS
-from tasks.models.form import Form
+from tasks.models.form import GGUF, Form
 
 _FILES_LISTED = 20
 """Maximum number of files listed per source. The manifests of `ingest` list all."""
@@ -38,7 +38,7 @@ def model_card(catalog: Catalog, model: Artifact, form: Form | None = None) -> s
     blocks = [
         _front_matter(base),
         f"# {base.stats.get('architecture', 'Language model')}, {_parameters(base)} parameters",
-        _what(model, base, adapted),
+        f"{_what(model, base, adapted)} {_loading(form)}",
         _weights(form),
         "## Scores",
         *_scores(catalog, model, before),
@@ -97,17 +97,23 @@ def _what(model: Artifact, base: Artifact, adapted: list[Artifact]) -> str:
     if not adapted:
         return f"The base: {source}."
     seen = int(model.stats["tokens_seen"])
-    return (
-        f"Continued pre-training of {source}: {seen:,} tokens seen, the text and the steps below. It loads with "
-        "`AutoModelForCausalLM.from_pretrained` and `AutoTokenizer.from_pretrained` on this directory."
-    )
+    return f"Continued pre-training of {source}: {seen:,} tokens seen, the text and the steps below."
+
+
+def _loading(form: Form) -> str:
+    if form.format == GGUF:
+        return (
+            f'llama.cpp runs it (`llama-cli -m {form.file} -no-cnv -p "Once"`), and Ollama '
+            '(`ollama create NAME -f Modelfile`, then `ollama run NAME "Once"`).'
+        )
+    return "It loads with `AutoModelForCausalLM.from_pretrained` and `AutoTokenizer.from_pretrained` on this directory."
 
 
 def _weights(form: Form) -> str:
-    if form.dtype is None:
+    if form == Form():
         return ""
     return (
-        f"The weights here are {form.dtype}, made from those of the store. The scores below were measured on those of the "
+        f"The weights here are {form.said}, made from those of the store. The scores below were measured on those of the "
         "store, as their stages say."
     )
 

@@ -8,10 +8,10 @@ from typing import Any
 
 from storage.errors import ConfigError
 
-SAFETENSORS = "safetensors"
-FORMATS = (SAFETENSORS,)
-BF16, FP16, FP32 = "bf16", "fp16", "fp32"
-DTYPES = (BF16, FP16, FP32)
+SAFETENSORS, GGUF = "safetensors", "gguf"
+FORMATS = (SAFETENSORS, GGUF)
+BF16, FP16, FP32, Q8_0 = "bf16", "fp16", "fp32", "q8_0"
+DTYPES = (BF16, FP16, FP32, Q8_0)
 _TRAINED_IN_BF16 = ("bf16", "bf16_weights")
 """Values of `training.precision` with which every product of the weights was computed in bf16."""
 
@@ -25,8 +25,13 @@ class Form:
 
     @property
     def said(self) -> str:
-        """As a file's name and a card say it."""
+        """The type as a file's name and a card say it."""
         return self.dtype or FP32
+
+    @property
+    def file(self) -> str:
+        """The name of the GGUF file."""
+        return f"model-{self.said}.gguf"
 
 
 def form_of(format_: str, dtype: str | None, training: Mapping[str, Any]) -> Form:
@@ -39,6 +44,8 @@ def form_of(format_: str, dtype: str | None, training: Mapping[str, Any]) -> For
         raise ConfigError(f"--format {format_}: unknown format; one of {', '.join(FORMATS)}")
     if dtype is not None and dtype not in DTYPES:
         raise ConfigError(f"--dtype {dtype}: unknown type; one of {', '.join(DTYPES)}")
+    if dtype == Q8_0 and format_ != GGUF:
+        raise ConfigError(f"--dtype {Q8_0} is a type of GGUF files; add --format {GGUF}")
     if dtype is None and training.get("precision") in _TRAINED_IN_BF16:
         dtype = BF16
     return Form(format_, dtype)

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import gguf
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -16,6 +17,7 @@ from storage.artifact import Artifact
 from storage.catalog import Catalog
 from storage.errors import ConfigError
 from storage.store import Store
+from tasks.formats.families import FAMILIES
 from tasks.formats.rounded import write_rounded
 from tasks.models.form import Form, form_of
 from tests.support.base_model import WEIGHTS, import_base, small_model
@@ -89,11 +91,34 @@ def test_a_number_beyond_the_type_is_refused_and_nothing_is_left(
 @pytest.mark.parametrize(
     ("format_", "dtype", "said"),
     [
-        ("onnx", None, "--format onnx: unknown format; one of safetensors"),
-        ("safetensors", "int3", "--dtype int3: unknown type; one of bf16, fp16, fp32"),
+        ("onnx", None, "--format onnx: unknown format; one of safetensors, gguf"),
+        ("safetensors", "int3", "--dtype int3: unknown type; one of bf16, fp16, fp32, q8_0"),
+        ("safetensors", "q8_0", "--dtype q8_0 is a type of GGUF files; add --format gguf"),
     ],
 )
 def test_a_form_that_does_not_exist_is_refused(format_: str, dtype: str | None, said: str) -> None:
     with pytest.raises(ConfigError) as raised:
         form_of(format_, dtype, {})
     assert str(raised.value) == said
+
+
+def test_a_gguf_file_comes_with_a_modelfile_and_a_card(base: tuple[Store, Artifact], tmp_path: Path) -> None:
+    store, artifact = base
+    target = tmp_path / "out"
+    export_model(Catalog(store), artifact, target, form_of("gguf", "q8_0", {}))
+    assert sorted(path.name for path in target.iterdir()) == ["Modelfile", "README.md", "model-q8_0.gguf"]
+    assert (target / "Modelfile").read_text().startswith("FROM ./model-q8_0.gguf\n")
+    card = (target / "README.md").read_text()
+    assert "llama-cli -m model-q8_0.gguf" in card and "The weights here are q8_0, made from" in card
+    reader = gguf.GGUFReader(target / "model-q8_0.gguf")
+    assert reader.fields["general.name"].contents() == f"base-{artifact.key[:12]}"
+
+
+def test_a_model_that_gguf_cannot_say_leaves_nothing(
+    base: tuple[Store, Artifact], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, artifact = base
+    monkeypatch.delitem(FAMILIES, "llama")
+    with pytest.raises(ConfigError, match="a model of kind llama cannot be written"):
+        export_model(Catalog(store), artifact, tmp_path / "out", form_of("gguf", None, {}))
+    assert list(tmp_path.iterdir()) == []
