@@ -22,6 +22,7 @@ from flows.commands.rehearse import rehearse
 from flows.commands.run import run
 from flows.commands.services import doctor, down, status, up
 from flows.commands.store import compare, explain, export, gc, lineage, verify
+from flows.commands.tune import tune
 from flows.machine.servers import ask_directly
 from storage.errors import ConfigError, DamagedArtifact, OnwardError
 
@@ -31,6 +32,10 @@ COMMANDS: dict[str, tuple[tuple[Callable[..., None], str], ...]] = {
         (run, "onward run configs/demo.yaml --until filter --slices 1"),
         (plan, "onward plan configs/edu-125m.yaml --memory 24G --device-name H100"),
         (rehearse, "onward rehearse configs/edu-125m.yaml"),
+        (
+            tune,
+            "onward tune configs/edu-125m.yaml --vary training.learning_rate=2e-4,5e-4 --vary replay=0.05,0.2",
+        ),
         (why, "onward why filter configs/demo.yaml --set corpus.filter.language=en"),
     ),
     "Look into what was made": (

@@ -73,9 +73,9 @@ def run(
     with clean_stdout() as out:
         try:
             wanted = (config, set_ or [], tuple(force or ()), until, slices)
-            summary, code, settled = _run(*wanted) if seeds == 1 else _run_seeds(*wanted, seeds)
+            summary, code, settled = one_run(*wanted) if seeds == 1 else _run_seeds(*wanted, seeds)
         except (Stopped, KeyboardInterrupt):
-            summary, code, settled = _stopped(), 1, True
+            summary, code, settled = stopped(), 1, True
         if json_:
             out.write(json.dumps(summary, ensure_ascii=False) + "\n")
         elif code == 0 and seeds > 1:
@@ -88,14 +88,14 @@ def run(
     raise typer.Exit(code)
 
 
-def _stopped() -> dict[str, Any]:
+def stopped() -> dict[str, Any]:
     """The summary of a run that was asked to stop. It is told on standard error too."""
     told = f"{STOPPED}; what was finished is found again, and to go on from there: {command_line()}"
     sys.stderr.write(f"{told}\n")
     return {**_NOTHING, "state": "stopped", "error": told}
 
 
-def _run(
+def one_run(
     path: Path, overrides: list[str], force: tuple[str, ...], until: str, slices: int | None
 ) -> tuple[dict[str, Any], int, bool]:
     """(summary, exit code, whether Prefect got everything) of one attempt. Errors are printed on standard error."""
@@ -128,7 +128,7 @@ def _run(
             summary = end_of(lambda: start(config, until=until, slices=slices, force=force), sys.stderr.write)
             code = 0
         except (KeyboardInterrupt, ExternalSignal):
-            summary, code = _stopped(), 1
+            summary, code = stopped(), 1
         except Exception as error:
             error = no_server(error) or error
             if not isinstance(error, OnwardError | OSError):
@@ -162,7 +162,7 @@ def _run_seeds(
     with prefect_server(Path(os.environ["PREFECT_HOME"])):  # one server for all: each run finds it configured
         for seed in seeds_of(config, count):
             one = [*overrides, *override_of(config, seed)]
-            summary, code, settled = _run(path, one, force, until, slices)
+            summary, code, settled = one_run(path, one, force, until, slices)
             runs.append({"seed": seed, **summary})
             if code:
                 failed = {"state": summary["state"], "error": summary["error"], "runs": runs, "page": None}

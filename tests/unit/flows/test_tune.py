@@ -1,0 +1,181 @@
+"""A tuning's grid, its standings and its page; the trials themselves run in tests/system/test_tune.py."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows.config import load_config, parse_config
+from flows.runs.trials import Trial, budgets_override, grid, next_command, rungs_of
+from storage.errors import ConfigError
+from tasks.pages.blocks import Picture
+from tasks.pages.canvas import as_svg, save
+from tasks.pages.html import html_of
+from tasks.pages.markdown import markdown_of
+from tasks.pages.report.facts import Within
+from tasks.pages.report.tuning import (
+    Standing,
+    TrialRow,
+    TuningFacts,
+    front_of,
+    pareto_figure,
+    ranked,
+    tuning_blocks,
+)
+from tests.support.runs import minimal
+
+
+def configured(**over: Any) -> Any:
+    sources = [
+        {"name": "a", "role": "domain", "weight": 3, "python_docs": "domain"},
+        {"name": "b", "role": "replay", "weight": 1, "python_docs": "general"},
+        {"name": "c", "role": "replay", "weight": 0, "files": ["c.txt"]},
+    ]
+    return parse_config(minimal(corpus__sources=sources, **over))
+
+
+def test_every_combination_is_a_trial_in_order() -> None:
+    trials = grid(
+        configured(),
+        ["training.learning_rate = 1e-3, 2e-3", "training.optimizer.betas=[0.9,0.95],[0.9,0.99]"],
+    )
+    assert [trial.overrides for trial in trials] == [
+        (f"training.learning_rate={rate}", f"training.optimizer.betas={betas}")
+        for rate in ("1e-3", "2e-3")
+        for betas in ("[0.9,0.95]", "[0.9,0.99]")
+    ]
+    assert trials[0].name == "learning_rate 1e-3 · betas [0.9,0.95]"
+
+
+def test_the_replay_share_keeps_the_proportions_within_a_role(tmp_path: Path) -> None:
+    (trial,) = grid(configured(), ["replay=0.2"])
+    assert trial.overrides == ("corpus.sources[0].weight=0.8", "corpus.sources[1].weight=0.2")
+    path = tmp_path / "c.yaml"
+    path.write_text(
+        "name: c\ncorpus: {sources: [{name: a, role: domain, weight: 3, python_docs: domain}, "
+        "{name: b, role: replay, weight: 1, python_docs: general}]}\nmodel: {base: m}\n"
+        "packing: {sequence_length: 64}\ntraining: {token_budgets: [1M], batch_tokens: 64}\n"
+    )
+    assert [source.weight for source in load_config(path, trial.overrides).corpus.sources] == [0.8, 0.2]
+
+
+@pytest.mark.parametrize(
+    ("vary", "words"),
+    [
+        ([], "nothing is varied"),
+        (["training.learning_rate"], "key=value"),
+        (["training.learning_rate="], "key=value"),
+        (["training.learning_rate=1,,2"], "key=value"),
+        (["training.learning_rate=1,1"], "different values"),
+        (["=1,2"], "key=value"),
+        (["a.b=1,2", "a.b=3"], "varied twice"),
+        (["training.token_budgets=1M,2M"], "same in all trials"),
+        (["training.execution.threads=1,2"], "same in all trials"),
+        (["replay=0.1,1"], "below 1"),
+        (["replay=x"], "below 1"),
+        (["replay=-0.1"], "below 1"),
+        ([f"{name}=1,2,3,4,5,6" for name in "abc"], "216 trials"),
+    ],
+)
+def test_what_is_no_grid_is_refused(vary: list[str], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        grid(configured(), vary)
+
+
+def test_replay_needs_both_roles() -> None:
+    alone = parse_config(minimal())
+    with pytest.raises(ConfigError, match="both roles"):
+        grid(alone, ["replay=0.1"])
+
+
+def test_budgets_of_trials_rise_and_stay_below_the_last() -> None:
+    run = configured()  # 400K, 1M; 4,096 a step
+    assert rungs_of(run, []) == [40_000]
+    assert rungs_of(run, [8192, 65536]) == [8192, 65536]
+    for wrong in ([0], [-1], [5, 5], [9, 4], [2_000_000]):
+        with pytest.raises(ConfigError, match="--budgets"):
+            rungs_of(run, wrong)
+    assert rungs_of(configured(training__token_budgets=["8K"]), []) == [4096]
+
+
+def test_the_next_command_goes_on_to_the_budgets_beyond() -> None:
+    trial = Trial({"training.learning_rate": "2e-3"}, ("training.learning_rate=2e-3",))
+    overrides, command = next_command(
+        Path("my file.yaml"), configured(), ["seed=3"], trial, [64_000, 500_000]
+    )
+    assert overrides == [
+        "seed=3",
+        "training.learning_rate=2e-3",
+        budgets_override([64_000, 500_000, 1_000_000]),
+    ]
+    assert command == (
+        "onward run 'my file.yaml' --set seed=3 --set training.learning_rate=2e-3 --set "
+        "'training.token_budgets=[64K, 500K, 1M]'"
+    )
+
+
+def row(name: str, *standings: tuple[float, float | None]) -> TrialRow:
+    made = {
+        1000 * 2**place: Standing(
+            Within(domain, domain - 0.01, domain + 0.01),
+            None if general is None else Within(general, None, None),
+        )
+        for place, (domain, general) in enumerate(standings)
+    }
+    return TrialRow(name=name, values={"x": name}, run=f"r-{name}", report=f"report/{name}", standings=made)
+
+
+def test_the_best_gains_more_than_it_loses() -> None:
+    careful, bold, dropped = row("careful", (-0.2, 0.01)), row("bold", (-0.3, 0.2)), row("early", (-0.5, 0.0))
+    later = row("later", (-0.1, 0.0), (-0.15, -0.05))
+    assert [one.name for one in ranked([bold, careful], 1.0)] == ["careful", "bold"]
+    assert [one.name for one in ranked([bold, careful], 0.0)] == ["bold", "careful"]
+    assert [one.name for one in ranked([dropped, later], 1.0)] == ["later", "early"]
+    assert math.isclose(
+        later.last.score(1.0), -0.15
+    )  # a gain on general text does not make up for the domain
+
+
+def test_the_front_holds_what_nothing_beats() -> None:
+    a, b, c = row("a", (-0.3, 0.2)), row("b", (-0.2, 0.01)), row("c", (-0.2, 0.05))
+    twin = row("twin", (-0.2, 0.01))
+    assert [one.name for one in front_of([a, b, c, twin])] == ["a", "b", "twin"]
+    assert [one.name for one in front_of([row("d", (-0.1, None)), row("e", (-0.2, None))])] == ["e"]
+
+
+def facts_of(*rows: TrialRow) -> TuningFacts:
+    order = ranked(rows, 1.0)
+    return TuningFacts(
+        trials=tuple(order),
+        forgetting=1.0,
+        front=tuple(one.name for one in front_of(order)),
+        runner_up="Against the second.",
+        command="onward run c.yaml --set x=1",
+        found="It finds 2 of 4.",
+    )
+
+
+def test_the_page_says_what_was_chosen_and_how_to_go_on(tmp_path: Path) -> None:
+    facts = facts_of(row("bold", (-0.3, 0.2)), row("careful", (-0.2, 0.01)), row("worse", (-0.1, 0.5)))
+    (tmp_path / "figures").mkdir()
+    save(lambda tips: pareto_figure(facts, tips), tmp_path / "figures", "pareto")
+    blocks = tuning_blocks(facts, "demo", [Picture("pareto", "A figure.")])
+    page, text = html_of(blocks, tmp_path), markdown_of(blocks)
+    for words in ("Best of 3: careful.", "onward run c.yaml --set x=1", "It finds 2 of 4."):
+        assert words in page and words in text
+    assert (
+        "| careful | careful | 1,000 | −0.200 [−0.210, −0.190] | +0.010 | −0.190 | yes | r-careful |" in text
+    )
+    assert "| worse | worse | 1,000 | −0.100 [−0.110, −0.090] | +0.500 | 0.400 |  | r-worse |" in text
+
+
+def test_the_figure_names_each_trial_and_tells_its_changes() -> None:
+    facts = facts_of(row("bold", (-0.3, 0.2)), row("careful", (-0.2, 0.01)))
+    svg = as_svg(lambda tips: pareto_figure(facts, tips), "pareto")
+    assert "<title>careful: domain -0.200, general +0.010</title>" in svg
+    assert svg == as_svg(lambda tips: pareto_figure(facts, tips), "pareto")
+    lone = facts_of(row("alone", (-0.3, None)))
+    assert "alone: domain" in as_svg(lambda tips: pareto_figure(lone, tips), "pareto")
