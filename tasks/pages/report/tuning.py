@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from tasks.pages.blocks import Block, Cell, Heading, Picture, Table, Text
+from tasks.pages.blocks import Block, Cell, Heading, Picture, Quote, Table, Text
 from tasks.pages.canvas import COLOURS, GREY, Tips
 from tasks.pages.plain import plain
 from tasks.pages.report.facts import Results, Within, change_of, within
@@ -140,34 +140,31 @@ def _beats(one: tuple[float, float], other: tuple[float, float]) -> bool:
 
 def tuning_blocks(facts: TuningFacts, name: str, pictures: Sequence[Picture]) -> list[Block]:
     """The page: what was chosen and the next command, the figure, every trial."""
-    best, columns = facts.best, list(facts.best.values)
-    told = [f"Best of {len(facts.trials)}: {best.name}. {facts.runner_up}".strip()]
-    rows = [_row(trial, columns, facts) for trial in facts.trials]
+    told = f"Best of {len(facts.trials)}: {facts.best.name}. {facts.runner_up}".strip()
+    rows = [_row(trial, facts) for trial in facts.trials]
     note = (
         "Changes of held-out perplexity from the base, in nats per token: −0.10 is a perplexity lower by a tenth. In "
         "brackets 95 % intervals over documents; another training seed moves them too. Score: the domain's change"
         + (f" plus {facts.forgetting:g} times the loss on general text." if facts.forgetting else " alone.")
         + " Front: no other trial of the last budget is better on both."
     )
-    head = ("trial", *columns, "tokens", "domain", "general", "score", "front", "run")
+    head = ("trial", "tokens", "domain", "general", "score", "front", "run")
     return [
         Heading(1, f"{name}: {len(facts.trials)} trials"),
-        Text(" ".join(told), "findings"),
-        Text("To go on with it:"),
-        Text(facts.command),
+        Text(told, "findings"),
+        Quote("To go on with it", facts.command),
         Text(facts.found, "note"),
         *pictures,
         Heading(2, "Trials"),
-        Table(head, tuple(rows), 1 + len(columns), 2),
+        Table(head, tuple(rows), 1, 2),
         Text(note, "note"),
     ]
 
 
-def _row(trial: TrialRow, columns: Sequence[str], facts: TuningFacts) -> tuple[Cell | str, ...]:
+def _row(trial: TrialRow, facts: TuningFacts) -> tuple[Cell | str, ...]:
     last = trial.last
     return (
         Cell(trial.name),
-        *(Cell(trial.values.get(column, "")) for column in columns),
         Cell(f"{trial.tokens:,}"),
         Cell(within(last.domain, 1, 3) if last.domain else "–"),
         Cell(within(last.general, 1, 3) if last.general else "–"),
@@ -207,6 +204,6 @@ def pareto_figure(facts: TuningFacts, tips: Tips) -> Figure:
             trial.name, (x, y), xytext=(5, 4), textcoords="offset points", fontsize=7.5, color=colour
         )
     axes.set_xlabel("domain: change of held-out loss from the base (nats per token; left is better)")
-    axes.set_ylabel("general text (down is better)")
+    axes.set_ylabel("general text: the same change (down is better)")
     axes.legend()
     return figure
