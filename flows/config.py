@@ -134,8 +134,12 @@ class TrackingConfig(Settings):
         None,
         pattern=r"^[^/:@\s]+$",
         max_length=100,
-        description="name in MLflow's model registry; null: models are logged, none is registered",
+        description="name in MLflow's model registry; null: the configuration's name; none: no model is registered",
     )
+
+    def registered(self, name: str) -> str | None:
+        """The registered model of a configuration of this `name`; None if none is wanted."""
+        return None if self.registered_model == "none" else self.registered_model or name
 
     @model_validator(mode="after")
     def _no_password(self) -> TrackingConfig:

@@ -12,7 +12,7 @@ from prefect import flow
 from pydantic import Field
 
 from flows.config import RunConfig, parse_config, parse_section
-from flows.runs.names import run_name
+from flows.runs.differs import current_name, file_of, full_name
 from flows.runs.run import Options, execute
 from flows.ui.console import Console
 from tasks.evaluation.catalog import EvaluationConfig
@@ -29,14 +29,17 @@ else:
 def _run_name() -> str:
     from prefect.runtime import flow_run
 
+    if (given := current_name()) is not None:
+        return given
     config = (flow_run.parameters or {}).get("config")
-    return run_name(config if isinstance(config, RunConfig) else parse_config(config or {}))
+    run = config if isinstance(config, RunConfig) else parse_config(config or {})
+    return full_name(run, file_of())
 
 
 def _evaluation_name() -> str:
     from prefect.runtime import flow_run
 
-    return _evaluation(**(flow_run.parameters or {})).title
+    return current_name() or _evaluation(**(flow_run.parameters or {})).title
 
 
 @flow(name="pretrain", flow_run_name=_run_name, persist_result=False, log_prints=False)

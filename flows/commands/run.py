@@ -102,6 +102,7 @@ def one_run(
     try:
         _check_options(force, until, slices)
         config = load(path, overrides, elsewhere=until in stages.CORPUS)
+        of_file = _of_file(path) if overrides else None
     except ConfigError as error:
         sys.stderr.write(f"{error}\n")
         return {**_NOTHING, "state": "failed", "error": str(error)}, 2, True
@@ -111,8 +112,8 @@ def one_run(
         from prefect.exceptions import ExternalSignal  # while the server starts
 
         from flows.entrypoints import pretrain
+        from flows.runs.differs import compared_with, full_name
         from flows.runs.failure import RunFailed
-        from flows.runs.names import run_name
         from flows.runs.prefect_away import end_of, no_server
         from flows.runs.prefect_states import settle
 
@@ -120,12 +121,15 @@ def one_run(
             target=importlib.import_module, args=("mlflow",), daemon=True
         ).start()  # it takes seconds
 
-        sys.stderr.write(f"{run_name(config)}\n")
+        sys.stderr.write(f"{full_name(config, of_file)}\n")
         summary: dict[str, Any] = {**_NOTHING, "state": "failed"}
         try:
             ready()
             start: Any = pretrain  # the options were checked above
-            summary = end_of(lambda: start(config, until=until, slices=slices, force=force), sys.stderr.write)
+            with compared_with(of_file):
+                summary = end_of(
+                    lambda: start(config, until=until, slices=slices, force=force), sys.stderr.write
+                )
             code = 0
         except (KeyboardInterrupt, ExternalSignal):
             summary, code = stopped(), 1
@@ -139,6 +143,16 @@ def one_run(
             summary["error"] = str(error) or type(error).__name__
             code = 2 if isinstance(error, ConfigError) else 1
         return summary, code, settle()
+
+
+def _of_file(path: Path) -> Any:
+    """The configuration without what the command line changes in it; None where it is none without that."""
+    from flows.config import load_config
+
+    try:
+        return load_config(path)
+    except ConfigError:
+        return None
 
 
 def _run_seeds(

@@ -149,6 +149,6 @@ ADVICE = {
     "evaluation.prompts": "Beginnings from your own domain, to read what each model makes of them.",
     "evaluation.sample_tokens": "0 for no samples.",
     "tracking.mlflow_uri": "For a server that others see too.",
-    "tracking.registered_model": "To have each budget's model in the registry, with the champion's alias.",
+    "tracking.registered_model": "Where several configurations compete for one champion; `none` for mere trials.",
 }
 """For each key that takes a value: when to change it. `base.init.…` stands for a new model."""

@@ -22,12 +22,13 @@ from flows.quote.planned import quoted
 from flows.quote.table import PAGE_WIDTH
 from flows.runs.attempt import Attempt
 from flows.runs.checks import advice, check, check_hub
-from flows.runs.names import run_id, run_name, summary_of
+from flows.runs.differs import current_name, differing, file_of, full_name, head_of, words_of
+from flows.runs.names import run_id, run_name
 from flows.runs.session import current_flow_run, ending_kept, failure_explained, in_flow_run, shown
 from flows.runs.stage_task import Builder
 from flows.runs.tracked import experiment, open_tracker
 from flows.runs.trainable import check_base
-from flows.tracking.tracker import Tracked, Tracker, describe_run, flat
+from flows.tracking.tracker import Tracked, Tracker, describe_run, flat, head_text
 from flows.ui import publish
 from flows.ui.console import Console
 from storage.artifact import Artifact
@@ -124,7 +125,7 @@ def _adapt(run: RunConfig, options: Options, attempt: RunAttempt) -> None:
         finally:  # where nothing is left of a source too, the page says where it went
             publish.data_page(pages, outcome.data.part("page") if outcome.data else None)
         page = _page(builder.store, outcome.report, builder.console) if outcome.report else None
-        publish.report_page(pages, page)
+        publish.report_page(pages, page, _head(run))
         if "all" in options.force:
             _same_bytes(builder)
 
@@ -166,6 +167,13 @@ class RunAttempt(Attempt):
     def _registered(self) -> tuple[str, ...]:
         """Names of the models that become versions of the registered model."""
         return ("base", *(count_text(budget) for budget in self.run.training.token_budgets))
+
+
+def _head(run: RunConfig) -> str:
+    """The head of the report's page: the artifact is the same for every run that made it, and names none."""
+    of_file = file_of()
+    rows = head_of(run, differing(run, of_file))
+    return head_text(current_name() or full_name(run, of_file), rows)
 
 
 def _page(store: Store, report: Artifact, console: Console) -> Path:
@@ -224,9 +232,15 @@ def _tracked(run: RunConfig, store: Store, flow_run: str | None, console: Consol
     url = publish.flow_run_url(flow_run)
     tags = {"onward.run": run_id(run), "prefect.flow_run": flow_run or "", "store": str(store.root)}
     tags |= {"prefect.url": url} if url else {}
-    note = describe_run(run_name(run), url, run.store_path, summary_of(run))
-    registered = run.tracking.registered_model
-    tracked = Tracked(run.name, run_id(run), run_name(run), uri, artifacts, params, tags, note, registered)
+    of_file = file_of()
+    changed = differing(run, of_file)
+    name = current_name() or full_name(run, of_file)
+    if words := words_of(changed):
+        tags["onward.differs"] = " · ".join(words)
+        publish.tag_run(flow_run, words)
+    note = describe_run(name, url, run.store_path, head_of(run, changed))
+    registered = run.tracking.registered(run.name)
+    tracked = Tracked(run.name, run_id(run), name, uri, artifacts, params, tags, note, registered)
     with open_tracker(Tracker(tracked, store, console.warn)) as tracker:
         yield tracker
 

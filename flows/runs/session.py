@@ -26,7 +26,7 @@ from flows.runs.failure import RunFailed, run_failed
 from flows.runs.prefect_away import End, keep_end, reached
 from flows.runs.prefect_states import is_cancelling, set_stopped, set_true_states
 from flows.runs.stage_task import Builder
-from flows.tracking.tracker import Tracker, public_address
+from flows.tracking.tracker import Tracker, public_address, scores_text
 from flows.ui import publish
 from flows.ui.console import Console
 from flows.ui.live import Live, own_artifacts
@@ -126,7 +126,7 @@ def ending_kept(attempt: Attempt) -> Iterator[None]:
         ending = attempt.ending = _ending(error, attempt.store, attempt)
         attempt.tracker.ended(ending.state, ending.page)
         raise
-    attempt.tracker.ended("completed")
+    attempt.tracker.ended("completed", scores_text(attempt.summary.models) if attempt.summary else "")
 
 
 def _ending(error: BaseException, store: Store, attempt: Attempt | None) -> Ending:

@@ -59,7 +59,8 @@ def _learn(client: SyncPrefectClient, known: Automation, wanted: AutomationCore)
         return
     if there.posture == now.posture == Posture.Proactive and now.expect - there.expect:
         trigger = there.model_copy(update={"expect": there.expect | now.expect})
-        fields = {name: getattr(known, name) for name in AutomationCore.model_fields}
+        named = set(AutomationCore.model_fields) - {"owner_resource"}  # which the server does not take
+        fields = {name: getattr(known, name) for name in named}
         client.update_automation(known.id, AutomationCore(**{**fields, "trigger": trigger}))
 
 

@@ -363,9 +363,38 @@ def public_address(uri: str) -> str | None:
 def describe_run(name: str, url: str | None, store: Path, summary: Mapping[str, str]) -> str:
     """The description of a flow run in MLflow: a link back, and a short configuration."""
     link = f"[This run in Prefect]({url}): its stages, log and artifacts." if url else ""
-    rows = "\n".join(f"| {name} | {value} |" for name, value in summary.items())
-    table = f"| | |\n| --- | --- |\n{rows}"
-    return "\n\n".join(part for part in (f"**{name}**", link, table, f"Store: `{store}`") if part)
+    return "\n\n".join(part for part in (head_text(name, summary), link, f"Store: `{store}`") if part)
 
 
-__all__ = ["Tracked", "Tracker", "describe_run", "flat", "public_address", "without_secrets"]
+def head_text(name: str, summary: Mapping[str, str]) -> str:
+    """Which run this is, in Markdown: its name above a table."""
+    rows = "\n".join(f"| {name} | {value.replace('|', '/')} |" for name, value in summary.items())
+    return f"**{name}**\n\n| | |\n| --- | --- |\n{rows}"
+
+
+def scores_text(models: Sequence[Mapping[str, Any]]) -> str:
+    """The scores of models (as `describe` gives them) side by side, in Markdown; empty where nothing was measured."""
+    rows: dict[str, list[str]] = {}
+    for at, model in enumerate(models):
+        values = {f"perplexity {source}": f"{value:.2f}" for source, value in model["perplexity"].items()}
+        for benchmark, metrics in model["scores"].items():
+            values |= {f"{benchmark} {metric}": f"{value:.4f}" for metric, value in metrics.items()}
+        for name, value in values.items():
+            rows.setdefault(name, [""] * len(models))[at] = value
+    if not rows:
+        return ""
+    head = ["scores", *(str(model["name"]) for model in models)]
+    lines = [head, ["---", *["---:"] * len(models)], *([name, *values] for name, values in rows.items())]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+__all__ = [
+    "Tracked",
+    "Tracker",
+    "describe_run",
+    "flat",
+    "head_text",
+    "public_address",
+    "scores_text",
+    "without_secrets",
+]

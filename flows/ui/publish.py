@@ -137,12 +137,16 @@ def _as_prefect_wants(kind: str, data: Any) -> Any:
     return json.dumps(data) if kind == "table" else data
 
 
-def report_page(pages: PrefectPages | None, page: Path | None) -> None:
-    """Publish the report as a Markdown page of the flow run. `page` is the directory of the report with its cost."""
+def report_page(pages: PrefectPages | None, page: Path | None, head: str = "") -> None:
+    """Publish the report as a Markdown page of the flow run, below the `head` that says which run this is.
+
+    `page` is the directory of the report with its cost.
+    """
     if pages is None or page is None:
         return
     text = with_pictures((page / "report.md").read_text(encoding="utf-8"), page)
-    published(lambda: pages.put("report", "markdown", text, "The run's report"))
+    told = f"{head}\n\n{text}" if head else text
+    published(lambda: pages.put("report", "markdown", told, "The run's report"))
 
 
 def with_pictures(text: str, directory: Path) -> str:
@@ -248,6 +252,20 @@ def announce_process(flow_run: str | None) -> None:
     def update() -> None:
         with get_client(sync_client=True) as client:
             client.update_flow_run(UUID(flow_run), infrastructure_pid=pid)
+
+    published(update)
+
+
+def tag_run(flow_run: str | None, words: Sequence[str]) -> None:
+    """Add tags to the flow run: what it has otherwise than its file."""
+    context = FlowRunContext.get()
+    if flow_run is None or context is None or context.flow_run is None:
+        return
+    tags = [*dict.fromkeys((*context.flow_run.tags, *words))]
+
+    def update() -> None:
+        with _impatient() as client:
+            client.update_flow_run(UUID(flow_run), tags=tags)
 
     published(update)
 
