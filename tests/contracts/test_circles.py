@@ -34,7 +34,7 @@ ORDER = {
         "cli",
         "stages",
     ),
-    "tasks": ("stages", "corpus", "training", "models", "evaluation", "formats", "pages"),
+    "tasks": ("stages", "corpus", "documents", "training", "models", "evaluation", "formats", "pages"),
 }
 """From the ground up: each may import those before it. A new room is put in its place here."""
 

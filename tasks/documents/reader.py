@@ -1,0 +1,191 @@
+"""Read files in a process of their own: what crashes it, hangs it or takes its memory costs one entry, and nothing else.
+
+A process reads many files. It is ended after `Limits.silence_seconds` without a sign of life, and has `Limits.memory_bytes`
+of address space. What it was at is set aside, and a new process goes on behind it, in the same archive.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO
+
+from tasks.documents.document import Document, Lost, Page
+from tasks.documents.limits import Limits
+from tasks.documents.worker import put
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Reader:
+    """A process that reads files, one at a time. It is started when it is needed, and ended with the context."""
+
+    def __init__(self, limits: Limits | None = None) -> None:
+        self.limits = limits or Limits()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._waiting = bytearray()
+
+    def __enter__(self) -> Reader:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def pid(self) -> int | None:
+        """Of the process that reads now, if there is one."""
+        return self._process.pid if self._process is not None else None
+
+    def close(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            for stream in (self._process.stdin, self._process.stdout):
+                with contextlib.suppress(OSError):
+                    if stream is not None:
+                        stream.close()
+            self._process = None
+        self._waiting.clear()
+
+    def read(self, path: Path, place: str | None = None) -> Iterator[Document | Lost]:
+        """Documents of a file, and what is lost of it, in the order of its bytes. `place` is how the file is called."""
+        called = place if place is not None else str(path)
+        skip, broken = 0, ""
+        while True:
+            at = (skip, called)
+            try:
+                for answer in self._asked(path, called, skip):
+                    if "at" in answer:
+                        at = (int(answer["at"][0]), str(answer["at"][1]))
+                    elif "document" in answer:
+                        yield _document(answer["document"])
+                    elif "lost" in answer:
+                        yield Lost(**answer["lost"])
+                    elif "unopened" in answer:
+                        yield Lost(
+                            called, "other", "unreadable", f"the file cannot be read ({answer['unopened']})"
+                        )
+                return
+            except TimeoutError:
+                reason, message = (
+                    "timed_out",
+                    f"nothing came of it for {self.limits.silence_seconds:g} seconds",
+                )
+            except EOFError:
+                code = self._process.wait() if self._process is not None else 0
+                how = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
+                reason, message = "crashed", f"the process that read it ended {how}"
+            except GeneratorExit:
+                self.close()  # the rest of the answers would be taken for those of the next file
+                raise
+            self.close()
+            if at[1] != broken:
+                yield Lost(at[1], "other", reason, message)
+            if at[0] <= skip:
+                return
+            broken = at[1]
+            skip = at[0]
+
+    def _asked(self, path: Path, place: str, skip: int) -> Iterator[dict[str, Any]]:
+        """Answers to a request. Raises TimeoutError after silence, EOFError where the process has ended."""
+        process = self._started()
+        assert process.stdin is not None and process.stdout is not None
+        request = {"path": os.fspath(path), "place": place, "skip": skip, "limits": asdict(self.limits)}
+        try:
+            put(_writer(process), request)
+        except BrokenPipeError as error:
+            raise EOFError from error
+        while True:
+            answer = self._next(process)
+            yield answer
+            if "end" in answer or "unopened" in answer:
+                return
+
+    def _started(self) -> subprocess.Popen[bytes]:
+        if self._process is None or self._process.poll() is not None:
+            self.close()
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "tasks.documents.worker", str(self.limits.memory_bytes)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                cwd=ROOT,
+                env={
+                    **os.environ,
+                    "OMP_NUM_THREADS": "1",
+                    "RAYON_NUM_THREADS": "1",
+                    "POLARS_MAX_THREADS": "1",
+                },
+            )
+        return self._process
+
+    def _next(self, process: subprocess.Popen[bytes]) -> dict[str, Any]:
+        import orjson
+
+        assert process.stdout is not None
+        deadline = time.monotonic() + self.limits.silence_seconds
+        with selectors.DefaultSelector() as selector:
+            selector.register(process.stdout, selectors.EVENT_READ)
+            while True:
+                if len(self._waiting) >= 4:
+                    size = 4 + int.from_bytes(self._waiting[:4], "little")
+                    if len(self._waiting) >= size:
+                        found: dict[str, Any] = orjson.loads(bytes(self._waiting[4:size]))
+                        del self._waiting[:size]
+                        return found
+                if not selector.select(max(0.0, deadline - time.monotonic())):
+                    raise TimeoutError
+                data = os.read(process.stdout.fileno(), 1 << 20)
+                if not data:
+                    raise EOFError
+                self._waiting += data
+
+
+def _writer(process: subprocess.Popen[bytes]) -> BinaryIO:
+    assert process.stdin is not None
+    return process.stdin  # type: ignore[return-value]
+
+
+def _document(answer: dict[str, Any]) -> Document:
+    pages = tuple(Page(**page) for page in answer.pop("pages"))
+    return Document(**answer, pages=pages)
+
+
+def read_files(
+    paths: Iterable[tuple[Path, str]], processes: int, limits: Limits | None = None
+) -> Iterator[tuple[str, list[Document | Lost]]]:
+    """What is in each of many files, `(path, place)` each, in their order, by so many processes at a time."""
+    readers = [Reader(limits) for _ in range(max(1, processes))]
+    free = list(readers)
+
+    def one(path: Path, place: str) -> tuple[str, list[Document | Lost]]:
+        reader = free.pop()
+        try:
+            return place, list(reader.read(path, place))
+        finally:
+            free.append(reader)
+
+    try:
+        with ThreadPoolExecutor(len(readers)) as pool:
+            begun = []
+            for path, place in paths:
+                begun.append(pool.submit(one, path, place))
+                if len(begun) >= 4 * len(readers):
+                    yield begun.pop(0).result()
+            for future in begun:
+                yield future.result()
+    finally:
+        for reader in readers:
+            reader.close()

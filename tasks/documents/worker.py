@@ -1,0 +1,83 @@
+"""The process that reads files for `reader.Reader`: requests on standard input, answers on standard output, in frames.
+
+A frame is the length of its JSON as four bytes, and the JSON. Requests: `{path, place, skip, limits}`. Answers, for each
+request: `{at: [entry, place]}` before each entry and now and then while it is read, `{document: …}`, `{lost: …}`, and at
+last `{end: null}` or `{unopened: message}`. What libraries print goes to standard error.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import sys
+import time
+from dataclasses import asdict
+from typing import Any, BinaryIO
+
+import orjson
+
+from tasks.documents.document import Document
+from tasks.documents.limits import Limits
+from tasks.documents.read import read
+
+_STILL_SECONDS = 1.0
+
+
+def serve(requests: BinaryIO, answers: BinaryIO) -> None:
+    """Answer requests until there are no more."""
+    while (request := take(requests)) is not None:
+        _answer(request, answers)
+
+
+def _answer(request: dict[str, Any], answers: BinaryIO) -> None:
+    said = (0, 0.0)
+
+    def alive(entry: int, place: str) -> None:
+        nonlocal said
+        now = time.monotonic()
+        if entry != said[0] or now > said[1] + _STILL_SECONDS:
+            said = (entry, now)
+            put(answers, {"at": [entry, place]})
+
+    try:
+        with open(request["path"], "rb") as file:  # noqa: PTH123 (a path of bytes that are no text stays as it is)
+            limits = Limits(**request["limits"])
+            for found in read(file, request["place"], limits, alive=alive, skip=request["skip"]):
+                put(answers, {"document" if isinstance(found, Document) else "lost": asdict(found)})
+    except OSError as error:
+        put(answers, {"unopened": error.strerror or str(error)})
+        return
+    put(answers, {"end": None})
+
+
+def put(stream: BinaryIO, message: dict[str, Any]) -> None:
+    """Write a frame."""
+    data = orjson.dumps(message, default=str)
+    stream.write(len(data).to_bytes(4, "little") + data)
+    stream.flush()
+
+
+def take(stream: BinaryIO) -> dict[str, Any] | None:
+    """Read a frame; None at the end."""
+    head = stream.read(4)
+    if len(head) < 4:
+        return None
+    found: dict[str, Any] = orjson.loads(stream.read(int.from_bytes(head, "little")))
+    return found
+
+
+def main(memory_bytes: int) -> None:
+    """Serve on standard input and output, with so much address space."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    most = memory_bytes if hard == resource.RLIM_INFINITY else min(memory_bytes, hard)
+    resource.setrlimit(resource.RLIMIT_AS, (most, hard))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+    serve(sys.stdin.buffer, answers)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))
