@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from flows.commands.common import STOPPED, Answers, Forgiving, open_streams, write_utf8
+from flows.commands.generate import generate
 from flows.commands.init import init
 from flows.commands.plan import plan, why
 from flows.commands.rehearse import rehearse
@@ -41,6 +42,7 @@ COMMANDS: dict[str, tuple[tuple[Callable[..., None], str], ...]] = {
     "Look into what was made": (
         (lineage, "onward lineage edu-125m@tokens-1b --format mermaid"),
         (explain, "onward explain 8070450532247928832 --store stores/demo"),
+        (generate, 'onward generate 1B "The cell is" --against base'),
         (compare, "onward compare 3f9a2c 81d04e --to compared"),
     ),
     "Look after a store": (

@@ -8,7 +8,7 @@ give the same text; on other devices rounding can decide a near tie.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -136,18 +136,22 @@ def continued(
     model: Any, ids: Sequence[int], most: int, close: int, choose: Choose
 ) -> tuple[list[int], bool]:
     """At most `most` tokens after `ids`, and whether the model ended the text. The closing token is not included."""
+    found = list(tokens_after(model, ids, most, close, choose))
+    return found, len(found) < most
+
+
+def tokens_after(model: Any, ids: Sequence[int], most: int, close: int, choose: Choose) -> Iterator[int]:
+    """At most `most` tokens after `ids`, each as it is chosen. If the model closes the text, there are fewer."""
     import torch
 
-    found: list[int] = []
     reader, given = _Reader(model), list(ids)
-    with torch.inference_mode():
-        for place in range(most):
+    for place in range(most):
+        with torch.inference_mode():
             token = choose(reader.logits_after(given), place)
-            if token == close:
-                return found, True
-            found.append(token)
-            given = [token]
-    return found, False
+        if token == close:
+            return
+        yield token
+        given = [token]
 
 
 class _Reader:

@@ -13,7 +13,7 @@ from typing import Any
 from storage.artifact import Artifact
 from storage.catalog import Catalog
 from storage.counts import rounded_count
-from tasks.corpus.tokens.begin import EOS
+from tasks.corpus.tokens.begin import BOS, EOS, Begin, ends_of
 from tasks.models.form import GGUF, Form
 
 _FILES_LISTED = 20
@@ -29,14 +29,12 @@ def model_card(catalog: Catalog, model: Artifact, form: Form | None = None) -> s
     """
     form = form or Form()
     made = _made_of(catalog, model)
-    segments = sorted(
-        (one for one in made if one.stage in ("train", "decay")), key=lambda one: _place(one, made)
-    )
-    adapted = [one for one in segments if one.manifest.config["kind"] != "pretrain"]
+    segments = _segments(made)
+    adapted = _adapted(segments)
     before = _start_of(adapted[0], made) if adapted else None
     base = next((one for one in made if one.stage == "base"), model)
     blocks = [
-        _front_matter(base),
+        _front_matter(base, form),
         f"# {base.stats.get('architecture', 'Language model')}, {_parameters(base)} parameters",
         f"{_what(model, base, adapted)} {_loading(form)}",
         _weights(form),
@@ -57,6 +55,32 @@ def _made_of(catalog: Catalog, model: Artifact) -> list[Artifact]:
     return [artifact for artifact in found if artifact is not None]
 
 
+def _segments(made: list[Artifact]) -> list[Artifact]:
+    """The trainings, in their order."""
+    return sorted((one for one in made if one.stage in ("train", "decay")), key=lambda one: _place(one, made))
+
+
+def _adapted(segments: list[Artifact]) -> list[Artifact]:
+    return [one for one in segments if one.manifest.config["kind"] != "pretrain"]
+
+
+def before_training(catalog: Catalog, model: Artifact) -> Artifact | None:
+    """The model from which continued pre-training began. None if the model is such a one itself."""
+    made = _made_of(catalog, model)
+    adapted = _adapted(_segments(made))
+    return _start_of(adapted[0], made) if adapted else None
+
+
+def begun_with(catalog: Catalog, model: Artifact) -> Begin:
+    """What documents began with where the model was trained; for a base, what its tokenizer begins a text with."""
+    made = _made_of(catalog, model)
+    packed = [one.manifest.config["packing"].get("begin", EOS) for one in made if one.stage == "pack"]
+    if packed:
+        return BOS if BOS in packed else EOS
+    ends = ends_of(model.path / "export")
+    return BOS if ends is not None and ends.added else EOS
+
+
 def _place(segment: Artifact, made: list[Artifact]) -> tuple[int, int]:
     """Sort key: segments of one line are ordered by their steps; a line begins at an export."""
     line, at = 0, segment
@@ -72,9 +96,10 @@ def _start_of(segment: Artifact, made: list[Artifact]) -> Artifact | None:
     return next((one for one in made if start and one.key == start["key"]), None)
 
 
-def _front_matter(base: Artifact) -> str:
+def _front_matter(base: Artifact, form: Form) -> str:
     """The YAML front matter that the hub's pages read. JSON strings are valid YAML."""
-    lines = ["library_name: transformers", "pipeline_tag: text-generation"]
+    library = "gguf" if form.format == GGUF else "transformers"
+    lines = [f"library_name: {library}", "pipeline_tag: text-generation"]
     origin = base.manifest.inputs.get("origin", {})
     if "hub" in origin:
         lines.append(f"base_model: {json.dumps(origin['hub'])}")

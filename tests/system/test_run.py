@@ -402,6 +402,11 @@ def test_verify_lineage_export_and_gc(whole, tmp_path):
     for path in sorted((home / "text").glob("domain-0.jsonl")):
         assert f"`{path.name}` (sha256 `{hashlib.sha256(path.read_bytes()).hexdigest()[:12]}`)" in card
     assert str(home) not in card
+    asked = ("generate", key, "The", "--against", "base", "--tokens", "4", "--store", home / "store")
+    answer = onward(home, *asked)
+    assert answer.returncode == 0, answer.stderr
+    assert [line for line in answer.stdout.split("\n") if line.startswith("── ")] == [f"── {key}", "── base"]
+    assert answer.stdout.count("\nThe") == 2
     kept = digests(home / "store")
     assert "freed" in onward(home, "gc", "--store", home / "store").stdout
     still = digests(home / "store")
