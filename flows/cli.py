@@ -25,6 +25,7 @@ from flows.commands.services import doctor, down, status, up
 from flows.commands.store import compare, explain, export, gc, lineage, verify
 from flows.commands.tune import tune
 from flows.machine.servers import ask_directly
+from flows.machine.start import collect_rarely
 from storage.errors import ConfigError, DamagedArtifact, OnwardError
 
 COMMANDS: dict[str, tuple[tuple[Callable[..., None], str], ...]] = {
@@ -89,6 +90,7 @@ def onward(
 def main() -> None:
     """Entry point. Onward's own errors give a message and an exit code, never a traceback."""
     _in_utf8()
+    collect_rarely()
     open_streams()
     write_utf8()
     sys.stdout, sys.stderr = Answers(sys.stdout), Forgiving(sys.stderr)

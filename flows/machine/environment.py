@@ -202,4 +202,4 @@ def gpus() -> list[str]:
 def worker_command(pool: str, name: str) -> list[str]:
     """The command line of a Prefect worker. The pool already exists, and nothing is installed."""
     options = ["--pool", pool, "--name", name, "--install-policy", "never", "--no-create-pool-if-not-found"]
-    return [sys.executable, "-m", "flows.services.prefect_worker", *options]
+    return [sys.executable, "-m", "flows.machine.start", "flows.services.prefect_worker", *options]

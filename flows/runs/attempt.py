@@ -93,6 +93,7 @@ class Attempt:
         before = amend_record(self.store, self.record, self._begun, self.builder.console.warn)
         self.builder.listeners += [self.tracker.listen, self.remember, self._show_scores]
         self.known = frozenset(key for _, key in before.artifacts)
+        self._noted |= self.known
 
     def end(self, state: str) -> Summary:
         """Record how the attempt ended: `completed`, `failed` or `stopped`."""

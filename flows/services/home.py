@@ -61,8 +61,8 @@ def up(configs: Sequence[Path], prefect_port: int | None, mlflow_port: int | Non
             if began:
                 _wait_taken_over(process)
             wait_for(partial(answers, f"{record.prefect}/api/health"), "prefect", say)
-            wait_for(partial(answers, f"{record.mlflow}/health"), "mlflow", say)
             deployed = _deploy(record, configs, say)
+            wait_for(partial(answers, f"{record.mlflow}/health"), "mlflow", say)
             served = [name for name in (read_record() or record).services if name.startswith("worker-")]
             for worker in served:
                 wait_for(partial(online, record, worker.removeprefix("worker-")), worker, say)
@@ -198,7 +198,13 @@ def _wait_taken_over(process: subprocess.Popen[bytes]) -> None:
 def _deploy(record: HomeRecord, configs: Sequence[Path], say: Say) -> list[str]:
     """Run flows/services/deploy.py against the servers. Returns what it deployed. It is idempotent."""
     answer = subprocess.run(
-        [sys.executable, "-m", "flows.services.deploy", *map(str, (config.resolve() for config in configs))],
+        [
+            sys.executable,
+            "-m",
+            "flows.machine.start",
+            "flows.services.deploy",
+            *map(str, (config.resolve() for config in configs)),
+        ],
         env={**record.environment, "PYTHONPATH": os.pathsep.join([str(_ROOT), *_python_path()])},
         cwd=home(),
         stdin=subprocess.DEVNULL,

@@ -24,6 +24,7 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
+from flows.machine.start import collect_rarely
 from flows.services.gate import App, Gate
 
 _NAMES = "ONWARD_SERVER_NAMES"
@@ -138,6 +139,7 @@ def _origins(known: frozenset[str]) -> str:
 
 def main(arguments: list[str]) -> None:
     """Serve until SIGTERM or SIGINT."""
+    collect_rarely()
     parser = argparse.ArgumentParser(prog="python -m flows.services.serve", allow_abbrev=False)
     parser.add_argument("server", choices=["prefect", "mlflow"])
     parser.add_argument("--host", default="127.0.0.1")

@@ -22,6 +22,7 @@ from pathlib import Path
 from flows.machine.prefect_api import LOST, OWN, answers
 from flows.machine.processes import KILLED_SECONDS, still_there
 from flows.machine.servers import make_credentials
+from flows.machine.start import collect_rarely
 from flows.services.ready import last_words
 from storage.errors import OnwardError
 from storage.secrets import without_secrets
@@ -163,6 +164,7 @@ def wait_for(address: str, own: OwnServer | None = None, seconds: float = _START
 
 
 def _serve(listening: int, pipe: int) -> None:
+    collect_rarely()
     import uvicorn
 
     from flows.services.serve import prefect_app

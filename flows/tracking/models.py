@@ -92,6 +92,11 @@ def alias_of(name: str) -> str:
     return name if name == "base" else f"tokens-{name.lower().replace('.', '-')}"
 
 
+def outputs_of(run: Any) -> set[str]:
+    """Ids of the models that a run of MLflow's produced."""
+    return {str(one.model_id) for one in (run.outputs.model_outputs if run.outputs else ())}
+
+
 class Models:
     """Models of one experiment. Raises MLflow's exceptions. Every operation may be repeated."""
 
@@ -127,12 +132,11 @@ class Models:
             path.write_text(json.dumps(model.pointer(), indent=1) + "\n", encoding="utf-8")
             self._client.log_model_artifact(model_id, str(path))
 
-    def output(self, run: str, model_id: str, step: int) -> None:
-        """Record that a run produced a model."""
+    def output(self, run: str, model_id: str, step: int, known: set[str]) -> None:
+        """Record that a run produced a model, unless it is among the `known` ones."""
         from mlflow.entities import LoggedModelOutput
 
-        outputs = self._client.get_run(run).outputs
-        if model_id not in {one.model_id for one in (outputs.model_outputs if outputs else ())}:
+        if model_id not in known:
             self._client.log_outputs(run, [LoggedModelOutput(model_id, step)])
 
     def input(self, run: str, model_id: str) -> None:

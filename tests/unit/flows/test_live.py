@@ -310,3 +310,21 @@ def test_a_run_that_cannot_be_foreseen_is_shown_as_before(tmp_path: Path) -> Non
     run.make(SlowConfig()).join(10)
     run.live.close(10)
     assert set(run.pages.pages) == {"stages"}
+
+
+@pytest.mark.parametrize(("state", "drawn"), [("cached", False), ("built", True), ("running", True)])
+def test_training_is_drawn_where_this_attempt_trains(run: Run, state: str, drawn: bool) -> None:
+    """A run that finds all of it shows it on its report; to draw it takes a second."""
+    call, pages = call_of("train"), Kept()
+    live = Live(pages, "small", run.store.work_of, lambda request: "", period=0.1)
+    work = run.store.work_of("train", call.request.key)
+    work.mkdir(parents=True)
+    rows = [{"step": step, "tokens": 64 * step, "loss": 5.0 - step, "lr": 1e-3} for step in (1, 2, 3)]
+    (work / "journal.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    live.start()
+    live.listen("begin", call, None)
+    call.state = state
+    if state != "running":
+        live.listen("end", call, None)
+    live.close(20)
+    assert ("training" in pages.pages) == drawn
