@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from flows.commands.common import STOPPED, Answers, Forgiving, open_streams, write_utf8
+from flows.commands.documents import inspect
 from flows.commands.generate import generate
 from flows.commands.init import init
 from flows.commands.plan import plan, why
@@ -31,6 +32,7 @@ from storage.errors import ConfigError, DamagedArtifact, OnwardError
 COMMANDS: dict[str, tuple[tuple[Callable[..., None], str], ...]] = {
     "Run": (
         (init, "onward init notes --general books"),
+        (inspect, "onward inspect notes --to notes.jsonl"),
         (run, "onward run configs/demo.yaml --until filter --slices 1"),
         (plan, "onward plan configs/edu-125m.yaml --memory 24G --device-name H100"),
         (rehearse, "onward rehearse configs/edu-125m.yaml"),
