@@ -206,13 +206,19 @@ def _show_models(summary: dict[str, Any], config: Path, overrides: list[str]) ->
     from rich.console import Console
 
     from flows.config import load_config
+    from flows.ui.terminal import report_tables, shown
 
     console = Console(stderr=True)
-    table = scores_table(summary["models"])
-    if table is not None:
+    store = load_config(config, overrides).store_path if summary["report"] else None
+    try:
+        facts = json.loads((store / summary["report"] / "report.json").read_bytes()) if store else None
+    except (OSError, ValueError):
+        facts = None
+    if facts is not None:
+        shown(report_tables(facts), console)
+    elif (table := scores_table(summary["models"])) is not None:
         console.print(table)
-    if summary["report"]:
-        store = load_config(config, overrides).store_path
+    if store is not None:
         key = Path(summary["report"]).name
         page = store / "runs" / f"report-{key}" / "report.html"  # this page includes the cost
         console.print(f"report: {page}", highlight=False, soft_wrap=True)

@@ -29,13 +29,14 @@ def lineage(
     store: StoreOption = None,
     config: ConfigOption = None,
     format_: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--format",
-            help="text, mermaid or openlineage",
+            help="text, with whole digests, mermaid or openlineage; without it, a table in a terminal, and text elsewhere",
+            show_default=False,
             autocompletion=completion.formats,
         ),
-    ] = "text",
+    ] = None,
     mlflow: Annotated[
         str | None,
         typer.Option(help="address of MLflow; without it, MLFLOW_TRACKING_URI or the local database"),
@@ -43,10 +44,10 @@ def lineage(
 ) -> None:
     """Show what a model, or any artifact, is made of, back to the source files, with the digest of each."""
     from flows.lineage.events import as_openlineage
-    from flows.lineage.graph import as_mermaid, as_text, graph_of, must_hold
+    from flows.lineage.graph import as_mermaid, as_text, blocks_of, graph_of, must_hold
     from flows.lineage.names import resolve
 
-    if format_ not in completion.FORMATS:
+    if format_ is not None and format_ not in completion.FORMATS:
         raise ConfigError(f"--format {format_}: unknown format; one of {', '.join(completion.FORMATS)}")
     place = store if store is not None else partial(chosen_store, None, config)
     opened, artifact, registered = resolve(model, place, mlflow)
@@ -56,8 +57,19 @@ def lineage(
     if format_ == "openlineage":
         lines = (json.dumps(event, ensure_ascii=False) for event in as_openlineage(graph))
         sys.stdout.write("[\n" + ",\n".join(lines) + "\n]\n")
+    elif format_ is None and sys.stdout.isatty():
+        _in_terminal(blocks_of(graph))
+        sys.stderr.write("whole digests: --format text\n")
     else:
-        sys.stdout.write((as_text if format_ == "text" else as_mermaid)(graph))
+        sys.stdout.write((as_mermaid if format_ == "mermaid" else as_text)(graph))
+
+
+def _in_terminal(blocks: Any, sections: Any = None) -> None:
+    from rich.console import Console
+
+    from flows.ui.terminal import shown
+
+    shown(blocks, Console(), sections)
 
 
 def explain(
@@ -101,8 +113,15 @@ def compare(
         Path | None, typer.Option(help="also write the page and its figures to this new directory")
     ] = None,
     json_: Annotated[bool, typer.Option("--json", help="print one line of JSON")] = False,
+    markdown: Annotated[
+        bool,
+        typer.Option(
+            "--markdown", help="print the whole page as Markdown, as it is printed into a pipe or a file"
+        ),
+    ] = False,
 ) -> None:
     """Set runs side by side: the fields in which they differ, and the scores of their models, with significance tests."""
+    from flows.inspect.compare import TERMINAL
     from flows.inspect.compare import compare as compared
     from storage.store import Store
 
@@ -110,7 +129,15 @@ def compare(
     if to is not None:
         found.write(to)
         sys.stderr.write(f"page: {to / 'compare.html'}\n")
-    sys.stdout.write(json.dumps(found.to_json(), ensure_ascii=False) + "\n" if json_ else found.to_markdown())
+    if json_:
+        sys.stdout.write(json.dumps(found.to_json(), ensure_ascii=False) + "\n")
+    elif markdown or not sys.stdout.isatty():
+        sys.stdout.write(found.to_markdown())
+    else:
+        _in_terminal(found.blocks(), TERMINAL)
+        sys.stderr.write(
+            "how sure, every metric, what was forgotten: --markdown, or --to DIR for a page with figures\n"
+        )
 
 
 def verify(

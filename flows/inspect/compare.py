@@ -33,6 +33,14 @@ from tasks.pages.report.inputs import JournalSegment, ReportConfig, ReportInputs
 from tasks.pages.report.page import blocks_of
 
 Json = dict[str, Any]
+TERMINAL = (
+    "The runs",
+    "In what their configurations differ",
+    "Perplexity on held-out text",
+    "Benchmarks",
+    "What it cost",
+)
+"""Sections that a terminal shows; the page has all of them, and the notes."""
 
 
 @dataclass(frozen=True)
@@ -83,8 +91,11 @@ class Comparison:
 
     def to_markdown(self) -> str:
         """The page as text, without figures."""
-        blocks = [block for block in self._blocks(()) if not isinstance(block, Picture)]
-        return markdown_of(blocks)
+        return markdown_of(self.blocks())
+
+    def blocks(self) -> list[Block]:
+        """The page's blocks, without figures."""
+        return [block for block in self._blocks(()) if not isinstance(block, Picture)]
 
     def write(self, directory: Path) -> None:
         """Write compare.md, compare.html, compare.json and figures/ into a new or empty directory. Raises OnwardError."""

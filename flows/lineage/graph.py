@@ -5,6 +5,7 @@ Read only from the manifests of the store. Each names the parts, with digests, t
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +14,7 @@ from storage.artifact import Artifact
 from storage.errors import DamagedArtifact, OnwardError
 from storage.runs import references
 from storage.store import Store
+from tasks.pages.blocks import Block, Row, Table, Text
 
 SHORT = 16
 
@@ -214,6 +216,52 @@ def as_text(graph: Graph) -> str:
             f"  {source.kind} {source.group} · {source.name}{size}  {source.scheme} {source.digest}{_hub(source)}"
         )
     return "\n".join(lines) + "\n"
+
+
+def blocks_of(graph: Graph) -> list[Block]:
+    """The same for a terminal: tables with the first digits of each digest."""
+    blocks: list[Block] = []
+    if (one := graph.registered) is not None:
+        about = f"{one.asked} is version {one.version} of {one.name} in MLflow ({one.uri})"
+        blocks.append(Text(about, "findings"))
+    depth = _depths(graph)
+    rows: list[Row] = []
+    for artifact in reversed(list(graph.nodes.values())):
+        name = f"{' ' * min(depth[artifact.key], 12)}{artifact.stage}/{artifact.key[:12]}"
+        parts = _used(graph, artifact)
+        rows.append(
+            (name, ", ".join(part for part, _ in parts), ", ".join(digest[:12] for _, digest in parts))
+        )
+    blocks.append(Table(("artifact", "parts that were used", "sha256"), tuple(rows), 1, 2))
+    if graph.missing:
+        gone = ((edge.source[:SHORT], edge.part, edge.digest[:12]) for edge in graph.missing)
+        blocks.append(Table(("gone from the store", "part", "sha256"), tuple(gone), 1, 2))
+    packages = Counter(source.group for source in graph.sources if source.kind == "package")
+    many = {group: count for group, count in packages.items() if count > _FEW_PACKAGES}
+    outside: tuple[Row, ...] = tuple(
+        (
+            f"{source.group} · {_short(source.name)}{_hub(source)}",
+            source.kind,
+            f"{source.bytes:,}" if source.bytes is not None else "",
+            f"{source.scheme} {source.digest[:12]}",
+        )
+        for source in graph.sources
+        if source.kind != "package" or source.group not in many
+    )
+    outside += tuple(
+        (f"{group} · {count} of them", "package", "", "version") for group, count in many.items()
+    )
+    if not outside:
+        return [*blocks, Text("from outside: nothing", "findings")]
+    return [*blocks, Table(("from outside", "kind", "bytes", "digest"), outside, 2, 1)]
+
+
+_FEW_PACKAGES = 8
+
+
+def _short(name: str, most: int = 48) -> str:
+    """A path without its middle, where it is long: its end tells more than its beginning."""
+    return name if len(name) <= most else f"{name[: most // 3]}…{name[-(most - most // 3 - 1) :]}"
 
 
 def _hub(source: Outside) -> str:
