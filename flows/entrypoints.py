@@ -14,6 +14,7 @@ from pydantic import Field
 from flows.config import RunConfig, parse_config, parse_section
 from flows.runs.differs import current_name, file_of, full_name
 from flows.runs.run import Options, execute
+from flows.ui.changed_most import Changes, changed
 from flows.ui.console import Console
 from tasks.evaluation.catalog import EvaluationConfig
 from tasks.stages import ENDS, NAMES
@@ -33,7 +34,8 @@ def _run_name() -> str:
         return given
     config = (flow_run.parameters or {}).get("config")
     run = config if isinstance(config, RunConfig) else parse_config(config or {})
-    return full_name(run, file_of())
+    change = (flow_run.parameters or {}).get("change") or {}
+    return full_name(changed(run, Changes.model_validate(change)), file_of())
 
 
 def _evaluation_name() -> str:
@@ -45,6 +47,7 @@ def _evaluation_name() -> str:
 @flow(name="pretrain", flow_run_name=_run_name, persist_result=False, log_prints=False)
 def pretrain(
     config: RunConfig,
+    change: Changes = Changes(),
     until: Until = "report",
     slices: Annotated[int, Field(ge=1)] | None = None,
     force: tuple[Force, ...] = (),
@@ -54,13 +57,14 @@ def pretrain(
 
     Args:
         config: The whole run, as in its YAML file. Numbers may be written 400M, 64K or 1B, durations 30s or 5min.
+        change: The keys that are changed most. What is empty is as in the configuration below.
         until: The last stage. Report is the whole run; a stage of the corpus (ingest to tokenize) reads all text up to it.
         slices: With a stage of the corpus as the last one, read only so many slices. Empty: all.
         force: Stages that are made again and compared with what is there. All: every stage, and the run fails where a
             byte differs.
         dry_run: Only say what would be done, on the run's page; nothing is made.
     """
-    return execute(config, Options(tuple(force), until, slices, dry_run), Console())
+    return execute(changed(config, change), Options(tuple(force), until, slices, dry_run), Console())
 
 
 @flow(name="evaluate", flow_run_name=_evaluation_name, persist_result=False, log_prints=False)

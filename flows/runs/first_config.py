@@ -36,9 +36,10 @@ _LARGEST = 1_000_000_000
 _FEWEST_TOKENS = 5_000
 _BYTES_PER_TOKEN = {True: 3.3, False: 4.3}
 """Of English, in a vocabulary of 4,096 words that is made for the text, and in one of 50,000."""
-_STEPS = 70
+_LEAST_SLICE = 2_000_000
+_STEPS = 62
 """Steps to the first budget, at least. Below 60, a warning is given (checks.py)."""
-_MOST_STEPS = 400
+_MOST_STEPS = 200
 """Steps of the small model's pre-training, at most: with little text a step is small, and takes hardly less time."""
 _HELD_OUT = 40
 """Documents held out that are aimed at."""
@@ -319,8 +320,10 @@ class _Held:
             documents = math.ceil(documents * min(1.0, slice_bytes / max(1, domain.size)))
         fraction = _holdout(documents)
         if documents * fraction < _HELD_OUT:
-            for piece in _PIECES:
-                long = sum(len(text.encode()) >= LONG * piece for text in domain.texts) / len(domain.texts)
+            for piece in _PIECES:  # a fifth more than needed, as the filter edits texts
+                long = sum(len(text.encode()) >= 1.2 * LONG * piece for text in domain.texts) / len(
+                    domain.texts
+                )
                 held = round(documents * long)
                 if long >= _MOST_LONG or held >= _HELD_OUT:
                     left = 1 - held * piece / max(1, domain.size) - fraction * (1 - long)
@@ -357,7 +360,7 @@ class _Sizes:
     @property
     def slice_bytes(self) -> int:
         """Text that is read at a time for the small model."""
-        return _SLICE_BYTES * self.pretrain
+        return max(_LEAST_SLICE, _SLICE_BYTES * self.pretrain)
 
     @classmethod
     def of(cls, domain: Folder, tokens: int, base: str | None, replay: Folder | None) -> _Sizes:
@@ -365,10 +368,8 @@ class _Sizes:
         weight = 0.9 if base is None or replay is not None else 1.0
         length, why_length = _length(base, tokens)
         first = cls._trained(_Held.of(domain, None), tokens, weight, base, length)
-        if base is not None or domain.size <= first[-1] * _SLICE_BYTES:
-            held = _Held.of(domain, None)
-        else:
-            held = _Held.of(domain, first[-1] * _SLICE_BYTES)
+        slice_bytes = None if base is not None else max(_LEAST_SLICE, first[-1] * _SLICE_BYTES)
+        held = _Held.of(domain, slice_bytes)
         budgets, why_most, batch, pretrain = cls._trained(held, tokens, weight, base, length)
         return cls(weight, held, budgets, why_most, length, why_length, batch, pretrain)
 

@@ -37,8 +37,20 @@ _SPELLED = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "e
 """Bounds that pydantic leaves under its own names if a type has its own parser."""
 _NULL = {"type": "null"}
 _DEFINITIONS = "#/definitions/"
-_TITLES = {"config": "Configuration", "until": "Last stage", "force": "Make again", "kv_heads": "KV heads"}
+_TITLES = {
+    "config": "Configuration",
+    "until": "Last stage",
+    "force": "Make again",
+    "kv_heads": "KV heads",
+    "change": "Changed most",
+}
 _SWITCH = ["auto", "on", "off"]
+_FIRST = ("change", "name", "training", "model", "corpus", "evaluation")
+"""What is changed most stands first: on the form, and in the configuration."""
+_CASES = {"wsd": "Warm up, hold, decay (wsd)", "rewarm": "Warm up anew in each round (rewarm)"}
+"""Tabs' titles, where the value alone says little."""
+_MARKED = re.compile(r"(?<![`\w])[^\s`]*[<*][^\s`]*[^\s`,;.:]")
+"""A word that Markdown, as which the UI shows a description, would take for a tag or for emphasis."""
 
 
 def form_schema(flow: Flow[..., Any]) -> Schema:
@@ -50,6 +62,7 @@ def form_schema(flow: Flow[..., Any]) -> Schema:
     root = form.section({**raw, "definitions": None})
     for name, section in form.definitions.items():
         if "properties" in section:
+            section |= {"title": form.tabs[name]} if name in form.tabs else {}
             known = {used: form.checks.get(used, {"$ref": used}) for used in sorted(_used(section))}
             section |= {"$id": name, "definitions": known}
     return {**root, "additionalProperties": False, "definitions": form.definitions}
@@ -78,12 +91,23 @@ class _Form:
     def __init__(self) -> None:
         self.definitions: dict[str, Schema] = {}
         self.checks: dict[str, Schema] = {}
+        self.tabs: dict[str, str] = {}
+        """Titles of sections that stand in a tab: the UI shows the section's, and not the tab's own."""
 
     def section(self, schema: Schema) -> Schema:
         """An object: its properties in order, with titles and positions, because a database may not keep the order."""
         shown = {name: value for name, value in schema.items() if name not in ("definitions", "properties")}
         properties = schema.get("properties", {})
-        order = sorted(properties, key=lambda name: (name == "config", properties[name].get("position", 0)))
+        first = _FIRST if "training" in properties or "change" in properties else ()
+        place = {name: at for at, name in enumerate(properties)}
+        order = sorted(
+            properties,
+            key=lambda name: (
+                name == "config",
+                first.index(name) if name in first else len(first),
+                properties[name].get("position", place[name]),
+            ),
+        )
         shown["properties"] = {
             name: {**self._property(name, properties[name]), "position": at} for at, name in enumerate(order)
         }
@@ -124,6 +148,7 @@ class _Form:
             return {"format": "auto-or-number"}
         if nullable:
             on = [{**one, "title": "On", "description": ""} for one in kind]
+            self.tabs |= {one["$ref"].rsplit("/", 1)[-1]: "On" for one in kind if "$ref" in one}
             return {"anyOf": [*on, {**_NULL, "title": "Off"}]}
         return {"anyOf": [one if "$ref" in one else {**one, "title": "Name or path"} for one in kind]}
 
@@ -135,7 +160,8 @@ class _Form:
             of_case = {"type": "object", "required": [tag], "properties": {tag: {"const": case}}}
             check = {"if": of_case, "then": {"$ref": name}, "else": check}
         self.checks |= {name: {} for name in names.values()}  # as a tab it allows anything: `check` refuses
-        tabs = [{"$ref": ref, "title": case} for case, ref in cases.items()]
+        self.tabs |= {name: _CASES[case] for case, name in names.items() if case in _CASES}
+        tabs = [{"$ref": ref, "title": _CASES.get(case, case)} for case, ref in cases.items()]
         return {**shown, "anyOf": tabs, **check}
 
     def _leaf(self, shown: Schema, nullable: bool) -> Schema:
@@ -205,7 +231,7 @@ def _spelled(schema: Schema) -> Schema:
 def _described(shown: Schema, empty: str) -> str:
     """The description as a sentence, with the bounds and the default of a single value. `empty` is the word for null."""
     text = " ".join(shown.get("description", "").split()).rstrip(".")
-    text = re.sub(r"\bnull\b", empty, text)
+    text = _MARKED.sub(lambda word: f"`{word[0]}`", re.sub(r"\bnull\b", empty, text))
     words = [f"{word} {_said(shown[bound], shown)}" for bound, word in _BOUNDS.items() if bound in shown]
     default = shown.get("default")
     if isinstance(default, str | int | float):

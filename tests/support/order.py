@@ -17,6 +17,7 @@ LONGEST = (
     "components/flows/test_tracking.py",
     "components/flows/test_evaluation.py",
     "components/test_safety.py",
+    "system/test_readme.py",
     "system/test_mlflow_away.py",
     "system/test_two_processes.py",
     "system/test_frugal.py",

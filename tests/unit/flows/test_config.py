@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import yaml
 from pydantic import TypeAdapter
@@ -42,6 +44,15 @@ def test_shipped_configurations_are_valid(path):
     run = load_config(path)
     assert run.training.token_budgets
     assert identity_of(run)
+
+
+@pytest.mark.parametrize("name", ["edu-125m", "textbooks-135m"])
+def test_the_examples_for_one_gpu_and_a_laptop_say_why(name):
+    """Of each key with a value of its own; a line of keys may be spoken of in its section's comment."""
+    lines = [line for line in (ROOT / f"configs/{name}.yaml").read_text().splitlines() if ": " in line]
+    bare = [line for line in lines if not line.startswith("#") and "  #" not in line]
+    assert len(bare) < len(lines) / 4, bare
+    assert re.search("^# For (one GPU|a laptop):", (ROOT / f"configs/{name}.yaml").read_text(), re.M)
 
 
 def test_numbers_as_people_write_them():

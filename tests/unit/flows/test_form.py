@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from typing import Any
 
 import pytest
@@ -12,8 +13,10 @@ from prefect.utilities.schema_tools.validation import ValidationError, is_valid_
 
 from flows.config import load_config, parse_config
 from flows.entrypoints import evaluate, pretrain
+from flows.ui.changed_most import KEYS, Changes, changed
 from flows.ui.form import form_schema, form_values
 from storage.counts import count_text, parse_count
+from storage.errors import ConfigError
 from storage.units import parse_seconds, seconds_text
 from tests.support import ROOT
 
@@ -42,9 +45,9 @@ def with_value(dotted: str, value: Any) -> dict[str, Any]:
     return changed
 
 
-def properties() -> list[tuple[str, dict[str, Any]]]:
+def properties(schema: dict[str, Any] = SCHEMA) -> list[tuple[str, dict[str, Any]]]:
     """Every property of every section, by `Section.name`."""
-    found = [("", SCHEMA)] + [(f"{n}.", d) for n, d in SCHEMA["definitions"].items() if "properties" in d]
+    found = [("", schema)] + [(f"{n}.", d) for n, d in schema["definitions"].items() if "properties" in d]
     return [(prefix + name, p) for prefix, d in found for name, p in d["properties"].items()]
 
 
@@ -124,6 +127,71 @@ def test_nothing_is_shown_as_a_bare_union_or_as_raw_json():
         "SourceConfig.hub",
     }
     assert editors == {"FilterConfig.thresholds"}
+
+
+def test_what_is_changed_most_stands_first():
+    def order(section):
+        return sorted(section["properties"], key=lambda name: section["properties"][name]["position"])
+
+    assert order(SCHEMA)[0] == "change" and order(SCHEMA)[-1] == "config"
+    assert order(SCHEMA["definitions"]["Changes"])[:2] == ["token_budgets", "learning_rate"]
+    assert len(order(SCHEMA["definitions"]["Changes"])) == 10
+    assert order(SCHEMA["definitions"]["RunConfig"])[:3] == ["name", "training", "model"]
+    assert order(SCHEMA["definitions"]["TrainingConfig"])[:3] == [
+        "token_budgets",
+        "batch_tokens",
+        "learning_rate",
+    ]
+
+
+def test_descriptions_are_shown_as_they_are_written():
+    """The UI shows Markdown: outside of code, a browser would take `<split>` for a tag."""
+    seen = SCHEMA["definitions"]["RunConfig"]["properties"]["benchmark_files"]["description"]
+    assert "`<benchmark>/<split>.jsonl[.gz]`; " in seen
+    for flow in (pretrain, evaluate):
+        for name, prop in properties(form_schema(flow)):
+            bare = re.sub("`[^`]*`", "", prop["description"])
+            assert not set(bare) & set("<*"), (name, bare)
+
+
+def test_a_choice_of_sections_is_named_for_people():
+    tabs = SCHEMA["definitions"]["TrainingConfig"]["properties"]["schedule"]["anyOf"]
+    named = [SCHEMA["definitions"][tab["$ref"].rsplit("/", 1)[-1]]["title"] for tab in tabs]
+    assert named == ["Warm up, hold, decay (wsd)", "Warm up anew in each round (rewarm)"]
+    assert [tab["title"] for tab in tabs] == named, "the newer UI shows the tab's own"
+    assert SCHEMA["definitions"]["AveragePlan"]["title"] == "On"
+
+
+def test_the_short_form_changes_the_configuration_behind_it():
+    run = load_config(ROOT / "configs" / "demo.yaml")
+    assert changed(run, Changes()) is run
+    given = {
+        "token_budgets": ["200K"],
+        "learning_rate": 1e-3,
+        "batch_tokens": "2048",
+        "warmup_tokens": "20K",
+        "sequence_length": 128,
+        "base": "openai-community/gpt2",
+        "holdout_fraction": 0.2,
+        "questions": 50,
+        "device": "cpu",
+        "seed": 7,
+    }
+    assert list(given) == list(KEYS) == list(Changes.model_fields)
+    values = {**shown(ROOT / "configs" / "demo.yaml"), "change": given}
+    validate(values, SCHEMA, raise_on_error=True)
+    new = changed(run, Changes.model_validate(given))
+    assert new.training.token_budgets == (200_000,) and new.training.schedule.warmup_tokens == 20_000
+    assert new.training.batch_tokens == 2048 and new.training.learning_rate == 1e-3
+    assert (new.packing.sequence_length, new.model.base) == (128, "openai-community/gpt2")
+    assert (new.corpus.holdout_fraction, new.evaluation.limit, new.seed) == (0.2, 50, 7)
+    assert new.corpus.sources == run.corpus.sources
+    nothing = {**values, "change": dict.fromkeys(given)}
+    validate(nothing, SCHEMA, raise_on_error=True)
+    with pytest.raises(ValidationError, match=r"change\.learning_rate"):
+        validate({**values, "change": {"learning_rate": 2}}, SCHEMA, raise_on_error=True)
+    with pytest.raises(ConfigError, match=r"token_budgets.*rise"):
+        changed(run, Changes.model_validate({"token_budgets": ["2M", "1M"]}))
 
 
 def test_choices_are_lists():

@@ -146,7 +146,7 @@ def test_the_small_model_is_trained_in_few_steps_and_reads_little(tmp_path: Path
     run, _ = made(notes(tmp_path / "few", [text[:1400] for text in texts[:30]]))
     base = run.model.base
     assert isinstance(base, InitConfig)
-    assert base.pretrain_tokens <= 400 * run.training.batch_tokens
+    assert base.pretrain_tokens <= 200 * run.training.batch_tokens
     assert 10 * base.pretrain_tokens < run.corpus.slice_bytes < 6_000_000
     assert run.training.token_budgets[0] >= 60 * run.training.batch_tokens
 
@@ -157,7 +157,8 @@ def test_programs_are_text(tmp_path: Path, texts: list[str]) -> None:
         Path(__file__).parents[3] / "flows/commands", folder / "src", ignore=lambda _, names: {"__pycache__"}
     )
     run, _ = made(folder)
-    assert run.corpus.sources[0].files == ("code/**/*.py",) and run.corpus.filter.language == "any"
+    assert run.corpus.sources[0].files == ("code/**/*.py",)
+    assert "c4_curly_brackets" in run.corpus.filter.thresholds or not run.corpus.filter.c4
 
 
 def test_what_is_no_model_is_refused_and_one_of_the_hub_is_spoken_of(
