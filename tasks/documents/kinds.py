@@ -80,6 +80,12 @@ _RST = re.compile(
     r"^\.\. (?:[\w-]+::|_[^:\n]+:|\|[^|]+\|)|:[a-z]+:`[^`]+`|`[^`\n]+ <[^>`\n]+>`__?|^:[\w -]+: .+$", re.M
 )
 _RST_TITLE = re.compile(r"^(\S.{0,120})\n([=\-~^\"'*+#`:.])\2{2,}\s*$", re.M)
+_FENCED = re.compile(r"^(?:```|~~~).*?^(?:```|~~~)", re.S | re.M)
+_CODE = re.compile(
+    r"^\s*(?:import |from \S+ import |def |class |return\b|elif |else:|try:|except|self\.|@\w|#include|public |private |"
+    r"static |function |var |const |let |fn |func |package |using |echo |export |fi$|done$|end$)|[;{}(]\s*$|"
+    r"^\s*[\w.\[\]'\"-]+ ?(?:=|\+=|:=) ?\S|^\s*[\w.-]+:(?: \S+)?$|^\s*\w[\w.]*\(.*\)$|^\s*(?:if|for|while|with) .*[:{]$"
+)
 _MARKDOWN = (
     re.compile(r"\A---\r?\n(?:.*\n)*?---\s*$", re.M),
     re.compile(r"^#{1,6} \S", re.M),
@@ -191,11 +197,23 @@ def text_kind(text: str, *, whole: bool) -> str:
     )
     markdown = sum(2 if place in (0, 6) else 1 for place, sign in enumerate(_MARKDOWN) if sign.search(lines))
     atx = bool(_MARKDOWN[1].search(lines))
+    if markdown and not _MARKDOWN[0].match(lines) and _is_code(lines):
+        return "text"
     if rst >= 2 and not atx and re.search(r"^\.\. |:[a-z]+:`|`__?(?:\W|$)", lines, re.M):
         return "rst"
     if markdown >= 2 or (atx and not lines.lstrip().startswith("#!")):
         return "markdown"
     return "text"
+
+
+def _is_code(text: str) -> bool:
+    """Whether a third of the lines looks like a program or a configuration, whose comments look like headings."""
+    lines = [
+        line
+        for line in re.sub(_FENCED, "", text).split("\n")
+        if line.strip() and not line.lstrip().startswith("#")
+    ]
+    return 3 * sum(_CODE.search(line) is not None for line in lines) > len(lines)
 
 
 def _as_markup(text: str, root: str) -> str:

@@ -29,6 +29,10 @@ CUT = "\ufffe"
 _TOKEN = re.compile(rf"[^\s{CUT}]+")
 _LINE = re.compile(rf"[^\r\n{CUT}]+{CUT}?")
 _RTL = re.compile("[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc]")
+_BRACKETS = str.maketrans("()[]{}<>«»", ")(][}{><»«")
+"""pdfium gives brackets as they are drawn, which is mirrored among letters from right to left."""
+_LAM_ALEF = re.compile("ا([أإآ])(ل)")
+"""The article before such a letter, whose ligature pdfium turns round."""
 _NUMBER = re.compile(
     r"(?:page|seite|página|стр\.?)?[\s\-–—.\[(|]*(?:\d{1,4}|[ivxlcdm]{1,7})[\s\-–—.\])|]*(?:(?:of|von|de|/)\s*\d{1,4})?",
     re.I,
@@ -158,7 +162,8 @@ def lines_of(characters: str, box: Callable[[int], tuple[float, float, float, fl
             word, mirrored = token[0], False
             if not word.isascii() and _RTL.search(word):
                 mirrored = first[0] <= last[0]  # equal: letters that stand for one drawing
-                word = word[::-1] if mirrored and len(word) > 1 else word
+                word = (word[::-1] if mirrored and len(word) > 1 else word).translate(_BRACKETS)
+                word = _LAM_ALEF.sub(r"ا\2\1", word)
             edges = (min(first[0], last[0]), max(first[1], last[1]), first[2], first[3])
             words.append((word, edges, mirrored))
         if not words:
@@ -322,6 +327,7 @@ def paragraphs(lines: list[Line]) -> str:
     """Lines as text: a space, a line end or a blank line between two of them."""
     if not lines:
         return ""
+    lines = [_turned(line) for line in lines]
     pitches = [
         round(before.bottom - after.bottom, 1)
         for before, after in pairwise(lines)
@@ -341,6 +347,14 @@ def paragraphs(lines: list[Line]) -> str:
     return "".join(parts)
 
 
+def _turned(line: Line) -> Line:
+    """A line of a script from right to left, in a mirror: it begins where others end."""
+    letters = sum(map(str.isalpha, line.text))
+    if 2 * len(_RTL.findall(line.text)) <= letters or not letters:
+        return line
+    return replace(line, left=-line.right, right=-line.left)
+
+
 def _edges(lines: list[Line]) -> dict[int, float]:
     """For each left edge, in steps of `_BUCKET`: the right edge that four fifths of the lines there do not pass."""
     buckets: dict[int, list[float]] = {}
@@ -348,7 +362,7 @@ def _edges(lines: list[Line]) -> dict[int, float]:
         for near in (-1, 0, 1):
             buckets.setdefault(int(line.left // _BUCKET) + near, []).append(line.right)
     return {
-        left: sorted(rights)[len(rights) * 4 // 5] if len(rights) > 4 else 0.0
+        left: sorted(rights)[len(rights) * 4 // 5] if len(rights) > 4 else float("-inf")
         for left, rights in buckets.items()
     }
 
@@ -356,7 +370,8 @@ def _edges(lines: list[Line]) -> dict[int, float]:
 def _between(lines: list[Line], at: int, pitch: float, edges: dict[int, float]) -> str:
     before, line = lines[at - 1], lines[at]
     down = before.bottom - line.bottom
-    if not 0.86 < line.size / max(before.size, 0.1) < 1.16:
+    apart = 1.45 if line.right < 0 and before.right < 0 else 1.16  # Arabic letters' boxes differ much
+    if not 1 / apart < line.size / max(before.size, 0.1) < apart:
         return "\n\n"
     elsewhere = (
         down < -0.5 * before.size
@@ -364,7 +379,7 @@ def _between(lines: list[Line], at: int, pitch: float, edges: dict[int, float]) 
     )
     if elsewhere:  # the next column
         ended = before.text.rstrip().endswith(_END) or not (
-            line.text[:1].islower() or before.text.endswith((",", CUT))
+            _goes_on(line.text) or before.text.endswith((",", CUT))
         )
         return "\n\n" if ended and not _fills(lines, at, edges) else " " if not ended else "\n\n"
     if down > 1.35 * pitch:
@@ -374,6 +389,11 @@ def _between(lines: list[Line], at: int, pitch: float, edges: dict[int, float]) 
     if line.left > before.left + 0.8 * line.size and not _BULLET.match(before.text):
         return "\n\n"
     return " " if _fills(lines, at, edges) else "\n"
+
+
+def _goes_on(text: str) -> bool:
+    """Whether a line begins in the middle of a sentence, or in a script without capitals."""
+    return text[:1].isalpha() and not text[0].isupper()
 
 
 def _fills(lines: list[Line], at: int, edges: dict[int, float]) -> bool:
@@ -398,7 +418,7 @@ def _fills(lines: list[Line], at: int, edges: dict[int, float]) -> bool:
     word = line.text.split(" ", 1)[0]
     if room >= letter * (len(word) + 1) + 0.3 * before.size:
         return False
-    return line.text[:1].islower() or any(right - other < 9 * letter + before.size for other in rights[1:])
+    return _goes_on(line.text) or any(right - other < 9 * letter + before.size for other in rights[1:])
 
 
 def joined_words(text: str) -> str:

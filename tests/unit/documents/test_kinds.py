@@ -45,6 +45,8 @@ def tarred() -> bytes:
         (b"Title\n=====\n\n.. note:: x\n\nSee :ref:`y`.\n", "rst"),
         (b"---\ntitle: x\n---\n\ntext\n", "markdown"),
         (b"# Title\n\nSome [link](http://x.y) here.\n", "markdown"),
+        (b"# a comment\nimport os\n\n# [x](y)\ndef f(a):\n    return a\n", "text"),
+        (b"# settings\na: 1\nb:\n  - c: 2\n", "text"),
         (b"name,age\nann,3\nbob,4\n", "table"),
         (b"name\tage\nann\t3\n", "table"),
         (b"From a@b Thu Jan  1 00:00:00 2020\nSubject: x\n\nhi\n", "mbox"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tasks.documents.document import Unreadable
-from tasks.documents.pdf import CUT, joined_words, pdf_date, read_pdf
+from tasks.documents.pdf import CUT, Line, joined_words, lines_of, paragraphs, pdf_date, read_pdf
 from tests.support.papers import pdf
 
 WORDS = [
@@ -124,3 +124,20 @@ def test_what_is_no_pdf_is_damaged(data):
 def test_dates():
     assert pdf_date("D:20170102030405Z") == "2017-01-02"
     assert pdf_date("yesterday") == ""
+
+
+def test_words_of_scripts_from_right_to_left_are_turned_where_they_were_drawn_from_the_left():
+    """Boxes as pdfium gives them: each letter right of the one before it, brackets as they are drawn."""
+    drawn = "ב()א רג"
+
+    def box(at: int) -> tuple[float, float, float, float]:
+        return 10.0 * at, 10.0 * at + 9, 0.0, 10.0
+
+    (line,) = lines_of(drawn, box)
+    assert line.text == "גר א()ב"
+
+
+def test_a_line_of_a_script_from_right_to_left_begins_at_the_right():
+    first = Line("אבגד הוז חטי", 100, 500, 90, 100)
+    second = Line("כל מנ", 400, 500, 76, 86)
+    assert paragraphs([first, second]) == "אבגד הוז חטי כל מנ"
