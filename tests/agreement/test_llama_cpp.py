@@ -20,8 +20,9 @@ from tests.support.forms import (
     noisy_model,
     split_by,
 )
+from tests.support.llama_cpp import Llama
 
-llama_cpp: Any = pytest.importorskip("xllamacpp", reason="xllamacpp is not installed: make install-agreement")
+pytest.importorskip("xllamacpp", reason="xllamacpp is not installed: make install-agreement")
 
 IDS = [*range(40, 60), *(5, 9, 200, 13) * 4]
 STEPS = 6
@@ -37,37 +38,6 @@ TEXTS = (
     "def f(x):\n\treturn  x ** 2   # 漢字かな 한글 🙂👍🏽\r\n\r\n\n   indented",
     "  leading,\ttabs and\u00a0no-break a1b22c333d4444e55555",
 )
-
-
-class Llama:
-    """A GGUF file in llama.cpp, with exact caches and one thread."""
-
-    def __init__(self, path: Path, vocabulary: int) -> None:
-        parameters = llama_cpp.CommonParams()
-        parameters.model.path = str(path)
-        parameters.n_ctx = 256
-        parameters.n_parallel = 1
-        parameters.n_gpu_layers = 0
-        parameters.warmup = False
-        parameters.verbosity = 0
-        parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = 1
-        parameters.flash_attn_type = llama_cpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
-        parameters.cache_type_k = parameters.cache_type_v = llama_cpp.ggml_type.GGML_TYPE_F32
-        self.server, self.vocabulary = llama_cpp.Server(parameters), vocabulary
-
-    def next(self, prompt: list[int] | str) -> dict[int, float]:
-        """Log-probabilities of the token after a prompt; empty where it is a part of a letter, which is not listed."""
-        answer = self.server.handle_completions(
-            {
-                "prompt": prompt,
-                "n_predict": 1,
-                "temperature": 0.0,
-                "n_probs": self.vocabulary,
-                "cache_prompt": False,
-            }
-        )
-        listed = (answer["choices"][0].get("logprobs") or {}).get("content") or []
-        return {entry["id"]: entry["logprob"] for entry in listed[0]["top_logprobs"]} if listed else {}
 
 
 @torch.no_grad()
