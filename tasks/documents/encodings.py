@@ -95,7 +95,8 @@ def _declared(data: bytes) -> str | None:
 
 def _told(data: bytes) -> str | None:
     """By the letters of a sample that begins where they are no longer plain ASCII."""
-    first = next((at for at, byte in enumerate(data) if byte > 127), 0)
+    beyond = re.search(rb"[\x80-\xff]", data)
+    first = beyond.start() if beyond else 0
     sample = data[max(0, first - 1024) : first + _SAMPLE]
     name = chardet.detect(sample)["encoding"]
     if not name:

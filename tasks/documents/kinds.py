@@ -115,8 +115,8 @@ def kind_of(head: bytes, *, whole: bool) -> str:
             return kind
     if head[257:262] == b"ustar":
         return "tar"
-    marked = head.startswith((b"\xff\xfe", b"\xfe\xff")) or wide_encoding(head) is not None
-    if not marked:
+    wide = head.startswith((b"\xff\xfe", b"\xfe\xff")) or wide_encoding(head) is not None
+    if not (wide and _is_written(decoded(head)[0])):
         found = told(head, ".txt", whole=whole)
         if found is not None and found[0] != "an HTML page" and not _is_text(head):
             what, way = found
@@ -136,6 +136,13 @@ def _is_text(head: bytes) -> bool:
     """Whether there are hardly any bytes that no text has."""
     control = sum(head.count(byte) for byte in (*range(8), *range(14, 27), 28, 29, 30, 31))
     return control * 200 <= len(head)
+
+
+def _is_written(text: str) -> bool:
+    """Whether (nearly) all characters are those of a text: what samples of a sound or a picture give in UTF-16 is not."""
+    some = text[:4096]
+    odd = sum(not (letter.isprintable() or letter.isspace()) or letter == "\ufffd" for letter in some)
+    return odd * 50 <= len(some)
 
 
 def zip_kind(file: BinaryIO) -> str:

@@ -382,10 +382,19 @@ def _between(lines: list[Line], at: int, pitch: float, edges: dict[int, float]) 
             _goes_on(line.text) or before.text.endswith((",", CUT))
         )
         return "\n\n" if ended and not _fills(lines, at, edges) else " " if not ended else "\n\n"
-    if down > 1.35 * pitch:
+    if down > 1.35 * max(pitch, 1.05 * before.size):
         return "\n\n"
     if _BULLET.match(line.text) or _LEADER.search(before.text):
         return "\n"
+    middle = (line.left + line.right - before.left - before.right) / 2
+    if abs(middle) < 0.4 * line.size < abs(line.left - before.left):  # lines around a middle, as of a title
+        width = before.right - before.left
+        widest = max(one.right - one.left for one in lines)
+        return (
+            " "
+            if width > max(0.6 * widest, line.right - line.left) and not before.text.endswith(_END)
+            else "\n"
+        )
     if line.left > before.left + 0.8 * line.size and not _BULLET.match(before.text):
         return "\n\n"
     return " " if _fills(lines, at, edges) else "\n"

@@ -94,6 +94,7 @@ def test_a_zip_is_told_by_what_it_holds(data, kind):
         (b"Rar!\x1a\x07\0xx", "not_read"),
         (b"SQLite format 3\0" + bytes(50), "not_read"),
         (bytes(range(256)) * 4, "unknown"),
+        (b"".join(bytes((n * 37 % 256, n % 3)) for n in range(600)), "unknown"),
     ],
 )
 def test_what_is_not_read_has_a_reason(data, reason):

@@ -141,3 +141,12 @@ def test_a_line_of_a_script_from_right_to_left_begins_at_the_right():
     first = Line("אבגד הוז חטי", 100, 500, 90, 100)
     second = Line("כל מנ", 400, 500, 76, 86)
     assert paragraphs([first, second]) == "אבגד הוז חטי כל מנ"
+
+
+def test_lines_around_a_middle_are_no_paragraphs_of_their_own():
+    title = [
+        Line("A Title That Is Long Enough For", 100, 500, 90, 100),
+        Line("Two Lines", 250, 350, 76, 86),
+        Line("by", 290, 310, 62, 72),
+    ]
+    assert paragraphs(title) == "A Title That Is Long Enough For Two Lines\nby"
