@@ -77,4 +77,5 @@ def inspect(
 
 def row(document: Any) -> dict[str, Any]:
     """A document as a row of JSON lines: `text`, where it is from, and what the file says of it."""
-    return {"text": document.text, "place": document.place, "kind": document.kind, **document.meta}
+    ours = {"text": document.text, "place": document.place, "kind": document.kind}
+    return ours | {key: value for key, value in document.meta.items() if key not in ours}

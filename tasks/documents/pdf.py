@@ -339,8 +339,11 @@ def paragraphs(lines: list[Line]) -> str:
     for at in range(1, len(lines)):
         before, line = lines[at - 1], lines[at]
         between = _between(lines, at, pitch, edges)
-        if between == " " and re.search(r"\w[-‐]$", before.text) and line.text[:1].islower():
-            parts[-1] = parts[-1][:-1] + CUT
+        if between == " " and re.search(r"\w[-‐]$", before.text):
+            if line.text[:1].islower():
+                parts[-1] = parts[-1][:-1] + CUT
+            elif line.text[:1].isalnum():  # a name or a number, with its hyphen
+                between = ""
         if parts[-1].endswith(CUT):
             between = "" if line.text[:1].isalnum() else "\n"
         parts += (between, line.text)
