@@ -84,12 +84,28 @@ def _runs(api: Api) -> dict[str, list[dict[str, Any]]]:
         run["stage"] = _stage(api, run["id"])
     due = {"next_scheduled_start_time": {"before_": now}}
     later = {"next_scheduled_start_time": {"after_": now}}
-    return {
+    found = {
         "running": running,
         "waiting": these(["SCHEDULED"], "NEXT_SCHEDULED_START_TIME_ASC", 20, **due),
         "next": these(["SCHEDULED"], "NEXT_SCHEDULED_START_TIME_ASC", 3, **later),
         "last": these(["COMPLETED", "FAILED", "CRASHED", "CANCELLED"], "END_TIME_DESC", _LAST),
     }
+    every = [run for runs in found.values() for run in runs]
+    names = _deployments(api, {run["deployment"] for run in every if run["deployment"]})
+    for run in every:
+        run["deployment"] = names.get(run["deployment"])
+    return found
+
+
+def _deployments(api: Api, wanted: set[str]) -> dict[str, str]:
+    """`flow/deployment` by id, as `prefect deployment run` takes it. One that was deleted has none."""
+    if not wanted:
+        return {}
+    chosen = {"id": {"any_": sorted(wanted)}}
+    deployments = list(api.every("/deployments/filter", {"deployments": chosen}))
+    flows = {"id": {"any_": sorted({one["flow_id"] for one in deployments})}}
+    flow_names = {one["id"]: one["name"] for one in api.every("/flows/filter", {"flows": flows})}
+    return {one["id"]: f"{flow_names.get(one['flow_id'], '?')}/{one['name']}" for one in deployments}
 
 
 def _run(row: dict[str, Any]) -> dict[str, Any]:
@@ -99,6 +115,7 @@ def _run(row: dict[str, Any]) -> dict[str, Any]:
         "name": row["name"],
         "state": state.get("name"),
         "message": state.get("message"),
+        "deployment": row.get("deployment_id"),
         "pool": row["work_pool_name"],
         "start": row["start_time"],
         "end": row["end_time"],
@@ -186,6 +203,8 @@ def _run_lines(title: str, runs: list[dict[str, Any]]) -> list[str]:
     lines = [f"\n{title}"] if runs else []
     for run in runs:
         facts = [f"  {run['state'] or '':<11} {run['name']}"]
+        if run.get("deployment"):
+            facts.append(run["deployment"])
         if title == "next" and run["expected"]:
             facts.append(f"at {_local(run['expected'])}")
         if title == "last" and run["end"]:
