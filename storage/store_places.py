@@ -86,6 +86,15 @@ def configurations_of(root: Path) -> list[Path]:
     return sorted((*root.glob("configs/*.y*ml"), *root.glob("*.y*ml")))
 
 
+def configurations_by_store(root: Path) -> dict[Path, list[Path]]:
+    """The stores that a project's configurations name, also those not made yet, with the files that name each."""
+    found: dict[Path, list[Path]] = {}
+    for file in configurations_of(root):
+        if (store := _named_by(file)) is not None:
+            found.setdefault(store.resolve(), []).append(file)
+    return found
+
+
 def store_of_config(path: Path) -> Path:
     """The store that a configuration names, absolute. Raises ConfigError if the file is not a configuration."""
     raw = _read(path)

@@ -6,17 +6,19 @@ import contextlib
 import difflib
 import io
 import os
+import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from flows.commands import completion
+from flows.machine.environment import command_line
 from storage.errors import ConfigError, OnwardError
 from storage.paths import home
-from storage.store_places import is_store, store_of_config, stores_of_home
+from storage.store_places import configurations_by_store, is_store, store_of_config, stores_of_home
 
 STOPPED = "stopped"
 Config = Annotated[
@@ -150,14 +152,11 @@ def chosen_store(store: Path | None, config: Path | None = None) -> Path:
         return _told(found, f"of {config}")
     known = stores_of_home(home())
     if not known:
-        raise OnwardError(
-            f"there is no store in {home()}: neither in store/ or stores/ nor in what a configuration there names; "
-            "name it with --store, or its configuration with --config"
-        )
+        raise OnwardError(_none_here())
+    named = configurations_by_store(home())
     if len(known) > 1:
-        names = "".join(f"\n  --store {completion.from_here(path)}" for path in known)
-        raise ConfigError(f"{home()} has {len(known)} stores; name one:{names}")
-    return _told(known[0], "the only one here")
+        raise ConfigError(f"{home()} has {len(known)} stores; name one:{_to_type(known, named)}")
+    return _told(known[0], f"of {_files(named[known[0]])}" if known[0] in named else "the only one here")
 
 
 def only_store() -> Path | None:
@@ -171,6 +170,41 @@ def nearest(option: str, given: str, allowed: Sequence[str]) -> ConfigError:
     close = difflib.get_close_matches(given, allowed, n=1, cutoff=0.5)
     hint = f"did you mean {close[0]}? " if close else ""
     return ConfigError(f"{option} {given}: unknown stage; {hint}Known are {', '.join(allowed)}")
+
+
+def _none_here() -> str:
+    """That there is no store here, and what is to be typed: a run, or the command with a store that lies above."""
+    planned = configurations_by_store(home())
+    if planned:
+        runs = "".join(
+            f"\n  onward run {completion.from_here(files[0])}    (its store: {completion.from_here(store)})"
+            for store, files in planned.items()
+        )
+        return f"there is no store in {home()} yet; a run makes the one that its configuration names:{runs}"
+    above = next((found for place in list(home().parents)[:3] if (found := stores_of_home(place))), [])
+    if above:
+        return f"there is no store in {home()}, but above it:{_to_type(above, {})}"
+    return (
+        f"there is no store in {home()}: neither in store/ or stores/ nor in what a configuration there names; "
+        "name it with --store, or its configuration with --config"
+    )
+
+
+def _to_type(found: Sequence[Path], named: Mapping[Path, list[Path]]) -> str:
+    """The same command with each of the stores, a line each, and the configurations that name it."""
+    command = command_line()
+    start = f"{command} " if command.startswith("onward ") else ""
+    return "".join(
+        f"\n  {start}--store {shlex.quote(str(completion.from_here(path)))}"
+        + (f"    (of {_files(named[path])})" if path in named else "")
+        for path in found
+    )
+
+
+def _files(paths: Sequence[Path]) -> str:
+    """Configurations by name; of many, the first two."""
+    names = [str(completion.from_here(path)) for path in paths]
+    return ", ".join(names[:2]) + (f" and {len(names) - 2} more" if len(names) > 2 else "")
 
 
 def _told(path: Path, why: str) -> Path:

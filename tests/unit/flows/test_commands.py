@@ -114,12 +114,38 @@ def test_a_store_that_a_configuration_names_is_found_once(home, capsys):
     assert "elsewhere (of configs/one.yaml)" in capsys.readouterr().err
 
 
-def test_of_several_stores_none_is_guessed(home):
+def test_of_several_stores_none_is_guessed(home, monkeypatch):
     make_store(home / "store", run="mine-123456")
     make_store(home / "stores" / "demo", run="demo-123456")
-    with pytest.raises(ConfigError, match=r"2 stores; name one:\n  --store store\n  --store stores/demo"):
+    (home / "demo.yaml").write_text("store: stores/demo\n")
+    monkeypatch.setattr("sys.argv", ["/bin/onward", "compare", "a", "b"])
+    with pytest.raises(ConfigError) as refused:
         chosen_store(None)
+    assert str(refused.value).splitlines() == [
+        f"{home} has 2 stores; name one:",
+        "  onward compare a b --store store",
+        "  onward compare a b --store stores/demo    (of demo.yaml)",
+    ]
     assert only_store() is None
+
+
+def test_a_store_that_is_not_made_yet_is_named_with_the_run_that_makes_it(home):
+    (home / "configs").mkdir()
+    (home / "configs" / "mine.yaml").write_text("store: stores/mine\n")
+    (home / "configs" / "notes.yaml").write_text("- no configuration\n")
+    with pytest.raises(OnwardError) as refused:
+        chosen_store(None)
+    assert "  onward run configs/mine.yaml    (its store: stores/mine)" in str(refused.value).splitlines()
+    assert "notes" not in str(refused.value)
+
+
+def test_below_a_project_its_store_is_named(home, monkeypatch):
+    make_store(home / "stores" / "demo", run="demo-123456")
+    (home / "notes").mkdir()
+    monkeypatch.chdir(home / "notes")
+    monkeypatch.setattr("sys.argv", ["/bin/onward", "verify"])
+    with pytest.raises(OnwardError, match=r"but above it:\n  onward verify --store \S+stores/demo"):
+        chosen_store(None)
 
 
 def test_without_a_store_it_is_said_how_one_is_named(home):
