@@ -1,6 +1,6 @@
 """Models in MLflow: a LoggedModel for each exported model, and versions of a registered model with aliases.
 
-The files stay in the store. A LoggedModel holds a pointer with the digest of each file; `onward export` copies the
+The files stay in the store. A LoggedModel holds a pointer with the digest of each file; `onward export` writes the
 files. For one stage key, an experiment gets one model, and a registered model gets one version.
 """
 
@@ -77,7 +77,8 @@ class Exported:
         files = self.store / self.place / "export"
         return (
             f"{self.name}: {self.tokens:,} tokens. Files: `{files}`, digest `{self.digest}`.\n\n"
-            f"`onward export {self.key[:16]} {_directory(self.name)} --store {shlex.quote(str(self.store))}` copies them, "
+            f"`onward export {self.key[:16]} {_directory(self.name)} --store {shlex.quote(str(self.store))}` writes "
+            "them for other programs, "
             f"`onward lineage {self.key[:16]} --store {shlex.quote(str(self.store))}` says what they are made of."
         )
 

@@ -12,7 +12,9 @@ SAFETENSORS, GGUF = "safetensors", "gguf"
 FORMATS = (SAFETENSORS, GGUF)
 BF16, FP16, FP32, Q8_0 = "bf16", "fp16", "fp32", "q8_0"
 DTYPES = (BF16, FP16, FP32, Q8_0)
-_TRAINED_IN_BF16 = ("bf16", "bf16_weights")
+_KEPT_IN_BF16 = "bf16_weights"
+"""The one with which the store's weights are not float32."""
+_TRAINED_IN_BF16 = ("bf16", _KEPT_IN_BF16)
 """Values of `training.precision` with which every product of the weights was computed in bf16."""
 
 
@@ -48,4 +50,6 @@ def form_of(format_: str, dtype: str | None, training: Mapping[str, Any]) -> For
         raise ConfigError(f"--dtype {Q8_0} is a type of GGUF files; add --format {GGUF}")
     if dtype is None and training.get("precision") in _TRAINED_IN_BF16:
         dtype = BF16
+    if dtype == FP32 and training.get("precision") != _KEPT_IN_BF16:
+        dtype = None
     return Form(format_, dtype)

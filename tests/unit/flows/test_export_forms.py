@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gguf
@@ -12,11 +15,15 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+from flows.commands.store import export
 from flows.inspect.export import export_model
 from storage.artifact import Artifact
 from storage.catalog import Catalog
+from storage.draft import Draft
 from storage.errors import ConfigError
+from storage.settings import Settings, identity
 from storage.store import Store
+from storage.testing import artifact_of
 from tasks.formats.families import FAMILIES
 from tasks.formats.rounded import write_rounded
 from tasks.models.form import Form, form_of
@@ -71,7 +78,38 @@ def test_without_a_type_the_files_are_those_of_the_store(
 def test_a_model_that_was_trained_in_bf16_leaves_as_bf16(precision: str | None, dtype: str | None) -> None:
     training: dict[str, Any] = {} if precision is None else {"precision": precision}
     assert form_of("safetensors", None, training) == Form("safetensors", dtype)
-    assert form_of("safetensors", "fp32", training).dtype == "fp32"
+    as_in_the_store = precision != "bf16_weights"
+    assert form_of("safetensors", "fp32", training).dtype == (None if as_in_the_store else "fp32")
+
+
+class Trained(Settings):
+    """Of a training that this file stands in for."""
+
+    precision: str = identity(description="arithmetic")
+
+
+@dataclass(frozen=True)
+class Directory:
+    """Where its model lies."""
+
+    path: str
+
+
+def run(config: Trained, inputs: Directory, draft: Draft) -> dict[str, int]:
+    shutil.copytree(inputs.path, draft.path / "export", copy_function=shutil.copyfile)
+    draft.part("export", "export")
+    return {}
+
+
+def test_the_command_asks_the_stage_that_made_the_model(base: tuple[Store, Artifact], tmp_path: Path) -> None:
+    _, made = base
+    for precision, dtype in (("bf16", "bfloat16"), ("fp32", "float32")):
+        stage = SimpleNamespace(STAGE="letters", VERSION=1, run=run)
+        inputs = Directory(str(made.path / "export"))
+        trained = artifact_of(stage, Trained(precision=precision), inputs, tmp_path / "store")
+        target = tmp_path / precision
+        export(trained.key, target, tmp_path / "store", None, "safetensors", None, None)
+        assert json.loads((target / "config.json").read_bytes())["dtype"] == dtype
 
 
 def test_a_number_beyond_the_type_is_refused_and_nothing_is_left(
