@@ -15,6 +15,7 @@ import zstandard
 
 from tasks.documents.document import Unreadable
 
+CALLED = {"gz": "gzip", "bz2": "bzip2", "xz": "xz", "zst": "zstd"}
 _CHUNK = 1 << 20
 _IGNORED = ("__MACOSX/", ".git/")
 DAMAGE = (
@@ -57,10 +58,49 @@ def unpacked(kind: str, file: BinaryIO, count: Callable[[int], None]) -> BinaryI
     elif kind == "xz":
         reader = _Members(file, lambda: lzma.LZMADecompressor(memlimit=256 << 20))
     else:
-        reader = zstandard.ZstdDecompressor(max_window_size=1 << 27).stream_reader(
-            file, read_across_frames=True
+        reader = _Members(file, _Zstd)
+    return io.BufferedReader(Counted(_told(reader.read, CALLED[kind]), count), 1 << 16)
+
+
+def _told(read: Callable[[int], bytes], name: str) -> Callable[[int], bytes]:
+    """A reader that says of damaged data what they are."""
+
+    def reading(size: int) -> bytes:
+        try:
+            return read(size)
+        except EOFError as error:
+            raise Unreadable("damaged", f"the {name} data end early") from error
+        except DAMAGE as error:
+            raise Unreadable("damaged", f"the {name} data are damaged ({error})") from error
+
+    return reading
+
+
+class _Zstd:
+    """A frame of zstd with the methods of the standard library's decompressors.
+
+    Its own reader takes a cut frame for a whole one. It has no limit for what comes out, so little goes in at a time: 1 KiB
+    are at most 256 blocks of 128 KiB.
+    """
+
+    _FEED = 1 << 10
+
+    def __init__(self) -> None:
+        self._decoder: Any = zstandard.ZstdDecompressor(max_window_size=1 << 27).decompressobj()
+        self.unconsumed_tail = b""
+        self.unused_data = b""
+
+    @property
+    def eof(self) -> bool:
+        return bool(self._decoder.eof)
+
+    def decompress(self, data: bytes, size: int) -> bytes:
+        found = bytes(self._decoder.decompress(data[: self._FEED]))
+        rest = data[self._FEED :]
+        self.unconsumed_tail, self.unused_data = (
+            (b"", bytes(self._decoder.unused_data) + rest) if self.eof else (rest, b"")
         )
-    return io.BufferedReader(Counted(reader.read, count), 1 << 16)
+        return found
 
 
 class _Members:
@@ -71,8 +111,15 @@ class _Members:
         self._decoder = start()
         self._data = b""
         self._begun = False
+        self._waiting = b""
 
     def read(self, size: int) -> bytes:
+        if not self._waiting:
+            self._waiting = self._next(size)
+        found, self._waiting = self._waiting[:size], self._waiting[size:]
+        return found
+
+    def _next(self, size: int) -> bytes:
         while True:
             if self._decoder.eof:
                 self._data = self._decoder.unused_data or self._file.read(1 << 16)
@@ -113,7 +160,7 @@ def zip_entries(
 
             def opened(count: Callable[[int], None], entry: zipfile.ZipInfo = entry) -> BinaryIO:
                 stream = archive.open(entry)
-                return io.BufferedReader(Counted(stream.read, count), 1 << 16)
+                return io.BufferedReader(Counted(_told(stream.read, "zip"), count), 1 << 16)
 
             yield entry.filename, opened
 

@@ -59,6 +59,14 @@ def test_archives_in_archives_are_opened_and_each_entry_has_its_place():
     assert texts(zstandard.compress(data)) == texts(data)
 
 
+@pytest.mark.parametrize("compress", [gzip.compress, bz2.compress, lzma.compress, zstandard.compress])
+def test_members_one_after_another_are_one_file(compress):
+    parts = [b"first words " * 9_000, b"second words " * 9_000]
+    whole = b"".join(map(compress, parts))
+    (document,) = read(io.BytesIO(whole), "f", Limits())
+    assert isinstance(document, Document) and document.text == b"".join(parts).decode().rstrip()
+
+
 def test_pages_are_places_in_the_text():
     (book,) = found(epub(["<p>one</p>", "", "<p>two</p>"]))
     assert isinstance(book, Document)
@@ -96,6 +104,7 @@ BROKEN = {
     "a gz cut short": (gzip.compress(bytes(range(97, 123)) * 7000)[:-30], [("f", "damaged")]),
     "a gz with a byte changed": (gzip.compress(b"words " * 999)[:-6] + b"\0\0\0\0\0\0", [("f", "damaged")]),
     "an xz cut short": (lzma.compress(b"words " * 999)[:-20], [("f", "damaged")]),
+    "a zst cut short": (zstandard.compress(bytes(range(97, 123)) * 999)[:-9], [("f", "damaged")]),
     "a bz2 cut short": (bz2.compress(b"words " * 999)[:-9], [("f", "damaged")]),
     "a tar cut short": (
         tarred({"a": b"words", "b": b"x" * 5000})[:2000],
