@@ -84,7 +84,8 @@ def evaluate(
     """Measure a given model on benchmarks and on held-out text; what was measured before is found.
 
     Args:
-        model: A model of the store (the beginning of its key, or stage/key), a local directory, or a name on the hub.
+        model: A model of the store (the beginning of its key, or stage/key), name@alias of the registry, a directory, or a
+            name on the hub.
         benchmarks: What it is measured on.
         run: The name of a run in the store: the model is measured on that run's held-out text too. Empty: it is not.
         sequence_length: Tokens that the model is given at most. Compare only scores of the same length.

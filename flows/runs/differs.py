@@ -24,6 +24,8 @@ from storage.settings import identity_values
 _IN_A_NAME = 3
 """Differences that a name shows; tags have all of them."""
 _WORD = 40
+_BUDGETS = "training.token_budgets"
+"""They stand in the name anyway."""
 _of_file: ContextVar[RunConfig | None] = ContextVar("of_file", default=None)
 
 
@@ -68,7 +70,7 @@ def differing(run: RunConfig, of_file: RunConfig | None) -> dict[str, Any]:
 
 def words_of(found: Mapping[str, Any]) -> list[str]:
     """Each difference in a few words: `lr 0.005`, `rewarm`, `seed 7`."""
-    return [_word(path, value) for path, value in found.items() if path != "training.token_budgets"]
+    return [_word(path, value) for path, value in found.items() if not path.startswith(_BUDGETS)]
 
 
 def full_name(run: RunConfig, of_file: RunConfig | None) -> str:

@@ -18,6 +18,7 @@ from flows.dag.call import Build
 from flows.dag.pretrain import measure
 from flows.dag.requests import Measures
 from flows.dag.state import Model
+from flows.lineage.names import resolve
 from flows.machine.gpu import Gpu
 from flows.runs.attempt import Attempt
 from flows.runs.checks import check_device, check_length, check_store, positions_of
@@ -45,6 +46,7 @@ from tasks.models.base import ModelConfig
 
 PLAIN_NAME = r"^\w[\w.-]*$"
 """The name becomes part of paths, so it must not lead out of its directory."""
+_REGISTERED = re.compile(r"[^/:@]+@[\w-]+")
 _KEY = re.compile(r"(base|train|decay)/[0-9a-f]+|[0-9a-f]{6,64}")
 
 
@@ -52,7 +54,7 @@ class Evaluation(Settings):
     """What to evaluate: the parameters of the flow."""
 
     model: PathText = execution(
-        description="key (or its beginning) of a model in the store, directory, or hub name"
+        description="key (or its beginning) of a model in the store, name@alias of the registry, directory, or hub name"
     )
     benchmarks: EvaluationConfig = identity(description="what it is measured on")
     run: str | None = execution(None, description="run whose held-out text it is measured on too")
@@ -191,16 +193,26 @@ def measures_of(
 def model_of(wanted: Evaluation, store: Store, build: Build) -> Model:
     """The model: found by its key, or imported as the stage `base` of a run would import it."""
     given = wanted.model
-    if not (home() / given).is_dir() and _KEY.fullmatch(given):
+    if _REGISTERED.fullmatch(given) and not (home() / given).is_dir():
+        try:
+            opened, artifact, _ = resolve(given, store.root, wanted.tracking.mlflow_uri)
+        except OnwardError as error:
+            raise ConfigError(f"model: {error}") from error
+        if opened.root.resolve() != store.root.resolve():
+            raise ConfigError(
+                f"model: {given} is in the store {opened.root}; name that store, not {store.root}"
+            )
+    elif not (home() / given).is_dir() and _KEY.fullmatch(given):
         try:
             found = Catalog(store).find(given)
         except OnwardError as error:
             raise ConfigError(f"model: {error}") from error
-        artifact = store.lookup(found["stage"], found["key"])
-        if artifact is None or not artifact.has("export"):
+        known = store.lookup(found["stage"], found["key"])
+        if known is None or not known.has("export"):
             raise ConfigError(
                 f"model: {found['stage']}/{found['key'][:16]} holds no model (a trunk, or no training)"
             )
+        artifact = known
     else:
         config = ModelConfig(base=given)
         artifact = build(Request(base, base.BaseConfig(), base.resolve_base(config, home())))

@@ -120,6 +120,30 @@ def standing_of(tags: Mapping[str, str]) -> Standing | None:
         return None
 
 
+def results_text(models: Sequence[Candidate], name: str, place: Standing, differs: str | None = None) -> str:
+    """What was measured of a model beside its base (the first of `models`), and the verdict, in Markdown."""
+    base, model = models[0], next(one for one in models if one.name == name)
+    sides = [model] if model is base else [base, model]
+    rows = [["", *(one.name for one in sides)], ["---", *("---:" for _ in sides)]]
+    for benchmark in model.scores:
+        main = model.scores[benchmark].stats["main"]
+        found = [one.scores[benchmark].stats["metrics"] if benchmark in one.scores else {} for one in sides]
+        rows.append(
+            [f"{benchmark} {main}", *(f"{100 * one[main]:.1f} %" if main in one else "" for one in found)]
+        )
+    for source in model.perplexity:
+        seen = [one.perplexity.get(source) for one in sides]
+        rows.append(
+            [f"perplexity {source}", *(f"{one.stats['perplexity']:.2f}" if one else "" for one in seen)]
+        )
+    table = "\n".join(f"| {' | '.join(row)} |" for row in rows) if len(rows) > 2 else ""
+    verdict = (
+        None if model is base or place.verdict is None else f"In general against its base: {place.verdict}."
+    )
+    parts = [table, verdict, f"Run with: {differs}." if differs else None]
+    return "\n\n".join(part for part in parts if part)
+
+
 @dataclass(frozen=True)
 class Choice:
     """The champion, and for each model that was looked at why it is or is not."""

@@ -9,9 +9,12 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
+import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +65,10 @@ class Exported:
             "path": f"{self.place}/export",
         }
 
+    def marks(self) -> dict[str, str]:
+        """Tags for a version: what Onward needs to find it again. The rest stands in its description."""
+        return {name: value for name, value in self.tags().items() if name != "path"}
+
     def pointer(self) -> dict[str, Any]:
         """The file that MLflow holds instead of the model's files."""
         part = self.artifact.manifest.parts["export"]
@@ -69,18 +76,31 @@ class Exported:
         return {
             **self.tags(),
             "files": files,
-            "export": f"onward export {self.key[:16]} {_directory(self.name)} --store {shlex.quote(str(self.store))}",
+            "export": self._command("export", _directory(self.name)),
         }
 
-    def words(self) -> str:
-        """A description for people, in Markdown."""
+    def words(self, results: str = "", origin: Mapping[str, str] | None = None) -> str:
+        """A description for people, in Markdown: its results, where its files are, and commands that run as they stand."""
         files = self.store / self.place / "export"
-        return (
-            f"{self.name}: {self.tokens:,} tokens. Files: `{files}`, digest `{self.digest}`.\n\n"
-            f"`onward export {self.key[:16]} {_directory(self.name)} --store {shlex.quote(str(self.store))}` writes "
-            "them for other programs, "
-            f"`onward lineage {self.key[:16]} --store {shlex.quote(str(self.store))}` says what they are made of."
-        )
+        url = (origin or {}).get("prefect.url")
+        parts = [
+            f"{self.name}: {self.tokens:,} tokens."
+            + (f" Made by [this run in Prefect]({url})." if url else ""),
+            results,
+            f"Files: `{files}`, digest `{self.digest}`. To write them for other programs, and to see what they are made of:",
+            f"```sh\n{self._command('export', _directory(self.name))}\n{self._command('lineage')}\n```",
+        ]
+        return "\n\n".join(part for part in parts if part)
+
+    def _command(self, name: str, *more: str) -> str:
+        return shlex.join([_program(), name, self.key[:16], *more, "--store", str(self.store)])
+
+
+@cache
+def _program() -> str:
+    """The command of this installation: by its whole path, where a shell would not find it."""
+    own = Path(sys.executable).parent / "onward"
+    return "onward" if shutil.which("onward") or not own.exists() else str(own)
 
 
 def _directory(name: str) -> str:
@@ -159,8 +179,8 @@ class Models:
                     model.key
                 ].artifact_location,  # the process would look for `models:/…` at its own address
                 run_id=model.run,
-                tags={**model.tags(), **tags, "model_id": model_id},
-                description=model.words(),
+                tags={**model.marks(), "source_run": tags.get("source_run", ""), "model_id": model_id},
+                description=model.words(origin=tags),
                 await_creation_for=0,
                 model_id=model_id,
             )
@@ -200,6 +220,13 @@ class Models:
             found += list(page)
             if not (token := page.token):
                 return found
+
+    def describe(self, registered: str, version: str, words: str) -> None:
+        """Set the description of a version, but for why it is or is not the champion."""
+        before = str(self._client.get_model_version(registered, version).description or "")
+        _, mark, why = before.partition(_WHY_MARK)
+        if (text := f"{words}{mark}{why}") != before:
+            self._client.update_model_version(registered, version, text)
 
     def alias(self, registered: str, alias: str, version: str) -> None:
         """Set the alias to the version."""

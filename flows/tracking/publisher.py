@@ -10,8 +10,9 @@ from itertools import chain
 from typing import Any
 
 from flows.tracking.account import Event
-from flows.tracking.champion import Candidate, Standing, standings
+from flows.tracking.champion import Candidate, Standing, results_text, standings
 from flows.tracking.data import inputs_of
+from flows.tracking.machine import PREFIX
 from flows.tracking.models import Exported, Models, outputs_of
 from flows.tracking.runs import FORMAT, NOTE, PUBLISHED, Point, Runs, owner
 from flows.tracking.values import (
@@ -47,6 +48,8 @@ class Publisher:
         self.store = store
         self.head = head
         self.parent = ""
+        self.began = 0
+        """When the parent run began, in milliseconds since 1970."""
         self.experiment = self._experiment()
         self.runs = Runs(client, self.experiment, str(head["attempt"]))
         self.models = Models(client, self.experiment)
@@ -77,11 +80,13 @@ class Publisher:
         self.parent, there = self.runs.parent(head["flow_run"], head["name"], int(head["began"]), tags)
         self._there = there
         known: Mapping[str, str] = {}
+        self.began = int(head["began"])
         if there:
             run = self.client.get_run(self.parent)
-            known = run.data.params
+            known, self.began = run.data.params, run.info.start_time or self.began
+            named = (name for name in run.data.metrics if not name.startswith(PREFIX))
+            self._steps = {name: self._steps_of(name) for name in named}
             self._outputs = outputs_of(run)
-            self._steps = {name: self._steps_of(name) for name in run.data.metrics}
             if at_work:
                 self.client.update_run(self.parent, status="RUNNING")
                 self.runs.tag(self.parent, tags)
@@ -298,7 +303,10 @@ class Publisher:
             export, child = self._artifact(entry["stage"], key), self.runs.children.get(key)
             if place is not None and export is not None and child is not None and entry.get("alias"):
                 model = self._exported(entry, export, child)
-                by_version[self.models.version(registered, model, self._origin())] = place
+                version = self.models.version(registered, model, self._origin())
+                by_version[version] = place
+                results = results_text(models, entry["name"], place, self.head["tags"].get("onward.differs"))
+                self.models.describe(registered, version, model.words(results, self._origin()))
         if champion := self.models.crown(registered, by_version):
             self.runs.tag(self.parent, {"onward.champion": f"{registered}/{champion}"})
 

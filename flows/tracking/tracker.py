@@ -25,15 +25,15 @@ from flows.tracking.account import Account, Event
 from flows.tracking.addresses import note_address, registry_of
 from flows.tracking.client import TRIES, connect, is_answer, said
 from flows.tracking.database import damage_told, if_it_stays
+from flows.tracking.machine import Sampler
 from flows.tracking.models import alias_of
-from flows.tracking.publisher import Publisher
+from flows.tracking.publisher import READERS, Publisher
 from flows.tracking.replay import replay
-from flows.tracking.runs import owner
+from flows.tracking.runs import Point, owner
 from flows.tracking.values import flat, lines_of, rows_of
 from storage.artifact import Artifact
 from storage.secrets import without_secrets
 from storage.store import Store
-from tasks import stages
 
 _POLL_SECONDS = 3.0
 _FLUSH_SECONDS = 60.0
@@ -105,6 +105,7 @@ class Tracker:
     _stale: bool = False
     _replayed: bool = False
     _followed: dict[str, Event] = field(default_factory=dict)
+    _sampler: Sampler = field(default_factory=Sampler)
     _sent: dict[str, tuple[int, int, int]] = field(default_factory=dict)
     _told: dict[str, int] = field(default_factory=dict)
     _alive: float = 0.0
@@ -133,7 +134,7 @@ class Tracker:
         request = call.request
         facts = {"stage": request.stage, "key": request.key}
         if event == "begin":
-            if request.stage in stages.TRAINING:
+            if request.stage in READERS:
                 self._queue.put({"event": "begin", **facts, **_of(call)})
         elif event == "end":
             self._note("end", **facts, **_of(call))
@@ -231,6 +232,7 @@ class Tracker:
                     self._publish(attempt, waiting)
                 attempt.runs.flush()
                 self._follow(attempt)
+                self._watch(attempt)
                 self._error = None
             except Exception as error:  # training continues after any error of the server or its client
                 self._stale = True
@@ -319,6 +321,18 @@ class Tracker:
                 max(steps),
                 max((points[0].step for points in rows if points), default=last),
                 anchor,
+            )
+
+    def _watch(self, attempt: Publisher) -> None:
+        """Publish how the machine is while a stage trains or measures, by the seconds since the flow run began."""
+        if not self._followed:
+            return
+        works = [self.store.work_of(event["stage"], key) for key, event in self._followed.items()]
+        if found := self._sampler.read(works):
+            now = int(time.time() * 1000)
+            step = max(0, now - attempt.began) // 1000
+            attempt.runs.points(
+                attempt.parent, [[Point(name, value, step, now) for name, value in found.items()]]
             )
 
 

@@ -77,6 +77,7 @@ def check_models(made: Made, client: Any, experiment: str) -> dict[str, Any]:
     aliases = dict(client.get_registered_model(registered).aliases)
     assert set(aliases) == {"base", "tokens-8k", "tokens-20k", "champion"}
     children, _ = runs_of(client, experiment)
+    base = made.models[0]
     for model, alias in zip(made.models, ("base", "tokens-8k", "tokens-20k"), strict=True):
         key, digest = model.export.key, model.export.part("export").digest
         version = client.get_model_version_by_alias(registered, alias)
@@ -97,6 +98,25 @@ def check_models(made: Made, client: Any, experiment: str) -> dict[str, Any]:
         reason = version.tags["champion"]
         assert reason.startswith("champion: " if aliases["champion"] == version.version else "no champion: ")
         assert version.description.endswith(f"{reason}.") and version.description.count("Champion?") == 1
+        assert (
+            f"perplexity general | {base.perplexity['general'].stats['perplexity']:.2f} |"
+            in version.description
+        )
+        assert "| continuation acc" in version.description, version.description
+        told = f"In general against its base: {place.verdict}." in version.description
+        assert told == (model is not base), version.description
+        shown = {
+            "stage",
+            "stage_key",
+            "digest",
+            "tokens",
+            "store",
+            "model_id",
+            "source_run",
+            "standing",
+            "champion",
+        }
+        assert set(version.tags) == shown
     return {"versions": sorted((int(v.version), v.tags["stage_key"]) for v in versions), "aliases": aliases}
 
 

@@ -141,6 +141,27 @@ def test_a_model_in_mlflow_is_a_pointer_to_its_files(address, made, tmp_path):
     }
 
 
+def test_a_model_is_measured_by_its_name_in_the_registry_and_its_commands_run_as_they_stand(
+    address, made, tmp_path
+):
+    from flows.entrypoints import _evaluation
+    from flows.runs.evaluate import model_of
+
+    name = f"{REGISTERED}-small@tokens-20k"
+    of = {"benchmarks": {}, "benchmark_files": None, "store": str(made.store.root)}
+    wanted = _evaluation(address, model=name, sequence_length=64, device="cpu", seed=0, name="e", **of)
+    found = model_of(wanted, made.store, pytest.fail)
+    assert found.export.key == made.models[-1].export.key
+    version = client_of(address).get_model_version_by_alias(*name.split("@"))
+    export, lineage = version.description.split("```sh\n")[1].split("\n```")[0].splitlines()
+    for command in (export, lineage):
+        answer = subprocess.run(
+            command, shell=True, cwd=tmp_path, capture_output=True, text=True, timeout=300
+        )
+        assert answer.returncode == 0, answer.stderr
+    assert (tmp_path / "20K" / "model.safetensors").is_file()
+
+
 def test_killed_at_any_moment_and_told_again_it_ends_as_if_it_never_was(made, tmp_path):
     store = tmp_path / "store"
     shutil.copytree(made.store.root, store, symlinks=True)
@@ -272,6 +293,35 @@ def test_training_stands_in_mlflow_from_when_it_began_and_no_step_is_there_twice
         assert times == [500 * step for step in range(1, last + 1)], (
             "when it was measured, not when it was sent"
         )
+
+
+def test_the_machine_is_told_while_something_trains_and_not_between(database, tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.5")
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLES_BEFORE_LOGGING", "2")
+    work = tmp_path / ".work" / "train-00112233aabbccdd"
+    work.mkdir(parents=True)
+    (work / "energy.json").write_text('{"joules": 12.5}')
+    request: Any = SimpleNamespace(stage="train", key="00112233aabbccdd" * 4)
+    call = Call(request, None, 1, "8K", began=time.time())
+    tracker = tracker_of(database, tmp_path, "flow-6")
+    tracker.start()
+    tracker.listen("begin", call, None)
+    client, until, found = client_of(database), time.monotonic() + 60, {}
+    while len(found) < 5 and time.monotonic() < until:
+        time.sleep(0.2)
+        run = client.get_run(tracker.parent) if tracker.parent else None
+        found = {name for name in run.data.metrics if name.startswith("system/")} if run else {}
+    call.error = ValueError()
+    tracker.listen("failed", call, None)
+    tracker.close("FAILED", seconds=120)
+    assert found >= {
+        "system/cpu_utilization_percentage",
+        "system/system_memory_usage_megabytes",
+        "system/run_memory_megabytes",
+        "system/training_energy_joules",
+    }
+    points = client.get_metric_history(tracker.parent, "system/run_memory_megabytes")
+    assert all(0 <= point.step < 120 and point.value > 10 for point in points)
 
 
 def test_what_was_left_running_on_another_machine_is_ended_once_it_gives_no_sign(database, tmp_path):
