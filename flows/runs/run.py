@@ -18,7 +18,10 @@ from flows.config import RunConfig
 from flows.dag.pretrain import adapt
 from flows.dag.requests import Requests
 from flows.machine.gpu import Gpu
+from flows.quote.happened import Beside
 from flows.quote.planned import quoted
+from flows.quote.promised import beside_text, keep_first, kept_beside
+from flows.quote.quote import Quote
 from flows.quote.table import PAGE_WIDTH
 from flows.runs.attempt import Attempt
 from flows.runs.checks import advice, check, check_hub
@@ -108,8 +111,18 @@ def _execute(run: RunConfig, options: Options, console: Console) -> Any:
 def _adapt(run: RunConfig, options: Options, attempt: RunAttempt) -> None:
     builder = attempt.builder
     whole = options.until == "report" and not options.force
-    quote = (lambda: quoted(run).quote) if whole else None
-    with shown(builder, attempt.tracker, run.name, attempt.known, quote) as pages:
+
+    def quote() -> Quote:
+        found = quoted(run).quote
+        keep_first(builder.store.root, attempt.record, found)
+        return found
+
+    def beside() -> str:
+        return beside_text(attempt.beside())
+
+    with shown(
+        builder, attempt.tracker, run.name, attempt.known, quote if whole else None, beside if whole else None
+    ) as pages:
         outcome = attempt.outcome
         try:
             adapt(
@@ -125,7 +138,7 @@ def _adapt(run: RunConfig, options: Options, attempt: RunAttempt) -> None:
         finally:  # where nothing is left of a source too, the page says where it went
             publish.data_page(pages, outcome.data.part("page") if outcome.data else None)
         page = _page(builder.store, outcome.report, builder.console) if outcome.report else None
-        publish.report_page(pages, page, _head(run))
+        publish.report_page(pages, page, "\n\n".join(part for part in (_head(run), beside()) if part))
         if "all" in options.force:
             _same_bytes(builder)
 
@@ -162,6 +175,10 @@ class RunAttempt(Attempt):
         for made in (self.outcome.data, report):
             if made is not None:
                 self.tracker.files(made)
+
+    def beside(self) -> list[Beside]:
+        """What was promised of each stage beside what its artifacts took."""
+        return kept_beside(self.store.root, self.record, list(self.builder.artifacts.values()))
 
     @property
     def _registered(self) -> tuple[str, ...]:

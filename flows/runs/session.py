@@ -147,15 +147,19 @@ def shown(
     name: str,
     known: frozenset[str] = frozenset(),
     quote: Callable[[], Quote] | None = None,
+    beside: Callable[[], str] | None = None,
 ) -> Iterator[publish.PrefectPages | None]:
     """Publish a run to Prefect while the block runs, and leave all its tasks in correct states.
 
-    `known` are keys that earlier attempts made; `quote` says what is left of the whole. If the block is asked to stop,
+    `known` are keys that earlier attempts made; `quote` says what is left of the whole, and `beside` in Markdown what was
+    promised beside what it took. If the block is asked to stop,
     everything that runs beside it stops too.
     """
     flow_run = current_flow_run()
     pages = publish.PrefectPages(flow_run) if flow_run else None
-    live = _begin(builder, tracker, name, flow_run, pages, known, quote) if flow_run and pages else None
+    live = (
+        _begin(builder, tracker, name, flow_run, pages, known, quote, beside) if flow_run and pages else None
+    )
     try:
         yield pages
     except Exception:
@@ -178,13 +182,16 @@ def _begin(
     pages: publish.PrefectPages,
     known: frozenset[str],
     quote: Callable[[], Quote] | None,
+    beside: Callable[[], str] | None,
 ) -> Live:
     context = FlowRunContext.get()
     if context and context.flow_run and context.flow_run.run_count > 1:
         publish.published(lambda: pages.drop(publish.ENDING))  # of the attempt before
     reasons = Reasons(builder.store, own_artifacts(flow_run, set(known)))
     forecast = Forecast(quote) if quote is not None else None
-    live = Live(pages, name, builder.store.work_of, reasons.brief, builder.force, forecast=forecast)
+    live = Live(
+        pages, name, builder.store.work_of, reasons.brief, builder.force, forecast=forecast, beside=beside
+    )
 
     def link(run: str, experiment: str) -> None:
         if (base := public_address(tracker.tracked.uri)) is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -134,19 +135,32 @@ def _stage(api: Api, run: str) -> str | None:
     return ", ".join(task["name"] for task in api.post("/task_runs/filter", body)) or None
 
 
-def _records(store: Path) -> list[dict[str, Any]]:
+def _records(place: Path) -> list[dict[str, Any]]:
     from storage.runs import read_records
     from storage.store import Store
 
+    store = Store(place)
     return [
         {
             "run": record.run,
             "state": _true_state(record),
             "attempts": len(record.attempts),
             "artifacts": len(record.artifacts),
+            "beside": _beside(store, record),
         }
-        for record in read_records(Store(store))
+        for record in read_records(store)
     ]
+
+
+def _beside(store: Any, record: Any) -> list[dict[str, Any]]:
+    """Seconds that were promised for each stage of the run, beside those that it took."""
+    from flows.quote.promised import kept_beside, promised
+
+    if promised(store.root, record.run) is None:
+        return []
+    found = [store.lookup(stage, key) for stage, key in record.artifacts]
+    rows = kept_beside(store.root, record.run, [one for one in found if one is not None])
+    return [vars(one) for one in rows]
 
 
 def _true_state(record: Any) -> str:
@@ -178,9 +192,20 @@ def render(found: dict[str, Any], *, secret: bool) -> str:
             f"{row['run']:<28} {row['state']:<10} {row['artifacts']} artifacts, {row['attempts']} attempts"
             + ("  (the same command goes on)" if row["state"] in ("killed", "stopped") else "")
         )
+        lines += _beside_lines(row.get("beside") or ())
     if found.get("records") == []:
         lines.append("the store has no run yet")
     return "\n".join(lines) + "\n"
+
+
+def _beside_lines(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """What was promised, beside what it took."""
+    from flows.quote.table import hours_text
+
+    lines = [f"  {'':<14} {'promised':>12} {'took':>12}"] if rows else []
+    for row in rows:
+        lines.append(f"  {row['stage']:<14} {hours_text(row['quoted']):>12} {hours_text(row['took']):>12}")
+    return lines
 
 
 def _login(known: dict[str, str] | None, *, secret: bool) -> str:

@@ -87,7 +87,7 @@ class Exported:
             f"{self.name}: {self.tokens:,} tokens."
             + (f" Made by [this run in Prefect]({url})." if url else ""),
             results,
-            f"Files: `{files}`, digest `{self.digest}`. To write them for other programs, and to see what they are made of:",
+            f"Files: `{files}`, digest `{self.digest}`. To export them, and to see what they are made of:",
             f"```sh\n{self._command('export', _directory(self.name))}\n{self._command('lineage')}\n```",
         ]
         return "\n\n".join(part for part in parts if part)

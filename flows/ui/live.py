@@ -93,6 +93,8 @@ class Live:
     period: float = PERIOD_SECONDS
     shown_after: float = SHOWN_AFTER_SECONDS
     forecast: Forecast | None = None
+    beside: Callable[[], str] | None = None
+    """What was promised beside what it took, in Markdown."""
     _stages: list[StageProgress] = field(default_factory=list)
     _links: dict[str, tuple[str, str]] = field(default_factory=dict)
     _guard: threading.Lock = field(default_factory=threading.Lock)
@@ -104,6 +106,7 @@ class Live:
     _drawn: float = 0.0
     _lost: bool = False
     _run: tuple[float, str] = (0.0, "")
+    _beside: tuple[float, str] = (0.0, "")
     _segments: dict[str, Artifact] = field(default_factory=dict)
     _complained: bool = False
 
@@ -221,11 +224,19 @@ class Live:
         share = 1.0 if not whole.ahead else spent / max(spent + whole.seconds, 1e-9)
         if closing and any(_reported(stage) for stage in stages):
             share, whole = 1.0, replace(whole, done=whole.total, ahead=(), price=None)
-        text = f"**The whole run**  \n{whole.text(datetime.now())}"
+        told = self._promised(closing)
+        text = f"**The whole run**  \n{whole.text(datetime.now())}" + (f"\n\n{told}" if told else "")
         if (share, text) != self._run:
             self.pages.put("run", "progress", round(100 * share, 1), text)
             self._run = (share, text)
         return () if closing else [one for one in whole.ahead if one.to_do > _at_work(stages, one.stage)]
+
+    def _promised(self, closing: bool) -> str:
+        """What was promised beside what it took, read once a minute and at the end."""
+        now = time.monotonic()
+        if self.beside is not None and (closing or now - self._beside[0] >= CURVE_SECONDS):
+            self._beside = (now, self.beside())
+        return self._beside[1]
 
     def _training(self, stages: list[StageProgress], closing: bool) -> None:
         """Draw the training curve, once a minute and whenever a segment ends."""
