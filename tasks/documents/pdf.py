@@ -334,11 +334,12 @@ def paragraphs(lines: list[Line]) -> str:
         if 0 < before.bottom - after.bottom < 3 * before.size
     ]
     pitch = median(pitches) if pitches else 1.2 * lines[0].size
+    widest = max(line.right - line.left for line in lines)
     edges = _edges(lines)
     parts = [lines[0].text]
     for at in range(1, len(lines)):
         before, line = lines[at - 1], lines[at]
-        between = _between(lines, at, pitch, edges)
+        between = _between(lines, at, pitch, widest, edges)
         if between == " " and re.search(r"\w[-‐]$", before.text):
             if line.text[:1].islower():
                 parts[-1] = parts[-1][:-1] + CUT
@@ -370,7 +371,7 @@ def _edges(lines: list[Line]) -> dict[int, float]:
     }
 
 
-def _between(lines: list[Line], at: int, pitch: float, edges: dict[int, float]) -> str:
+def _between(lines: list[Line], at: int, pitch: float, widest: float, edges: dict[int, float]) -> str:
     before, line = lines[at - 1], lines[at]
     down = before.bottom - line.bottom
     apart = 1.45 if line.right < 0 and before.right < 0 else 1.16  # Arabic letters' boxes differ much

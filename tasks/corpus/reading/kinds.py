@@ -48,7 +48,8 @@ TEXT_SUFFIXES = (
 PARQUET_SUFFIXES = (".parquet", ".pq")
 LINES_SUFFIXES = (".jsonl", ".ndjson", ".json")
 
-_TO_TEXT = "convert it to text first"
+_TO_TEXT = "make it text first, with onward inspect FOLDER --to FILE"
+_TO_ANOTHER = "convert it to PDF or text first"
 _UNPACK = "unpack it, and name the files in it"
 _PACK_AGAIN = "unpack it, or compress it with gzip or zstd"
 _TO_PARQUET = "write it as Parquet or JSON lines"
@@ -59,10 +60,10 @@ _MAGIC: tuple[tuple[int, bytes, str, str], ...] = (
     (0, b"/annex/objects/", "a git-annex pointer and not the data", "fetch the data with git annex get"),
     (0, b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an Office document (doc, xls, ppt or msg)", _TO_TEXT),
     (0, b"{\\rtf", "an RTF document", _TO_TEXT),
-    (0, b"%!PS", "a PostScript document", _TO_TEXT),
-    (0, b"AT&TFORM", "a DjVu document", _TO_TEXT),
-    (60, b"BOOKMOBI", "a Mobipocket e-book", _TO_TEXT),
-    (0, b"WARC/", "a web archive (WARC)", "extract its pages as text first"),
+    (0, b"%!PS", "a PostScript document", _TO_ANOTHER),
+    (0, b"AT&TFORM", "a DjVu document", _TO_ANOTHER),
+    (60, b"BOOKMOBI", "a Mobipocket e-book", _TO_ANOTHER),
+    (0, b"WARC/", "a web archive (WARC)", _TO_TEXT),
     (0, b"Rar!\x1a\x07", "a RAR archive", _UNPACK),
     (0, b"7z\xbc\xaf\x27\x1c", "a 7z archive", _UNPACK),
     (257, b"ustar", "a tar archive", _UNPACK),
@@ -307,7 +308,7 @@ def _no_file(path: Path) -> tuple[str, str] | None:
 
 
 def _sentence(strange: dict[Path, tuple[str, str]], files: int, base: Path) -> str:
-    """`3 of 10 files cannot be read: a.pdf is a PDF document (convert it to text first); b.zip and 1 more are …`."""
+    """`3 of 10 files cannot be read: a.pdf is a PDF document (make it text first, …); b.zip and 1 more are …`."""
     groups: dict[tuple[str, str], list[str]] = {}
     for path, found in strange.items():
         groups.setdefault(found, []).append(_name(path, base))
