@@ -168,13 +168,15 @@ def start_from_the_form(page, operated: Operated) -> str:
     page.get_by_text("Custom run").click()
     field(page, "Directory of the artifact store").fill(str(operated.home / "store-of-the-form"))
     picture(page, "form")
-    field(page, "Tokens of one optimizer step").fill("25X")
+    field(page, "Tokens of a step of training").fill("25X")  # of the short form, above the configuration
     page.get_by_role("button", name="Submit").click()
-    page.get_by_text("Validation failed for field 'config.training.batch_tokens'").first.wait_for()
+    page.get_by_text("Validation failed for field 'change.batch_tokens'").first.wait_for()
     begun = {"flow_runs": {"state": {"type": {"not_any_": ["SCHEDULED"]}}}}
     assert operated.api("/flow_runs/count", begun) == 0
-    field(page, "Tokens of one optimizer step").fill("256")
-    return str(submit(page, operated, "small")[0]["id"])
+    field(page, "Tokens of a step of training").fill("256")
+    run = submit(page, operated, "small")[0]
+    assert run["parameters"]["change"] == {"batch_tokens": "256"}
+    return str(run["id"])
 
 
 def wait_unseen(page, operated: Operated, run: str, state: str) -> None:
