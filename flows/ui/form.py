@@ -129,6 +129,8 @@ class _Form:
             shown |= self._union(kind, nullable)
         if nullable and shown.get("default", ...) is None:
             del shown["default"]  # for the server, a property without a default may be null
+        if isinstance(shown.get("default"), Mapping):  # the UI begins with it, and takes no null in it
+            shown["default"] = {key: value for key, value in shown["default"].items() if value is not None}
         shown["title"] = _title(name)
         shown["description"] = _described(shown, "off" if "anyOf" in shown else "empty")
         if "const" in shown:

@@ -93,6 +93,8 @@ def test_the_form_can_be_checked_before_it_is_submitted():
     sent = drawn(SCHEMA) | {"definitions": {name: drawn(one) for name, one in SCHEMA["definitions"].items()}}
     assert "'$id'" not in str(sent)
     assert validate(shown(ROOT / "configs" / "demo.yaml"), sent) == []
+    first = {"change": SCHEMA["properties"]["change"]["default"]}
+    assert validate(shown(ROOT / "configs" / "demo.yaml") | first, sent) == [], "as the UI fills it in"
     wrong = with_value("config.training.learning_rate", "much")
     assert [error.json_path for error in validate(wrong, sent)] == ["$.config.training.learning_rate"]
 
