@@ -126,7 +126,7 @@ def _prune(root: Any, *, links: bool) -> None:
             if tag == "form" and _length(element) > 2000:  # some sites are one form
                 continue
             away.append(element)
-        elif attributes and _around(tag, attributes):
+        elif (attributes and _around(tag, attributes)) or (tag == "a" and element.text in ("¶", "#", "§")):
             away.append(element)
         elif tag in ("header", "footer", "aside") and links and not _within_article(element):
             if tag != "header" or element.find(".//h1") is None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import zipfile
+from html.entities import html5
 from typing import Any
 
 from lxml import etree
@@ -22,9 +24,21 @@ def parse(data: bytes) -> Any:
         remove_pis=True,
     )
     try:
-        return etree.fromstring(data, parser)
+        return etree.fromstring(_named(data), parser)
     except etree.XMLSyntaxError as error:
         raise Unreadable("damaged", f"its XML is not whole ({error})") from error
+
+
+def _named(data: bytes) -> bytes:
+    """Entities that HTML knows by name (`&nbsp;`), as numbers: what their DTD says of them is not read."""
+
+    def numbered(found: re.Match[bytes]) -> bytes:
+        name = found[1].decode("ascii")
+        if name in ("amp", "lt", "gt", "quot", "apos") or f"{name};" not in html5:
+            return found[0]
+        return b"".join(b"&#%d;" % ord(letter) for letter in html5[f"{name};"])
+
+    return data if b"<!ENTITY" in data else re.sub(rb"&([A-Za-z][A-Za-z0-9]*);", numbered, data)
 
 
 def part(archive: zipfile.ZipFile, name: str, most: int, *, needed: bool = True) -> bytes:

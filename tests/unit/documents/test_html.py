@@ -55,6 +55,7 @@ def test_the_main_part_keeps_its_lists_of_links():
             "a $x^2$",
         ),
         ("<p>caf&eacute; &amp; ﬁne\u00ad</p>", "café & fine"),
+        ("<h2>H<a href=#h>¶</a></h2><p>p", "## H\n\np"),
         ("<h2>H</h2>loose<p>p", "## H\n\nloose\n\np"),
         ("<dl><dt>t<dd>d</dl>", "t\nd"),
     ],

@@ -150,6 +150,12 @@ MAIL = (
             "# A study\n\nShort.\n\n## Methods\n\nWe did it.",
             {"title": "A study", "author": "Jo Doe", "date": "2020", "language": "en"},
         ),
+        (
+            "<?xml version='1.0'?><!DOCTYPE a SYSTEM 'a.dtd'><a><b>caf&eacute;&nbsp;&amp; more</b></a>",
+            "xml",
+            "café & more",
+            {},
+        ),
         ("<?xml version='1.0'?><a><b>one</b><b>t<i>w</i>o</b></a>", "xml", "one\n\ntwo", {}),
         ("a;b\n1;x y\n3;4\n", "table", "| a | b |\n| --- | --- |\n| 1 | x y |\n| 3 | 4 |", {}),
     ],
