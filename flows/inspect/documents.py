@@ -119,18 +119,19 @@ def inspect(
             found.bytes += file.stat().st_size
             yield file, place
 
-    for number, (place, answers) in enumerate(read_files(paths(), processes, limits), 1):
-        seen(number, place)
-        for one in answers:
-            if isinstance(one, Document):
-                kind = found.kinds.setdefault(one.kind, Kind())
-                _count(one, kind, found, last)
-                _remember(one, firsts)
-                give(one)
-            elif one.kind == "rows":
-                found.rows.append(one.place)
-            else:
-                _miss(one, found)
+    number = 0
+    for place, one in read_files(paths(), processes, limits):
+        if one is None:
+            number += 1
+            seen(number, place)
+        elif isinstance(one, Document):
+            _count(one, found.kinds.setdefault(one.kind, Kind()), found, last)
+            _remember(one, firsts)
+            give(one)
+        elif one.kind == "rows":
+            found.rows.append(one.place)
+        else:
+            _miss(one, found)
     found.kinds = dict(sorted(found.kinds.items(), key=lambda item: (-item[1].characters, item[0])))
     for counts in (found.languages, found.encodings):
         ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import queue
 import selectors
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +26,8 @@ from tasks.documents.document import Document, Lost, Page
 from tasks.documents.limits import Limits
 from tasks.documents.worker import put
 
+_WAITING = 16
+Answers = queue.Queue[Document | Lost | Exception | None]
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -165,27 +169,59 @@ def _document(answer: dict[str, Any]) -> Document:
 
 def read_files(
     paths: Iterable[tuple[Path, str]], processes: int, limits: Limits | None = None
-) -> Iterator[tuple[str, list[Document | Lost]]]:
-    """What is in each of many files, `(path, place)` each, in their order, by so many processes at a time."""
+) -> Iterator[tuple[str, Document | Lost | None]]:
+    """What is in each of many files, `(path, place)` each, in their order, by so many processes at a time.
+
+    Yields the place of the file with each of its answers, and with None after the last. Few answers of each file wait,
+    so that memory does not grow with a dump.
+    """
     readers = [Reader(limits) for _ in range(max(1, processes))]
     free = list(readers)
+    stopped = threading.Event()
 
-    def one(path: Path, place: str) -> tuple[str, list[Document | Lost]]:
+    def give(answers: Answers, answer: Document | Lost | Exception | None) -> bool:
+        while not stopped.is_set():
+            try:
+                answers.put(answer, timeout=0.2)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def one(path: Path, place: str, answers: Answers) -> None:
         reader = free.pop()
         try:
-            return place, list(reader.read(path, place))
+            for answer in reader.read(path, place):
+                if not give(answers, answer):
+                    return
+        except Exception as error:  # raised again by who waits for the answers
+            give(answers, error)
         finally:
             free.append(reader)
+            give(answers, None)
 
+    def finished(place: str, answers: Answers) -> Iterator[tuple[str, Document | Lost | None]]:
+        while (answer := answers.get()) is not None:
+            if isinstance(answer, Exception):
+                raise answer
+            yield place, answer
+        yield place, None
+
+    pool = ThreadPoolExecutor(len(readers))
+    begun: list[tuple[str, Answers]] = []
     try:
-        with ThreadPoolExecutor(len(readers)) as pool:
-            begun = []
-            for path, place in paths:
-                begun.append(pool.submit(one, path, place))
-                if len(begun) >= 4 * len(readers):
-                    yield begun.pop(0).result()
-            for future in begun:
-                yield future.result()
+        for path, place in paths:
+            answers: Answers = queue.Queue(_WAITING)
+            begun.append((place, answers))
+            pool.submit(one, path, place, answers)
+            if len(begun) >= 4 * len(readers):
+                yield from finished(*begun.pop(0))
+        for place, answers in begun:
+            yield from finished(place, answers)
     finally:
+        stopped.set()
+        for reader in readers:
+            reader.close()  # which ends what its thread waits for
+        pool.shutdown(cancel_futures=True)
         for reader in readers:
             reader.close()

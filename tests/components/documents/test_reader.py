@@ -8,6 +8,8 @@ import signal
 import threading
 from pathlib import Path
 
+import psutil
+
 from tasks.documents.document import Document, Lost
 from tasks.documents.limits import Limits
 from tasks.documents.reader import Reader, read_files
@@ -65,9 +67,19 @@ def test_memory_is_bounded_and_the_rest_of_an_archive_is_read(tmp_path: Path):
 def test_many_files_come_in_their_order(tmp_path: Path):
     for n in range(20):
         (tmp_path / str(n)).write_text(f"words {n}")
-    paths = [(tmp_path / str(n), str(n)) for n in range(20)]
-    found = list(read_files([*paths, (tmp_path / "absent", "absent")], 2))
-    assert [
-        (place, [one.text for one in many if isinstance(one, Document)]) for place, many in found[:-1]
-    ] == [(str(n), [f"words {n}"]) for n in range(20)]
-    assert [one.reason for one in found[-1][1] if isinstance(one, Lost)] == ["unreadable"]
+    paths = [(tmp_path / name, name) for name in (*map(str, range(20)), "absent")]
+    found = list(read_files(paths, 2))
+    assert [place for place, one in found if one is None] == [place for _, place in paths]
+    assert [one.text for _, one in found if isinstance(one, Document)] == [f"words {n}" for n in range(20)]
+    assert [one.reason for place, one in found if isinstance(one, Lost) and place == "absent"] == [
+        "unreadable"
+    ]
+
+
+def test_who_stops_in_the_middle_leaves_no_process(tmp_path: Path):
+    (tmp_path / "a").write_bytes(zipped({str(n): f"words {n}" for n in range(200)}))
+    before = set(psutil.Process().children())
+    files = read_files([(tmp_path / "a", "a"), (tmp_path / "a", "b")], 2)
+    assert isinstance(next(files)[1], Document)
+    files.close()  # type: ignore[attr-defined]
+    assert set(psutil.Process().children()) == before
