@@ -21,6 +21,8 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+_SETTLED_SECONDS = 5.0
+"""After `up`: its worker and the first sweep are still at work when it returns."""
 COMMANDS = ("plan", "run, alone", "up", "run, beside servers", "down")
 
 
@@ -56,6 +58,7 @@ def measure(home: Path, config: str, over: list[str], rounds: int) -> dict[str, 
         found["plan"].append(timed(home, "plan", config, *over))  # fails where there is work to do
         found["run, alone"].append(timed(home, "run", config, *over))
         found["up"].append(timed(home, "up", config, "--prefect-port", prefect, "--mlflow-port", mlflow))
+        time.sleep(_SETTLED_SECONDS)
         try:
             found["run, beside servers"].append(timed(home, "run", config, *over))
         finally:
