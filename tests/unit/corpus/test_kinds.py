@@ -25,6 +25,7 @@ import zstandard
 
 from storage.errors import ConfigError
 from tasks.corpus.reading.kinds import check_kinds, told
+from tasks.corpus.reading.origins import _is_readable
 
 LINE = b'{"text": "a line of text"}\n'
 PRETTY = json.dumps({"text": "one"}, indent=2).encode()
@@ -234,3 +235,9 @@ def test_any_beginning_of_a_file_is_told_without_an_error() -> None:
             noise = bytes(random.integers(0, 256, 30, "uint8"))
             found = (told(data[:cut], ".jsonl", whole=True), told(data[:cut] + noise, "", whole=False))
             assert all(one is None or all(one) for one in found), "what it is, and the way out"
+
+
+def test_programs_are_text_here_and_load_a_dataset_on_the_hub() -> None:
+    for suffix in (".py", ".rs", ".tex", ".md"):
+        assert told(b"x = 1\ny = 2\n", suffix, whole=True) is None
+    assert not _is_readable("loader.py") and not _is_readable("paper.tex") and _is_readable("card.md")
