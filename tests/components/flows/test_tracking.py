@@ -142,14 +142,15 @@ def test_a_model_in_mlflow_is_a_pointer_to_its_files(address, made, tmp_path):
 
 
 def test_a_model_is_measured_by_its_name_in_the_registry_and_its_commands_run_as_they_stand(
-    address, made, tmp_path
+    address, made, tmp_path, monkeypatch
 ):
     from flows.entrypoints import _evaluation
     from flows.runs.evaluate import model_of
 
     name = f"{REGISTERED}-small@tokens-20k"
     of = {"benchmarks": {}, "benchmark_files": None, "store": str(made.store.root)}
-    wanted = _evaluation(address, model=name, sequence_length=64, device="cpu", seed=0, name="e", **of)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)  # as a database with a password must be named
+    wanted = _evaluation(None, model=name, sequence_length=64, device="cpu", seed=0, name="e", **of)
     found = model_of(wanted, made.store, pytest.fail)
     assert found.export.key == made.models[-1].export.key
     version = client_of(address).get_model_version_by_alias(*name.split("@"))
