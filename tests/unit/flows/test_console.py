@@ -90,12 +90,12 @@ def test_an_address_without_a_password_stays_as_it_is():
 
 def test_one_rule_blots_out_secrets_wherever_they_are_told():
     """Console, pages and failures, MLflow and the doctor: each has the rule of storage/secrets.py, and none its own."""
-    from flows.runs import failure, prefect_states
+    from flows.runs import ending, prefect_states
     from flows.services import doctor
     from flows.tracking import tracker as tracking
     from flows.ui import console, live
 
-    for module in (doctor, failure, live, console, tracking, prefect_states):
+    for module in (doctor, ending, live, console, tracking, prefect_states):
         assert module.without_secrets is without_secrets
     told = doctor.Finding("x", "bad", "http://me:hunter2@host does not answer", "ask https://hunter2@host")
     assert (
