@@ -40,9 +40,9 @@ async def cancel_if_asked(manager: CancellationManager, flow_run_id: UUID) -> No
 async def leave_cancelled(
     manager: CancellationManager, flow_run: FlowRun, state_updates: dict[str, Any] | None = None
 ) -> bool:
-    """Set the flow run Cancelled, unless it is. Returns whether it is Cancelled."""
+    """Set the flow run Cancelled, unless it is, or was retried since. Returns whether the attempt was Cancelled."""
     now = await manager._client.read_flow_run(flow_run.id)
-    if now.state is not None and now.state.is_cancelled():
+    if (now.state is not None and now.state.is_cancelled()) or was_retried(flow_run, now):
         return True
     return await _finalize(manager, flow_run, state_updates)
 
@@ -54,6 +54,12 @@ async def report_own_attempt(
     now = await (client or worker.client).read_flow_run(flow_run.id)
     if is_attempt(flow_run, now):
         await _report(worker, flow_run, message, client=client)
+
+
+def was_retried(cancelled: FlowRun, now: FlowRun) -> bool:
+    """Whether an attempt follows, or will, the one that was `cancelled`, as the flow run was read when it was."""
+    waits = now.state is not None and (now.state.is_scheduled() or now.state.is_pending())
+    return waits or now.run_count > cancelled.run_count
 
 
 def is_attempt(given: FlowRun, now: FlowRun) -> bool:

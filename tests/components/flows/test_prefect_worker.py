@@ -10,7 +10,7 @@ import pytest
 from prefect.client.schemas.objects import FlowRun
 from prefect.states import AwaitingRetry, Cancelled, Cancelling, Completed, Crashed, Pending, Running
 
-from flows.services.prefect_worker import is_attempt
+from flows.services.prefect_worker import is_attempt, was_retried
 
 SCRIPT = """
 import asyncio, json, logging, subprocess, sys
@@ -109,3 +109,22 @@ def test_an_attempt_is_told_from_a_later_one(counts, state, own):
     )
     now.state = state
     assert is_attempt(given, now) is own
+
+
+@pytest.mark.parametrize(
+    ("counts", "state", "retried"),
+    [
+        ((1, 1), Cancelling(), False),
+        ((1, 1), Cancelled(), False),
+        ((1, 1), Crashed(), False),  # its process told of the signal first
+        ((1, 1), Running(), False),
+        ((1, 1), AwaitingRetry(), True),  # a person pressed Retry before the process was gone
+        ((1, 1), Pending(), True),
+        ((1, 2), Running(), True),
+        ((1, 2), Crashed(), True),
+    ],
+)
+def test_a_run_that_was_retried_is_not_set_cancelled_by_the_end_of_the_attempt_before(counts, state, retried):
+    then, now = (FlowRun(flow_id="4f4b1a6e-4c1c-4f0e-9d5b-0a8c5b1f0f0e", run_count=count) for count in counts)
+    now.state = state
+    assert was_retried(then, now) is retried
