@@ -5,6 +5,7 @@ The differences are part of the flow run's name, unless a person has named it, a
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -95,8 +96,14 @@ def given_name(name: str | None) -> str | None:
     """The name that a person gave a flow run, or that an earlier attempt gave it; None if Prefect made it up."""
     if not name:
         return None
-    parts = name.split("-")
-    return None if len(parts) > 1 and _made_up().issuperset(parts) else name
+    first, _, rest = name.partition("-")
+    if not rest:
+        return name
+    if _made_up().issuperset(name.split("-")):
+        return None
+    if re.fullmatch(_FIRST_IN_A_FORM, first) and all(part in _in_a_form() for part in rest.split("-")):
+        return None
+    return name
 
 
 def current_name() -> str | None:
@@ -105,6 +112,12 @@ def current_name() -> str | None:
 
     context = FlowRunContext.get()
     return given_name(context.flow_run.name) if context and context.flow_run else None
+
+
+_FIRST_IN_A_FORM = (
+    r"(alpha|beta|gamma|delta|epsilon|zeta|eta|theta|iota|kappa|lambda|mu|nu|xi|omicron|pi|rho|sigma|tau|upsilon|phi|chi"
+    r"|psi|omega)\d{0,3}"
+)
 
 
 @cache
@@ -116,6 +129,22 @@ def _made_up() -> frozenset[str]:
     lists = [entry.get("words", ()) for entry in entries]
     phrases = [phrase for entry in entries for phrase in entry.get("phrases", ())]
     return frozenset(word for words in (*lists, *phrases) for word in words)
+
+
+@cache
+def _in_a_form() -> frozenset[str]:
+    """The words behind a Greek letter with which Prefect's pages fill in a run's name, as they stand in their code."""
+    import prefect
+
+    found: set[str] = set()
+    pages = Path(prefect.__file__).parent / "server" / "ui" / "assets"
+    for script in pages.glob("index-*.js"):
+        text = script.read_text(encoding="utf-8", errors="replace")
+        for mark in ("andromedae.", "a.b.c.d.e.f.g."):
+            begin = text.find(f"`{mark}") + 1
+            words = text[begin : text.find("`", begin)] if begin else ""
+            found.update(part for word in words.split(".") for part in word.split("-"))
+    return frozenset(found)
 
 
 def _compared(run: RunConfig) -> dict[str, Any]:

@@ -64,6 +64,20 @@ def test_a_name_that_a_person_gave_is_told_from_one_that_prefect_made_up(name: s
     assert all(given_name(generate_slug(2)) is None for _ in range(50))
 
 
+@pytest.mark.parametrize(
+    "name", ["tau5-fornost", "alpha-canis-majoris", "omega123-andromedae-void", "chi-barad-dur-a"]
+)
+def test_a_name_that_prefects_form_filled_in_is_not_a_persons(name: str) -> None:
+    assert given_name(name) is None
+
+
+@pytest.mark.parametrize(
+    "name", ["beta-run", "alpha", "tau5", "gamma-2e-4", "fornost-tau5", "beta-fornost-again"]
+)
+def test_a_name_that_only_looks_like_it_stays(name: str) -> None:
+    assert given_name(name) == name
+
+
 def test_scores_stand_side_by_side() -> None:
     models = [
         {"name": "base", "perplexity": {"domain": 409.9}, "scores": {}},
