@@ -54,7 +54,7 @@ def test_the_next_command_trains_nothing_of_the_winner_again(tuned):
         ("train", "8K", "cached"),
         ("decay", "8K", "cached"),
     ]
-    assert training[5] == ("train", "20K", "build")
+    assert training[5] == ("train", "20K", "to build")
 
 
 def test_again_it_finds_everything_and_says_the_same(tuned):
