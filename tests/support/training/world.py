@@ -237,7 +237,8 @@ def outputs(work: Path) -> dict[str, str]:
 
 def journal_steps(work: Path) -> list[int]:
     path = work / "journal.jsonl"
-    return [json.loads(line)["step"] for line in path.read_text().splitlines()] if path.exists() else []
+    lines = path.read_text().split("\n")[:-1] if path.exists() else []  # the last one may be half written
+    return [json.loads(line)["step"] for line in lines]
 
 
 def poisoned_world(root: Path, steps: Sequence[int], per_step: int = PER_STEP) -> World:
