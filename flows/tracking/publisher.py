@@ -56,8 +56,6 @@ class Publisher:
         self._steps: dict[str, set[int]] = {}
         self._scored: set[tuple[str, str]] = set()
         self._there = False
-        self._outputs: set[str] = set()
-        """Models that the parent shows as made by it."""
         self._curves: dict[str, int] = {}
         self._shown: set[tuple[tuple[str, str], str]] = set()
         """Datasets that the parent already shows."""
@@ -86,7 +84,6 @@ class Publisher:
             known, self.began = run.data.params, run.info.start_time or self.began
             named = (name for name in run.data.metrics if not name.startswith(PREFIX))
             self._steps = {name: self._steps_of(name) for name in named}
-            self._outputs = outputs_of(run)
             if at_work:
                 self.client.update_run(self.parent, status="RUNNING")
                 self.runs.tag(self.parent, tags)
@@ -224,8 +221,9 @@ class Publisher:
         there = self.client.get_run(child)
         if ("", export.key) not in self._scored:
             self.models.output(child, model_id, event["tokens"], outputs_of(there))
-            self.models.output(self.parent, model_id, event["tokens"], self._outputs)
-            self._outputs.add(model_id)
+            # read anew: what an earlier attempt left untold is told on the same run, by a publisher of its own
+            of_parent = outputs_of(self.client.get_run(self.parent))
+            self.models.output(self.parent, model_id, event["tokens"], of_parent)
             self._line(child, event)
             if (registered := self.head.get("registered")) and event.get("alias"):
                 version = self.models.version(registered, model, self._origin())
