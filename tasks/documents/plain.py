@@ -37,6 +37,7 @@ _OUTPUT_CHARACTERS = 2000
 
 
 def read_text(data: bytes) -> Draft:
+    """Plain text of any encoding, without odd spaces; the encoding stands in `meta`."""
     text, encoding = decoded(data)
     return Draft((tidy(text),), {"encoding": encoding})
 

@@ -28,6 +28,7 @@ _TARGET = re.compile(r"^\s*\.\. _[^\n]*$|^__ \S.*$", re.M)
 
 
 def read_rst(data: bytes) -> Draft:
+    """The text of a reStructuredText file: headings marked, directives, targets and markup out."""
     text, encoding = decoded(data)
     lines = text.replace("\r\n", "\n").replace("\r", "\n").expandtabs(8).split("\n")
     found = _blocks(lines, {})
