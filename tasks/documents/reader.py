@@ -38,6 +38,7 @@ class Reader:
         self.limits = limits or Limits()
         self._process: subprocess.Popen[bytes] | None = None
         self._waiting = bytearray()
+        self._stopped = False
 
     def __enter__(self) -> Reader:
         return self
@@ -51,6 +52,12 @@ class Reader:
     def pid(self) -> int | None:
         """Of the process that reads now, if there is one."""
         return self._process.pid if self._process is not None else None
+
+    def stop(self) -> None:
+        """End what is read, from another thread. That thread sees the end of its answers: a stream closed under it, it would not."""
+        self._stopped = True
+        if (process := self._process) is not None:
+            process.kill()
 
     def close(self) -> None:
         if self._process is not None:
@@ -95,6 +102,8 @@ class Reader:
                 self.close()  # the rest of the answers would be taken for those of the next file
                 raise
             self.close()
+            if self._stopped:
+                return
             if at[1] != broken:
                 yield Lost(at[1], "other", reason, message)
             if at[0] <= skip:
@@ -133,6 +142,8 @@ class Reader:
                     "POLARS_MAX_THREADS": "1",
                 },
             )
+            if self._stopped:  # meanwhile: who stopped has seen no process
+                self._process.kill()
         return self._process
 
     def _next(self, process: subprocess.Popen[bytes]) -> dict[str, Any]:
@@ -221,7 +232,7 @@ def read_files(
     finally:
         stopped.set()
         for reader in readers:
-            reader.close()  # which ends what its thread waits for
+            reader.stop()
         pool.shutdown(cancel_futures=True)
         for reader in readers:
             reader.close()
