@@ -176,7 +176,8 @@ def stage_rows(made: dict[str, list[dict[str, Any]]], watch: Watch) -> list[dict
             row["seconds"] += end - begin
             row["cpu"] += cpu
             row["peak"] = max(row["peak"], peak)
-            row["bytes"] += one["stats"].get("bytes_in") or one["stats"].get("bytes_out") or 0
+            came = "bytes_out" if stage == "ingest" else "bytes_in"  # text; a file may lie in two slices
+            row["bytes"] += one["stats"].get(came, 0)
         rows.append(row)
     return rows
 

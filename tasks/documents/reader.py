@@ -54,7 +54,7 @@ class Reader:
         return self._process.pid if self._process is not None else None
 
     def stop(self) -> None:
-        """End what is read, from another thread. That thread sees the end of its answers: a stream closed under it, it would not."""
+        """End what is read, from another thread, which sees its answers end. Of a stream closed under it, it would not."""
         self._stopped = True
         if (process := self._process) is not None:
             process.kill()
