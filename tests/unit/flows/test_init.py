@@ -17,7 +17,8 @@ from typer.testing import CliRunner
 from flows.cli import app
 from flows.config import RunConfig, load_config
 from flows.runs.checks import advice, check
-from flows.runs.first_config import EPOCHS, first_config
+from flows.runs.first_config import first_config
+from flows.runs.first_sizes import EPOCHS
 from storage.errors import ConfigError
 from storage.yaml_text import parse_yaml
 from tasks.models.base import InitConfig
