@@ -1,7 +1,8 @@
 """A Prefect server for one run, used if none is configured. It listens on loopback and ends with the run.
 
-`python -m flows.services.server SOCKET PIPE` serves on an inherited socket until the pipe closes, which happens however
-the run's process ends. The run's history stays in Prefect's database under `PREFECT_HOME`.
+`python -m flows.services.server SOCKET PIPE` loads its code, waits for a byte in the pipe, and serves on an inherited
+socket until the pipe closes, which happens however the run's process ends. The run's history stays in Prefect's database
+under `PREFECT_HOME`.
 
 A server that dies is started again on the same socket and database. The run's process holds the socket, so its port
 cannot be taken in between, and requests that arrive in between are answered by the next server.
@@ -34,10 +35,11 @@ _PAUSES = (0.0, 1.0, 2.0, 5.0, 10.0)
 
 
 @contextlib.contextmanager
-def prefect_server(home: Path) -> Iterator[Callable[[], None]]:
+def prefect_server(home: Path, *, held: bool = False) -> Iterator[Callable[[], None]]:
     """A Prefect API: the configured one (`PREFECT_API_URL`), or a server started here for the duration of the block.
 
-    Entering the block only begins the start. Call the yielded function to wait until the server answers.
+    Entering the block only begins the start. Call the yielded function to wait until the server answers. `held`: until then
+    the server only loads its code, which takes most of its start. It touches no database, and is ended at once.
     """
     configured = os.environ.get("PREFECT_API_URL")
     if configured:
@@ -49,10 +51,15 @@ def prefect_server(home: Path) -> Iterator[Callable[[], None]]:
     environment |= {**own, "PREFECT_SERVER_API_AUTH_STRING": own["PREFECT_API_AUTH_STRING"]}
     environment["PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"] = "ERROR"  # its console is server.log
     home.mkdir(parents=True, exist_ok=True)
-    server = OwnServer(home / "server.log", environment, sys.stderr.write)
+    server = OwnServer(home / "server.log", environment, sys.stderr.write, held)
     os.environ |= {"PREFECT_API_URL": server.address, OWN: "1", **own}
+
+    def ready() -> None:
+        server.release()
+        wait_for(server.address, server)
+
     try:
-        yield lambda: wait_for(server.address, server)
+        yield ready
     finally:
         for name in ("PREFECT_API_URL", OWN, *own):
             os.environ.pop(name, None)
@@ -64,8 +71,11 @@ def prefect_server(home: Path) -> Iterator[Callable[[], None]]:
 class OwnServer:
     """A server process that is started again if it dies, until `close`."""
 
-    def __init__(self, log: Path, environment: Mapping[str, str], say: Callable[[str], object]) -> None:
+    def __init__(
+        self, log: Path, environment: Mapping[str, str], say: Callable[[str], object], held: bool = False
+    ) -> None:
         self.log = log
+        self._held = held
         self._environment = dict(environment)
         self._say = say
         self._guard = threading.Lock()
@@ -80,6 +90,16 @@ class OwnServer:
         self._process = self._start()
         threading.Thread(target=self._watch, name="prefect-server", daemon=True).start()
 
+    def release(self) -> None:
+        """Let a server that was held begin to serve."""
+        with self._guard:
+            if self._held:
+                self._held = False
+                self._let_serve()
+
+    def _let_serve(self) -> None:
+        os.write(self._writer, b"+")
+
     def close(self) -> None:
         """End the server. A process that SIGKILL does not end is reported and left."""
         with self._guard:
@@ -88,6 +108,8 @@ class OwnServer:
         os.close(self._reader)
         self._socket.close()
         process = self._process
+        if self._held:
+            process.kill()
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(15)
         if process.poll() is None:
@@ -99,7 +121,7 @@ class OwnServer:
 
     def _start(self) -> subprocess.Popen[bytes]:
         with self.log.open("ab") as output:
-            return subprocess.Popen(
+            process = subprocess.Popen(
                 [sys.executable, "-m", __name__, str(self._socket.fileno()), str(self._reader)],
                 env=self._environment,
                 cwd=Path(__file__).resolve().parents[2],
@@ -109,6 +131,9 @@ class OwnServer:
                 pass_fds=(self._socket.fileno(), self._reader),
                 start_new_session=True,  # the run handles Ctrl-C; the pipe ends the server
             )
+        if not self._held:
+            self._let_serve()
+        return process
 
     def _watch(self) -> None:
         """Start the server again when it has died. Give up if it cannot start, or dies again and again."""
@@ -167,16 +192,14 @@ def _serve(listening: int, pipe: int) -> None:
     collect_rarely()
     import uvicorn
 
-    from flows.services.serve import prefect_app
+    from flows.services.serve import answer_at_once, prefect_app
 
     bound = socket.socket(fileno=listening)
-    server = uvicorn.Server(
-        uvicorn.Config(
-            prefect_app(bound.getsockname()[1]),
-            log_level="error",
-            timeout_graceful_shutdown=3,
-        )
-    )
+    answer_at_once(bound)
+    app = prefect_app(bound.getsockname()[1])
+    if not os.read(pipe, 1):  # the run ended before it began
+        return
+    server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=3))
 
     def leave_with_parent() -> None:
         while os.read(pipe, 1):

@@ -9,6 +9,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+import psutil
 import pytest
 
 from flows.machine.prefect_api import LOST, OWN, answers
@@ -38,6 +39,15 @@ def test_a_request_that_comes_while_the_server_is_dead_is_answered_by_the_next_o
         assert kill_own_server(os.getpid()) != killed
     assert not answers(address) and OWN not in os.environ
     assert "died (exit code -9) and is started again" in capfd.readouterr().err
+
+
+def test_a_server_that_is_held_touches_no_database_and_is_ended_at_once(tmp_path: Path) -> None:
+    with prefect_server(tmp_path, held=True):
+        address = os.environ["PREFECT_API_URL"]
+        (process,) = psutil.Process().children()
+        time.sleep(1.0)  # of an import of three
+    assert not process.is_running() and not answers(address)
+    assert not list(tmp_path.glob("*.db"))
 
 
 def test_a_server_that_cannot_start_is_given_up_and_its_port_refuses_at_once(
