@@ -9,6 +9,7 @@ import os
 import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -125,6 +126,13 @@ def load(path: Path, overrides: list[str], *, elsewhere: bool = False) -> Any:
     config = load_config(path, overrides)
     check(config, elsewhere=elsewhere)
     return config
+
+
+def model_of(model: str, store: Path | None, config: Path | None, mlflow: str | None) -> tuple[Any, Any, Any]:
+    """(store, artifact, registration) of a model as a user names it. The store is only chosen where its name needs one."""
+    from flows.lineage.names import resolve
+
+    return resolve(model, store if store is not None else partial(chosen_store, None, config), mlflow)
 
 
 def catalog_of(store: Path) -> Any:

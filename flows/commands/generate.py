@@ -5,13 +5,12 @@ from __future__ import annotations
 import itertools
 import sys
 from collections.abc import Iterator
-from functools import partial
 from typing import Annotated, Any
 
 import typer
 
 from flows.commands import completion
-from flows.commands.common import ConfigOption, StoreOption, catalog_of, chosen_store
+from flows.commands.common import ConfigOption, StoreOption, catalog_of, model_of
 from storage.errors import ConfigError, OnwardError
 
 
@@ -46,21 +45,19 @@ def generate(
     ] = None,
 ) -> None:
     """Continue a text with a model of a store, shown as it is written."""
-    from flows.lineage.names import resolve
     from tasks.evaluation.generate import Way, open_model, pieces
     from tasks.models.card import before_training, begun_with
 
     if not prompt:
         raise ConfigError("the text to continue is empty; give a few words")
-    place = store if store is not None else partial(chosen_store, None, config)
-    opened, artifact, _ = resolve(model, place, mlflow)
+    opened, artifact, _ = model_of(model, store, config, mlflow)
     catalog = catalog_of(opened.root)
     chosen = [(model, _with_model(artifact))]
     if against is not None:
         other = before_training(catalog, artifact) if against == "base" else None
         if other is None and against == "base":
             raise ConfigError(f"--against base: {model} is a base itself; name another model")
-        chosen.append((against, _with_model(other or resolve(against, opened.root, mlflow)[1])))
+        chosen.append((against, _with_model(other or model_of(against, opened.root, None, mlflow)[1])))
     way = Way(tokens, temperature, seed=seed)
     begin = begun_with(catalog, artifact)
     texts = [

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows.commands.common import Config, Overrides, clean_stdout, load
-from storage.errors import OnwardError, said
+from flows.commands.common import Config, Overrides, load
+from flows.commands.frame import Outcome, answer
 
 if TYPE_CHECKING:
     from flows.runs.rehearsal import Rehearsal
@@ -32,21 +31,13 @@ def rehearse(
     It takes minutes, proves that base, text, benchmarks, memory and disk work, and measures the rates of every stage. The
     store keeps them, and `onward plan` uses them from then on.
     """
-    from flows.machine.environment import prepare
+    answer(lambda: _rehearsal(config, set_ or [], keep), {}, as_json=json_, keeps=False)
 
-    prepare()
-    with clean_stdout() as out:
-        try:
-            found = _rehearsed(config, set_ or [], keep)
-        except (OnwardError, OSError) as error:
-            if json_:
-                out.write(json.dumps({"state": "failed", "error": said(error)}, ensure_ascii=False) + "\n")
-            raise
-        if json_:
-            answer = {"state": "completed", "path": str(found.path), **found.rehearsed.to_json()}
-            out.write(json.dumps(answer, ensure_ascii=False) + "\n")
-        else:
-            out.write(found.quoted.text(shutil.get_terminal_size((100, 24)).columns))
+
+def _rehearsal(config: Path, overrides: list[str], keep: Path | None) -> Outcome:
+    found = _rehearsed(config, overrides, keep)
+    told = {"state": "completed", "path": str(found.path), **found.rehearsed.to_json()}
+    return Outcome(told, text=found.quoted.text(shutil.get_terminal_size((100, 24)).columns))
 
 
 def _rehearsed(config: Path, overrides: list[str], keep: Path | None) -> Rehearsal:

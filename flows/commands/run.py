@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flows.commands import completion
-from flows.commands.common import STOPPED, Config, Overrides, clean_stdout, load, nearest
-from flows.machine.environment import command_line
+from flows.commands.common import Config, Overrides, load, nearest
+from flows.commands.frame import Outcome, answer, refused, stopped
 from storage.errors import ConfigError, OnwardError
 from tasks import stages
 
@@ -23,10 +23,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 _NOTHING: dict[str, Any] = {"flow_run": None, "stages": [], "models": [], "report": None, "mlflow_run": None}
-
-
-class Stopped(BaseException):
-    """Raised when SIGINT or SIGTERM arrives while a flow is running."""
+_NO_SEEDS: dict[str, Any] = {"runs": [], "page": None}
 
 
 def run(
@@ -67,49 +64,34 @@ def run(
     ] = False,
 ) -> None:
     """Run the flow in this process. What is finished is found in the store, not made again."""
-    from flows.machine.environment import prepare
-
-    prepare()
-    with clean_stdout() as out:
-        try:
-            wanted = (config, set_ or [], tuple(force or ()), until, slices)
-            summary, code, settled = one_run(*wanted) if seeds == 1 else _run_seeds(*wanted, seeds)
-        except (Stopped, KeyboardInterrupt):
-            summary, code, settled = stopped(), 1, True
-        if json_:
-            out.write(json.dumps(summary, ensure_ascii=False) + "\n")
-        elif code == 0 and seeds > 1:
-            sys.stderr.write(f"seeds: {summary['page']}\n")
-        elif code == 0:
-            _show_models(summary, config, set_ or [])
-    if not settled:
-        sys.stderr.flush()
-        os._exit(code)  # otherwise Prefect's threads wait for their server before the process may end
-    raise typer.Exit(code)
-
-
-def stopped() -> dict[str, Any]:
-    """The summary of a run that was asked to stop. It is told on standard error too."""
-    told = f"{STOPPED}; what was finished is found again, and to go on from there: {command_line()}"
-    sys.stderr.write(f"{told}\n")
-    return {**_NOTHING, "state": "stopped", "error": told}
+    wanted = (config, set_ or [], tuple(force or ()), until, slices)
+    if seeds > 1:
+        answer(lambda: _run_seeds(*wanted, seeds), _NO_SEEDS, as_json=json_, show=_show_page)
+    answer(
+        lambda: one_run(*wanted),
+        _NOTHING,
+        as_json=json_,
+        show=lambda summary: _show_models(summary, *wanted[:2]),
+    )
 
 
 def one_run(
     path: Path, overrides: list[str], force: tuple[str, ...], until: str, slices: int | None
-) -> tuple[dict[str, Any], int, bool]:
-    """(summary, exit code, whether Prefect got everything) of one attempt. Errors are printed on standard error."""
+) -> Outcome:
+    """One attempt. Errors are printed on standard error, and told by the outcome."""
     try:
         _check_options(force, until, slices)
-        config = load(path, overrides, elsewhere=until in stages.CORPUS)
-        of_file = _of_file(path) if overrides else None
     except ConfigError as error:
-        sys.stderr.write(f"{error}\n")
-        return {**_NOTHING, "state": "failed", "error": str(error)}, 2, True
+        return refused(error, _NOTHING)
     from flows.services.server import prefect_server
 
-    with prefect_server(Path(os.environ["PREFECT_HOME"])) as ready:
-        from prefect.exceptions import ExternalSignal  # while the server starts
+    with prefect_server(Path(os.environ["PREFECT_HOME"]), held=True) as ready:  # it loads while we read
+        try:
+            config = load(path, overrides, elsewhere=until in stages.CORPUS)
+            of_file = _of_file(path) if overrides else None
+        except ConfigError as error:
+            return refused(error, _NOTHING)
+        from prefect.exceptions import ExternalSignal
 
         from flows.entrypoints import pretrain
         from flows.runs.differs import compared_with, full_name
@@ -132,7 +114,8 @@ def one_run(
                 )
             code = 0
         except (KeyboardInterrupt, ExternalSignal):
-            summary, code = stopped(), 1
+            outcome = stopped(_NOTHING)
+            return Outcome(outcome.answer, outcome.code, settle())
         except Exception as error:
             error = no_server(error) or error
             if not isinstance(error, OnwardError | OSError):
@@ -142,7 +125,7 @@ def one_run(
                 summary = error.summary.as_json()
             summary["error"] = str(error) or type(error).__name__
             code = 2 if isinstance(error, ConfigError) else 1
-        return summary, code, settle()
+        return Outcome(summary, code, settle())
 
 
 def _of_file(path: Path) -> Any:
@@ -157,38 +140,31 @@ def _of_file(path: Path) -> Any:
 
 def _run_seeds(
     path: Path, overrides: list[str], force: tuple[str, ...], until: str, slices: int | None, count: int
-) -> tuple[dict[str, Any], int, bool]:
-    """(summary of all, exit code, whether Prefect got everything). Makes one attempt for each seed, then a common page."""
+) -> Outcome:
+    """One attempt for each seed, then a common page. Raises ConfigError."""
     from flows.runs.seeds import override_of, seeds_of, summarise
 
-    runs: list[dict[str, Any]] = []
-    try:
-        _check_options(force, until, slices)
-        if until != "report":
-            raise ConfigError("--seeds goes with whole runs, not with --until")
-        config = load(path, overrides)
-    except ConfigError as error:
-        sys.stderr.write(f"{error}\n")
-        return {"state": "failed", "error": str(error), "runs": runs, "page": None}, 2, True
+    _check_options(force, until, slices)
+    if until != "report":
+        raise ConfigError("--seeds goes with whole runs, not with --until")
+    config = load(path, overrides)
     from flows.services.server import prefect_server
 
+    runs: list[dict[str, Any]] = []
     settled = True
     with prefect_server(Path(os.environ["PREFECT_HOME"])):  # one server for all: each run finds it configured
         for seed in seeds_of(config, count):
-            one = [*overrides, *override_of(config, seed)]
-            summary, code, settled = one_run(path, one, force, until, slices)
-            runs.append({"seed": seed, **summary})
-            if code:
-                failed = {"state": summary["state"], "error": summary["error"], "runs": runs, "page": None}
-                return failed, code, settled
+            one = one_run(path, [*overrides, *override_of(config, seed)], force, until, slices)
+            runs.append({"seed": seed, **one.answer})
+            settled = one.settled
+            if one.code:
+                failed = {name: one.answer[name] for name in ("state", "error")}
+                return Outcome({**failed, "runs": runs, "page": None}, one.code, settled)
     from flows.runs.names import run_id
 
     page, facts = summarise(config, run_id(config), {run["seed"]: run["report"] for run in runs})
-    return (
-        {"state": "completed", "runs": runs, "page": str(page / "seeds.html"), **facts.to_json()},
-        0,
-        settled,
-    )
+    told = {"state": "completed", "runs": runs, "page": str(page / "seeds.html"), **facts.to_json()}
+    return Outcome(told, 0, settled)
 
 
 def _check_options(force: tuple[str, ...], until: str, slices: int | None) -> None:
@@ -200,6 +176,10 @@ def _check_options(force: tuple[str, ...], until: str, slices: int | None) -> No
             raise nearest("--force", name, known)
     if slices is not None and until not in stages.CORPUS:
         raise ConfigError(f"--slices goes with --until and a corpus stage ({', '.join(stages.CORPUS)})")
+
+
+def _show_page(summary: dict[str, Any]) -> None:
+    sys.stderr.write(f"seeds: {summary['page']}\n")
 
 
 def _show_models(summary: dict[str, Any], config: Path, overrides: list[str]) -> None:

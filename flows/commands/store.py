@@ -6,14 +6,13 @@ import json
 import re
 import shlex
 import sys
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from flows.commands import completion
-from flows.commands.common import ConfigOption, StoreOption, catalog_of, chosen_store
+from flows.commands.common import ConfigOption, StoreOption, catalog_of, chosen_store, model_of
 from storage.errors import ConfigError, OnwardError
 
 
@@ -45,12 +44,10 @@ def lineage(
     """Show what a model, or any artifact, is made of, back to the source files, with the digest of each."""
     from flows.lineage.events import as_openlineage
     from flows.lineage.graph import as_mermaid, as_text, blocks_of, graph_of, must_hold
-    from flows.lineage.names import resolve
 
     if format_ is not None and format_ not in completion.FORMATS:
         raise ConfigError(f"--format {format_}: unknown format; one of {', '.join(completion.FORMATS)}")
-    place = store if store is not None else partial(chosen_store, None, config)
-    opened, artifact, registered = resolve(model, place, mlflow)
+    opened, artifact, registered = model_of(model, store, config, mlflow)
     graph = graph_of(opened, artifact)
     must_hold(graph)
     graph.registered = registered
@@ -284,13 +281,11 @@ def export(
 ) -> None:
     """Write the files of a model, as other programs load them, with a model card: data, training and scores."""
     from flows.inspect.export import export_model
-    from flows.lineage.names import resolve
     from tasks.models.form import form_of
 
     form_of(format_, dtype, {})  # what does not exist is said before anything is looked for
 
-    place = store if store is not None else partial(chosen_store, None, config)
-    opened, artifact, _ = resolve(model, place, mlflow)
+    opened, artifact, _ = model_of(model, store, config, mlflow)
     catalog = catalog_of(opened.root)
     if not artifact.has("export"):
         raise OnwardError(f"{artifact.stage} {artifact.key[:12]} holds no model")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import os
 import sys
@@ -12,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flows.commands.common import Config, Overrides, clean_stdout, load
-from flows.commands.run import Stopped, one_run, stopped
+from flows.commands.common import Config, Overrides, load
+from flows.commands.frame import Outcome, answer
+from flows.commands.run import one_run
 from storage.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -66,24 +66,12 @@ def tune(
     Each trial is an ordinary run that stops at a small budget: text is read and cleaned once for all, a killed tuning goes
     on where it was, and the real run trains nothing of the winner again.
     """
-    from flows.machine.environment import prepare
-
-    prepare()
-    with clean_stdout() as out:
-        try:
-            answer, code, settled = _tune(
-                config, vary, set_ or [], budgets, keep, forgetting, benchmarks=benchmarks
-            )
-        except (Stopped, KeyboardInterrupt):
-            answer, code, settled = {**stopped(), "trials": []}, 1, True
-        if json_:
-            out.write(json.dumps(answer, ensure_ascii=False) + "\n")
-        elif code == 0:
-            _show(answer)
-    if not settled:
-        sys.stderr.flush()
-        os._exit(code)  # otherwise Prefect's threads wait for their server before the process may end
-    raise typer.Exit(code)
+    answer(
+        lambda: _tune(config, vary, set_ or [], budgets, keep, forgetting, benchmarks=benchmarks),
+        {"trials": []},
+        as_json=json_,
+        show=_show,
+    )
 
 
 def _tune(
@@ -95,20 +83,16 @@ def _tune(
     forgetting: float,
     *,
     benchmarks: bool,
-) -> tuple[dict[str, Any], int, bool]:
-    """(answer, exit code, whether Prefect got everything)."""
+) -> Outcome:
+    """All trials. Raises ConfigError before the first one."""
     from flows.runs.trials import budgets_override, grid, of_a_trial, rungs_of
 
-    try:
-        config = load(path, given)
-        trials = grid(config, vary)
-        rungs = rungs_of(config, _counts(asked))
-        common = [*given, *of_a_trial(benchmarks=benchmarks)]
-        for trial in trials:  # all of them are read before the first one runs
-            load(path, [*common, *trial.overrides, budgets_override(rungs[:1])])
-    except ConfigError as error:
-        sys.stderr.write(f"{error}\n")
-        return {"state": "failed", "error": str(error), "trials": []}, 2, True
+    config = load(path, given)
+    trials = grid(config, vary)
+    rungs = rungs_of(config, _counts(asked))
+    common = [*given, *of_a_trial(benchmarks=benchmarks)]
+    for trial in trials:  # all of them are read before the first one runs
+        load(path, [*common, *trial.overrides, budgets_override(rungs[:1])])
     from flows.services.server import prefect_server
 
     rows: dict[str, TrialRow] = {}
@@ -119,23 +103,21 @@ def _tune(
             for number, trial in enumerate(going, 1):
                 sys.stderr.write(f"trial {number} of {len(going)}: {trial.name}\n")
                 one = [*common, *trial.overrides, budgets_override(rungs[: place + 1])]
-                summary, code, settled = one_run(path, one, (), "report", None)
-                if code:
-                    failed = {"state": summary["state"], "error": summary["error"], "trial": trial.name}
-                    return (
-                        {**failed, "trials": [dataclasses.asdict(row) for row in rows.values()]},
-                        code,
-                        settled,
-                    )
-                rows[trial.name] = _row(path, one, trial, rungs[place], summary, rows.get(trial.name))
+                made = one_run(path, one, (), "report", None)
+                settled = made.settled
+                if made.code:
+                    failed = {name: made.answer[name] for name in ("state", "error")}
+                    done = [dataclasses.asdict(row) for row in rows.values()]
+                    return Outcome({**failed, "trial": trial.name, "trials": done}, made.code, settled)
+                rows[trial.name] = _row(path, one, trial, rungs[place], made.answer, rows.get(trial.name))
             going = _better(going, rows, forgetting, keep, last=place == len(rungs) - 1)
     facts = _facts(path, config, given, common, trials, rows, rungs, forgetting)
     from flows.runs.names import run_id
     from flows.runs.trials import write_page
 
     page = write_page(config, run_id(config), facts)
-    answer = {"state": "completed", "page": str(page / "tune.html"), **facts.to_json()}
-    return answer, 0, settled
+    told = {"state": "completed", "page": str(page / "tune.html"), **facts.to_json()}
+    return Outcome(told, 0, settled)
 
 
 def _counts(text: str | None) -> list[int]:
