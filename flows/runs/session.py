@@ -30,6 +30,7 @@ from flows.tracking.tracker import Tracker, public_address, scores_text
 from flows.ui import publish
 from flows.ui.console import Console
 from flows.ui.live import Live, own_artifacts
+from flows.ui.run_pages import WholePage
 from flows.ui.whole import Forecast
 from storage.errors import OnwardError
 from storage.store import Store
@@ -188,10 +189,8 @@ def _begin(
     if context and context.flow_run and context.flow_run.run_count > 1:
         publish.published(lambda: pages.drop(publish.ENDING))  # of the attempt before
     reasons = Reasons(builder.store, own_artifacts(flow_run, set(known)))
-    forecast = Forecast(quote) if quote is not None else None
-    live = Live(
-        pages, name, builder.store.work_of, reasons.brief, builder.force, forecast=forecast, beside=beside
-    )
+    whole = WholePage(Forecast(quote) if quote is not None else None, beside)
+    live = Live(pages, name, builder.store.work_of, reasons.brief, builder.force, whole=whole)
 
     def link(run: str, experiment: str) -> None:
         if (base := public_address(tracker.tracked.uri)) is not None:

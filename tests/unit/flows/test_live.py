@@ -21,7 +21,9 @@ from flows.machine.gpu import Gpu
 from flows.quote.quote import Line, Quote
 from flows.runs.stage_task import Builder
 from flows.ui.console import Console
-from flows.ui.live import Live, StageProgress, duration, own_artifacts, slug
+from flows.ui.live import Live, own_artifacts, slug
+from flows.ui.stage_bar import description, duration
+from flows.ui.stage_progress import StageProgress
 from flows.ui.whole import Forecast
 from storage.errors import StageFailed
 from storage.store import Request, Store
@@ -80,6 +82,10 @@ class Run:
         thread = threading.Thread(target=make, daemon=True)
         thread.start()
         return thread
+
+    def text(self, stage: StageProgress) -> str:
+        """What stands beside the stage's bar."""
+        return description(stage, self.store.work_of(stage.call.request.stage, stage.call.request.key))
 
     def until(self, true: Callable[[], bool]) -> None:
         end = time.monotonic() + 20
@@ -237,7 +243,7 @@ def test_training_tells_its_rate_the_time_left_and_how_old_its_checkpoint_is(tmp
     stage = StageProgress(call, time.monotonic() - 60, done=5000, total=20_000, unit="tokens", share=0.25)
     now = time.monotonic()
     stage.samples.extend([(now - 10, 0.2, 4000), (now, 0.25, 5000)])
-    text = run.live.description(stage)
+    text = run.text(stage)
     assert "5,000 of 20,000 tokens · 100 tokens/s · about 2 min 30 s left" in text
     assert "last checkpoint 0." in text and "at step 20" in text
     assert "5,000 tokens seen by the model · loss 2.500" in text
@@ -252,10 +258,10 @@ def test_shards_are_shown_as_the_documents_in_them(run):
         run.live._stages.append(StageProgress(call, time.monotonic()))
     run.live.follow(call, 3, 8, "shards of sketches")
     (stage,) = run.live._stages
-    assert "3,000 of 8,000 documents (pass 1 of 2)" in run.live.description(stage)
+    assert "3,000 of 8,000 documents (pass 1 of 2)" in run.text(stage)
     assert stage.share == pytest.approx(3 / 16)
     run.live.follow(call, 2, 8, "shards of documents")
-    assert "2,000 of 8,000 documents (pass 2 of 2)" in run.live.description(stage)
+    assert "2,000 of 8,000 documents (pass 2 of 2)" in run.text(stage)
     assert stage.share == pytest.approx(10 / 16)
     run.live.close(10)
 
@@ -278,7 +284,7 @@ def test_the_whole_run_has_a_bar_and_what_is_to_come_has_rows(tmp_path: Path) ->
         Line("slow", 1, 2, 2.0, "bytes", 200.0, 0.0, "measured"),
         Line("train", 0, 1, 1.0, "tokens", 3600.0, 0.0, "assumed"),
     )
-    run.live.forecast = Forecast(
+    run.live.whole.forecast = Forecast(
         lambda: Quote(lines, (), 0.0, 3800.0, (), 0.0, 0.0, None, None, None), first=0.0
     )
     thread = run.make(SlowConfig())
@@ -305,7 +311,7 @@ def test_a_run_that_cannot_be_foreseen_is_shown_as_before(tmp_path: Path) -> Non
     def unforeseen() -> Quote:
         raise OSError("no rate anywhere")
 
-    run.live.forecast = Forecast(unforeseen, first=0.0)
+    run.live.whole.forecast = Forecast(unforeseen, first=0.0)
     run.go.touch()
     run.make(SlowConfig()).join(10)
     run.live.close(10)
