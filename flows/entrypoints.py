@@ -12,12 +12,15 @@ from prefect import flow
 from pydantic import Field
 
 from flows.config import RunConfig, parse_config, parse_section
+from flows.runs import heartbeats
 from flows.runs.differs import current_name, file_of, full_name
 from flows.runs.run import Options, execute
 from flows.ui.changed_most import Changes, changed
 from flows.ui.console import Console
 from tasks.evaluation.catalog import EvaluationConfig
 from tasks.stages import ENDS, NAMES
+
+heartbeats.do_not_wait()
 
 if TYPE_CHECKING:
     Force = str

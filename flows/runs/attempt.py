@@ -87,7 +87,7 @@ class Attempt:
     def begin(self) -> None:
         """Record that this attempt is at work, and correct the states that killed attempts left."""
         known = {record.run: record for record in read_records(self.store)}
-        crash_lost_attempts(known.get(self.record), self.flow_run)
+        crash_lost_attempts(self.store, known.get(self.record), self.flow_run)
         self._told = tell_untold(known[self.record].facts.get("untold", {}) if self.record in known else {})
         publish.announce_process(self.flow_run)
         before = amend_record(self.store, self.record, self._begun, self.builder.console.warn)

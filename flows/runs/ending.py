@@ -12,15 +12,17 @@ from __future__ import annotations
 import errno
 import re
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from flows.dag.call import Call
 from flows.machine.environment import command_line
 from storage.errors import OnwardError, said
+from storage.runs import RunRecord
 from storage.secrets import without_secrets
 from storage.store import Store
+from storage.store_places import WORK
 from tasks import stages
 from tasks.models.progress import newest_checkpoint, tokens_at
 
@@ -38,6 +40,7 @@ _STAYS = {
     errno.EROFS,
 }
 """Errors of the system that stay until somebody puts something right: a right, a path, a full disk."""
+LOST = "The process of this run is gone: it was killed, or the machine was restarted."
 _NOTHING_BEGUN = "Nothing was begun."
 _NOTHING_KEPT = "nothing, because nothing was finished yet"
 
@@ -69,7 +72,7 @@ class Standing:
 
 @dataclass(frozen=True)
 class Ending:
-    """A run that ended early. `state`: `failed`, `cancelled` or `interrupted`."""
+    """A run that ended early. `state`: `failed`, `cancelled`, `interrupted` or `crashed`."""
 
     state: str
     cause: str
@@ -160,28 +163,67 @@ def standing(store: Store, calls: Sequence[Call]) -> Standing:
     finished = [call for call in calls if call.state in ("built", "cached")]
     made = sum(call.state == "built" for call in finished)
     kept = [f"{len(finished)} finished stages ({made} made in this attempt)"] if finished else []
+    half_made = [
+        (call.request.stage, call.name, store.work_of(call.request.stage, call.request.key))
+        for call in calls
+        if call.state in ("failed", "running")
+    ]
+    return _standing(kept, half_made)
+
+
+def standing_in(store: Store, record: RunRecord) -> Standing:
+    """What is kept of a run whose process is gone, by its record, and by what lies half-made in its store."""
+    kept = [f"{len(record.artifacts)} finished stages"] if record.artifacts else []
+    half_made = [
+        (stage, f"{stage} · {key[:6]}", work)
+        for work in sorted((store.root / ".work").glob("*"))
+        if WORK.fullmatch(work.name) and work.is_dir()
+        for stage, _, key in [work.name.rpartition("-")]
+    ]
+    return _standing(kept, half_made)
+
+
+def _standing(kept: list[str], half_made: Iterable[tuple[str, str, Path]]) -> Standing:
+    """`half_made`: stage, name and work directory of what was at work."""
     repeats = []
-    for call in calls:
-        if call.state not in ("failed", "running"):
-            continue
-        work = store.work_of(call.request.stage, call.request.key)
+    for stage, name, work in half_made:
         checkpoint = newest_checkpoint(work)
         if checkpoint is not None:
             tokens = tokens_at(work / "journal.jsonl", checkpoint.step)
             seen = f" ({tokens:,} tokens seen)" if tokens is not None else ""
-            kept.append(f"a checkpoint of {call.name} at step {checkpoint.step:,}{seen}")
-            repeats.append(f"{call.name} from step {checkpoint.step:,} on")
-        elif call.request.stage not in stages.TRAINING and (shards := _shards(work)):
-            kept.append(f"{shards} finished shards of {call.name}")
-            repeats.append(f"{call.name} without those")
+            kept.append(f"a checkpoint of {name} at step {checkpoint.step:,}{seen}")
+            repeats.append(f"{name} from step {checkpoint.step:,} on")
+        elif stage not in stages.TRAINING and (shards := _shards(work)):
+            kept.append(f"{shards} finished shards of {name}")
+            repeats.append(f"{name} without those")
         else:
-            repeats.append(f"{call.name} from its start")
+            repeats.append(f"{name} from its start")
     repeats.append("then what was not begun")
     return Standing(True, tuple(kept), tuple(repeats))
 
 
 def _shards(work: Path) -> int:
     return sum(1 for _ in work.glob("**/.shard.json"))
+
+
+def lost_ending(store: Store | None, record: RunRecord | None, ways: Ways) -> Ending:
+    """The account of a run whose process is gone. Without its record, all that is known is that the store has it."""
+    known = (
+        standing_in(store, record)
+        if store is not None and record is not None
+        else Standing(
+            True, ("every finished stage, and training up to its newest checkpoint",), ("the rest",)
+        )
+    )
+    return Ending("crashed", LOST, known, f"To go on: {ways.again}", ways.command)
+
+
+def ways_of_lost(*, deployed: bool) -> Ways:
+    """How a run is continued whose process is gone: its command line is not known any more."""
+    if deployed:
+        return ways_to_go_on(None, True)
+    same = "the same command that started it, `onward run` with the same configuration and options"
+    return Ways(same, same)
 
 
 def ways_to_go_on(page: str | None, deployed: bool) -> Ways:

@@ -19,15 +19,17 @@ from prefect.context import FlowRunContext
 from prefect.events.worker import EventsWorker
 from prefect.exceptions import ObjectNotFound
 from prefect.logging.handlers import APILogWorker
-from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 from prefect.states import Completed, Crashed, Failed, Running
 from prefect.utilities.engine import emit_task_run_state_change_event
 
 from flows.dag.call import Call
 from flows.machine.processes import at_work
-from flows.ui.publish import published
+from flows.runs.ending import lost_ending, ways_of_lost
+from flows.ui.client import impatient
+from flows.ui.publish import ending_page, published
 from storage.runs import RunRecord
 from storage.secrets import without_secrets
+from storage.store import Store
 
 LOST = "the process was killed; a later attempt goes on from what it finished"
 _PAGE = 200
@@ -97,7 +99,7 @@ def _state_of(call: Call) -> Any:
 def is_cancelling(flow_run: str) -> bool:
     """Whether somebody has asked Prefect to cancel the flow run. Does not wait for a server that is away."""
     try:
-        with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}), get_client(sync_client=True) as client:
+        with impatient() as client:
             state = client.read_flow_run(UUID(flow_run)).state
     except Exception:  # it is only a name for how the run ends
         return False
@@ -125,8 +127,8 @@ def set_stopped(flow_run: str, ended: str, message: str) -> bool:
     return bool(told)
 
 
-def crash_lost_attempts(before: RunRecord | None, flow_run: str | None) -> None:
-    """Set flow runs and tasks that killed attempts left Running to Crashed.
+def crash_lost_attempts(store: Store, before: RunRecord | None, flow_run: str | None) -> None:
+    """Set flow runs and tasks that killed attempts left Running to Crashed, and publish how those runs go on.
 
     This includes tasks of an earlier attempt at this same flow run. Call it before the first task of this attempt.
     """
@@ -134,10 +136,10 @@ def crash_lost_attempts(before: RunRecord | None, flow_run: str | None) -> None:
     there = at_work(begun)
     lost = [UUID(one) for one in (before.attempts if before else ()) if one in begun and one not in there]
     own = UUID(flow_run) if flow_run else None
-    published(lambda: _crash([one for one in lost if one != own], own))
+    published(lambda: _crash(store, before, [one for one in lost if one != own], own))
 
 
-def _crash(attempts: Sequence[UUID], own: UUID | None) -> None:
+def _crash(store: Store, before: RunRecord | None, attempts: Sequence[UUID], own: UUID | None) -> None:
     state: Any = Crashed(message=LOST)
     context = FlowRunContext.get()
     again = context is not None and context.flow_run is not None and context.flow_run.run_count > 1
@@ -148,6 +150,8 @@ def _crash(attempts: Sequence[UUID], own: UUID | None) -> None:
         for run in client.read_flow_runs(flow_run_filter=runs) if attempts else ():
             if run.state is not None and run.state.is_running():
                 client.set_flow_run_state(run.id, state, force=True)
+                ending = lost_ending(store, before, ways_of_lost(deployed=run.deployment_id is not None))
+                ending_page(str(run.id), ending.title, ending.page)
         for attempt in (*attempts, *([own] if own and again else [])):
             for task_run in _open_tasks(client, attempt):
                 client.set_task_run_state(task_run.id, state, force=True)

@@ -29,6 +29,7 @@ from flows.runs.stage_task import Builder
 from flows.tracking.tracker import Tracker, public_address, scores_text
 from flows.ui import publish
 from flows.ui.console import Console
+from flows.ui.front import ENDING
 from flows.ui.live import Live, own_artifacts
 from flows.ui.run_pages import WholePage
 from flows.ui.whole import Forecast
@@ -187,7 +188,7 @@ def _begin(
 ) -> Live:
     context = FlowRunContext.get()
     if context and context.flow_run and context.flow_run.run_count > 1:
-        publish.published(lambda: pages.drop(publish.ENDING))  # of the attempt before
+        publish.published(lambda: pages.drop(ENDING))  # of the attempt before
     reasons = Reasons(builder.store, own_artifacts(flow_run, set(known)))
     whole = WholePage(Forecast(quote) if quote is not None else None, beside)
     live = Live(pages, name, builder.store.work_of, reasons.brief, builder.force, whole=whole)

@@ -1,6 +1,7 @@
 """How a stage becomes a Prefect task. This is the only @task. It asks the store and reports `Cached` or `Completed`.
 
-Prefect's own cache is off, because the store is the only cache. `Builder.records` keeps what a stage made, its time and
+Prefect's own cache is off, because the store is the only cache. What is in the store passes by Prefect's engine
+(found_task.py). `Builder.records` keeps what a stage made, its time and
 what it dropped; the table, the JSON line and the run record are made from it. Listeners are called when a stage begins,
 progresses, waits, ends or fails. They must return at once.
 """
@@ -16,11 +17,11 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.context import TaskRunContext
-from prefect.states import Completed
 
 from flows.dag.call import Call, Follower, Listener, StageRecord
 from flows.dag.healing import handed_out, healed
 from flows.machine.gpu import Gpu
+from flows.runs import found_task
 from flows.ui.console import Console
 from storage.artifact import Artifact
 from storage.errors import Interrupted, OnwardError, said
@@ -56,10 +57,29 @@ class Builder:
         call = Call(request, slice, round, item)
         known = call.request.stage not in self.force and self._known(request)
         name = call.label + (" (cached)" if known else "")
-        run: Any = stage.with_options(name=request.stage, task_run_name=name)
-        run(_Opaque(self, call))
+        task: Any = stage.with_options(name=request.stage, task_run_name=name)
+        if not (known and self._find(call, task, name)):
+            task(_Opaque(self, call))
         assert call.artifact is not None
         return call.artifact
+
+    def _find(self, call: Call, task: Any, name: str) -> bool:
+        """Find what is in the store, without Prefect's engine. Returns whether that was enough.
+
+        An error of the machine is worth the tries of a task.
+        """
+        run = call.task_run = found_task.begun(task, name)
+        if run is None:
+            return False
+        try:
+            call.artifact = self.make(call)
+        except BaseException as error:
+            if passing(error):
+                return False
+            found_task.ended(run, found_task.failed(error))
+            raise
+        found_task.ended(run, end_of(call))
+        return True
 
     def halt(self) -> None:
         """Start nothing more, and end what runs beside the main thread. An ended stage later resumes from its shards."""
@@ -69,8 +89,8 @@ class Builder:
     def make(self, call: Call) -> Artifact:
         """Find or make the artifact, report to the console and keep the record."""
         began, call.began = time.monotonic(), time.time()
-        context = TaskRunContext.get()
-        call.task_run = context.task_run if context else None
+        if (context := TaskRunContext.get()) is not None:
+            call.task_run = context.task_run
         call.resumed = self.store.work_of(call.request.stage, call.request.key).exists()
         self._begin(call)
         try:
@@ -193,17 +213,24 @@ class _Opaque:
         self.call = call
 
 
+def passing(error: BaseException) -> bool:
+    """Whether it is an error of the machine (a lost connection, a file system problem), which may not come again."""
+    return isinstance(error, OSError) and not isinstance(error, OnwardError)
+
+
 def _worth_another_try(task: Any, run: Any, state: State) -> bool:
-    """True for errors of the machine (a lost connection, a file system problem), which may not come again."""
     try:
         state.result(raise_on_failure=True)
-    except OnwardError:
-        return False
-    except OSError:
-        return True
-    except Exception:
-        return False
+    except Exception as error:
+        return passing(error)
     return False
+
+
+def end_of(call: Call) -> State[str]:
+    """The state of a stage that has its artifact."""
+    assert call.artifact is not None
+    reference = f"{call.artifact.path.parent.name}/{call.artifact.path.name}"
+    return found_task.found(reference) if call.state == "cached" else found_task.made(reference, call.seconds)
 
 
 @task(
@@ -215,8 +242,5 @@ def _worth_another_try(task: Any, run: Any, state: State) -> bool:
 )
 def stage(handle: Any) -> State[str]:
     """Ask the store for an artifact; make it if it does not exist."""
-    artifact = handle.call.artifact = handle.builder.make(handle.call)
-    reference = f"{artifact.path.parent.name}/{artifact.path.name}"
-    if handle.call.state == "cached":
-        return Completed(name="Cached", message=f"found in the store: {reference}", data=reference)
-    return Completed(message=f"made in {handle.call.seconds:.1f} s: {reference}", data=reference)
+    handle.call.artifact = handle.builder.make(handle.call)
+    return end_of(handle.call)

@@ -36,6 +36,7 @@ from flows.machine.processes import (
     start_ticks,
     started_at,
 )
+from flows.services import lost_page
 from flows.services.rest import Api, ApiError
 from storage.errors import OnwardError
 from storage.paths import home
@@ -146,6 +147,8 @@ class LostRuns:
         )  # not forced: it may have just ended in another way
         if answer == "ACCEPT":
             set_tasks(self.api, run["id"], LOST_TASK)
+            if state["type"] == "CRASHED":
+                lost_page.publish(self.api, run)
         return f"{run['name']}: {state['name']} ({answer}), its process {_pid(run) or ''} is gone"
 
     def _cancel_orphan(self, run: dict[str, Any]) -> list[str]:

@@ -46,6 +46,10 @@ class Api:
         """The JSON answer to a posted body."""
         return self._call("POST", path, body if body is not None else {})
 
+    def delete(self, path: str) -> None:
+        """Delete what is at a path."""
+        self._call("DELETE", path, None)
+
     def every(self, path: str, body: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """All rows of a `/…/filter` endpoint, page by page."""
         offset = 0

@@ -14,9 +14,9 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
-from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import LogCreate
-from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+
+from flows.ui.client import impatient
 
 _PERIOD_SECONDS = 2.0
 _CHARACTERS = 20_000
@@ -68,7 +68,7 @@ class Logbook:
             lines = self._lines[:200]
         if not lines:
             return
-        with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}), get_client(sync_client=True) as client:
+        with impatient() as client:
             client.create_logs(lines)
         with self._guard:
             del self._lines[: len(lines)]

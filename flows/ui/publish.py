@@ -10,7 +10,6 @@ import json
 import logging
 import os
 import re
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,13 +20,15 @@ from prefect.client.schemas.actions import ArtifactCreate, ArtifactUpdate
 from prefect.client.schemas.filters import ArtifactFilter
 from prefect.context import FlowRunContext
 from prefect.exceptions import ObjectNotFound
-from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, PREFECT_UI_URL, temporary_settings
+from prefect.settings import PREFECT_UI_URL
 
 from flows.dag.call import named
 from flows.dag.plan import PlanRow
 from flows.machine.processes import ProcessId
+from flows.ui.client import impatient
 from flows.ui.console import Console
 from flows.ui.curve import picture
+from flows.ui.front import ENDING, FIRST_SECONDS, created_first
 from flows.ui.logbook import Logbook
 from storage.artifact import Input
 from storage.errors import OnwardError
@@ -37,10 +38,6 @@ LAST_WORD_SECONDS = 4.0
 """Wait for each server if a run is asked to stop. The process that asked waits half a minute in total."""
 PATIENCE_SECONDS = 60.0
 """Wait for a Prefect server that is being restarted when the run ends."""
-FIRST_SECONDS = 5.0
-"""For making a page the first of its list: some twenty tries in a second, of which a tenth succeeds."""
-ENDING = "how-to-go-on"
-"""Key of the page of a run that ended early."""
 _LOG = logging.getLogger("onward")
 _PREFECT_LOGS = ("prefect.flow_runs", "prefect.task_runs", "prefect.engine")
 _OF_EACH_TASK = ("Finished in state", "Crash detected", "Created task run")
@@ -61,7 +58,7 @@ class PrefectPages:
     ) -> None:
         """Create the artifact with this key, or change it in place."""
         text = _as_prefect_wants(kind, data)
-        with _impatient() as client:
+        with impatient() as client:
             known = self._ids(client)
             if key in known:
                 with contextlib.suppress(ObjectNotFound):
@@ -70,22 +67,21 @@ class PrefectPages:
             known[key] = self._create(client, key, kind, text, description, task_run)
 
     def put_first(self, key: str, kind: str, data: Any, description: str, seconds: float) -> None:
-        """Create the artifact with this key, or create it anew, so that it is the first of the flow run's list.
-
-        Prefect lists artifacts by their ids, which are random: the artifact is created until its id is the greatest.
-        """
-        text, until = _as_prefect_wants(kind, data), time.monotonic() + seconds
+        """Create the artifact with this key, or create it anew, so that it is the first of the flow run's list."""
+        text = _as_prefect_wants(kind, data)
         with get_client(sync_client=True) as client:
             known = self._ids(client)
             before = known.pop(key, None)
-            known[key] = self._create(client, key, kind, text, description)
+            known[key] = UUID(
+                created_first(
+                    lambda: str(self._create(client, key, kind, text, description)),
+                    lambda one: client.delete_artifact(UUID(one)),
+                    map(str, known.values()),
+                    seconds,
+                )
+            )
             if before is not None:
                 client.delete_artifact(before)
-            others = max((str(one) for name, one in known.items() if name != key), default="")
-            while str(known[key]) < others and time.monotonic() < until:
-                again = self._create(client, key, kind, text, description)
-                known[key], smaller = sorted((known[key], again), key=str, reverse=True)
-                client.delete_artifact(smaller)
 
     def _create(
         self,
@@ -108,7 +104,7 @@ class PrefectPages:
 
     def drop(self, key: str) -> None:
         """Delete the artifact with this key, if there is one."""
-        with _impatient() as client:
+        with impatient() as client:
             known = self._ids(client)
             if key in known:
                 with contextlib.suppress(ObjectNotFound):
@@ -124,13 +120,6 @@ class PrefectPages:
             found = client.read_artifacts(artifact_filter=chosen, limit=200)
             self._known = {artifact.key: artifact.id for artifact in found if artifact.key}
         return self._known
-
-
-@contextlib.contextmanager
-def _impatient() -> Iterator[SyncPrefectClient]:
-    """A client that does not wait for a server that is away."""
-    with temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}), get_client(sync_client=True) as client:
-        yield client
 
 
 def _as_prefect_wants(kind: str, data: Any) -> Any:
@@ -264,7 +253,7 @@ def tag_run(flow_run: str | None, words: Sequence[str]) -> None:
     tags = [*dict.fromkeys((*context.flow_run.tags, *words))]
 
     def update() -> None:
-        with _impatient() as client:
+        with impatient() as client:
             client.update_flow_run(UUID(flow_run), tags=tags)
 
     published(update)

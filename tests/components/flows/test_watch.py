@@ -137,6 +137,40 @@ def test_a_run_whose_process_is_gone_in_two_sweeps_is_crashed_and_its_tasks_too(
     assert (state(api, run)["type"], state(api, run)["message"]) == ("CRASHED", LOST)
     assert state(api, task, "task_runs")["type"] == "CRASHED"
     assert any("is gone" in line for line in said)
+    (page,) = pages(api, run)
+    assert page["key"] == "how-to-go-on" and page["description"].startswith(
+        "Crashed: The process of this run is gone"
+    )
+    assert "every finished stage" in page["data"] and "the button Retry" in page["data"]
+
+
+def test_the_page_of_a_lost_run_stands_first_and_says_what_its_store_keeps(api, watch, process, tmp_path):
+    child = process()
+    parameters = {"config": {"store": str(tmp_path)}}
+    run = make_run(api, None, "RUNNING", known(child).to_text(), parameters)
+    write_record(Store(tmp_path), RunRecord("small-3f9a2c", "small", {}, (("pack", "a" * 64),), (run,)))
+    checkpoint = tmp_path / ".work" / f"train-{'b' * 16}" / "checkpoints" / "step-40"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "manifest.json").write_text("{}")
+    for key in ("stages", "run", "how-to-go-on"):  # the last one of an attempt before
+        api.post("/artifacts/", {"key": key, "type": "markdown", "data": "x", "flow_run_id": run})
+    end(child)
+    watch.sweep()
+    watch.sweep()
+    page, *others = pages(api, run)
+    assert page["key"] == "how-to-go-on" and {one["key"] for one in others} == {"stages", "run"}
+    assert "1 finished stages" in page["data"] and "train · bbbbbb from step 40 on" in page["data"]
+    assert "onward run" in page["data"], "it was started in a terminal"
+
+
+def known(child: subprocess.Popen[bytes]) -> ProcessId:
+    return replace(ProcessId.current(), pid=child.pid, started=start_ticks(child.pid))
+
+
+def pages(api: Api, run: str) -> list[dict[str, Any]]:
+    """The flow run's artifacts, in the order of its page."""
+    found = list(api.every("/artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [run]}}}))
+    return sorted(found, key=lambda one: str(one["id"]), reverse=True)
 
 
 def test_a_pid_that_another_process_has_now_does_not_keep_a_run_alive(api, watch, process):

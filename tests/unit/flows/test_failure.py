@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from flows.dag.call import Call
-from flows.runs.ending import advice, ending_of, ways_to_go_on
+from flows.runs.ending import advice, ending_of, lost_ending, ways_of_lost, ways_to_go_on
 from flows.runs.failure import RunRefused, run_failed
 from storage.errors import (
     BadInput,
@@ -21,6 +21,7 @@ from storage.errors import (
     OnwardError,
     StageFailed,
 )
+from storage.runs import RunRecord
 from storage.store import Request, Store
 from tasks.models.trainer import LOG, RESULT, _judge
 from tests.support import letters_stage
@@ -147,3 +148,15 @@ def test_a_trainer_that_was_asked_to_stop_did_not_fail(tmp_path: Path) -> None:
             _judge(code, tmp_path, 0)
     (tmp_path / RESULT).write_text("{}")
     _judge(0, tmp_path, 0)
+
+
+def test_of_a_run_whose_process_is_gone_the_record_and_the_store_say_what_is_kept(tmp_path: Path) -> None:
+    shard = tmp_path / ".work" / f"filter-{'c' * 16}" / "00001" / ".shard.json"
+    shard.parent.mkdir(parents=True)
+    shard.write_text("{}")
+    record = RunRecord("small-3f9a2c", "small", {}, (("ingest", "a" * 64), ("dedup", "b" * 64)))
+    ending = lost_ending(Store(tmp_path), record, ways_of_lost(deployed=True))
+    assert "2 finished stages" in ending.message and "1 finished shards of filter · cccccc" in ending.message
+    assert "Retry" in ending.page and ending.title.startswith("Crashed: ")
+    unknown = lost_ending(None, None, ways_of_lost(deployed=False))
+    assert "every finished stage" in unknown.page and "onward run" in unknown.page
