@@ -6,6 +6,7 @@ Each change rewrites `<store>/runs/<run>.json` as a whole. `<run>` is the config
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import re
@@ -87,6 +88,18 @@ def amend_record(
         record = change(before)
         write_record(store, record)
     return record
+
+
+def rename_record(store: Store, before: str, now: str, wanted: Callable[[RunRecord], bool]) -> None:
+    """Give a run's record another name, if there is none of that name and the record is `wanted`."""
+    old, new = (store.root / "runs" / f"{name}.json" for name in (before, now))
+    if before == now or new.exists() or not old.exists():
+        return
+    with Lock(store.root / "runs" / f".{before}.lock"), contextlib.suppress(DamagedRecord, FileNotFoundError):
+        record = _read(old)
+        if wanted(record) and not new.exists():
+            write_record(store, dataclasses.replace(record, run=now))
+            old.unlink()
 
 
 class DamagedRecord(OnwardError):

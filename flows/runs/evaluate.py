@@ -26,6 +26,7 @@ from flows.runs.session import current_flow_run, ending_kept, failure_explained,
 from flows.runs.stage_task import Builder
 from flows.runs.tracked import experiment, open_tracker
 from flows.tracking.tracker import Tracked, Tracker, describe_run, flat
+from flows.tracking.view import View
 from flows.ui import publish
 from flows.ui.console import Console
 from storage.artifact import Artifact, Input
@@ -232,6 +233,7 @@ def _tracked(wanted: Evaluation, store: Store, flow_run: str | None, console: Co
     words = {"model": wanted.model, "benchmarks": ", ".join(wanted.benchmarks.groups()) or "none"}
     words |= {"held-out text of": wanted.run} if wanted.run else {}
     note = describe_run(wanted.title, url, store.root, words)
-    tracked = Tracked(wanted.name, wanted.id, wanted.title, uri, artifacts, params, tags, note)
+    view = View.of({}, wanted.benchmarks.groups())
+    tracked = Tracked(wanted.name, wanted.id, wanted.title, uri, artifacts, params, tags, note, view=view)
     with open_tracker(Tracker(tracked, store, console.warn)) as tracker:
         yield tracker

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 from flows.config import RunConfig
 from storage.counts import count_text
@@ -12,16 +13,32 @@ from storage.settings import identity_of
 
 
 def run_id(run: RunConfig) -> str:
-    """Six hex digits that identify the configuration: its identity, and the names of its base and sources."""
+    """Six hex digits that identify the configuration: its identity, and the names of its base, sources and benchmarks."""
+    named = _named(run)
+    if run.benchmark_files is not None:
+        named["benchmarks"] = from_home(run.benchmark_files)
+    return _digits(named)
+
+
+def id_before(run: RunConfig) -> str:
+    """The digits that 0.1.0 gave the configuration: the same for all directories of benchmarks."""
+    return _digits(_named(run))
+
+
+def _named(run: RunConfig) -> dict[str, Any]:
     model = run.model.model_dump(mode="json")
     if isinstance(run.model.base, str):
         model["base"] = from_home(run.model.base)
-    named = {
+    return {
+        "identity": identity_of(run),
         "base": model,
         "files": [[from_home(pattern) for pattern in source.files or ()] for source in run.corpus.sources],
         "revisions": [source.hub.revision for source in run.corpus.sources if source.hub],
     }
-    return hashlib.sha256(canonical_json({"identity": identity_of(run), **named})).hexdigest()[:6]
+
+
+def _digits(named: dict[str, Any]) -> str:
+    return hashlib.sha256(canonical_json(named)).hexdigest()[:6]
 
 
 def run_name(run: RunConfig) -> str:

@@ -5,7 +5,7 @@ A run is named by its configuration's name and a digest of its identity. Every a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,19 +26,20 @@ from flows.quote.table import PAGE_WIDTH
 from flows.runs.attempt import Attempt
 from flows.runs.checks import advice, check, check_hub
 from flows.runs.differs import current_name, differing, file_of, full_name, head_of, words_of
-from flows.runs.names import run_id, run_name
+from flows.runs.names import id_before, run_id, run_name
 from flows.runs.session import current_flow_run, ending_kept, failure_explained, in_flow_run, shown
 from flows.runs.stage_task import Builder
 from flows.runs.tracked import experiment, open_tracker
 from flows.runs.trainable import check_base
 from flows.tracking.tracker import Tracked, Tracker, describe_run, flat, head_text
+from flows.tracking.view import View
 from flows.ui import publish
 from flows.ui.console import Console
 from storage.artifact import Artifact
 from storage.counts import count_text
 from storage.errors import ConfigError, OnwardError, StageFailed
-from storage.paths import state_directory
-from storage.runs import shared_lock
+from storage.paths import from_home, state_directory
+from storage.runs import RunRecord, rename_record, shared_lock
 from storage.settings import identity_values
 from storage.store import Store
 from storage.workers import Workers
@@ -153,6 +154,7 @@ class RunAttempt(Attempt):
     def of(cls, run: RunConfig, builder: Builder, tracker: Tracker, flow_run: str | None) -> RunAttempt:
         """Create the attempt at a configuration."""
         record, config = f"{run.name}-{run_id(run)}", run.model_dump(mode="json")
+        rename_record(builder.store, f"{run.name}-{id_before(run)}", record, same_benchmarks(run))
         return cls(builder.store, builder, tracker, flow_run, record, run.name, config, run=run)
 
     def publish_measured(self) -> None:
@@ -184,6 +186,13 @@ class RunAttempt(Attempt):
     def _registered(self) -> tuple[str, ...]:
         """Names of the models that become versions of the registered model."""
         return ("base", *(count_text(budget) for budget in self.run.training.token_budgets))
+
+
+def same_benchmarks(run: RunConfig) -> Callable[[RunRecord], bool]:
+    """Whether a record is of a configuration with the same directory of benchmarks."""
+    return lambda record: (
+        from_home(record.config.get("benchmark_files") or "") == from_home(run.benchmark_files or "")
+    )
 
 
 def _head(run: RunConfig) -> str:
@@ -255,9 +264,11 @@ def _tracked(run: RunConfig, store: Store, flow_run: str | None, console: Consol
     if words := words_of(changed):
         tags["onward.differs"] = " · ".join(words)
         publish.tag_run(flow_run, words)
-    note = describe_run(name, url, run.store_path, head_of(run, changed))
+    rows = head_of(run, changed)
+    note = describe_run(name, url, run.store_path, rows)
     registered = run.tracking.registered(run.name)
-    tracked = Tracked(run.name, run_id(run), name, uri, artifacts, params, tags, note, registered)
+    view = View.of({one.name: one.role for one in run.corpus.sources}, run.evaluation.groups())
+    tracked = Tracked(run.name, run_id(run), name, uri, artifacts, params, tags, note, registered, view, rows)
     with open_tracker(Tracker(tracked, store, console.warn)) as tracker:
         yield tracker
 

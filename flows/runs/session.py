@@ -27,6 +27,7 @@ from flows.runs.prefect_away import End, keep_end, reached
 from flows.runs.prefect_states import is_cancelling, set_stopped, set_true_states
 from flows.runs.stage_task import Builder
 from flows.tracking.tracker import Tracker, public_address, scores_text
+from flows.tracking.view import AS_TRAINING, address
 from flows.ui import publish
 from flows.ui.console import Console
 from flows.ui.front import ENDING
@@ -35,9 +36,6 @@ from flows.ui.run_pages import WholePage
 from flows.ui.whole import Forecast
 from storage.errors import OnwardError
 from storage.store import Store
-
-_AS_TRAINING = "workflowType=machine_learning"  # MLflow's pages for applications have no charts to compare
-_FLOW_RUNS = "compareRunsMode=CHART&searchFilter=tags.kind%20%3D%20%22flow%20run%22"
 
 
 def current_flow_run() -> str | None:
@@ -196,8 +194,8 @@ def _begin(
     def link(run: str, experiment: str) -> None:
         if (base := public_address(tracker.tracked.uri)) is not None:
             runs = f"{base}/#/experiments/{experiment}/runs"
-            live.link("mlflow", f"{runs}/{run}?{_AS_TRAINING}", "This run in MLflow")
-            live.link("mlflow-runs", f"{runs}?{_AS_TRAINING}&{_FLOW_RUNS}", "Compare runs in MLflow")
+            live.link("mlflow", f"{runs}/{run}?{AS_TRAINING}", "This run in MLflow")
+            live.link("mlflow-runs", address(experiment, base), "Compare runs in MLflow")
 
     builder.listeners.append(live.listen)
     builder.followers.append(live.follow)

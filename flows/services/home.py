@@ -21,6 +21,7 @@ from flows.machine.processes import alive
 from flows.machine.servers import SERVERS, USER, make_credentials, make_private
 from flows.services.ready import Say, answers, check_ports, last_words, online, unguarded, wait_for
 from flows.services.record import HomeRecord, Service, logs, pools, read_record, record_path, rotate
+from flows.services.status import views
 from storage.errors import ConfigError, OnwardError
 from storage.lock import Lock
 from storage.paths import home, state_directory
@@ -246,6 +247,8 @@ def _say_up(record: HomeRecord, deployed: Sequence[str], say: Say) -> None:
     say(f"workers      {', '.join(pools())}")
     for number, line in enumerate(deployed or ["none: there is no configuration in configs/"]):
         say(f"{'' if number else 'deployed':<12} {line}")
+    for number, (name, page) in enumerate(views(record.mlflow).items()):
+        say(f"{'' if number else 'runs':<12} {name}: {page}")
     say(f"data         {state_directory()} (logs/, prefect/, mlflow/)")
     say(
         f"next         open {record.prefect}, Deployments, Run; or onward status · onward doctor · onward down"

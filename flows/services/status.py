@@ -17,6 +17,7 @@ from flows.machine.processes import at_work
 from flows.machine.servers import SERVERS, USER, credentials, password_file
 from flows.services.record import HomeRecord, read_record, workers_online
 from flows.services.rest import Api, ApiError
+from flows.tracking.view import TAG, address
 
 _LAST = 5
 
@@ -32,6 +33,7 @@ def collect(store: Path | None) -> dict[str, Any]:
     url = f"{record.prefect}/api" if record and up else os.environ.get("PREFECT_API_URL")
     if record and up:
         found |= {"prefect": record.prefect, "mlflow": record.mlflow, "supervised": record.supervised}
+        found["views"] = views(record.mlflow)
         if (known := credentials()) is not None:
             found["credentials"] = dict.fromkeys(SERVERS, known)
     if url:
@@ -44,6 +46,17 @@ def collect(store: Path | None) -> dict[str, Any]:
     if store is not None:
         found["records"] = _records(store)
     return found
+
+
+def views(mlflow: str) -> dict[str, str]:
+    """The page of each experiment's runs in MLflow, those that changed last first; nothing if MLflow does not answer."""
+    asked = {"max_results": 100, "order_by": ["last_update_time DESC"]}
+    try:
+        there = Api(f"{mlflow}/api/2.0/mlflow", seconds=3.0).post("/experiments/search", asked)
+    except ApiError:
+        return {}
+    named = [one for one in there.get("experiments", ()) if any(t["key"] == TAG for t in one.get("tags", ()))]
+    return {one["name"]: address(one["experiment_id"], mlflow) for one in named[:_LAST]}
 
 
 def _services(record: HomeRecord) -> list[dict[str, Any]]:
@@ -173,6 +186,7 @@ def render(found: dict[str, Any], *, secret: bool) -> str:
     lines: list[str] = []
     if found["up"]:
         lines += [f"Prefect  {found['prefect']}", f"MLflow   {found['mlflow']}"]
+        lines += [f"         runs of {name}: {page}" for name, page in found.get("views", {}).items()]
         lines += [f"log in   {_login(found.get('credentials'), secret=secret)}", ""]
         lines += [_service_line(row) for row in found["services"]]
         if not found["supervised"]:

@@ -12,7 +12,8 @@ import shlex
 import shutil
 import sys
 import tempfile
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -25,6 +26,7 @@ CHAMPION = "champion"
 POINTER = "model.json"
 WHY = "champion"
 """Tag of a version: why it is or is not the champion."""
+_MADE_BY = re.compile(r" Made by \[this run in Prefect\]\(([^)\s]+)\)")
 _WHY_MARK = "\n\n**Champion?** "
 
 
@@ -113,9 +115,26 @@ def alias_of(name: str) -> str:
     return name if name == "base" else f"tokens-{name.lower().replace('.', '-')}"
 
 
-def outputs_of(run: Any) -> set[str]:
-    """Ids of the models that a run of MLflow's produced."""
-    return {str(one.model_id) for one in (run.outputs.model_outputs if run.outputs else ())}
+_FRESH_SECONDS = 5.0
+"""How long what was read of the registry counts: other runs register models too."""
+
+
+@dataclass
+class _Version:
+    """A version as the registry has it."""
+
+    number: str
+    tags: dict[str, str]
+    description: str
+
+
+@dataclass
+class _Registered:
+    """A registered model as it was read at the time `read`: its versions by number, oldest first, and its aliases."""
+
+    read: float
+    versions: dict[str, _Version]
+    aliases: dict[str, str]
 
 
 class Models:
@@ -125,11 +144,20 @@ class Models:
         self._client = client
         self._experiment = experiment
         self._known: dict[str, Any] = {}
+        self._registered: dict[str, _Registered] = {}
 
-    def logged(self, model: Exported) -> str:
-        """The id of the model's LoggedModel. It is created and finalised if it does not exist."""
+    def logged(self, model: Exported, told: Sequence[str] = ()) -> str:
+        """The id of the model's LoggedModel. It is created and finalised if it does not exist.
+
+        `told`: the outputs of the run that made it. That of a whole model is there already.
+        """
+        if len(told) == 1:
+            return told[0]
+        return str(self._entity(model).model_id)
+
+    def _entity(self, model: Exported) -> Any:
         if model.key in self._known:
-            return str(self._known[model.key].model_id)
+            return self._known[model.key]
         found = self._client.search_logged_models([self._experiment], f"tags.stage_key = '{model.key}'")
         first = min(found, key=lambda one: (one.creation_timestamp, one.model_id), default=None)
         if first is None:
@@ -145,20 +173,13 @@ class Models:
             self._point(first.model_id, model)
             self._client.finalize_logged_model(first.model_id, "READY")
         self._known[model.key] = first
-        return str(first.model_id)
+        return first
 
     def _point(self, model_id: str, model: Exported) -> None:
         with tempfile.TemporaryDirectory() as directory:
             path = Path(directory) / POINTER
             path.write_text(json.dumps(model.pointer(), indent=1) + "\n", encoding="utf-8")
             self._client.log_model_artifact(model_id, str(path))
-
-    def output(self, run: str, model_id: str, step: int, known: set[str]) -> None:
-        """Record that a run produced a model, unless it is among the `known` ones."""
-        from mlflow.entities import LoggedModelOutput
-
-        if model_id not in known:
-            self._client.log_outputs(run, [LoggedModelOutput(model_id, step)])
 
     def input(self, run: str, model_id: str) -> None:
         """Record that a run measured a model."""
@@ -168,24 +189,32 @@ class Models:
         if model_id not in {one.model_id for one in (inputs.model_inputs if inputs else ())}:
             self._client.log_inputs(run, models=[LoggedModelInput(model_id)])
 
-    def version(self, registered: str, model: Exported, tags: Mapping[str, str]) -> str:
-        """The version for the model's stage key in the registered model. Created, with `tags` too, if it does not exist."""
-        model_id = self.logged(model)
-        found = self._versions(registered).get(model.key)
-        if found is None:
-            found = self._client.create_model_version(
+    def version(
+        self, registered: str, model: Exported, tags: Mapping[str, str], *, whole: bool = True
+    ) -> str:
+        """The version for the model's stage key in the registered model. Created, with `tags` too, if it does not exist.
+
+        `whole`: a version that exists was led to before.
+        """
+        there = self._registry(registered)
+        known = [one.number for one in there.versions.values() if one.tags.get("stage_key") == model.key]
+        if known and whole:
+            return known[0]
+        entity = self._entity(model)
+        if not known:
+            made = self._client.create_model_version(
                 registered,
-                self._known[
-                    model.key
-                ].artifact_location,  # the process would look for `models:/…` at its own address
+                entity.artifact_location,  # the process would look for `models:/…` at its own address
                 run_id=model.run,
-                tags={**model.marks(), "source_run": tags.get("source_run", ""), "model_id": model_id},
+                tags={**model.marks(), "source_run": tags.get("source_run", ""), "model_id": entity.model_id},
                 description=model.words(origin=tags),
                 await_creation_for=0,
-                model_id=model_id,
+                model_id=entity.model_id,
             )
-        self._lead(model_id, registered, str(found.version))
-        return str(found.version)
+            known = [str(made.version)]
+            there.versions[known[0]] = _version_of(made)
+        self._lead(entity.model_id, registered, known[0])
+        return known[0]
 
     def _lead(self, model_id: str, registered: str, version: str) -> None:
         """Link the LoggedModel to its versions. MLflow's server does this by itself, a database does not."""
@@ -197,40 +226,59 @@ class Models:
             versions.append({"name": registered, "version": version})
             self._client.set_logged_model_tags(model_id, {MLFLOW_MODEL_VERSIONS: json.dumps(versions)})
 
-    def _versions(self, registered: str) -> dict[str, Any]:
-        """The first version of each stage key."""
+    def _registry(self, registered: str) -> _Registered:
+        """The registered model as it is now, or was a moment ago. It is created if it does not exist."""
+        known = self._registered.get(registered)
+        if known is None or time.monotonic() - known.read > _FRESH_SECONDS:
+            known = self._registered[registered] = self._read(registered)
+        return known
+
+    def _read(self, registered: str) -> _Registered:
         from mlflow.exceptions import MlflowException
 
         try:
-            self._client.get_registered_model(registered)
+            model = self._client.get_registered_model(registered)
         except MlflowException as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
-            self._client.create_registered_model(registered, description=_REGISTERED)
-        found: dict[str, Any] = {}
-        for one in sorted(self._all_versions(registered), key=lambda one: int(one.version)):
-            if key := one.tags.get("stage_key"):
-                found.setdefault(key, one)
-        return found
-
-    def _all_versions(self, registered: str) -> list[Any]:
+            model = self._client.create_registered_model(registered, description=_REGISTERED)
+        aliases = {str(alias): str(version) for alias, version in (model.aliases or {}).items()}
         token, found = None, []
         while True:
             page = self._client.search_model_versions(f"name = '{registered}'", page_token=token)
             found += list(page)
             if not (token := page.token):
-                return found
+                break
+        versions = {str(one.version): _version_of(one) for one in sorted(found, key=lambda v: int(v.version))}
+        return _Registered(time.monotonic(), versions, aliases)
 
-    def describe(self, registered: str, version: str, words: str) -> None:
-        """Set the description of a version, but for why it is or is not the champion."""
-        before = str(self._client.get_model_version(registered, version).description or "")
+    def describe(
+        self, registered: str, version: str, model: Exported, results: str, origin: Mapping[str, str]
+    ) -> None:
+        """Set the description of a version, but for the run that made it, and why it is or is not the champion."""
+        before = self._registry(registered).versions[version].description
         _, mark, why = before.partition(_WHY_MARK)
-        if (text := f"{words}{mark}{why}") != before:
+        made_by = {"prefect.url": known[1]} if (known := _MADE_BY.search(before)) else origin
+        self._describe(registered, version, f"{model.words(results, made_by)}{mark}{why}")
+
+    def _describe(self, registered: str, version: str, text: str) -> None:
+        known = self._registry(registered).versions[version]
+        if known.description != text:
             self._client.update_model_version(registered, version, text)
+            known.description = text
+
+    def _tag(self, registered: str, version: str, name: str, value: str) -> None:
+        known = self._registry(registered).versions[version]
+        if known.tags.get(name) != value:
+            self._client.set_model_version_tag(registered, version, name, value)
+            known.tags[name] = value
 
     def alias(self, registered: str, alias: str, version: str) -> None:
         """Set the alias to the version."""
-        self._client.set_registered_model_alias(registered, alias, version)
+        there = self._registry(registered)
+        if there.aliases.get(alias) != version:
+            self._client.set_registered_model_alias(registered, alias, version)
+            there.aliases[alias] = version
 
     def crown(self, registered: str, standings: Mapping[str, Standing]) -> str | None:
         """Tag versions (by number) with their standing, and set `champion` to the best one. Returns its number.
@@ -240,30 +288,29 @@ class Models:
         """
         for version, one in standings.items():
             for name, value in one.tags().items():
-                self._client.set_model_version_tag(registered, version, name, value)
-        versions = {str(one.version): one for one in self._all_versions(registered)}
+                self._tag(registered, version, name, value)
+        there = self._registry(registered)
         everyone = {
-            number: known for number, one in versions.items() if (known := standing_of(one.tags)) is not None
+            number: known
+            for number, one in there.versions.items()
+            if (known := standing_of(one.tags)) is not None
         }
         measures = {one.measure for one in standings.values()}
         if len(measures) != 1:
             return None
-        holder = next((number for number, one in versions.items() if CHAMPION in (one.aliases or ())), None)
-        choice = choose(everyone, measures.pop(), holder or self._holder(registered))
+        choice = choose(everyone, measures.pop(), there.aliases.get(CHAMPION))
         for number, reason in choice.reasons.items():
-            if versions[number].tags.get(WHY) != reason:
-                self._client.set_model_version_tag(registered, number, WHY, reason)
-                words = str(versions[number].description or "").split(_WHY_MARK)[0]
-                self._client.update_model_version(registered, number, f"{words}{_WHY_MARK}{reason}.")
-        if choice.champion is not None and choice.champion != holder:
-            self._client.set_registered_model_alias(registered, CHAMPION, choice.champion)
+            if there.versions[number].tags.get(WHY) != reason:
+                words = there.versions[number].description.split(_WHY_MARK)[0]
+                self._describe(registered, number, f"{words}{_WHY_MARK}{reason}.")
+                self._tag(registered, number, WHY, reason)
+        if choice.champion is not None:
+            self.alias(registered, CHAMPION, choice.champion)
         return choice.champion
 
-    def _holder(self, registered: str) -> str | None:
-        """The version that has the alias now."""
-        aliases = self._client.get_registered_model(registered).aliases or {}
-        found = aliases.get(CHAMPION)
-        return None if found is None else str(found)
+
+def _version_of(one: Any) -> _Version:
+    return _Version(str(one.version), dict(one.tags or {}), str(one.description or ""))
 
 
 _REGISTERED = (

@@ -5,16 +5,21 @@ An event names things in the store by their key. Their content is read from the 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 from flows.tracking.account import Event
 from flows.tracking.champion import Candidate, Standing, results_text, standings
+from flows.tracking.client import is_answer
 from flows.tracking.data import inputs_of
 from flows.tracking.machine import PREFIX
-from flows.tracking.models import Exported, Models, outputs_of
-from flows.tracking.runs import FORMAT, NOTE, PUBLISHED, Point, Runs, owner
+from flows.tracking.models import Exported, Models
+from flows.tracking.report_pages import with_head
+from flows.tracking.runs import FORMAT, NOTE, PUBLISHED, Point, Runs, outputs_of, owner
 from flows.tracking.values import (
     anchored,
     curve_of,
@@ -26,6 +31,7 @@ from flows.tracking.values import (
     rows_of,
     scores_of,
 )
+from flows.tracking.view import TAG, View, address, outdated, tag_of
 from storage.artifact import Artifact
 from storage.errors import OnwardError
 from storage.store import Store
@@ -40,6 +46,13 @@ _BEGAN = "onward.began"
 """Tag of a parent run: the start of the attempt that now continues in it, in milliseconds since 1970."""
 
 
+_KILLED = (
+    "## Killed\n\nThe process of this run was killed, or its machine was restarted. Every finished stage is kept, and "
+    "training up to its newest checkpoint.\n\n**What helps**\n\nRetry the run in Prefect; one that was started in a "
+    "terminal goes on by the same command."
+)
+
+
 class Publisher:
     """Publishes to the experiment of `head`, the first line of an account. Methods raise MLflow's exceptions."""
 
@@ -50,6 +63,8 @@ class Publisher:
         self.parent = ""
         self.began = 0
         """When the parent run began, in milliseconds since 1970."""
+        self._views: dict[str, str] = {}
+        """Tags of the experiment; the saved views are among them."""
         self.experiment = self._experiment()
         self.runs = Runs(client, self.experiment, str(head["attempt"]))
         self.models = Models(client, self.experiment)
@@ -60,10 +75,13 @@ class Publisher:
         self._shown: set[tuple[tuple[str, str], str]] = set()
         """Datasets that the parent already shows."""
         self._read: dict[tuple[str, str], Artifact | None] = {}
+        self._owned = float("-inf")
+        """When the parent run was last seen to be this attempt's, in monotonic seconds."""
 
     def _experiment(self) -> str:
         known = self.client.get_experiment_by_name(self.head["experiment"])
         if known is not None:
+            self._views = dict(known.tags)
             return str(known.experiment_id)
         return str(self.client.create_experiment(self.head["experiment"], self.head.get("artifacts")))
 
@@ -71,7 +89,9 @@ class Publisher:
         """Find or create the parent run. It becomes RUNNING if the attempt is at work now."""
         self.runs.read()
         head = self.head
-        tags = {**head["tags"], "onward.attempt": head["attempt"], "kind": "flow run", NOTE: head["note"]}
+        if at_work:
+            self._keep_view()
+        tags = {**head["tags"], "onward.attempt": head["attempt"], "kind": "flow run", NOTE: self._note()}
         tags |= {ENDED: "running"}
         tags |= {_BEGAN: str(head["began"])}
         tags |= owner() if at_work else {}
@@ -90,6 +110,22 @@ class Publisher:
             elif self._later(run.data.tags):
                 self.runs.tag(self.parent, tags)
         self.runs.params(self.parent, head["params"], known)
+
+    def _keep_view(self) -> None:
+        """Write the experiment's saved view, unless it is there, or a person has saved it."""
+        from mlflow.exceptions import MlflowException
+
+        if (found := self.head.get("view")) and outdated(self._views.get(TAG), wanted := View.read(found)):
+            try:
+                self.client.set_experiment_tag(self.experiment, TAG, tag_of(wanted, int(time.time() * 1000)))
+            except MlflowException as error:
+                if not is_answer(error):  # a server that lets nobody change an experiment has no view
+                    raise
+
+    def _note(self, above: str = "") -> str:
+        """The description on the run's page, and what stands above it."""
+        link = f"[All runs of this experiment, with their scores and curves]({address(self.experiment)})"
+        return "\n\n".join(part for part in (above, self.head["note"], link) if part)
 
     def _later(self, tags: Mapping[str, str]) -> bool:
         """Whether this attempt began after the one that owns the run now. The last attempt decides how the run ended."""
@@ -124,7 +160,7 @@ class Publisher:
         if self.client.get_run(self.parent).data.tags.get("onward.attempt") != self.head["attempt"]:
             return
         if not any(event["event"] == "close" for event in events):  # it was killed
-            self.runs.tag(self.parent, {ENDED: "killed"})
+            self.runs.tag(self.parent, {ENDED: "killed", NOTE: self._note(_KILLED)})
             at = max((int(event["at"]) for event in events), default=int(self.head["began"]))
             self.client.set_terminated(self.parent, "KILLED", at)
 
@@ -217,17 +253,18 @@ class Publisher:
         if export.key not in self.runs.complete:  # no task of this flow run made or found it
             self._fill(child, True, export, inputs_of(export, self.store))
         model = self._exported(event, export, child)
-        model_id = self.models.logged(model)
-        there = self.client.get_run(child)
+        there = self.runs.run(child)
+        told = outputs_of(there)
+        model_id = self.models.logged(model, told)
         if ("", export.key) not in self._scored:
-            self.models.output(child, model_id, event["tokens"], outputs_of(there))
-            # read anew: what an earlier attempt left untold is told on the same run, by a publisher of its own
-            of_parent = outputs_of(self.client.get_run(self.parent))
-            self.models.output(self.parent, model_id, event["tokens"], of_parent)
             self._line(child, event)
             if (registered := self.head.get("registered")) and event.get("alias"):
-                version = self.models.version(registered, model, self._origin())
+                version = self.models.version(registered, model, self._origin(), whole=bool(told))
                 self.models.alias(registered, event["alias"], version)
+            self.runs.output(self.parent, model_id, event["tokens"])
+            if not told:  # the last of it: a model that its run names is whole
+                self.runs.output(child, model_id, event["tokens"])
+                self.runs.flush()
             self._scored.add(("", export.key))
         new = [
             (item, score)
@@ -304,7 +341,7 @@ class Publisher:
                 version = self.models.version(registered, model, self._origin())
                 by_version[version] = place
                 results = results_text(models, entry["name"], place, self.head["tags"].get("onward.differs"))
-                self.models.describe(registered, version, model.words(results, self._origin()))
+                self.models.describe(registered, version, model, results, self._origin())
         if champion := self.models.crown(registered, by_version):
             self.runs.tag(self.parent, {"onward.champion": f"{registered}/{champion}"})
 
@@ -337,19 +374,32 @@ class Publisher:
                 if path.suffix in (".html", ".md"):
                     published = with_cost / path.name if with_cost and part == "report" else path
                     shown = published if published.is_file() else path
-                    self.client.log_artifact(self.parent, str(shown), part)
+                    with self._headed(shown, part) as file:
+                        self.client.log_artifact(self.parent, str(file), part)
+
+    def _headed(self, page: Path, part: str) -> AbstractContextManager[Path]:
+        """The report with this run in its head; another page as it is."""
+        rows = self.head.get("rows")
+        return with_head(page, self.head["name"], rows) if rows and part == "report" else nullcontext(page)
 
     def _ended(self, event: Event) -> None:
         """Say how the attempt ended, and above all else on its page how it goes on."""
-        if self.client.get_run(self.parent).data.tags.get("onward.attempt") == self.head["attempt"]:
-            note = "\n\n".join(part for part in (event["page"], self.head["note"]) if part)
-            self.runs.tag(self.parent, {ENDED: event["state"], NOTE: note})
+        if self._is_own():
+            self.runs.tag(self.parent, {ENDED: event["state"], NOTE: self._note(event["page"])})
 
     def _close(self, event: Event) -> None:
         self.runs.flush()
-        tags = self.client.get_run(self.parent).data.tags
-        if tags.get("onward.attempt") == self.head["attempt"]:
+        if self._is_own():
             self.client.set_terminated(self.parent, event["state"], event["at"])
+
+    def _is_own(self) -> bool:
+        """Whether no later attempt has continued in the parent run; asked once a second at most."""
+        if time.monotonic() - self._owned > 1.0:
+            tags = self.client.get_run(self.parent).data.tags
+            if tags.get("onward.attempt") != self.head["attempt"]:
+                return False
+            self._owned = time.monotonic()
+        return True
 
     def _artifact(self, stage: str, key: str) -> Artifact | None:
         """The artifact from the store; None if it is gone or damaged."""

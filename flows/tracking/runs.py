@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from flows.machine.processes import ProcessId
@@ -53,13 +54,16 @@ class Runs:
     complete: set[str] = field(default_factory=set)
     """Stage keys whose run is complete."""
     _parents: dict[str, str] = field(default_factory=dict)
+    _seen: dict[str, Any] = field(default_factory=dict)
+    """Runs of stages as `read` found them, while nothing was written to them since."""
     _links: dict[tuple[str, str], str] = field(default_factory=dict)
     _inputs: dict[str, list[Any]] = field(default_factory=dict)
+    _outputs: dict[str, dict[str, int]] = field(default_factory=dict)
     _points: dict[str, list[Point]] = field(default_factory=dict)
 
     def read(self) -> None:
         """Read the existing runs. Delete a stage's second run, and redirect its parents' links to the first."""
-        self.children, self.complete, self._parents = {}, set(), {}
+        self.children, self.complete, self._parents, self._seen = {}, set(), {}, {}
         instead: dict[str, str] = {}
         runs = sorted(
             self._all([self.experiment]), key=lambda run: (run.info.start_time or 0, run.info.run_id)
@@ -69,7 +73,9 @@ class Runs:
             if key := tags.get("stage_key"):
                 if (first := self.children.setdefault(key, own)) != own:
                     instead[own] = first
-                elif run.info.status == "FINISHED" and tags.get(PUBLISHED) == FORMAT:
+                    continue
+                self._seen[own] = run
+                if run.info.status == "FINISHED" and tags.get(PUBLISHED) == FORMAT:
                     self.complete.add(key)
             else:
                 for name in ("prefect.flow_run", "onward.attempt"):
@@ -81,6 +87,10 @@ class Runs:
                     if name.startswith("child.") and value == second:
                         self.client.set_tag(run.info.run_id, name, first)
             self.client.delete_run(second)
+
+    def run(self, run: str) -> Any:
+        """A stage's run with its metrics and outputs: as `read` found it, unless it was written to since."""
+        return self._seen.get(run) or self.client.get_run(run)
 
     def _all(self, experiments: list[str], which: str = "") -> Iterable[Any]:
         token = None
@@ -137,34 +147,41 @@ class Runs:
         """Record that a run read datasets. The next `flush` writes it."""
         self._inputs.setdefault(run, []).extend(datasets)
 
+    def output(self, run: str, model: str, step: int) -> None:
+        """Record that a run produced a model, unless it is there. The next `flush` writes it."""
+        self._outputs.setdefault(run, {})[model] = step
+
     def later(self, run: str, rows: Iterable[Iterable[Point]]) -> None:
         """Log metrics with the next `flush`."""
         self._points.setdefault(run, []).extend(point for row in rows for point in row)
 
     def flush(self) -> None:
-        """Write the pending metrics, links and datasets."""
-        from mlflow.entities import RunTag
+        """Write the pending metrics, links, datasets and models."""
+        from mlflow.entities import LoggedModelOutput
 
-        for run, points in self._points.items():
-            self.points(run, ([point] for point in points))
+        for run in {*self._points, *(parent for parent, _ in self._links)}:
+            tags = {name: child for (of, name), child in self._links.items() if of == run}
+            self.fill(run, {}, {}, ([point] for point in self._points.get(run, ())), tags)
         self._points.clear()
+        self._links.clear()
 
         for run, datasets in self._inputs.items():
             for start in range(0, len(datasets), _PARAMS):
                 self.client.log_inputs(run, datasets[start : start + _PARAMS])
         self._inputs.clear()
 
-        for parent in {parent for parent, _ in self._links}:
-            tags = [RunTag(name, child) for (of, name), child in self._links.items() if of == parent]
-            for start in range(0, len(tags), _PARAMS):
-                self.client.log_batch(parent, tags=tags[start : start + _PARAMS])
-        self._links.clear()
+        for run, models in self._outputs.items():
+            # read anew: what an earlier attempt left untold is told on the same run, by a publisher of its own
+            known = outputs_of(self.client.get_run(run))
+            new = [LoggedModelOutput(model, step) for model, step in models.items() if model not in known]
+            if new:
+                self._seen.pop(run, None)
+                self.client.log_outputs(run, new)
+        self._outputs.clear()
 
     def tag(self, run: str, tags: Mapping[str, str]) -> None:
         """Set tags in one request."""
-        from mlflow.entities import RunTag
-
-        self.client.log_batch(run, tags=[RunTag(name, value) for name, value in tags.items()])
+        self.fill(run, {}, {}, (), tags)
 
     def params(self, run: str, params: Mapping[str, str], there: Mapping[str, str]) -> None:
         """Log the params that do not exist yet. MLflow does not allow changing a logged value."""
@@ -175,24 +192,30 @@ class Runs:
         self.fill(run, {}, {}, rows)
 
     def fill(
-        self, run: str, params: Mapping[str, str], there: Mapping[str, str], rows: Iterable[Iterable[Point]]
+        self,
+        run: str,
+        params: Mapping[str, str],
+        there: Mapping[str, str],
+        rows: Iterable[Iterable[Point]],
+        tags: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
-        """Log `params` and `points` in as few requests as possible, because a request costs more than its content."""
-        from mlflow.entities import Param
+        """Log all of it in as few requests as possible, because a request costs more than its content."""
+        from mlflow.entities import Param, RunTag
 
+        marks = [RunTag(name, value) for name, value in tags.items()]
         new = [Param(metric_name(n), _cut(v)) for n, v in params.items() if metric_name(n) not in there]
         batch: list[Point] = []
         for row in rows:
             points = list(row)
-            if len(batch) + len(points) + min(len(new), _PARAMS) > _ENTITIES:
-                self._send(run, batch, new[:_PARAMS])
-                batch, new = [], new[_PARAMS:]
+            if len(batch) + len(points) + min(len(new), _PARAMS) + min(len(marks), _PARAMS) > _ENTITIES:
+                self._send(run, batch, new[:_PARAMS], marks[:_PARAMS])
+                batch, new, marks = [], new[_PARAMS:], marks[_PARAMS:]
             batch += points
-        while batch or new:
-            self._send(run, batch, new[:_PARAMS])
-            batch, new = [], new[_PARAMS:]
+        while batch or new or marks:
+            self._send(run, batch, new[:_PARAMS], marks[:_PARAMS])
+            batch, new, marks = [], new[_PARAMS:], marks[_PARAMS:]
 
-    def _send(self, run: str, points: list[Point], params: list[Any]) -> None:
+    def _send(self, run: str, points: list[Point], params: list[Any], tags: list[Any]) -> None:
         """Send one batch. The client makes it one request, within the server's limits."""
         from mlflow.entities import Metric
 
@@ -209,12 +232,21 @@ class Runs:
             )
             for point in points
         ]
-        self.client.log_batch(run, metrics=entries, params=params)
+        self._seen.pop(run, None)
+        self.client.log_batch(run, metrics=entries, params=params, tags=tags)
 
     def last_step(self, run: str, metric: str) -> int:
         """The greatest step of a metric; −1 where it has none."""
+        if (seen := self._seen.get(run)) is not None:
+            latest = seen.data.to_proto().metrics  # of each metric the point with the greatest step
+            return max((int(point.step) for point in latest if point.key == metric), default=-1)
         history = self.client.get_metric_history(run, metric)
         return max((point.step for point in history), default=-1)
+
+
+def outputs_of(run: Any) -> list[str]:
+    """Ids of the models that a run of MLflow's produced."""
+    return [str(one.model_id) for one in (run.outputs.model_outputs if run.outputs else ())]
 
 
 def metric_name(name: str) -> str:

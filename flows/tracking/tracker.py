@@ -31,11 +31,14 @@ from flows.tracking.publisher import READERS, Publisher
 from flows.tracking.replay import replay
 from flows.tracking.runs import Point, owner
 from flows.tracking.values import flat, lines_of, rows_of
+from flows.tracking.view import View
 from storage.artifact import Artifact
 from storage.secrets import without_secrets
 from storage.store import Store
 
 _POLL_SECONDS = 3.0
+_GATHER_SECONDS = 0.5
+"""Events that come within this time of the first one are published together."""
 _FLUSH_SECONDS = 60.0
 _ALIVE_SECONDS = 60.0
 _STUBBORN = 10
@@ -61,6 +64,10 @@ class Tracked:
     """The description on the run's page, in Markdown."""
     registered: str | None = None
     """The registered model that gets the versions."""
+    view: View | None = None
+    """What the experiment's saved view shows."""
+    rows: Mapping[str, str] = field(default_factory=dict)
+    """Which run this is, for the head of its report."""
 
     def head(self, attempt: str) -> Event:
         """The first line of the attempt's account. It holds no secret."""
@@ -75,6 +82,8 @@ class Tracked:
             "tags": self.tags,
             "note": self.note,
             "registered": self.registered,
+            "view": self.view.to_json() if self.view else None,
+            "rows": dict(self.rows),
             "began": int(time.time() * 1000),
         }
 
@@ -216,15 +225,10 @@ class Tracker:
 
     def _work(self, head: Event) -> None:
         waiting: deque[tuple[Event, int]] = deque()
-        ended = False
+        ended, patience = False, 0.01  # at first there is a server to be found
         while not (ended and (not waiting or self._away)):
-            with contextlib.suppress(queue.Empty):
-                while True:
-                    item = self._queue.get(timeout=0.01 if ended or waiting else _POLL_SECONDS)
-                    if item is None:
-                        ended = True
-                        break
-                    waiting.append((item, 0))
+            ended = self._gather(waiting, 0.01 if ended or waiting else patience) or ended
+            patience = _POLL_SECONDS
             try:
                 attempt = self._connected(head)
                 waiting = newest_of_each(waiting)
@@ -245,6 +249,18 @@ class Tracker:
             elif not (self._error or waiting):
                 self._account.keep(self._set_aside)
             self._account.leave()
+
+    def _gather(self, waiting: deque[tuple[Event, int]], seconds: float) -> bool:
+        """Add the events that come within `seconds`, and those that come soon after. Returns whether it was the last."""
+        until = time.monotonic() + seconds
+        came = False
+        with contextlib.suppress(queue.Empty):
+            while (item := self._queue.get(timeout=max(0.0, until - time.monotonic()))) is not None:
+                waiting.append((item, 0))
+                if not came:
+                    came, until = True, time.monotonic() + min(seconds, _GATHER_SECONDS)
+            return True
+        return False
 
     def _publish(self, attempt: Publisher, waiting: deque[tuple[Event, int]]) -> None:
         event, tries = waiting[0]
@@ -274,6 +290,7 @@ class Tracker:
             attempt = Publisher(client, self.store, head)
             attempt.begin(at_work=True)
             self._attempt, self.parent, self._stale = attempt, attempt.parent, False
+            self._alive = time.monotonic()  # `begin` has told it
         if self._stale:
             self._attempt.runs.read()
             self._sent.clear()

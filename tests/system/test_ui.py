@@ -338,7 +338,29 @@ def test_a_run_that_fails_is_retried_and_its_budgets_compared(page, operated):
     mlflow.get_by_text(re.compile(r"^small · 8K→20K")).first.wait_for()
     mlflow.locator(f"a[href*='{run}']").first.wait_for()  # and back to the flow run
     picture(mlflow, "mlflow")
+    open_saved_view(mlflow)
     compare_budgets(mlflow)
+
+
+def open_saved_view(page) -> None:
+    """From the run's page in MLflow to the experiment's runs, as the saved view shows them."""
+    back = page.url
+    link = page.locator("a[href*='viewStateShareKey=onward']").first
+    link.wait_for()
+    page.goto(f"{back.split('#')[0]}#{link.get_attribute('href').partition('#')[2]}")
+    page.get_by_text("Training, by tokens seen").first.wait_for()
+    page.get_by_text("Runs, their scores and their training").first.wait_for()  # the view that is open
+    page.locator(".js-plotly-plot").first.wait_for()
+    picture(page, "view")
+    page.goto(f"{page.url.split('#')[0]}#{link_to_table(page.url)}")
+    page.get_by_text("perplexity/domain").first.wait_for()
+    picture(page, "view-table")
+    page.goto(back)
+
+
+def link_to_table(url: str) -> str:
+    """The same view without its charts."""
+    return url.partition("#")[2].replace("&compareRunsMode=CHART", "")
 
 
 def compare_budgets(page) -> None:

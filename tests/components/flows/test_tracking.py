@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,10 +21,14 @@ import pytest
 from flows.dag.call import Call
 from flows.dag.state import Outcome
 from flows.runs.run import RunAttempt
+from flows.tracking import tracker as tracking
 from flows.tracking.account import left_behind
+from flows.tracking.client import connect
 from flows.tracking.runs import Point, Runs, gone, owner
 from flows.tracking.tracker import Tracked, Tracker, describe_run, public_address
 from flows.tracking.values import CURVE, curve_of
+from flows.tracking.view import TAG, View
+from flows.tracking.view import address as page_of
 from storage.store import Store
 from tests.support import ROOT
 from tests.support.made import REGISTERED, URL, Made
@@ -243,9 +248,56 @@ def test_a_retried_flow_run_goes_on_in_its_run_and_its_scores_stand_once(databas
     run = client.get_run(parents[0])
     assert told == [(run.info.run_id, run.info.experiment_id)] * 2
     assert (run.info.status, run.data.tags["onward.ended"]) == ("FAILED", "failed")
-    assert run.data.tags["mlflow.note.content"] == "## Failed\n\nnote", "once, and above what the run is"
+    note = run.data.tags["mlflow.note.content"]
+    assert note.startswith("## Failed\n\nnote\n\n[All runs of"), "once, and above what the run is"
+    assert note.endswith(f"({page_of(run.info.experiment_id)})")
     expected = made.models[0].perplexity["domain"].stats["perplexity"]
     assert dict(histories(client, run)["perplexity/domain"]) == pytest.approx({0: expected})
+
+
+def test_a_run_that_finds_everything_asks_mlflow_little(database, made, monkeypatch):
+    asked: list[str] = []
+
+    class Counting:
+        def __init__(self, client: Any) -> None:
+            self.client = client
+
+        def __getattr__(self, name: str) -> Any:
+            asked.append(name)
+            return getattr(self.client, name)
+
+    monkeypatch.setattr(tracking, "connect", lambda uri: Counting(connect(uri)))
+    for flow_run in ("flow-first", "flow-second", "flow-found"):  # why one is champion changes once more
+        asked.clear()
+        tracker = made.tracker(database, flow_run, "found")
+        tracker.start()
+        made.tell(tracker)
+        tracker.close("FINISHED", seconds=240)
+    assert len(asked) <= 25, asked
+    written = {"create_logged_model", "create_model_version", "set_model_version_tag", "update_model_version"}
+    assert not written & set(asked), asked
+    check_whole(made, database, "found")
+
+
+def test_the_saved_view_is_written_once_and_a_persons_stays(database, made):
+    client = client_of(database)
+
+    def view_after(flow_run: str, *benchmarks: str) -> dict[str, Any]:
+        tracker = made.tracker(database, flow_run, "viewed")
+        tracked = replace(tracker.tracked, view=View.of({"domain": "domain"}, benchmarks))
+        tracker = Tracker(tracked, made.store, pytest.fail)
+        tracker.start()
+        tracker.close("FINISHED", seconds=120)
+        found: dict[str, Any] = json.loads(client.get_experiment_by_name("viewed").tags[TAG])
+        return found
+
+    first = view_after("flow-a", "sciq")
+    assert view_after("flow-b", "sciq") == first
+    other = view_after("flow-c", "sciq", "piqa")
+    assert other["state"] != first["state"]
+    saved = {**first, "updatedAt": first["createdAt"] + 1}  # by a person, in MLflow's page
+    client.set_experiment_tag(client.get_experiment_by_name("viewed").experiment_id, TAG, json.dumps(saved))
+    assert view_after("flow-d", "sciq", "piqa") == saved
 
 
 def test_another_flow_run_has_a_run_of_its_own_that_says_what_it_is(database, tmp_path):
@@ -385,9 +437,9 @@ def test_many_values_and_params_come_in_few_requests_and_no_step_is_torn(databas
     run = client.create_run(experiment).info.run_id
     sent: list[tuple[list[Any], list[Any]]] = []
 
-    def log_batch(run: str, metrics: list[Any], params: list[Any]) -> None:
+    def log_batch(run: str, metrics: list[Any], params: list[Any], tags: list[Any]) -> None:
         sent.append((metrics, params))
-        client.log_batch(run, metrics, params)
+        client.log_batch(run, metrics, params, tags)
 
     runs = Runs(SimpleNamespace(log_batch=log_batch), experiment, "attempt")
     steps = range(1, 1251)

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from prefect.utilities.names import generate_slug
 
 from flows.config import RunConfig, parse_config
 from flows.runs.differs import compared_with, differing, file_of, full_name, given_name, head_of, words_of
+from flows.runs.names import id_before, run_id
+from flows.runs.run import same_benchmarks
 from flows.tracking.tracker import describe_run, scores_text
+from storage.runs import RunRecord, read_records, rename_record, write_record
+from storage.store import Store
 from tests.support.runs import minimal
 
 
@@ -90,3 +96,17 @@ def test_scores_stand_side_by_side() -> None:
         "| continuation acc |  | 0.5400 |",
     ]
     assert scores_text([]) == ""
+
+
+def test_two_directories_of_benchmarks_are_two_runs_and_a_record_of_before_gets_its_new_name(
+    tmp_path: Path,
+) -> None:
+    one, two, none = (run_of(benchmark_files=files, store=str(tmp_path)) for files in ("one", "two", None))
+    assert len({run_id(run) for run in (one, two, none)}) == 3
+    assert {id_before(run) for run in (one, two)} == {run_id(none)}, "a run without keeps its digits"
+    store, before = Store(tmp_path), f"small-{id_before(one)}"
+    write_record(store, RunRecord(before, "small", one.model_dump(mode="json"), (("pack", "a" * 64),)))
+    for run in (two, one):
+        rename_record(store, before, f"small-{run_id(run)}", same_benchmarks(run))
+    (record,) = read_records(store)
+    assert record.run == f"small-{run_id(one)}" and record.artifacts == (("pack", "a" * 64),)
