@@ -26,7 +26,7 @@ from flows.commands.services import doctor, down, status, up
 from flows.commands.store import compare, explain, export, gc, lineage, verify
 from flows.commands.tune import tune
 from flows.machine.servers import ask_directly
-from flows.machine.start import collect_rarely, leave_quickly
+from flows.machine.start import collect_rarely, leave
 from storage.errors import ConfigError, DamagedArtifact, OnwardError
 
 COMMANDS: dict[str, tuple[tuple[Callable[..., None], str], ...]] = {
@@ -109,8 +109,7 @@ def main() -> None:
         code = code or 1
     if code:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is still buffered must not fail again at exit
-    leave_quickly()
-    sys.exit(code)
+    leave(code)
 
 
 def _main() -> int:

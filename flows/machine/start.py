@@ -6,9 +6,14 @@ something large before its first own line.
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import gc
+import os
 import runpy
 import sys
+import threading
+from typing import NoReturn
 
 _THRESHOLDS = (50_000, 20, 50)
 """Objects more than were freed before a collection, and collections of one generation before one of the next.
@@ -23,9 +28,17 @@ def collect_rarely() -> None:
     gc.set_threshold(*_THRESHOLDS)
 
 
-def leave_quickly() -> None:
-    """Let this process end without a search through all that it has imported, which takes a third of a second."""
-    gc.freeze()
+def leave(code: int) -> NoReturn:
+    """End this process as Python does, but take nothing apart that was imported: that takes a third of a second.
+
+    Threads are waited for, what was registered for the end is done, and streams are flushed.
+    """
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
 
 
 def main() -> None:

@@ -41,10 +41,10 @@ class View:
     @classmethod
     def of(cls, roles: Mapping[str, str], benchmarks: Iterable[str]) -> View:
         """The view of a configuration's sources (name to role) and benchmarks (names)."""
-        from tasks.evaluation.catalog import BENCHMARKS
+        from tasks.evaluation.catalog import BENCHMARKS, OWN_MAIN
 
         sources = sorted(roles, key=lambda name: roles[name] != "domain")
-        mains = [(name, BENCHMARKS[name].main if name in BENCHMARKS else "acc") for name in benchmarks]
+        mains = [(name, BENCHMARKS[name].main if name in BENCHMARKS else OWN_MAIN) for name in benchmarks]
         return cls(tuple(sources[:_MOST]), tuple(mains[:_MOST]))
 
     @classmethod

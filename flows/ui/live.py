@@ -65,6 +65,7 @@ class Live:
     _thread: threading.Thread | None = None
     _table: Any = None
     _complained: bool = False
+    _over: bool = False
 
     def __post_init__(self) -> None:
         self._curve = CurvePage(self.work_of)
@@ -80,6 +81,11 @@ class Live:
         self._wake.set()
         if self._thread is not None:
             self._thread.join(seconds)
+        with self._guard:
+            self._over, left = True, dict(self._links)
+            self._links.clear()
+        for key, (address, text) in left.items():  # it came while the thread ended
+            self._put_late(key, address, text)
 
     def listen(self, event: str, call: Call, artifact: Artifact | None) -> None:
         """Record that a stage began, ended or failed."""
@@ -100,10 +106,22 @@ class Live:
                 stage.follow(done, total, unit, note)
 
     def link(self, key: str, address: str, text: str) -> None:
-        """Add a link to the flow run's page."""
+        """Add a link to the flow run's page. Returns at once, until `close` has returned."""
         with self._guard:
-            self._links[key] = (address, text)
+            if not (over := self._over):
+                self._links[key] = (address, text)
         self._wake.set()
+        if over:  # MLflow was known only after the last stage: all of them were found
+            self._put_late(key, address, text)
+
+    def _put_late(self, key: str, address: str, text: str) -> None:
+        try:
+            self._put_link(key, address, text)
+        except Exception as error:  # Prefect may be away by then
+            _LOG.warning("Prefect's pages lack a link to MLflow: %s", error)
+
+    def _put_link(self, key: str, address: str, text: str) -> None:
+        self.pages.put(key, "markdown", f"[{text}]({address})", text)
 
     def _find(self, call: Call) -> StageProgress | None:
         return next((stage for stage in reversed(self._stages) if stage.call is call), None)
@@ -132,7 +150,7 @@ class Live:
         with self._guard:
             found, links = list(self._stages), dict(self._links)
         for key, (address, text) in links.items():
-            self.pages.put(key, "markdown", f"[{text}]({address})", text)
+            self._put_link(key, address, text)
             with self._guard:
                 self._links.pop(key, None)
         if (run := self.whole.news(found, closing)) is not None:

@@ -18,17 +18,16 @@ HEAVY = {"prefect", "mlflow", "torch", "transformers", "datasets", "lm_eval", "d
 ORCHESTRA = {"prefect", "mlflow", "torch", "transformers", "lm_eval", "datasets"}
 
 _COMMAND = """
-import json, os, sys
+import atexit, json, os, sys
 from flows.cli import main
 answer = os.dup(1)  # a command that fails leaves standard output closed
 sys.argv[0] = "onward"
-try:
-    main()
-except SystemExit as error:
-    code = error.code
-names = sorted({name.partition(".")[0] for name in sys.modules})
-sys.stdout.flush()
-os.write(answer, ("\\n" + json.dumps([code, names]) + "\\n").encode())
+def tell():
+    names = sorted({name.partition(".")[0] for name in sys.modules})
+    sys.stdout.flush()
+    os.write(answer, ("\\n" + json.dumps(names) + "\\n").encode())
+atexit.register(tell)
+main()
 """
 
 _SHARDS = """
@@ -62,8 +61,7 @@ def command(tmp_path: Path, *arguments: str, **environment: str) -> tuple[int, s
         text=True,
         timeout=120,
     )
-    code, names = json.loads(answer.stdout.splitlines()[-1])
-    return code, set(names)
+    return answer.returncode, set(json.loads(answer.stdout.splitlines()[-1]))
 
 
 @pytest.mark.parametrize(

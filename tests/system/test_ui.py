@@ -339,6 +339,8 @@ def test_a_run_that_fails_is_retried_and_its_budgets_compared(page, operated):
     mlflow.locator(f"a[href*='{run}']").first.wait_for()  # and back to the flow run
     picture(mlflow, "mlflow")
     open_saved_view(mlflow)
+    shown = f"runs of small: http://127.0.0.1:{operated.ports[1]}/#/experiments/"
+    assert shown in operated.command("status").stdout
     compare_budgets(mlflow)
 
 

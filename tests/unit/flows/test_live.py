@@ -334,3 +334,12 @@ def test_training_is_drawn_where_this_attempt_trains(run: Run, state: str, drawn
         live.listen("end", call, None)
     live.close(20)
     assert ("training" in pages.pages) == drawn
+
+
+def test_a_link_that_comes_after_the_end_is_shown_and_costs_no_error_where_prefect_is_away(run):
+    run.live.close(10)
+    run.live.link("mlflow", "http://box/#/1", "This run in MLflow")
+    assert run.pages.newest("mlflow") == ("[This run in MLflow](http://box/#/1)", "This run in MLflow")
+    run.pages.away = True
+    run.live.link("mlflow-runs", "http://box/#/2", "Compare runs in MLflow")
+    assert "mlflow-runs" not in run.pages.pages

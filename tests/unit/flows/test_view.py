@@ -12,7 +12,7 @@ VIEW = View.of({"general": "replay", "notes": "domain"}, ["sciq", "own"])
 def test_columns_and_charts_are_of_the_sources_and_benchmarks() -> None:
     state = VIEW.state()
     assert "metrics.`perplexity/notes`" in state["selectedColumns"]
-    assert "metrics.`eval/own/acc`" in state["selectedColumns"]
+    assert "metrics.`eval/own/acc_mutual_info`" in state["selectedColumns"]
     drawn = [metric for chart in state["compareRunCharts"] for metric in chart["selectedMetricKeys"]]
     assert {"train/loss", "decay/loss", "train/heldout/notes", "perplexity/general", "mean/domain"} <= {
         *drawn
