@@ -9,6 +9,7 @@ What must stay true: no bit of a document depends on the other documents of its 
 from __future__ import annotations
 
 import functools
+import math
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -109,6 +110,7 @@ def forward(query: Tensor, key: Tensor, value: Tensor, row: Row, scale: float) -
     query is [1, heads, tokens, size]; key and value are [1, groups, tokens, size], all in bf16.
     """
     found = []
+    query, scale = _scaled(query, scale)
     for batch in row.batches:
         queries, keys, values = _queries(query, batch, key.shape[1]), _keys(key, batch), _keys(value, batch)
         out = torch.empty_like(queries)
@@ -130,6 +132,7 @@ def backward(
     `gradient` is that of the output, [1, tokens, heads, size] of the whole row.
     """
     heads, groups = query.shape[1], key.shape[1]
+    (query, left), whole = _scaled(query, scale), scale
     of_query, of_key, of_value = list[Tensor](), list[Tensor](), list[Tensor]()
     for batch in row.batches:
         queries, keys, values = _queries(query, batch, groups), _keys(key, batch), _keys(value, batch)
@@ -140,19 +143,27 @@ def backward(
             wide = queries.float(), keys.float(), values.float(), upstream.float()
             for at in range(batch.blocks):
                 end = (at + 1) * batch.block
-                chance = torch.softmax(_scores(wide[0][at], wide[1][:, :end], batch, scale), -1)
+                chance = torch.softmax(_scores(wide[0][at], wide[1][:, :end], batch, left), -1)
                 of_chance = torch.bmm(wide[3][at], wide[2][:, :end].transpose(1, 2))
                 by_value[:, :end] += torch.bmm(chance.to(values.dtype).transpose(1, 2), upstream[at])
                 of_scores = torch._softmax_backward_data(of_chance, chance, -1, torch.float32)
-                narrow = of_scores.mul_(scale).to(values.dtype)
+                narrow = (of_scores if left == 1.0 else of_scores.mul_(left)).to(values.dtype)
                 torch.bmm(narrow, keys[:, :end], out=by_query[at])
                 by_key[:, :end] += torch.bmm(narrow.transpose(1, 2), queries[at])
+        if left != whole:
+            by_query.mul_(whole)
         of_query.append(_tokens(by_query, batch, heads))
         for by, of in ((by_key, of_key), (by_value, of_value)):
             of.append(_tokens(by.to(key.dtype).unsqueeze(0), batch, groups, blocks=1))
     found = (_in_order(parts, row.places) for parts in (of_query, of_key, of_value))
     first, second, third = (part.transpose(0, 1).unsqueeze(0) for part in found)
     return first, second, third
+
+
+def _scaled(query: Tensor, scale: float) -> tuple[Tensor, float]:
+    """Scaled queries and what is left to scale scores with. A power of two, as with heads of 64, rounds nothing: so one
+    pass over the queries takes the place of one over all scores, bit for bit."""
+    return (query * scale, 1.0) if math.frexp(scale)[0] == 0.5 else (query, scale)
 
 
 def _queries(rows: Tensor, batch: Batch, groups: int, fill: bool = False) -> Tensor:
@@ -175,7 +186,9 @@ def _keys(rows: Tensor, batch: Batch) -> Tensor:
 
 def _scores(queries: Tensor, keys: Tensor, batch: Batch, scale: float) -> Tensor:
     """Scaled scores [documents * groups, heads of a group * block, keys]; minus infinity at later keys."""
-    scores = torch.bmm(queries, keys.transpose(1, 2)).mul_(scale)
+    scores = torch.bmm(queries, keys.transpose(1, 2))
+    if scale != 1.0:
+        scores.mul_(scale)
     last = scores.unflatten(1, (-1, batch.block))[..., -batch.block :]
     last.add_(_later(batch.block))
     return scores

@@ -21,6 +21,8 @@ NO_TARGET = -100
 ROWS = 128
 """Products in bf16 are fastest where each dimension is a multiple of this: on a CPU those of GPT-2's 50,257 words by a
 sixth."""
+_CACHE = 8 << 20
+"""Bytes of float32 logits that a CPU's last cache holds beside their results."""
 _FACTORS = {"logits_scaling": -1, "logit_scale": 1, "lm_head_multiplier": 1}
 """What logits are multiplied with, by its name in the configuration (Granite, Cohere, Falcon-H1), and its power."""
 _CAPS = ("final_logit_softcapping", "output_logit_soft_cap", "logits_soft_cap")
@@ -133,9 +135,33 @@ def losses_and_gradients(
     and p elsewhere.
     """
     logits = torch.mm(hidden, weight.t())
-    values = logits[:, :words]
-    if bias is not None:
-        values = values + bias
+    if torch.compiler.is_compiling():
+        losses, values = _losses_and_slopes(logits[:, :words], bias, targets, share, factor, cap)
+        narrow = functional.pad(values.to(hidden.dtype), (0, len(weight) - words))
+    else:  # gradients go where the logits were: what fills up is zero there
+        narrow = logits
+        found = []
+        rows = _rows_at_once(logits, words)
+        for part, targets_of in zip(logits.split(rows), targets.split(rows), strict=True):
+            losses, values = _losses_and_slopes(part[:, :words], bias, targets_of, share, factor, cap)
+            part[:, :words].copy_(values)
+            found.append(losses)
+        losses = torch.cat(found)
+    of_bias = narrow[:, :words].sum(0) if bias is not None else narrow.new_empty(0)
+    return losses, torch.mm(narrow, weight), torch.mm(narrow.t(), hidden)[:words], of_bias
+
+
+def _losses_and_slopes(
+    logits: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    share: Tensor | float,
+    factor: float,
+    cap: float | None,
+) -> tuple[Tensor, Tensor]:
+    """(losses [tokens], the gradient of their sum times `share` over `factor` by the logits), both in float32."""
+    words = logits.shape[1]
+    values = logits if bias is None else logits + bias
     values = values.float()
     if factor != 1.0:
         values = values * factor
@@ -154,14 +180,12 @@ def losses_and_gradients(
         values.exp_().scatter_add_(1, places, values.new_full((1, 1), -1.0).expand_as(places))
     of_token = (counts * share).unsqueeze(1)
     values = values.mul_(of_token) if capped is None else values * of_token * (1.0 - capped * capped)
-    if torch.compiler.is_compiling():
-        narrow = functional.pad(values.to(hidden.dtype), (0, len(weight) - words))
-    else:  # where the logits were: what fills up is zero there
-        narrow = logits
-        narrow[:, :words].copy_(values)
-    del values, capped, logits
-    of_bias = narrow[:, :words].sum(0) if bias is not None else narrow.new_empty(0)
-    return losses, torch.mm(narrow, weight), torch.mm(narrow.t(), hidden)[:words], of_bias
+    return losses, values
+
+
+def _rows_at_once(logits: Tensor, words: int) -> int:
+    """Tokens whose float32 logits stay in a CPU's cache from the first pass over them to the last. No bit depends on it."""
+    return max(1, _CACHE // (4 * words)) if logits.device.type == "cpu" else len(logits)
 
 
 def _add(parameter: Tensor, gradient: Tensor) -> None:
