@@ -90,7 +90,13 @@ def _masked(plan: Plan, start: Path, config: Any, precision: str, path: str) -> 
     spec = json.loads(plan.path("spec.json").read_text(encoding="utf-8"))
     spec["identity"]["precision"] = precision
     identity = parse_spec(spec).identity
-    execution = {"device": plan.device, "compile": path == "compiled", "gradient_checkpointing": "none"}
+    compiled = path == "compiled"  # as by rule on a GPU: q, k and v are one product, and gate and up
+    execution = {
+        "device": plan.device,
+        "compile": compiled,
+        "fuse_products": compiled,
+        "gradient_checkpointing": "none",
+    }
     torch.compiler.reset()
     ours = load_model(start, read_config(start, replace(identity, sequence_length=64)), identity, execution)
     lengths = (31, 1, 64, 17, 8, 7)
@@ -140,7 +146,7 @@ def resume(plan: Plan) -> dict[str, Any]:
     for name in ("whole", "killed"):
         spec = json.loads(plan.path("spec.json").read_text(encoding="utf-8"))
         spec["paths"]["work"] = str(plan.path(name))
-        spec["execution"] |= {"deterministic": True, "checkpoint_every": 1e-9}
+        spec["execution"] |= {"deterministic": True, "checkpoint_every": 1e-9, "fuse_products": plan.compile}
         plan.path(name).mkdir()
         path = plan.path(f"{name}.json")
         path.write_text(json.dumps(spec), encoding="utf-8")
@@ -160,8 +166,7 @@ def resume(plan: Plan) -> dict[str, Any]:
 def run(plan: Plan, seconds: float, out: Path | None) -> dict[str, Any]:
     """The longer run: killed at a third of its time, and stopped at its end."""
     work, spec_path = plan.path("work"), plan.path("spec.json")
-    spec = json.loads(spec_path.read_text(encoding="utf-8"))
-    spec["execution"] |= {"micro_batch": "auto", "gradient_checkpointing": "auto", "compile": "auto"}
+    spec = _by_rule(plan)
     spec["execution"]["checkpoint_every"] = max(2.0, seconds / 12)
     spec_path.write_text(json.dumps(spec), encoding="utf-8")
     began = time.monotonic()
@@ -209,7 +214,8 @@ def run(plan: Plan, seconds: float, out: Path | None) -> dict[str, Any]:
         "mfu": lines[-1]["mfu"],
         "data_wait": round(sorted(waits)[len(waits) // 2], 6),
         "execution": {
-            name: resolved[name] for name in ("micro_batch", "gradient_checkpointing", "compile", "attention")
+            name: resolved[name]
+            for name in ("micro_batch", "gradient_checkpointing", "compile", "fuse_products", "attention")
         },
         "peak_memory": max(line["peak_memory"] for line in lines),
         "rule_says": round(rule.peak(resolved["gradient_checkpointing"], resolved["micro_batch"])),
@@ -217,11 +223,19 @@ def run(plan: Plan, seconds: float, out: Path | None) -> dict[str, Any]:
     }
 
 
+def _by_rule(plan: Plan) -> dict[str, Any]:
+    """The specification with everything chosen by rule, as a run has it."""
+    spec: dict[str, Any] = json.loads(plan.path("spec.json").read_text(encoding="utf-8"))
+    chosen = ("micro_batch", "gradient_checkpointing", "compile", "fuse_products")
+    spec["execution"] |= dict.fromkeys(chosen, "auto")
+    return spec
+
+
 def profile(plan: Plan) -> dict[str, Any]:
     """One step of the trainer under torch.profiler; the table by kernel is printed, and kept beside the logs."""
     from tasks.training.loop import train
 
-    spec = json.loads(plan.path("spec.json").read_text(encoding="utf-8"))
+    spec = _by_rule(plan)
     spec["paths"]["work"] = str(plan.path("profiled"))
     spec["identity"]["last_step"] = spec["identity"]["first_step"] + 5
     plan.path("profiled").mkdir()
@@ -353,6 +367,10 @@ def main() -> int:
         "--tokens", type=int, help="most tokens of the run; default 100 million, on CPU 200 steps"
     )
     parser.add_argument("--seconds", type=float, default=300.0, help="most seconds of the run")
+    parser.add_argument(
+        "--compile", action="store_true", help="compile on a CPU too, as a rehearsal of a GPU"
+    )
+    parser.add_argument("--threads", type=int, help="on a CPU; default 1")
     parser.add_argument("--out", type=Path)
     asked = parser.parse_args()
     cuda = asked.device != "cpu"
@@ -367,8 +385,8 @@ def main() -> int:
             steps=24,
             precision="bf16",
             device=asked.device,
-            compile=cuda,
-            threads=4 if cuda else 1,
+            compile=cuda or asked.compile,
+            threads=asked.threads or (4 if cuda else 1),
             root=f"{root}/small",
         )
         most = asked.tokens or (100_000_000 if cuda else 200 * asked.batch_tokens)

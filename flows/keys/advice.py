@@ -118,6 +118,8 @@ ADVICE = {
     "training.execution.device": "`cpu` to leave a GPU to others.",
     "training.execution.micro_batch": "Smaller if memory runs out in spite of the rule; the sum is the same.",
     "training.execution.compile": "false while trying things out; true for long runs on a CPU.",
+    "training.execution.fuse_products": "false to have the bits of a model whose products are apart; true to try it "
+    "on a CPU.",
     "training.execution.gradient_checkpointing": "`selective` or `full` where memory is short and the rule "
     "did not see it.",
     "training.execution.deterministic": "true where a killed run on a GPU must end with the same bytes.",

@@ -17,7 +17,7 @@ from pydantic import model_validator
 
 from storage import fields
 from storage.settings import Count, Real, Settings, Whole, execution, identity
-from tasks.training.combinations import of_sharding, of_update
+from tasks.training.combinations import of_products, of_sharding, of_update
 from tasks.training.spec import Execution, Optimizer, Precision, SegmentSpec, Several
 
 
@@ -115,6 +115,7 @@ class TrainingConfig(Settings):
         if any(budget <= 0 for budget in budgets) or any(a >= b for a, b in itertools.pairwise(budgets)):
             yield "training.token_budgets must be positive and rise, each one the total after its round"
         yield from of_update(self.optimizer, self.precision, self.learning_rate)
+        yield from of_products(asked)
         yield from of_sharding(asked, self.optimizer, self.precision, asked.processes * asked.nodes)
         if asked.nodes > 1 and asked.rendezvous is None:
             yield (

@@ -82,6 +82,15 @@ def of_sharding(execution: Execution, optimizer: Optimizer, precision: str, proc
         yield f"{key} does not go together with training.execution.sharding: full. Change one of the two."
 
 
+def of_products(execution: Execution) -> Iterator[str]:
+    """Problems of products that are to be one: the graph is rewritten, so there must be one."""
+    if execution.fuse_products is True and execution.compile is False:
+        yield (
+            "training.execution.fuse_products: true puts products together in the compiled model, and "
+            "training.execution.compile is false. Change one of the two."
+        )
+
+
 def of_average(average: Average, steps: int, where: str) -> Iterator[str]:
     """Problems of the mean of weights: all of them must lie within one stretch of `steps`. `where` names the
     stretch.

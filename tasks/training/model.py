@@ -25,6 +25,7 @@ from tasks.training.fused import fuse_activations
 from tasks.training.head import ROWS, Loss, head_of
 from tasks.training.process.processes import ALONE, Processes
 from tasks.training.process.sharding import FULL, shard
+from tasks.training.products import compiled_together
 from tasks.training.recompute import checkpoint_layers, to_train
 from tasks.training.refusal import refusal
 from tasks.training.spec import BF16, BF16_WEIGHTS, FP32, SegmentSpec, as_mode
@@ -170,7 +171,8 @@ def load_model(
     to_train(whole)
     if execution["compile"]:
         # static sizes: feed.py makes all rows of one size, whatever the documents
-        body: Any = torch.compile(model.body, dynamic=False)
+        together = execution.get("fuse_products", False)
+        body: Any = compiled_together(model.body) if together else torch.compile(model.body, dynamic=False)
         model = replace(model, body=body, loss=_loss(model.head, identity.precision, compiled=True))
     return model
 

@@ -119,7 +119,7 @@ def open_segment(spec: Spec, say: Say, processes: Processes) -> Segment:
     shape = shape_of(config)
     resolved = executions.resolve(spec.execution, shape, identity, processes, count=counter(config, identity))
     if resolved["compile"] and not _can_be_compiled(config, identity, resolved["device"]):
-        resolved["compile"] = False
+        resolved |= {"compile": False, "fuse_products": False}
     found = _found(spec, say, processes)
     if processes.first:
         path = work / "execution.json"

@@ -198,6 +198,10 @@ class Execution:
         Annotated[int, Bounds(ge=1, le=1_048_576)] | Literal["auto"], Written(auto_or_whole)
     ] = execution("auto", description="sequences in one forward pass; auto: by model shape and memory")
     compile: Literal["auto"] | bool = execution("auto", description="torch.compile; auto: where it pays")
+    fuse_products: Literal["auto"] | bool = execution(
+        "auto",
+        description="where the model is compiled: q, k and v as one product, and gate and up; auto: on a GPU",
+    )
     gradient_checkpointing: Annotated[Literal["auto", "none", "selective", "full"], Written(as_mode)] = (
         execution(
             "auto",

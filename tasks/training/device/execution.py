@@ -23,7 +23,7 @@ import torch
 
 from storage.errors import ConfigError, DamagedArtifact
 from tasks.training.attention import VARLEN
-from tasks.training.combinations import of_processes, of_sharding, refuse
+from tasks.training.combinations import of_processes, of_products, of_sharding, refuse
 from tasks.training.device import memory
 from tasks.training.device.allocator import keep_freed_memory
 from tasks.training.model import Shape
@@ -37,13 +37,14 @@ _BITS = (
     "micro_batch",
     "threads",
     "compile",
+    "fuse_products",
     "gradient_checkpointing",
     "deterministic",
     "loss_chunk",
 )
 CPU_FLOPS = 50e9
 """Assumed operations per second of one thread in training (78e9 was measured on an AMD EPYC in bf16)."""
-_EARLIER = {"sharding": NONE, "deterministic": True}
+_EARLIER = {"sharding": NONE, "deterministic": True, "fuse_products": False}
 """Values for fields that files of earlier versions lack."""
 VARLEN_PATH = "varlen"
 FA3 = "varlen FA3"
@@ -67,6 +68,7 @@ def resolve(
     refuse(of_processes(processes.count, identity.sequences_per_step))
     _check_gpus(device, processes)
     refuse(of_sharding(asked, identity.optimizer, identity.precision, processes.count))
+    refuse(of_products(asked))
     share = math.ceil(identity.sequences_per_step / processes.count)
     kind = torch.device(device).type
     threads = asked.threads or max(1, usable_cores() // processes.local_count)
@@ -78,6 +80,10 @@ def resolve(
     if AUTO in (checkpointing, micro):
         step = memory.Step(shape, identity, room, count, shards)
         checkpointing, micro = memory.choose(step, share, checkpointing, micro)
+    compiled = asked.sharding == NONE and (
+        compiles(kind, attention, identity, shape, threads) if asked.compile == AUTO else bool(asked.compile)
+    )
+    together = kind == "cuda" if asked.fuse_products == AUTO else bool(asked.fuse_products)
     return {
         "device": device,
         "device_name": device_name(device),
@@ -85,12 +91,8 @@ def resolve(
         "processes": processes.count,
         "sharding": asked.sharding,
         "threads": threads,
-        "compile": asked.sharding == NONE
-        and (
-            compiles(kind, attention, identity, shape, threads)
-            if asked.compile == AUTO
-            else bool(asked.compile)
-        ),
+        "compile": compiled,
+        "fuse_products": compiled and together,
         "gradient_checkpointing": checkpointing,
         "precision": identity.precision,
         "deterministic": kind == "cpu" or asked.deterministic,
@@ -197,7 +199,7 @@ def _go_on_by_others(
     before = {name: earlier.get(name, 1) for name in names}
     now = {name: resolved[name] for name in names}
     if now["sharding"] == FULL:  # does not go together with a compiled model
-        now["compile"] = False
+        now |= {"compile": False, "fuse_products": False}
     say(
         f"warning: begun by {_group(before)}, goes on with {_group(now)}: the same batches in the same order, but the "
         "last bits will differ from a run that never changed."

@@ -41,6 +41,7 @@ from tests.support.training.world import World
         ("execution__micro_batch", 0, "execution.micro_batch"),
         ("execution__micro_batch", True, "execution.micro_batch"),
         ("execution__compile", 1, "execution.compile"),
+        ("execution__fuse_products", "never", "execution.fuse_products"),
         ("execution__threads", 10**9, "execution.threads"),
         ("execution__processes", 0, "execution.processes"),
         ("execution__checkpoint_every", -1, "execution.checkpoint_every"),

@@ -92,6 +92,7 @@ WRONG_AT_FIRST: dict[str, tuple[Any, Any]] = {
     "micro_batch": (1, 2),
     "threads": (1_000_000_000, 2),
     "compile": (True, False),
+    "fuse_products": (True, False),
     "gradient_checkpointing": ("full", "none"),
     "deterministic": (False, True),
     "loss_chunk": (1, 2),
@@ -129,6 +130,33 @@ def test_what_ran_out_of_memory_stays_small_also_before_the_first_checkpoint(
     assert execution.settle(path, first, asked, said.append, begun=False) == less
     other = resolved(Execution(device="cpu", micro_batch=3), identity, sequences_per_step=8)
     assert execution.settle(path, other, asked, said.append, begun=False) == other, "now it is asked for less"
+
+
+def test_products_are_put_together_where_a_model_is_compiled_and_on_a_gpu_by_itself(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    identity = parse_spec(world.spec(tmp_path, identity__precision="bf16")).identity
+
+    def together(**asked: Any) -> bool:
+        found: bool = resolved(Execution(micro_batch=1, gradient_checkpointing="none", **asked), identity)[
+            "fuse_products"
+        ]
+        return found
+
+    assert not together(device="cpu") and not together(device="cpu", compile=True)
+    assert together(device="cpu", compile=True, fuse_products=True)
+    assert not together(device="cpu", fuse_products=True), "auto compiles nothing this short"
+    with pytest.raises(ConfigError, match=r"training\.execution\.fuse_products"):
+        together(device="cpu", compile=False, fuse_products=True)
+    for name, answer in (
+        ("device_of", "cuda"),
+        ("_check_gpus", None),
+        ("memory_of", 8 << 30),
+        ("device_name", "H200"),
+    ):
+        monkeypatch.setattr(execution, name, lambda *_, answer=answer: answer)
+    monkeypatch.setattr(execution, "attention_path", lambda *_: execution.VARLEN_PATH)
+    assert together(compile=True) and not together(compile=True, fuse_products=False)
 
 
 def test_a_wrong_mode_is_refused_with_its_field(world: World, tmp_path: Path) -> None:

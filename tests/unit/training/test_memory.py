@@ -145,7 +145,7 @@ def test_each_mode_holds_less(family: str) -> None:
     assert full >= 3 * 4 * 64  # the residual stream before each layer, in float32
 
 
-def test_smollm_holds_what_was_measured_on_a_gpu() -> None:
+def test_smollm_holds_what_the_table_says() -> None:
     shape = llama_config(
         vocab_size=512,
         hidden_size=576,
@@ -155,9 +155,9 @@ def test_smollm_holds_what_was_measured_on_a_gpu() -> None:
         num_key_value_heads=3,
         max_position_embeddings=2048,
     )
-    # 895 and 72 KiB a token there; on the path by document keys and values are repeated for each head, and kept
-    assert count_activations(shape, "bf16", 2048, "none").token / 1024 == pytest.approx(895, rel=0.1)
-    assert count_activations(shape, "bf16", 2048, "full").token / 1024 == pytest.approx(72, rel=0.05)
+    # docs/training.md, of documents of 1,024 tokens
+    assert count_activations(shape, "bf16", 2048, "none").token / 1024 == pytest.approx(897, rel=0.1)
+    assert count_activations(shape, "bf16", 2048, "full").token / 1024 == pytest.approx(74, rel=0.05)
 
 
 @pytest.fixture
