@@ -1,20 +1,23 @@
 """Tokens per second of Onward's trainer compared with others, on the same packed batches, in one run.
 
-    python benchmarks/training.py                        # two shapes at two lengths on the CPU: half an hour on two cores
-    python benchmarks/training.py --shapes smollm2-135m --lengths 512 --busy 1       # beside another busy process
+    python benchmarks/training.py    # two shapes, two lengths, in quiet and beside a busy process: 45 minutes on two cores
+    python benchmarks/training.py --shapes smollm2-135m --lengths 512 --busy 0       # one row: six minutes on two cores
+    python benchmarks/training.py --shapes smollm2-135m --lengths 512 --busy 1       # the same beside another busy process
     python benchmarks/training.py --device cuda --shapes gpt2-124m --lengths 1024     # one shape on a GPU: five minutes
 
 | peer | what it is |
 | --- | --- |
 | onward | `tasks.training` itself: journal, checks, the next rows made ahead |
-| onward_compiled | the same with `compile: true`, not the default for a short run on a CPU; compiles for half a minute |
+| onward_compiled | the same with `compile: true`, not the default for a short run on a CPU; compiles for a minute |
+| onward_together, onward_apart | compiled, with q, k and v as one product, and gate and up; with each apart |
+| onward_tuned | compiled, with kernels chosen by timing (torch's mode max-autotune-no-cudagraphs), which no rule chooses |
 | hf_trainer | transformers' Trainer as run_clm.py sets it up; documents apart by position_ids that restart, sdpa |
 | plain_loop | a loop like nanoGPT's: sdpa with a boolean mask, whole logits, autocast, fused AdamW, clipping |
 | plain_apart | the same loop with Onward's attention by document |
 | raw | forward and backward alone, of the same model as onward: the limit |
 
-Each peer is a process of its own, warmed up by two steps. Then they take turns: in every round each does the same
-number of steps while the others wait. All of them mask documents; the losses of the first step must agree. A
+Each peer is a process of its own, warmed up by two steps in quiet. Then they take turns: in every round each does the
+same number of steps while the others wait. All of them mask documents; the losses of the first step must agree. A
 round's rate is target tokens (no padding) per second; the table shows the median over rounds. The operations per
 token are Shape.flops: 6·P + 6·L·d·(Σ length²)/tokens, with causal attention counted once over documents.
 
@@ -27,6 +30,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import json
 import os
 import platform
@@ -49,8 +53,20 @@ from benchmarks.training_world import SHAPES, Plan, config_of, make_world, seque
 from tasks.training.device.execution import peak_flops, usable_cores, versions  # noqa: E402
 from tasks.training.model import shape_of  # noqa: E402
 
-PEERS = ("onward", "onward_compiled", "hf_trainer", "plain_loop", "plain_apart", "raw")
-ON_CPU = PEERS[:4]
+PEERS = (
+    "onward",
+    "onward_compiled",
+    "onward_together",
+    "onward_apart",
+    "onward_tuned",
+    "hf_trainer",
+    "plain_loop",
+    "plain_apart",
+    "raw",
+)
+ON_CPU = ("onward", "onward_compiled", "hf_trainer", "plain_loop")
+ON_GPU = ("onward", "onward_apart", "hf_trainer", "plain_loop", "raw")
+TUNED = {"TORCHINDUCTOR_MAX_AUTOTUNE": "1", "TORCHINDUCTOR_COORDINATE_DESCENT_TUNING": "1"}
 WARM_UP = 2
 COLUMNS = (
     "peer",
@@ -77,6 +93,8 @@ class Peer:
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": str(plan.threads)}
         if name.startswith("onward"):  # as a run starts its trainer (flows/machine/environment.py)
             environment.setdefault("GOMP_SPINCOUNT", "20000")
+        if name == "onward_tuned":
+            environment |= TUNED
         self._log = plan.path(f"{name}.log").open("w+", encoding="utf-8")
         began = time.monotonic()
         self._process = subprocess.Popen(
@@ -299,7 +317,7 @@ def main() -> int:
     parser.add_argument("--shapes", nargs="+", choices=SHAPES)
     parser.add_argument("--lengths", nargs="+", type=int)
     parser.add_argument("--peers", nargs="+", choices=PEERS)
-    parser.add_argument("--rounds", type=int, help="default 5, on a GPU 3")
+    parser.add_argument("--rounds", type=int, help="default 4, on a GPU 3, beside busy processes 2")
     parser.add_argument("--steps", type=int, help="steps of each peer in a round; default 1, on a GPU 3")
     parser.add_argument("--batch-tokens", type=int, help="tokens of a step; default 2048, on a GPU 524288")
     parser.add_argument(
@@ -310,26 +328,31 @@ def main() -> int:
         type=int,
         help="the same, for peers that hold all logits; default 2048, on a GPU 16384",
     )
-    parser.add_argument("--busy", type=int, default=0, help="other processes that compute all the time")
+    parser.add_argument(
+        "--busy",
+        nargs="+",
+        type=int,
+        help="numbers of other processes that compute all the time; default 0 and 1, on a GPU 0",
+    )
     parser.add_argument("--precision", choices=("bf16", "fp32"), default="bf16")
     parser.add_argument("--compile", choices=("auto", "true", "false"), default="auto", help="auto: on a GPU")
     parser.add_argument("--threads", type=int, default=usable_cores())
     asked = parser.parse_args()
     cuda = asked.device.startswith("cuda")
-    cases = [
-        (shape, length)
-        for shape in asked.shapes or ["smollm2-135m", "gpt2-124m"]
-        for length in asked.lengths or ([1024, 2048] if cuda else [512, 1024])
-    ]
-    rounds, steps = asked.rounds or (3 if cuda else 5), asked.steps or (3 if cuda else 1)
+    cases = list(
+        itertools.product(
+            asked.shapes or ["smollm2-135m", "gpt2-124m"],
+            asked.lengths or ([1024, 2048] if cuda else [512, 1024]),
+            asked.busy or ([0] if cuda else [0, 1]),
+        )
+    )
+    steps = asked.steps or (3 if cuda else 1)
     tokens = asked.batch_tokens or (524_288 if cuda else 2048)
     micro = asked.micro_tokens or (65_536 if cuda else 2048)
     peer_micro = asked.peer_micro_tokens or (16_384 if cuda else 2048)
-    default_peers = (
-        [name for name in PEERS if name not in ("plain_apart", "onward_compiled")] if cuda else ON_CPU
-    )
     code = 0
-    for shape, length in cases:
+    for shape, length, others in cases:
+        rounds = asked.rounds or (3 if cuda else 2 if others else 4)
         with tempfile.TemporaryDirectory(prefix="onward-training-") as root:
             plan = Plan(
                 shape=shape,
@@ -344,7 +367,8 @@ def main() -> int:
                 threads=asked.threads,
                 root=root,
             )
-            row = compare(plan, asked.peers or list(default_peers), rounds, steps, asked.busy)
+            peers = asked.peers or list(ON_GPU if cuda else ON_CPU)
+            row = compare(plan, peers, rounds, steps, others)
         print(table(row) + "\n", flush=True)
         print(json.dumps(row), flush=True)
         if not same_losses(row):

@@ -81,8 +81,8 @@ def onward(plan: Plan, gate: Gate, **changes: Any) -> None:
 
     spec = json.loads(plan.path("spec.json").read_text(encoding="utf-8"))
     spec["execution"] |= changes
-    if changes:
-        spec["paths"]["work"] += "-compiled"
+    if changes:  # more than one of its kind may be among the peers
+        spec["paths"]["work"] += f"-{sys.argv[1]}"
     work = Path(spec["paths"]["work"])
     work.mkdir(exist_ok=True)
     asked = 0
@@ -100,6 +100,21 @@ def onward(plan: Plan, gate: Gate, **changes: Any) -> None:
 def onward_compiled(plan: Plan, gate: Gate) -> None:
     """The same with `execution.compile: true`, which `auto` does not choose for a run this short on a CPU."""
     onward(plan, gate, compile=True)
+
+
+def onward_together(plan: Plan, gate: Gate) -> None:
+    """Compiled, with q, k and v as one product, and gate and up: on a GPU it is so by rule."""
+    onward(plan, gate, compile=True, fuse_products=True)
+
+
+def onward_apart(plan: Plan, gate: Gate) -> None:
+    """Compiled, with these products apart: on a CPU it is so by rule."""
+    onward(plan, gate, compile=True, fuse_products=False)
+
+
+def onward_tuned(plan: Plan, gate: Gate) -> None:
+    """Compiled, with each kernel chosen by its timing: training.py sets the environment for it."""
+    onward(plan, gate, compile=True, deterministic=False)
 
 
 def hf_trainer(plan: Plan, gate: Gate) -> None:
@@ -307,7 +322,12 @@ def _language_model(plan: Plan) -> Any:
 
     register(plan.compile)
     identity = parse_spec(json.loads(plan.path("spec.json").read_text(encoding="utf-8"))).identity
-    execution = {"device": plan.device, "compile": plan.compile, "gradient_checkpointing": "none"}
+    execution = {
+        "device": plan.device,
+        "compile": plan.compile,
+        "fuse_products": plan.device != "cpu",
+        "gradient_checkpointing": "none",
+    }
     start = plan.path("model")
     return load_model(start, read_config(start, identity), identity, execution)
 
@@ -338,6 +358,9 @@ def _compiled() -> int:
 PEERS: dict[str, Callable[[Plan, Gate], None]] = {
     "onward": onward,
     "onward_compiled": onward_compiled,
+    "onward_together": onward_together,
+    "onward_apart": onward_apart,
+    "onward_tuned": onward_tuned,
     "hf_trainer": hf_trainer,
     "plain_loop": plain_loop,
     "plain_apart": plain_apart,
