@@ -32,6 +32,7 @@ class Stage:
 
 
 TABLE = (
+    Stage("tasks.documents.extract", "corpus", per_slice=True, can_end=True),  # of sources of documents alone
     Stage("tasks.corpus.ingest", "corpus", per_slice=True, can_end=True),
     Stage("tasks.corpus.dedup", "corpus", per_slice=True, can_end=True),
     Stage("tasks.corpus.filter", "corpus", per_slice=True, can_end=True),

@@ -35,6 +35,7 @@ def plan(
     is cached, and 2 where there is work to do.
     """
     from flows.dag.plan import planned, render
+    from flows.quote.files import files_text
     from flows.quote.planned import quoted
     from flows.quote.training import with_estimates
     from flows.runs.checks import advice
@@ -44,8 +45,10 @@ def plan(
     warnings = [*check_base(run), *advice(run)]
     machine = _bytes(memory), device_name
     if json_ or all_:
-        rows = with_estimates(run, planned(run, warnings.append).rows, *machine)
-        text = json.dumps([vars(row) for row in rows]) + "\n" if json_ else render(rows)
+        plan = planned(run, warnings.append)
+        rows = with_estimates(run, plan.rows, *machine)
+        files = "".join(f"{line}\n" for line in files_text(plan.shelves))
+        text = json.dumps([vars(row) for row in rows]) + "\n" if json_ else files + render(rows)
     else:
         found = quoted(run, warnings.append, *machine)
         rows, text = found.rows, found.text(shutil.get_terminal_size((100, 24)).columns)

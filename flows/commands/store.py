@@ -73,7 +73,8 @@ def explain(
     document: Annotated[
         str,
         typer.Argument(
-            help="id of the document; or words of its title, file, address or text", show_default=False
+            help="id of the document; file or FILE#page; or words of its title, address or text",
+            show_default=False,
         ),
     ],
     store: StoreOption = None,
@@ -81,9 +82,22 @@ def explain(
 ) -> None:
     """Show what became of a document, and why, and which models were trained on it, how many times."""
     from flows.lineage.explain import fate
-    from flows.lineage.find import find, shown
+    from flows.lineage.files import of_file
+    from flows.lineage.find import MOST, find, shown
 
     catalog = catalog_of(chosen_store(store, config))
+    told = None if re.fullmatch(r"\s*-?[0-9]+\s*", document) else of_file(catalog, document)
+    if told is not None:
+        words, ids = told
+        sys.stdout.write(words)
+        for one in ids[:1]:
+            sys.stdout.write(fate(catalog, one))
+        if len(ids) > 1:
+            more = ", …" if len(ids) > MOST else ""
+            sys.stdout.write(
+                f"its documents: {', '.join(map(str, ids[:MOST]))}{more}; `onward explain ID` follows one\n"
+            )
+        return
     if re.fullmatch(r"\s*-?[0-9]+\s*", document):
         sys.stdout.write(fate(catalog, int(document)))
         return

@@ -11,6 +11,7 @@ import re
 from storage.keys import Difference
 
 _SAME = {
+    "extract": {"": "corpus.sources"},
     "ingest": {
         "slice_bytes": "corpus.slice_bytes",
         "max_bad_fraction": "corpus.max_bad_fraction",

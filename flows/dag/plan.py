@@ -27,6 +27,7 @@ from storage.manifest import Manifest, bare
 from storage.runs import read_records
 from storage.settings import completed, identity_values
 from storage.store import Request, Store
+from tasks.documents.shelves import Shelves
 
 _PENDING = "pending:"
 _BYTES_PER_TOKEN = 4
@@ -223,14 +224,19 @@ class Plan:
     rows: list[PlanRow]
     found: list[Artifact | None]
     slices: list[Slice]
+    shelves: Mapping[str, Shelves] = field(default_factory=dict)
+    """Of each source of documents, its files."""
 
 
 def planned(run: RunConfig, warn: Callable[[str], None] = lambda message: None) -> Plan:
     """The plan of a run. `warn` is told what the run would be warned of."""
     store = Store(run.store_path)
     planner = Planner(store, run.corpus.holdout_fraction > 0)
-    outcome = adapt(Requests(run, store, warn=warn), planner)
-    return Plan(planner.rows, planner.found, outcome.slices)
+    requests = Requests(run, store, warn=warn)
+    outcome = adapt(requests, planner)
+    names = [source.name for source in run.corpus.sources]
+    shelves = {name: found for name in names if (found := requests.shelves(name)) is not None}
+    return Plan(planner.rows, planner.found, outcome.slices, shelves)
 
 
 def make_plan(run: RunConfig, warn: Callable[[str], None] = lambda message: None) -> list[PlanRow]:

@@ -3,6 +3,7 @@
     base model (imported, or initialised and pre-trained: round 0) → evaluate
     for each token budget, a round:
         read on until the budget is covered, slice by slice:  ingest → dedup → filter → decontaminate → tokenize
+        (before it, where files are no rows of text: extract, a shelf of files at a time)
         continue from the previous round:                     pack → train → decay → evaluate
     data (what was done to the text) → report
 

@@ -23,10 +23,13 @@ from tasks.corpus import contamination, decontaminate, dedup, filter, ingest, pa
 from tasks.corpus.benchmarks.questions import benchmark_inputs
 from tasks.corpus.packing.budgets import needed_tokens, sequences_per_step
 from tasks.corpus.reading.digests import FileDigests
+from tasks.corpus.reading.extracted import Shelf
 from tasks.corpus.reading.hub import Remembered, remembered_in
 from tasks.corpus.reading.slice_plan import plan_slice
 from tasks.corpus.reading.sources import IngestConfig, SourceConfig
 from tasks.corpus.tokens.begin import BOS, EOS, Begin, ends_of, refused, told
+from tasks.documents import extract
+from tasks.documents.shelves import Shelves, shelves_in, shelves_of
 from tasks.evaluation import evaluate, hub_questions, perplexity, questions, samples
 from tasks.evaluation.catalog import EvaluationConfig, OwnBenchmark, supported
 from tasks.models import base, checkpoint, decay, train
@@ -155,23 +158,68 @@ class Requests(Measures):
         )
         self.run = run
         self._digests = FileDigests(self.cache / "digests.sqlite")
+        self._shelves: dict[str, Shelves | None] = {}
 
     # ---- corpus -----------------------------------------------------------------------------------------------
 
-    def ingest(self, source: SourceConfig, before: Artifact | None) -> Request:
-        """The next slice of a source, after the one that `before` read."""
+    def shelves(self, name: str) -> Shelves | None:
+        """The shelves of a source of documents; None of one that is read as it is."""
+        if name not in self._shelves:
+            source = next(one for one in self.run.corpus.sources if one.name == name)
+            found = shelves_of(self._reading(source), source, home(), shelves_in(self.cache.parent))
+            self._shelves[name] = found
+            if found is not None and found.gone:
+                self.warn(
+                    f"source {name}: {len(found.gone):,} files that were read before are gone ({found.gone[0]}, …): what "
+                    "was made of them is made again without them"
+                )
+        return self._shelves[name]
+
+    def extract(self, source: SourceConfig, number: int) -> Request:
+        """The documents of a source's shelf (`number` counts from 0)."""
+        shelves = self.shelves(source.name)
+        assert shelves is not None
+        try:
+            inputs = extract.extract_inputs(shelves, number, self._digests)
+        except OSError as error:
+            raise ConfigError(
+                f"source {source.name!r}: {error.filename} cannot be read ({error.strerror or error}); make it "
+                "readable, or leave it out of files"
+            ) from error
+        config = extract.ExtractConfig(
+            name=source.name, text_field=source.text_field, template=source.template
+        )
+        return Request(extract, config, inputs)
+
+    def shelf(self, source: SourceConfig, number: int, made: Artifact | None) -> Shelf:
+        """What ingest reads of a shelf, of which `made` holds the documents."""
+        shelves = self.shelves(source.name)
+        assert shelves is not None
+        waits = shelves.estimate(number) if made is not None and made.estimated else None
+        return Shelf(
+            None if made is None else made.part("documents"), shelves.rows(number), source.text_field, waits
+        )
+
+    def _reading(self, source: SourceConfig) -> IngestConfig:
         corpus = self.run.corpus
-        config = IngestConfig.of(
+        return IngestConfig.of(
             source,
             slice_bytes=corpus.slice_bytes,
             seed=self.run.seed,
             max_bad_fraction=corpus.max_bad_fraction,
         )
+
+    def ingest(self, source: SourceConfig, before: Artifact | None, shelf: Shelf | None = None) -> Request:
+        """The next slice of a source, after the one that `before` read. `shelf`: where it lies, if there are any."""
+        config = self._reading(source)
         cursor = before.part("cursor") if before else None
-        plan = plan_slice(config, source, cursor, home(), self._digests, self.remembered)
+        waits = before is not None and before.estimated  # a plan: what the cursor says is not known yet
+        plan = plan_slice(
+            config, source, None if waits else cursor, home(), self._digests, self.remembered, shelf
+        )
         if plan is None:
             raise StageFailed(f"source {source.name} is used up")
-        return Request(ingest, plan.config, plan.inputs)
+        return Request(ingest, plan.config, replace(plan.inputs, cursor=cursor))
 
     def dedup(self, documents: Input, earlier: Chain | None) -> Request:
         """Deduplicate a slice against itself and all slices before it."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
@@ -26,6 +26,7 @@ from storage.counts import rounded_count
 from storage.errors import ConfigError, StageFailed
 from tasks.corpus.holdout import texts_held_out
 from tasks.corpus.packing.interleave import choose
+from tasks.corpus.reading.extracted import Shelf
 from tasks.corpus.reading.sources import SourceConfig
 from tasks.corpus.reasons import commonest
 from tasks.corpus.shares import key_of, large_shares, warning_of
@@ -40,6 +41,7 @@ _SURELY_ENOUGH = 30
 """Expected documents, which hashes choose, of which fewer than twenty are seldom left."""
 _MOST_HELD_OUT = 0.5
 _WAYS = {
+    "extract": "look at what onward inspect says of its files",
     "ingest": "repair its files or name their column with text_field",
     "dedup": "loosen corpus.dedup, or leave out the source that holds the same text",
     "filter": "loosen corpus.filter",
@@ -48,6 +50,7 @@ _WAYS = {
 """The stages that drop documents, and what to do where one drops nearly all."""
 _HOLD_LESS = "lower corpus.holdout_fraction"
 _OTHER_WAYS = {
+    "where": "loosen the source's where",
     "held_out_overlap": _HOLD_LESS,
     "copy_after_filter": "leave out the source that holds the same text",
 }
@@ -87,6 +90,8 @@ class SliceReader:
     _signatures: list[Input] = field(default_factory=list)
     _known: list[Input] = field(default_factory=list)
     _turns: dict[tuple[str, ...], int] = field(default_factory=dict)
+    _shelves: dict[str, list[Artifact | None]] = field(default_factory=dict)
+    """Of each source of documents, the shelves that were begun."""
 
     def until(self, needed: Mapping[str, int]) -> list[Slice]:
         """Read until each source has at least `needed` tokens or is used up. Returns all slices so far.
@@ -146,6 +151,9 @@ class SliceReader:
     def all(self, until: str, most: int | None) -> None:
         """Read every slice of every source (or the first `most` slices), up to the corpus stage `until`."""
         sources = list(self.requests.run.corpus.sources)
+        if until == "extract":
+            self._extract_all(sources, most)
+            return
         if self.requests.new_base:  # its tokenizer is made from replay text, which a whole run reads first
             self._read(self._next([s for s in sources if s.role == "replay"], None), until)
         trained = [source for source in sources if source.weight]
@@ -159,7 +167,10 @@ class SliceReader:
 
     def used_up(self, source: str) -> bool:
         """Whether the source has no text after the slices so far."""
-        return source in self.cursors and bool(self.cursors[source].stats["exhausted"])
+        if source not in self.cursors or not self.cursors[source].stats["exhausted"]:
+            return False
+        shelves = self.requests.shelves(source)
+        return shelves is None or len(self._shelves[source]) >= len(shelves.names)
 
     def holdouts(self, read: list[Slice]) -> dict[str, Input]:
         """The held-out documents of each source in the slices of the first round. All models are measured on them."""
@@ -193,7 +204,8 @@ class SliceReader:
         for stage, way in _WAYS.items():
             counts: Counter[str] = Counter()
             for made in own:
-                counts.update(made[stage].stats["dropped_by_reason"])
+                if stage in made:
+                    counts.update(made[stage].stats["dropped_by_reason"])
             if counts:
                 first = counts.most_common(1)[0][0]
                 way = f"{way} ({key_of(first)})" if stage == "filter" else _OTHER_WAYS.get(first, way)
@@ -203,6 +215,7 @@ class SliceReader:
         if held := sum(int(made["decontaminate"].stats["documents_held_out"]) for made in own):
             losses.append((held, f"{held:,} are held out", _HOLD_LESS))
         read = sum(int(made["ingest"].stats["documents_in"]) for made in own)
+        read += sum(int(made["extract"].stats["documents_dropped"]) for made in own if "extract" in made)
         where = "; ".join(words for _, words, _ in losses) or "it has none"
         way = max(losses)[2] if losses else "look at its files"
         return NothingLeft(
@@ -244,7 +257,8 @@ class SliceReader:
 
         ask, name = self.requests, source.name
         first = name not in self.cursors
-        ingested = make("ingest", ask.ingest(source, self.cursors.get(name)))
+        shelf = self._shelf(source, make)
+        ingested = make("ingest", ask.ingest(source, self.cursors.get(name), shelf))
         if until != "ingest":
             earlier = Chain(tuple(self._signatures)) if self._signatures else None
             deduped = make("dedup", ask.dedup(ingested.part("documents"), earlier))
@@ -270,3 +284,29 @@ class SliceReader:
             make("tokenize", ask.tokenize(made["decontaminate"].part("documents"), tokenizer))
         self.cursors[name] = ingested
         self.slices.append(Slice(number, name, made))
+
+    def _shelf(self, source: SourceConfig, make: Callable[[str, Any], Artifact]) -> Shelf | None:
+        """Where the next slice of a source of documents lies: behind the slice before, or on the next shelf, of which the
+        documents are made now. None of a source that is read as it is."""
+        ask, name = self.requests, source.name
+        shelves = ask.shelves(name)
+        if shelves is None:
+            return None
+        begun = self._shelves.setdefault(name, [])
+        if name not in self.cursors or self.cursors[name].stats["exhausted"]:
+            number = len(begun)
+            begun.append(make("extract", ask.extract(source, number)) if shelves.documents(number) else None)
+        return ask.shelf(source, len(begun) - 1, begun[-1])
+
+    def _extract_all(self, sources: Sequence[SourceConfig], most: int | None) -> None:
+        """Make the documents of every shelf (or of the first `most`), and nothing of them."""
+        for source in sources:
+            shelves = self.requests.shelves(source.name)
+            for number in range(len(shelves.names) if shelves is not None else 0):
+                if shelves is None or not shelves.documents(number):
+                    continue
+                if most is not None and len(self.slices) >= most:
+                    return
+                place = len(self.slices) + 1
+                made = self.build(self.requests.extract(source, number), slice=place)
+                self.slices.append(Slice(place, source.name, {"extract": made}))

@@ -28,6 +28,9 @@ ADVICE = {
     "corpus.sources.order": "`as_given` for text that is sorted on purpose.",
     "corpus.sources.keep_fields": "If other columns are large: name the few that lineage should show, or "
     "none.",
+    "corpus.sources.template": "For tables of questions and answers, or of fields that make a text together.",
+    "corpus.sources.where": "To read a part of the files: a kind, a language, a span of years. Two sources of the "
+    "same files with opposite conditions give each part a weight of its own.",
     "corpus.sources.max_epochs": "If one small source should be refused rather than read again and again.",
     "corpus.slice_bytes": "Smaller to begin training sooner on small budgets; larger for less overhead. A "
     "budget reads whole "

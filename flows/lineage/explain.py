@@ -8,7 +8,8 @@ from storage.catalog import Catalog
 from storage.errors import DamagedArtifact
 from tasks import stages
 
-_WAY = stages.CORPUS[:-1]
+_WAY = stages.CORPUS[1:-1]
+"""From the first stage that gives documents their ids."""
 _OTHER = {
     "held_out_overlap": "it has this share of its text, or of the other's, in common with held-out document ",
     "copy_after_filter": "the filter's edits made it a copy of document ",

@@ -140,7 +140,7 @@ def _edges(artifact: Artifact) -> list[dict[str, Any]]:
 
 def _outside(artifact: Artifact) -> Iterator[Outside]:
     inputs = artifact.manifest.inputs
-    if artifact.stage == "ingest":
+    if artifact.stage in ("extract", "ingest"):
         yield from _text(str(artifact.manifest.config["name"]), inputs)
     elif artifact.stage == "base":
         yield from _base(inputs.get("origin", {}))

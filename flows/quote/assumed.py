@@ -18,6 +18,7 @@ TRUNK_BYTES = 12.0
 """Bytes of a parameter in a trunk and in a checkpoint: the weight and AdamW's two moments in fp32."""
 _EXPORT_BYTES = 4.0
 _PER_CORE = {
+    "extract": 1e6,
     "ingest": 70e6,
     "dedup": 25e6,
     "filter": 8.8e6,
@@ -31,7 +32,7 @@ _PER_CORE = {
 _ALONE = ("tokenizer", "contamination", "data")
 _PACKED = 5e6
 """Tokens that are packed in a second, with reading where documents begin and end."""
-_KEPT = {"ingest": 0.35, "dedup": 0.35, "filter": 0.3, "decontaminate": 0.3, "tokenize": 0.5}
+_KEPT = {"extract": 0.35, "ingest": 0.35, "dedup": 0.35, "filter": 0.3, "decontaminate": 0.3, "tokenize": 0.5}
 """Bytes on the disk for each byte of text that is read, as in the demo's store."""
 _START = {"base": 15.0, "train": 20.0, "decay": 20.0, "perplexity": 3.0, "evaluate": 5.0, "samples": 3.0}
 """Seconds that a stage takes besides its work; others take one."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from flows.config import RunConfig
 from flows.dag.plan import Plan, PlanRow, planned
+from flows.quote.files import files_text
 from flows.quote.happened import Beside, beside
 from flows.quote.quote import Measured, Quote, quote_of
 from flows.quote.rates import Rates, rates_of
@@ -32,10 +33,19 @@ class Quoted:
     free: int | None
     """Bytes free on the store's disk, where the plan is for this machine."""
 
+    files: Sequence[str] = ()
+    """Of each source of documents, its files by kind, and what is set aside."""
+
     def text(self, width: int) -> str:
         """For a person."""
         return render(
-            self.rows, self.quote, free=self.free, when=self.when, width=width, happened=self.happened
+            self.rows,
+            self.quote,
+            free=self.free,
+            when=self.when,
+            width=width,
+            happened=self.happened,
+            files=self.files,
         )
 
 
@@ -73,7 +83,7 @@ def quoted(
             f"store: the run needs about {bytes_text(needed)} on the disk of {run.store_path}, and {bytes_text(free)} are "
             "free; make room, or name another place in the configuration's store"
         )
-    return Quoted(run, rows, quote, when, happened, free)
+    return Quoted(run, rows, quote, when, happened, free, list(files_text(plan.shelves)))
 
 
 def _quote(run: RunConfig, plan: Plan, rows: list[PlanRow], measured: Measured) -> Quote:

@@ -236,6 +236,8 @@ def _amount(one: Made, text: Mapping[int, float]) -> float | None:
     stats = one.artifact.stats
     if one.stage in stages.TRAINING:
         return None
+    if one.stage == "extract":
+        return float(stats["bytes_out"])
     if one.stage in _OF_TEXT:
         known = text.get(one.slice) if one.slice is not None else sum(text.values())
         return known if known else None

@@ -23,8 +23,10 @@ def render(
     when: str | None = None,
     width: int = 100,
     happened: Sequence[Beside] = (),
+    files: Sequence[str] = (),
 ) -> str:
-    """The plan as text. `free`: bytes free on the store's disk. `when`: when the rates were measured.
+    """The plan as text. `files`: lines about files of documents. `free`: bytes free on the store's disk. `when`: when the
+    rates were measured.
 
     Where everything is in the store, it shows what had been quoted beside what it took (`happened`), and ends with "nothing
     to do".
@@ -36,6 +38,7 @@ def render(
     if not quote.to_do:
         return "\n".join([*lines, "nothing to do"]) + "\n"
     lines += ["", *_labelled("in all", _totals(quote, free), width)]
+    lines += _labelled("files", files, width)
     lines += _labelled("text", [_read(one) for one in quote.sources], width)
     lines += _labelled("training", _devices(rows), width)
     lines += _labelled("newer", newer_versions(rows), width)

@@ -7,7 +7,7 @@ takes, the tokens that a byte of text gives, and the size of the sources. So doe
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from flows.dag.rounds import round_zero, rounds_of
 from flows.dag.state import Slice
 from flows.quote.rates import Made, Rates, kind_of, text_of
 from flows.quote.training import batch_tokens_of
+from storage.artifact import Artifact
 from storage.paths import home
 from tasks import stages
 from tasks.corpus.holdout import MAX_RAISED, MIN_BYTES
@@ -106,9 +107,13 @@ def work_of(run: RunConfig, plan: Plan, rates: Rates) -> Work:
     readings = {one.name: _Reading.of(run, one, plan, text, rates) for one in run.corpus.sources}
     amounts = _Amounts(run, rates, made, text, readings)
     items: dict[str, list[tuple[bool, float]]] = {}
+    waiting = _shelf_estimates(plan)
     for row, artifact in zip(plan.rows, plan.found, strict=True):
         kind = kind_of(row.stage, row.item)
         own = items.setdefault(kind, [])
+        if row.stage == "extract":
+            own.append((artifact is not None, _text_of(artifact, next(waiting))))
+            continue
         if row.stage in stages.CORPUS and row.slice not in text:
             continue  # a slice that is not read yet: counted below
         if (
@@ -119,7 +124,7 @@ def work_of(run: RunConfig, plan: Plan, rates: Rates) -> Work:
             continue  # the same for each model
         own.append((artifact is not None, amounts.of(row)))
     for reading in readings.values():
-        for stage in stages.CORPUS:
+        for stage in stages.CORPUS[1:]:  # each shelf has its row already
             items.setdefault(stage, []).extend((False, size) for size in reading.slices)
     found = tuple(
         Item(
@@ -131,6 +136,21 @@ def work_of(run: RunConfig, plan: Plan, rates: Rates) -> Work:
         for kind, own in items.items()
     )
     return Work(found, tuple(reading.work for reading in readings.values()))
+
+
+def _shelf_estimates(plan: Plan) -> Iterator[int]:
+    """About how many bytes of text each shelf has, in the order of the plan's rows of `extract`."""
+    begun: dict[str, Iterator[int]] = {
+        name: (shelves.estimate(n) for n in range(len(shelves.names)) if shelves.documents(n))
+        for name, shelves in plan.shelves.items()
+    }
+    for one in plan.slices:
+        if "extract" in one.artifacts:
+            yield next(begun[one.source])
+
+
+def _text_of(artifact: Artifact | None, estimate: int) -> float:
+    return float(estimate if artifact is None else artifact.stats["bytes_out"])
 
 
 def _before(plan: Plan, row: PlanRow) -> list[PlanRow]:
@@ -164,8 +184,14 @@ class _Reading:
         tokens += round(waiting * rate)
         needed = taken_of(run, source)
         exhausted = bool(own and own[-1].artifacts["ingest"].stats["exhausted"])
+        shelves = plan.shelves.get(source.name)
+        if shelves is not None:
+            there = sum(bool(shelves.documents(number)) for number in range(len(shelves.names)))
+            exhausted = exhausted and sum("extract" in one.artifacts for one in own) >= there
         if exhausted:
             left = 0.0
+        elif shelves is not None:
+            left = max(0.0, shelves.listing.size - read)
         else:
             size = size_of_source(config, source, home(), remembered_in(run.store_path)).bytes
             left = max(0.0, size - read)

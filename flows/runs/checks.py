@@ -22,6 +22,7 @@ from tasks.corpus.reading.origins import Hub
 from tasks.corpus.reading.patterns import matches, other_reading, why_none
 from tasks.corpus.reading.sources import IngestConfig, SourceConfig
 from tasks.corpus.tokens.begin import BOS
+from tasks.documents.folder import of_source
 from tasks.evaluation.catalog import BENCHMARKS, check_benchmarks
 from tasks.evaluation.question_files import check_question_files
 from tasks.models.base import InitConfig
@@ -183,6 +184,8 @@ def _sources(run: RunConfig) -> None:
                 raise ConfigError(
                     f"corpus.sources: {source.name}: no file matches {pattern!r}: {why_none(pattern, home())}"
                 )
+        if source.files is not None and of_source(source.name, source.files, home(), source.text_field):
+            continue  # documents: what is no document is set aside
         check_kinds(source.name, source.files or (), home())
         absent, there, whole = _absent(source)
         if absent and whole:

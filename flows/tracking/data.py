@@ -96,7 +96,7 @@ def source_files(store: Store, artifacts: Iterable[Artifact]) -> list[dict[str, 
     """The source files behind the artifacts: source, name, bytes and sha256 of each, or a package and its version."""
     found: dict[tuple[str, str], dict[str, Any]] = {}
     for one in _upstream(store, artifacts):
-        if one.stage != "ingest":
+        if one.stage not in ("extract", "ingest"):
             continue
         source, inputs = str(one.manifest.config["name"]), one.manifest.inputs
         for file in inputs.get("files") or ():
@@ -171,7 +171,11 @@ def _manifest(pack: Artifact) -> Data:
 def _files_read(artifact: Artifact, store: Store) -> Data:
     config, stats = artifact.manifest.config, artifact.stats
     files = source_files(store, [artifact])
-    files = [one for one in files if one["name"] in _names_read(artifact)]
+    names = _names_read(artifact)
+    if edge := artifact.manifest.inputs.get("extracted"):
+        extracted = _lookup(store, edge)
+        names |= _names_read(extracted) if extracted is not None else set()
+    files = [one for one in files if one["name"] in names]
     where = {"uri": str(artifact.path), "files": files, "origin": artifact.manifest.inputs.get("hub")}
     profile = {"num_rows": int(stats["documents_in"]), "bytes": int(stats["bytes_out"])}
     digest = _digest_of(str(one.get("sha256", one.get("version"))) for one in files)

@@ -31,10 +31,12 @@ from tasks.corpus.reading.ingest_shard import DROPPED_FILE, STAGE, ShardJob, rea
 from tasks.corpus.reading.kinds import refusal
 from tasks.corpus.reading.slice_plan import IngestInputs, SlicePlan, plan_slice, read_cursor
 from tasks.corpus.reading.sources import IngestConfig, SourceConfig
+from tasks.corpus.reading.where import REASON as NOT_WANTED
+from tasks.corpus.reading.where import conditions_of
 from tasks.corpus.reasons import commonest
 
 VERSION = 2
-COMPONENTS = {"parquet": 1, "lines": 2, "text": 1, "python": 1, "hub": 1}
+COMPONENTS = {"parquet": 1, "lines": 2, "text": 1, "python": 1, "hub": 1, "extracted": 1}
 """Versions of the readers, by the kind of a file (origins.py), and of reading from the hub."""
 _EMPTY = ("empty_file", "empty_text")
 """Reasons of rows and files that hold no text: nothing is wrong with them, and nothing is in them."""
@@ -165,7 +167,8 @@ def _job(
 ) -> ShardJob:
     known = {file["name"]: file["bytes"] for file in inputs.files}
     sizes = {unit.name: known[unit.name] for unit in units if unit.name in known}
-    return ShardJob(name, config.name, config.text_field, units, sizes, limit, config.keep_fields)
+    where = conditions_of(config.where)
+    return ShardJob(name, config.name, config.text_field, units, sizes, limit, config.keep_fields, where)
 
 
 def _merge_dropped(draft: Draft, jobs: dict[str, ShardJob]) -> pa.Table:
@@ -205,7 +208,7 @@ def _stats(
         documents_in=sum(result["seen"] for result in results.values()),
         documents_out=sum(result["documents"] for result in results.values()),
         documents_dropped=dropped.num_rows,
-        bytes_in=sum(file["bytes"] for file in inputs.files),
+        bytes_in=sum(file["bytes"] for file in inputs.files) + _extracted_bytes(inputs),
         bytes_out=sum(result["bytes"] for result in results.values()),
         dropped_by_reason=dict(sorted(Counter(dropped["reason"].to_pylist()).items())),
         files=len(inputs.paths),
@@ -217,6 +220,14 @@ def _stats(
             f"{stats.documents_dropped} rows set aside came of them; nothing was committed"
         )
     return stats
+
+
+def _extracted_bytes(inputs: IngestInputs) -> int:
+    """Bytes on the disk of the files of extracted documents that the slice reads from."""
+    if inputs.extracted is None:
+        return 0
+    own = [path for name, path in inputs.paths.items() if name in inputs.extracted.files]
+    return sum(Path(path).stat().st_size for path in own)
 
 
 def _judge(
@@ -232,7 +243,10 @@ def _judge(
     empty: int = state.get("empty", 0)
     if not dropped.num_rows:
         return empty
-    rows, bad = state["rows"] + stats.documents_in, state["dropped"] + stats.documents_dropped
+    passed = stats.dropped_by_reason.get(NOT_WANTED, 0)  # by the user's own conditions: they are not bad
+    if passed == dropped.num_rows:
+        return empty
+    rows, bad = state["rows"] + stats.documents_in, state["dropped"] + stats.documents_dropped - passed
     documents = state["documents"] + stats.documents_out
     if bad > config.max_bad_fraction * rows or empty:
         here = empty + sum(stats.dropped_by_reason.get(reason, 0) for reason in _EMPTY)
@@ -305,11 +319,12 @@ def _write_cursor(
         "position": position,
         "rows": before["rows"] + stats.documents_in,
         "documents": before["documents"] + stats.documents_out,
-        "dropped": before["dropped"] + stats.documents_dropped,
+        "dropped": before["dropped"] + stats.documents_dropped - stats.dropped_by_reason.get(NOT_WANTED, 0),
         "exhausted": stats.exhausted,
         "files": files,
         **({"hub": inputs.hub} if inputs.hub else {}),
         **({"empty": empty} if empty else {}),
+        **({"before": inputs.reading["before"]} if "before" in inputs.reading else {}),
     }
     (draft.path / "cursor.json").write_text(json.dumps(cursor, indent=0), encoding="utf-8")
     draft.part("cursor", "cursor.json")

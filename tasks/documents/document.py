@@ -70,6 +70,18 @@ class Lost:
 
 
 @dataclass(frozen=True)
+class Columns:
+    """What of a table's rows is text: the column `text`, or a template with columns in braces."""
+
+    text: str = "text"
+    template: str | None = None
+
+
+ANY = Columns()
+"""Nothing is asked for: the column is told by its name or its cells."""
+
+
+@dataclass(frozen=True)
 class Draft:
     """A document as an extractor gives it: pages of text to be joined, and the numbers of those that have none."""
 

@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 import yaml
 
-from tasks.documents.document import Draft, Unreadable
+from tasks.documents.document import ANY, Columns, Draft, Unreadable
 from tasks.documents.encodings import decoded
 from tasks.documents.kinds import table_dialect
 from tasks.documents.tidy import one_line, table, tidy
@@ -32,6 +32,7 @@ _TAG = re.compile(
 _AUTOLINK = re.compile(r"<(https?://[^>\s]+|mailto:[^>\s]+)>")
 _KEPT_META = ("title", "author", "date", "language", "url")
 _TEXT_COLUMNS = ("text", "content", "body", "document", "article", "description", "abstract")
+_COLUMN = re.compile(r"\{([^{}\n]+)\}")
 _LONG_CELL = 120
 _OUTPUT_CHARACTERS = 2000
 
@@ -87,8 +88,11 @@ def _front(text: str) -> dict[str, str]:
     return meta
 
 
-def read_table(data: bytes) -> Draft | Iterator[Draft]:
-    """A table: a document for each row where a column holds texts, with the other columns as `meta`; else one document."""
+def read_table(data: bytes, wanted: Columns = ANY) -> Draft | Iterator[Draft]:
+    """A table: a document for each row where a column holds texts, with the other columns as `meta`; else one document.
+
+    `wanted`: the column that is asked for, or a template of columns. Where the table has none of these, it is as without.
+    """
     text, encoding = decoded(data)
     text = text.replace("\r\n", "\n").replace("\r", "\n").replace("\0", "")
     sign = table_dialect(text, whole=True) or ","
@@ -101,7 +105,12 @@ def read_table(data: bytes) -> Draft | Iterator[Draft]:
         raise Unreadable("damaged", f"the table cannot be read ({error})") from error
     if not rows:
         raise Unreadable("empty", "the table has no cell with text")
-    column = _text_column(rows)
+    names = [one_line(name).lower() for name in rows[0]]
+    asked = _COLUMN.findall(wanted.template or "")
+    if wanted.template is not None and asked and all(one.strip().lower() in names for one in asked):
+        return _filled(rows, names, wanted.template, encoding)
+    asked_for = wanted.text.lower()
+    column = names.index(asked_for) if wanted.text != ANY.text and asked_for in names else _text_column(rows)
     if column is None:
         return Draft((tidy(table(rows)),), {"encoding": encoding})
     return _rows(rows, column, encoding)
@@ -116,6 +125,18 @@ def _rows(rows: list[list[str]], column: int, encoding: str) -> Iterator[Draft]:
             if place != column and place < len(row) and row[place].strip()
         }
         yield Draft((tidy(row[column]) if column < len(row) else "",), others | {"encoding": encoding})
+
+
+def _filled(rows: list[list[str]], names: list[str], template: str, encoding: str) -> Iterator[Draft]:
+    """A document for each row: the template with the row's cells in place of its columns; all columns as `meta`."""
+    heads = [one_line(name) or f"column_{place + 1}" for place, name in enumerate(rows[0])]
+    for row in rows[1:]:
+        cells = {name: row[place].strip() for place, name in enumerate(names) if place < len(row)}
+        pieces = _COLUMN.split(template)
+        pieces[1::2] = [cells.get(name.strip().lower(), "") for name in pieces[1::2]]
+        text = "".join(pieces)
+        meta = {name: one_line(cell) for name, cell in zip(heads, row, strict=False) if cell.strip()}
+        yield Draft((tidy(text) if any(cells.values()) else "",), meta | {"encoding": encoding})
 
 
 def _text_column(rows: list[list[str]]) -> int | None:

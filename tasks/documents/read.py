@@ -18,7 +18,7 @@ from importlib.metadata import version
 from typing import BinaryIO
 
 from tasks.documents import archives
-from tasks.documents.document import Document, Draft, Lost, Unreadable, as_document
+from tasks.documents.document import ANY, Columns, Document, Draft, Lost, Unreadable, as_document
 from tasks.documents.kinds import ARCHIVES, NAMES, STREAMED, kind_of, zip_kind
 from tasks.documents.limits import HEAD_BYTES, Limits
 
@@ -37,7 +37,7 @@ class Extractor:
 EXTRACTORS = {
     "text": Extractor("plain.read_text", 1, ("chardet",)),
     "markdown": Extractor("plain.read_markdown", 1, ("chardet",)),
-    "table": Extractor("plain.read_table", 1, ("chardet",)),
+    "table": Extractor("plain.read_table", 1, ("chardet",), "table"),
     "notebook": Extractor("plain.read_notebook", 1),
     "html": Extractor("html.read_html", 1, ("lxml", "chardet")),
     "pdf": Extractor("pdf.read_pdf", 1, ("pypdfium2",), "pdf"),
@@ -85,6 +85,7 @@ class _Reading:
     limits: Limits
     alive: Callable[[int, str], None]
     skip: int
+    columns: Columns = ANY
     entries: int = 0
     unpacked: int = 0
     place: str = ""
@@ -120,14 +121,16 @@ def read(
     *,
     alive: Callable[[int, str], None] = lambda entries, place: None,
     skip: int = 0,
+    columns: Columns = ANY,
 ) -> Iterator[Document | Lost]:
     """Documents of a file that can be sought in, and what is lost of it.
 
     `place` is how the file is called; entries of archives get `place!name`, records of dumps `place#number`. `alive` is
-    called with the number and place of each entry before it is read, and now and then while it is; the first `skip` entries
-    are passed over. Raises nothing for what is in the file; OSError where it cannot be read.
+    called with the number and place of each entry before it is read, and now and then while it is; the first `skip`
+    entries are passed over. `columns`: what of a table is text. Raises nothing for what is in the file; OSError where it
+    cannot be read.
     """
-    reading = _Reading(limits or Limits(), alive, skip)
+    reading = _Reading(limits or Limits(), alive, skip, columns)
     try:
         yield from _entry(file, place, 0, reading, {})
     except _TooMuch as error:
@@ -232,6 +235,8 @@ def _documents(
         drafts = function(file, reading.limits.file_bytes)
     elif extractor.needs == "epub":
         drafts = function(file, reading.limits.file_bytes, reading.still)
+    elif extractor.needs == "table":
+        drafts = function(_whole(b"", file, reading.limits), reading.columns)
     elif extractor.needs == "pdf":
         drafts = function(_whole(b"", file, reading.limits), reading.still)
     else:

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -22,7 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
-from tasks.documents.document import Document, Lost, Page
+from tasks.documents.document import ANY, Columns, Document, Lost, Page
 from tasks.documents.limits import Limits
 from tasks.documents.worker import put
 
@@ -34,8 +35,10 @@ ROOT = Path(__file__).resolve().parents[2]
 class Reader:
     """A process that reads files, one at a time. It is started when it is needed, and ended with the context."""
 
-    def __init__(self, limits: Limits | None = None) -> None:
+    def __init__(self, limits: Limits | None = None, tries: int = 1, columns: Columns = ANY) -> None:
+        """`tries`: how often an entry that hangs or ends the process is read before it is set aside."""
         self.limits = limits or Limits()
+        self._tries, self._columns = tries, columns
         self._process: subprocess.Popen[bytes] | None = None
         self._waiting = bytearray()
         self._stopped = False
@@ -73,14 +76,20 @@ class Reader:
     def read(self, path: Path, place: str | None = None) -> Iterator[Document | Lost]:
         """Documents of a file, and what is lost of it, in the order of its bytes. `place` is how the file is called."""
         called = place if place is not None else str(path)
-        skip, broken = 0, ""
+        skip, broken, tried = 0, "", Counter[int]()
+        again = 0  # answers of the entry after `skip` that were given by an earlier try
         while True:
-            at = (skip, called)
+            at, given = (skip, called), 0
             try:
                 for answer in self._asked(path, called, skip):
                     if "at" in answer:
-                        at = (int(answer["at"][0]), str(answer["at"][1]))
-                    elif "document" in answer:
+                        entry = (int(answer["at"][0]), str(answer["at"][1]))
+                        at, given = entry, given if entry[0] == at[0] else 0
+                        continue
+                    given += 1
+                    if at[0] == skip + 1 and given <= again:
+                        continue
+                    if "document" in answer:
                         yield _document(answer["document"])
                     elif "lost" in answer:
                         yield Lost(**answer["lost"])
@@ -104,18 +113,25 @@ class Reader:
             self.close()
             if self._stopped:
                 return
+            tried[at[0]] += 1
+            if tried[at[0]] < self._tries:
+                if at[0] > skip:
+                    again = max(given, again) if at[0] == skip + 1 else given
+                    skip = at[0] - 1
+                continue
             if at[1] != broken:
                 yield Lost(at[1], "other", reason, message)
             if at[0] <= skip:
                 return
             broken = at[1]
-            skip = at[0]
+            skip, again = at[0], 0
 
     def _asked(self, path: Path, place: str, skip: int) -> Iterator[dict[str, Any]]:
         """Answers to a request. Raises TimeoutError after silence, EOFError where the process has ended."""
         process = self._started()
         assert process.stdin is not None and process.stdout is not None
         request = {"path": os.fspath(path), "place": place, "skip": skip, "limits": asdict(self.limits)}
+        request["columns"] = asdict(self._columns)
         try:
             put(_writer(process), request)
         except BrokenPipeError as error:

@@ -1,12 +1,14 @@
 """The process that reads files for `reader.Reader`: requests on standard input, answers on standard output, in frames.
 
-A frame is the length of its JSON as four bytes, and the JSON. Requests: `{path, place, skip, limits}`. Answers, for each
-request: `{at: [entry, place]}` before each entry and now and then while it is read, `{document: …}`, `{lost: …}`, and at
-last `{end: null}` or `{unopened: message}`. What libraries print goes to standard error.
+A frame is the length of its JSON as four bytes, and the JSON. Requests: `{path, place, skip, limits, columns}`. Answers,
+for each request: `{at: [entry, place]}` before each entry and now and then while it is read, `{document: …}`, `{lost: …}`,
+and at last `{end: null}` or `{unopened: message}`. What libraries print goes to standard error.
 """
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
 import resource
 import signal
@@ -17,11 +19,13 @@ from typing import Any, BinaryIO
 
 import orjson
 
-from tasks.documents.document import Document
+from tasks.documents.document import Columns, Document
 from tasks.documents.limits import Limits
 from tasks.documents.read import read
 
 _STILL_SECONDS = 1.0
+_DEATH_SIGNAL = 1
+"""PR_SET_PDEATHSIG of prctl(2)."""
 
 
 def serve(requests: BinaryIO, answers: BinaryIO) -> None:
@@ -43,7 +47,10 @@ def _answer(request: dict[str, Any], answers: BinaryIO) -> None:
     try:
         with open(request["path"], "rb") as file:  # noqa: PTH123 (a path of bytes that are no text stays as it is)
             limits = Limits(**request["limits"])
-            for found in read(file, request["place"], limits, alive=alive, skip=request["skip"]):
+            columns = Columns(**request["columns"])
+            for found in read(
+                file, request["place"], limits, alive=alive, skip=request["skip"], columns=columns
+            ):
                 put(answers, {"document" if isinstance(found, Document) else "lost": asdict(found)})
     except OSError as error:
         put(answers, {"unopened": error.strerror or str(error)})
@@ -67,9 +74,16 @@ def take(stream: BinaryIO) -> dict[str, Any] | None:
     return found
 
 
+def _end_with_parent() -> None:
+    """Ask the kernel to end this process with the one that started it, also in the middle of a file that hangs."""
+    with contextlib.suppress(AttributeError, OSError):
+        ctypes.CDLL(None).prctl(_DEATH_SIGNAL, signal.SIGKILL)
+
+
 def main(memory_bytes: int) -> None:
     """Serve on standard input and output, with so much address space."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
+    _end_with_parent()
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     _, hard = resource.getrlimit(resource.RLIMIT_AS)

@@ -268,9 +268,12 @@ def _data(made: list[Artifact]) -> Iterator[str]:
         for source, stats in pack.stats["sources"].items():
             placed[source] = placed.get(source, 0) + int(stats["tokens"])
     read: dict[str, list[Artifact]] = {}
+    named: dict[str, list[Artifact]] = {}
     for one in made:
         if one.stage == "ingest":
             read.setdefault(str(one.stats["source"]), []).append(one)
+        if one.stage in ("extract", "ingest"):
+            named.setdefault(str(one.stats["source"]), []).append(one)
     rows = [
         (
             source,
@@ -281,23 +284,23 @@ def _data(made: list[Artifact]) -> Iterator[str]:
         for source, slices in sorted(read.items())
     ]
     yield _table(("source", "slices", "documents read", "tokens packed"), rows)
-    for source, slices in sorted(read.items()):
-        yield _files_of(source, slices)
+    for source, made_of in sorted(named.items()):
+        yield _files_of(source, made_of)
 
 
-def _files_of(source: str, slices: list[Artifact]) -> str:
+def _files_of(source: str, made: list[Artifact]) -> str:
     files = {
-        entry["sha256"]: entry["name"] for one in slices for entry in one.manifest.inputs.get("files") or ()
+        entry["sha256"]: entry["name"] for one in made for entry in one.manifest.inputs.get("files") or ()
     }
     packages = {
         name: version
-        for one in slices
+        for one in made
         for name, version in (one.manifest.inputs.get("distributions") or {}).items()
     }
     listed = [f"`{name}` (sha256 `{digest[:12]}`)" for digest, name in list(files.items())[:_FILES_LISTED]]
     listed += [f"{name} {version}" for name, version in sorted(packages.items())]
     if len(files) > _FILES_LISTED:
-        listed.append(f"{len(files) - _FILES_LISTED} more, named in the manifests of `ingest`")
+        listed.append(f"{len(files) - _FILES_LISTED} more, named in the manifests of `{made[0].stage}`")
     return f"**{source}**: {', '.join(listed)}" if listed else ""
 
 

@@ -33,10 +33,15 @@ _PREFIX = re.compile(r"hf://datasets/[^@]+@(?P<commit>[^/]+)/(?P<path>.+)")
 
 class Remembered:
     """Cached answers of the hub, by question. `path`: a SQLite file that all runs share; None: kept in this object
-    only."""
+    only. `what` it holds, and what happens without it, are for a message."""
 
-    def __init__(self, path: Path | None) -> None:
-        self.path = path
+    def __init__(
+        self,
+        path: Path | None,
+        what: str = "the cache of the hub's answers",
+        without: str = "branches are then resolved again",
+    ) -> None:
+        self.path, self._what, self._without = path, what, without
         self._own: dict[str, Any] = {}
 
     @property
@@ -71,8 +76,7 @@ class Remembered:
                 return database.execute(statement, values).fetchall()
         except sqlite3.Error as error:
             raise OnwardError(
-                f"{self.path}, the cache of the hub's answers, cannot be used ({error}). Repair or delete it: "
-                "branches are then resolved again"
+                f"{self.path}, {self._what}, cannot be used ({error}). Repair or delete it: {self._without}"
             ) from error
 
 

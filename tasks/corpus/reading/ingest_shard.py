@@ -30,6 +30,8 @@ from tasks.corpus.reading.batches import Batch, Fault, Unit, whole_fault
 from tasks.corpus.reading.fields import KeptFields
 from tasks.corpus.reading.readers import read_unit
 from tasks.corpus.reading.remote import Missing, RemoteFile, spooled
+from tasks.corpus.reading.where import REASON as NOT_WANTED
+from tasks.corpus.reading.where import Condition, meeting
 
 STAGE = "ingest"
 PIECE_BYTES = 32_000_000
@@ -52,6 +54,7 @@ class ShardJob:
     sizes: dict[str, int]
     limit: int | None
     keep_fields: tuple[str, ...] | None = None
+    where: tuple[Condition, ...] = ()
 
 
 def read_shard(job: ShardJob, directory: Path) -> dict[str, Any]:
@@ -62,7 +65,8 @@ def read_shard(job: ShardJob, directory: Path) -> dict[str, Any]:
     size of unit.
     """
     writer = ShardWriter(job, directory)
-    kept = KeptFields(job.keep_fields)
+    asked = {one.field for one in job.where}
+    kept = KeptFields(None if job.keep_fields is None else {*job.keep_fields, *asked})
     end: dict[str, int] | None = None
     for unit in job.units:
         _check_unchanged(unit, job.sizes)
@@ -95,13 +99,14 @@ def _here(unit: Unit, directory: Path) -> Iterator[Unit]:
 def _read_into(writer: ShardWriter, unit: Unit, job: ShardJob, kept: KeptFields) -> dict[str, int] | None:
     end: dict[str, int] | None = None
     documents, aside = writer.documents, 0
-    for whole in read_unit(unit, job.text_field, kept):
+    for read in read_unit(unit, job.text_field, kept):
+        whole = meeting(read, job.where, unit.name)
         if end is not None:  # the previous batch reached the limit, and there is another one
             return end
         batch = whole if job.limit is None else _within(whole, job.limit - writer.bytes)
         _check_conserved(unit, batch)
         writer.add(unit, batch)
-        aside += len(batch.faults)
+        aside += sum(fault.reason != NOT_WANTED for fault in batch.faults)
         if aside > limits.HOPELESS_ROWS and aside > limits.HOPELESS_SHARE * (
             aside + writer.documents - documents
         ):

@@ -23,6 +23,8 @@ import pyarrow as pa
 
 from tasks.corpus.reading import limits, python_docs
 from tasks.corpus.reading.batches import Batch, Fault, Unit, checked, whole_fault
+from tasks.corpus.reading.extracted import KIND as EXTRACTED
+from tasks.corpus.reading.extracted import read_extracted
 from tasks.corpus.reading.fields import KeptFields
 from tasks.corpus.reading.json_array import Broken, elements_of
 from tasks.corpus.reading.limits import megabytes
@@ -56,6 +58,8 @@ def read_unit(unit: Unit, text_field: str, kept: KeptFields | None = None) -> It
         return _read_text(unit, kept)
     if unit.kind == "python":
         return _read_python(unit, kept)
+    if unit.kind == EXTRACTED:
+        return read_extracted(unit, kept)
     return _read_lines(unit, text_field, kept)
 
 

@@ -23,6 +23,7 @@ from storage.artifact import Input
 from storage.errors import ConfigError
 from tasks.corpus.reading import python_docs
 from tasks.corpus.reading.digests import FileDigests
+from tasks.corpus.reading.extracted import Shelf
 from tasks.corpus.reading.hub import Remembered
 from tasks.corpus.reading.origins import Files, Hub, Installed, Member, Origin
 from tasks.corpus.reading.sources import IngestConfig, SourceConfig
@@ -45,6 +46,9 @@ class IngestInputs:
         metadata={"in_key": False}
     )  # files (frozen), total, begin, units, warnings
     hub: dict[str, str | None] | None = None  # dataset, name (configuration), split, commit
+    extracted: Input | None = field(
+        default=None, metadata={"since": "0.2"}
+    )  # documents that `extract` read out of a shelf of files
 
 
 @dataclass(frozen=True)
@@ -66,17 +70,25 @@ def plan_slice(
     base_directory: Path,
     digests: FileDigests,
     remembered: Remembered | None = None,
+    documents: Shelf | None = None,
 ) -> SlicePlan | None:
     """Plan the slice after `cursor` (None: the first slice). Returns None if the source is exhausted.
 
-    Relative patterns start at `base_directory`. `remembered` holds earlier answers of the hub. Raises ConfigError if a
+    Relative patterns start at `base_directory`. `remembered` holds earlier answers of the hub. `documents`: the shelf that
+    the slice reads; a cursor at the end of a shelf begins the next one, and units are numbered on. Raises ConfigError if a
     pattern matches nothing, if a file in the first slice's list is missing or has changed, or if the hub lacks what is
     named. Raises HubUnreachable if the hub does not answer.
     """
     state = read_cursor(cursor)
+    before = 0  # units of earlier shelves
+    number = state["slice"] + 1 if state else 1
     if state and state["exhausted"]:
-        return None
-    origin = _origin(config, source, state, base_directory, remembered or Remembered(None))
+        if documents is None:
+            return None
+        before, state = state["position"]["unit"], None
+    elif state:
+        before = state.get("before", 0)
+    origin = documents or _origin(config, source, state, base_directory, remembered or Remembered(None))
     shelf = (1 if config.order == "as_given" else _SHELF_FILES) if isinstance(origin, Hub) else None
     names = origin.names()
     warnings: list[str] = []
@@ -91,14 +103,19 @@ def plan_slice(
     else:
         frozen = [{"name": name} for name in (_mixed(config, names) if shelf else names)]
         _look_into(origin, frozen, shelf)
-    begin = state["position"] if state else {"unit": 0, "row": 0, "offset": 0, "bytes": 0}
-    units = _taken(config, origin, frozen, shelf, begin, set(names))
-    total = len(ordered_units(config, frozen, shelf)) + sum("pieces" not in entry for entry in frozen)
+    begin = state["position"] if state else {"unit": before, "row": 0, "offset": 0, "bytes": 0}
+    units = _taken(config, origin, frozen, shelf, {**begin, "unit": begin["unit"] - before}, set(names))
+    units = [{**unit, "index": unit["index"] + before} for unit in units]
+    total = (
+        before + len(ordered_units(config, frozen, shelf)) + sum("pieces" not in entry for entry in frozen)
+    )
     reading = {"files": frozen, "total": total, "begin": begin, "units": units, "warnings": warnings}
+    if before:
+        reading["before"] = before
     return SlicePlan(
         config=config,
         inputs=_inputs(config, origin, cursor, reading, digests),
-        number=state["slice"] + 1 if state else 1,
+        number=number,
         estimated_bytes=sum(unit["estimate"] for unit in units),
         last=begin["unit"] + len(units) == total,
         warnings=tuple(warnings),
@@ -247,10 +264,14 @@ def _inputs(
         content = tuple({"name": file.path, "bytes": file.bytes, "sha256": file.digest} for file in listed)
         reading["remote"] = {name: origin.remote(name) for name in names}
         return IngestInputs(cursor, content, None, {name: name for name in names}, reading, origin.facts)
-    assert isinstance(origin, Files)
+    assert isinstance(origin, Files | Shelf)
     known = {entry["name"]: entry.get("sha256") for entry in reading["files"]}
     files = []
+    extracted = origin.extracted if isinstance(origin, Shelf) else None
+    own = set(origin.paths) - set(origin.rows) if isinstance(origin, Shelf) else set()
     for name in names:
+        if name in own:  # covered by the digest of the part
+            continue
         path = origin.paths[name]
         sha256 = digests.sha256(path)
         if known.get(name) not in (None, sha256):
@@ -260,4 +281,4 @@ def _inputs(
             )
         files.append({"name": name, "bytes": path.stat().st_size, "sha256": sha256})
     paths = {name: str(origin.paths[name]) for name in names}
-    return IngestInputs(cursor, tuple(files), None, paths, reading)
+    return IngestInputs(cursor, tuple(files), None, paths, reading, extracted=extracted)

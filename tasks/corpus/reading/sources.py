@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import date
 from typing import Any, Literal
 
 from pydantic import ConfigDict, field_validator, model_validator
 
-from storage.settings import Count, LineText, PathText, Real, Settings, execution, identity
+from storage.settings import Count, FreeText, LineText, PathText, Real, Settings, execution, identity
+from tasks.corpus.reading.where import conditions_of
 
 
 class HubConfig(Settings):
@@ -47,7 +49,8 @@ class SourceConfig(Settings):
     )
     files: tuple[PathText, ...] | None = execution(
         None,
-        description="Files or patterns: parquet, jsonl (plain, gz, zst), txt. Content is identity, paths are not.",
+        description="Files or patterns, such as folder/**: parquet, jsonl (plain, gz, zst), txt, documents of all kinds. "
+        "Content is identity, paths are not.",
     )
     python_docs: Literal["domain", "general"] | None = identity(
         None, description="The embedded source: documentation of the installed Python, instead of files."
@@ -67,6 +70,19 @@ class SourceConfig(Settings):
         description="Other fields to carry along with the text, such as url and score; []: none, null: all.",
     )
 
+    template: FreeText | None = identity(
+        None,
+        since="0.2",
+        description="The text of a row of a table (CSV, TSV): columns in braces, such as '{question} {answer}'; null: the "
+        "column text_field, or the one that holds texts.",
+    )
+    where: dict[LineText, LineText] = identity(
+        default_factory=dict,
+        since="0.2",
+        description="Conditions on other fields of a row, such as language: en|de, kind: '!= table', date: '>= 2015'; rows "
+        "that do not meet them are passed over.",
+    )
+
     max_epochs: Real | None = execution(
         None,
         ge=1,
@@ -78,6 +94,19 @@ class SourceConfig(Settings):
     @classmethod
     def _each_once(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
         return None if value is None else tuple(sorted(set(value)))
+
+    @field_validator("where", mode="before")
+    @classmethod
+    def _as_text(cls, value: Any) -> Any:
+        """A number or a date that YAML read as such is a condition too."""
+        if not isinstance(value, dict):
+            return value
+        plain = {
+            name: str(one) if isinstance(one, int | float | date) else one for name, one in value.items()
+        }
+        if all(isinstance(one, str) for one in plain.values()):
+            conditions_of(plain)
+        return plain
 
     @field_validator("files", mode="before")
     @classmethod
@@ -113,6 +142,9 @@ class IngestConfig(Settings):
     keep_fields: tuple[str, ...] | None = identity(
         None, since="0.2", description="Other fields that are carried along; null: all."
     )
+    where: dict[str, str] = identity(
+        default_factory=dict, since="0.2", description="Conditions on fields; other rows are set aside."
+    )
 
     @classmethod
     def of(
@@ -128,4 +160,5 @@ class IngestConfig(Settings):
             seed=seed,
             max_bad_fraction=max_bad_fraction,
             keep_fields=source.keep_fields,
+            where=dict(source.where),
         )

@@ -17,6 +17,7 @@ from tasks.corpus.filter import COMPONENTS as FILTER_COMPONENTS
 from tasks.corpus.filter import families_of
 from tasks.corpus.shares import large_shares
 from tasks.pages.data.examples import Reader
+from tasks.pages.data.extracted import extracted_of
 from tasks.pages.data.facts import DataFacts, LargeShare, Lengths, Reason, Sample, facts_json
 from tasks.pages.data.figures import draw
 from tasks.pages.data.inputs import DataConfig, DataInputs, DataPack, SliceParts, StageParts
@@ -36,10 +37,11 @@ COMPONENTS = FILTER_COMPONENTS
 _REASONS = 40
 _PARTS = {
     "dropped": DROPPING,
-    "documents": DROPPING,
+    "documents": DROPPING[1:],
     "holdout": ("decontaminate",),
     "hits": ("decontaminate",),
     "tokens": ("tokenize",),
+    "samples": ("extract",),
 }
 
 
@@ -94,7 +96,7 @@ def run(config: DataConfig, inputs: DataInputs, draft: Draft) -> DataStats:
     draft.part("page", "data.md", "data.html", "data.json", *(["figures"] if pictures else []))
     for problem in facts.flow.problems:
         draft.warn(problem)
-    stages = facts.flow.stages
+    stages = [one for one in facts.flow.stages if one.stage != "extract"]
     return DataStats(
         findings=facts.findings,
         read=stages[0].documents_in if stages else 0,
@@ -156,6 +158,7 @@ def gather(config: DataConfig, inputs: DataInputs, draft: Draft) -> DataFacts:
             if "filter" in one.stages
             for taken in large_shares(one.stages["filter"].stats)
         ),
+        extracted=extracted_of(inputs.slices, reader.excerpt),
     )
     return replace(facts, findings=tuple(findings(facts)))
 

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from tasks.pages.data.extracted import Extracted
 from tasks.pages.ledger import LEDGER, Amounts, BenchmarkHits, Ledger, PackedRound, SourceTokens, sources_of
-from tasks.pages.plain import plain
+from tasks.pages.plain import optional, plain
 
 Json = dict[str, Any]
 BINS_PER_DECADE = 8
@@ -175,6 +176,7 @@ class DataFacts:
     sample: Sample
     large: tuple[LargeShare, ...] = ()
     findings: tuple[str, ...] = ()
+    extracted: Extracted | None = optional()  # noqa: RUF009 (a field)
 
 
 # ---- data.json ----------------------------------------------------------------------------------------------------

@@ -57,7 +57,7 @@ def draw(facts: DataFacts, directory: Path) -> list[Picture]:
         save(lambda _: build(), directory, name)
         pictures.append(Picture(name, caption))
 
-    stages = facts.flow.stages
+    stages = [one for one in facts.flow.stages if one.stage != "extract"]  # not all sources have it
     if stages and stages[0].documents_out:
         add(
             "flow",

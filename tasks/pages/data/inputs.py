@@ -40,6 +40,7 @@ class StageParts:
     holdout: Input | None = None
     hits: Input | None = None
     tokens: Input | None = None
+    samples: Input | None = None
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from storage.counts import rounded_count
 from tasks.pages.blocks import Block, Heading, Picture, Quote, Table, Text
+from tasks.pages.data.extracted import extracted_blocks
 from tasks.pages.data.facts import DataFacts, Example, Sample
 from tasks.pages.ledger import Amounts, BenchmarkHits, sources_of
 from tasks.pages.wording import size_text, words
@@ -29,6 +30,7 @@ def blocks_of(facts: DataFacts, drawn: Sequence[Picture]) -> list[Block]:
     if facts.flow.problems:
         blocks.append(Text(f"Does not add up: {'; '.join(facts.flow.problems)}.", "warning"))
     blocks += _flow(facts, pictures)
+    blocks += extracted_blocks(facts.extracted) if facts.extracted is not None else []
     blocks += _reasons(facts, pictures)
     blocks += _lengths(facts, pictures)
     blocks += _scores(facts, pictures)
@@ -54,6 +56,7 @@ def findings(facts: DataFacts) -> list[str]:
     gone = [
         f"{stages[name].documents_dropped:,} {how}"
         for name, how in (
+            ("extract", "files or parts of files could not be read"),
             ("ingest", "could not be read"),
             ("dedup", "were copies or near-copies"),
             ("filter", "failed a filter"),

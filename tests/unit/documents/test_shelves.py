@@ -1,0 +1,139 @@
+"""A source of documents: which it is, what its files are, and how they lie on shelves."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import pytest
+
+from storage.errors import ConfigError
+from tasks.corpus.reading.digests import FileDigests
+from tasks.corpus.reading.hub import Remembered
+from tasks.corpus.reading.sources import IngestConfig, SourceConfig
+from tasks.documents import extract
+from tasks.documents.folder import Listing, of_source
+from tasks.documents.read import extractor_version
+from tasks.documents.shelves import Shelves, shelves_of
+from tests.support.papers import docx, pdf, word, zipped
+
+LINE = b'{"text": "one"}\n'
+PAPER = pdf([[(72, 700, "words of a paper")]])
+
+
+def listing(base: Path, *patterns: str) -> Listing | None:
+    return of_source("notes", patterns or ("**",), base, "text")
+
+
+def shelves(base: Path, memory: Remembered, slice_bytes: int = 10**9, order: str = "seeded") -> Shelves:
+    source = SourceConfig(name="notes", role="domain", weight=1, files=("**",), order=order)  # type: ignore[arg-type]
+    found = shelves_of(IngestConfig.of(source, slice_bytes=slice_bytes, seed=1), source, base, memory)
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"a.jsonl": LINE},
+        {"a.txt": b"words", "b.md": b"# A", "c.jsonl.gz": gzip.compress(LINE)},
+        {"a.jsonl": LINE, "b.png": b"\x89PNG\r\n\x1a\n\0"},
+        {"a.jsonl": b'{\n "text": 1\n}\n'},
+        {"a.png": b"\x89PNG\r\n\x1a\n\0"},
+        {"a.pdf": PAPER, "b.bin": b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n"},
+    ],
+)
+def test_rows_and_texts_and_what_is_to_be_mended_are_as_they_were(tmp_path: Path, files: dict[str, bytes]):
+    for name, data in files.items():
+        (tmp_path / name).write_bytes(data)
+    assert listing(tmp_path) is None
+
+
+def test_the_files_of_a_mixed_folder(tmp_path: Path):
+    files = {
+        "a.pdf": PAPER,
+        "b.zip": zipped({"x": "words"}),
+        "c": docx(word("words")),
+        "d.jsonl": LINE * 9,
+        "e.json": b'{\n "text": 1\n}\n',
+        "f.jsonl": PAPER,
+        "g.md": b"# A\n\nwords",
+        "h.png": b"\x89PNG\r\n\x1a\n\0",
+        "i.csv": b"id,text\n1,one\n2,two\n",
+        "j.txt": b"",
+    }
+    for name, data in files.items():
+        (tmp_path / name).write_bytes(data)
+    found = listing(tmp_path)
+    assert found is not None
+    assert dict(found.kinds) == {
+        "a.pdf": "pdf",
+        "b.zip": "zip",
+        "c": "docx",
+        "f.jsonl": "pdf",
+        "g.md": "markdown",
+        "i.csv": "table",
+    }
+    assert dict(found.rows) == {"d.jsonl": 9 * len(LINE)}
+    assert {name: aside.reason for name, aside in found.aside.items()} == {
+        "e.json": "not_read",
+        "h.png": "image",
+        "j.txt": "empty",
+    }
+
+
+def test_without_the_packages_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "a.pdf").write_bytes(PAPER)
+    monkeypatch.setattr("tasks.documents.folder.missing", lambda: ("pypdfium2",))
+    with pytest.raises(
+        ConfigError, match=r"a\.pdf is a PDF document, and reading it needs pypdfium2: pip install"
+    ):
+        listing(tmp_path)
+    (tmp_path / "a.pdf").unlink()
+    (tmp_path / "a.txt").write_text("words")
+    assert listing(tmp_path) is None
+
+
+def test_files_that_came_later_make_shelves_of_their_own(tmp_path: Path):
+    memory = Remembered(tmp_path / "cache.sqlite")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for number in range(9):
+        (folder / f"{number}.html").write_text("<html><p>words</p></html>" * 9)
+    first = shelves(folder, memory, 200)
+    assert len(first.names) > 2 and sorted(sum(first.names, ())) == [f"{n}.html" for n in range(9)]
+    assert list(sum(first.names, ())) != sorted(sum(first.names, ())), "in a seeded order"
+    for name in ("0a.html", "5a.html"):
+        (folder / name).write_text("<html><p>more</p></html>")
+    (folder / "rows.jsonl").write_bytes(LINE)
+    later = shelves(folder, Remembered(memory.path), 200)
+    assert later.names[: len(first.names)] == first.names and not later.gone
+    assert sorted(sum(later.names[len(first.names) :], ())) == ["0a.html", "5a.html", "rows.jsonl"]
+    assert shelves(folder, Remembered(memory.path), 200).names == later.names
+    (folder / first.names[0][0]).unlink()
+    without = shelves(folder, Remembered(memory.path), 200)
+    assert without.gone == (first.names[0][0],) and without.names[-1] == later.names[-1]
+    anew = shelves(folder, Remembered(None), 200)
+    assert sorted(sum(anew.names, ())) == sorted(sum(without.names, ())) and anew.names != without.names
+
+
+def test_files_stay_in_their_order_where_that_is_asked(tmp_path: Path):
+    for number in range(9):
+        (tmp_path / f"{number}.html").write_text("<html><p>words</p></html>")
+    found = shelves(tmp_path, Remembered(None), order="as_given")
+    assert found.names == (tuple(f"{number}.html" for number in range(9)),)
+
+
+def test_the_key_names_the_contents_and_the_extractors_of_the_kinds(tmp_path: Path):
+    (tmp_path / "a.pdf").write_bytes(PAPER)
+    (tmp_path / "b.html").write_text("<html><p>words</p></html>")
+    (tmp_path / "d.jsonl").write_bytes(LINE)
+    found = shelves(tmp_path, Remembered(None))
+    inputs = extract.extract_inputs(found, 0, FileDigests(None))
+    assert {one["name"] for one in inputs.files} == {"a.pdf", "b.html"} and set(found.rows(0)) == {"d.jsonl"}
+    assert inputs.extractors == {kind: extractor_version(kind) for kind in ("html", "pdf")}
+    assert "pypdfium2" in inputs.extractors["pdf"]
+    assert set(extract.components(extract.ExtractConfig(name="notes"), inputs)) <= set(extract.COMPONENTS)
+    (tmp_path / "c.zip").write_bytes(zipped({"x": "words"}))
+    whole = extract.extract_inputs(shelves(tmp_path, Remembered(None)), 0, FileDigests(None))
+    assert set(whole.extractors) == set(extract.COMPONENTS), "an archive may hold any kind"
