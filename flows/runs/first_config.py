@@ -21,6 +21,7 @@ from storage.counts import rounded_count
 from storage.errors import ConfigError
 from storage.paths import home
 from tasks.corpus.reading.sample import Folder, look_into
+from tasks.documents.sample import look_into_documents
 
 _FEWEST_TOKENS = 5_000
 _BYTES_PER_TOKEN = {True: 3.3, False: 4.3}
@@ -87,7 +88,7 @@ def _check_base(base: str | None) -> None:
 def _looked_into(folder: Path) -> Folder:
     if not folder.is_dir():
         raise ConfigError(f"{folder} is no directory; name a folder of text files")
-    found = look_into(folder)
+    found = look_into_documents(folder) or look_into(folder)
     if not found.texts:
         why = "; ".join(_refused(folder, found)) or "it holds no file with text"
         raise ConfigError(f"{folder} holds nothing that can be read: {why}")
@@ -99,6 +100,7 @@ def _notes(folder: Path, found: Folder, sizes: Sizes, base: str | None) -> Itera
         f"{folder}: {found.files:,} file{'s' if found.files != 1 else ''}, {documents_text(found.documents)}, "
         f"{size_text(found.size)} of text"
     )
+    yield from found.notes
     yield from _refused(folder, found)
     if sizes.held.texts < VERDICT:
         yield (

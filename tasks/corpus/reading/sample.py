@@ -41,6 +41,8 @@ class Folder:
     """Number of documents, as estimated from the sample."""
     refused: dict[tuple[str, str], list[Path]] = field(default_factory=dict)
     """Files that are not read, by what they are and the way out."""
+    notes: tuple[str, ...] = ()
+    """What else a person should know of it."""
 
 
 def look_into(folder: Path, seed: int = 0) -> Folder:
@@ -69,7 +71,7 @@ def look_into(folder: Path, seed: int = 0) -> Folder:
     files = [path for paths in found.values() for path in paths]
     text_field = field_of(files)
     size = sum(sum(survey_file(path, text_field).estimates) for path in files)
-    texts, read = _texts(files, text_field, seed)
+    texts, read = texts_of(files, text_field, seed)
     mean = read / len(texts) if texts else 0.0
     return Folder(patterns, len(files), size, text_field, texts, round(size / mean) if mean else 0, refused)
 
@@ -107,7 +109,7 @@ def _records(path: Path) -> Iterator[dict[str, object]]:
                 yield record
 
 
-def _texts(files: list[Path], text_field: str, seed: int) -> tuple[list[str], int]:
+def texts_of(files: list[Path], text_field: str, seed: int) -> tuple[list[str], int]:
     """Documents from files drawn at random, and their bytes."""
     rng = random.Random(seed)
     chosen = rng.sample(files, min(_FILES, len(files)))

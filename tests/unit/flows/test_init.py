@@ -55,7 +55,6 @@ def notes(folder: Path, texts: list[str], suffix: str = ".md") -> Path:
 
 def test_a_folder_of_notes(tmp_path: Path, texts: list[str]) -> None:
     folder = notes(tmp_path / "My Notes", texts)
-    (folder / "paper.pdf").write_bytes(b"%PDF-1.7\n")
     (folder / ".hidden.md").write_text("no")
     (folder / "empty.md").write_text("")
     run, _ = made(folder)
@@ -66,16 +65,19 @@ def test_a_folder_of_notes(tmp_path: Path, texts: list[str]) -> None:
     assert size / 5 < run.training.token_budgets[-1] < EPOCHS * size / 2
     first = first_config(folder)
     assert any("60 files, about 60 documents" in note for note in first.notes)
-    assert any("paper.pdf (a PDF document" in note for note in first.notes)
 
 
 def test_what_is_read_is_named_where_its_suffix_is_not_enough(tmp_path: Path, texts: list[str]) -> None:
-    folder = notes(tmp_path / "mixed", texts, ".txt")
-    (folder / "scan.txt").write_bytes(b"%PDF-1.7\n")
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    for number in range(20):
+        rows = "".join(json.dumps({"text": text}) + "\n" for text in texts)
+        (folder / f"rows {number}.json").write_text(rows)
+    (folder / "list.json").write_text('{\n "text": 1\n}\n')
     run, _ = made(folder)
     files = run.corpus.sources[0].files
-    assert files is not None and len(files) == len(texts)
-    assert "mixed/note 0.txt" in files and "mixed/scan.txt" not in files
+    assert files is not None and len(files) == 20
+    assert "mixed/rows 0.json" in files and "mixed/list.json" not in files
 
 
 @pytest.mark.parametrize("kind", ["parquet", "jsonl", "jsonl.gz"])
