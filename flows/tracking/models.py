@@ -1,7 +1,8 @@
 """Models in MLflow: a LoggedModel for each exported model, and versions of a registered model with aliases.
 
-The files stay in the store. A LoggedModel holds a pointer with the digest of each file; `onward export` writes the
-files. For one stage key, an experiment gets one model, and a registered model gets one version.
+The weights stay in the store. A LoggedModel holds a pointer with the digest of each file, and what MLflow needs to load
+them from there (loadable.py); `onward export` writes the files. For one stage key, an experiment gets one model, and a
+registered model gets one version.
 """
 
 from __future__ import annotations
@@ -20,10 +21,12 @@ from pathlib import Path
 from typing import Any
 
 from flows.tracking.champion import Standing, choose, standing_of
+from flows.tracking.loadable import FORMAT, LOADS, write_loadable
+from flows.tracking.onward_model import POINTER
 from storage.artifact import Artifact
+from storage.provenance import host_name
 
 CHAMPION = "champion"
-POINTER = "model.json"
 WHY = "champion"
 """Tag of a version: why it is or is not the champion."""
 _MADE_BY = re.compile(r" Made by \[this run in Prefect\]\(([^)\s]+)\)")
@@ -77,6 +80,7 @@ class Exported:
         files = [{"path": f.path, "bytes": f.bytes, "sha256": f.sha256} for f in part.files]
         return {
             **self.tags(),
+            "host": host_name(),
             "files": files,
             "export": self._command("export", _directory(self.name)),
         }
@@ -169,8 +173,11 @@ class Models:
                 params={name: value[:500] for name, value in model.params.items()},
                 model_type="causal-lm",
             )
-        if str(first.status) != "READY":
+        ready = str(first.status) == "READY"
+        if not ready or first.tags.get(LOADS) != FORMAT:  # models of before had the pointer alone
             self._point(first.model_id, model)
+            self._client.set_logged_model_tags(first.model_id, {LOADS: FORMAT})
+        if not ready:
             self._client.finalize_logged_model(first.model_id, "READY")
         self._known[model.key] = first
         return first
@@ -179,7 +186,11 @@ class Models:
         with tempfile.TemporaryDirectory() as directory:
             path = Path(directory) / POINTER
             path.write_text(json.dumps(model.pointer(), indent=1) + "\n", encoding="utf-8")
-            self._client.log_model_artifact(model_id, str(path))
+            export = model.store / model.place / "export"
+            write_loadable(
+                Path(directory), export, model_id, {"stage_key": model.key, "digest": model.digest}
+            )
+            self._client.log_model_artifacts(model_id, directory)
 
     def input(self, run: str, model_id: str) -> None:
         """Record that a run measured a model."""
@@ -198,15 +209,24 @@ class Models:
         """
         there = self._registry(registered)
         known = [one.number for one in there.versions.values() if one.tags.get("stage_key") == model.key]
-        if known and whole:
+        loads = bool(known) and there.versions[known[0]].tags.get(LOADS) == FORMAT
+        if loads and whole:
             return known[0]
         entity = self._entity(model)
+        if known and not loads:  # of before: its files are there now
+            self._client.set_model_version_tag(registered, known[0], LOADS, FORMAT)
+            there.versions[known[0]].tags[LOADS] = FORMAT
         if not known:
             made = self._client.create_model_version(
                 registered,
                 entity.artifact_location,  # the process would look for `models:/…` at its own address
                 run_id=model.run,
-                tags={**model.marks(), "source_run": tags.get("source_run", ""), "model_id": entity.model_id},
+                tags={
+                    **model.marks(),
+                    "source_run": tags.get("source_run", ""),
+                    "model_id": entity.model_id,
+                    LOADS: FORMAT,
+                },
                 description=model.words(origin=tags),
                 await_creation_for=0,
                 model_id=entity.model_id,

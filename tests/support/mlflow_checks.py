@@ -114,6 +114,7 @@ def check_models(made: Made, client: Any, experiment: str) -> dict[str, Any]:
             "model_id",
             "source_run",
             "standing",
+            "loads",
             "champion",
         }
         assert set(version.tags) == shown

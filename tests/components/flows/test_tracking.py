@@ -132,9 +132,10 @@ def test_a_model_in_mlflow_is_a_pointer_to_its_files(address, made, tmp_path):
     path = mlflow.artifacts.download_artifacts(
         artifact_uri=logged.artifact_location, dst_path=str(tmp_path), tracking_uri=address
     )
-    files = [one for one in Path(path).rglob("*") if one.is_file()]
-    assert [one.name for one in files] == ["model.json"]
-    pointer = json.loads(files[0].read_text())
+    files = {str(one.relative_to(path)) for one in Path(path).rglob("*") if one.is_file()}
+    assert {"model.json", "MLmodel", "code/onward_model.py", "components/tokenizer/tokenizer.json"} <= files
+    assert not [one for one in files if one.endswith(".safetensors")]
+    pointer = json.loads((Path(path) / "model.json").read_text())
     led = logged.tags["mlflow.modelVersions"]
     assert [(one["name"], str(one["version"])) for one in json.loads(led)] == [
         (f"{REGISTERED}-small", str(version.version))
