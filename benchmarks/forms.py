@@ -35,7 +35,7 @@ from tests.support.forms import READ_BY_LLAMA_CPP, made_tokenizer, noisy_model  
 from tests.support.llama_cpp import Llama  # noqa: E402
 
 FORMS = [("safetensors", dtype) for dtype in ("bf16", "fp16")]
-FORMS += [("gguf", dtype) for dtype in ("fp32", "bf16", "fp16", "q8_0")]
+FORMS += [("gguf", dtype) for dtype in ("fp32", "bf16", "fp16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0")]
 WINDOW, WINDOWS, WRITTEN = 512, 2, 32
 PROMPT = "The most important thing to understand about"
 TEXT = ROOT.parent / "shared/data/edu/part-00000.parquet"

@@ -42,6 +42,7 @@ from tasks.corpus.reading.sources import SourceConfig
 from tasks.evaluation.catalog import EvaluationConfig
 from tasks.models.base import InitConfig, ModelConfig
 from tasks.models.config import TrainingConfig
+from tasks.models.merge import MergePlan
 
 S = TypeVar("S", bound=Settings)
 _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
@@ -178,6 +179,11 @@ class RunConfig(Settings):
     training: TrainingConfig = identity(description="from sequences to models: budgets, rates, device")
     evaluation: EvaluationConfig = identity(
         default_factory=EvaluationConfig, description="what the base and every model are measured on"
+    )
+    merge: MergePlan = identity(
+        default_factory=MergePlan,
+        since="0.2",
+        description="models between the base and the last budget's, untrained",
     )
     tracking: TrackingConfig = execution(
         default_factory=TrackingConfig, description="where metrics and lineage are published"

@@ -45,6 +45,7 @@ TABLE = (
     Stage("tasks.models.train", "training", on_device=True, can_end=True),
     Stage("tasks.models.decay", "training", on_device=True, can_end=True),
     Stage("tasks.models.checkpoint", "models"),
+    Stage("tasks.models.merge", "models"),
     Stage("tasks.evaluation.questions", "measures"),
     Stage("tasks.evaluation.perplexity", "measures", on_device=True),
     Stage("tasks.evaluation.evaluate", "measures", on_device=True, can_end=True),

@@ -45,6 +45,7 @@ def generate(
     ] = None,
 ) -> None:
     """Continue a text with a model of a store, shown as it is written."""
+    from flows.inspect.export import as_model
     from tasks.evaluation.generate import Way, open_model, pieces
     from tasks.models.card import before_training, begun_with
 
@@ -60,9 +61,10 @@ def generate(
         chosen.append((against, _with_model(other or model_of(against, opened.root, None, mlflow)[1])))
     way = Way(tokens, temperature, seed=seed)
     begin = begun_with(catalog, artifact)
-    texts = [
-        (name, pieces(open_model(one.path / "export", begin), prompt, way, _aside)) for name, one in chosen
-    ]
+    texts = []
+    for name, one in chosen:
+        with as_model(opened, one) as directory:
+            texts.append((name, pieces(open_model(directory, begin), prompt, way, _aside)))
     if len(texts) == 1:
         _alone(prompt, texts[0][1])
     elif sys.stdout.isatty():
@@ -78,7 +80,9 @@ def _aside(line: str) -> None:
 
 
 def _with_model(artifact: Any) -> Any:
-    if not artifact.has("export"):
+    from flows.inspect.export import is_model
+
+    if not is_model(artifact):
         raise OnwardError(f"{artifact.stage} {artifact.key[:12]} holds no model")
     return artifact
 

@@ -242,7 +242,7 @@ def _aside(line: str) -> None:
     sys.stderr.write(f"{line}\n")
 
 
-def _sound_model(catalog: Any, artifact: Any) -> Any:
+def sound_model(catalog: Any, artifact: Any) -> Any:
     """The artifact of a model, every byte of which is verified, and so is the chain that its card tells."""
     from flows.lineage.graph import graph_of, must_hold
     from storage.errors import DamagedInput
@@ -282,28 +282,34 @@ def export(
     dtype: Annotated[
         str | None,
         typer.Option(
-            help="type of the weights: bf16, fp16, fp32, or q8_0 (gguf); without it, bf16 for a model that was trained in "
-            "bf16, else as in the store",
+            help="type of the weights: bf16, fp16, fp32, or (gguf) q8_0, q5_1, q5_0, q4_1, q4_0; without it, bf16 "
+            "for a model that was trained in bf16, else as in the store",
             show_default=False,
             autocompletion=completion.dtypes,
         ),
     ] = None,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="measure the perplexity of rounded weights for the card")
+    ] = False,
     mlflow: Annotated[
         str | None,
         typer.Option(help="address of MLflow; without it, MLFLOW_TRACKING_URI or the local database"),
     ] = None,
 ) -> None:
     """Write the files of a model, as other programs load them, with a model card: data, training and scores."""
-    from flows.inspect.export import export_model
+    from flows.inspect.export import export_model, is_model
+    from tasks.models.card import training_of
     from tasks.models.form import form_of
 
     form_of(format_, dtype, {})  # what does not exist is said before anything is looked for
 
     opened, artifact, _ = model_of(model, store, config, mlflow)
     catalog = catalog_of(opened.root)
-    if not artifact.has("export"):
+    if not is_model(artifact):
         raise OnwardError(f"{artifact.stage} {artifact.key[:12]} holds no model")
     if not directory.exists():
-        artifact = _sound_model(catalog, artifact)
-    export_model(catalog, artifact, directory, form_of(format_, dtype, artifact.manifest.config))
+        artifact = sound_model(catalog, artifact)
+    export_model(
+        catalog, artifact, directory, form_of(format_, dtype, training_of(catalog, artifact)), measure=measure
+    )
     sys.stdout.write(f"{directory}\n")

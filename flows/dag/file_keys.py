@@ -82,6 +82,7 @@ _COMPUTED = {
         "average.every_steps": "training.average.every_tokens",
     },
     "checkpoint": {"tokens": "training.keep_every_tokens"},
+    "merge": {"kind": "merge", "value": "merge"},
     "report": {"benchmarks": "evaluation", "sources": "corpus.sources"},
 }
 for _tables in (_SAME, _COMPUTED):

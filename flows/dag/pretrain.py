@@ -21,6 +21,7 @@ from functools import partial
 from typing import Any
 
 from flows.dag.call import Build
+from flows.dag.merges import merges_of
 from flows.dag.read_ahead import reading_ahead
 from flows.dag.requests import Measures, Requests
 from flows.dag.rounds import Round, round_zero, rounds_of
@@ -103,6 +104,8 @@ def _adapt(
         if model is not None and until in ("evaluate", "report"):
             measure(ask, build, outcome, model, holdouts)
             _measure_kept(ask, build, outcome, line.trunks[-1], round, holdouts)
+            for merged in merges_of(ask, build, outcome, line, model) if following is None else ():
+                measure(ask, build, outcome, merged, holdouts, sampled=False)
     if until in ("data", "report"):
         _account(ask, build, outcome, reading)
     outcome.settle()
@@ -215,12 +218,14 @@ def measure(
     outcome: Outcome,
     model: Model,
     holdouts: Mapping[str, Input],
+    *,
+    sampled: bool = True,
 ) -> None:
-    """Measure a model on every benchmark and on each source's held-out documents, and sample its text.
+    """Measure a model on every benchmark and on each source's held-out documents, and sample its text if that is shown.
 
     A failure affects only its own measure and is kept in `outcome.failed`. Other measures and training continue.
     """
-    if not any(one is model for one in (*outcome.models, *outcome.between)):
+    if not any(one is model for one in (*outcome.models, *outcome.between, *outcome.merged)):
         outcome.models.append(model)
     export = model.export.part("export")
 
@@ -239,7 +244,7 @@ def measure(
     for benchmark, request in ask.evaluations(export, holdouts, build):
         if made := make(benchmark, request, benchmark):
             model.scores[benchmark] = made
-    if (samples := ask.samples(export)) is not None:
+    if sampled and (samples := ask.samples(export)) is not None:
         model.samples = make("samples", lambda: samples, None)
 
 
@@ -271,10 +276,11 @@ def _measure_kept(
 def describe(outcome: Outcome) -> list[dict[str, Any]]:
     """The models with their scores, as `onward run --json` prints them. Paths are relative to the store.
 
-    Checkpoints that were measured are sorted among them by tokens.
+    Checkpoints that were measured are sorted among them by tokens; merged models come last.
     """
     described = []
-    for model in sorted((*outcome.models, *outcome.between), key=lambda model: model.tokens):
+    trained = sorted((*outcome.models, *outcome.between), key=lambda model: model.tokens)
+    for model in (*trained, *outcome.merged):
         scores = {name: artifact.stats["metrics"] for name, artifact in model.scores.items()}
         perplexity = {name: artifact.stats["perplexity"] for name, artifact in model.perplexity.items()}
         path = f"{model.export.path.parent.name}/{model.export.path.name}/export"

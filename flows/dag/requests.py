@@ -32,7 +32,7 @@ from tasks.documents import extract
 from tasks.documents.shelves import Shelves, shelves_in, shelves_of
 from tasks.evaluation import evaluate, hub_questions, perplexity, questions, samples
 from tasks.evaluation.catalog import EvaluationConfig, OwnBenchmark, supported
-from tasks.models import base, checkpoint, decay, train
+from tasks.models import base, checkpoint, decay, merge, train
 from tasks.models.config import SegmentConfig, resolve_precision
 from tasks.models.train import TrainInputs
 from tasks.pages.data import data
@@ -343,6 +343,18 @@ class Requests(Measures):
         inputs = checkpoint.CheckpointInputs(checkpoint.kept_part(trunk))
         return Request(checkpoint, checkpoint.CheckpointConfig(tokens=tokens), inputs)
 
+    def chat_model(self) -> Request:
+        """The chat model of `merge.instruct`, imported as a base is. Errors speak of `model.base`."""
+        named = base.ModelConfig(base=str(self.run.merge.instruct), revision=self.run.merge.revision)
+        inputs = base.resolve_base(named, home(), remembered=self.remembered)
+        return Request(base, base.BaseConfig(), inputs)
+
+    def merge(
+        self, config: merge.MergeConfig, models: tuple[merge.Source, ...], readers: Input | None = None
+    ) -> Request:
+        """A model of weights between models."""
+        return Request(merge, config, merge.MergeInputs(models, readers))
+
     def decay(self, round: Round, line: TrainingState, read: Sequence[Slice]) -> Request:
         """The branch of a round, from its trunk to its budget."""
         config = self._segment("decay", round.branch_step, round.last_step, decay_schedule(self.run, round))
@@ -432,7 +444,8 @@ class Requests(Measures):
 
     def report(self, outcome: Outcome) -> Request:
         """The report page."""
-        return Request(report, *report.report_request(self.run.evaluation, outcome))
+        roles = {source.name: source.role for source in self.run.corpus.sources}
+        return Request(report, *report.report_request(self.run.evaluation, outcome, roles))
 
 
 def _held_out(read: Sequence[Slice]) -> dict[str, Input]:

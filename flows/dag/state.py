@@ -54,6 +54,8 @@ class Outcome:
     report: Artifact | None = None
     between: list[Model] = field(default_factory=list)
     """Checkpoints that trunks kept, if they are to be measured too, named by tokens: `500M trunk`."""
+    merged: list[Model] = field(default_factory=list)
+    """Models of weights between models (tasks/models/merge.py), and the chat model that one of them is made of."""
     failed: dict[str, Exception] = field(default_factory=dict)
     """Failed measures by name, such as `arc_easy of 400M`. Each fails alone."""
 

@@ -232,7 +232,10 @@ def _together(runs: Sequence[Run], names: Names, called: Names) -> tuple[ReportC
         counted=first.counted if alike else (),
         packs=(),
         samples=samples,
-        **tables,
+        scores=tables["scores"],
+        questions=tables["questions"],
+        perplexity=tables["perplexity"],
+        documents=tables["documents"],
     )
 
 

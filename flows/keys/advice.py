@@ -32,6 +32,7 @@ ADVICE = {
     "corpus.sources.where": "To read a part of the files: a kind, a language, a span of years. Two sources of the "
     "same files with opposite conditions give each part a weight of its own.",
     "corpus.sources.max_epochs": "If one small source should be refused rather than read again and again.",
+    "corpus.sources.licence": "Before a model is shared: its card says what it was trained on.",
     "corpus.slice_bytes": "Smaller to begin training sooner on small budgets; larger for less overhead. A "
     "budget reads whole "
     "slices, so about a tenth of the text of the largest budget is a good size.",
@@ -85,6 +86,7 @@ ADVICE = {
     "model.base.init.pretrain_tokens": "20 tokens a parameter are a start (Hoffmann et al. 2022); the demo "
     "takes far fewer.",
     "model.revision": "Name a commit to be sure of the weights.",
+    "model.licence": "Before a model is shared: its card says what it is made of, and under which licence.",
     "model.dropout": "0.05 to 0.1 if a small text is read many times.",
     "packing.sequence_length": "What the model will meet: 512 is quick on a CPU, 1,024 to 2,048 are usual. At "
     "most the model's "
@@ -153,6 +155,11 @@ ADVICE = {
     "evaluation.checkpoints": "With `training.keep_every_tokens`.",
     "evaluation.prompts": "Beginnings from your own domain, to read what each model makes of them.",
     "evaluation.sample_tokens": "0 for no samples.",
+    "merge.interpolate": "[0.25, 0.5, 0.75], where general scores fell: what is between often keeps most of the gain.",
+    "merge.average": "4 to 8, with checkpoints over the last tenth or fifth of the trunk, beside or in place of a decay.",
+    "merge.instruct": "If the base has a chat model of its own, to get a chat model of the adapted one.",
+    "merge.revision": "Name a commit to be sure of the weights.",
+    "merge.strength": "Lower if the chat model that comes out lost what was learned.",
     "tracking.mlflow_uri": "For a server that others see too.",
     "tracking.registered_model": "Where several configurations compete for one champion; `none` for mere trials.",
 }

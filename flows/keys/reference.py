@@ -40,6 +40,7 @@ _PLACES = {
     "training.execution": "`training.execution`: where, and how fast",
     "evaluation": "`evaluation`: what each model is measured on ([evaluation.md](evaluation.md))",
     "evaluation.own": "`evaluation.own`: a list of benchmarks of your own",
+    "merge": "`merge`: models of weights between models ([merge.md](merge.md))",
     "tracking": "`tracking`: MLflow",
 }
 _HEAD = """# Every key of a configuration

@@ -1,15 +1,16 @@
-"""The names that users give to a model: a registered model's alias or version, a budget of a run, a stage key or its
-beginning, or a path."""
+"""The names that users give to a model: a registered model's alias or version, a budget of a run or what was made of it, a
+stage key or its beginning, or a path."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from flows.config import parse_config
-from flows.dag.rounds import rounds_of
+from flows.dag.merges import CHAT
+from flows.dag.rounds import Round, rounds_of
 from flows.lineage.graph import Registered, find_artifact
 from storage.artifact import Artifact
 from storage.counts import count_text, parse_count
@@ -20,13 +21,18 @@ from storage.secrets import without_secrets
 from storage.store import Store
 from storage.store_places import PLACE, is_store
 from tasks import stages
+from tasks.models.merge import NAMES as MERGED
+from tasks.models.merge import MergeConfig
 
 _VERSION = re.compile(r"([^/:@]+)/([0-9]+)")
-_OF_A_RUN = re.compile(r"(?:(?P<run>[\w.-]+):)?(?P<name>base|[0-9]+(?:\.[0-9]+)?[KMGBkmgb]?)")
+_OF_A_RUN = re.compile(
+    rf"(?:(?P<run>[\w.-]+):)?(?P<name>base|{CHAT}|[0-9]+(?:\.[0-9]+)?[KMGBkmgb]?"
+    rf"(?:-trunk|-(?:{'|'.join(MERGED.values())})-[0-9]+(?:\.[0-9]+)?)?)"
+)
 _HEX = re.compile(r"[0-9a-f]{2,64}")
 _ENDS = ("trunk", "decay", "rewarm")
 """The segments that may end with a budget's model: the trunk, if nothing decays."""
-_MODELS = ("base", "train", "decay")
+_MODELS = ("base", "train", "decay", "merge")
 _ALIAS = re.compile(r"([^/:@]+)@([\w-]+)")
 
 
@@ -36,8 +42,9 @@ def resolve(
     """The artifact that `given` names, its store, and the version of a registered model if one named it.
 
     `given`: `name@alias`, `name/version` (also with `models:/` before it, as in MLflow), a path in a store, `base` or a
-    budget of a run (`1B`, `RUN:1B`), a stage key, `stage/key`, or a beginning of one. `store`: the store for budgets and
-    keys, or a function that finds it when needed. A version records its own store, which is searched too.
+    budget of a run (`1B`, `RUN:1B`), its trunk (`1B-trunk`) or a merged model (`1B-alpha-0.5`), a stage key,
+    `stage/key`, or a beginning of one. `store`: the store for budgets and keys, or a function that finds it when needed.
+    A version records its own store, which is searched too.
     `mlflow`: address of the registry (None: MLFLOW_TRACKING_URI, else this home's database). Raises OnwardError if the
     artifact cannot be found.
     """
@@ -65,32 +72,51 @@ def _is_key(store: Store, given: str) -> bool:
 
 
 def _wanted(name: str) -> str:
-    return name if name == "base" else count_text(parse_count(name))
+    budget, dash, way = name.partition("-")
+    return name if name in ("base", CHAT) else f"{count_text(parse_count(budget))}{dash}{way}"
 
 
 def models_of(store: Store) -> dict[str, dict[str, str]]:
-    """The models of each run that the store remembers: for each run, by `base` or the budget, `stage/key`.
+    """The models of each run that the store remembers: for each run, by name, `stage/key`.
 
-    Runs whose configuration this release cannot read are left out.
+    Names are `base`, the budgets, `1B-trunk` for the trunk that a budget's branch left, and those of merged models. Runs
+    whose configuration this release cannot read are left out.
     """
     found: dict[str, dict[str, str]] = {}
     for record in read_records(store):
         try:
             run = parse_config(record.config)
-            ends = {round.last_step: round.name for round in rounds_of(run) if round.number}
+            rounds = rounds_of(run)
         except OnwardError:
             continue
-        for stage, key in record.artifacts:
-            artifact = store.lookup(stage, key) if stage in _MODELS else None
-            if artifact is None or not artifact.has("export"):
-                continue
-            config = artifact.manifest.config
-            kind = config.get("kind")
-            name = ends.get(int(config["last_step"])) if kind in _ENDS else None
-            name = "base" if stage == "base" or kind == "pretrain" else name
+        known = (store.lookup(stage, key) for stage, key in record.artifacts if stage in _MODELS)
+        models = [artifact for artifact in known if artifact is not None]
+        chats = {_chat_of(artifact) for artifact in models}
+        for one in models:
+            name = CHAT if one.key in chats else _name(one, rounds)
             if name is not None:
-                found.setdefault(record.run, {})[name] = f"{stage}/{key}"
+                found.setdefault(record.run, {})[name] = f"{one.stage}/{one.key}"
     return found
+
+
+def _chat_of(artifact: Artifact) -> str | None:
+    """The key of the chat model that a merged model was made of."""
+    of_chat = artifact.stage == "merge" and artifact.manifest.config["kind"] == "instruct"
+    return str(artifact.manifest.inputs["models"][1]["part"]["key"]) if of_chat else None
+
+
+def _name(artifact: Artifact, rounds: Sequence[Round]) -> str | None:
+    """What a run calls one of its models; None for what is no model of its own."""
+    config = artifact.manifest.config
+    kind = config.get("kind")
+    if artifact.stage == "base" or kind == "pretrain":
+        return "base" if artifact.has("export") else None
+    if artifact.stage == "merge":
+        return f"{rounds[-1].name}-{MergeConfig(**config).name}"
+    last = int(config["last_step"])
+    if not artifact.has("export"):
+        return next((f"{one.name}-trunk" for one in rounds if one.branch_step == last), None)
+    return next((one.name for one in rounds if one.last_step == last), None) if kind in _ENDS else None
 
 
 def _of_a_run(store: Store, asked: str | None, name: str) -> Artifact:
@@ -107,7 +133,7 @@ def _of_a_run(store: Store, asked: str | None, name: str) -> Artifact:
     if found:
         which = ", ".join(f"{run}:{wanted}" for run in sorted(found.values()))
         raise OnwardError(f"several runs in {store.root} have another model {wanted}; name one: {which}")
-    there = sorted({f"{run}:{one}" for run, models in runs.items() for one in models})
+    there = sorted({f"{run}:{one}" for run, models in runs.items() for one in models if "-trunk" not in one})
     of_run = "" if asked is None else f" of a run {asked}"
     raise OnwardError(
         f"there is no model {wanted}{of_run} in {store.root}"

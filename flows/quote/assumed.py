@@ -68,7 +68,7 @@ class Assumed:
         if stage == "pack":
             return Rate(start, 1 / _PACKED, 0.0, 0.1)
         if stage not in stages.ON_DEVICE:
-            return Rate(start, 0.0, self._weights if stage in ("base", "checkpoint") else 0.0)
+            return Rate(start, 0.0, self._weights if stage in ("base", "checkpoint", "merge") else 0.0)
         if self.tokens_per_second is None:
             return None
         if stage in stages.TRAINING:

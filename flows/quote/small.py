@@ -123,6 +123,10 @@ def _shorten(raw: dict[str, Any], run: RunConfig, batch: int, steps: int) -> Non
     training |= {"batch_tokens": batch, "token_budgets": [last * batch]}
     if run.training.keep_every_tokens is not None:
         training["keep_every_tokens"] = min(run.training.keep_every_tokens, max(1, steps // 2) * batch)
+    merge = raw["merge"]
+    merge |= {name: merge[name][:1] for name in ("interpolate", "strength")}
+    if run.merge.average is not None:
+        merge["average"], training["keep_every_tokens"] = 2, max(1, steps // 4) * batch
     training["execution"]["checkpoint_every"] = (
         86_400.0  # the end of a segment writes one, and shows what it takes
     )

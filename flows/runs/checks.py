@@ -59,10 +59,32 @@ def check(run: RunConfig, *, elsewhere: bool = False) -> None:
     _processes(run)
     if not elsewhere:
         check_device(run.training.execution.device, "training.execution.device")
+    _merge(run)
     _sources(run)
     _filter(run)
     _evaluation(run)
     _base(run)
+
+
+def _merge(run: RunConfig) -> None:
+    plan, every = run.merge, run.training.keep_every_tokens
+    if plan.average is not None and every is None:
+        raise ConfigError(
+            "merge.average takes the mean of checkpoints that training keeps, but it keeps none: set "
+            "training.keep_every_tokens"
+        )
+    if plan.average is not None and every is not None:
+        trunk = rounds_of(run)[-1].branch_step * run.training.batch_tokens
+        if plan.average * every > trunk:
+            raise ConfigError(
+                f"merge.average: {plan.average} checkpoints are to be averaged, and the trunk of "
+                f"{count_text(trunk)} tokens "
+                f"keeps {trunk // every}; lower training.keep_every_tokens, or merge.average"
+            )
+    if plan.instruct is not None and isinstance(run.model.base, InitConfig):
+        raise ConfigError(
+            "merge.instruct needs the model that the chat model was made from as model.base, and model.base is a new model"
+        )
 
 
 def _evaluation(run: RunConfig) -> None:

@@ -48,7 +48,7 @@ from tasks.models.base import ModelConfig
 PLAIN_NAME = r"^\w[\w.-]*$"
 """The name becomes part of paths, so it must not lead out of its directory."""
 _REGISTERED = re.compile(r"[^/:@]+@[\w-]+")
-_KEY = re.compile(r"(base|train|decay)/[0-9a-f]+|[0-9a-f]{6,64}")
+_KEY = re.compile(r"(base|train|decay|checkpoint|merge)/[0-9a-f]+|[0-9a-f]{6,64}")
 
 
 class Evaluation(Settings):

@@ -26,7 +26,7 @@ def id_before(run: RunConfig) -> str:
 
 
 def _named(run: RunConfig) -> dict[str, Any]:
-    model = run.model.model_dump(mode="json")
+    model = run.model.model_dump(mode="json", exclude={"licence"})
     if isinstance(run.model.base, str):
         model["base"] = from_home(run.model.base)
     return {

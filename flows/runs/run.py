@@ -45,9 +45,12 @@ from storage.store import Store
 from storage.workers import Workers
 from tasks import stages
 from tasks.pages.report.cost import page_of, published
+from tasks.pages.report.report import chosen_of
 
 _TRUNK = "trunk/"
 """Prefix of score names for checkpoints that training kept along the way."""
+_MERGE = "merge/"
+"""Prefix of score names for merged models, each by its own name."""
 
 
 @dataclass(frozen=True)
@@ -165,15 +168,21 @@ class RunAttempt(Attempt):
         """
         self.tracker.measured(self.outcome.models, self._registered)
         self.tracker.measured(self.outcome.between, prefix=_TRUNK)
+        for merged in self.outcome.merged:
+            self.tracker.measured([merged], prefix=f"{_MERGE}{merged.name}/")
 
     def publish_scores(self, complete: bool) -> None:
         """Publish all results; for a complete run, also the champion. Then publish the data page and the report."""
         models, report = self.outcome.models, self.outcome.report
         self.publish_measured()
-        if complete:
+        if complete and report is not None:
             groups = self.run.evaluation.groups()
             roles = {source.name: source.role for source in self.run.corpus.sources}
-            self.tracker.champion(models, self._registered, groups, roles)
+            chosen, chat = chosen_of(report)
+            for merged in self.outcome.merged:
+                self.tracker.measured([merged], (chosen, chat), prefix=f"{_MERGE}{merged.name}/")
+            beside = [merged for merged in self.outcome.merged if merged.name == chosen]
+            self.tracker.champion([*models, *beside], (*self._registered, chosen), groups, roles)
         for made in (self.outcome.data, report):
             if made is not None:
                 self.tracker.files(made)

@@ -15,8 +15,10 @@ from storage.store import Request, Store
 from tasks.corpus.reading.hub import remembered_in
 from tasks.corpus.tokens.begin import BOS, ends_of, refused, told
 from tasks.models import base
-from tasks.models.base import BaseConfig, BaseInputs, InitConfig, described, resolve_base
+from tasks.models.base import BaseConfig, BaseInputs, InitConfig, described, fetch_file, resolve_base
 from tasks.models.config import resolve_precision
+from tasks.models.readers import OF_CHAT
+from tasks.models.source import chat_template
 
 _CHECKED = 2
 """Version of the check of a base; a newer one looks again at what passed an older one."""
@@ -39,7 +41,7 @@ def check_base(run: RunConfig) -> list[str]:
         return []
     assert found is not None
     raw, name = found
-    beginning = _beginning(run, inputs)
+    beginning = [*_beginning(run, inputs), *_chat(store, inputs)]
     precision, length = resolve_precision(run.training), run.packing.sequence_length
     versions = [metadata.version(library) for library in ("torch", "transformers")]
     facts = json.dumps([_CHECKED, hashlib.sha256(raw).hexdigest(), length, precision, versions])
@@ -70,6 +72,23 @@ def _beginning(run: RunConfig, inputs: BaseInputs) -> list[str]:
         raise ConfigError(refused(ends))
     line = told(ends, run.packing.begin)
     return [] if line is None else [line]
+
+
+def _chat(store: Store, inputs: BaseInputs) -> list[str]:
+    """That the base is a chat model. Of a model on the hub that was not imported yet, two small files are asked for."""
+    directory = inputs.path or store.path_of(base.STAGE, Request(base, BaseConfig(), inputs).key) / "export"
+    if inputs.path is None and not directory.is_dir():
+        hub, commit = inputs.origin["hub"], inputs.origin["commit"]
+        try:
+            if fetch_file(hub, commit, "chat_template.jinja") is not None:
+                return [OF_CHAT]
+            facts = fetch_file(hub, commit, "tokenizer_config.json")
+        except HubUnreachable:
+            return []
+        if facts is None:
+            return []
+        directory = facts.parent
+    return [] if chat_template(directory) is None else [OF_CHAT]
 
 
 def _imported(store: Store, inputs: BaseInputs) -> tuple[bytes, str] | None:

@@ -258,14 +258,13 @@ class Publisher:
         model_id = self.models.logged(model, told)
         if ("", export.key) not in self._scored:
             self._line(child, event)
-            if (registered := self.head.get("registered")) and event.get("alias"):
-                version = self.models.version(registered, model, self._origin(), whole=bool(told))
-                self.models.alias(registered, event["alias"], version)
+            self._register(event, model, whole=bool(told))
             self.runs.output(self.parent, model_id, event["tokens"])
             if not told:  # the last of it: a model that its run names is whole
                 self.runs.output(child, model_id, event["tokens"])
                 self.runs.flush()
             self._scored.add(("", export.key))
+        self._register(event, model, whole=True)
         new = [
             (item, score)
             for kind, item, key in event["scores"]
@@ -277,6 +276,14 @@ class Publisher:
         for item, score in new:
             self._score(score, item, event, model_id, child, there.data.metrics)
             self._scored.add((export.key, score.key))
+
+    def _register(self, event: Event, model: Exported, *, whole: bool) -> None:
+        """The model's version with its alias, once. Whether a merged model gets one is only known at the end of a run."""
+        alias, registered = event.get("alias"), self.head.get("registered")
+        if registered and alias and (alias, model.key) not in self._scored:
+            version = self.models.version(registered, model, self._origin(), whole=whole)
+            self.models.alias(registered, alias, version)
+            self._scored.add((alias, model.key))
 
     def _exported(self, event: Event, export: Artifact, child: str) -> Exported:
         params = dict(flat(export.manifest.config))

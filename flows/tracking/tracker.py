@@ -116,7 +116,7 @@ class Tracker:
     _followed: dict[str, Event] = field(default_factory=dict)
     _sampler: Sampler = field(default_factory=Sampler)
     _sent: dict[str, tuple[int, int, int]] = field(default_factory=dict)
-    _told: dict[str, int] = field(default_factory=dict)
+    _told: dict[str, tuple[int, str | None]] = field(default_factory=dict)
     _alive: float = 0.0
     _error: str | None = None
     _away: bool = False
@@ -164,8 +164,9 @@ class Tracker:
         """
         for model in list(models):
             entry = _entry(model, registered)
-            if self._told.get(model.export.key) != len(entry["scores"]):
-                self._told[model.export.key] = len(entry["scores"])
+            told = (len(entry["scores"]), entry["alias"])
+            if self._told.get(model.export.key) != told:
+                self._told[model.export.key] = told
                 journals = [[one.stage, one.key] for one in model.journals]
                 self._note("model", **entry, journals=journals, prefix=prefix)
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tasks.formats.vocabulary import chat_template
-from tasks.models.source import CONFIG, configuration
+from tasks.models.source import CONFIG, chat_template, configuration
 
 
 def modelfile(export: Path, file: str) -> str:

@@ -17,6 +17,7 @@ from gguf import GGUFWriter, TokenType
 from tokenizers import Regex, Tokenizer, normalizers, pre_tokenizers
 
 from storage.errors import ConfigError
+from tasks.models.source import chat_template
 
 _WORDS = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 _SHARED = (
@@ -198,13 +199,3 @@ def _special(writer: GGUFWriter, tokenizer: Tokenizer, config: Any, model: Mappi
         writer.add_unk_token_id(number)
     writer.add_add_bos_token(before)
     writer.add_add_eos_token(after)
-
-
-def chat_template(directory: Path) -> str | None:
-    """The chat template, from its own file or from the tokenizer's configuration."""
-    if (path := directory / "chat_template.jinja").is_file():
-        return path.read_text(encoding="utf-8")
-    if not (path := directory / "tokenizer_config.json").is_file():
-        return None
-    found = json.loads(path.read_bytes()).get("chat_template")
-    return found if isinstance(found, str) else None

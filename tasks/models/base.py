@@ -95,6 +95,9 @@ class ModelConfig(Settings):
     revision: LineText = execution(
         "main", min_length=1, description="Branch, tag or commit, of a model on the hub"
     )
+    licence: LineText | None = execution(
+        None, min_length=1, description="Licence of the base, such as apache-2.0: model cards name it"
+    )
     dropout: Real = identity(
         0.0, ge=0, lt=1, description="Dropout in training (0 to 1), whatever the base's own was"
     )
@@ -261,29 +264,34 @@ def described(inputs: BaseInputs) -> tuple[bytes, str] | None:
         path, name = inputs.path / CONFIG, str(inputs.path / CONFIG)
     else:
         hub = inputs.origin["hub"]
-        path, name = _fetch_config(hub, inputs.origin["commit"]), f"the {CONFIG} of {hub}"
+        found = fetch_file(hub, inputs.origin["commit"], CONFIG)
+        if found is None:
+            raise ConfigError(
+                f"model.base: {hub} has no {CONFIG}, so it is no model by itself (an adapter, or a GGUF file alone?); name "
+                "the model that it belongs to"
+            )
+        path, name = found, f"the {CONFIG} of {hub}"
     try:
         return path.read_bytes(), name
     except OSError as error:
         raise unreadable(path, error) from error
 
 
-def _fetch_config(name: str, commit: str) -> Path:
+def fetch_file(name: str, commit: str, file: str) -> Path | None:
+    """One small file of a model on the hub, in the client's cache; None if it has no such file.
+
+    Raises ConfigError for a model that is gated or gone, HubUnreachable if the hub does not answer.
+    """
     from huggingface_hub import errors, hf_hub_download
 
     def fetch() -> str | None:
         try:
-            return hf_hub_download(name, CONFIG, revision=commit)
+            return hf_hub_download(name, file, revision=commit)
         except errors.RemoteEntryNotFoundError:
             return None
 
     found = asked(fetch, "model", name, commit, "model.base", "model.revision")
-    if found is None:
-        raise ConfigError(
-            f"model.base: {name} has no {CONFIG}, so it is no model by itself (an adapter, or a GGUF file alone?); name "
-            "the model that it belongs to"
-        )
-    return Path(found)
+    return None if found is None else Path(found)
 
 
 def _download(name: str, commit: str) -> Path:

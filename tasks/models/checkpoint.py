@@ -20,7 +20,8 @@ STAGE = "checkpoint"
 VERSION = 1
 _PART = "kept"
 _PLACE = re.compile(rf"{_PART}/tokens-(\d+)/")
-_OF_TRAINING = ("optimizer.safetensors", "trunk.json", "state.json")
+OF_TRAINING = ("optimizer.safetensors", "trunk.json", "state.json")
+"""Files of a trunk, or of a kept checkpoint, that are of training alone."""
 
 
 class CheckpointConfig(Settings):
@@ -72,7 +73,7 @@ def run(config: CheckpointConfig, inputs: CheckpointInputs, draft: Draft) -> Che
     to.mkdir(exist_ok=True)
     size = 0
     for path in files:
-        if path.name not in _OF_TRAINING:
+        if path.name not in OF_TRAINING:
             shutil.copyfile(path, to / path.name)
             size += path.stat().st_size
     draft.part("export", "export")

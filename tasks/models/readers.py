@@ -24,10 +24,17 @@ from tokenizers import Tokenizer
 
 from storage.errors import ConfigError
 from tasks.corpus.tokens.vocabulary import token_text
-from tasks.models.source import CONFIG, WEIGHTS, configuration, read_object
+from tasks.models.source import CONFIG, WEIGHTS, chat_template, configuration, read_object
 from tasks.training.model import quiet
 from tasks.training.state.readers import GENERATION, TOKENIZER_CONFIG
 
+OF_CHAT = (
+    "The base has a chat template, so it is a chat model, and continued pre-training on plain text wears the "
+    "chat away; its "
+    "exports keep the template. The way back: train the base that it was made from, and name this model as merge.instruct, "
+    "which adds to the trained model what made it a chat model (docs/merge.md)."
+)
+"""What is said of a base that is a chat model."""
 _OF_VERSION_5 = ("backend", "is_local", "local_files_only")
 """Entries of tokenizer_config.json that say how version 5 loaded the tokenizer."""
 _PLAIN = "PreTrainedTokenizerFast"
@@ -268,17 +275,12 @@ def _generation(own: Mapping[str, Any], exported: Mapping[str, Any]) -> dict[str
 
 def template_warnings(export: Path, original: Path) -> Iterator[str]:
     """What is to be said of a base's chat template: it is kept, and may name tokens that the tokenizer lacks."""
-    facts = read_object(export / TOKENIZER_CONFIG)
-    path = original / "chat_template.jinja"
-    template = (
-        path.read_text(encoding="utf-8", errors="replace") if path.is_file() else facts.get("chat_template")
-    )
-    if not isinstance(template, str):
+    template = chat_template(original)
+    if template is None:
+        template = chat_template(export)
+    if template is None:
         return
-    yield (
-        "The base has a chat template. Exports keep it, but training on plain text makes a model follow it less: ask it "
-        "as the base was asked before you rely on it."
-    )
+    yield OF_CHAT
     tokenizer = Tokenizer.from_file(str(export / "tokenizer.json"))
     missing = [name for name in _marks(template) if tokenizer.token_to_id(name) is None]
     if missing:

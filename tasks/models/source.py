@@ -78,6 +78,17 @@ def files_of(directory: Path) -> list[Path]:
     return found
 
 
+def chat_template(directory: Path) -> str | None:
+    """A model's chat template, from its own file or from the tokenizer's configuration; None without any.
+
+    Raises ConfigError if the configuration holds something else than an object.
+    """
+    if (path := directory / "chat_template.jinja").is_file():
+        return path.read_text(encoding="utf-8", errors="replace")
+    found = read_object(directory / "tokenizer_config.json").get("chat_template")
+    return found if isinstance(found, str) else None
+
+
 def read_object(path: Path) -> dict[str, Any]:
     """The JSON object in a file; empty if there is no such file. Raises ConfigError if it holds something else."""
     try:

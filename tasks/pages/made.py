@@ -39,10 +39,14 @@ class MadeModel(Protocol):
 
 
 class MadeRun(Protocol):
-    """A run: its models, the base first; what was read and packed, oldest first; benchmarks counted afterwards."""
+    """A run: its models, the base first; models between them; what was read and packed, oldest first; benchmarks counted
+    afterwards.
+    """
 
     @property
     def models(self) -> Sequence[MadeModel]: ...
+    @property
+    def merged(self) -> Sequence[MadeModel]: ...
     @property
     def slices(self) -> Sequence[MadeSlice]: ...
     @property

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import torch
 from tokenizers import Tokenizer, pre_tokenizers
+from transformers import AutoModelForCausalLM
 
-from tasks.formats.gguf_file import write_gguf
+from tasks.formats.gguf_file import write_as_read, write_gguf
 from tests.support.forms import (
     GROUPED,
     READ_BY_LLAMA_CPP,
@@ -28,6 +29,7 @@ IDS = [*range(40, 60), *(5, 9, 200, 13) * 4]
 STEPS = 6
 EXACT, BY_TABLE = 5e-5, 5e-3
 """Largest difference of a log-probability. llama.cpp looks GELU up in a table of float16."""
+ROUNDED_TWICE = 0.3
 GELU = ("gpt2", "gpt_bigcode", "gpt_neox", "phi", "starcoder2", "gemma", "gemma3_text")
 GPT4_WORDS = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
@@ -63,6 +65,20 @@ def test_every_family_answers_as_it_does_in_transformers(tmp_path: Path, kind: s
     write_gguf(tmp_path, tmp_path / "m.gguf", "fp32", "m")
     found = list(differences(Llama(tmp_path / "m.gguf", model.config.vocab_size), model))
     assert found and max(found) < (BY_TABLE if kind.split()[0] in GELU else EXACT)
+
+
+@pytest.mark.parametrize("dtype", ["q8_0", "q5_1", "q5_0", "q4_1", "q4_0"])
+def test_a_quantised_file_answers_as_the_numbers_in_it_do(tmp_path: Path, dtype: str) -> None:
+    """llama.cpp rounds what it multiplies with the numbers, too: to 8 bits."""
+    model = noisy_model(tmp_path, "llama", **GROUPED)
+    made_tokenizer(tmp_path)
+    write_gguf(tmp_path, tmp_path / "m.gguf", dtype, "m")
+    write_as_read(tmp_path, tmp_path, dtype)
+    held = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).eval()
+    llama = Llama(tmp_path / "m.gguf", model.config.vocab_size)
+    own, plain, found = expected(held, IDS), expected(model, IDS), llama.next(IDS)
+    apart = max(abs(float(own[number]) - value) for number, value in found.items())
+    assert apart < ROUNDED_TWICE, f"{apart} apart; {float((own - plain).abs().max())} by rounding the weights"
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,7 @@ OTHER_OPTIONS = (
     "model.dropout=0.1",
     "evaluation={domain: [arc_easy, sciq], general: [piqa], limit: 100, checkpoints: true, "
     "prompts: [Once], own: [{name: mine, file: data/mine.jsonl}]}",
+    "merge={interpolate: [0.5], average: 2}",
 )
 COMMIT = "c0ffee" * 6 + "c0ff"
 HARNESS = "0.4.13"
@@ -237,6 +238,7 @@ _PARTS = {
     "train": ("trunk", "journal"),
     "decay": ("export", "journal"),
     "checkpoint": ("export",),
+    "merge": ("export",),
     "evaluate": ("scores", "questions"),
     "perplexity": ("scores", "documents"),
     "samples": ("samples",),
@@ -338,6 +340,8 @@ class Fixed:
                     "tokens": (config.last_step - config.first_step) * step,
                     "tokens_seen": config.last_step * step,
                 }
+            case "merge":
+                return {"kind": config.kind, "value": config.value, "tokens_seen": total, "parameters": 1}
             case "evaluate":
                 return {"metrics": {"acc": 0.5}}
             case "perplexity":

@@ -33,6 +33,7 @@ STAGES = (
     "train",
     "decay",
     "checkpoint",
+    "merge",
     "contamination",
     "data",
     "report",
@@ -42,6 +43,7 @@ EVERY_STAGE: dict[str, Any] = {
     "budgets": ("8K",),
     "training__keep_every_tokens": "4K",
     "evaluation__checkpoints": True,
+    "merge__interpolate": [0.5],
     "evaluation__own": [
         {"name": "continuation", "group": "domain", "held_out": "domain", "questions": 8},
         {"name": "counting", "group": "general", "file": "questions.jsonl"},

@@ -90,6 +90,10 @@ class SourceConfig(Settings):
         description="Readings of its text, past which nothing is trained; null: corpus.max_epochs.",
     )
 
+    licence: LineText | None = execution(
+        None, min_length=1, description="Licence of the text, such as cc-by-4.0: model cards name it."
+    )
+
     @field_validator("keep_fields", mode="after")
     @classmethod
     def _each_once(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:

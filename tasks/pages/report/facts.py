@@ -293,6 +293,37 @@ class PackedBy:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MergePoint:
+    """A model on the way between two others: `share` is α, or None for what lies beside the way. `kind`: base, trained,
+    average, instruct (of a chat model's difference), or chat (the chat model itself).
+    """
+
+    name: str
+    kind: str
+    share: float | None
+    stage: str
+    key: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class MergeFacts:
+    """The merged models beside the base and the last model, with the changes of each from both."""
+
+    base: str
+    trained: str
+    points: tuple[MergePoint, ...]
+    perplexity: tuple[PerplexityRow, ...]
+    benchmarks: tuple[BenchmarkRow, ...]
+    groups: tuple[GroupRow, ...]
+    roles: Mapping[str, str]
+    chosen: str | None
+    """The merged model that is to be taken in place of the trained one; None: the trained one, or none."""
+    chat: str | None
+    """Of several with a chat model's difference, the one to be taken."""
+    findings: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class ReportFacts(Results):
     """All facts of the report."""
 
@@ -303,6 +334,7 @@ class ReportFacts(Results):
     curves: tuple[Curve, ...] = unwritten(())
     """Used by the figures only."""
     findings: tuple[str, ...] = ()
+    merges: MergeFacts | None = optional()  # noqa: RUF009 (a field)
     title: str | None = unwritten()
     """Set if it differs from the title made from the models' names."""
 

@@ -26,6 +26,7 @@ from tasks.pages.report.facts import (
     Within,
     change_of,
 )
+from tasks.pages.report.merges import FIGURE, merge_figure, panels_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -59,6 +60,9 @@ def draw(facts: ReportFacts, directory: Path) -> list[Picture]:
             "worse after correction for the number of benchmarks; hollow: no clear change."
         )
         pictures.append(Picture("changes", caption))
+    if facts.merges is not None and panels_of(facts.merges):  # its section names it
+        between = facts.merges
+        save(lambda tips: merge_figure(between, tips), directory, FIGURE)
     return pictures
 
 

@@ -30,6 +30,7 @@ from tasks.pages.report.facts import (
 )
 from tasks.pages.report.groups import group_row
 from tasks.pages.report.inputs import JournalSegment, ReportConfig, ReportInputs
+from tasks.pages.report.merges import gather_merges
 from tasks.pages.report.scores import add_changes, benchmark_row, pairs_of, perplexity_row
 
 
@@ -67,7 +68,9 @@ def gather(config: ReportConfig, inputs: ReportInputs, pairs: Sequence[Pair] | N
         ),
         curves=tuple(_curve(segment) for segment in inputs.journals),
     )
-    return replace(facts, findings=(*findings(facts), *never_reached(facts.curves)))
+    between = gather_merges(config, inputs)
+    told = (*findings(facts), *(between.findings if between else ()), *never_reached(facts.curves))
+    return replace(facts, findings=told, merges=between)
 
 
 def _segment(segment: JournalSegment) -> TrainedSegment:
@@ -82,6 +85,8 @@ def _segment(segment: JournalSegment) -> TrainedSegment:
 
 def _measured(inputs: ReportInputs) -> tuple[tuple[str, str], ...]:
     parts = [*inputs.scores.values(), *inputs.perplexity.values()]
+    if inputs.merging is not None:
+        parts += [*inputs.merging.scores.values(), *inputs.merging.perplexity.values()]
     return tuple(sorted({(part.stage, part.key) for one in parts for part in one.values()}))
 
 

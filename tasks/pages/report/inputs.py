@@ -54,6 +54,30 @@ class Pack:
     stats: Mapping[str, Any]
 
 
+@dataclass(frozen=True, kw_only=True)
+class MergedModel:
+    """A model of weights between models: `kind` is that of tasks/models/merge.py, or `chat` for the chat model itself."""
+
+    name: str
+    kind: str
+    value: float
+    stage: str
+    key: str
+    digest: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Merging:
+    """Merged models and what was measured of them, as `ReportInputs` has it of the others. `roles`: by source."""
+
+    models: tuple[MergedModel, ...]
+    scores: Mapping[str, Mapping[str, Input]]
+    questions: Mapping[str, Mapping[str, Input]]
+    perplexity: Mapping[str, Mapping[str, Input]]
+    documents: Mapping[str, Mapping[str, Input]]
+    roles: Mapping[str, str]
+
+
 @dataclass(frozen=True)
 class ReportInputs:
     """The report's inputs: parts by their digests, facts as plain JSON.
@@ -61,7 +85,7 @@ class ReportInputs:
     models: base first. scores, questions: parts of `evaluate` by model and benchmark. perplexity, documents: parts
     of `perplexity` by model and source. journals: oldest first. hits: parts of `decontaminate`, one per slice.
     counted: parts `hits` of `contamination`, for benchmarks that were not searched for when the corpus was made.
-    samples: parts of `samples` by model.
+    samples: parts of `samples` by model. merging: models between the base and the last one, if any were made.
     """
 
     models: tuple[ReportModel, ...]
@@ -75,3 +99,4 @@ class ReportInputs:
     packs: tuple[Pack, ...] = ()
     samples: Mapping[str, Input] = field(default_factory=dict)
     counted: tuple[Input, ...] = ()
+    merging: Merging | None = field(default=None, metadata={"since": "0.2"})

@@ -12,6 +12,7 @@ from storage.counts import rounded_count
 from tasks.pages.blocks import Block, Cell, Heading, Picture, Slot, Table, Text
 from tasks.pages.ledger import Amounts
 from tasks.pages.report.facts import ReportFacts
+from tasks.pages.report.merges import merges
 from tasks.pages.report.results import benchmarks, every_metric, forgetting, gain, perplexity, sureness
 from tasks.pages.wording import words
 
@@ -25,7 +26,7 @@ def blocks_of(facts: ReportFacts, pictures: Sequence[Picture], first: Sequence[B
     blocks += perplexity(facts) + benchmarks(facts, facts.contamination)
     if pictures:
         blocks += [Heading(2, "Along the way"), *pictures]
-    blocks += forgetting(facts) + gain(facts)
+    blocks += forgetting(facts) + merges(facts.merges) + gain(facts)
     blocks.append(COST)
     blocks += samples(facts) + sureness(facts)
     blocks += data(facts) + contamination(facts) + packing(facts) + models(facts) + every_metric(facts)

@@ -8,7 +8,7 @@ cost is added at publication (`cost`). `gather` collects the facts, `figures` dr
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from storage.artifact import Artifact, Input
@@ -20,7 +20,15 @@ from tasks.pages.markdown import markdown_of
 from tasks.pages.report.facts import ReportModel, facts_json
 from tasks.pages.report.figures import draw
 from tasks.pages.report.gather import gather
-from tasks.pages.report.inputs import CorpusStage, JournalSegment, Pack, ReportConfig, ReportInputs
+from tasks.pages.report.inputs import (
+    CorpusStage,
+    JournalSegment,
+    MergedModel,
+    Merging,
+    Pack,
+    ReportConfig,
+    ReportInputs,
+)
 from tasks.pages.report.page import blocks_of
 from tasks.stages import CORPUS
 
@@ -39,8 +47,10 @@ class ReportStats:
     conserved: bool
 
 
-def report_request(evaluation: EvaluationConfig, outcome: MadeRun) -> tuple[ReportConfig, ReportInputs]:
-    """Configuration and inputs of the report on a run's outcome."""
+def report_request(
+    evaluation: EvaluationConfig, outcome: MadeRun, roles: Mapping[str, str] | None = None
+) -> tuple[ReportConfig, ReportInputs]:
+    """Configuration and inputs of the report on a run's outcome. `roles`: domain or replay, by source."""
     base = outcome.models[0]
     measured = {name for model in outcome.models for name in model.scores}
     groups = [(name, group) for name, group in evaluation.groups().items() if name in measured]
@@ -71,8 +81,41 @@ def report_request(evaluation: EvaluationConfig, outcome: MadeRun) -> tuple[Repo
             for model in outcome.models
             if (made := model.samples) is not None
         },
+        merging=_merging(outcome.merged, roles or {}),
     )
     return config, inputs
+
+
+def chosen_of(made: Artifact) -> tuple[str, str]:
+    """The merged models that a report chose, by name: one between the models, one of a chat model. Empty: none."""
+    facts = json.loads((made.path / "report.json").read_bytes()).get("merges") or {}
+    return str(facts.get("chosen") or ""), str(facts.get("chat") or "")
+
+
+def _merging(merged: Sequence[MadeModel], roles: Mapping[str, str]) -> Merging | None:
+    if not merged:
+        return None
+    return Merging(
+        models=tuple(_merged(model) for model in merged),
+        scores={model.name: _parts(model.scores, "scores") for model in merged},
+        questions={model.name: _parts(model.scores, "questions") for model in merged},
+        perplexity={model.name: _parts(model.perplexity, "scores") for model in merged},
+        documents={model.name: _parts(model.perplexity, "documents") for model in merged},
+        roles=roles,
+    )
+
+
+def _merged(model: MadeModel) -> MergedModel:
+    export, stats = model.export.part("export"), model.export.stats
+    merged = export.stage == "merge"
+    return MergedModel(
+        name=model.name,
+        kind=str(stats["kind"]) if merged else "chat",
+        value=float(stats["value"]) if merged else 0.0,
+        stage=export.stage,
+        key=export.key,
+        digest=export.digest,
+    )
 
 
 def _parts(artifacts: Mapping[str, Artifact], part: str) -> dict[str, Input]:

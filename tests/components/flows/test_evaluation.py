@@ -12,20 +12,26 @@ from typing import Any
 
 import pytest
 from pydantic import ValidationError
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from flows.config import TrackingConfig, load_config
+from flows.dag.plan import make_plan
 from flows.dag.pretrain import adapt, describe, measure, scores_of
 from flows.dag.requests import Requests
 from flows.dag.state import Model, Outcome
+from flows.inspect.export import export_model
 from flows.lineage.graph import as_text, graph_of
+from flows.lineage.names import resolve
 from flows.runs.checks import check
 from flows.runs.evaluate import Evaluation, held_out_of, measures_of, model_of
 from storage.artifact import Artifact
+from storage.catalog import Catalog
 from storage.errors import ConfigError, HubUnreachable, OnwardError, StageFailed
 from storage.runs import RunRecord, write_record
 from storage.store import Request, Store
 from tasks.evaluation import samples
 from tasks.evaluation.catalog import EvaluationConfig, OwnBenchmark
+from tasks.models.merge import MergePlan
 from tests.support.small import write_config
 
 pytestmark = pytest.mark.slow
@@ -298,6 +304,77 @@ def test_what_training_kept_on_its_way_is_measured_on_request(ran):
     assert not outcome.between and {state for _, state in states} == {"cached"}  # the report is the same
     with pytest.raises(ConfigError, match=r"set training\.keep_every_tokens"):
         check(run.model_copy(update={"evaluation": section}))
+
+
+def test_models_between_are_made_measured_and_found_by_their_names(ran):
+    home, store, run = ran
+    training = run.training.model_copy(update={"keep_every_tokens": 2000})
+    plan = MergePlan(interpolate=(0.5,), average=2)
+    config = run.model_copy(update={"training": training, "merge": plan})
+    check(config)
+    rows = {(row.stage, row.item): row.state for row in make_plan(config)}
+    assert rows["merge", "alpha-0.5"] in ("to build", "open") and rows["merge", "average-2"] in (
+        "to build",
+        "open",
+    )
+    outcome, _, error = adapted(store, config)
+    assert error is None and [model.name for model in outcome.merged] == ["8K-alpha-0.5", "8K-average-2"]
+    assert [model.tokens for model in outcome.merged] == [8000, 6000]
+    for model in outcome.merged:
+        assert set(model.perplexity) == {"domain", "general"} and set(model.scores) == {"continuation"}
+    between, mean = (one.perplexity["domain"].stats["perplexity"] for one in outcome.merged)
+    base, trained = (one.perplexity["domain"].stats["perplexity"] for one in outcome.models)
+    assert trained < between < base and mean < base
+    assert [one["name"] for one in describe(outcome)] == ["base", "8K", "8K-alpha-0.5", "8K-average-2"]
+    facts = json.loads((outcome.report.path / "report.json").read_bytes())
+    assert [one["name"] for one in facts["merges"]["points"]] == [
+        "base",
+        "8K-alpha-0.5",
+        "8K",
+        "8K-average-2",
+    ]
+    _, states, _ = adapted(store, config)
+    assert {state for _, state in states} == {"cached"}
+    _, states, _ = adapted(store, config.model_copy(update={"merge": MergePlan(interpolate=(0.25, 0.5))}))
+    assert [stage for stage, state in states if state == "built"] == [
+        "merge", "perplexity", "perplexity", "evaluate", "report",
+    ]  # fmt: skip
+
+    made = [
+        (one.stage, one.key)
+        for model in (*outcome.models, *outcome.merged)
+        for one in (model.export, *model.journals)
+    ]
+    record = json.loads(write_config(home, "merged", ("8K",), training__keep_every_tokens=2000).read_text())
+    write_record(store, RunRecord("merged-abcdef", "merged", record, tuple(dict.fromkeys(made))))
+    named = {
+        name: resolve(f"merged:{name}", store.root)[1]
+        for name in ("8K-alpha-0.5", "8K-average-2", "8K-trunk", "base")
+    }
+    assert [named[one.name] for one in outcome.merged] == [one.export for one in outcome.merged]
+    assert named["8K-trunk"].key == outcome.models[-1].journals[0].key
+    for name, one in named.items():
+        export_model(Catalog(store), one, home / f"out-{name}")
+        AutoModelForCausalLM.from_pretrained(home / f"out-{name}")
+        AutoTokenizer.from_pretrained(home / f"out-{name}")
+    card = (home / "out-8K-alpha-0.5" / "README.md").read_text()
+    assert "0.5 × those of the base + 0.5 × those after training" in card and "8,000 tokens seen" in card
+    assert "It is the trunk before its rate decays" in (home / "out-8K-trunk" / "README.md").read_text()
+    weights = home / "out-8K-trunk" / "model.safetensors"
+    assert weights.read_bytes() == (named["8K-trunk"].path / "trunk" / "model.safetensors").read_bytes()
+
+
+def test_too_few_kept_checkpoints_are_told_and_the_others_are_made(ran):
+    _, store, run = ran
+    training = run.training.model_copy(update={"keep_every_tokens": 3000})
+    config = run.model_copy(update={"training": training, "merge": MergePlan(interpolate=(0.5,), average=3)})
+    with pytest.raises(
+        ConfigError, match=r"merge\.average: 3 checkpoints .* keeps 2; lower training\.keep_every"
+    ):
+        check(config)
+    outcome, _, error = adapted(store, config)
+    assert isinstance(error, ConfigError) and "kept 2; lower training.keep_every_tokens" in str(error)
+    assert [model.name for model in outcome.merged] == ["8K-alpha-0.5"] and outcome.report is None
 
 
 def test_a_kept_checkpoint_that_cannot_be_exported_ends_neither_training_nor_measuring(ran, tmp_path):

@@ -13,6 +13,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -100,6 +101,30 @@ def test_where_the_weights_are_not_it_says_why_and_what_helps(
     assert written == [pipeline(PROMPT, max_new_tokens=5, do_sample=False)[0]["generated_text"]]
     with pytest.raises(Exception, match="/nowhere/store/decay/"):
         mlflow.transformers.load_model(str(model))
+
+
+def test_a_merged_model_becomes_a_version_once_it_is_chosen(made: Made, address: str) -> None:
+    """Its scores come first, under its own name; whether it is chosen is known at the end."""
+    from mlflow import MlflowClient
+
+    name = "20K-alpha-0.5"
+    merged = SimpleNamespace(**{**vars(made.models[1]), "name": name, "journals": []})
+    tracker = made.tracker(address, "flow-merged", "merged")
+    tracker.start()
+    tracker.measured([merged], prefix=f"merge/{name}/")
+    tracker.measured([merged], ("", name), prefix=f"merge/{name}/")
+    tracker.close("FINISHED", seconds=120)
+    client = MlflowClient(address)
+    version = client.get_model_version_by_alias(f"{REGISTERED}-merged", "tokens-20k-alpha-0-5")
+    assert version.tags["stage_key"] == merged.export.key
+    assert len(client.search_model_versions(f"name = '{REGISTERED}-merged'")) == 1
+    experiment = client.get_experiment_by_name("merged")
+    [parent] = [
+        one for one in client.search_runs([experiment.experiment_id]) if "stage_key" not in one.data.tags
+    ]
+    expected = merged.perplexity["domain"].stats["perplexity"]
+    assert parent.data.metrics[f"merge/{name}/perplexity/domain"] == pytest.approx(expected)
+    assert "perplexity/domain" not in parent.data.metrics
 
 
 def test_it_is_served_over_http(made: Made, address: str, tmp_path: Path) -> None:

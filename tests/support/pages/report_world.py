@@ -193,7 +193,9 @@ class World:
             for place, (name, tokens, export, journals) in enumerate(shown)
         ]  # fmt: skip
         slices = [self.slice(1, "edu"), self.slice(2, "edu", lost)]
-        return SimpleNamespace(models=models, slices=slices, packed=[self.pack(epochs)], counted={})
+        return SimpleNamespace(
+            models=models, merged=[], slices=slices, packed=[self.pack(epochs)], counted={}
+        )
 
 
 def made(world: World, outcome: Any) -> tuple[Artifact, dict[str, Any]]:

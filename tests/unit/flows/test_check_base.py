@@ -101,6 +101,16 @@ def test_plan_refuses_it(base: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert capsys.readouterr().out == "" and not (base.parent / "store").exists()
 
 
+def test_a_chat_model_is_told_with_the_way_back(base: Path) -> None:
+    assert not any("chat" in line for line in check_base(run_on(base)))
+    (base / "chat_template.jinja").write_text("{{ messages }}")
+    [told] = [line for line in check_base(run_on(base)) if "chat" in line]
+    assert "wears the chat away" in told and "name this model as merge.instruct" in told
+    (base / "chat_template.jinja").unlink()
+    edit(base / "tokenizer_config.json", chat_template="{{ messages }}")
+    assert told in check_base(run_on(base))
+
+
 def test_what_documents_begin_with_is_said_and_decided_before_anything_is_made(base: Path) -> None:
     [line] = check_base(run_on(base))
     assert "documents begin after </s> in training and perplexity" in line and "benchmarks with <s>" in line

@@ -299,3 +299,34 @@ def test_a_new_model_has_one_token_for_both_ends_of_a_text(home):
     run = run_of(model__base=INIT, corpus__sources=sources, packing__begin="bos")
     with pytest.raises(ConfigError, match=r"^packing\.begin is bos, but the tokenizer of a new model"):
         check(run)
+
+
+# ---- models between -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("over", "words"),
+    [
+        (
+            {"merge": {"average": 2}},
+            "merge.average takes the mean of checkpoints that training keeps, but it keeps none",
+        ),
+        (
+            {"merge": {"average": 5}, "training__keep_every_tokens": "200K"},
+            "merge.average: 5 checkpoints are to be averaged, and the trunk of",
+        ),
+        (
+            {"merge": {"instruct": "chat"}, "model": {"base": INIT}},
+            "merge.instruct needs the model that the chat model",
+        ),
+    ],
+)
+def test_merges_that_cannot_be_made_are_refused(home: Path, over: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        check(run_of(**over))
+    assert words in str(refused.value)
+
+
+def test_merges_that_can_be_made_are_taken(home: Path) -> None:
+    merge = {"interpolate": [0.25, 0.5], "average": 4, "instruct": "chat"}
+    check(run_of(merge=merge, training__keep_every_tokens="200K"))

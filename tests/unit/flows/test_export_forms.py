@@ -130,7 +130,19 @@ def test_a_number_beyond_the_type_is_refused_and_nothing_is_left(
     ("format_", "dtype", "said"),
     [
         ("onnx", None, "--format onnx: unknown format; one of safetensors, gguf"),
-        ("safetensors", "int3", "--dtype int3: unknown type; one of bf16, fp16, fp32, q8_0"),
+        (
+            "safetensors",
+            "int3",
+            "--dtype int3: unknown type; one of bf16, fp16, fp32, q8_0, q5_1, q5_0, q4_1, q4_0",
+        ),
+        (
+            "gguf",
+            "q4_k_m",
+            "--dtype q4_k_m is made by llama.cpp's own program of a bf16 file: onward export MODEL DIR --format gguf "
+            "--dtype bf16, then llama-quantize DIR/model-bf16.gguf DIR/model-q4_k_m.gguf q4_k_m; of 4 bits, q4_0 and "
+            "q4_1 are made here",
+        ),
+        ("safetensors", "q4_0", "--dtype q4_0 is a type of GGUF files; add --format gguf"),
         ("safetensors", "q8_0", "--dtype q8_0 is a type of GGUF files; add --format gguf"),
     ],
 )

@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from storage.errors import ConfigError
 from tasks.formats.families import family_of
-from tasks.formats.gguf_file import write_gguf
+from tasks.formats.gguf_file import write_as_read, write_gguf
 from tasks.formats.ollama import modelfile
 from tasks.formats.vocabulary import splitting
 from tasks.training.model import quiet
@@ -99,6 +99,22 @@ def test_numbers_are_off_by_no_more_than_their_type_says(
     again = tmp_path / "again.gguf"
     write_gguf(tmp_path, again, dtype, "m")
     assert again.read_bytes() == (tmp_path / FILE).read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["llama tied", "gpt2"])
+@pytest.mark.parametrize("dtype", ["q8_0", "q5_1", "q5_0", "q4_1", "q4_0"])
+def test_what_a_quantised_file_holds_is_what_is_measured(tmp_path: Path, kind: str, dtype: str) -> None:
+    """The numbers for a card are those that a reader of the file gets, matrix by matrix."""
+    model = noisy_model(tmp_path, kind, **READ_BY_TRANSFORMERS[kind])
+    made_tokenizer(tmp_path)
+    write_gguf(tmp_path, tmp_path / FILE, dtype, "m")
+    kinds = {one.name: one.tensor_type.name for one in gguf.GGUFReader(tmp_path / FILE).tensors}
+    assert kinds["blk.0.ffn_down.weight"] == dtype.upper() and kinds["token_embd.weight"] == "Q8_0"
+    found = read(tmp_path, config=model.config).state_dict()
+    (tmp_path / "as-read").mkdir()
+    write_as_read(tmp_path, tmp_path / "as-read", dtype)
+    for name, tensor in load_file(tmp_path / "as-read" / "model.safetensors").items():
+        assert torch.equal(tensor, found[name]), name
 
 
 def test_rows_that_no_block_fits_are_float16(tmp_path: Path) -> None:

@@ -252,7 +252,7 @@ def test_tokens_seen_and_computed_are_told_apart(plain: Plain) -> None:
 def test_a_base_alone_has_a_report_too(tmp_path: Path) -> None:
     world = World(tmp_path)
     outcome = world.outcome()
-    alone = SimpleNamespace(models=outcome.models[:1], slices=(), packed=[], counted={})
+    alone = SimpleNamespace(models=outcome.models[:1], merged=(), slices=(), packed=[], counted={})
     artifact, facts = made(world, alone)
     assert "nothing to compare" in facts["findings"][0]
     assert not (artifact.path / "figures").exists()
@@ -323,7 +323,7 @@ def test_what_the_measuring_stages_leave_is_what_the_report_reads(case: Case, tm
             "journals": [case.trained],
         },
     )
-    outcome = SimpleNamespace(models=[model, trained], slices=(), packed=[], counted={})
+    outcome = SimpleNamespace(models=[model, trained], merged=(), slices=(), packed=[], counted={})
     request = report.report_request(EvaluationConfig(domain=("openbookqa",)), outcome)
     facts = json.loads((artifact_of(report, *request, case.store).path / "report.json").read_text())
     [change] = facts["perplexity"][0]["changes"]
@@ -359,7 +359,7 @@ def test_what_it_cost_is_added_where_the_page_is_published(plain: Plain, tmp_pat
 
 def test_without_a_clock_the_page_says_no_cost(tmp_path: Path) -> None:
     world = World(tmp_path)
-    alone = SimpleNamespace(models=world.outcome().models[:1], slices=(), packed=[], counted={})
+    alone = SimpleNamespace(models=world.outcome().models[:1], merged=(), slices=(), packed=[], counted={})
     artifact, _ = made(world, alone)
     page = published(artifact, Store(world.root / "store").lookup, tmp_path / "page")
     assert "What it cost" not in (page / "report.md").read_text()
@@ -468,3 +468,106 @@ def test_hellaswag_among_the_general_benchmarks_is_explained(plain: Plain) -> No
         for block in forgetting(results(facts))
         if isinstance(block, Text)
     )
+
+
+# ---- weights between models -----------------------------------------------------------------------------------------
+
+ROLES = {"edu": "domain", "plain": "replay"}
+
+
+def with_merges(world: World, trained: tuple[float, float], between: dict[str, tuple[float, float]]) -> Any:
+    """An outcome whose last model moved the nats of a text of the domain, and of a general one, by `trained`."""
+    outcome = world.outcome()
+    for model in outcome.models:
+        model.scores = {}
+
+    def perplexities(domain: float, general: float) -> dict[str, Any]:
+        tokens = [300.0, 310.0, 290.0] * 4
+        return {
+            "edu": world.perplexity([one + 100 * domain for one in tokens]),
+            "plain": world.perplexity([one + 100 * general for one in tokens]),
+        }
+
+    for model, change in zip(outcome.models, [(0.0, 0.0), (-0.1, 0.0), trained], strict=True):
+        model.perplexity = perplexities(*change)
+    outcome.merged = [
+        SimpleNamespace(
+            name=f"20K-{name}",
+            tokens=20_000,
+            samples=None,
+            journals=[],
+            scores={},
+            perplexity=perplexities(*change),
+            export=world.artifact(
+                "merge",
+                {"kind": "interpolate", "value": float(name.removeprefix("alpha-")), "tokens_seen": 20_000},
+                {"export": {"config.json": {"name": name}}},
+            ),
+        )
+        for name, change in between.items()
+    ]
+    return outcome
+
+
+def merges_in(world: World, outcome: Any) -> tuple[Artifact, dict[str, Any]]:
+    request = report.report_request(EvaluationConfig(), outcome, ROLES)
+    artifact = artifact_of(report, *request, world.root / "store")
+    return artifact, json.loads((artifact.path / "report.json").read_text())
+
+
+def test_what_loses_least_is_told_with_its_share_of_the_gain(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    outcome = with_merges(world, (-0.5, 0.2), {"alpha-0.5": (-0.4, 0.0), "alpha-0.25": (-0.2, 0.05)})
+    artifact, facts = merges_in(world, outcome)
+    merges = facts["merges"]
+    assert [(one["name"], one["share"]) for one in merges["points"]] == [
+        ("base", 0.0),
+        ("20K-alpha-0.25", 0.25),
+        ("20K-alpha-0.5", 0.5),
+        ("20K", 1.0),
+    ]
+    assert merges["chosen"] == "20K-alpha-0.5" and merges["chat"] is None
+    least, take = merges["findings"]
+    assert least.startswith("Between base and 20K, least is lost at α = 0.5: perplexity on plain 0.0 [")
+    assert "at α = 1: perplexity on plain +22.1 [" in least and "It keeps 84 % of the gain: " in least
+    assert take == (
+        "Take 20K-alpha-0.5: it is clearly better than base in the domain and not clearly worse in general, "
+        "which 20K is not."
+    )
+    assert take in facts["findings"]
+    assert report.chosen_of(artifact) == ("20K-alpha-0.5", "")
+    text = (artifact.path / "report.md").read_text()
+    assert "## Weights between models" in text and "| 20K-alpha-0.5 | 0.5 |" in text
+    assert "change from 20K" in text and "merges.svg" in text
+    svg = (artifact.path / "figures" / "merges.svg").read_text()
+    assert "20K-alpha-0.25: domain" in svg and svg.count("<title>") == 4
+
+
+@pytest.mark.parametrize(
+    ("trained", "between", "chosen", "words"),
+    [
+        ((-0.5, 0.0), {"alpha-0.5": (-0.3, 0.0)}, "", "Take 20K as it was trained"),
+        ((-0.5, 0.2), {"alpha-0.5": (-0.3, 0.1)}, "", "None of them is clearly better than base"),
+        ((-0.3, 0.0), {"alpha-0.5": (-0.4, -0.1)}, "20K-alpha-0.5", "clearly better than 20K on one side"),
+        ((0.0, 0.0), {"alpha-0.5": (0.0, 0.0)}, "", "None of them is clearly better than base"),
+    ],
+    ids=["nothing lost", "all lose", "better on both sides", "nothing moved"],
+)
+def test_a_merged_model_is_chosen_only_where_it_is_clearly_the_better_one(
+    tmp_path: Path,
+    trained: tuple[float, float],
+    between: dict[str, tuple[float, float]],
+    chosen: str,
+    words: str,
+) -> None:
+    world = World(tmp_path)
+    artifact, facts = merges_in(world, with_merges(world, trained, between))
+    assert report.chosen_of(artifact)[0] == chosen
+    assert any(words in one for one in facts["merges"]["findings"]), facts["merges"]["findings"]
+
+
+def test_without_merges_a_report_is_as_it_was(plain: Plain) -> None:
+    _, artifact, facts = plain
+    assert "merges" not in facts and "merging" not in artifact.manifest.inputs
+    assert not (artifact.path / "figures" / "merges.svg").exists()
+    assert report.chosen_of(artifact) == ("", "")
