@@ -20,6 +20,7 @@ from flows.commands.documents import inspect
 from flows.commands.generate import generate
 from flows.commands.init import init
 from flows.commands.plan import plan, why
+from flows.commands.push import push
 from flows.commands.rehearse import rehearse
 from flows.commands.run import run
 from flows.commands.services import doctor, down, status, up
@@ -52,6 +53,7 @@ COMMANDS: dict[str, tuple[tuple[Callable[..., None], str], ...]] = {
         (verify, "onward verify --config configs/demo.yaml"),
         (gc, "onward gc --forget demo-3f9a2c --dry-run"),
         (export, "onward export 1B model"),
+        (push, "onward push 1B owner/name --dry-run folder"),
     ),
     "Servers of this directory": (
         (up, "onward up configs/demo.yaml --prefect-port 4300"),

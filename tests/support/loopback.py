@@ -21,6 +21,7 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from tests.support import ROOT
+from tests.support.pushed import Taken
 
 _API = re.compile(
     r"/api/(datasets|models)/((?:[^/]+/)?[^/]+?)(?:/(revision|tree|paths-info)/([^/]+)(?:/(.*))?)?"
@@ -49,6 +50,8 @@ class LoopbackHub:
     """Files of which so many answers more end in the middle; a negative number: all."""
     refusals: dict[str, list[int]] = field(default_factory=dict)
     """Files whose next answers are these status codes."""
+    taken: Taken | None = None
+    """What is pushed; without it nothing is taken."""
     delay: float = 0.0
     """Seconds before each answer with bytes of a file."""
     _server: Any = None
@@ -143,6 +146,9 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self._answer()
 
+    def do_PUT(self) -> None:
+        self._answer()
+
     def log_message(self, *_: Any) -> None:
         pass
 
@@ -157,7 +163,14 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             return
         try:
-            if match := _RESOLVE.fullmatch(path):
+            if self.hub.taken is not None and (
+                answer := self.hub.taken.answer(
+                    self.hub, self.command, path, self.headers.get("Authorization"), body
+                )
+            ):
+                status, value = answer
+                self._send(status, json.dumps(value).encode(), {"Content-Type": "application/json"})
+            elif match := _RESOLVE.fullmatch(path):
                 self._file("datasets" if match[1] else "models", match[2], match[3], match[4])
             elif match := _API.fullmatch(path):
                 kind, name, what, revision, below = match.groups()
