@@ -23,7 +23,7 @@ from pathlib import Path
 from flows.machine.prefect_api import LOST, OWN, answers
 from flows.machine.processes import KILLED_SECONDS, still_there
 from flows.machine.servers import make_credentials
-from flows.machine.start import collect_rarely
+from flows.machine.start import collect_rarely, leave
 from flows.services.ready import last_words
 from storage.errors import OnwardError
 from storage.secrets import without_secrets
@@ -210,6 +210,7 @@ def _serve(listening: int, pipe: int) -> None:
 
     threading.Thread(target=leave_with_parent, daemon=True).start()
     server.run(sockets=[bound])
+    leave(0)
 
 
 if __name__ == "__main__":
