@@ -31,6 +31,8 @@ class Taken:
     """The large files that were sent, each as often as it was."""
     visibility: dict[str, str | None] = field(default_factory=dict)
     messages: list[str] = field(default_factory=list)
+    cards: list[str] = field(default_factory=list)
+    """The cards whose metadata the client asked about."""
     breaks: int = 0
     """So many of the next commits are answered 500."""
 
@@ -45,6 +47,9 @@ class Taken:
             self.objects[found[1]] = body
             self.uploads.append(found[1])
             return 200, {}
+        if path == "/api/validate-yaml":
+            self.cards.append(json.loads(body)["content"])
+            return 200, {"errors": [], "warnings": []}
         if method != "POST" or not (
             path == "/api/repos/create" or any(one.fullmatch(path) for one in (_PREUPLOAD, _COMMIT, _BATCH))
         ):

@@ -81,6 +81,7 @@ def test_a_push_that_broke_off_goes_on_and_ends_with_the_whole_model(
     assert (there / WEIGHTS).read_bytes() == (model.path / "export" / WEIGHTS).read_bytes()
     AutoModelForCausalLM.from_pretrained(there)
     card = (there / "README.md").read_text()
+    assert card in hub.taken.cards
     assert card.startswith("---\nlibrary_name: transformers\n") and "base, a local model" in card
     assert hub.taken.messages == [f"base {model.key[:16]}, safetensors fp32"]
     assert not (tmp_path / "hf" / "token").exists()
