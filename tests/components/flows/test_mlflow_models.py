@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -131,7 +132,8 @@ def test_it_is_served_over_http(made: Made, address: str, tmp_path: Path) -> Non
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    environment = {**os.environ, "MLFLOW_TRACKING_URI": address, "DO_NOT_TRACK": "true"}
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # it starts uvicorn by its name
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": address, "DO_NOT_TRACK": "true", "PATH": path}
     command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", URI, "--env-manager", "local"]
     log = tmp_path / "serve.log"
     with log.open("wb") as file:
@@ -146,7 +148,8 @@ def test_it_is_served_over_http(made: Made, address: str, tmp_path: Path) -> Non
     try:
         answer = _asked(f"http://127.0.0.1:{port}/invocations", server, log)
     finally:
-        os.killpg(server.pid, signal.SIGTERM)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGTERM)
         server.wait(60)
     assert answer == {"predictions": [expected(made, 5)]}
 
