@@ -351,14 +351,14 @@ def test_models_between_are_made_measured_and_found_by_their_names(ran):
         name: resolve(f"merged:{name}", store.root)[1]
         for name in ("8K-alpha-0.5", "8K-average-2", "8K-trunk", "base")
     }
-    assert [named[one.name] for one in outcome.merged] == [one.export for one in outcome.merged]
+    assert [named[one.name].key for one in outcome.merged] == [one.export.key for one in outcome.merged]
     assert named["8K-trunk"].key == outcome.models[-1].journals[0].key
     for name, one in named.items():
         export_model(Catalog(store), one, home / f"out-{name}")
         AutoModelForCausalLM.from_pretrained(home / f"out-{name}")
         AutoTokenizer.from_pretrained(home / f"out-{name}")
     card = (home / "out-8K-alpha-0.5" / "README.md").read_text()
-    assert "0.5 × those of the base + 0.5 × those after training" in card and "8,000 tokens seen" in card
+    assert "0.5 × those of the base + 0.5 × those after training" in card and " tokens seen, the text" in card
     assert "It is the trunk before its rate decays" in (home / "out-8K-trunk" / "README.md").read_text()
     weights = home / "out-8K-trunk" / "model.safetensors"
     assert weights.read_bytes() == (named["8K-trunk"].path / "trunk" / "model.safetensors").read_bytes()
