@@ -153,7 +153,7 @@ def compare(store: Store, names: Sequence[str]) -> Comparison:
 
 Names = dict[tuple[str, str], str]
 """(run's label, name of a model or benchmark in that run) → its name in the comparison."""
-_ASKED, _READ = ("scores", "questions"), ("perplexity", "documents")
+_ASKED, _READ = ("scores", "questions", "answers"), ("perplexity", "documents")
 
 
 def _model_names(runs: Sequence[Run], called: Names) -> Names:

@@ -184,7 +184,8 @@ def _kind_of(path: Path) -> str | None:
 
 
 def run(config: EvaluateConfig, inputs: EvaluateInputs, draft: Draft) -> EvaluateStats:
-    """Parts `scores` (scores.json) and `questions` (questions.parquet: one row per question).
+    """Parts `scores` (scores.json), `questions` (questions.parquet: one row per question) and `answers` (answers.parquet:
+    the bytes of the right answer of each, in the same order).
 
     Raises BadInput for unusable questions, ConfigError for a length that the model does not support.
     """
@@ -237,6 +238,9 @@ def run(config: EvaluateConfig, inputs: EvaluateInputs, draft: Draft) -> Evaluat
         json.dumps(scores, indent=1, sort_keys=True) + "\n", encoding="utf-8"
     )
     pq.write_table(table, draft.path / "questions.parquet", compression="zstd")
+    sizes_of = pa.array([answer.answer_bytes for answer in answers], pa.int32())
+    pq.write_table(pa.table({"bytes": sizes_of}), draft.path / "answers.parquet", compression="zstd")
+    draft.part("answers", "answers.parquet")
     draft.part("scores", "scores.json")
     draft.part("questions", "questions.parquet")
     draft.note(**facts, shared=vars(scorer.shares), tokens_computed=scorer.computed)

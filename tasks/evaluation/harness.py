@@ -46,6 +46,8 @@ class Answered:
     choices: list[float]
     alone: list[float] | None
     target: int | None
+    answer_bytes: int
+    """Bytes of the right answer as it was asked, in UTF-8, with the space before it."""
 
 
 @contextlib.contextmanager
@@ -231,6 +233,7 @@ def answer(scorer: Scorer, built: Sequence[Asked]) -> list[Answered]:
         gold = task.doc_to_text(doc) if task.multiple_input else task.doc_to_target(doc)
         if isinstance(gold, str) and choices > 1:
             gold = task.doc_to_choice(doc).index(gold)
+        right = requests[gold if choices > 1 and isinstance(gold, int) else 0].arguments[1]
         answers.append(
             Answered(
                 subject,
@@ -239,6 +242,7 @@ def answer(scorer: Scorer, built: Sequence[Asked]) -> list[Answered]:
                 values[:choices],
                 values[choices:] or None,
                 gold if choices > 1 else None,
+                len(right.encode()),
             )
         )
     return answers

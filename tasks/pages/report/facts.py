@@ -232,8 +232,26 @@ class GroupRow:
         return f"mean, {self.group}"
 
 
-ResultRow = PerplexityRow | BenchmarkRow | GroupRow
-R = TypeVar("R", PerplexityRow, BenchmarkRow, GroupRow)
+@dataclass(frozen=True, kw_only=True)
+class AnswerRow:
+    """Bits per byte of the right answers of a benchmark; or, without a benchmark, their mean over those of a group."""
+
+    group: str
+    benchmark: str | None
+    benchmarks: tuple[str, ...]
+    """Those that a mean is of."""
+    questions: int
+    models: Mapping[str, GroupScore]
+    changes: tuple[ModelChange, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """The name of what is measured."""
+        return f"bits per byte, {self.benchmark or f'mean, {self.group}'}"
+
+
+ResultRow = PerplexityRow | BenchmarkRow | GroupRow | AnswerRow
+R = TypeVar("R", PerplexityRow, BenchmarkRow, GroupRow, AnswerRow)
 
 
 def change_of(row: ResultRow, before: str, after: str) -> ModelChange | None:
@@ -255,6 +273,8 @@ class Results:
     perplexity: tuple[PerplexityRow, ...]
     benchmarks: tuple[BenchmarkRow, ...]
     groups: tuple[GroupRow, ...]
+    answers: tuple[AnswerRow, ...] = optional(())
+    """Benchmarks, and then the means of groups; of evaluations of 0.1.0 there are none."""
 
     @property
     def names(self) -> list[str]:

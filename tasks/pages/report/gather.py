@@ -14,8 +14,10 @@ import pyarrow.parquet as pq
 
 from storage.artifact import Input
 from tasks.pages.ledger import BenchmarkHits, Entry, amounts_of, hits_of, ledger_of, round_of
+from tasks.pages.report.answers import answer_rows
 from tasks.pages.report.facts import (
     GROUPS,
+    AnswerRow,
     Curve,
     ModelChange,
     PackedBy,
@@ -49,6 +51,7 @@ def gather(config: ReportConfig, inputs: ReportInputs, pairs: Sequence[Pair] | N
         if (asked := benchmark_row(name, group, names, inputs)) is not None
     ]
     means = [mean for group in GROUPS if (mean := group_row(group, benchmarks, names)) is not None]
+    answers, of_groups = answer_rows(benchmarks, names, inputs)
     facts = ReportFacts(
         models=inputs.models,
         pairs=tuple(pairs),
@@ -58,6 +61,7 @@ def gather(config: ReportConfig, inputs: ReportInputs, pairs: Sequence[Pair] | N
         perplexity=tuple(add_changes(texts, pairs)),
         benchmarks=tuple(add_changes(benchmarks, pairs)),
         groups=tuple(add_changes(means, pairs)),
+        answers=(*add_changes(answers, pairs), *add_changes(of_groups, pairs)),
         samples=_samples(inputs.samples),
         data=ledger_of(
             Entry(one.slice, one.source, amounts_of(one.stage, one.stats)) for one in inputs.corpus
@@ -144,6 +148,11 @@ def findings(facts: Results) -> list[str]:
         if (change := change_of(row, base, last))
     ]
     found += [
+        (change.clear, _answers_sentence(row, change, facts))
+        for row in means_of_answers(facts)
+        if (change := change_of(row, base, last))
+    ]
+    found += [
         (
             change.clear,
             f"The mean of the {row.group} benchmarks went from {100 * row.models[base].score:.1f} to "
@@ -154,6 +163,31 @@ def findings(facts: Results) -> list[str]:
     ]
     sentences = [*_clear_first(found), *_last_step(facts)]
     return sentences or [f"Nothing was measured on both {base} and {last}."]
+
+
+def means_of_answers(facts: Results) -> list[AnswerRow]:
+    """The bits per byte of each group of benchmarks: their mean, or those of its only benchmark."""
+    found = {row.group: row for row in facts.answers if row.benchmark is None}
+    alone = {row.group: row for row in facts.answers if row.group not in found}
+    return [row for group in GROUPS if (row := found.get(group) or alone.get(group)) is not None]
+
+
+def _answers_sentence(row: AnswerRow, change: ModelChange, facts: Results) -> str:
+    """How well the right answers are foreseen, and of how many benchmarks the accuracy says nothing."""
+    chance = [
+        one.benchmark
+        for one in facts.benchmarks
+        if one.benchmark in row.benchmarks
+        and all((score := one.models.get(name)) and score.at_chance for name in (change.before, change.after))
+    ]
+    at_chance = (
+        f" The accuracy of {len(chance)} of {len(row.benchmarks)} is at chance in both." if chance else ""
+    )
+    before, after = (row.models[name].score for name in (change.before, change.after))
+    return (
+        f"The right answers of the {row.group} benchmarks went from {before:.4f} to {after:.4f} bits per byte "
+        f"({within(change, 1, 4)}; less is better): {change.verdict}.{at_chance}"
+    )
 
 
 def never_reached(curves: Sequence[Curve]) -> list[str]:

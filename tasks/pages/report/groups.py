@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import chain
+from typing import Any
 
 import numpy as np
 
@@ -16,10 +17,11 @@ from tasks.evaluation.bootstrap import Estimate, mean_of, together
 from tasks.evaluation.catalog import questions_of
 from tasks.evaluation.compare import turns
 from tasks.evaluation.significance import sign_flips
-from tasks.pages.report.facts import BenchmarkRow, GroupRow, GroupScore
+from tasks.pages.report.facts import AnswerRow, BenchmarkRow, GroupRow, GroupScore
 from tasks.pages.report.scores import Measure, finite
 
 Benchmark = Measure[BenchmarkRow]
+Members = Sequence[Measure[BenchmarkRow]] | Sequence[Measure[AnswerRow]]
 
 
 def group_row(group: str, benchmarks: Sequence[Benchmark], names: Sequence[str]) -> Measure[GroupRow] | None:
@@ -27,7 +29,7 @@ def group_row(group: str, benchmarks: Sequence[Benchmark], names: Sequence[str])
     members = [one for one in benchmarks if one.row.group == group and set(names) <= set(one.row.models)]
     if not members:
         return None
-    estimates = _means(members, names)
+    estimates = means_of(members, names)
     values = {}
     for name in names:
         low, high = (finite(end) for end in estimates[name].interval())
@@ -46,18 +48,19 @@ def _both(row: Benchmark, one: str, other: str) -> bool:
     return any(one in together and other in together for together in row.alike)
 
 
-def _families(members: Sequence[Benchmark]) -> dict[str, list[Benchmark]]:
+def _families(members: Members) -> dict[str, list[Any]]:
     """Benchmarks by the questions they ask. In a comparison of runs, `sciq (B)` asks other questions than `sciq
     (A)`.
     """
-    found: dict[str, list[Benchmark]] = {}
+    found: dict[str, list[Any]] = {}
     for one in members:
-        name, _, run = one.row.benchmark.partition(" ")
+        name, _, run = (one.row.benchmark or "").partition(" ")
         found.setdefault(f"{questions_of(name)} {run}".strip(), []).append(one)
     return found
 
 
-def _means(members: Sequence[Benchmark], names: Sequence[str]) -> dict[str, Estimate]:
+def means_of(members: Members, names: Sequence[str]) -> dict[str, Estimate]:
+    """Each model's mean over the benchmarks, which count alike; those that ask the same questions are drawn together."""
     families = _families(members)
     found: list[list[Estimate]] = []
     for asked, rows in families.items():
@@ -71,7 +74,7 @@ def _means(members: Sequence[Benchmark], names: Sequence[str]) -> dict[str, Esti
     return {name: mean_of([one[k] for one in found], weights) for k, name in enumerate(names)}
 
 
-def _places(rows: Sequence[Benchmark], names: Sequence[str]) -> tuple[list[list[np.ndarray]], np.ndarray]:
+def _places(rows: Sequence[Any], names: Sequence[str]) -> tuple[list[list[np.ndarray]], np.ndarray]:
     """By benchmark and model, the question number of each table row; and the stratum (subject) of each question."""
     asked = [[_questions(row, name) for name in names] for row in rows]
     numbers = {key: number for number, key in enumerate(dict.fromkeys(chain(*chain(*asked))))}
@@ -80,7 +83,7 @@ def _places(rows: Sequence[Benchmark], names: Sequence[str]) -> tuple[list[list[
     return places, strata
 
 
-def _questions(row: Benchmark, name: str) -> list[tuple[str, int]]:
+def _questions(row: Any, name: str) -> list[tuple[str, int]]:
     table = row.tables[name]
     return [
         (subject or "", doc)

@@ -85,7 +85,8 @@ class ReportInputs:
     models: base first. scores, questions: parts of `evaluate` by model and benchmark. perplexity, documents: parts
     of `perplexity` by model and source. journals: oldest first. hits: parts of `decontaminate`, one per slice.
     counted: parts `hits` of `contamination`, for benchmarks that were not searched for when the corpus was made.
-    samples: parts of `samples` by model. merging: models between the base and the last one, if any were made.
+    samples: parts of `samples` by model. merging: models between the base and the last one, if any were made. answers:
+    parts of `evaluate` by model and benchmark, of those that hold the bytes of the right answers.
     """
 
     models: tuple[ReportModel, ...]
@@ -100,3 +101,4 @@ class ReportInputs:
     samples: Mapping[str, Input] = field(default_factory=dict)
     counted: tuple[Input, ...] = ()
     merging: Merging | None = field(default=None, metadata={"since": "0.2"})
+    answers: Mapping[str, Mapping[str, Input]] = field(default_factory=dict, metadata={"since": "0.2"})

@@ -13,7 +13,15 @@ from tasks.pages.blocks import Block, Cell, Heading, Picture, Slot, Table, Text
 from tasks.pages.ledger import Amounts
 from tasks.pages.report.facts import ReportFacts
 from tasks.pages.report.merges import merges
-from tasks.pages.report.results import benchmarks, every_metric, forgetting, gain, perplexity, sureness
+from tasks.pages.report.results import (
+    answers,
+    benchmarks,
+    every_metric,
+    forgetting,
+    gain,
+    perplexity,
+    sureness,
+)
 from tasks.pages.wording import words
 
 COST = Slot("cost")
@@ -23,7 +31,7 @@ COST = Slot("cost")
 def blocks_of(facts: ReportFacts, pictures: Sequence[Picture], first: Sequence[Block] = ()) -> list[Block]:
     """The page from top to bottom; `first` comes above the results."""
     blocks: list[Block] = [Heading(1, _title(facts)), Text(" ".join(facts.findings), "findings"), *first]
-    blocks += perplexity(facts) + benchmarks(facts, facts.contamination)
+    blocks += perplexity(facts) + benchmarks(facts, facts.contamination) + answers(facts)
     if pictures:
         blocks += [Heading(2, "Along the way"), *pictures]
     blocks += forgetting(facts) + merges(facts.merges) + gain(facts)

@@ -60,6 +60,15 @@ def report_request(
         models=tuple(_model(model, first=model is base) for model in outcome.models),
         scores={model.name: _parts(model.scores, "scores") for model in outcome.models},
         questions={model.name: _parts(model.scores, "questions") for model in outcome.models},
+        answers={
+            model.name: _parts(told, "answers")
+            for model in outcome.models
+            if (
+                told := {
+                    name: made for name, made in model.scores.items() if "answers" in made.manifest.parts
+                }
+            )
+        },
         perplexity={model.name: _parts(model.perplexity, "scores") for model in outcome.models},
         documents={model.name: _parts(model.perplexity, "documents") for model in outcome.models},
         journals=_segments(outcome.models),

@@ -13,6 +13,7 @@ from tasks.pages.report.facts import (
     BenchmarkRow,
     BenchmarkScore,
     GroupRow,
+    GroupScore,
     ModelChange,
     PerplexityRow,
     PerplexityScore,
@@ -179,6 +180,56 @@ def _score_cells(row: BenchmarkRow | GroupRow, facts: Results) -> list[Cell]:
         below = f"{ends} at\xa0chance" if isinstance(value, BenchmarkScore) and value.at_chance else ends
         cells.append(Cell(f"{100 * value.score:.1f}", below=below))
     return cells + [change_cell(change_of(row, *pair)) for pair in facts.pairs]
+
+
+def answers(facts: Results) -> list[Block]:
+    """Bits per byte of the right answers, by group, with the changes."""
+    if not facts.answers:
+        return []
+    rows: list[tuple[Cell, ...]] = []
+    for group in GROUPS:
+        members = [row for row in facts.answers if row.group == group]
+        if members:
+            rows.append((Cell(group),))
+        for row in members:
+            label = Cell(row.benchmark) if row.benchmark else Cell("mean", below=f"of {len(row.benchmarks)}")
+            values = [_bits_cell(row.models.get(name)) for name in facts.names]
+            rows.append((label, *values, *(_bits_change(change_of(row, *pair)) for pair in facts.pairs)))
+    head = ("benchmark", *facts.names, *_pair_heads(facts))
+    return [
+        Heading(2, "How well right answers are foreseen"),
+        Table(head, tuple(rows)),
+        Text(ANSWERS, "note"),
+    ]
+
+
+ANSWERS = (
+    "Bits per byte of the right answer after its question, a mean over questions; less is better. From the same requests "
+    "as the accuracy. A model of this size often chooses no better than chance and yet foresees right answers better than "
+    "before: where the accuracy of a benchmark is at chance in both models, this is the verdict to go by (Heineman et al. "
+    "2025, arXiv 2508.13144; Magnusson et al. 2025, arXiv 2504.11393). In brackets the 95 % interval, over questions. "
+    "Bytes are those of the answer as it is asked, with the space before it; lettered answers are a single letter, and "
+    "say little."
+)
+
+
+def _bits_cell(value: GroupScore | None) -> Cell:
+    if value is None:
+        return Cell("–")
+    ends = "" if value.low is None or value.high is None else f"[{value.low:.3f},\xa0{value.high:.3f}]"
+    return Cell(f"{value.score:.4f}", below=ends)
+
+
+def _bits_change(change: ModelChange | None) -> Cell:
+    if change is None:
+        return Cell("–")
+    below = f"{'▲' if change.value > 0 else '▼'} {change.verdict}"
+    if change.few:
+        below = f"{change.verdict} ({change.count})"
+    elif not change.clear:
+        seen = "" if change.seen is None else f" (seen\xa0from\xa0{change.seen:.4f})"
+        below = f"≈ {change.verdict}{seen}"
+    return Cell(within(change, 1, 4), _tone(change), below)
 
 
 HELLASWAG = (

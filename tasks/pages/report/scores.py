@@ -68,6 +68,8 @@ class Measure(Generic[R]):
     """For a source, instead of `estimates`: nats per token of each model."""
     exact: Callable[[str, str], float | None] | None = None
     """For a group: the exact test of two models."""
+    falling: bool = False
+    """Whether less is better. It has no exact test: the values are many and no two alike."""
 
     def change(self, before: str, after: str) -> Change | None:
         """The change from one model to another; None if they were not asked the same in the same way."""
@@ -76,6 +78,8 @@ class Measure(Generic[R]):
         if self.ratios:
             return perplexity_change(self.ratios[before], self.ratios[after])
         change = score_change(self.estimates[before], self.estimates[after])
+        if self.falling:
+            return replace(change, rising=False)
         if self.exact is not None:
             flips = self.exact(before, after)
             return replace(change, flips=flips, answers=flips is not None)
