@@ -122,6 +122,10 @@ class CorpusConfig(Settings):
             raise ValueError(
                 "corpus.sources: one source at least needs a weight above 0; 0 is for what is only measured"
             )
+        if not any(source.branch_weight for source in self.sources):
+            raise ValueError(
+                "corpus.sources: one source at least needs a decay_weight above 0, or none has one"
+            )
         return self
 
 
@@ -207,6 +211,24 @@ class RunConfig(Settings):
                 raise ValueError(
                     f"{field}: {name[:80]!r} is no name: letters, digits, _, - and ., at most 60"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _anneals_in_a_branch(self) -> RunConfig:
+        given = [source.name for source in self.corpus.sources if source.decay_weight is not None]
+        if given and self.training.schedule.kind != "wsd":
+            raise ValueError(
+                f"decay_weight of source {given[0]} goes with training.schedule.kind: wsd, which has a branch that decays"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _stops_by_a_source(self) -> RunConfig:
+        stop, names = self.training.stop, [source.name for source in self.corpus.sources]
+        if stop is not None and stop.source not in names:
+            raise ValueError(
+                f"training.stop.source: {stop.source[:80]!r} is no source; there are: {', '.join(names)}"
+            )
         return self
 
     @property

@@ -43,6 +43,7 @@ _SAME = {
         "precision": "training.precision",
         "document_masking": "training.document_masking",
         "keep_every_tokens": "training.keep_every_tokens",
+        "stop": "training.stop",
     },
     "evaluate": {
         "limit": "evaluation.limit",
@@ -80,6 +81,8 @@ _COMPUTED = {
         "schedule.first_step": "training.token_budgets",
         "schedule.last_step": "training.token_budgets",
         "average.every_steps": "training.average.every_tokens",
+        "stop.lowest": "training.stop",
+        "stop.lowest_tokens": "training.stop",
     },
     "checkpoint": {"tokens": "training.keep_every_tokens"},
     "merge": {"kind": "merge", "value": "merge"},

@@ -15,7 +15,7 @@ run for one budget and its extension to two budgets share everything that the fi
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -24,7 +24,7 @@ from flows.dag.call import Build
 from flows.dag.merges import merges_of
 from flows.dag.read_ahead import reading_ahead
 from flows.dag.requests import Measures, Requests
-from flows.dag.rounds import Round, round_zero, rounds_of
+from flows.dag.rounds import Round, round_zero, rounds_of, stopped_round
 from flows.dag.slices import NothingLeft, SliceReader
 from flows.dag.state import Model, Outcome, Slice, TrainingState
 from storage.artifact import Artifact, Input
@@ -34,6 +34,10 @@ from storage.store import Request
 from tasks import stages
 from tasks.models.base import InitConfig, readers_of
 from tasks.models.checkpoint import kept_of
+from tasks.training.state.stopping import stopped_of
+
+Foretell = Callable[[Model, Sequence[Round]], None]
+"""Is given the model of a budget, and the rounds after it."""
 
 
 def adapt(
@@ -45,12 +49,14 @@ def adapt(
     overlap: bool = False,
     stop: threading.Event | None = None,
     halt: Callable[[], None] = lambda: None,
+    foretell: Foretell = lambda model, later: None,
     outcome: Outcome | None = None,
 ) -> Outcome:
     """Make or find all artifacts of a run, in order. `until` names the last stage; `slices` bounds a corpus-only run.
 
     Where nothing of a source is left, the page about the data is made of what was read, and NothingLeft is raised.
-    `stop` and `halt` end the reading ahead, see `reading_ahead`. `outcome` is filled along the way, so a caller that passes
+    `stop` and `halt` end the reading ahead, see `reading_ahead`. `foretell` is given each budget's model before the later
+    rounds are paid for. `outcome` is filled along the way, so a caller that passes
     one sees the results so far even if the run fails.
     """
     tokenizer = _Tokenizer(ask, build)
@@ -62,7 +68,9 @@ def adapt(
         return outcome
 
     try:
-        _adapt(ask, build, reading, tokenizer, outcome, until, overlap, stop or threading.Event(), halt)
+        _adapt(
+            ask, build, reading, tokenizer, outcome, until, overlap, stop or threading.Event(), halt, foretell
+        )
     except NothingLeft:
         try:
             outcome.data = outcome.data or build(ask.data(reading.slices, outcome))
@@ -82,6 +90,7 @@ def _adapt(
     overlap: bool,
     stop: threading.Event,
     halt: Callable[[], None],
+    foretell: Foretell,
 ) -> None:
     rounds = rounds_of(ask.run)
     holdouts: Mapping[str, Input] = {}
@@ -89,23 +98,30 @@ def _adapt(
     for round, following in zip(rounds, [*rounds[1:], None], strict=True):
         read = reading.until(ask.needed(round, line.taken))
         reading.check_repeats(
-            ask.needed(rounds[-1], line.taken)
+            ask.needed(rounds[-1], line.taken, branch=True)
         )  # of all budgets, before the first is trained
         line = _pack(ask, build, outcome, line, round, read)
         if until in ("pack", "data"):
             continue
+        behind = reading.until(ask.needed(round, line.taken, branch=True)) if ask.anneals(round) else read
         if round.number == 1 and until in ("evaluate", "report"):
             holdouts = reading.holdouts(read)
             measure(ask, build, outcome, base, holdouts)
         ahead = ask.needed(following, line.taken) if following and overlap else None
         read_on = partial(reading.until, ahead) if ahead else None
         with reading_ahead(read_on, stop, halt):
-            line, model = _train(ask, build, line, round, read, until)
+            line, model = _train(ask, build, line, round, read, behind, until)
         if model is not None and until in ("evaluate", "report"):
             measure(ask, build, outcome, model, holdouts)
             _measure_kept(ask, build, outcome, line.trunks[-1], round, holdouts)
-            for merged in merges_of(ask, build, outcome, line, model) if following is None else ():
+            last = following is None or stopped_at(line.trunks) is not None
+            for merged in merges_of(ask, build, outcome, line, model) if last else ():
                 measure(ask, build, outcome, merged, holdouts, sampled=False)
+        if following is not None and stopped_at(line.trunks) is not None:
+            ask.warn(f"training.stop: the budgets after {round.name} are not trained")
+            break
+        if model is not None and following is not None:
+            foretell(model, rounds[round.number :])
     if until in ("data", "report"):
         _account(ask, build, outcome, reading)
     outcome.settle()
@@ -182,19 +198,36 @@ def _train(
     line: TrainingState,
     round: Round,
     read: list[Slice],
+    behind: list[Slice],
     until: str,
 ) -> tuple[TrainingState, Model | None]:
-    """The trunk of a round, and the branch to its budget (`rewarm` rounds have no branch)."""
+    """The trunk of a round, and the branch to its budget (`rewarm` rounds have no branch).
+
+    `behind`: the slices that a branch with a mixture of its own takes its text of.
+    """
     trunk = build(ask.train(round, line, read), round=round.number, item=round.name)
     trunks = (*line.trunks, trunk)
     after = replace(line, start=trunk.part("trunk"), trunks=trunks)
     if until == "train":
         return after, None
     trained = trunk
+    if (step := stopped_at(trunks)) is not None:
+        round = stopped_round(ask.run, round, step)
     if ask.branches:
-        trained = build(ask.decay(round, after, read), round=round.number, item=round.name)
+        branch = after
+        if ask.anneals(round) and line.state is not None:
+            request = ask.pack_branch(round, behind, line.state, line.tokenizer)
+            packed = build(request, round=round.number, item=f"branch to {round.name}")
+            branch, read = replace(after, manifests=(packed.part("manifest"),)), behind
+        trained = build(ask.decay(round, branch, read), round=round.number, item=round.name)
     journals = [*trunks, trained] if ask.branches else list(trunks)
     return after, Model(round.name, round.budget, trained, round.number, journals=journals)
+
+
+def stopped_at(trunks: Sequence[Artifact]) -> int | None:
+    """The step at which the newest trunk ends, if training.stop ended it before its budget."""
+    found = stopped_of(trunks[-1].stats.get("result") or {}) if trunks else None
+    return None if found is None else int(found["step"])
 
 
 def _account(ask: Requests, build: Build, outcome: Outcome, reading: SliceReader) -> None:

@@ -307,22 +307,63 @@ class Requests(Measures):
 
     # ---- rounds -----------------------------------------------------------------------------------------------
 
-    def needed(self, round: Round, taken: Mapping[str, int]) -> dict[str, int]:
-        """Tokens that each source must have given by the end of a round: its share plus what round 0 took."""
+    def needed(self, round: Round, taken: Mapping[str, int], branch: bool = False) -> dict[str, int]:
+        """Tokens that each source must have given by the end of a round: its share plus what round 0 took. With `branch`,
+        what a branch with a mixture of its own takes behind that, too.
+        """
         sources = self._sources(round)
         total = round.first_sequence + round.sequences
-        shares = needed_tokens([s.weight for s in sources], total, self.run.packing.sequence_length)
+        length = self.run.packing.sequence_length
+        shares = needed_tokens([s.weight for s in sources], total, length)
+        if branch and self.anneals(round):
+            begin, end = self._branch_sequences(round)
+            more = needed_tokens([s.branch_weight for s in sources], end - begin, length)
+            shares = [share + own for share, own in zip(shares, more, strict=True)]
         return {s.name: share + taken.get(s.name, 0) for s, share in zip(sources, shares, strict=True)}
 
     def pack(self, round: Round, read: Sequence[Slice], state: Input | None, tokenizer: Input) -> Request:
         """The round's training sequences, made from the slices in `read`."""
+        weights = [source.weight for source in self._sources(round)]
+        return self._pack(round, read, state, tokenizer, weights, round.first_sequence, round.sequences)
+
+    def pack_branch(self, round: Round, read: Sequence[Slice], state: Input, tokenizer: Input) -> Request:
+        """The sequences of a round's branch, if it has a mixture of its own: of the text behind the round's, from `state`
+        on. The next trunk reads that text too.
+        """
+        begin, end = self._branch_sequences(round)
+        weights = [source.branch_weight for source in self._sources(round)]
+        return self._pack(round, read, state, tokenizer, weights, begin, end - begin)
+
+    def anneals(self, round: Round) -> bool:
+        """Whether a round has a branch with a mixture of its own."""
+        begin, end = self._branch_sequences(round)
+        asked = any(source.decay_weight is not None for source in self.run.corpus.sources)
+        return bool(round.number) and self.branches and asked and end > begin
+
+    def _branch_sequences(self, round: Round) -> tuple[int, int]:
+        per_step = sequences_per_step(self.run.training.batch_tokens, self.run.packing.sequence_length)
+        return round.branch_step * per_step, round.last_step * per_step
+
+    def _pack(
+        self,
+        round: Round,
+        read: Sequence[Slice],
+        state: Input | None,
+        tokenizer: Input,
+        weights: Sequence[float],
+        first: int,
+        sequences: int,
+    ) -> Request:
         sources = self._sources(round)
         config = pack.PackConfig(
             packing=self.run.packing,
             seed=self.training_seed,
-            sources=tuple(pack.SourceWeight(name=s.name, weight=s.weight) for s in sources),
-            first_sequence=round.first_sequence,
-            sequences=round.sequences,
+            sources=tuple(
+                pack.SourceWeight(name=s.name, weight=weight)
+                for s, weight in zip(sources, weights, strict=True)
+            ),
+            first_sequence=first,
+            sequences=sequences,
         )
         shards = {s.name: tuple(one.tokens for one in read if one.source == s.name) for s in sources}
         named = tokenizer if self.begin == BOS else None
@@ -336,7 +377,16 @@ class Requests(Measures):
         """The trunk of a round, up to its branch point, or to its end if there are no branches."""
         kind: Kind = "pretrain" if round.number == 0 else ("trunk" if self.branches else "rewarm")
         config = self._segment(kind, round.first_step, round.branch_step, trunk_schedule(self.run, round))
-        return Request(train, config, self._training_inputs(config, line, read))
+        inputs = self._training_inputs(config, line, read)
+        if kind == "trunk" and (plan := self.run.training.stop) is not None:
+            if (text := inputs.heldout.get(plan.source)) is None:
+                raise ConfigError(
+                    f"training.stop.source: {plan.source} has no held-out documents: name another source, or raise "
+                    "corpus.holdout_fraction"
+                )
+            config = replace(config, stop=plan.rule(*_lowest(line)))
+            inputs = replace(inputs, stop_text=text)
+        return Request(train, config, inputs)
 
     def checkpoint(self, trunk: Artifact, tokens: int) -> Request:
         """A checkpoint that a trunk kept during training, as a model."""
@@ -446,6 +496,12 @@ class Requests(Measures):
         """The report page."""
         roles = {source.name: source.role for source in self.run.corpus.sources}
         return Request(report, *report.report_request(self.run.evaluation, outcome, roles))
+
+
+def _lowest(line: TrainingState) -> tuple[float | None, int]:
+    """The lowest loss that the trunk so far came to by training.stop, and the tokens seen there."""
+    before = (line.trunks[-1].stats.get("result") or {}).get("stopping") if line.trunks else None
+    return (before["lowest"], int(before["lowest_tokens"])) if before else (None, 0)
 
 
 def _held_out(read: Sequence[Slice]) -> dict[str, Input]:

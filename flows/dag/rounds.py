@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 from flows.config import RunConfig
 from storage.counts import count_text
@@ -62,6 +63,19 @@ def averaging(run: RunConfig) -> Average | None:
         return None
     every = steps_for(average.every_tokens, run.training.batch_tokens)
     return Average(checkpoints=average.checkpoints, every_steps=every)
+
+
+def stopped_round(run: RunConfig, round: Round, step: int) -> Round:
+    """The round whose trunk was stopped by rule, and went back to `step`: its branch leaves there, over the same share of
+    its steps as that of any budget.
+    """
+    schedule = run.training.schedule
+    assert isinstance(schedule, WsdPlan)
+    if not schedule.decay_fraction:
+        return replace(round, branch_step=step, last_step=step)
+    share = schedule.decay_fraction / (1 - schedule.decay_fraction)
+    last = step + max(1, math.floor(share * step))
+    return replace(round, branch_step=step, last_step=min(last, round.last_step))
 
 
 def has_branches(run: RunConfig) -> bool:

@@ -156,7 +156,7 @@ class SliceReader:
             return
         if self.requests.new_base:  # its tokenizer is made from replay text, which a whole run reads first
             self._read(self._next([s for s in sources if s.role == "replay"], None), until)
-        trained = [source for source in sources if source.weight]
+        trained = [source for source in sources if source.reading_weight]
         while (most is None or len(self.slices) < most) and any(not self.used_up(s.name) for s in trained):
             self._read(self._next(sources, None), until)
             self._read_measured(sources, until, most)
@@ -229,7 +229,7 @@ class SliceReader:
     def _next(self, sources: list[SourceConfig], needed: Mapping[str, int] | None) -> SourceConfig:
         """The next source that needs text. A set of sources continues its sequence of turns from round to round."""
         names = tuple(source.name for source in sources)
-        weights = [Fraction(str(source.weight)) for source in sources]
+        weights = [Fraction(str(source.reading_weight)) for source in sources]
         while True:
             turn = self._turns.get(names, 0)
             chosen = sources[int(choose(weights, 1, turn)[0])]

@@ -31,6 +31,8 @@ ADVICE = {
     "corpus.sources.template": "For tables of questions and answers, or of fields that make a text together.",
     "corpus.sources.where": "To read a part of the files: a kind, a language, a span of years. Two sources of the "
     "same files with opposite conditions give each part a weight of its own.",
+    "corpus.sources.decay_weight": "Several times `weight` for the best text, less for the rest: what is read while "
+    "the rate falls weighs most.",
     "corpus.sources.max_epochs": "If one small source should be refused rather than read again and again.",
     "corpus.sources.licence": "Before a model is shared: its card says what it was trained on.",
     "corpus.slice_bytes": "Smaller to begin training sooner on small budgets; larger for less overhead. A "
@@ -118,6 +120,10 @@ ADVICE = {
     "training.precision": "`fp32` on CPUs without bf16; `bf16_weights` where memory is short.",
     "training.document_masking": "false to train as packers do that let documents see each other.",
     "training.keep_every_tokens": "To measure what happens on the way, with `evaluation.checkpoints`.",
+    "training.stop.source": "A domain source that is small beside the budgets: there a model can be trained too long.",
+    "training.stop.patience_tokens": "A tenth of the first budget, and one reading of the source at least.",
+    "training.stop.min_delta": "0.01 to end also where it hardly falls any more; 0 to end only where it rises or stands.",
+    "training.stop.every_tokens": "Leave it null; smaller to go back nearer to the lowest loss.",
     "training.average.checkpoints": "3 to 5, if the last weights vary.",
     "training.average.every_tokens": "A tenth of the decay branch.",
     "training.execution.device": "`cpu` to leave a GPU to others.",

@@ -37,6 +37,7 @@ _PLACES = {
     "training.schedule": "`training.schedule`: the learning rate over the run",
     "training.optimizer": "`training.optimizer`: AdamW",
     "training.average": "`training.average`: a mean of checkpoints as the model",
+    "training.stop": "`training.stop`: an end before the budgets, where more training does harm",
     "training.execution": "`training.execution`: where, and how fast",
     "evaluation": "`evaluation`: what each model is measured on ([evaluation.md](evaluation.md))",
     "evaluation.own": "`evaluation.own`: a list of benchmarks of your own",

@@ -20,6 +20,7 @@ from storage.packing import PackingManifest
 from storage.store import Store
 from storage.tokens import TokenShard
 from tasks import stages
+from tasks.training.state.stopping import stopped_of
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,9 @@ def _taken(segment: Artifact, store: Store, places: dict[str, ShardSpan]) -> tup
     """For one segment: (targets from the document, pieces that hold them, shards of it that the manifests name)."""
     config = segment.manifest.config
     per_step = int(config["sequences_per_step"])
-    first, last = int(config["first_step"]) * per_step, int(config["last_step"]) * per_step
+    stopped = stopped_of(segment.stats.get("result") or {})  # its trunk went back to a step before its last
+    end = int(config["last_step"]) if stopped is None else int(stopped["step"])
+    first, last = int(config["first_step"]) * per_step, end * per_step
     idle = _idle_steps(segment)
     targets, pieces, known = 0, 0, set[str]()
     for edge in segment.manifest.inputs["manifests"]:

@@ -121,6 +121,7 @@ def _shorten(raw: dict[str, Any], run: RunConfig, batch: int, steps: int) -> Non
     if branches:
         training["schedule"]["decay_fraction"] = branch / last
     training |= {"batch_tokens": batch, "token_budgets": [last * batch]}
+    training["stop"] = None  # nothing is learned in so few steps
     if run.training.keep_every_tokens is not None:
         training["keep_every_tokens"] = min(run.training.keep_every_tokens, max(1, steps // 2) * batch)
     merge = raw["merge"]

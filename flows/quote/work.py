@@ -196,7 +196,7 @@ class _Reading:
             size = size_of_source(config, source, home(), remembered_in(run.store_path)).bytes
             left = max(0.0, size - read)
         missing = (
-            needed - tokens if source.weight else float(not own)
+            needed - tokens if source.reading_weight else float(not own)
         )  # of what is only measured, one slice is read
         slices = _slices(missing, left, run.corpus.slice_bytes, rate)
         there = tokens + round(left * rate)
@@ -233,6 +233,10 @@ def taken_of(run: RunConfig, source: SourceConfig) -> int:
     total = last.first_sequence + last.sequences
     shares = needed_tokens([one.weight for one in sources], total, length)
     taken = shares[sources.index(source)]
+    if any(one.decay_weight is not None for one in sources) and last.last_step > last.branch_step:
+        per_step = run.training.batch_tokens // length
+        branch = (last.last_step - last.branch_step) * per_step
+        taken += needed_tokens([one.branch_weight for one in sources], branch, length)[sources.index(source)]
     base = run.model.base
     if isinstance(base, InitConfig) and source.role == "replay":
         replay = [one for one in sources if one.role == "replay"]

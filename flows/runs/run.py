@@ -5,7 +5,7 @@ A run is named by its configuration's name and a digest of its identity. Every a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +17,8 @@ from prefect.states import Completed
 from flows.config import RunConfig
 from flows.dag.pretrain import adapt
 from flows.dag.requests import Requests
+from flows.dag.rounds import Round
+from flows.dag.state import Model
 from flows.machine.gpu import Gpu
 from flows.quote.happened import Beside
 from flows.quote.planned import quoted
@@ -45,6 +47,7 @@ from storage.store import Store
 from storage.workers import Workers
 from tasks import stages
 from tasks.pages.report.cost import page_of, published
+from tasks.pages.report.outlook import Segment, outlooks, sentences
 from tasks.pages.report.report import chosen_of
 
 _TRUNK = "trunk/"
@@ -137,6 +140,7 @@ def _adapt(run: RunConfig, options: Options, attempt: RunAttempt) -> None:
                 overlap=_overlap(run),
                 stop=builder.stop,
                 halt=builder.halt,
+                foretell=attempt.foretell,
                 outcome=outcome,
             )
         finally:  # where nothing is left of a source too, the page says where it went
@@ -186,6 +190,19 @@ class RunAttempt(Attempt):
         for made in (self.outcome.data, report):
             if made is not None:
                 self.tracker.files(made)
+
+    def foretell(self, model: Model, later: Sequence[Round]) -> None:
+        """Say what the budgets to come will bring, by what was measured on held-out text until now."""
+        trained = [*(one for one in self.outcome.models if one.journals and one is not model), model]
+        segments = {
+            made.key: Segment.of(one.name, made)
+            for one in trained
+            for made in one.journals
+            if not made.estimated
+        }
+        found = outlooks(list(segments.values()), {one.name: one.budget for one in later})
+        for line in sentences(found, model.name):
+            self.builder.console.line(line)
 
     def beside(self) -> list[Beside]:
         """What was promised of each stage beside what its artifacts took."""

@@ -16,9 +16,9 @@ from typing import Literal
 from pydantic import model_validator
 
 from storage import fields
-from storage.settings import Count, Real, Settings, Whole, execution, identity
-from tasks.training.combinations import of_products, of_sharding, of_update
-from tasks.training.spec import Execution, Optimizer, Precision, SegmentSpec, Several
+from storage.settings import Count, LineText, Real, Settings, Whole, execution, identity
+from tasks.training.combinations import of_products, of_sharding, of_stop, of_update
+from tasks.training.spec import Execution, Optimizer, Precision, SegmentSpec, Several, Stop
 
 
 class WsdPlan(Settings):
@@ -47,6 +47,29 @@ class AveragePlan(Settings):
         gt=0,
         description="tokens between one and the next; all must lie in the decay branch (rewarm: in the round)",
     )
+
+
+class StopPlan(Settings):
+    """When training ends before its budgets: the loss on a source's held-out text does not fall any more (Prechelt
+    1998).
+    """
+
+    source: LineText = identity(description="the source whose held-out text is measured")
+    patience_tokens: Count = identity(
+        gt=0,
+        description="tokens without a lower loss, after which the trunk goes back to its lowest and ends",
+    )
+    min_delta: Real = identity(
+        0.0, ge=0, description="nats per token by which the loss must be lower than before to count"
+    )
+    every_tokens: Count | None = identity(
+        None, gt=0, description="tokens from one measurement to the next; null: a quarter of patience_tokens"
+    )
+
+    def rule(self, lowest: float | None = None, lowest_tokens: int = 0) -> Stop:
+        """The rule of a trunk, after trunks whose lowest loss was `lowest`."""
+        every = self.every_tokens or max(1, self.patience_tokens // 4)
+        return Stop(self.source, self.patience_tokens, every, self.min_delta, lowest, lowest_tokens)
 
 
 @dataclass(frozen=True)
@@ -100,6 +123,11 @@ class TrainingConfig(Settings):
         None,
         description="average of checkpoints as each budget's model; training itself goes on without; null: none",
     )
+    stop: StopPlan | None = identity(
+        None,
+        since="0.2",
+        description="end training before its budgets, where held-out text is learned no better any more; null: never",
+    )
     execution: TrainingExecution = execution(
         default_factory=TrainingExecution, description="where and how fast; never a part of a key"
     )
@@ -117,6 +145,8 @@ class TrainingConfig(Settings):
         yield from of_update(self.optimizer, self.precision, self.learning_rate)
         yield from of_products(asked)
         yield from of_sharding(asked, self.optimizer, self.precision, asked.processes * asked.nodes)
+        if self.stop is not None:
+            yield from of_stop(self.schedule.kind, asked.sharding)
         if asked.nodes > 1 and asked.rendezvous is None:
             yield (
                 "training.execution.rendezvous must be host:port of the machine that the run is on, with nodes: 2 or "

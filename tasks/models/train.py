@@ -29,6 +29,7 @@ from tasks.models.heldout import write_heldout
 from tasks.models.progress import last_row
 from tasks.models.trainer import run_trainer
 from tasks.training.spec import Execution
+from tasks.training.state import stopping
 from tasks.training.state.heldout import TEXT
 from tasks.training.state.sealed import RESULT, not_as_written, read_sealed
 
@@ -62,6 +63,7 @@ _VOLATILE = (
     "heldout.jsonl",
     "recovery.json",
     "result.json",
+    "stop.jsonl",
     "trainer.log",
 )
 
@@ -83,6 +85,8 @@ class TrainInputs:
     """What exports say for other readers (tasks/models/readers.py), only for a segment that makes any."""
     heldout: Mapping[str, Input] = field(default_factory=dict, metadata={"in_key": False})
     """Held-out documents by source, whose loss is measured on the way. They change no weight."""
+    stop_text: Input | None = field(default=None, metadata={"since": "0.2"})
+    """The held-out documents by which a trunk may end before its budget, only if it may."""
 
 
 def components(config: SegmentConfig, inputs: TrainInputs) -> Iterator[str]:
@@ -157,7 +161,7 @@ def run(config: SegmentConfig, inputs: TrainInputs, draft: Draft) -> TrainStats:
     for warning in warnings_of(facts, found):
         draft.warn(warning)
     return TrainStats(
-        steps=config.last_step - config.first_step,
+        steps=int(found["step"]) - config.first_step,
         tokens=int(found["tokens"]),
         tokens_seen=int(found["tokens_seen"]),
         result=found,
@@ -199,6 +203,13 @@ def warnings_of(facts: Mapping[str, Any], result: Mapping[str, Any]) -> Iterator
         )
     for first, last in result.get("rollbacks", ()):
         yield f"steps {first} to {last} had no finite loss or gradient: they changed no weights, and were passed over"
+    if stopped := stopping.stopped_of(result):
+        rule = result["stopping"]
+        yield (
+            f"stopped by rule at {result['tokens_seen']:,} tokens: the loss on held-out text of {rule['source']} was "
+            f"lowest at {stopped['tokens']:,} tokens ({stopped['loss']:.4f} nats per token); the trunk ends with the "
+            "weights of then"
+        )
     if "last_loss" in result:
         yield (
             f"the loss rose: its last steps have {result['last_loss']:.3g} nats per token, and it was "
@@ -216,6 +227,8 @@ def _write_spec(config: SegmentConfig, inputs: TrainInputs, work: Path) -> None:
     base = inputs.base
     if base is not None:
         identity_part["base"] = {"digest": base.digest}
+    if inputs.stop_text is not None:
+        identity_part["stop_text"] = {"digest": inputs.stop_text.digest}
     shards: dict[str, str] = {}
     for tokens in inputs.shards:
         manifest = json.loads((tokens.root / "manifest.json").read_bytes())
@@ -230,6 +243,7 @@ def _write_spec(config: SegmentConfig, inputs: TrainInputs, work: Path) -> None:
             "tokenizer": str(_directory_of(inputs.tokenizer)),
             "readers": None if inputs.readers is None else str(_directory_of(inputs.readers)),
             "heldout": _write_heldout(config, inputs, work),
+            "stop_text": _write_stop_text(config, inputs, work),
             "manifests": [str(manifest.only()) for manifest in inputs.manifests],
             "shards": shards,
             "work": str(work),
@@ -246,18 +260,28 @@ def _write_heldout(config: SegmentConfig, inputs: TrainInputs, work: Path) -> st
     """
     if not inputs.heldout or config.execution.heldout_every_tokens is None:
         return None
-    packed = PackingManifest.open(inputs.manifests[0].only())
-    path = work / TEXT
     try:
-        write_heldout(
-            path,
-            {name: part.paths for name, part in inputs.heldout.items()},
-            load_vocabulary(_directory_of(inputs.tokenizer)),
-            first=packed.eot if packed.begin is None else packed.begin,
-            longest=config.sequence_length,
-        )
+        return _write_text(work / TEXT, inputs.heldout, config, inputs)
     except BadInput:
         return None
+
+
+def _write_stop_text(config: SegmentConfig, inputs: TrainInputs, work: Path) -> str | None:
+    """Write the tokens by which the trunk may end before its budget; None if it may not."""
+    if config.stop is None or inputs.stop_text is None:
+        return None
+    return _write_text(work / stopping.TEXT, {config.stop.source: inputs.stop_text}, config, inputs)
+
+
+def _write_text(path: Path, texts: Mapping[str, Input], config: SegmentConfig, inputs: TrainInputs) -> str:
+    packed = PackingManifest.open(inputs.manifests[0].only())
+    write_heldout(
+        path,
+        {name: part.paths for name, part in texts.items()},
+        load_vocabulary(_directory_of(inputs.tokenizer)),
+        first=packed.eot if packed.begin is None else packed.begin,
+        longest=config.sequence_length,
+    )
     return str(path)
 
 

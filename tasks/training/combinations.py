@@ -28,6 +28,10 @@ def of_identity(identity: Identity) -> Iterator[str]:
     yield from of_update(identity.optimizer, identity.precision, identity.schedule.peak)
     if (identity.optimizer.pull_to_base > 0) != (identity.base is not None):
         yield "identity.base names the model that identity.optimizer.pull_to_base pulls to: both, or neither."
+    if (identity.stop is None) != (identity.stop_text is None):
+        yield "identity.stop_text names the held-out text that identity.stop measures: both, or neither."
+    if identity.stop is not None and identity.kind != "trunk":
+        yield "identity.stop: only a trunk can end before its budget."
     if identity.average is not None:
         if not identity.makes_export:
             yield "identity.average: a trunk has no export whose weights could be a mean."
@@ -88,6 +92,20 @@ def of_products(execution: Execution) -> Iterator[str]:
         yield (
             "training.execution.fuse_products: true puts products together in the compiled model, and "
             "training.execution.compile is false. Change one of the two."
+        )
+
+
+def of_stop(schedule: str, sharding: str) -> Iterator[str]:
+    """Problems of a stop by rule with the kind of schedule, and with weights that are shared out."""
+    if schedule != "wsd":
+        yield (
+            "training.stop goes with training.schedule.kind: wsd. With rewarm the rate falls from a budget's first step "
+            "on, and a round that ends early has no end of its schedule. Change one of the two."
+        )
+    if sharding != "none":
+        yield (
+            "training.stop does not go together with training.execution.sharding: full, under which held-out text is not "
+            "measured. Change one of the two."
         )
 
 

@@ -24,7 +24,7 @@ from storage.errors import DamagedArtifact
 from tasks.training.attention import RowDocuments
 from tasks.training.model import LanguageModel
 from tasks.training.recompute import to_train
-from tasks.training.state.heldout import LINES, PREFIX, cut, read_lines, spacing
+from tasks.training.state.heldout import DOCUMENTS, LINES, PREFIX, cut, read_lines, spacing
 
 
 @dataclass(frozen=True)
@@ -35,29 +35,38 @@ class _Row:
     positions: Tensor
     targets: Tensor
     packing: RowDocuments
-    sources: Tensor
-    """The number of each token's source."""
+    documents: Tensor
+    """The number of each token's document."""
 
 
 class Heldout:
     """Measures a model on the held-out text of one work directory."""
 
     def __init__(
-        self, work: Path, text: Mapping[str, Sequence[Sequence[int]]], every: int, step: int, most: int
+        self, path: Path, text: Mapping[str, Sequence[Sequence[int]]], every: int, step: int, most: int
     ) -> None:
-        """`text` as in TEXT; `step`: where training goes on, later lines are cut off; `most`: tokens of a pass."""
+        """`path`: of the lines; `text` as in TEXT; `step`: where training goes on, later lines are cut off; `most`: tokens
+        of a pass."""
         self.every, self._most = every, most
-        self._path, self._text = work / LINES, text
+        self._path, self._text = path, text
         self._rows: list[_Row] | None = None
         cut(self._path, step)
 
     @classmethod
     def open(
-        cls, path: Path | None, work: Path, asked: int | str | None, *, segment: int, step: int, most: int
+        cls,
+        path: Path | None,
+        work: Path,
+        asked: int | str | None,
+        *,
+        segment: int,
+        step: int,
+        most: int,
+        lines: str = LINES,
     ) -> Heldout | None:
         """What is measured in a segment of `segment` tokens that goes on at `step`; None if nothing is.
 
-        `path` is that of TEXT. Raises DamagedArtifact if it is not such a file.
+        `path` is that of TEXT; `lines` names the file of what is measured. Raises DamagedArtifact if it is not such a file.
         """
         if path is None or asked is None:
             return None
@@ -67,7 +76,7 @@ class Heldout:
         except (OSError, ValueError, AttributeError, TypeError) as error:
             raise DamagedArtifact(f"{path}: no held-out tokens ({error})") from error
         every = spacing(asked, sum(counts), segment)
-        return None if every is None else cls(work, text, every, step, most)
+        return None if every is None else cls(work / lines, text, every, step, most)
 
     def due(self, before: int, after: int) -> bool:
         """Whether a multiple of `every` tokens lies in (before, after]."""
@@ -81,10 +90,15 @@ class Heldout:
     def measure(self, model: LanguageModel, step: int, tokens: int, chunk: int) -> dict[str, Any]:
         """Append a line: each source's mean loss after `step` steps and `tokens` tokens. `chunk`: tokens at the head."""
         began = time.perf_counter()
-        found = losses(model, self._made(model.device), len(self._text), chunk)
+        counts = {name: [len(ids) - 1 for ids in held] for name, held in self._text.items()}
+        left = iter(nats(model, self._made(model.device), sum(map(len, counts.values())), chunk))
         line: dict[str, Any] = {"step": step, "tokens": tokens}
-        line |= {f"{PREFIX}{name}": value for name, value in zip(self._text, found, strict=True)}
-        line["seconds"] = time.perf_counter() - began
+        of_each: dict[str, list[list[float | None]]] = {}
+        for name, tokens_of in counts.items():
+            found = [next(left) for _ in tokens_of]
+            line[f"{PREFIX}{name}"] = _finite(sum(found) / max(1, sum(tokens_of)))
+            of_each[name] = [[count, _finite(value)] for count, value in zip(tokens_of, found, strict=True)]
+        line |= {DOCUMENTS: of_each, "seconds": time.perf_counter() - began}
         with self._path.open("ab") as file:
             file.write((json.dumps(line) + "\n").encode())
         return line
@@ -96,11 +110,10 @@ class Heldout:
 
 
 @torch.no_grad()
-def losses(model: LanguageModel, rows: Sequence[_Row], sources: int, chunk: int) -> list[float | None]:
-    """Mean loss of each source, in nats per token; None where it is not finite. The model is left in training mode."""
+def nats(model: LanguageModel, rows: Sequence[_Row], documents: int, chunk: int) -> list[float]:
+    """The loss of each document, summed over its tokens. The model is left in training mode."""
     plain = replace(model, body=model.whole.base_model)  # a compiled body would be compiled again
-    sums = torch.zeros(sources, dtype=torch.float64)
-    counts = torch.zeros(sources, dtype=torch.int64)
+    sums = torch.zeros(documents, dtype=torch.float64)
     model.whole.eval()
     try:
         for row in rows:
@@ -111,18 +124,20 @@ def losses(model: LanguageModel, rows: Sequence[_Row], sources: int, chunk: int)
                     functional.cross_entropy(model.head(part).float(), target, reduction="none")
                     for part, target in parts
                 ]
-            own = row.sources.cpu()
-            sums.index_add_(0, own, torch.cat(found).double().cpu())
-            counts += torch.bincount(own, minlength=sources)
+            sums.index_add_(0, row.documents, torch.cat(found).double().cpu())
     finally:
         to_train(model.whole)
-    means = (sums / counts).tolist()
-    return [value if math.isfinite(value) else None for value in means]
+    return [float(value) for value in sums.tolist()]
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def _rows(text: Mapping[str, Sequence[Sequence[int]]], most: int, device: torch.device) -> list[_Row]:
     """Rows of whole documents, `most` tokens at most where a document is not longer."""
-    documents = [(number, ids) for number, held in enumerate(text.values()) for ids in held if len(ids) > 1]
+    everything = (ids for held in text.values() for ids in held)
+    documents = [(number, ids) for number, ids in enumerate(everything) if len(ids) > 1]
     groups: list[list[tuple[int, Sequence[int]]]] = []
     room = 0
     for number, ids in documents:
@@ -136,11 +151,11 @@ def _rows(text: Mapping[str, Sequence[Sequence[int]]], most: int, device: torch.
 
 def _row(group: Sequence[tuple[int, Sequence[int]]], device: torch.device) -> _Row:
     lengths = tuple(len(ids) - 1 for _, ids in group)
-    sources = [number for (number, _), length in zip(group, lengths, strict=True) for _ in range(length)]
+    documents = [number for (number, _), length in zip(group, lengths, strict=True) for _ in range(length)]
     return _Row(
         inputs=torch.tensor([token for _, ids in group for token in ids[:-1]], device=device),
         positions=torch.cat([torch.arange(length) for length in lengths]).to(device),
         targets=torch.tensor([token for _, ids in group for token in ids[1:]], device=device),
         packing=RowDocuments.of(lengths, device),
-        sources=torch.tensor(sources),
+        documents=torch.tensor(documents),
     )

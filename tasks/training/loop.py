@@ -12,13 +12,14 @@ from contextlib import nullcontext
 
 from storage.errors import StageFailed
 from tasks.training.device.out_of_memory import go_smaller, is_out_of_memory, let_go
-from tasks.training.outputs import collect, finish, keep, save
+from tasks.training.outputs import collect, finish, keep, keep_best, save
 from tasks.training.process.processes import ALONE, Processes
 from tasks.training.process.restart import LostOthers
 from tasks.training.segment import Segment, open_segment, same_weights
 from tasks.training.spec import Spec
 from tasks.training.state import checkpoint as checkpoints
 from tasks.training.state.climb import WINDOW
+from tasks.training.state.heldout import PREFIX
 from tasks.training.state.recovery import BAD_STEPS_IN_A_ROW, MOST_ROLLBACKS, record
 from tasks.training.state.work import Say, check_earlier_work, distrust_damaged_work, held_alone
 from tasks.training.step import pass_over, take_step
@@ -106,7 +107,9 @@ def _steps(segment: Segment, stop: Callable[[], bool], say: Say) -> int | None:
     warned = segment.climb.risen
     if segment.heldout and not progress.tokens and not segment.heldout.begun:
         _measure(segment)
-    while progress.step < last:
+    if segment.stopping and segment.stopping.best is None:
+        _judge(segment)
+    while progress.step < last and not (segment.stopping and segment.stopping.over):
         if writer:
             writer.check()
         if segment.climb.diverged:
@@ -133,6 +136,8 @@ def _steps(segment: Segment, stop: Callable[[], bool], say: Say) -> int | None:
         keep(segment, tokens)
         if segment.heldout and (segment.heldout.due(tokens, progress.tokens) or progress.step == last):
             _measure(segment)
+        if segment.stopping and segment.stopping.due(tokens, progress.tokens):
+            _judge(segment)
         due = time.monotonic() - saved_at >= execution.checkpoint_every
         if segment.sharded:  # all save together, so all must decide alike
             due = segment.processes.any(due)
@@ -148,6 +153,8 @@ def _steps(segment: Segment, stop: Callable[[], bool], say: Say) -> int | None:
     save(segment)
     if writer:
         writer.wait()
+    if not stopped and segment.stopping and segment.stopping.over:
+        say(f"stopped by rule at step {progress.step}: {segment.stopping.facts['stopped']}")
     if stopped:
         say(f"stopping after step {progress.step}; the same command goes on from there")
     return RESUMABLE if stopped else DONE
@@ -158,6 +165,19 @@ def _measure(segment: Segment) -> None:
     progress = segment.progress
     assert segment.heldout is not None
     segment.heldout.measure(segment.model, progress.step, progress.tokens, segment.execution["loss_chunk"])
+
+
+def _judge(segment: Segment) -> None:
+    """Measure what the rule for stopping asks for, and keep the state if it is the lowest. Called by all processes."""
+    stopping, progress, loss = segment.stopping, segment.progress, None
+    assert stopping is not None
+    if segment.stop_text:
+        line = segment.stop_text.measure(
+            segment.model, progress.step, progress.tokens, segment.execution["loss_chunk"]
+        )
+        loss = line[f"{PREFIX}{stopping.rule.source}"]
+    if stopping.add(segment.processes.tell(loss), progress.step, progress.tokens):
+        keep_best(segment)
 
 
 def _go_back(segment: Segment, say: Say) -> None:

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from storage.atomic import write_bytes
+from storage.atomic import sha256_file, write_bytes
+from storage.errors import DamagedArtifact, StageFailed
 from tasks.training.process.sharding import whole_on_first
 from tasks.training.segment import Segment
 from tasks.training.state import checkpoint as checkpoints
@@ -21,7 +22,8 @@ from tasks.training.state import export as exports
 from tasks.training.state.average import AVERAGE
 from tasks.training.state.journal import read_journal, write_tables
 from tasks.training.state.readers import add_readers
-from tasks.training.state.sealed import RESULT, json_bytes, note_written
+from tasks.training.state.sealed import RESULT, json_bytes, note_written, read_sealed, write_sealed
+from tasks.training.state.stopping import BEST, DIGESTS, best_directory, no_longer_needed
 from tasks.training.update.optimizer import optimizer_tensors
 
 
@@ -53,6 +55,8 @@ def save(segment: Segment) -> None:
         "execution": segment.execution,
     }
     files = {checkpoints.MODEL: held.weights, checkpoints.OPTIMIZER: held.moments}
+    if segment.stopping:
+        state["stopping"] = segment.stopping.state
     if segment.average.kept:
         files[AVERAGE] = segment.average.sums
     segment.writer.begin(files, state, segment.journal.sync)
@@ -85,6 +89,25 @@ def keep(segment: Segment, tokens_before: int) -> None:
     note_written(segment.spec.paths.work, name)
 
 
+def keep_best(segment: Segment) -> None:
+    """Keep the state of now as the lowest by the rule for stopping. States before it stay while a checkpoint of theirs
+    may be gone on from. Called by all processes, like `save`.
+    """
+    held = _held(segment)
+    if not segment.processes.first:
+        return
+    work, durable = segment.spec.paths.work, segment.saved_step
+
+    def fill(directory: Path) -> None:
+        _write_trunk(segment, held, directory)
+        digests = {path.name: sha256_file(path) for path in sorted(directory.iterdir())}
+        write_sealed(directory / DIGESTS, digests)
+
+    checkpoints.replace_directory(work, best_directory(segment.progress.step), fill)
+    for path in no_longer_needed(work, segment.spec.identity.first_step if durable is None else durable):
+        checkpoints.remove(path)
+
+
 def finish(segment: Segment) -> None:
     """Write the segment's outputs, result.json last. Called by all processes, like `save`."""
     held = _held(segment)
@@ -102,7 +125,9 @@ def finish(segment: Segment) -> None:
             add_readers(directory, segment.spec.paths.readers)
 
         checkpoints.replace_directory(work, "export", fill)
-    if identity.makes_trunk:
+    if segment.stopping and segment.stopping.over:
+        _end_with_best(segment)
+    elif identity.makes_trunk:
         checkpoints.replace_directory(work, "trunk", lambda to: _write_trunk(segment, held, to))
     lines, sources = read_journal(work / "journal.jsonl"), segment.corpus.sources
 
@@ -110,6 +135,7 @@ def finish(segment: Segment) -> None:
         write_tables(lines, sources, directory / "journal.parquet", work / "clock.parquet")
 
     checkpoints.replace_directory(work, "journal", tables)
+    (work / "trunk" / DIGESTS).unlink(missing_ok=True)
     result = {
         "kind": identity.kind,
         "step": progress.step,
@@ -123,10 +149,36 @@ def finish(segment: Segment) -> None:
         "parameters": segment.shape.parameters,
         "identity": identity.digest,
         **segment.climb.at_the_end,
+        **({"stopping": segment.stopping.facts} if segment.stopping else {}),
     }
     data = json_bytes(result)
     note_written(work, "export", "trunk", "journal", also={RESULT: data})
     write_bytes(work / RESULT, data)
+
+
+def _end_with_best(segment: Segment) -> None:
+    """The trunk is the state with the lowest loss. If that is not as it was written, the next attempt begins anew, and
+    StageFailed is raised.
+    """
+    assert segment.stopping is not None
+    work, trunk = segment.spec.paths.work, segment.spec.paths.work / "trunk"
+    best = work / best_directory(segment.stopping.best_step)
+    kept = best if best.is_dir() else trunk  # of an attempt that was killed in this function
+    try:
+        digests = read_sealed(kept / DIGESTS)
+        damaged = [name for name, digest in digests.items() if sha256_file(kept / name) != digest]
+    except (OSError, DamagedArtifact) as error:
+        damaged = [str(error)]
+    if damaged:
+        checkpoints.remove(work / "checkpoints")
+        checkpoints.remove(work / BEST)
+        raise StageFailed(
+            f"{kept} is not what was written ({damaged[0]}): this segment begins anew with the next attempt",
+            passing=True,
+        )
+    if kept is best:
+        checkpoints.remove(trunk)
+        best.rename(trunk)
 
 
 @dataclass(frozen=True)

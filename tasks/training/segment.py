@@ -16,6 +16,7 @@ import torch
 from storage.code import project_digest
 from storage.errors import ConfigError
 from tasks.training.apart import carries_state
+from tasks.training.combinations import of_stop, refuse
 from tasks.training.data import Corpus
 from tasks.training.device import execution as executions
 from tasks.training.device.activations import counter
@@ -33,6 +34,8 @@ from tasks.training.state.checkpoint import Checkpoint
 from tasks.training.state.climb import Climb
 from tasks.training.state.journal import Journal, journal_holds
 from tasks.training.state.recovery import Recovery, read_recovery
+from tasks.training.state.stopping import LINES as STOP_LINES
+from tasks.training.state.stopping import Stopping
 from tasks.training.state.work import Say
 from tasks.training.state.writer import Writer
 from tasks.training.update.optimizer import load_optimizer_tensors, make_optimizer, optimizer_tensors
@@ -83,6 +86,10 @@ class Segment:
     average: RunningSum
     heldout: Heldout | None
     """Only in the first process, and if its weights are whole."""
+    stopping: Stopping | None
+    """Only of a trunk that may end before its budget; in all processes the same."""
+    stop_text: Heldout | None
+    """What it is decided by. Only in the first process."""
     begun_step: int | None
     """The step of the newest checkpoint that was begun, known to all processes. `saved_step` is that of the newest
     durable one.
@@ -174,6 +181,8 @@ def open_segment(spec: Spec, say: Say, processes: Processes) -> Segment:
         climb=Climb(shape.vocabulary).restored(climb),
         average=_sum_so_far(found, identity, model, processes),
         heldout=_heldout(spec, resolved, progress.step, processes),
+        stopping=_stopping(identity, found, progress.tokens),
+        stop_text=_stop_text(spec, resolved, -1 if found is None else progress.step, processes),
         begun_step=found.step if found else None,
         peak_flops=executions.peak_flops(model.device),
     )
@@ -194,6 +203,35 @@ def _heldout(spec: Spec, resolved: dict[str, Any], step: int, processes: Process
         step=step,
         most=resolved["micro_batch"] * sequence,
     )
+
+
+def _stopping(identity: Identity, found: Checkpoint | None, tokens: int) -> Stopping | None:
+    if identity.stop is None:
+        return None
+    if found is None:
+        return Stopping.begun(identity.stop, tokens)
+    return Stopping.restored(identity.stop, found.state["stopping"])
+
+
+def _stop_text(spec: Spec, resolved: dict[str, Any], step: int, processes: Processes) -> Heldout | None:
+    rule = spec.identity.stop
+    if rule is None:
+        return None
+    refuse(of_stop("wsd", resolved["sharding"]))
+    if not processes.first:
+        return None
+    found = Heldout.open(
+        spec.paths.stop_text,
+        spec.paths.work,
+        rule.every_tokens,
+        segment=rule.every_tokens,
+        step=step,
+        most=resolved["micro_batch"] * spec.identity.sequence_length,
+        lines=STOP_LINES,
+    )
+    if found is None:
+        raise ConfigError(f"training.stop.source: {rule.source} has no held-out text to be measured on")
+    return found
 
 
 def _can_be_compiled(config: Any, identity: Identity, device: str) -> bool:

@@ -111,6 +111,22 @@ class Average:
         return (self.checkpoints - 1) * self.every_steps
 
 
+@dataclass(frozen=True)
+class Stop:
+    """When a trunk ends before its budget: the loss on a source's held-out text, measured every `every_tokens`, has not
+    fallen by more than `min_delta` for `patience_tokens` (early stopping; Prechelt 1998, doi:10.1007/3-540-49430-8_3).
+
+    `lowest` and `lowest_tokens`: what the trunks before this one came to; none before the first.
+    """
+
+    source: str = identity(description="the source whose held-out text is measured")
+    patience_tokens: int = identity(gt=0, description="tokens without a lower loss")
+    every_tokens: int = identity(gt=0, description="tokens from one measurement to the next")
+    min_delta: float = identity(0.0, ge=0, description="nats per token by which the loss must fall to count")
+    lowest: float | None = identity(None, description="the lowest loss so far")
+    lowest_tokens: int = identity(0, ge=0, description="tokens seen there")
+
+
 @dataclass(frozen=True, kw_only=True)
 class SegmentSpec:
     """A segment of a training line: step s (first_step < s <= last_step) takes sequences [(s-1)*n, s*n) with
@@ -131,6 +147,9 @@ class SegmentSpec:
         None, gt=0, description="keep a checkpoint on the way every so many tokens; null: none"
     )
     average: Average | None = identity(None, description="the export as a mean of weights; null: none")
+    stop: Stop | None = identity(
+        None, since="0.2", description="end a trunk before its budget; null: it is trained to its end"
+    )
 
     @property
     def makes_export(self) -> bool:
@@ -159,6 +178,8 @@ class Identity(SegmentSpec):
     tokenizer: str
     base: Digest | None = None
     """The base model, if weights are pulled towards it."""
+    stop_text: Digest | None = None
+    """The held-out text that `stop` measures."""
     canonical: str
     """The identity as canonical JSON, as it was read. A checkpoint stores it and a resume compares it."""
 
@@ -178,6 +199,7 @@ class Paths:
     tokenizer: Path
     readers: Path | None = None
     heldout: Path | None = None
+    stop_text: Path | None = None
     manifests: tuple[Path, ...]
     shards: Mapping[str, Path]
     work: Path

@@ -47,6 +47,13 @@ class SourceConfig(Settings):
         ge=0,
         le=1e9,
     )
+    decay_weight: Real | None = identity(
+        None,
+        since="0.2",
+        description="The same in the decay branch of each budget, to end on the best text; null: as weight.",
+        ge=0,
+        le=1e9,
+    )
     files: tuple[PathText, ...] | None = execution(
         None,
         description="Files or patterns, such as folder/**: parquet, jsonl (plain, gz, zst), txt, documents of all kinds. "
@@ -93,6 +100,16 @@ class SourceConfig(Settings):
     licence: LineText | None = execution(
         None, min_length=1, description="Licence of the text, such as cc-by-4.0: model cards name it."
     )
+
+    @property
+    def branch_weight(self) -> float:
+        """Its share of the tokens of a decay branch."""
+        return self.weight if self.decay_weight is None else self.decay_weight
+
+    @property
+    def reading_weight(self) -> float:
+        """Its share of what is read; 0: it is only measured."""
+        return self.weight or self.decay_weight or 0.0
 
     @field_validator("keep_fields", mode="after")
     @classmethod

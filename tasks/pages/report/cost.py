@@ -17,11 +17,21 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from storage.artifact import Artifact
-from tasks.pages.blocks import Block, Cell, Heading, Table, Text
+from tasks.pages.blocks import Block, Cell, Heading, Picture, Table, Text
+from tasks.pages.canvas import save
 from tasks.pages.html import html_block
 from tasks.pages.markdown import markdown_of
 from tasks.pages.plain import plain, read_as
 from tasks.pages.report.facts import Results, TrainedSegment, change_of, within
+from tasks.pages.report.outlook import (
+    CAPTION,
+    NAME,
+    Segment,
+    outlook_blocks,
+    outlook_figure,
+    outlooks,
+    to_json,
+)
 from tasks.pages.report.page import COST
 
 Lookup = Callable[[str, str], Artifact | None]
@@ -256,18 +266,37 @@ def results_in(directory: Path) -> Results:
 
 
 def published(report: Artifact, lookup: Lookup, directory: Path) -> Path:
-    """Write the page with its cost into `directory`, creating it if needed: report.md, report.html and cost.json."""
+    """Write the page with its cost and its outlook into `directory`, creating it if needed: report.md, report.html,
+    cost.json and outlook.json.
+    """
     facts = results_in(report.path)
     cost = cost_of(facts, lookup)
-    blocks = cost_blocks(facts, cost)
     directory.mkdir(parents=True, exist_ok=True)
+    blocks = [*_outlook(facts, lookup, directory), *cost_blocks(facts, cost)]
     figures = os.path.relpath(report.path / "figures", directory)
     text = (report.path / "report.md").read_text(encoding="utf-8").replace("](figures/", f"]({figures}/")
     page = (report.path / "report.html").read_text(encoding="utf-8")
     if blocks:
         text = text.replace(COST.mark, markdown_of(blocks).rstrip("\n"), 1)
-        page = page.replace(COST.mark, "\n".join(html_block(block, report.path) for block in blocks), 1)
+        page = page.replace(COST.mark, "\n".join(html_block(block, directory) for block in blocks), 1)
     (directory / "report.md").write_text(text, encoding="utf-8")
     (directory / "report.html").write_text(page, encoding="utf-8")
     (directory / "cost.json").write_text(json.dumps(cost.to_json(), indent=1) + "\n", encoding="utf-8")
     return directory
+
+
+def _outlook(facts: Results, lookup: Lookup, directory: Path) -> list[Block]:
+    """What more tokens would bring; its figure and outlook.json are written. Nothing without held-out losses on the way."""
+    segments = [
+        Segment.of(one.name, made)
+        for one in facts.segments
+        if (made := lookup(one.stage, one.key)) is not None
+    ]
+    found = outlooks(segments, {})
+    if not found:
+        return []
+    figures = directory / "figures"
+    figures.mkdir(exist_ok=True)
+    save(lambda tips: outlook_figure(found, tips), figures, NAME)
+    (directory / f"{NAME}.json").write_text(json.dumps(to_json(found), indent=1) + "\n", encoding="utf-8")
+    return outlook_blocks(found, [Picture(NAME, CAPTION)])

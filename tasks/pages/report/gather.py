@@ -13,6 +13,7 @@ from dataclasses import replace
 import pyarrow.parquet as pq
 
 from storage.artifact import Input
+from storage.counts import rounded_count
 from tasks.pages.ledger import BenchmarkHits, Entry, amounts_of, hits_of, ledger_of, round_of
 from tasks.pages.report.answers import answer_rows
 from tasks.pages.report.facts import (
@@ -73,7 +74,9 @@ def gather(config: ReportConfig, inputs: ReportInputs, pairs: Sequence[Pair] | N
         curves=tuple(_curve(segment) for segment in inputs.journals),
     )
     between = gather_merges(config, inputs)
-    told = (*findings(facts), *(between.findings if between else ()), *never_reached(facts.curves))
+    stopped = stopped_early(inputs.journals)
+    merged = between.findings if between else ()
+    told = (*findings(facts), *merged, *stopped, *never_reached(facts.curves))
     return replace(facts, findings=told, merges=between)
 
 
@@ -163,6 +166,17 @@ def findings(facts: Results) -> list[str]:
     ]
     sentences = [*_clear_first(found), *_last_step(facts)]
     return sentences or [f"Nothing was measured on both {base} and {last}."]
+
+
+def stopped_early(segments: Sequence[JournalSegment]) -> list[str]:
+    """That training ended before its budget by rule, where, and which weights it went back to."""
+    return [
+        f"Training was stopped by rule before {one.name}, at {rounded_count(end['at'])} tokens: the loss on held-out "
+        f"text of {end['source']} had been lowest at {rounded_count(end['tokens'])} ({end['loss']:.3f} nats per token). "
+        f"The model {one.name} goes on from the weights of then, and no later budget is trained."
+        for one in segments
+        if (end := one.stopped)
+    ]
 
 
 def means_of_answers(facts: Results) -> list[AnswerRow]:

@@ -33,6 +33,8 @@ class JournalSegment:
     """The run it belongs to, if the models of several runs are compared."""
     peak: float | None = optional()
     """The learning rate that was asked for."""
+    stopped: Mapping[str, Any] | None = field(default=None, metadata={"since": "0.2"})
+    """If training.stop ended it: source, tokens and loss of its lowest, and the tokens at which it was seen to be so."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from storage.artifact import Artifact, Input
 from storage.draft import Draft
@@ -31,6 +32,7 @@ from tasks.pages.report.inputs import (
 )
 from tasks.pages.report.page import blocks_of
 from tasks.stages import CORPUS
+from tasks.training.state.stopping import stopped_of
 
 STAGE = "report"
 VERSION = 5
@@ -157,9 +159,16 @@ def _segments(models: Iterable[MadeModel]) -> tuple[JournalSegment, ...]:
                 journal=artifact.part("journal"),
                 computed=int(artifact.stats["tokens"]),
                 peak=artifact.manifest.config.get("schedule", {}).get("peak"),
+                stopped=_stopped(artifact.stats.get("result") or {}),
             )
             found.setdefault(artifact.key, segment)
     return tuple(found.values())
+
+
+def _stopped(result: Mapping[str, Any]) -> dict[str, Any] | None:
+    if (best := stopped_of(result)) is None:
+        return None
+    return {**best, "source": result["stopping"]["source"], "at": result["tokens_seen"]}
 
 
 def run(config: ReportConfig, inputs: ReportInputs, draft: Draft) -> ReportStats:

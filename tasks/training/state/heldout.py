@@ -17,6 +17,8 @@ TEXT = "heldout.json"
 LINES = "heldout.jsonl"
 PREFIX = "heldout/"
 """Of a source's mean loss in a line, in nats per token."""
+DOCUMENTS = "documents"
+"""Of each source in a line: [tokens, nats] of each document."""
 TOKENS = 8_192
 """Tokens that are measured each time, shared among the sources."""
 COST = 0.02

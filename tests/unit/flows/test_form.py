@@ -124,6 +124,7 @@ def test_nothing_is_shown_as_a_bare_union_or_as_raw_json():
         "ModelConfig.base",
         "TrainingConfig.schedule",
         "TrainingConfig.average",
+        "TrainingConfig.stop",
         "DedupConfig.minhash",
         "DedupConfig.paragraphs",
         "SourceConfig.hub",

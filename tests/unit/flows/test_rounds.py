@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flows.dag.rounds import averaging, decay_schedule, rounds_of, trunk_schedule
+from flows.dag.rounds import averaging, decay_schedule, rounds_of, stopped_round, trunk_schedule
 from storage.errors import ConfigError
 from tasks.models.config import AveragePlan
 from tasks.training.spec import Average
@@ -68,3 +68,17 @@ def test_an_average_is_counted_in_steps_and_must_fit_every_round():
     assert rounds_of(averaged(rewarm, 5, 4096))
     with pytest.raises(ConfigError, match=r"but the round of 61\.44K has 5"):
         rounds_of(averaged(rewarm, 6, 4096))
+
+
+@given(st.integers(50_000, 10**7), st.floats(0, 0.5), st.floats(0, 1))
+def test_a_stopped_trunk_is_decayed_over_the_same_share_of_its_steps(budget, fraction, where):
+    run = run_with([budget * 100], decay_fraction=fraction)
+    [whole] = rounds_of(run)
+    step = int(where * whole.branch_step)
+    found = stopped_round(run, whole, step)
+    assert (found.number, found.budget, found.first_step, found.branch_step) == (1, budget * 100, 0, step)
+    assert step + (fraction > 0) <= found.last_step <= whole.last_step
+    if fraction and step > 100:
+        assert (found.last_step - step) / found.last_step == pytest.approx(fraction, abs=0.02)
+    schedule = decay_schedule(run, found)
+    assert (schedule.decay_from, schedule.decay_to) == (step, found.last_step)
