@@ -355,7 +355,7 @@ def open_saved_view(page) -> None:
     page.locator(".js-plotly-plot").first.wait_for()
     picture(page, "view")
     page.goto(f"{page.url.split('#')[0]}#{link_to_table(page.url)}")
-    page.get_by_text("perplexity/domain").first.wait_for()
+    page.get_by_text(re.compile("^eval/continuation")).first.wait_for()
     picture(page, "view-table")
     page.goto(back)
 
