@@ -90,7 +90,7 @@ def _of_file(rows: list[_Row]) -> list[str]:
             for other in rows
             if other.place == row.place and other.page is not None and not other.reason
         ]
-        of = f" on {len(pages):,} pages" if pages else ""
+        of = f" on {len(pages):,} page{'s' * (len(pages) != 1)}" if pages else ""
         lines.append(
             f"  extract        read as {NAMES.get(row.kind, row.kind)}: {row.end or 0:,} characters{of}  {row.place}"
         )

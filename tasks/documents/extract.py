@@ -178,11 +178,13 @@ def _dropped(draft: Draft, source: str, fates: pa.Table) -> None:
 
 
 def _samples(draft: Draft, jobs: list[str]) -> None:
-    """The first sample of each kind."""
+    """The first sample of each kind, or the first that shows its file too."""
     found: dict[str, Any] = {}
     for name in jobs:
         own = json.loads((draft.path / "documents" / name / SAMPLES_FILE).read_bytes())
-        found = {**own, **found}
+        better = {kind: one for kind, one in own.items() if one["before"] is not None}
+        better = {kind: one for kind, one in better.items() if found.get(kind, {}).get("before") is None}
+        found = {**own, **found, **better}
     text = json.dumps(dict(sorted(found.items())), ensure_ascii=False, indent=0)
     (draft.path / "samples.json").write_text(text, encoding="utf-8")
     draft.part("samples", "samples.json")

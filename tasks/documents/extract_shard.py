@@ -225,10 +225,14 @@ class _Writer:
     def _show(self, document: Document) -> None:
         """Keep the beginning of the first longer document of each kind, and of its file where that is a text."""
         assert self._file is not None
-        if document.kind in self._samples or len(document.text) < _SAMPLE_CHARACTERS // 3:
+        known = self._samples.get(document.kind)
+        whole = document.kind in _WRITTEN and document.place == self._file.name
+        if len(document.text) < _SAMPLE_CHARACTERS // 3:
+            return
+        if known is not None and (known["before"] is not None or not whole):
             return
         before = None
-        if document.kind in _WRITTEN and document.place == self._file.name:
+        if whole:
             with Path(self._file.path).open("rb") as file:
                 text, _ = decoded(file.read(_SAMPLE_HEAD))
             begin = _beginning(text, document.text)

@@ -118,9 +118,9 @@ def extracted_blocks(facts: Extracted) -> list[Block]:
     blocks: list[Block] = [Heading(2, "What was read out of files"), Table(head, rows), Text(told, "note")]
     for one in facts.samples:
         blocks.append(Heading(3, f"{NAMES.get(one.kind, one.kind)}: {one.place}"))
-        if one.before is not None:
+        if one.before is not None and one.before != one.after:
             blocks.append(Quote("in the file", one.before))
-        of = f" of {one.pages:,} pages" if one.pages else ""
+        of = f" of {one.pages:,} page{'s' * (one.pages != 1)}" if one.pages else ""
         said = f"; {one.said}" if one.said else ""
         blocks.append(Quote(f"as it was read, {one.characters:,} characters{of}{said}", one.after))
     return blocks
