@@ -38,7 +38,7 @@ from tasks.corpus.decontaminate import ContaminationConfig
 from tasks.corpus.dedup import DedupConfig
 from tasks.corpus.filter import FilterConfig
 from tasks.corpus.pack import PackingConfig
-from tasks.corpus.reading.sources import SourceConfig
+from tasks.corpus.reading.sources import LikeConfig, SourceConfig, unlike_of
 from tasks.evaluation.catalog import EvaluationConfig
 from tasks.models.base import InitConfig, ModelConfig
 from tasks.models.config import TrainingConfig
@@ -118,6 +118,9 @@ class CorpusConfig(Settings):
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"corpus.sources has the name {twice[0]!r} twice")
+        for at, source in enumerate(self.sources):
+            if source.like is not None:
+                self._like(f"corpus.sources[{at}].like", source.name, source.like)
         if not any(source.weight for source in self.sources):
             raise ValueError(
                 "corpus.sources: one source at least needs a weight above 0; 0 is for what is only measured"
@@ -127,6 +130,23 @@ class CorpusConfig(Settings):
                 "corpus.sources: one source at least needs a decay_weight above 0, or none has one"
             )
         return self
+
+    def _like(self, field: str, name: str, like: LikeConfig) -> None:
+        """Refuse examples that are no other source, or that are filtered by examples themselves."""
+        known = {source.name: source for source in self.sources}
+        other = unlike_of(self.sources, like)
+        for key, given in (("source", like.source), ("unlike", other)):
+            if given is None:
+                raise ValueError(f"{field}.unlike: there is no replay source to tell it from; name a source")
+            if given == name or given not in known:
+                there = ", ".join(one for one in known if one != name) or "none"
+                raise ValueError(f"{field}.{key}: {given!r} is no other source (there are: {there})")
+            if known[given].like is not None:
+                raise ValueError(
+                    f"{field}.{key}: source {given!r} has examples of its own; name one that has none"
+                )
+        if other == like.source:
+            raise ValueError(f"{field}: {other!r} cannot be both the examples and what they are told from")
 
 
 class TrackingConfig(Settings):

@@ -35,6 +35,7 @@ TABLE = (
     Stage("tasks.documents.extract", "corpus", per_slice=True, can_end=True),  # of sources of documents alone
     Stage("tasks.corpus.ingest", "corpus", per_slice=True, can_end=True),
     Stage("tasks.corpus.dedup", "corpus", per_slice=True, can_end=True),
+    Stage("tasks.corpus.likeness", "corpus"),
     Stage("tasks.corpus.filter", "corpus", per_slice=True, can_end=True),
     Stage("tasks.corpus.decontaminate", "corpus", per_slice=True, can_end=True),
     Stage("tasks.corpus.tokenizer", "models"),

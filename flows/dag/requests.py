@@ -19,7 +19,17 @@ from storage.artifact import Artifact, Chain, Input
 from storage.errors import ConfigError, StageFailed
 from storage.paths import home
 from storage.store import Request, Store
-from tasks.corpus import contamination, decontaminate, dedup, filter, ingest, pack, tokenize, tokenizer
+from tasks.corpus import (
+    contamination,
+    decontaminate,
+    dedup,
+    filter,
+    ingest,
+    likeness,
+    pack,
+    tokenize,
+    tokenizer,
+)
 from tasks.corpus.benchmarks.questions import benchmark_inputs
 from tasks.corpus.packing.budgets import needed_tokens, sequences_per_step
 from tasks.corpus.reading.digests import FileDigests
@@ -225,10 +235,15 @@ class Requests(Measures):
         """Deduplicate a slice against itself and all slices before it."""
         return Request(dedup, self.run.corpus.dedup, dedup.DedupInputs(documents, earlier))
 
-    def filter(self, documents: Input) -> Request:
-        """Apply quality rules."""
+    def likeness(self, names: tuple[str, str], documents: Input, others: Input) -> Request:
+        """What the documents of one source have that those of another have not."""
+        config = likeness.LikenessConfig(names=names)
+        return Request(likeness, config, likeness.LikenessInputs(documents, others))
+
+    def filter(self, documents: Input, like: Input | None = None, least: float | None = None) -> Request:
+        """Apply quality rules. `like`: the model of `likeness`, and the least score that is kept."""
         classifier, directory = filter.classifier_inputs(self.run.corpus.filter, home())
-        inputs = filter.FilterInputs(documents, classifier, directory)
+        inputs = filter.FilterInputs(documents, classifier, directory, like, least)
         return Request(filter, self.run.corpus.filter, inputs)
 
     def decontaminate(

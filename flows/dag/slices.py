@@ -27,7 +27,7 @@ from storage.errors import ConfigError, StageFailed
 from tasks.corpus.holdout import texts_held_out
 from tasks.corpus.packing.interleave import choose
 from tasks.corpus.reading.extracted import Shelf
-from tasks.corpus.reading.sources import SourceConfig
+from tasks.corpus.reading.sources import SourceConfig, unlike_of
 from tasks.corpus.reasons import commonest
 from tasks.corpus.shares import key_of, large_shares, warning_of
 
@@ -248,6 +248,8 @@ class SliceReader:
                 self._read(source, until)
 
     def _read(self, source: SourceConfig, until: str) -> None:
+        if source.like is not None and until not in ("ingest", "dedup"):
+            self._read_examples(source, until)
         number = len(self.slices) + 1
         made: dict[str, Artifact] = {}
 
@@ -264,7 +266,9 @@ class SliceReader:
             deduped = make("dedup", ask.dedup(ingested.part("documents"), earlier))
             self._signatures.append(deduped.part("signatures"))
         if until not in ("ingest", "dedup"):
-            filtered = make("filter", ask.filter(deduped.part("documents")))
+            like = make("likeness", self._likeness(source)).part("model") if source.like else None
+            least = float(source.like.least) if source.like else None
+            filtered = make("filter", ask.filter(deduped.part("documents"), like, least))
             self._warn_of_shares(number, name, filtered, deduped.part("documents"))
             if until != "filter":
                 before = Chain(tuple(self._known)) if self._known else None
@@ -310,3 +314,23 @@ class SliceReader:
                 place = len(self.slices) + 1
                 made = self.build(self.requests.extract(source, number), slice=place)
                 self.slices.append(Slice(place, source.name, {"extract": made}))
+
+    def _examples_of(self, source: SourceConfig) -> tuple[str, str]:
+        """The sources that show what the documents of this one have to be like, and unlike."""
+        assert source.like is not None
+        unlike = unlike_of(self.requests.run.corpus.sources, source.like)
+        assert unlike is not None  # the configuration was checked
+        return source.like.source, unlike
+
+    def _read_examples(self, source: SourceConfig, until: str) -> None:
+        """Read the first slices of these, if that was not done."""
+        known = {one.name: one for one in self.requests.run.corpus.sources}
+        for name in self._examples_of(source):
+            if name not in self.cursors:
+                self._read(known[name], until)
+
+    def _likeness(self, source: SourceConfig) -> Any:
+        names = self._examples_of(source)
+        firsts = [next(one for one in self.slices if one.source == name) for name in names]
+        one, other = (first.artifacts["dedup"].part("documents") for first in firsts)
+        return self.requests.likeness(names, one, other)

@@ -29,6 +29,11 @@ ADVICE = {
     "corpus.sources.keep_fields": "If other columns are large: name the few that lineage should show, or "
     "none.",
     "corpus.sources.template": "For tables of questions and answers, or of fields that make a text together.",
+    "corpus.sources.like.source": "For a large source of which a part is of the domain: name a source of your own "
+    "documents; its weight may be 0.",
+    "corpus.sources.like.unlike": "If the first replay source is not the text that it should be told from.",
+    "corpus.sources.like.least": "Higher keeps less and surer documents; the page about the data shows the shares of both "
+    "sources, and documents on both sides.",
     "corpus.sources.where": "To read a part of the files: a kind, a language, a span of years. Two sources of the "
     "same files with opposite conditions give each part a weight of its own.",
     "corpus.sources.decay_weight": "Several times `weight` for the best text, less for the rest: what is read while "

@@ -33,7 +33,16 @@ from tasks.corpus.documents import (
     write_documents,
     write_dropped,
 )
-from tasks.corpus.rules import c4, education, fineweb, gopher_quality, gopher_repetition, language, pii
+from tasks.corpus.rules import (
+    c4,
+    education,
+    fineweb,
+    gopher_quality,
+    gopher_repetition,
+    language,
+    likeness,
+    pii,
+)
 from tasks.corpus.rules.language import MIN_SCORE
 from tasks.corpus.rules.lines import even_lines
 from tasks.corpus.rules.rule import Family, Rule, TextBatch
@@ -49,6 +58,7 @@ COMPONENTS = {
     "fineweb": 4,
     "education": 1,
     "classifier": 2,
+    "likeness": 1,
     "pii": 3,
 }
 """Versions of the families of rules: one that is raised makes only those corpora again in which it is on."""
@@ -197,6 +207,8 @@ class FilterInputs:
     documents: Input
     classifier: str | None = None
     classifier_path: Path | None = field(default=None, metadata={"in_key": False})
+    likeness: Input | None = field(default=None, metadata={"since": "0.2"})
+    least_likeness: float | None = field(default=None, metadata={"since": "0.2"})
 
 
 def classifier_inputs(config: FilterConfig, home: Path) -> tuple[str | None, Path | None]:
@@ -215,6 +227,8 @@ def components(config: FilterConfig, inputs: FilterInputs) -> Iterator[str]:
     yield from families_of(config)
     if inputs.classifier is not None:
         yield "classifier"
+    if inputs.likeness is not None:
+        yield "likeness"
 
 
 def families_of(config: FilterConfig) -> Iterator[str]:
@@ -259,9 +273,12 @@ def run(config: FilterConfig, inputs: FilterInputs, draft: Draft) -> FilterStats
         raise ConfigError(
             "corpus.filter.edu_classifier and the stage's inputs do not name the same classifier"
         )
-    rules = config.rules()
+    like = None
+    if inputs.likeness is not None and inputs.least_likeness is not None:
+        like = inputs.likeness.only(), inputs.least_likeness
+    rules = tuple(rule for family in _families(config, None, like) for rule in family.rules)
     shards = document_shards(inputs.documents)
-    jobs = {name: FilterJob(path, config, inputs.classifier_path) for name, path in shards.items()}
+    jobs = {name: FilterJob(path, config, inputs.classifier_path, like) for name, path in shards.items()}
     made = list(draft.shards("documents", jobs, filter_shard, aside=(_VERDICTS,)).values())
     verdicts = [feather.read_table(draft.path / "documents" / name / _VERDICTS) for name in jobs]
     reasons = [_reasons(table, rules) for table in verdicts]
@@ -304,6 +321,16 @@ class FilterJob:
     path: Path
     config: FilterConfig
     classifier: Path | None
+    like: tuple[Path, float] | None = None
+    """The model of `likeness`, and the least score."""
+
+
+def _families(
+    config: FilterConfig, classifier: Path | None, like: tuple[Path, float] | None
+) -> tuple[Family, ...]:
+    """The families, with likeness to another source before them all."""
+    own = config.families(classifier)
+    return own if like is None else (likeness.family(*like), *own)
 
 
 def filter_shard(job: FilterJob, directory: Path) -> dict[str, Any]:
@@ -316,7 +343,7 @@ def filter_shard(job: FilterJob, directory: Path) -> dict[str, Any]:
     scored = job.config.min_edu_score is not None
     meta = pl.from_arrow(read_column(job.path, "meta")) if scored else None
     assert isinstance(texts, pl.Series) and (meta is None or isinstance(meta, pl.Series))
-    judged = judge(texts, meta, job.config.families(job.classifier))
+    judged = judge(texts, meta, _families(job.config, job.classifier, job.like))
     keep = judged.failed < 0
     unscored = 0 if meta is None else int(np.isnan(education.own_scores(meta)).sum())
     del meta

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from storage.artifact import Input
 from tasks.corpus.documents import read_documents
 from tasks.corpus.filter import ANY_LANGUAGE, PUBLISHED
-from tasks.corpus.rules import language, pii
+from tasks.corpus.rules import language, likeness, pii
 from tasks.corpus.shards import read_rows
 
 LARGE = 0.25
@@ -71,6 +71,8 @@ def key_of(rule: str) -> str:
     """The key of the configuration, and the value with which a rule drops nothing."""
     if rule == language.RULE:
         return f"corpus.filter.language: {ANY_LANGUAGE}"
+    if rule == likeness.RULE:
+        return "a lower like.least of the source"
     if rule in PUBLISHED:
         return f"corpus.filter.thresholds: {{{rule}: null}}, or another limit"
     return "a switch or limit in corpus.filter"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import date
 from typing import Any, Literal
 
@@ -28,6 +29,25 @@ class HubConfig(Settings):
         "main",
         min_length=1,
         description="Branch, tag or commit. It is resolved once in a store; the commit is identity, its name is not.",
+    )
+
+
+class LikeConfig(Settings):
+    """What the documents of a source have to be like: those of another source of the run, and not those of a third."""
+
+    model_config = ConfigDict(title="Like")
+
+    source: str = identity(
+        description="Name of the source whose documents are the examples.", pattern=r"^[a-z0-9_-]+$"
+    )
+    unlike: str | None = identity(
+        None, description="Name of the source that they are told from; null: the first replay source."
+    )
+    least: Real = identity(
+        0.5,
+        ge=0,
+        le=1,
+        description="Least score that is kept; at 0.5 a text is as likely of the one as of the other.",
     )
 
 
@@ -82,6 +102,11 @@ class SourceConfig(Settings):
         since="0.2",
         description="The text of a row of a table (CSV, TSV): columns in braces, such as '{question} {answer}'; null: the "
         "column text_field, or the one that holds texts.",
+    )
+    like: LikeConfig | None = identity(
+        None,
+        since="0.2",
+        description="Keep what is like the documents of another source, and unlike general text; null: keep all.",
     )
     where: dict[LineText, LineText] = identity(
         default_factory=dict,
@@ -145,6 +170,11 @@ class SourceConfig(Settings):
         if self.files is not None and not self.files:
             raise ValueError(f"source {self.name!r}: files is empty")
         return self
+
+
+def unlike_of(sources: Sequence[SourceConfig], like: LikeConfig) -> str | None:
+    """Name of the source that examples are told from; None if there is none."""
+    return like.unlike or next((source.name for source in sources if source.role == "replay"), None)
 
 
 class IngestConfig(Settings):

@@ -20,7 +20,8 @@ from tasks.pages.data.examples import Reader
 from tasks.pages.data.extracted import extracted_of
 from tasks.pages.data.facts import DataFacts, LargeShare, Lengths, Reason, Sample, facts_json
 from tasks.pages.data.figures import draw
-from tasks.pages.data.inputs import DataConfig, DataInputs, DataPack, SliceParts, StageParts
+from tasks.pages.data.inputs import DataConfig, DataInputs, DataPack, LikenessParts, SliceParts, StageParts
+from tasks.pages.data.likeness import likeness_of
 from tasks.pages.data.measured import measure
 from tasks.pages.data.page import blocks_of, findings
 from tasks.pages.data.tables import COPIES, DROPPING, Tables
@@ -59,6 +60,7 @@ def data_inputs(
     slices: Sequence[MadeSlice], packed: Sequence[Artifact], first_round: int, counted: Sequence[Artifact]
 ) -> DataInputs:
     """Inputs of the page: slices, artifacts of `pack` and of `contamination`."""
+    models = {made.key: made for one in slices if (made := one.artifacts.get("likeness")) is not None}
     return DataInputs(
         slices=tuple(
             SliceParts(
@@ -70,6 +72,7 @@ def data_inputs(
         ),
         packs=tuple(DataPack(number, dict(made.stats)) for number, made in enumerate(packed, first_round)),
         counted=tuple(made.part("hits") for made in counted),
+        likeness=tuple(LikenessParts(dict(made.stats), made.part("examples")) for made in models.values()),
     )
 
 
@@ -159,6 +162,7 @@ def gather(config: DataConfig, inputs: DataInputs, draft: Draft) -> DataFacts:
             for taken in large_shares(one.stages["filter"].stats)
         ),
         extracted=extracted_of(inputs.slices, reader.excerpt),
+        likeness=likeness_of(inputs.likeness, reader.excerpt),
     )
     return replace(facts, findings=tuple(findings(facts)))
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tasks.pages.data.extracted import Extracted
+from tasks.pages.data.likeness import Likeness
 from tasks.pages.ledger import LEDGER, Amounts, BenchmarkHits, Ledger, PackedRound, SourceTokens, sources_of
 from tasks.pages.plain import optional, plain
 
@@ -177,6 +178,7 @@ class DataFacts:
     large: tuple[LargeShare, ...] = ()
     findings: tuple[str, ...] = ()
     extracted: Extracted | None = optional()  # noqa: RUF009 (a field)
+    likeness: tuple[Likeness, ...] = optional(())
 
 
 # ---- data.json ----------------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from storage.artifact import Input
@@ -61,9 +61,18 @@ class DataPack:
 
 
 @dataclass(frozen=True)
+class LikenessParts:
+    """A model of `likeness`: its statistics, and documents near the limit."""
+
+    stats: Mapping[str, Any]
+    examples: Input
+
+
+@dataclass(frozen=True)
 class DataInputs:
     """slices: in order; packs: oldest first; counted: parts `hits` of `contamination`."""
 
     slices: tuple[SliceParts, ...]
     packs: tuple[DataPack, ...] = ()
     counted: tuple[Input, ...] = ()
+    likeness: tuple[LikenessParts, ...] = field(default=(), metadata={"since": "0.2"})

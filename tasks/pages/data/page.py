@@ -8,6 +8,7 @@ from storage.counts import rounded_count
 from tasks.pages.blocks import Block, Heading, Picture, Quote, Table, Text
 from tasks.pages.data.extracted import extracted_blocks
 from tasks.pages.data.facts import DataFacts, Example, Sample
+from tasks.pages.data.likeness import likeness_blocks
 from tasks.pages.ledger import Amounts, BenchmarkHits, sources_of
 from tasks.pages.wording import size_text, words
 
@@ -34,6 +35,7 @@ def blocks_of(facts: DataFacts, drawn: Sequence[Picture]) -> list[Block]:
     blocks += _reasons(facts, pictures)
     blocks += _lengths(facts, pictures)
     blocks += _scores(facts, pictures)
+    blocks += likeness_blocks(facts.likeness)
     blocks += _duplicates(facts)
     blocks += _contamination(facts)
     blocks += _packing(facts, pictures)
