@@ -131,7 +131,7 @@ def test_files_that_hang_or_end_the_process_are_read_twice_and_cost_themselves(t
     files = tuple(
         SourceFile(name, str(tmp_path / name), (tmp_path / name).stat().st_size) for name in ("hangs", "b")
     )
-    found = read_shard(ExtractJob("notes", files, Limits(silence_seconds=0.5)), tmp_path)
+    found = read_shard(ExtractJob("notes", files, Limits(silence_seconds=4)), tmp_path)
     assert found["dropped"] == {"timed_out": 1} and found["documents"] == 1
     fates = pq.read_table(tmp_path / "fates.parquet").to_pylist()
     assert [(row["place"], row["reason"]) for row in fates] == [("hangs", "timed_out"), ("b", None)]
