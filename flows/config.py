@@ -278,6 +278,14 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> RunConfig:
     return parse_config(raw, str(path))
 
 
+def with_overrides(run: RunConfig, overrides: Sequence[str]) -> RunConfig:
+    """The configuration with overrides `dotted.key=value` (values as YAML). Raises ConfigError like `load_config`."""
+    raw = run.model_dump(mode="json", exclude_unset=True)
+    for override in overrides:
+        _set(raw, override)
+    return parse_config(raw, run.name)
+
+
 def parse_config(raw: Any, where: str = "the configuration") -> RunConfig:
     """Validate plain data. Raises ConfigError like `load_config`."""
     return parse_section(RunConfig, raw, where)

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
-import math
 import os
 import sys
+import traceback
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from flows.commands.common import Config, Overrides, load
-from flows.commands.frame import Outcome, answer
-from flows.commands.run import one_run
-from storage.errors import ConfigError
-
-if TYPE_CHECKING:
-    from flows.config import RunConfig
-    from flows.runs.trials import Trial
-    from tasks.pages.report.tuning import TrialRow, TuningFacts
+from flows.commands.frame import Outcome, answer, stopped
+from storage.errors import ConfigError, OnwardError
 
 
 def tune(
@@ -88,36 +81,41 @@ def _tune(
     from flows.runs.trials import budgets_override, grid, of_a_trial, rungs_of
 
     config = load(path, given)
-    trials = grid(config, vary)
-    rungs = rungs_of(config, _counts(asked))
+    tried, trials = _counts(asked), grid(config, vary)
+    rungs = rungs_of(config, tried)
     common = [*given, *of_a_trial(benchmarks=benchmarks)]
     for trial in trials:  # all of them are read before the first one runs
         load(path, [*common, *trial.overrides, budgets_override(rungs[:1])])
     from flows.services.server import prefect_server
 
-    rows: dict[str, TrialRow] = {}
-    settled = True
-    with prefect_server(Path(os.environ["PREFECT_HOME"])):  # one server for all: each run finds it configured
-        going = list(trials)
-        for place in range(len(rungs)):
-            for number, trial in enumerate(going, 1):
-                sys.stderr.write(f"trial {number} of {len(going)}: {trial.name}\n")
-                one = [*common, *trial.overrides, budgets_override(rungs[: place + 1])]
-                made = one_run(path, one, (), "report", None)
-                settled = made.settled
-                if made.code:
-                    failed = {name: made.answer[name] for name in ("state", "error")}
-                    done = [dataclasses.asdict(row) for row in rows.values()]
-                    return Outcome({**failed, "trial": trial.name, "trials": done}, made.code, settled)
-                rows[trial.name] = _row(path, one, trial, rungs[place], made.answer, rows.get(trial.name))
-            going = _better(going, rows, forgetting, keep, last=place == len(rungs) - 1)
-    facts = _facts(path, config, given, common, trials, rows, rungs, forgetting)
-    from flows.runs.names import run_id
-    from flows.runs.trials import write_page
+    with prefect_server(Path(os.environ["PREFECT_HOME"])) as ready:
+        from prefect.exceptions import ExternalSignal
 
-    page = write_page(config, run_id(config), facts)
-    told = {"state": "completed", "page": str(page / "tune.html"), **facts.to_json()}
-    return Outcome(told, 0, settled)
+        from flows.runs.prefect_away import end_of, no_server
+        from flows.runs.prefect_states import settle
+        from flows.tuning import told_as, tune
+
+        start: Any = tune
+        told: dict[str, Any] = {"state": "failed", "trials": []}
+        try:
+            ready()
+            with told_as(path, given):
+                told = end_of(
+                    lambda: start(config, tuple(vary), tuple(tried), keep, forgetting, benchmarks),
+                    sys.stderr.write,
+                )
+            code = 0
+        except (KeyboardInterrupt, ExternalSignal):
+            ended = stopped({"trials": []})
+            return Outcome(ended.answer, ended.code, settle())
+        except Exception as error:
+            error = no_server(error) or error
+            if not isinstance(error, OnwardError | OSError):
+                traceback.print_exc()
+            sys.stderr.write(f"failed: {error}\n")
+            told["error"] = str(error) or type(error).__name__
+            code = 2 if isinstance(error, ConfigError) else 1
+        return Outcome(told, code, settle())
 
 
 def _counts(text: str | None) -> list[int]:
@@ -127,82 +125,6 @@ def _counts(text: str | None) -> list[int]:
         return [int(parse_count(part.strip())) for part in text.split(",")] if text else []
     except ValueError as error:
         raise ConfigError(f"--budgets: {error}") from error
-
-
-def _row(
-    path: Path,
-    overrides: list[str],
-    trial: Trial,
-    budget: int,
-    summary: dict[str, Any],
-    before: TrialRow | None,
-) -> TrialRow:
-    from flows.runs.names import run_id
-    from flows.runs.trials import standing_in
-    from tasks.pages.report.tuning import TrialRow
-
-    run = load(path, overrides)
-    standing = standing_in(run, summary["report"])
-    return TrialRow(
-        name=trial.name,
-        values=trial.values,
-        run=f"{run.name}-{run_id(run)}",
-        report=summary["report"],
-        standings={**(before.standings if before else {}), budget: standing},
-    )
-
-
-def _better(
-    trials: list[Trial], rows: dict[str, TrialRow], forgetting: float, keep: float, *, last: bool
-) -> list[Trial]:
-    """The trials that go on. Those that do not are marked."""
-    from tasks.pages.report.tuning import ranked
-
-    if last:
-        return trials
-    order = [row.name for row in ranked([rows[trial.name] for trial in trials], forgetting)]
-    going = set(order[: max(1, math.ceil(keep * len(order)))])
-    for trial in trials:
-        if trial.name not in going:
-            rows[trial.name] = dataclasses.replace(rows[trial.name], kept=False)
-    return [trial for trial in trials if trial.name in going]
-
-
-def _facts(
-    path: Path,
-    config: RunConfig,
-    given: list[str],
-    common: list[str],
-    trials: list[Trial],
-    rows: dict[str, TrialRow],
-    rungs: list[int],
-    forgetting: float,
-) -> TuningFacts:
-    from flows.inspect.compare import compare
-    from flows.quote.planned import quoted
-    from flows.runs.trials import next_command
-    from storage.counts import rounded_count
-    from storage.store import Store
-    from tasks.pages.report.tuning import TuningFacts, front_of, ranked
-
-    order = ranked(list(rows.values()), forgetting)
-    best = next(trial for trial in trials if trial.name == order[0].name)
-    overrides, command = next_command(path, config, given, best, rungs)
-    plan = [row for row in quoted(load(path, overrides)).rows if row.stage in ("train", "decay")]
-    found = sum(row.state == "cached" for row in plan)
-    second = ""
-    if len(order) > 1 and order[1].tokens == order[0].tokens:
-        told = compare(Store(config.store_path), [order[1].run, order[0].run]).facts.findings
-        second = f"Against the second ({order[1].name}): {told[-1].partition(': ')[2]}"
-    return TuningFacts(
-        trials=tuple(order),
-        forgetting=forgetting,
-        front=tuple(row.name for row in front_of(order)),
-        runner_up=second,
-        command=command,
-        found=f"It finds {found} of {len(plan)} training stages in the store: the best trial's "
-        f"{rounded_count(rungs[-1])} tokens are not trained again.",
-    )
 
 
 def _show(answer: dict[str, Any]) -> None:

@@ -9,8 +9,8 @@ tokenization, in the same way. Otherwise they only stand side by side.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +22,17 @@ from storage.manifest import read_manifest
 from storage.runs import RunRecord
 from storage.store import Store
 from tasks.pages.blocks import Block, Cell, Heading, Picture, Slot, Table, Text
+from tasks.pages.canvas import save
 from tasks.pages.html import html_of
 from tasks.pages.markdown import markdown_of
 from tasks.pages.plain import plain
-from tasks.pages.report.cost import Cost, cost_blocks, cost_of
+from tasks.pages.report.cost import Cost, cost_blocks, cost_of, results_in
 from tasks.pages.report.facts import Pair, ReportFacts, ReportModel, change_of, within
 from tasks.pages.report.figures import draw
 from tasks.pages.report.gather import gather
 from tasks.pages.report.inputs import JournalSegment, ReportConfig, ReportInputs
 from tasks.pages.report.page import blocks_of
+from tasks.pages.report.tuning import Standing, pareto, standing_of, unbeaten
 
 Json = dict[str, Any]
 TERMINAL = (
@@ -65,6 +67,8 @@ class Comparison:
     differing: Differences
     facts: ReportFacts
     cost: Cost
+    standings: Mapping[str, Standing] = field(default_factory=dict)
+    """By the run's label: how far its last model is from its base, on the domain's held-out text and on general text."""
 
     def to_json(self) -> Json:
         """Everything as plain JSON, without the points of figures."""
@@ -86,6 +90,7 @@ class Comparison:
                 for kind in ("identity", "execution", "unknown")
             },
             "cost": self.cost.to_json(),
+            "standings": plain(self.standings),
             **{name: plain(getattr(self.facts, name)) for name in kept},
         }
 
@@ -102,10 +107,23 @@ class Comparison:
         if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
             raise OnwardError(f"{directory} exists already and is not empty")
         directory.mkdir(parents=True, exist_ok=True)
-        blocks = self._blocks(draw(self.facts, directory / "figures"))
+        blocks = self._blocks([*self._front(directory / "figures"), *draw(self.facts, directory / "figures")])
         (directory / "compare.md").write_text(markdown_of(blocks), encoding="utf-8")
         (directory / "compare.html").write_text(html_of(blocks, directory), encoding="utf-8")
         (directory / "compare.json").write_text(json.dumps(self.to_json(), indent=1) + "\n", encoding="utf-8")
+
+    def _front(self, directory: Path) -> list[Picture]:
+        """The picture of what each run gained on the domain and lost elsewhere, if there are two at least."""
+        if len(self.standings) < 2:
+            return []
+        directory.mkdir(exist_ok=True)
+        front = unbeaten(self.standings)
+        save(lambda tips: pareto(self.standings, front, None, tips), directory, "pareto")
+        caption = (
+            "Each run's last model against its base, with 95 % intervals: gain on the domain and loss on general text. "
+            "Dashed: the front, of the runs that no other one beats in both."
+        )
+        return [Picture("pareto", caption)]
 
     def _blocks(self, pictures: Sequence[Picture]) -> list[Block]:
         blocks: list[Block] = []
@@ -145,7 +163,20 @@ def compare(store: Store, names: Sequence[str]) -> Comparison:
         findings=tuple(_findings(runs, names_of, facts)),
     )
     differing = differences({run.label: run.record.config for run in runs})
-    return Comparison(runs, differing, facts, cost_of(facts, store.lookup))
+    return Comparison(runs, differing, facts, cost_of(facts, store.lookup), _standings(runs, store))
+
+
+def _standings(runs: Sequence[Run], store: Store) -> dict[str, Standing]:
+    """The standing of each run that measured held-out text of its base and of another model."""
+    found = {}
+    for run in runs:
+        sources = (run.record.config.get("corpus") or {}).get("sources") or ()
+        roles = {source["name"]: source["role"] for source in sources}
+        results = results_in(report_of(store, run.record).path)
+        standing = standing_of(results, roles)
+        if standing.domain is not None or standing.general is not None:
+            found[run.label] = standing
+    return found
 
 
 # ---- models and questions of several runs ---------------------------------------------------------------------------

@@ -150,9 +150,14 @@ def standing_in(run: RunConfig, report: str) -> Standing:
     return standing_of(results_in(Store(run.store_path).root / report), roles)
 
 
+def directory_of(run: RunConfig, run_id: str) -> Path:
+    """Where the page of a tuning lies."""
+    return Store(run.store_path).root / "runs" / f"tune-{run.name}-{run_id}"
+
+
 def write_page(run: RunConfig, run_id: str, facts: TuningFacts) -> Path:
     """Write tune.md, tune.html, tune.json and the figure below the store's runs/. Returns their directory."""
-    directory = Store(run.store_path).root / "runs" / f"tune-{run.name}-{run_id}"
+    directory = directory_of(run, run_id)
     (directory / "figures").mkdir(parents=True, exist_ok=True)
     save(lambda tips: pareto_figure(facts, tips), directory / "figures", "pareto")
     caption = (

@@ -30,7 +30,7 @@ _ENDED = ("Completed", "Failed", "Cancelled", "Crashed", "Interrupted", "Paused"
 _QUEUED = ("Scheduled", "AwaitingRetry", "Late", "Waiting", "Rescheduled", "Pending")
 """States in which a run sends no heartbeat but is not lost, such as a retry that waits for its turn."""
 _OTHER_SIGNS = {f"prefect.flow-run.{state}" for state in (*_ENDED, *_QUEUED)}
-_FLOWS = ["pretrain", "evaluate"]
+_FLOWS = ["pretrain", "evaluate", "tune"]
 _CRASHED_MESSAGE = (
     "No sign of life for 90 seconds: its process was killed, or its machine is down. What it finished is kept, and "
     "training goes on from its last checkpoint: Retry goes on from there, or the command that started the run."

@@ -4,6 +4,7 @@
     pretrain/corpus-only   reading and cleaning alone, of the first real configuration
     pretrain/nightly-demo  the demo, made again each night and compared, to check that this machine is sound
     evaluate/model         a given model on the benchmarks
+    tune/trials            short trials of the first real configuration, compared
 
 Changes in the UI stay: schedules and descriptions always, parameters unless their configuration file has changed since.
 The deployment's version holds the file and its digest (`<code>+<file>@<digest>`), so a deployment does not depend on which

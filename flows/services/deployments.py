@@ -22,6 +22,7 @@ from prefect.client.schemas.schedules import CronSchedule
 from flows.config import RunConfig, load_config
 from flows.entrypoints import evaluate, pretrain
 from flows.machine.environment import gpus
+from flows.tuning import tune
 from flows.ui.form import form_schema, form_values
 from storage.code import ROOT
 from storage.errors import ConfigError
@@ -29,7 +30,7 @@ from storage.paths import from_home
 
 NIGHTLY = "nightly-demo"
 NIGHT_QUEUE = "nightly"
-OF_A_HOME = ("pretrain/corpus-only", f"pretrain/{NIGHTLY}", "evaluate/model")
+OF_A_HOME = ("pretrain/corpus-only", f"pretrain/{NIGHTLY}", "evaluate/model", "tune/trials")
 """Deployments that every home has once, independent of its configurations."""
 _NIGHT = "0 3 * * *"
 
@@ -161,6 +162,15 @@ def wanted(
         tags = ("onward", "corpus")
         yield Wanted(pretrain, "corpus-only", about, parameters, real.source, real.digest, "cpu", tags)
     yield _evaluation(home, _kept(home, given, sources.get("evaluate/model")) or first)
+    trials = _kept(home, given, sources.get("tune/trials")) or first
+    if trials is not None:
+        about = (
+            f"From {trials.path.name}: a grid of short trials of this configuration, compared on held-out text, and the "
+            "command that goes on with the best of them. What a trial trained, the real run does not train again."
+        )
+        values = form_values({"config": plain(trials.run, home)}, form_schema(tune))
+        tags = ("onward", "training")
+        yield Wanted(tune, "trials", about, values, trials.source, trials.digest, pool(), tags)
     night = _nightly(given, _kept(home, given, sources.get(f"pretrain/{NIGHTLY}")), of)
     if night is None:
         say(f"passed over: pretrain/{NIGHTLY}: there is no configuration demo")

@@ -29,6 +29,7 @@ ORDER = {
         "runs",
         "entrypoints",
         "inspect",
+        "tuning",
         "services",
         "commands",
         "cli",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,37 @@ def test_the_better_trial_goes_on_and_is_chosen(tuned):
     page = Path(answer["page"])
     assert page.is_relative_to(home) and "<svg" in page.read_text()
     assert answer["command"] in (page.parent / "tune.md").read_text()
+
+
+def test_its_trials_stand_below_it_in_prefect_and_in_mlflow(tuned, prefect_server):
+    from mlflow import MlflowClient
+
+    home, _, answer = tuned
+    with sqlite3.connect(prefect_server.database) as database:
+        tuning, name, state = database.execute(
+            "select r.id, r.name, r.state_type from flow_run r join flow f on f.id = r.flow_id where f.name = 'tune' "
+            "order by r.start_time"
+        ).fetchone()
+        trials = database.execute(
+            "select r.name, r.state_type from flow_run r join task_run t on t.id = r.parent_task_run_id "
+            "where t.flow_run_id = ?",
+            (tuning,),
+        ).fetchall()
+        [(page,)] = database.execute(
+            "select data from artifact where flow_run_id = ? and key = 'tune'", (tuning,)
+        ).fetchall()
+    assert name == "tune · small · learning_rate" and state == "COMPLETED"
+    assert len(trials) == 3 and {state for _, state in trials} == {"COMPLETED"}
+    assert any("lr 3e-05" in name for name, _ in trials)
+    assert answer["command"] in json.loads(page) and "| learning_rate 3e-5 |" in json.loads(page)
+
+    client = MlflowClient(f"sqlite:///{home / '.onward' / 'mlflow' / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("small").experiment_id
+    [above] = client.search_runs([experiment], "tags.kind = 'tuning'")
+    assert answer["command"] in above.data.tags["mlflow.note.content"] and above.info.status == "FINISHED"
+    below = client.search_runs([experiment], f"tags.`mlflow.parentRunId` = '{above.info.run_id}'")
+    assert above.data.metrics["best/score"] in [run.data.metrics["tune/score"] for run in below]
+    assert len(below) == 3 and all(run.data.tags["kind"] == "flow run" for run in below)
 
 
 def test_the_next_command_trains_nothing_of_the_winner_again(tuned):

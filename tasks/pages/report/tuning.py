@@ -120,10 +120,16 @@ def front_of(trials: Sequence[TrialRow]) -> list[TrialRow]:
     """Those of the last budget that no other one equals or beats in both changes, and beats in one."""
     furthest = max(trial.tokens for trial in trials)
     here = [trial for trial in trials if trial.tokens == furthest]
+    names = unbeaten({str(place): trial.last for place, trial in enumerate(here)})
+    return [one for place, one in enumerate(here) if str(place) in names]
+
+
+def unbeaten(standings: Mapping[str, Standing]) -> list[str]:
+    """The names that no other one equals or beats in both changes, and beats in one."""
     return [
-        one
-        for one in here
-        if not any(_beats(_point(other.last), _point(one.last)) for other in here if other is not one)
+        name
+        for name, one in standings.items()
+        if not any(_beats(_point(other), _point(one)) for other in standings.values() if other is not one)
     ]
 
 
@@ -176,14 +182,22 @@ def _row(trial: TrialRow, facts: TuningFacts) -> tuple[Cell | str, ...]:
 
 def pareto_figure(facts: TuningFacts, tips: Tips) -> Figure:
     """Every trial of the last budget: gain on the domain (across), loss on general text (up), and the front."""
+    furthest = facts.best.tokens
+    here = {trial.name: trial.last for trial in facts.trials if trial.tokens == furthest}
+    return pareto(here, facts.front, facts.best.name, tips)
+
+
+def pareto(shown: Mapping[str, Standing], front: Sequence[str], best: str | None, tips: Tips) -> Figure:
+    """Changes from the base by name: of the domain (across), of general text (up), both better where lower.
+
+    `front`: the names on it; `best`: the one that was chosen.
+    """
     from matplotlib.figure import Figure
 
-    furthest = facts.best.tokens
-    here = [trial for trial in facts.trials if trial.tokens == furthest]
     figure = Figure(figsize=(7.6, 4.6), layout="constrained")
     axes = figure.add_subplot()
     axes.axhline(0, color="#9ca3af", linewidth=1)
-    on_front = sorted(_point(trial.last) for trial in here if trial.name in facts.front)
+    on_front = sorted(_point(one) for name, one in shown.items() if name in front)
     axes.step(
         *zip(*on_front, strict=True),
         where="post",
@@ -192,17 +206,15 @@ def pareto_figure(facts: TuningFacts, tips: Tips) -> Figure:
         linestyle=(0, (4, 2)),
         label="front",
     )
-    for trial in here:
-        colour = COLOURS[0] if trial is facts.best else (COLOURS[1] if trial.name in facts.front else GREY)
-        x, y = _point(trial.last)
-        for value, along in ((trial.last.domain, True), (trial.last.general, False)):
+    for name, one in shown.items():
+        colour = COLOURS[0] if name == best else (COLOURS[1] if name in front else GREY)
+        x, y = _point(one)
+        for value, along in ((one.domain, True), (one.general, False)):
             if value is not None and value.low is not None and value.high is not None:
                 draw = axes.hlines if along else axes.vlines
                 draw(y if along else x, value.low, value.high, color=colour, linewidth=1.0, alpha=0.5)
-        tips.point(axes, x, y, f"{trial.name}: domain {x:+.3f}, general {y:+.3f}", colour)
-        axes.annotate(
-            trial.name, (x, y), xytext=(5, 4), textcoords="offset points", fontsize=7.5, color=colour
-        )
+        tips.point(axes, x, y, f"{name}: domain {x:+.3f}, general {y:+.3f}", colour)
+        axes.annotate(name, (x, y), xytext=(5, 4), textcoords="offset points", fontsize=7.5, color=colour)
     axes.set_xlabel("domain: change of held-out loss from the base (nats per token; left is better)")
     axes.set_ylabel("general text: the same change (down is better)")
     axes.legend()

@@ -44,10 +44,11 @@ def schedules(server: Any, name: str) -> list[dict[str, Any]]:
 
 def test_everything_is_made_once(deployed):
     server, config, lines = deployed
-    assert [line.split(" (")[0] for line in lines[:4]] == [
+    assert [line.split(" (")[0] for line in lines[:5]] == [
         "pretrain/small",
         "pretrain/corpus-only",
         "evaluate/model",
+        "tune/trials",
         "pretrain/nightly-demo",
     ]
     assert all("(made" in line for line in lines)

@@ -183,6 +183,14 @@ def test_the_page_is_written_with_its_figures(world: World, tmp_path: Path) -> N
     text = (tmp_path / "page/compare.md").read_text()
     assert "| training.learning_rate | 0.001 | 0.002 |" in text and "## What it cost" in text
     assert (tmp_path / "page/figures/efficiency.svg").is_file() and "](figures/" in text
+    front = (tmp_path / "page/figures/pareto.svg").read_text()
+    standing = compared.to_json()["standings"]["B"]["general"][
+        "value"
+    ]  # of the only source, which no role is known of
+    assert (
+        f"<title>B: domain +0.000, general {standing:+.3f}</title>" in front
+        and "](figures/pareto.svg)" in text
+    )
     assert "](figures/" not in compared.to_markdown()
     with pytest.raises(OnwardError, match="not empty"):
         compared.write(tmp_path / "page")

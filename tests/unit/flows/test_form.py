@@ -13,6 +13,7 @@ from prefect.utilities.schema_tools.validation import ValidationError, is_valid_
 
 from flows.config import load_config, parse_config
 from flows.entrypoints import evaluate, pretrain
+from flows.tuning import tune
 from flows.ui.changed_most import KEYS, Changes, changed
 from flows.ui.form import form_schema, form_values
 from storage.counts import count_text, parse_count
@@ -59,7 +60,7 @@ def resolved(prop: dict[str, Any]) -> dict[str, Any]:
 
 def test_the_schema_is_one_that_the_server_takes():
     assert is_valid_schema(SCHEMA) is None  # raises where it is not
-    assert is_valid_schema(form_schema(evaluate)) is None
+    assert is_valid_schema(form_schema(evaluate)) is None and is_valid_schema(form_schema(tune)) is None
 
 
 _DRAWN = {
@@ -151,7 +152,7 @@ def test_descriptions_are_shown_as_they_are_written():
     """The UI shows Markdown: outside of code, a browser would take `<split>` for a tag."""
     seen = SCHEMA["definitions"]["RunConfig"]["properties"]["benchmark_files"]["description"]
     assert "`<benchmark>/<split>.jsonl[.gz]`; " in seen
-    for flow in (pretrain, evaluate):
+    for flow in (pretrain, evaluate, tune):
         for name, prop in properties(form_schema(flow)):
             bare = re.sub("`[^`]*`", "", prop["description"])
             assert not set(bare) & set("<*"), (name, bare)
@@ -285,7 +286,7 @@ def test_a_wrong_value_is_refused_with_the_field_named(field, value, named):
     assert named in str(caught.value)
 
 
-@pytest.mark.parametrize("flow", [pretrain, evaluate])
+@pytest.mark.parametrize("flow", [pretrain, evaluate, tune])
 def test_a_parameter_that_no_flow_has_is_refused(flow):
     """A server that took it would start a process that ends before the flow begins."""
     schema = {**form_schema(flow), "required": []}

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from flows.config import load_config, parse_config
+from flows.config import load_config, parse_config, with_overrides
 from flows.runs.trials import Trial, budgets_override, grid, next_command, rungs_of
 from storage.errors import ConfigError
 from tasks.pages.blocks import Picture
@@ -83,6 +83,25 @@ def test_the_replay_share_keeps_the_proportions_within_a_role(tmp_path: Path) ->
 def test_what_is_no_grid_is_refused(vary: list[str], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         grid(configured(), vary)
+
+
+def test_an_override_of_a_configuration_is_that_of_its_file(tmp_path: Path) -> None:
+    path = tmp_path / "c.yaml"
+    path.write_text(
+        "name: c\ncorpus: {sources: [{name: a, role: domain, weight: 3, python_docs: domain}]}\nmodel: {base: m}\n"
+        "packing: {sequence_length: 64}\ntraining: {token_budgets: [1M], batch_tokens: 64, learning_rate: 1e-3}\n"
+    )
+    run = load_config(path)
+    for overrides in (
+        ["training.learning_rate=2e-3", "training.token_budgets=[4K, 8K]"],
+        ["training.schedule.kind=rewarm"],
+        ["corpus.sources[0].weight=0.8", "training.optimizer.weight_decay=1"],
+        ["training.stop={source: a, patience_tokens: 4K}"],
+        [],
+    ):
+        assert with_overrides(run, overrides) == load_config(path, overrides)
+    with pytest.raises(ConfigError, match=r"training\.learning_rate"):
+        with_overrides(run, ["training.lerning_rate=1"])
 
 
 def test_replay_needs_both_roles() -> None:
