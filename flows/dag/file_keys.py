@@ -70,6 +70,7 @@ _SAME = {
 }
 """By stage: a field, or a section with all below it, and its key. "" stands for the whole configuration."""
 _COMPUTED = {
+    "likeness": {"names": "corpus.sources.like"},
     "pack": {"first_sequence": "training.token_budgets", "sequences": "training.token_budgets"},
     "train": {
         "sequences_per_step": "training.batch_tokens",

@@ -90,7 +90,7 @@ def _looked_into(folder: Path) -> Folder:
         raise ConfigError(f"{folder} is no directory; name a folder of text files")
     found = look_into_documents(folder) or look_into(folder)
     if not found.texts:
-        why = "; ".join(_refused(folder, found)) or "it holds no file with text"
+        why = "; ".join((*found.notes, *_refused(folder, found))) or "it holds no file with text"
         raise ConfigError(f"{folder} holds nothing that can be read: {why}")
     return found
 

@@ -12,6 +12,8 @@ from typer.testing import CliRunner
 from flows.cli import app
 from flows.config import load_config
 from flows.runs.checks import check
+from flows.runs.first_config import first_config
+from storage.errors import ConfigError
 from tests.support.papers import docx, epub, pdf, word
 from tests.support.small import write_text
 
@@ -59,3 +61,10 @@ def test_thirty_mixed_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         else 1000 * float(said.partition(" KB of text")[0].rpartition(" ")[2].replace(",", ""))
     )
     assert 0.9 * whole < told < 1.1 * whole
+
+
+def test_a_folder_of_which_nothing_can_be_read_is_refused_with_what_it_holds(tmp_path: Path) -> None:
+    (tmp_path / "none").mkdir()
+    (tmp_path / "none/a.pdf").write_bytes(b"%PDF-1.7\n")
+    with pytest.raises(ConfigError, match=r"a\.pdf"):
+        first_config(tmp_path / "none")

@@ -93,9 +93,9 @@ def test_one_rule_blots_out_secrets_wherever_they_are_told():
     from flows.runs import ending, prefect_states
     from flows.services import doctor
     from flows.tracking import tracker as tracking
-    from flows.ui import console, live
+    from flows.ui import console, publish, stage_bar
 
-    for module in (doctor, ending, live, console, tracking, prefect_states):
+    for module in (doctor, ending, stage_bar, publish, console, tracking, prefect_states):
         assert module.without_secrets is without_secrets
     told = doctor.Finding("x", "bad", "http://me:hunter2@host does not answer", "ask https://hunter2@host")
     assert (

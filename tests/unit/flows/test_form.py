@@ -113,7 +113,7 @@ def test_every_parameter_has_a_title_a_description_and_a_place():
 
 
 def test_nothing_is_shown_as_a_bare_union_or_as_raw_json():
-    """Tabs only where there is a choice between sections; a JSON editor only for the thresholds of rules."""
+    """Tabs only where there is a choice between sections; a JSON editor only for what the user names."""
     tabs, editors = set(), set()
     for name, prop in properties():
         seen = resolved(prop)
@@ -129,8 +129,9 @@ def test_nothing_is_shown_as_a_bare_union_or_as_raw_json():
         "DedupConfig.minhash",
         "DedupConfig.paragraphs",
         "SourceConfig.hub",
+        "SourceConfig.like",
     }
-    assert editors == {"FilterConfig.thresholds"}
+    assert editors == {"FilterConfig.thresholds", "SourceConfig.where"}
 
 
 def test_what_is_changed_most_stands_first():
