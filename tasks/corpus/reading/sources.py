@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import date
 from typing import Any, Literal
 
 from pydantic import ConfigDict, field_validator, model_validator
 
 from storage.settings import Count, FreeText, LineText, PathText, Real, Settings, execution, identity
-from tasks.corpus.reading.where import conditions_of
+from tasks.corpus.reading.where import conditions_of, words_of
 
 
 class HubConfig(Settings):
@@ -144,12 +143,10 @@ class SourceConfig(Settings):
     @field_validator("where", mode="before")
     @classmethod
     def _as_text(cls, value: Any) -> Any:
-        """A number or a date that YAML read as such is a condition too."""
+        """What YAML read as a truth value, a number or a date is a condition too, written as a row would have it."""
         if not isinstance(value, dict):
             return value
-        plain = {
-            name: str(one) if isinstance(one, int | float | date) else one for name, one in value.items()
-        }
+        plain = {name: words_of(one) for name, one in value.items()}
         if all(isinstance(one, str) for one in plain.values()):
             conditions_of(plain)
         return plain

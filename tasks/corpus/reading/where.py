@@ -8,10 +8,12 @@ date: ">= 2015"          as numbers where both are numbers, else as text, as yea
 
 from __future__ import annotations
 
+import math
 import operator
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from datetime import date
 from typing import Any
 
 import numpy as np
@@ -52,6 +54,15 @@ class Condition:
                 return _ORDER[self.sign](one, other)
             return _ORDER[self.sign](_text(value), self.values[0])
         return any(_same(value, one) for one in self.values) == (self.sign == "=")
+
+
+def words_of(value: Any) -> Any:
+    """What YAML made a truth value, a number or a date of, as a row of JSON has it; anything else as it is."""
+    if isinstance(value, date):
+        return value.isoformat()
+    if isinstance(value, bool):
+        return _text(value)
+    return str(value) if isinstance(value, int | float) else value
 
 
 def conditions_of(where: Mapping[str, str]) -> tuple[Condition, ...]:
@@ -104,12 +115,14 @@ def _same(value: Any, wanted: str) -> bool:
 
 
 def _number(value: Any) -> float | None:
+    """The finite number that a value is or says: the words nan and inf are words."""
     if isinstance(value, bool):
         return None
     try:
-        return float(value)
+        number = float(value)
     except (TypeError, ValueError):
         return None
+    return number if math.isfinite(number) else None
 
 
 def _text(value: Any) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from pydantic import ValidationError
 
 from storage.settings import identity_of
@@ -38,6 +39,11 @@ from tasks.corpus.reading.where import conditions_of
         ("3", 3.0, True),
         ("true", True, True),
         ("1", True, False),
+        ("nan", "nan", True),
+        ("!= nan", "NaN", True),
+        ("!= inf", "inf", False),
+        ("infinity|nan", "nan", True),
+        ("< 9e999", "5", True),
         ('["a","b"]', ["a", "b"], True),
     ],
 )
@@ -60,6 +66,19 @@ def source(**more: Any) -> SourceConfig:
 
 def test_the_configuration_takes_what_yaml_makes_of_it():
     assert source(where={"year": 2015, "kind": "pdf"}).where == {"year": "2015", "kind": "pdf"}
+    written = yaml.safe_load(
+        "where: {reviewed: true, draft: false, day: 2015-03-01, at: 2015-03-01 10:00:00, x: .nan}"
+    )
+    given = source(**written)
+    assert given.where == {
+        "reviewed": "true",
+        "draft": "false",
+        "day": "2015-03-01",
+        "at": "2015-03-01T10:00:00",
+        "x": "nan",
+    }
+    row = {"reviewed": True, "draft": False, "day": "2015-03-01", "at": "2015-03-01T10:00:00", "x": "nan"}
+    assert all(one.holds(row[one.field]) for one in conditions_of(given.where))
     with pytest.raises(ValidationError, match="names no value"):
         source(where={"language": ">="})
     plain = IngestConfig.of(source(), slice_bytes=1000, seed=0)
