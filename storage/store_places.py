@@ -22,7 +22,9 @@ PLACE = re.compile(r"[0-9a-f]{16}")
 WORK = re.compile(r"[a-z0-9][a-z0-9_-]*-[0-9a-f]{16}")
 """The name of a work directory: the stage, and the beginning of the key."""
 _KEY = re.compile(r"[0-9a-f]{64}")
-_OWN = frozenset({".lock", ".work", ".tracking", ".cache", ".digests", ".rehearsed", "runs"})
+_OWN = frozenset(
+    {".lock", ".work", ".tracking", ".cache", ".digests", ".rehearsed", "runs", "shelves.sqlite"}
+)
 """What a store has before anything is made in it."""
 
 

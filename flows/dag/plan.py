@@ -232,7 +232,7 @@ def planned(run: RunConfig, warn: Callable[[str], None] = lambda message: None) 
     """The plan of a run. `warn` is told what the run would be warned of."""
     store = Store(run.store_path)
     planner = Planner(store, run.corpus.holdout_fraction > 0)
-    requests = Requests(run, store, warn=warn)
+    requests = Requests(run, store, warn=warn, looks=True)
     outcome = adapt(requests, planner)
     names = [source.name for source in run.corpus.sources]
     shelves = {name: found for name in names if (found := requests.shelves(name)) is not None}

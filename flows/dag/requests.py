@@ -155,7 +155,10 @@ class Measures:
 class Requests(Measures):
     """Requests of one run."""
 
-    def __init__(self, run: RunConfig, store: Store, warn: Callable[[str], None]) -> None:
+    def __init__(
+        self, run: RunConfig, store: Store, warn: Callable[[str], None], *, looks: bool = False
+    ) -> None:
+        """`looks`: nothing is made, so nothing is fixed in the store that a later run would keep to."""
         super().__init__(
             evaluation=run.evaluation,
             benchmark_directory=run.benchmark_directory,
@@ -168,6 +171,7 @@ class Requests(Measures):
         )
         self.run = run
         self._digests = FileDigests(self.cache / "digests.sqlite")
+        self._looks = looks
         self._shelves: dict[str, Shelves | None] = {}
 
     # ---- corpus -----------------------------------------------------------------------------------------------
@@ -176,7 +180,8 @@ class Requests(Measures):
         """The shelves of a source of documents; None of one that is read as it is."""
         if name not in self._shelves:
             source = next(one for one in self.run.corpus.sources if one.name == name)
-            found = shelves_of(self._reading(source), source, home(), shelves_in(self.cache.parent))
+            remembered = shelves_in(self.cache.parent)
+            found = shelves_of(self._reading(source), source, home(), remembered, fix=not self._looks)
             self._shelves[name] = found
             if found is not None and found.gone:
                 self.warn(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 
 REASONS = {
@@ -12,6 +13,7 @@ REASONS = {
     "expands_too_much": "it unpacks to more than is allowed",
     "image": "an image; text in images is not recognised",
     "no_text": "a page without text: a scan, or an image",
+    "no_column": "a table without a column that the template names",
     "not_read": "a known kind that is not read",
     "other_answer": "an answer of a web server that is no page",
     "text_too_long": "longer than the longest document",
@@ -24,6 +26,9 @@ REASONS = {
     "unreadable": "the file cannot be opened",
 }
 """Why something is not read, each with what it means."""
+
+
+_HALF = re.compile("[\ud800-\udfff]")
 
 
 class Unreadable(Exception):
@@ -90,6 +95,16 @@ class Draft:
     paged: bool = False
     without_text: tuple[int, ...] = ()
     separator: str = "\n\n"
+
+
+def written(text: str) -> str:
+    """A text with U+FFFD for each half of a pair, as stands for a byte that is of no encoding: it can be written as UTF-8,
+    and has as many characters."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return _HALF.sub("\ufffd", text)
+    return text
 
 
 def as_document(draft: Draft, place: str, kind: str) -> Document:

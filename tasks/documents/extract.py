@@ -149,7 +149,9 @@ def _grouped(files: Sequence[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
 
 
 def _job(config: ExtractConfig, inputs: ExtractInputs, files: Sequence[dict[str, Any]]) -> ExtractJob:
-    given = tuple(SourceFile(one["name"], inputs.paths[one["name"]], one["bytes"]) for one in files)
+    given = tuple(
+        SourceFile(one["name"], inputs.paths[one["name"]], one["bytes"], one["sha256"]) for one in files
+    )
     return ExtractJob(config.name, given, columns=Columns(config.text_field, config.template))
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from storage.atomic import sha256_file
 from storage.errors import StageFailed
 from tasks.documents.document import ANY, Columns, Document, Lost
 from tasks.documents.encodings import decoded
@@ -64,11 +65,13 @@ _WRITTEN = frozenset(
 
 @dataclass(frozen=True)
 class SourceFile:
-    """A file: its name in the source, where it lies, and the size that it had when the shelf was planned."""
+    """A file: its name in the source, where it lies, and what it was when the shelf was planned; `sha256` None: not
+    compared."""
 
     name: str
     path: str
     bytes: int
+    sha256: str | None = None
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,7 @@ class ExtractJob:
 def read_shard(job: ExtractJob, directory: Path) -> dict[str, Any]:
     """Read the files of a job into `DOCUMENTS_FILE`, with `FATES_FILE` and `SAMPLES_FILE` beside it. Returns counts.
 
-    Raises StageFailed if a file is not as it was when the shelf was planned.
+    Raises StageFailed, which passes, if a file is not as it was when the shelf was planned, or the system cannot read it.
     """
     with _Writer(directory) as writer, Reader(job.limits, 2, job.columns) as reader:
         for file in job.files:
@@ -93,8 +96,15 @@ def read_shard(job: ExtractJob, directory: Path) -> dict[str, Any]:
             for found in reader.read(Path(file.path), file.name):
                 if isinstance(found, Document):
                     writer.add(found)
+                elif (
+                    found.reason == "unreadable"
+                ):  # of the system, and not of its bytes, under which it would stay
+                    raise StageFailed(
+                        f"extract: {file.path}: {found.message}; the next start tries again", passing=True
+                    )
                 else:
                     writer.lose(found)
+            _check_contents(file)
     return writer.counts()
 
 
@@ -104,10 +114,23 @@ def _check_unchanged(file: SourceFile) -> None:
     except OSError:
         same = False
     if not same:
-        raise StageFailed(
-            f"extract: {file.path} has changed since it was looked at; the next start looks again",
-            passing=True,
-        )
+        raise _changed(file)
+
+
+def _check_contents(file: SourceFile) -> None:
+    """What was read stands under the digest of the file: an edit meanwhile must not."""
+    try:
+        same = file.sha256 is None or sha256_file(Path(file.path)) == file.sha256
+    except OSError:
+        same = False
+    if not same:
+        raise _changed(file)
+
+
+def _changed(file: SourceFile) -> StageFailed:
+    return StageFailed(
+        f"extract: {file.path} has changed since it was looked at; the next start looks again", passing=True
+    )
 
 
 class _Writer:
@@ -158,7 +181,7 @@ class _Writer:
         if encoding := document.meta.get("encoding"):
             self._encodings[encoding] += 1
         meta: dict[str, Any] = {"file": document.place, "kind": document.kind}
-        meta |= {key: value for key, value in document.meta.items() if key not in meta}
+        meta |= {f"{key}_" if key in meta else key: value for key, value in document.meta.items()}
         if document.pages:
             meta.setdefault("pages", len(document.pages))
         self._texts.append(document.text)
@@ -233,8 +256,11 @@ class _Writer:
             return
         before = None
         if whole:
-            with Path(self._file.path).open("rb") as file:
-                text, _ = decoded(file.read(_SAMPLE_HEAD))
+            try:
+                with Path(self._file.path).open("rb") as file:
+                    text, _ = decoded(file.read(_SAMPLE_HEAD))
+            except OSError as error:
+                raise _changed(self._file) from error
             begin = _beginning(text, document.text)
             before = text[begin : begin + _SAMPLE_CHARACTERS]
         self._samples[document.kind] = {

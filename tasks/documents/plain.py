@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 import yaml
 
+from tasks.corpus.reading.sources import TEMPLATE_COLUMN
 from tasks.documents.document import ANY, Columns, Draft, Unreadable
 from tasks.documents.encodings import decoded
 from tasks.documents.kinds import table_dialect
@@ -32,7 +33,8 @@ _TAG = re.compile(
 _AUTOLINK = re.compile(r"<(https?://[^>\s]+|mailto:[^>\s]+)>")
 _KEPT_META = ("title", "author", "date", "language", "url")
 _TEXT_COLUMNS = ("text", "content", "body", "document", "article", "description", "abstract")
-_COLUMN = re.compile(r"\{([^{}\n]+)\}")
+_OWN = ("file", "kind", "encoding")
+"""What `meta` of a document says itself."""
 _LONG_CELL = 120
 _OUTPUT_CHARACTERS = 2000
 
@@ -92,6 +94,8 @@ def read_table(data: bytes, wanted: Columns = ANY) -> Draft | Iterator[Draft]:
     """A table: a document for each row where a column holds texts, with the other columns as `meta`; else one document.
 
     `wanted`: the column that is asked for, or a template of columns. Where the table has none of these, it is as without.
+    Columns with a name that `meta` needs get another: `file_`. Raises Unreadable: damaged, empty, no_column (some columns
+    of the template are there, and some are not).
     """
     text, encoding = decoded(data)
     text = text.replace("\r\n", "\n").replace("\r", "\n").replace("\0", "")
@@ -106,8 +110,15 @@ def read_table(data: bytes, wanted: Columns = ANY) -> Draft | Iterator[Draft]:
     if not rows:
         raise Unreadable("empty", "the table has no cell with text")
     names = [one_line(name).lower() for name in rows[0]]
-    asked = _COLUMN.findall(wanted.template or "")
-    if wanted.template is not None and asked and all(one.strip().lower() in names for one in asked):
+    asked = TEMPLATE_COLUMN.findall(wanted.template or "")
+    absent = [one.strip() for one in dict.fromkeys(asked) if one.strip().lower() not in names]
+    if absent and len(absent) < len(set(asked)):
+        there = ", ".join(one_line(name) for name in rows[0] if name.strip())[:300]
+        raise Unreadable(
+            "no_column",
+            f"the template names {', '.join(f'{{{one}}}' for one in absent)}, which the table has not; it has {there}",
+        )
+    if wanted.template is not None and asked and not absent:
         return _filled(rows, names, wanted.template, encoding)
     asked_for = wanted.text.lower()
     column = names.index(asked_for) if wanted.text != ANY.text and asked_for in names else _text_column(rows)
@@ -116,8 +127,14 @@ def read_table(data: bytes, wanted: Columns = ANY) -> Draft | Iterator[Draft]:
     return _rows(rows, column, encoding)
 
 
+def _heads(row: list[str]) -> list[str]:
+    """The names of columns in `meta`."""
+    names = [one_line(name) or f"column_{place + 1}" for place, name in enumerate(row)]
+    return [f"{name}_" if name in _OWN else name for name in names]
+
+
 def _rows(rows: list[list[str]], column: int, encoding: str) -> Iterator[Draft]:
-    names = [one_line(name) or f"column_{place + 1}" for place, name in enumerate(rows[0])]
+    names = _heads(rows[0])
     for row in rows[1:]:
         others = {
             name: one_line(row[place])
@@ -129,10 +146,10 @@ def _rows(rows: list[list[str]], column: int, encoding: str) -> Iterator[Draft]:
 
 def _filled(rows: list[list[str]], names: list[str], template: str, encoding: str) -> Iterator[Draft]:
     """A document for each row: the template with the row's cells in place of its columns; all columns as `meta`."""
-    heads = [one_line(name) or f"column_{place + 1}" for place, name in enumerate(rows[0])]
+    heads = _heads(rows[0])
     for row in rows[1:]:
         cells = {name: row[place].strip() for place, name in enumerate(names) if place < len(row)}
-        pieces = _COLUMN.split(template)
+        pieces = TEMPLATE_COLUMN.split(template)
         pieces[1::2] = [cells.get(name.strip().lower(), "") for name in pieces[1::2]]
         text = "".join(pieces)
         meta = {name: one_line(cell) for name, cell in zip(heads, row, strict=False) if cell.strip()}

@@ -18,7 +18,7 @@ from importlib.metadata import version
 from typing import BinaryIO
 
 from tasks.documents import archives
-from tasks.documents.document import ANY, Columns, Document, Draft, Lost, Unreadable, as_document
+from tasks.documents.document import ANY, Columns, Document, Draft, Lost, Unreadable, as_document, written
 from tasks.documents.kinds import ARCHIVES, NAMES, STREAMED, kind_of, zip_kind
 from tasks.documents.limits import HEAD_BYTES, Limits
 
@@ -38,22 +38,22 @@ EXTRACTORS = {
     "text": Extractor("plain.read_text", 1, ("chardet",)),
     "markdown": Extractor("plain.read_markdown", 1, ("chardet",)),
     "table": Extractor("plain.read_table", 1, ("chardet",), "table"),
-    "notebook": Extractor("plain.read_notebook", 1),
+    "notebook": Extractor("plain.read_notebook", 1, ("chardet",)),
     "html": Extractor("html.read_html", 1, ("lxml", "chardet")),
     "pdf": Extractor("pdf.read_pdf", 1, ("pypdfium2",), "pdf"),
-    "epub": Extractor("epub.read_epub", 1, ("lxml",), "epub"),
+    "epub": Extractor("epub.read_epub", 1, ("lxml", "chardet"), "epub"),
     "docx": Extractor("office.read_docx", 1, ("lxml",), "zip"),
     "pptx": Extractor("office.read_pptx", 1, ("lxml",), "zip"),
     "odt": Extractor("office.read_odf", 1, ("lxml",), "zip"),
     "odp": Extractor("office.read_odf", 1, ("lxml",), "zip"),
-    "sheets": Extractor("sheets.read_sheets", 1, ("python-calamine",), "zip"),
+    "sheets": Extractor("sheets.read_sheets", 1, ("python-calamine", "olefile"), "zip"),
     "rtf": Extractor("rtf.read_rtf", 1, ("striprtf",)),
     "msg": Extractor("ole.read_msg", 1, ("olefile", "lxml", "chardet"), "zip"),
     "latex": Extractor("latex.read_latex", 1, ("chardet",)),
     "rst": Extractor("rst.read_rst", 1, ("chardet",)),
-    "jats": Extractor("jats.read_jats", 1, ("lxml",)),
-    "xml": Extractor("jats.read_xml", 1, ("lxml",)),
-    "wiki": Extractor("wiki.read_wiki", 1, ("lxml", "mwparserfromhell"), "stream"),
+    "jats": Extractor("jats.read_jats", 1, ("lxml", "chardet")),
+    "xml": Extractor("jats.read_xml", 1, ("lxml", "chardet")),
+    "wiki": Extractor("wiki.read_wiki", 1, ("lxml", "mwparserfromhell", "chardet"), "stream"),
     "warc": Extractor("warc.read_warc", 1, ("warcio", "chardet"), "stream"),
     "mbox": Extractor("mail.read_mbox", 1, ("lxml", "chardet"), "stream"),
     "mail": Extractor("mail.read_mail", 1, ("lxml", "chardet"), "stream"),
@@ -94,7 +94,7 @@ class _Reading:
     def enter(self, place: str) -> bool:
         """Count an entry; whether it is to be read."""
         self.entries += 1
-        self.place = place
+        self.place = place = written(place)
         if self.entries > self.limits.entries:
             raise _TooMuch(
                 "too_many", f"the file holds more than {self.limits.entries:,} entries; the rest is not read"
@@ -132,7 +132,8 @@ def read(
     """
     reading = _Reading(limits or Limits(), alive, skip, columns)
     try:
-        yield from _entry(file, place, 0, reading, {})
+        for found in _entry(file, place, 0, reading, {}):
+            yield _as_written(found)
     except _TooMuch as error:
         yield Lost(reading.place, "other", error.reason, error.message)
 
@@ -170,10 +171,13 @@ def _entry(
             raise Unreadable(
                 "not_read", "rows of JSON or Parquet are read by a source of their own, not as documents"
             )
+        before = reading.entries
         if kind in ARCHIVES:
             yield from _archive(kind, source, place, depth, reading)
         elif wanted or kind in STREAMED:
             yield from _documents(kind, source, place, depth, reading, meta)
+        if wanted and reading.entries == before and (kind in ARCHIVES or kind in STREAMED):
+            yield Lost(place, kind, "empty", f"the {NAMES[kind]} holds nothing that is read")
     except _TooMuch:
         raise
     except Unreadable as error:
@@ -244,8 +248,11 @@ def _documents(
     if isinstance(drafts, Draft):
         yield from _finished(drafts, place, kind, reading.limits, meta)
     else:
+        number = 0
         for number, draft in enumerate(drafts, 1):
             yield from _finished(draft, f"{place}#{number}", kind, reading.limits, meta)
+        if not number:
+            yield Lost(place, kind, "empty", f"the {NAMES[kind]} has a head, and no row below it")
 
 
 def _records(
@@ -285,6 +292,14 @@ def _finished(
         )
     else:
         yield document
+
+
+def _as_written(found: Document | Lost) -> Document | Lost:
+    """Without what no text can hold: names in archives, and what a library gives, may have bytes of no encoding."""
+    if isinstance(found, Lost):
+        return replace(found, place=written(found.place), message=written(found.message))
+    meta = {written(key): written(value) for key, value in found.meta.items()}
+    return replace(found, place=written(found.place), text=written(found.text), meta=meta)
 
 
 def _whole(head: bytes, file: BinaryIO, limits: Limits) -> bytes:

@@ -1,8 +1,11 @@
 """Which files of a source of documents are read together: shelves, each of about a slice of text.
 
-A store remembers its shelves (`.cache/shelves.sqlite`), as it does what a branch of the hub meant. Files that came later
-make shelves behind those that are there, so they cost only themselves, and what was read stays as it was. Without that
-memory, or in another store, all files are put on shelves anew.
+A store remembers its shelves (`shelves.sqlite`), as it does what a branch of the hub meant. Files that came later make
+shelves behind those that are there, so they cost only themselves, and what was read stays as it was. Without that memory,
+or in another store, all files are put on shelves anew. A plan looks at shelves and fixes none.
+
+Each project directory has its own, as patterns are relative to it. One that has none takes over those of another
+directory, if all their files are here: a project that was moved keeps what it has.
 
     files a b c d, first seen together      shelf 1: c a      shelf 2: d b
     e and f came later                      shelf 1: c a      shelf 2: d b      shelf 3: f e
@@ -15,6 +18,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tasks.corpus.reading.hub import Remembered
 from tasks.corpus.reading.sources import IngestConfig, SourceConfig
@@ -22,6 +26,8 @@ from tasks.documents.folder import Listing, of_source
 
 _MOST_FILES = 20_000
 """A shelf has no more files than this, however small they are."""
+_BASES = ""
+"""Stands in place of a directory for the list of those that have shelves."""
 
 
 @dataclass(frozen=True)
@@ -48,30 +54,71 @@ class Shelves:
 def shelves_in(store: Path) -> Remembered:
     """The shelves that a store remembers."""
     return Remembered(
-        store / ".cache" / "shelves.sqlite",
+        store / "shelves.sqlite",
         "which says what files were read together",
         "they are then put on shelves anew",
     )
 
 
 def shelves_of(
-    config: IngestConfig, source: SourceConfig, base: Path, remembered: Remembered
+    config: IngestConfig, source: SourceConfig, base: Path, remembered: Remembered, *, fix: bool = True
 ) -> Shelves | None:
-    """The shelves of a source; None where it is no source of documents (`of_source`, which says what it raises)."""
+    """The shelves of a source; None where it is no source of documents (`of_source`, which says what it raises).
+
+    `fix`: new shelves are remembered; without it, they are what they would be.
+    """
     if source.files is None:
         return None
     listing = of_source(source.name, source.files, base, source.text_field)
     if listing is None:
         return None
     question = json.dumps([source.name, list(source.files), config.order, config.seed, config.slice_bytes])
-    known: list[list[str]] = []
-    while (shelf := remembered.recall(question, str(len(known)))) is not None:
-        known.append(shelf)
-    while shelf := _next(config, listing, known):  # another run may be at the same: its shelf counts
-        known.append(remembered.remember(shelf, question, str(len(known))))
+    here = str(base.absolute())
+    known: list[list[str]] = _series(remembered, question, here)
+
+    def add(shelf: list[str]) -> None:
+        """Another run may be at the same: its shelf counts."""
+        known.append(remembered.remember(shelf, question, here, str(len(known))) if fix else shelf)
+
+    if not known:
+        moved = _of_another_base(remembered, question, listing)
+        if fix:
+            _note(remembered, question, here)
+        for shelf in moved:
+            placed = {name for other in known for name in other}
+            if left := [name for name in shelf if name not in placed]:
+                add(left)
+    while shelf := _next(config, listing, known):
+        add(shelf)
     there = [tuple(name for name in shelf if name in listing.paths) for shelf in known]
     gone = tuple(name for shelf in known for name in shelf if name not in listing.paths)
     return Shelves(listing, tuple(shelf for shelf in there if shelf), gone)
+
+
+def _series(remembered: Remembered, question: str, of: str) -> list[Any]:
+    """The answers that were remembered one after another."""
+    found: list[Any] = []
+    while (answer := remembered.recall(question, of, str(len(found)))) is not None:
+        found.append(answer)
+    return found
+
+
+def _note(remembered: Remembered, question: str, here: str) -> None:
+    """Remember a directory as one that has shelves."""
+    bases = _series(remembered, question, _BASES)
+    while here not in bases:
+        bases.append(remembered.remember(here, question, _BASES, str(len(bases))))
+
+
+def _of_another_base(remembered: Remembered, question: str, listing: Listing) -> list[list[str]]:
+    """The most shelves of another directory of which every file is here too; none if there are no such."""
+    found: list[list[list[str]]] = [
+        _series(remembered, question, base) for base in _series(remembered, question, _BASES)
+    ]
+    whole = [
+        shelves for shelves in found if all(name in listing.paths for shelf in shelves for name in shelf)
+    ]
+    return max(whole, key=lambda shelves: sum(map(len, shelves)), default=[])
 
 
 def _next(config: IngestConfig, listing: Listing, known: Sequence[Sequence[str]]) -> list[str]:

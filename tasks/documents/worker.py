@@ -2,13 +2,15 @@
 
 A frame is the length of its JSON as four bytes, and the JSON. Requests: `{path, place, skip, limits, columns}`. Answers,
 for each request: `{at: [entry, place]}` before each entry and now and then while it is read, `{document: …}`, `{lost: …}`,
-and at last `{end: null}` or `{unopened: message}`. What libraries print goes to standard error.
+and at last `{end: null}`, or `{unopened: message}`
+where the system could not open or read the file. What libraries print goes to standard error.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import io
 import os
 import resource
 import signal
@@ -44,8 +46,9 @@ def _answer(request: dict[str, Any], answers: BinaryIO) -> None:
             said = (entry, now)
             put(answers, {"at": [entry, place]})
 
+    failed: list[OSError] = []
     try:
-        with open(request["path"], "rb") as file:  # noqa: PTH123 (a path of bytes that are no text stays as it is)
+        with io.BufferedReader(_Watched(_opened(request["path"]), failed), 1 << 16) as file:
             limits = Limits(**request["limits"])
             columns = Columns(**request["columns"])
             for found in read(
@@ -53,9 +56,43 @@ def _answer(request: dict[str, Any], answers: BinaryIO) -> None:
             ):
                 put(answers, {"document" if isinstance(found, Document) else "lost": asdict(found)})
     except OSError as error:
-        put(answers, {"unopened": error.strerror or str(error)})
-        return
-    put(answers, {"end": None})
+        failed.append(error)
+    put(answers, {"unopened": failed[0].strerror or str(failed[0])} if failed else {"end": None})
+
+
+def _opened(path: str) -> io.FileIO:
+    return open(path, "rb", buffering=0)  # noqa: PTH123 (a path of bytes that are no text stays as it is)
+
+
+class _Watched(io.RawIOBase):
+    """A file that notes in `failed` where the system cannot read it, whatever a library makes of the error."""
+
+    def __init__(self, raw: io.RawIOBase, failed: list[OSError]) -> None:
+        super().__init__()
+        self._raw, self._failed = raw, failed
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return self._raw.seekable()
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        return self._raw.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._raw.tell()
+
+    def readinto(self, buffer: Any, /) -> int | None:
+        try:
+            return self._raw.readinto(buffer)
+        except OSError as error:
+            self._failed.append(error)
+            raise
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
 
 
 def put(stream: BinaryIO, message: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -9,6 +10,9 @@ from pydantic import ConfigDict, field_validator, model_validator
 
 from storage.settings import Count, FreeText, LineText, PathText, Real, Settings, execution, identity
 from tasks.corpus.reading.where import conditions_of, words_of
+
+TEMPLATE_COLUMN = re.compile(r"\{([^{}\n]+)\}")
+"""A column in a template."""
 
 
 class HubConfig(Settings):
@@ -139,6 +143,15 @@ class SourceConfig(Settings):
     @classmethod
     def _each_once(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
         return None if value is None else tuple(sorted(set(value)))
+
+    @field_validator("template", mode="after")
+    @classmethod
+    def _names_a_column(cls, value: str | None) -> str | None:
+        if value is not None and not TEMPLATE_COLUMN.search(value):
+            raise ValueError(
+                "template names no column; write one in braces, such as 'Question: {question}', or leave it out"
+            )
+        return value
 
     @field_validator("where", mode="before")
     @classmethod

@@ -8,6 +8,7 @@ import io
 import lzma
 import tarfile
 import zipfile
+from dataclasses import asdict
 
 import pytest
 import zstandard
@@ -18,6 +19,7 @@ from tasks.documents.document import REASONS, Document, Lost
 from tasks.documents.kinds import ARCHIVES, NAMES
 from tasks.documents.limits import Limits
 from tasks.documents.read import EXTRACTORS, extractor_version, read
+from tasks.documents.worker import put
 from tests.support.papers import docx, epub, pdf, word, zipped
 
 SMALL = Limits(file_bytes=200_000, unpacked_bytes=1_000_000, depth=5, entries=50, text_bytes=100_000)
@@ -191,3 +193,45 @@ def test_every_kind_has_a_name():
 @pytest.mark.parametrize("kind", EXTRACTORS)
 def test_every_extractor_says_its_version(kind):
     assert extractor_version(kind).startswith(f"{kind} ")
+
+
+def test_names_and_texts_that_are_of_no_encoding_lose_nothing_else():
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.GNU_FORMAT, errors="surrogateescape") as archive:
+        for name in ("a.txt", "caf\udce9.txt", "z.txt"):
+            entry = tarfile.TarInfo(name)
+            entry.size = 5
+            archive.addfile(entry, io.BytesIO(b"words"))
+    answers = io.BytesIO()
+    path_of = {"f!a.txt", "f!caf\ufffd.txt", "f!z.txt"}
+    assert set(texts(out.getvalue())) == path_of
+    for one in found(out.getvalue()):
+        put(answers, {"document": asdict(one)})
+    said = list[str]()
+    list(read(io.BytesIO(out.getvalue()), "f", SMALL, alive=lambda _, place: said.append(place)))
+    assert path_of <= set(said)
+    book = b'{"nbformat": 4, "metadata": {}, "cells": []}'
+    mail = (
+        b"From: a@b.c\nTo: d@e.f\nSubject: caf\xe9\nDate: Mon, 1 Jan 2024 00:00:00 +0000\nMIME-Version: 1.0\n"
+        b'Content-Type: multipart/mixed; boundary="x"\n\n--x\n\nwords\n--x\n'
+        b'Content-Disposition: attachment; filename="caf\xe9.txt"\n\nothers\n--x--\n'
+    )
+    for data in (mail, book, zipped({"caf\u00e9": mail})):
+        for one in found(data):
+            put(answers, {"found": asdict(one)})
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        zipped({}),
+        zipped({"__MACOSX/._a": "x"}),
+        tarred({}),
+        b"<mediawiki><page><title>A</title><ns>0</ns><redirect title='B'/>"
+        b"<revision><text>x</text></revision></page></mediawiki>",
+    ],
+)
+def test_what_holds_nothing_has_a_fate(data: bytes):
+    assert fates(data) == [("f", "empty")]
+    assert ("f!a", "empty") in fates(zipped({"a": data, "b": "words"}))
+    assert not list(read(io.BytesIO(data), "f", SMALL, skip=1)), "it was told before"

@@ -8,13 +8,17 @@ from pathlib import Path
 import pytest
 
 from storage.errors import ConfigError
+from storage.store import Store
+from storage.store_places import is_store
+from tasks import stages
 from tasks.corpus.reading.digests import FileDigests
 from tasks.corpus.reading.hub import Remembered
 from tasks.corpus.reading.sources import IngestConfig, SourceConfig
 from tasks.documents import extract
 from tasks.documents.folder import Listing, of_source
-from tasks.documents.read import extractor_version
-from tasks.documents.shelves import Shelves, shelves_of
+from tasks.documents.read import EXTRACTORS, extractor_version
+from tasks.documents.shelves import Shelves, shelves_in, shelves_of
+from tests.support import ROOT
 from tests.support.papers import docx, pdf, word, zipped
 
 LINE = b'{"text": "one"}\n'
@@ -25,9 +29,13 @@ def listing(base: Path, *patterns: str) -> Listing | None:
     return of_source("notes", patterns or ("**",), base, "text")
 
 
-def shelves(base: Path, memory: Remembered, slice_bytes: int = 10**9, order: str = "seeded") -> Shelves:
+def shelves(
+    base: Path, memory: Remembered, slice_bytes: int = 10**9, order: str = "seeded", *, fix: bool = True
+) -> Shelves:
     source = SourceConfig(name="notes", role="domain", weight=1, files=("**",), order=order)  # type: ignore[arg-type]
-    found = shelves_of(IngestConfig.of(source, slice_bytes=slice_bytes, seed=1), source, base, memory)
+    found = shelves_of(
+        IngestConfig.of(source, slice_bytes=slice_bytes, seed=1), source, base, memory, fix=fix
+    )
     assert found is not None
     return found
 
@@ -137,3 +145,64 @@ def test_the_key_names_the_contents_and_the_extractors_of_the_kinds(tmp_path: Pa
     (tmp_path / "c.zip").write_bytes(zipped({"x": "words"}))
     whole = extract.extract_inputs(shelves(tmp_path, Remembered(None)), 0, FileDigests(None))
     assert set(whole.extractors) == set(extract.COMPONENTS), "an archive may hold any kind"
+
+
+def pages(folder: Path, *names: str) -> None:
+    folder.mkdir(exist_ok=True)
+    for name in names:
+        (folder / name).write_text("<html><p>words</p></html>" * 9)
+
+
+def test_a_plan_fixes_no_shelves(tmp_path: Path):
+    memory = shelves_in(tmp_path / "store")
+    assert memory.path is not None
+    pages(tmp_path / "a", "1.html", "2.html")
+    looked = shelves(tmp_path / "a", memory, fix=False)
+    assert sorted(looked.names[0]) == ["1.html", "2.html"] and not memory.path.exists()
+    pages(tmp_path / "a", "3.html")
+    assert len(shelves(tmp_path / "a", memory).names) == 1, "as if nobody had looked"
+    pages(tmp_path / "a", "4.html")
+    assert shelves(tmp_path / "a", memory, fix=False).names[1:] == (("4.html",),)
+    pages(tmp_path / "a", "5.html")
+    assert sorted(shelves(tmp_path / "a", memory).names[1]) == ["4.html", "5.html"]
+
+
+def test_the_memory_of_shelves_is_a_part_of_the_store_and_no_cache(tmp_path: Path):
+    store = Store(tmp_path / "store")
+    pages(tmp_path / "a", "1.html")
+    shelves(tmp_path / "a", shelves_in(store.root))
+    (store.root / ".lock").touch()
+    assert (store.root / "shelves.sqlite").is_file() and is_store(store.root)
+    assert not list(store.artifacts()) and not list(store.unreadable(stages.NAMES))
+
+
+def test_each_project_has_its_own_shelves_and_one_that_moved_keeps_them(tmp_path: Path):
+    memory = Remembered(tmp_path / "shelves.sqlite")
+    pages(tmp_path / "a", "1.html", "2.html")
+    shelves(tmp_path / "a", memory)
+    pages(tmp_path / "a", "3.html")
+    first = shelves(tmp_path / "a", memory)
+    assert [len(shelf) for shelf in first.names] == [2, 1]
+    pages(tmp_path / "b", "1.html", "8.html")
+    other = shelves(tmp_path / "b", memory)
+    assert [sorted(shelf) for shelf in other.names] == [["1.html", "8.html"]] and not other.gone
+    (tmp_path / "a").rename(tmp_path / "moved")
+    for again in (memory, Remembered(memory.path)):
+        assert shelves(tmp_path / "moved", again, fix=False).names == first.names
+    pages(tmp_path / "moved", "0.html")
+    moved = shelves(tmp_path / "moved", memory)
+    assert moved.names == (*first.names, ("0.html",)) and not moved.gone
+    assert shelves(tmp_path / "moved", Remembered(memory.path)).names == moved.names
+
+
+def test_whatever_tells_kind_or_text_of_a_file_is_in_the_key():
+    """`kind_of` asks chardet of every file that its first bytes do not tell; what an extractor imports, its text is of."""
+    of_bytes = {"pdf", "epub", "docx", "pptx", "odt", "odp", "sheets", "rtf", "msg"}
+    for kind, one in EXTRACTORS.items():
+        if kind not in of_bytes and kind != "warc":
+            assert "chardet" in one.packages, kind
+        module = one.function.partition(".")[0]
+        source = (ROOT / "tasks" / "documents" / f"{module}.py").read_text()
+        if kind in ("epub", "msg"):
+            assert "read_html" in source and {"lxml", "chardet"} <= set(one.packages)
+    assert "olefile" in EXTRACTORS["sheets"].packages, "it tells an XLS"
