@@ -144,18 +144,28 @@ def submit(page, operated: Operated, deployment: str, *, drawn_anew: bool = Fals
             page.wait_for_timeout(250)
         if drawn_anew:
             page.reload()
-            drawn(page, "Directory of the artifact store")
+            drawn(page, operated, "Directory of the artifact store")
     raise AssertionError(f"the form was submitted for {_LONG:.0f} s and made no run")
 
 
-def drawn(page, words: str) -> None:
-    """Until the page shows these words. It is loaded again where a minute did not bring them: the server was busy."""
+def drawn(page, operated: Operated, words: str) -> None:
+    """Until the page shows these words. It is loaded again where a minute did not bring them: the server was busy.
+
+    It is logged in again where it asks for that: Prefect's newer pages forget the password when the first request of a page
+    fails for any reason, such as a busy server, or a page that is left before the answer came.
+    """
     from playwright.sync_api import TimeoutError
 
     for _ in range(4):
-        with contextlib.suppress(TimeoutError):
-            page.get_by_text(words).first.wait_for(timeout=60_000)
-            return
+        again = time.monotonic() + 60
+        while time.monotonic() < again:
+            if page.get_by_text(words).first.is_visible():
+                return
+            if "/login" in page.url:
+                with contextlib.suppress(TimeoutError):
+                    log_in(page, operated.credentials)
+                    page.wait_for_url(lambda url: "/login" not in url, timeout=30_000)
+            page.wait_for_timeout(250)
         page.reload()
     page.get_by_text(words).first.wait_for()
 
@@ -421,8 +431,13 @@ def test_prefects_newer_ui_shows_the_form_too_and_starts_a_run(page, operated):
         page.context.clear_cookies()
         page.goto(address)
         page.wait_for_url(re.compile("/v2/"))
+        drawn(page, operated, "Deployments")
+        page.route(
+            "**/api/admin/version", lambda route: route.abort(), times=1
+        )  # a server that is away for a moment
         page.goto(f"{address}/v2/deployments/deployment/{deployment['id']}/run")
-        drawn(page, "Directory of the artifact store")
+        page.wait_for_url(re.compile("/login"))
+        drawn(page, operated, "Directory of the artifact store")
         for words in ("Last stage", "Make again", "Tokens of one optimizer step", "At least"):
             page.get_by_text(words).first.wait_for()
         picture(page, "form-v2")
