@@ -79,11 +79,7 @@ def push(
     form = form_of(format_, dtype, training_of(catalog, artifact))
     made = [opened.lookup(row["stage"], row["key"]) for row in catalog.upstream(artifact.key)]
     there = [one for one in made if one is not None]
-    sources = {str(one.stats["source"]) for one in there if one.stage == "ingest"}
-    imported = any(
-        one.stage == "base" and "init" not in one.manifest.inputs.get("origin", {}) for one in there
-    )
-    if (line := unstated(about_of(opened, artifact), sources, imported)) is not None:
+    if (line := unstated(about_of(opened, artifact), there)) is not None:
         _aside(line)
     if dry_run is not None:
         export_model(catalog, artifact, dry_run, form, measure=measure)

@@ -42,7 +42,7 @@ def export_model(
     )
     try:
         beside.mkdir(parents=True)
-        with _kept(catalog.store), as_model(catalog.store, artifact) as export:
+        with kept(catalog.store), as_model(catalog.store, artifact) as export:
             (_write_gguf if form.format == GGUF else _copy)(artifact, export, beside, form)
             about = about_of(catalog.store, artifact)
             if measure and form != Form():
@@ -155,7 +155,7 @@ def _say_it_to_readers(artifact: Artifact, export: Path) -> None:
 
 
 @contextlib.contextmanager
-def _kept(store: Store) -> Iterator[None]:
+def kept(store: Store) -> Iterator[None]:
     """No `gc` frees the model while the block runs. A store that this user may only read has no lock to take."""
     lock = shared_lock(store)
     with contextlib.suppress(PermissionError):

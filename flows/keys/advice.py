@@ -170,6 +170,7 @@ ADVICE = {
     "merge.average": "4 to 8, with checkpoints over the last tenth or fifth of the trunk, beside or in place of a decay.",
     "merge.instruct": "If the base has a chat model of its own, to get a chat model of the adapted one.",
     "merge.revision": "Name a commit to be sure of the weights.",
+    "merge.licence": "Before what is made of the chat model is shared: its card says under which licence that one is.",
     "merge.strength": "Lower if the chat model that comes out lost what was learned.",
     "tracking.mlflow_uri": "For a server that others see too.",
     "tracking.registered_model": "Where several configurations compete for one champion; `none` for mere trials.",

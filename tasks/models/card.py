@@ -16,6 +16,7 @@ from storage.catalog import Catalog
 from storage.counts import rounded_count
 from tasks.corpus.tokens.begin import BOS, EOS, Begin, ends_of
 from tasks.models.form import GGUF, Form
+from tasks.models.licences import hub_licence
 from tasks.models.source import chat_template
 
 _FILES_LISTED = 20
@@ -38,11 +39,13 @@ class Measured:
 class About:
     """What a card says that no artifact behind the model knows.
 
-    licence: of the base. licences: of the text, by source. report: the content of a report.json that has the model.
+    bases: licences of the bases behind it, by their keys. chats: keys of those whose difference was added
+    (`merge.instruct`). licences: of the text, by source. report: the content of a report.json that has the model.
     measured: of the rounded weights beside the card.
     """
 
-    licence: str | None = None
+    bases: Mapping[str, str] = field(default_factory=dict)
+    chats: frozenset[str] = frozenset()
     licences: Mapping[str, str] = field(default_factory=dict)
     report: Mapping[str, Any] | None = None
     measured: Sequence[Measured] = ()
@@ -62,8 +65,9 @@ def model_card(
     adapted = _adapted(segments)
     before = _start_of(adapted[0], made) if adapted else None
     base = before if before is not None and before.stage == "base" else _first_base(made, model)
+    bases = [base, *(one for one in made if one.stage == "base" and one.key != base.key)]
     blocks = [
-        _front_matter(base, form, about),
+        _front_matter(bases, form, about),
         f"# {base.stats.get('architecture', 'Language model')}, {_parameters(base)} parameters",
         f"{_what(model, base, adapted, made)} {_loading(form)}",
         _weights(form, about),
@@ -76,7 +80,7 @@ def model_card(
         "## Data",
         *_data(made, about),
         "## Licence",
-        _licences(made, base, about),
+        _licences(made, bases, about),
         "## Where it comes from",
         *_lineage(model, made, form),
     ]
@@ -129,15 +133,21 @@ def _start_of(segment: Artifact, made: list[Artifact]) -> Artifact | None:
     return next((one for one in made if start and one.key == start["key"]), None)
 
 
-def _front_matter(base: Artifact, form: Form, about: About) -> str:
-    """The YAML front matter that the hub's pages read. JSON strings are valid YAML."""
+def _front_matter(bases: Sequence[Artifact], form: Form, about: About) -> str:
+    """The YAML front matter that the hub's pages read. JSON is valid YAML.
+
+    It has one licence only, so it names one only where that of all bases is the same.
+    """
     library = "gguf" if form.format == GGUF else "transformers"
     lines = [f"library_name: {library}", "pipeline_tag: text-generation"]
-    origin = base.manifest.inputs.get("origin", {})
-    if "hub" in origin:
-        lines.append(f"base_model: {json.dumps(origin['hub'])}")
-    if about.licence:
-        lines.append(f"license: {json.dumps(about.licence.lower())}")
+    origins = (base.manifest.inputs.get("origin", {}) for base in bases)
+    if hubs := [origin["hub"] for origin in origins if "hub" in origin]:
+        lines.append(f"base_model: {json.dumps(hubs if len(hubs) > 1 else hubs[0])}")
+    stated = {hub_licence(about.bases[one.key]) if one.key in about.bases else None for one in bases}
+    if len(stated) == 1 and (licence := stated.pop()) is not None:
+        lines.append(f"license: {json.dumps(licence[0])}")
+        if licence[1] is not None:
+            lines.append(f"license_name: {json.dumps(licence[1])}")
     return "\n".join(["---", *lines, "---"])
 
 
@@ -200,6 +210,11 @@ def _what(model: Artifact, base: Artifact, adapted: list[Artifact], made: list[A
 
 def _start(model: Artifact) -> str:
     return str(model.manifest.inputs["start"]["key"][:12])
+
+
+def imported(base: Artifact) -> bool:
+    """Whether a base was made elsewhere."""
+    return "init" not in base.manifest.inputs.get("origin", {})
 
 
 def _named(base: Artifact) -> str:
@@ -341,11 +356,13 @@ def _in_corpus(row: Mapping[str, Any], found: Mapping[str, Mapping[str, Any]]) -
     return f"{one['questions_found']:,} of {one['questions'] - one['unchecked']:,}{kept}"
 
 
-def _licences(made: list[Artifact], base: Artifact, about: About) -> str:
-    """The licence of the base and of each source; what is not known is said."""
-    lines = []
-    if "init" not in base.manifest.inputs.get("origin", {}):
-        lines.append(f"- base, {_named(base)}: {about.licence or 'not stated'}")
+def _licences(made: list[Artifact], bases: Sequence[Artifact], about: About) -> str:
+    """The licence of each base and of each source; what is not known is said."""
+    lines = [
+        f"- {'chat model' if one.key in about.chats else 'base'}, {_named(one)}: {about.bases.get(one.key, 'not stated')}"
+        for one in bases
+        if imported(one)
+    ]
     sources = sorted({str(one.stats["source"]) for one in made if one.stage == "ingest"})
     lines += [f"- text of {source}: {about.licences.get(source, 'not stated')}" for source in sources]
     return "\n".join(lines) or "Nothing was used that has one."

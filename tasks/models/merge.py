@@ -57,6 +57,9 @@ class MergePlan(Settings):
     revision: LineText = execution(
         "main", min_length=1, description="branch, tag or commit of the chat model, if it is on the hub"
     )
+    licence: LineText | None = execution(
+        None, min_length=1, description="licence of the chat model, such as apache-2.0: model cards name it"
+    )
     strength: tuple[Annotated[Real, Bounds(gt=0, le=4)], ...] = identity(
         (1.0,),
         min_length=1,

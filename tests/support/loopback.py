@@ -196,13 +196,14 @@ class _Handler(BaseHTTPRequestHandler):
         files = files_of(directory)
         if what in (None, "revision"):
             siblings = [{"rfilename": path} for path in files]
+            private = self.hub.taken is not None and self.hub.taken.visibility.get(name) == "private"
             gated = self.hub.repositories[kind, name].gated
             return {
                 "id": name,
                 "sha": commit,
                 "siblings": siblings,
                 "gated": gated,
-                "private": False,
+                "private": private,
                 "tags": [],
             }
         if what == "paths-info":

@@ -33,6 +33,8 @@ class Taken:
     messages: list[str] = field(default_factory=list)
     cards: list[str] = field(default_factory=list)
     """The cards whose metadata the client asked about."""
+    complaints: list[str] = field(default_factory=list)
+    """What is wrong with the metadata of each card."""
     breaks: int = 0
     """So many of the next commits are answered 500."""
 
@@ -49,7 +51,8 @@ class Taken:
             return 200, {}
         if path == "/api/validate-yaml":
             self.cards.append(json.loads(body)["content"])
-            return 200, {"errors": [], "warnings": []}
+            errors = [{"message": one} for one in self.complaints]
+            return 400 if errors else 200, {"errors": errors, "warnings": []}
         if method != "POST" or not (
             path == "/api/repos/create" or any(one.fullmatch(path) for one in (_PREUPLOAD, _COMMIT, _BATCH))
         ):

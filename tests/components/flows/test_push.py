@@ -98,6 +98,47 @@ def test_who_may_not_write_is_told_so_and_nothing_is_sent(
     assert not hub.taken.uploads and not hub.repositories
 
 
+def test_into_a_repository_that_is_open_to_all_it_goes_if_that_is_said_and_takes_away_old_weights_only(
+    hub: LoopbackHub, model: Artifact, tmp_path: Path
+) -> None:
+    assert hub.taken is not None
+    others = {
+        "onnx/model.safetensors",
+        "adapter_model.safetensors",
+        "more.safetensors.index.json",
+        ".gitattributes",
+    }
+    old = {
+        "model-00001-of-00002.safetensors",
+        "model-00002-of-00002.safetensors",
+        "model.safetensors.index.json",
+    }
+    for name in others | old:
+        (tmp_path / "there" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "there" / name).write_text("of before")
+    first = hub.publish("models", "me/mine", tmp_path / "there")
+    refused = push(hub, model, tmp_path)
+    assert (
+        refused.returncode == 1 and "me/mine is on the hub and open to all: give --public" in refused.stderr
+    )
+    assert not hub.taken.uploads and hub.repositories["models", "me/mine"].main == first
+
+    hub.taken.complaints = ['"license" must be one of [mit, other]', "no title"]
+    wrong = push(hub, model, tmp_path, "--public")
+    assert (
+        wrong.returncode == 1 and "must be one of [mit, other] - no title. Mend what it names" in wrong.stderr
+    )
+    assert "did not answer" not in wrong.stderr
+
+    hub.taken.complaints = []
+    done = push(hub, model, tmp_path, "--public")
+    assert done.returncode == 0, done.stderr
+    repository = hub.repositories["models", "me/mine"]
+    there = repository.commits[repository.main]
+    names = {str(path.relative_to(there)) for path in there.rglob("*") if path.is_file()}
+    assert others <= names and not names & old and WEIGHTS in names
+
+
 def test_a_dry_run_writes_the_folder_and_asks_nobody(
     hub: LoopbackHub, model: Artifact, tmp_path: Path
 ) -> None:
