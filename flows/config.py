@@ -249,6 +249,8 @@ class RunConfig(Settings):
             raise ValueError(
                 f"training.stop.source: {stop.source[:80]!r} is no source; there are: {', '.join(names)}"
             )
+        if stop is not None and not self.corpus.holdout_fraction:
+            raise ValueError("training.stop needs held-out text: set corpus.holdout_fraction above 0")
         return self
 
     @property

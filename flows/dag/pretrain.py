@@ -211,7 +211,8 @@ def _train(
     if until == "train":
         return after, None
     trained = trunk
-    if (step := stopped_at(trunks)) is not None:
+    step = stopped_at(trunks)
+    if step is not None:
         round = stopped_round(ask.run, round, step)
     if ask.branches:
         branch = after
@@ -221,7 +222,14 @@ def _train(
             branch, read = replace(after, manifests=(packed.part("manifest"),)), behind
         trained = build(ask.decay(round, branch, read), round=round.number, item=round.name)
     journals = [*trunks, trained] if ask.branches else list(trunks)
-    return after, Model(round.name, round.budget, trained, round.number, journals=journals)
+    tokens = round.budget if step is None else _seen(ask, round, trained)
+    return after, Model(round.name, tokens, trained, round.number, journals=journals)
+
+
+def _seen(ask: Requests, round: Round, trained: Artifact) -> int:
+    """The tokens that the model of a stopped round has seen; as many as its steps have at most, if it is not made yet."""
+    seen = trained.stats.get("tokens_seen")
+    return round.last_step * ask.run.training.batch_tokens if seen is None else int(seen)
 
 
 def stopped_at(trunks: Sequence[Artifact]) -> int | None:

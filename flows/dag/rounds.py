@@ -67,14 +67,16 @@ def averaging(run: RunConfig) -> Average | None:
 
 def stopped_round(run: RunConfig, round: Round, step: int) -> Round:
     """The round whose trunk was stopped by rule, and went back to `step`: its branch leaves there, over the same share of
-    its steps as that of any budget.
+    its steps as that of any budget, and over those that training.average needs.
     """
     schedule = run.training.schedule
     assert isinstance(schedule, WsdPlan)
     if not schedule.decay_fraction:
         return replace(round, branch_step=step, last_step=step)
     share = schedule.decay_fraction / (1 - schedule.decay_fraction)
-    last = step + max(1, math.floor(share * step))
+    average = averaging(run)
+    least = 1 if average is None else average.span + 1
+    last = step + max(least, math.floor(share * step))
     return replace(round, branch_step=step, last_step=min(last, round.last_step))
 
 

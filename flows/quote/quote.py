@@ -147,7 +147,11 @@ def _line(stage: str, parts: Sequence[tuple[Item, float | None, float | None, st
 
 
 def _checkpoints(run: RunConfig, lines: Sequence[Line], parameters: float | None) -> float:
-    """Bytes of the checkpoints of one training segment, one more than are kept: the next is written beside them."""
+    """Bytes of the checkpoints of one training segment, one more than are kept: the next is written beside them.
+
+    With training.stop three states with the lowest losses besides: of two checkpoints, and the next one.
+    """
     if not parameters or not any(line.to_do for line in lines if line.stage in stages.TRAINING):
         return 0.0
-    return TRUNK_BYTES * parameters * (run.training.execution.keep_last + 1)
+    states = run.training.execution.keep_last + 1 + (3 if run.training.stop else 0)
+    return TRUNK_BYTES * parameters * states

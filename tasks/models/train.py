@@ -205,10 +205,13 @@ def warnings_of(facts: Mapping[str, Any], result: Mapping[str, Any]) -> Iterator
         yield f"steps {first} to {last} had no finite loss or gradient: they changed no weights, and were passed over"
     if stopped := stopping.stopped_of(result):
         rule = result["stopping"]
+        tokens, loss = stopping.lowest_of(rule)
+        ends = "the trunk ends with the weights of then"
+        if tokens != stopped["tokens"]:  # in an earlier budget's trunk
+            ends = f"this trunk ends with its own lowest, of {stopped['tokens']:,} tokens ({stopped['loss']:.4f})"
         yield (
             f"stopped by rule at {result['tokens_seen']:,} tokens: the loss on held-out text of {rule['source']} was "
-            f"lowest at {stopped['tokens']:,} tokens ({stopped['loss']:.4f} nats per token); the trunk ends with the "
-            "weights of then"
+            f"lowest at {tokens:,} tokens ({loss:.4f} nats per token); {ends}"
         )
     if "last_loss" in result:
         yield (

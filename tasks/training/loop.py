@@ -21,6 +21,7 @@ from tasks.training.state import checkpoint as checkpoints
 from tasks.training.state.climb import WINDOW
 from tasks.training.state.heldout import PREFIX
 from tasks.training.state.recovery import BAD_STEPS_IN_A_ROW, MOST_ROLLBACKS, record
+from tasks.training.state.stopping import BEST
 from tasks.training.state.work import Say, check_earlier_work, distrust_damaged_work, held_alone
 from tasks.training.step import pass_over, take_step
 from tasks.training.update.schedule import learning_rate
@@ -53,6 +54,7 @@ def _what_is_left(spec: Spec, alone: bool, say: Say) -> int | None:
         return DONE
     checkpoints.clean(work / "checkpoints")
     checkpoints.clean(work)
+    checkpoints.clean(work / BEST)
     distrust_damaged_work(work, say)
     return None
 
@@ -107,8 +109,8 @@ def _steps(segment: Segment, stop: Callable[[], bool], say: Say) -> int | None:
     warned = segment.climb.risen
     if segment.heldout and not progress.tokens and not segment.heldout.begun:
         _measure(segment)
-    if segment.stopping and segment.stopping.best is None:
-        _judge(segment)
+    if segment.stopping and segment.begun_step is None:
+        _judge(segment, counts=segment.stopping.rule.lowest is None)
     while progress.step < last and not (segment.stopping and segment.stopping.over):
         if writer:
             writer.check()
@@ -167,8 +169,11 @@ def _measure(segment: Segment) -> None:
     segment.heldout.measure(segment.model, progress.step, progress.tokens, segment.execution["loss_chunk"])
 
 
-def _judge(segment: Segment) -> None:
-    """Measure what the rule for stopping asks for, and keep the state if it is the lowest. Called by all processes."""
+def _judge(segment: Segment, *, counts: bool = True) -> None:
+    """Measure what the rule for stopping asks for, and keep the state if it is the lowest. Called by all processes.
+
+    The first step of a later trunk does not count: it lies where the budgets are, not where the rule measures.
+    """
     stopping, progress, loss = segment.stopping, segment.progress, None
     assert stopping is not None
     if segment.stop_text:
@@ -176,7 +181,7 @@ def _judge(segment: Segment) -> None:
             segment.model, progress.step, progress.tokens, segment.execution["loss_chunk"]
         )
         loss = line[f"{PREFIX}{stopping.rule.source}"]
-    if stopping.add(segment.processes.tell(loss), progress.step, progress.tokens):
+    if stopping.add(segment.processes.tell(loss), progress.step, progress.tokens, counts=counts):
         keep_best(segment)
 
 

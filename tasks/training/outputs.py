@@ -23,7 +23,7 @@ from tasks.training.state.average import AVERAGE
 from tasks.training.state.journal import read_journal, write_tables
 from tasks.training.state.readers import add_readers
 from tasks.training.state.sealed import RESULT, json_bytes, note_written, read_sealed, write_sealed
-from tasks.training.state.stopping import BEST, DIGESTS, best_directory, no_longer_needed
+from tasks.training.state.stopping import BEST, best_directory, digests_file, no_longer_needed
 from tasks.training.update.optimizer import optimizer_tensors
 
 
@@ -90,22 +90,28 @@ def keep(segment: Segment, tokens_before: int) -> None:
 
 
 def keep_best(segment: Segment) -> None:
-    """Keep the state of now as the lowest by the rule for stopping. States before it stay while a checkpoint of theirs
-    may be gone on from. Called by all processes, like `save`.
+    """Keep the state of now as the lowest by the rule for stopping. Of those before it, only the ones stay that a killed
+    run would go back to: from the newest durable checkpoint, and from the one under way. Called by all processes, like
+    `save`.
     """
     held = _held(segment)
     if not segment.processes.first:
         return
-    work, durable = segment.spec.paths.work, segment.saved_step
+    work, step, first = segment.spec.paths.work, segment.progress.step, segment.spec.identity.first_step
+    resumed = (first if at is None else at for at in (segment.saved_step, segment.begun_step))
+    for old in no_longer_needed(
+        work, *resumed
+    ):  # before the new one is written, as each is as large as a checkpoint
+        checkpoints.remove(work / best_directory(old))
+        (work / digests_file(old)).unlink(missing_ok=True)
 
     def fill(directory: Path) -> None:
         _write_trunk(segment, held, directory)
         digests = {path.name: sha256_file(path) for path in sorted(directory.iterdir())}
-        write_sealed(directory / DIGESTS, digests)
+        (work / BEST).mkdir(exist_ok=True)
+        write_sealed(work / digests_file(step), digests)
 
-    checkpoints.replace_directory(work, best_directory(segment.progress.step), fill)
-    for path in no_longer_needed(work, segment.spec.identity.first_step if durable is None else durable):
-        checkpoints.remove(path)
+    checkpoints.replace_directory(work, best_directory(step), fill)
 
 
 def finish(segment: Segment) -> None:
@@ -135,7 +141,6 @@ def finish(segment: Segment) -> None:
         write_tables(lines, sources, directory / "journal.parquet", work / "clock.parquet")
 
     checkpoints.replace_directory(work, "journal", tables)
-    (work / "trunk" / DIGESTS).unlink(missing_ok=True)
     result = {
         "kind": identity.kind,
         "step": progress.step,
@@ -163,9 +168,9 @@ def _end_with_best(segment: Segment) -> None:
     assert segment.stopping is not None
     work, trunk = segment.spec.paths.work, segment.spec.paths.work / "trunk"
     best = work / best_directory(segment.stopping.best_step)
-    kept = best if best.is_dir() else trunk  # of an attempt that was killed in this function
+    kept = best if best.is_dir() else trunk  # of an attempt that was killed after the rename below
     try:
-        digests = read_sealed(kept / DIGESTS)
+        digests = read_sealed(work / digests_file(segment.stopping.best_step))
         damaged = [name for name, digest in digests.items() if sha256_file(kept / name) != digest]
     except (OSError, DamagedArtifact) as error:
         damaged = [str(error)]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import pyarrow.parquet as pq
 
@@ -172,11 +173,17 @@ def stopped_early(segments: Sequence[JournalSegment]) -> list[str]:
     """That training ended before its budget by rule, where, and which weights it went back to."""
     return [
         f"Training was stopped by rule before {one.name}, at {rounded_count(end['at'])} tokens: the loss on held-out "
-        f"text of {end['source']} had been lowest at {rounded_count(end['tokens'])} ({end['loss']:.3f} nats per token). "
-        f"The model {one.name} goes on from the weights of then, and no later budget is trained."
+        f"text of {end['source']} had been lowest at {rounded_count(end['lowest_tokens'])} ({end['lowest']:.3f} nats per "
+        f"token). The model {one.name} goes on from {_weights_of_then(end)}, and no later budget is trained."
         for one in segments
         if (end := one.stopped)
     ]
+
+
+def _weights_of_then(end: Mapping[str, Any]) -> str:
+    if end["tokens"] == end["lowest_tokens"]:
+        return "the weights of then"
+    return f"the lowest of its own trunk, at {rounded_count(end['tokens'])} ({end['loss']:.3f})"
 
 
 def means_of_answers(facts: Results) -> list[AnswerRow]:

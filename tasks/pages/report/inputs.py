@@ -34,7 +34,8 @@ class JournalSegment:
     peak: float | None = optional()
     """The learning rate that was asked for."""
     stopped: Mapping[str, Any] | None = field(default=None, metadata={"since": "0.2"})
-    """If training.stop ended it: source, tokens and loss of its lowest, and the tokens at which it was seen to be so."""
+    """If training.stop ended it: the source, tokens and loss of its own lowest, which it ends with, those of the lowest of
+    all trunks, and the tokens at which it was seen to be so."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,7 +32,7 @@ from tasks.pages.report.inputs import (
 )
 from tasks.pages.report.page import blocks_of
 from tasks.stages import CORPUS
-from tasks.training.state.stopping import stopped_of
+from tasks.training.state.stopping import lowest_of, stopped_of
 
 STAGE = "report"
 VERSION = 5
@@ -168,7 +168,10 @@ def _segments(models: Iterable[MadeModel]) -> tuple[JournalSegment, ...]:
 def _stopped(result: Mapping[str, Any]) -> dict[str, Any] | None:
     if (best := stopped_of(result)) is None:
         return None
-    return {**best, "source": result["stopping"]["source"], "at": result["tokens_seen"]}
+    rule = result["stopping"]
+    tokens, loss = lowest_of(rule)
+    lowest = {"lowest": loss, "lowest_tokens": tokens}
+    return {**best, **lowest, "source": rule["source"], "at": result["tokens_seen"]}
 
 
 def run(config: ReportConfig, inputs: ReportInputs, draft: Draft) -> ReportStats:

@@ -16,8 +16,6 @@ from tasks.training.spec import Stop
 
 BEST = "best"
 """The directory of the states with the lowest losses: `best/step-00000100`."""
-DIGESTS = "digests.json"
-"""In such a directory: the digests of its files."""
 TEXT, LINES = "stop.json", "stop.jsonl"
 """The held-out tokens, and what was measured of them."""
 
@@ -28,7 +26,7 @@ class Stopping:
 
     rule: Stop
     tokens: int
-    """At the last measurement."""
+    """At the last measurement that counts."""
     lowest: float | None = None
     """The last loss that was lower by more than `min_delta` than all before it, the earlier trunks' included."""
     lowest_tokens: int = 0
@@ -41,7 +39,7 @@ class Stopping:
     def begun(cls, rule: Stop, tokens: int) -> Stopping:
         """Before the first measurement of a segment that begins with `tokens` seen."""
         before = tokens if rule.lowest is None else rule.lowest_tokens
-        return cls(rule, tokens, rule.lowest, before)
+        return cls(rule, before, rule.lowest, before)
 
     @classmethod
     def restored(cls, rule: Stop, state: Mapping[str, Any]) -> Stopping:
@@ -57,12 +55,16 @@ class Stopping:
         """Whether a multiple of the spacing lies in (before, after]."""
         return before // self.rule.every_tokens != after // self.rule.every_tokens
 
-    def add(self, loss: float | None, step: int, tokens: int) -> bool:
-        """Take a measurement; None: it was not finite. Returns whether it is this segment's lowest."""
-        self.tokens = tokens
+    def add(self, loss: float | None, step: int, tokens: int, *, counts: bool = True) -> bool:
+        """Take a measurement; None: it was not finite. Returns whether it is this segment's lowest.
+
+        One that does not count, as it lies between the multiples of the spacing, says only which state can be gone back to.
+        """
+        if counts:
+            self.tokens = tokens
         if loss is None:
             return False
-        if self.lowest is None or loss < self.lowest - self.rule.min_delta:
+        if counts and (self.lowest is None or loss < self.lowest - self.rule.min_delta):
             self.lowest, self.lowest_tokens = loss, tokens
         if self.best is not None and loss >= self.best - self.rule.min_delta:
             return False
@@ -98,8 +100,23 @@ def best_directory(step: int) -> str:
     return f"{BEST}/step-{step:08d}"
 
 
-def no_longer_needed(work: Path, durable: int) -> list[Path]:
-    """Kept states that no checkpoint from step `durable` on could go back to: all before the newest up to there."""
-    there = {int(path.name.removeprefix("step-")): path for path in (work / BEST).glob("step-*")}
-    kept = max((step for step in there if step <= durable), default=0)
-    return [path for step, path in sorted(there.items()) if step < kept]
+def digests_file(step: int) -> str:
+    """The digests of that state's files. They lie beside it, so that the trunk it becomes holds only what a trunk does."""
+    return f"{BEST}/digests-{step:08d}.json"
+
+
+def no_longer_needed(work: Path, *resumed: int) -> list[int]:
+    """Steps of the kept states that training from none of the steps `resumed` could go back to: all but the newest up to
+    each. Later ones are made again on the way.
+    """
+    there = sorted(int(path.name.removeprefix("step-")) for path in (work / BEST).glob("step-*"))
+    kept = {max((step for step in there if step <= at), default=None) for at in resumed}
+    return [step for step in there if step not in kept]
+
+
+def lowest_of(stopping: Mapping[str, Any]) -> tuple[int, float]:
+    """Of the facts of a stopped trunk: tokens and loss of the lowest of all, which an earlier trunk may have had."""
+    own = stopping["stopped"]
+    if stopping["lowest"] is not None and stopping["lowest"] < own["loss"]:
+        return int(stopping["lowest_tokens"]), float(stopping["lowest"])
+    return int(own["tokens"]), float(own["loss"])

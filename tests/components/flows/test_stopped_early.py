@@ -77,3 +77,8 @@ def test_the_report_says_where_it_ended_and_a_plan_finds_nothing_to_do(stopped, 
     told = next(line for line in facts["findings"] if line.startswith("Training was stopped by rule before"))
     assert "held-out text of domain had been lowest at" in told
     assert {row.state for row in make_plan(run)} == {"cached"}
+    [branch] = artifacts_of(home, "decay", "decay")[-1:]
+    last = facts["models"][-1]
+    assert (
+        last["tokens"] == branch.stats["tokens_seen"] < run.training.token_budgets[len(facts["models"]) - 2]
+    )

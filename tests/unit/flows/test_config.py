@@ -102,6 +102,13 @@ def test_numbers_as_people_write_them():
             ["training.execution.sharding", "8bit"],
         ),
         ({"name": "a/b"}, ["name"]),
+        (
+            {
+                "training__stop": {"source": "a", "patience_tokens": "100K"},
+                "corpus__holdout_fraction": 0,
+            },
+            ["training.stop needs held-out text", "corpus.holdout_fraction above 0"],
+        ),
     ],
 )
 def test_a_wrong_configuration_is_refused_with_the_key_named(over, words):

@@ -251,6 +251,8 @@ def test_nothing_is_assumed_of_a_model_of_unknown_speed(home: Path) -> None:
     assert quote.open == () and {line.rate for line in quote.lines if line.to_do} == {ASSUMED}
     assert next(line.seconds for line in quote.lines if line.stage == "train") == pytest.approx(20 + 50)
     assert quote.peak_memory == 4e9 and quote.passing_bytes == 12 * 1000 * 3
+    stopping = run_of(home, training__stop={"source": "domain", "patience_tokens": "8K"})
+    assert quote_of(stopping, work(), Measured(), [row], 2).passing_bytes == 12 * 1000 * 6
 
 
 # ---- as a table -------------------------------------------------------------------------------------------------------

@@ -82,3 +82,13 @@ def test_a_stopped_trunk_is_decayed_over_the_same_share_of_its_steps(budget, fra
         assert (found.last_step - step) / found.last_step == pytest.approx(fraction, abs=0.02)
     schedule = decay_schedule(run, found)
     assert (schedule.decay_from, schedule.decay_to) == (step, found.last_step)
+
+
+def test_a_stopped_trunk_is_decayed_over_the_steps_of_its_average():
+    run = averaged(
+        run_with([409_600]), 4, 12_000
+    )  # the branch has 10 steps of 4,096 tokens, the average spans 9
+    [whole] = rounds_of(run)
+    for step in range(whole.branch_step + 1):
+        found = stopped_round(run, whole, step)
+        assert found.last_step - step > 9 and found.last_step <= whole.last_step

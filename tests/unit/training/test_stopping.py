@@ -12,9 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from storage.errors import ConfigError, StageFailed
+from tasks.models.train import warnings_of
 from tasks.training import loop
+from tasks.training import outputs as writes
+from tasks.training.heldout import Heldout
 from tasks.training.spec import Stop
-from tasks.training.state.stopping import BEST, Stopping, no_longer_needed, stopped_of
+from tasks.training.state.stopping import BEST, Stopping, lowest_of, no_longer_needed, stopped_of
 from tests.support.training.world import EOT, SEQUENCE, VOCABULARY, World, after_calls, outputs, run, run_here
 
 RULE = Stop("web", patience_tokens=100, every_tokens=25, min_delta=0.1)
@@ -65,11 +68,35 @@ def test_its_state_is_all_that_it_needs(losses: list[float | None], at: int) -> 
     assert found == whole and found.facts == whole.facts
 
 
+def test_what_lies_where_a_budget_ends_says_only_what_can_be_gone_back_to() -> None:
+    rule = Stop("web", patience_tokens=100, every_tokens=25, lowest=2.0, lowest_tokens=10)
+    found = Stopping.begun(rule, 115)
+    assert (
+        found.add(1.0, 5, 115, counts=False) and not found.over
+    )  # 105 tokens after, but not where the rule measures
+    assert (found.lowest, found.lowest_tokens, found.best) == (2.0, 10, 1.0)
+    assert not found.add(2.1, 6, 125) and found.over
+
+
+def test_a_stop_says_where_the_lowest_of_all_trunks_was() -> None:
+    found = Stopping.begun(Stop("web", 100, 25, lowest=2.0, lowest_tokens=110), 145)
+    assert found.add(2.04, 6, 145, counts=False) and not found.add(2.06, 8, 200)
+    assert not found.add(2.05, 9, 225) and found.over
+    [line] = warnings_of({}, {"tokens_seen": 225, "stopping": found.facts})
+    assert "lowest at 110 tokens (2.0000 nats per token)" in line
+    assert "ends with its own lowest, of 145 tokens (2.0400)" in line
+    own = told([3.0, 2.0, 2.5, 2.5, 2.5, 2.5])
+    [line] = warnings_of({}, {"tokens_seen": 125, "stopping": own.facts})
+    assert lowest_of(own.facts) == (25, 2.0)
+    assert "lowest at 25 tokens (2.0000 nats per token); the trunk ends with the weights of then" in line
+
+
 def test_kept_states_stay_while_a_checkpoint_may_need_them(tmp_path: Path) -> None:
     for step in (0, 10, 20, 30):
         (tmp_path / BEST / f"step-{step:08d}").mkdir(parents=True)
-    steps = [int(path.name[5:]) for path in no_longer_needed(tmp_path, 25)]
-    assert steps == [0, 10] and not no_longer_needed(tmp_path, 5)
+    assert no_longer_needed(tmp_path, 15, 25) == [0, 30]
+    assert no_longer_needed(tmp_path, 5, 5) == [10, 20, 30]
+    assert no_longer_needed(tmp_path, 30, 40) == [0, 10, 20]
 
 
 def some_text(path: Path) -> Path:
@@ -136,6 +163,83 @@ def test_a_trunk_that_learns_goes_on_to_its_end_and_says_how_low_it_came(
     assert result["stopping"]["lowest_tokens"] > 0
     plain = run(world, tmp_path / "plain", identity__last_step=16)
     assert outputs(work)["trunk/model.safetensors"] == outputs(plain)["trunk/model.safetensors"]
+
+
+@pytest.mark.parametrize("at", ["rename", "write_tables", "note_written", "write_bytes"])
+def test_a_kill_while_the_outputs_are_written_pays_for_no_step_again(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str
+) -> None:
+    text = some_text(tmp_path / "text.json")
+    whole = run(world, tmp_path / "whole", **asked(text))
+    spec = world.spec(tmp_path / "work", **asked(text))
+
+    def killed(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        if at == "rename":
+            patch.setattr(writes, "read_journal", killed)  # right after it
+        else:
+            patch.setattr(writes, at, killed)
+        run_here(spec)
+    for _ in range(2):  # also if only what was finished is distrusted afterwards
+        assert run_here(spec, lambda: pytest.fail("a step is taken again"))[0] == loop.DONE
+        assert outputs(tmp_path / "work") == outputs(whole)
+        (tmp_path / "work" / "result.json").unlink()
+
+
+def test_few_states_are_kept_between_two_checkpoints(world: World, tmp_path: Path) -> None:
+    text = tmp_path / "text.json"
+    text.write_text(json.dumps({"web": [[EOT, *([7] * 40)]]}))  # learned better at each measurement
+    work, there = tmp_path / "work", []
+
+    def look() -> bool:
+        there.append(sorted(path.name for path in (work / BEST).iterdir()))
+        return False
+
+    spec = world.spec(work, **asked(text), execution__checkpoint_every=1e9)
+    assert run_here(spec, look)[0] == loop.DONE
+    assert len({name for names in there for name in names if name.startswith("step-")}) > 3
+    assert max(map(len, there)) <= 4  # two states, and their digests
+
+
+def test_losses_that_are_not_finite_at_first_are_not_measured_again(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = some_text(tmp_path / "text.json")
+    measure = Heldout.measure
+
+    def without_loss(self: Heldout, model: Any, step: int, *more: Any) -> dict[str, Any]:
+        line = measure(self, model, step, *more)
+        return line | {"heldout/web": None} if step < 6 else line
+
+    monkeypatch.setattr(Heldout, "measure", without_loss)
+    whole = run(world, tmp_path / "whole", **asked(text))
+    work = tmp_path / "work"
+    spec = world.spec(work, **asked(text))
+    for _ in range(4):
+        assert run_here(spec, after_calls(2))[0] == loop.RESUMABLE
+    assert run_here(spec)[0] == loop.DONE
+    steps = [
+        [json.loads(line)["step"] for line in (one / "stop.jsonl").read_text().splitlines()]
+        for one in (whole, work)
+    ]
+    assert steps[0] == steps[1] and outputs(work) == outputs(whole)
+
+
+def test_a_later_trunk_begins_without_a_measurement_that_counts(world: World, tmp_path: Path) -> None:
+    text = some_text(tmp_path / "text.json")
+    changes = asked(text)
+    changes["identity__stop"] |= {
+        "lowest": 100.0,
+        "lowest_tokens": 0,
+        "min_delta": 50.0,
+    }  # undercut once only
+    work = run(world, tmp_path / "work", **changes)
+    first, second, *_ = [json.loads(line) for line in (work / "stop.jsonl").read_text().splitlines()]
+    facts = json.loads((work / "result.json").read_text())["stopping"]
+    assert first["tokens"] == 0 and facts["lowest_tokens"] == second["tokens"]
+    assert facts["stopped"]["step"] == 0  # the state that it can go back to
 
 
 def test_a_kept_state_that_rotted_is_not_ended_with(world: World, tmp_path: Path) -> None:
