@@ -12,7 +12,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -39,6 +39,7 @@ from flows.runs.trials import (
     of_a_trial,
     rungs_of,
     standing_in,
+    write_config,
     write_page,
 )
 from flows.tracking.tuned import tell_tuning
@@ -53,7 +54,16 @@ from tasks.pages.markdown import markdown_of
 from tasks.pages.report.tuning import TrialRow, TuningFacts, front_of, ranked, tuning_blocks
 
 _ATTEMPTS = "attempts.json"
-_of_command: ContextVar[tuple[Path, tuple[str, ...]] | None] = ContextVar("of_command", default=None)
+_of_command: ContextVar[_Told | None] = ContextVar("of_command", default=None)
+
+
+@dataclass(frozen=True)
+class _Told:
+    """The file of a command with its overrides, and the answer so far if the tuning does not end well."""
+
+    path: Path
+    given: tuple[str, ...]
+    answer: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -68,11 +78,13 @@ class Asked:
 
 
 @contextlib.contextmanager
-def told_as(path: Path, given: Sequence[str]) -> Iterator[None]:
-    """Within the block the next command names this file, with these overrides that it was given."""
-    token = _of_command.set((path, tuple(given)))
+def told_as(path: Path, given: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Within the block the next command names this file, with these overrides that it was given. Where a trial fails or is
+    stopped, what the block is given holds its name and the trials until then."""
+    told = _Told(path, tuple(given))
+    token = _of_command.set(told)
     try:
-        yield
+        yield told.answer
     finally:
         _of_command.reset(token)
 
@@ -128,7 +140,12 @@ def execute(config: RunConfig, asked: Asked, console: Console) -> dict[str, Any]
     trials, rungs, common = planned_trials(config, asked)
     tuning = _Tuning(config, asked, trials, rungs, common, console)
     with tuning.attempt(), compared_with(config):
-        answer = tuning.all()
+        try:
+            answer = tuning.all()
+        except BaseException:
+            if (told := _of_command.get()) is not None:
+                told.answer.update(tuning.so_far())
+            raise
     keep_end(End(answer))
     return answer
 
@@ -151,7 +168,10 @@ class _Tuning:
         self.in_mlflow: dict[str, float] = {}
         """The score of each trial at each of its budgets, by the run in MLflow."""
         self.flow_run = current_flow_run()
-        self.directory = directory_of(config, run_id(config))
+        self.trying = ""
+        """The name of the trial that runs."""
+        wanted = [[trial.values for trial in trials], rungs, asked.keep, asked.forgetting, asked.benchmarks]
+        self.directory = directory_of(config, wanted)
         self._pages = publish.PrefectPages(self.flow_run) if self.flow_run else None
 
     @contextlib.contextmanager
@@ -179,12 +199,18 @@ class _Tuning:
                 self._show()
             going = self._better(going, last=place == len(self.rungs) - 1)
         facts = self._facts(done=True)
-        page = write_page(self.config, run_id(self.config), facts)
+        page = write_page(self.directory, self.config, facts)
         self._show(facts)
         self._tell_mlflow(facts)
         return {"state": "completed", "page": str(page / "tune.html"), **facts.to_json()}
 
+    def so_far(self) -> dict[str, Any]:
+        """The trial that runs, and those that have ended, as the answer has them."""
+        ended = self._facts(done=False).to_json() if self.rows else {"trials": []}
+        return {"trial": self.trying, "trials": ended["trials"]}
+
     def _one(self, trial: Trial, place: int, budget: int) -> None:
+        self.trying = trial.name
         run = with_overrides(
             self.config, [*self.common, *trial.overrides, budgets_override(self.rungs[: place + 1])]
         )
@@ -230,11 +256,18 @@ class _Tuning:
             found=found,
         )
 
+    def command_of(self, best: Trial) -> tuple[list[str], str]:
+        """(overrides beyond those given, command) of the run that goes on with a trial. Without a command's file, it names
+        one that is written here."""
+        told = _of_command.get()
+        path, given = (told.path, told.given) if told else (write_config(self.directory, self.config), ())
+        overrides, command = next_command(path, self.config, given, best, self.rungs)
+        return overrides[len(given) :], command
+
     def _next(self, best: Trial) -> tuple[str, str]:
         """The command that goes on with a trial, and what of its training is in the store."""
-        path, given = _of_command.get() or (Path(f"{self.config.name}.yaml"), ())
-        overrides, command = next_command(path, self.config, given, best, self.rungs)
-        run = with_overrides(self.config, overrides[len(given) :])
+        overrides, command = self.command_of(best)
+        run = with_overrides(self.config, overrides)
         plan = [row for row in quoted(run).rows if row.stage in ("train", "decay")]
         found = sum(row.state == "cached" for row in plan)
         return command, (

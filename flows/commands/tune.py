@@ -97,23 +97,25 @@ def _tune(
 
         start: Any = tune
         told: dict[str, Any] = {"state": "failed", "trials": []}
+        ended: dict[str, Any] = {}
         try:
             ready()
-            with told_as(path, given):
+            with told_as(path, given) as ended:
                 told = end_of(
                     lambda: start(config, tuple(vary), tuple(tried), keep, forgetting, benchmarks),
                     sys.stderr.write,
                 )
             code = 0
         except (KeyboardInterrupt, ExternalSignal):
-            ended = stopped({"trials": []})
-            return Outcome(ended.answer, ended.code, settle())
+            end = stopped({"trials": [], **ended})
+            return Outcome(end.answer, end.code, settle())
         except Exception as error:
             error = no_server(error) or error
             if not isinstance(error, OnwardError | OSError):
                 traceback.print_exc()
-            sys.stderr.write(f"failed: {error}\n")
-            told["error"] = str(error) or type(error).__name__
+            which = f"trial {ended['trial']}: " if ended.get("trial") else ""
+            sys.stderr.write(f"failed: {which}{error}\n")
+            told |= {**ended, "error": str(error) or type(error).__name__}
             code = 2 if isinstance(error, ConfigError) else 1
         return Outcome(told, code, settle())
 

@@ -7,6 +7,7 @@ Talwalkar 2016, arXiv:1502.07943).
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import math
@@ -16,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flows.config import RunConfig
+from flows.runs.names import run_id
+from storage.atomic import write_bytes
 from storage.counts import count_text
 from storage.errors import ConfigError
 from storage.store import Store
@@ -100,7 +103,11 @@ def _overrides(run: RunConfig, key: str, value: str) -> list[str]:
         raise ConfigError(f"--vary {REPLAY}={value}: a share from 0 to below 1")
     if not all(sums.values()):
         raise ConfigError(f"--vary {REPLAY}: needs sources of both roles with a weight")
-    shares = {"domain": 1 - share, "replay": share}
+    annealed = any(source.decay_weight is not None for _, source in sources)
+    total = (
+        sum(sums.values()) if annealed else 1.0
+    )  # a decay_weight stands beside the weights, on their scale
+    shares = {"domain": total * (1 - share), "replay": total * share}
     return [
         f"corpus.sources[{place}].weight={source.weight / sums[source.role] * shares[source.role]:.12g}"
         for place, source in sources
@@ -150,14 +157,25 @@ def standing_in(run: RunConfig, report: str) -> Standing:
     return standing_of(results_in(Store(run.store_path).root / report), roles)
 
 
-def directory_of(run: RunConfig, run_id: str) -> Path:
-    """Where the page of a tuning lies."""
-    return Store(run.store_path).root / "runs" / f"tune-{run.name}-{run_id}"
+def directory_of(run: RunConfig, asked: Sequence[object]) -> Path:
+    """Where the page of a tuning lies. `asked`: plain data of all that is tried, so that each tuning has its own."""
+    text = json.dumps([run_id(run), *asked])
+    digits = hashlib.sha256(text.encode()).hexdigest()[:6]
+    return Store(run.store_path).root / "runs" / f"tune-{run.name}-{digits}"
 
 
-def write_page(run: RunConfig, run_id: str, facts: TuningFacts) -> Path:
+def write_config(directory: Path, run: RunConfig) -> Path:
+    """Write the keys that were set of a configuration as a file that `onward run` reads (JSON is YAML). Returns its path.
+    A configuration holds no password."""
+    raw = run.model_dump(mode="json", exclude_unset=True)
+    path = directory / "config.yaml"
+    directory.mkdir(parents=True, exist_ok=True)
+    write_bytes(path, (json.dumps(raw, indent=1) + "\n").encode())
+    return path
+
+
+def write_page(directory: Path, run: RunConfig, facts: TuningFacts) -> Path:
     """Write tune.md, tune.html, tune.json and the figure below the store's runs/. Returns their directory."""
-    directory = directory_of(run, run_id)
     (directory / "figures").mkdir(parents=True, exist_ok=True)
     save(lambda tips: pareto_figure(facts, tips), directory / "figures", "pareto")
     caption = (

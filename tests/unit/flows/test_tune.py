@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,9 @@ import pytest
 
 from flows.config import load_config, parse_config, with_overrides
 from flows.runs.trials import Trial, budgets_override, grid, next_command, rungs_of
-from storage.errors import ConfigError
+from flows.tuning import Asked, _Tuning, execute, planned_trials, told_as
+from flows.ui.console import Console
+from storage.errors import ConfigError, OnwardError
 from tasks.pages.blocks import Picture
 from tasks.pages.canvas import as_svg, save
 from tasks.pages.html import html_of
@@ -196,3 +200,62 @@ def test_the_figure_names_each_trial_and_tells_its_changes() -> None:
     assert svg == as_svg(lambda tips: pareto_figure(facts, tips), "pareto")
     lone = facts_of(row("alone", (-0.3, None)))
     assert "alone: domain" in as_svg(lambda tips: pareto_figure(lone, tips), "pareto")
+
+
+def test_the_replay_share_keeps_the_scale_that_a_decay_weight_stands_on() -> None:
+    run = configured()
+    first, *others = run.corpus.sources
+    sources = (first.model_copy(update={"decay_weight": 1.0}), *others)
+    run = run.model_copy(update={"corpus": run.corpus.model_copy(update={"sources": sources})})
+    (trial,) = grid(run, ["replay=0.25"])
+    assert trial.overrides == ("corpus.sources[0].weight=3", "corpus.sources[1].weight=1")
+
+
+def test_each_tuning_of_a_configuration_has_a_directory_of_its_own(tmp_path: Path) -> None:
+    def directory(asked: Asked) -> Path:
+        run = configured(store=str(tmp_path))
+        trials, rungs, common = planned_trials(run, asked)
+        return _Tuning(run, asked, trials, rungs, common, Console()).directory
+
+    rates = ("training.learning_rate=1e-3,2e-3",)
+    plain = Asked(rates)
+    others = [
+        Asked(("training.learning_rate=1e-3",)),
+        Asked(rates, budgets=(8192,)),
+        Asked(rates, keep=0.3),
+        Asked(rates, forgetting=2.0),
+        Asked(rates, benchmarks=True),
+    ]
+    assert directory(plain) == directory(plain)
+    assert len({directory(one) for one in (plain, *others)}) == 6
+
+
+def test_without_a_file_the_next_command_names_one_that_holds_what_was_asked(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="password"):
+        configured(tracking={"mlflow_uri": "https://me:hunter2@mlflow.org:5000"})
+    run = configured(store=str(tmp_path), training__learning_rate=7e-4)
+    asked = Asked(("training.learning_rate=1e-3",))
+    tuning = _Tuning(run, asked, *planned_trials(run, asked), Console())
+    command = shlex.split(tuning.command_of(tuning.trials[0])[1])
+    assert command[:2] == ["onward", "run"] and Path(command[2]).parent == tuning.directory
+    assert load_config(Path(command[2])) == run
+
+
+def test_where_a_trial_fails_the_answer_has_its_name_and_those_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = configured(store=str(tmp_path))
+    results = iter([{"report": "report/x", "mlflow_run": None}])
+
+    def trial(start: object, say: object) -> dict[str, Any]:
+        if (found := next(results, None)) is None:
+            raise OnwardError("the loss is not finite")
+        return found
+
+    monkeypatch.setattr("flows.tuning.end_of", trial)
+    monkeypatch.setattr("flows.tuning.standing_in", lambda *_: Standing(Within(-0.1, -0.2, 0.0), None))
+    with told_as(Path("c.yaml"), []) as ended, pytest.raises(OnwardError, match="not finite"):
+        execute(run, Asked(("training.learning_rate=1e-3,2e-3,3e-3",)), Console())
+    assert ended["trial"] == "learning_rate 2e-3"
+    assert [one["name"] for one in ended["trials"]] == ["learning_rate 1e-3"]
+    assert not json.loads(json.dumps(ended))["trials"][0]["standings"]["40000"]["general"]
