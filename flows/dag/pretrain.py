@@ -101,9 +101,9 @@ def _adapt(
             ask.needed(rounds[-1], line.taken, branch=True)
         )  # of all budgets, before the first is trained
         line = _pack(ask, build, outcome, line, round, read)
+        behind = reading.until(ask.needed(round, line.taken, branch=True)) if ask.anneals(round) else read
         if until in ("pack", "data"):
             continue
-        behind = reading.until(ask.needed(round, line.taken, branch=True)) if ask.anneals(round) else read
         if round.number == 1 and until in ("evaluate", "report"):
             holdouts = reading.holdouts(read)
             measure(ask, build, outcome, base, holdouts)

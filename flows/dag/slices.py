@@ -227,14 +227,24 @@ class SliceReader:
         return not self.used_up(source.name) and self.tokens_of(source.name) < needed[source.name]
 
     def _next(self, sources: list[SourceConfig], needed: Mapping[str, int] | None) -> SourceConfig:
-        """The next source that needs text. A set of sources continues its sequence of turns from round to round."""
-        names = tuple(source.name for source in sources)
-        weights = [Fraction(str(source.reading_weight)) for source in sources]
+        """The next source that needs text. A set of sources continues its sequence of turns from round to round.
+
+        What branches alone take is read behind the rest, in turns of its own: the others' turns are those without it.
+        """
+        open_ = {
+            source.name
+            for source in sources
+            if (self._wants(source, needed) if needed is not None else not self.used_up(source.name))
+        }
+        usual = any(source.weight for source in sources if source.name in open_)
+        asked = [source for source in sources if usual or not source.weight]
+        names = tuple(source.name for source in asked)
+        weights = [Fraction(str(source.weight if usual else source.reading_weight)) for source in asked]
         while True:
             turn = self._turns.get(names, 0)
-            chosen = sources[int(choose(weights, 1, turn)[0])]
+            chosen = asked[int(choose(weights, 1, turn)[0])]
             self._turns[names] = turn + 1
-            if self._wants(chosen, needed) if needed is not None else not self.used_up(chosen.name):
+            if chosen.name in open_:
                 return chosen
 
     def _read_measured(self, sources: list[SourceConfig], until: str, most: int | None) -> None:

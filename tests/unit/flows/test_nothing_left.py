@@ -221,3 +221,54 @@ def test_a_source_of_weight_zero_is_measured_and_not_trained_on(tmp_path: Path, 
     assert len(packed) == 1
     tokens = {name: entry["tokens"] for name, entry in packed[0].stats["sources"].items()}
     assert tokens["notes"] > 3000 and tokens["other"] == 0
+
+
+def of_three(home: Path, shared_data: Path, decay_weight: float | None) -> RunConfig:
+    """Two sources that are trained on, and one for branches alone, where it has a decay_weight."""
+    run = run_of(home, shared_data, [], filter=OPEN, slice_bytes="2K")
+    sources = []
+    for number, (name, weight) in enumerate({"a": 0.55, "b": 0.45, "end": 0.0}.items()):
+        texts = [PROSE.format(n=n) * 3 + f"It is {number} and {n * 7919}." for n in range(60)]
+        (home / f"{name}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+        more = {"files": (str(home / f"{name}.jsonl"),), "name": name, "weight": weight}
+        more["decay_weight"] = decay_weight if name == "end" else None
+        sources.append(run.corpus.sources[0].model_copy(update=more))
+    training = run.training.model_copy(update={"token_budgets": (2_048, 8_192)})
+    corpus = run.corpus.model_copy(update={"sources": tuple(sources)})
+    return run.model_copy(update={"corpus": corpus, "training": training})
+
+
+def test_what_branches_alone_take_changes_no_turn_of_the_others(tmp_path: Path, shared_data: Path) -> None:
+    def order(decay_weight: float | None) -> list[str]:
+        run = of_three(tmp_path, shared_data, decay_weight)
+        store = Store(run.store_path)
+
+        def build(request: Request, **_: Any) -> Artifact:
+            return store.ensure(request, Making()).artifact
+
+        reader = SliceReader(Requests(run, store, warn=print), build, tokenizer=lambda _: pytest.fail("none"))
+        reader.all("ingest", None)
+        return [one.source for one in reader.slices]
+
+    without, beside = order(None), order(1.0)
+    assert without.count("end") == 1 and len(set(without)) == 3
+    assert beside[: len(without)] == without and set(beside[len(without) :]) == {"end"}
+
+
+def test_up_to_packing_the_same_slices_are_read_as_by_the_whole_run(
+    tmp_path: Path, shared_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two budgets with a mixture of their own at the end: the second round reads on behind what the first branch read."""
+    run = of_three(tmp_path, shared_data, 1.0)
+    store = Store(run.store_path)
+
+    def read(until: str) -> list[tuple[str, str]]:
+        def build(request: Request, **_: Any) -> Artifact:
+            return store.ensure(request, Making()).artifact
+
+        outcome = adapt(Requests(run, store, warn=print), build, until=until, outcome=Outcome())
+        return [(one.source, one.artifacts["tokenize"].key) for one in outcome.slices]
+
+    monkeypatch.setattr("flows.dag.pretrain._train", lambda ask, build, line, *rest: (line, None))
+    assert read("pack") == read("train")
+    assert len({source for source, _ in read("pack")}) == 3
