@@ -121,7 +121,8 @@ class Making:
 
 @dataclasses.dataclass(frozen=True)
 class Ensured:
-    """The result of `ensure`. `state` is built, cached, or reproduced (a forced build gave the same bytes).
+    """The result of `ensure`. `state` is built, cached, or reproduced (a forced build gave the same bytes; if it
+    has parts that the artifact lacked, it takes its place).
 
     `differs`: a forced build gave other bytes than the existing artifact.
     """
@@ -307,12 +308,18 @@ class Store:
         if beside.exists():
             _remove(beside)
         manifest = self._draft(request, key, beside, making, lock)
-        if {n: p.digest for n, p in manifest.parts.items()} == {
-            n: p.digest for n, p in old.manifest.parts.items()
-        }:
+        made, known = (
+            {name: part.digest for name, part in one.parts.items()} for one in (manifest, old.manifest)
+        )
+        if made == known:
             _remove(beside)
             return Ensured(old, "reproduced")
         target = self.set_aside(request.stage, key)
+        if known.items() <= made.items():  # made by a release that makes more parts of the same key
+            published = self._publish(beside, manifest)
+            if target:
+                _remove(target)
+            return Ensured(published, "reproduced")
         if making.warn and target:
             making.warn(
                 f"{request.stage} {key[:16]} made again has other bytes than before; "

@@ -72,7 +72,7 @@ class Comparison:
 
     def to_json(self) -> Json:
         """Everything as plain JSON, without the points of figures."""
-        kept = ("findings", "models", "pairs", "perplexity", "benchmarks", "groups", "samples")
+        kept = ("findings", "models", "pairs", "perplexity", "benchmarks", "groups", "answers", "samples")
         return {
             "runs": [
                 {
@@ -267,6 +267,7 @@ def _together(runs: Sequence[Run], names: Names, called: Names) -> tuple[ReportC
         questions=tables["questions"],
         perplexity=tables["perplexity"],
         documents=tables["documents"],
+        answers={name: own for name, own in tables["answers"].items() if own},
     )
 
 

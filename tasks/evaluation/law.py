@@ -172,15 +172,16 @@ def _linear(x: np.ndarray, losses: np.ndarray, power: float) -> tuple[np.ndarray
 def _changes(
     used: Measured, law: Law, residuals: np.ndarray, start: float, later: Sequence[float], name: str
 ) -> np.ndarray:
-    """Draws (later, draws) of a model's loss less that of the one at `start` tokens, with the error of its own
-    measurement.
+    """Draws (later, draws) of a model's loss less that of the one at `start` tokens, with the errors of both
+    measurements. That at the start is one error, the same for all that is foretold.
     """
     generator = generator_of(f"outlook/{name}", 0)
     losses = _over_documents(used, generator) - residuals[:, None] + _blocks(residuals, generator)
     powers, _, scales = _fit_many(used.tokens / law.unit, losses)
     at = np.array(later, dtype=float)[:, None] / law.unit
     own = generator.choice(_widened(residuals), (len(later), _DRAWS))
-    changes: np.ndarray = scales * (at**-powers - (start / law.unit) ** -powers) + own
+    of_start = generator.choice(_widened(residuals), _DRAWS)
+    changes: np.ndarray = scales * (at**-powers - (start / law.unit) ** -powers) + own - of_start
     return changes
 
 

@@ -189,8 +189,11 @@ def _weights_of_then(end: Mapping[str, Any]) -> str:
 def means_of_answers(facts: Results) -> list[AnswerRow]:
     """The bits per byte of each group of benchmarks: their mean, or those of its only benchmark."""
     found = {row.group: row for row in facts.answers if row.benchmark is None}
-    alone = {row.group: row for row in facts.answers if row.group not in found}
-    return [row for group in GROUPS if (row := found.get(group) or alone.get(group)) is not None]
+    rows = [
+        [found[group]] if group in found else [row for row in facts.answers if row.group == group]
+        for group in GROUPS
+    ]
+    return [own[0] for own in rows if len(own) == 1]
 
 
 def _answers_sentence(row: AnswerRow, change: ModelChange, facts: Results) -> str:
@@ -238,6 +241,14 @@ def _last_step(facts: Results) -> list[str]:
     said = [
         (change.clear, f"{row.group} {within(change)} points, {change.verdict}")
         for row in facts.groups
+        if (change := change_of(row, before, after))
+    ]
+    said += [
+        (
+            change.clear,
+            f"right answers of the {row.group} benchmarks {within(change, 1, 4)} bits per byte, {change.verdict}",
+        )
+        for row in means_of_answers(facts)
         if (change := change_of(row, before, after))
     ]
     said += [

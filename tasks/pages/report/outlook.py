@@ -2,7 +2,8 @@
 
 It reads the losses that were measured on held-out text while the segments trained (tasks/training/heldout.py). They lie
 beside the journals, in files of no digest; so this is added when a report is published, as the cost is. A forecast after a
-budget uses nothing measured later. It is the same whether it is made before the next budget is trained or long after.
+budget uses nothing measured later. Before the next budget is trained, it is for the budget's own tokens; afterwards for
+those that were seen, which padding makes fewer. Nothing else of it changes.
 """
 
 from __future__ import annotations

@@ -105,6 +105,29 @@ def test_force_compares_with_what_was_there(tmp_path, monkeypatch):
     assert "other bytes" in told[0]
 
 
+def test_what_is_made_again_with_a_part_more_is_the_same_and_stays(tmp_path, monkeypatch):
+    """As of a release that makes more of the same key; one that makes less has other bytes."""
+    store, plain = Store(tmp_path), stages.run
+
+    def run(config, inputs, draft):
+        stats = plain(config, inputs, draft)
+        (draft.path / "more.json").write_text("{}")
+        draft.part("more", "more.json")
+        return stats
+
+    first = store.ensure(request_of()).artifact
+    letters, told = first.part("letters").digest, []
+    monkeypatch.setattr(stages, "run", run)
+    again = store.ensure(request_of(), Making(warn=told.append), force=True)
+    assert (again.state, again.differs, told) == ("reproduced", False, [])
+    assert again.artifact.part("letters").digest == letters and again.artifact.has("more")
+    found = store.lookup("letters", first.key)
+    assert found is not None and found.has("more") and store.verify(found) == []
+    assert not store.aside("letters", first.key)
+    monkeypatch.setattr(stages, "run", plain)
+    assert store.ensure(request_of(), force=True).differs
+
+
 def _other(job, directory):
     (directory / "letters.txt").write_text("z")
     return {"rows": 1}
