@@ -25,11 +25,11 @@ from flows.dag.merges import merges_of
 from flows.dag.read_ahead import reading_ahead
 from flows.dag.requests import Measures, Requests
 from flows.dag.rounds import Round, round_zero, rounds_of, stopped_round
-from flows.dag.slices import NothingLeft, SliceReader
+from flows.dag.slices import LIKE_OF_A_NEW_MODEL, NothingLeft, SliceReader
 from flows.dag.state import Model, Outcome, Slice, TrainingState
 from storage.artifact import Artifact, Input
 from storage.counts import count_text
-from storage.errors import Interrupted, OnwardError, said
+from storage.errors import ConfigError, Interrupted, OnwardError, said
 from storage.store import Request
 from tasks import stages
 from tasks.models.base import InitConfig, readers_of
@@ -130,7 +130,10 @@ def _adapt(
 
 
 class _Tokenizer:
-    """The run's tokenizer: the base model's, or, for a new base, one made from the first slice of replay text."""
+    """The run's tokenizer: the base model's, or, for a new base, one made from the first slice of replay text.
+
+    Raises ConfigError if text is to be tokenized before any replay text was read.
+    """
 
     def __init__(self, ask: Requests, build: Build) -> None:
         self._ask = ask
@@ -140,7 +143,11 @@ class _Tokenizer:
     def __call__(self, read: list[Slice]) -> Input:
         base = self._ask.run.model.base
         if self.base is None and isinstance(base, InitConfig):
-            documents = read[0].artifacts["decontaminate"].part("documents")
+            replay = {one.name for one in self._ask.run.corpus.sources if one.role == "replay"}
+            first = next((one for one in read if one.source in replay), None)
+            if first is None:
+                raise ConfigError(LIKE_OF_A_NEW_MODEL)
+            documents = first.artifacts["decontaminate"].part("documents")
             made = self._build(self._ask.tokenizer(documents), round=0)
             self.base = self._build(self._ask.initial(made.part("tokenizer")), round=0)
         elif self.base is None:

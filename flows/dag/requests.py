@@ -171,7 +171,7 @@ class Requests(Measures):
         )
         self.run = run
         self._digests = FileDigests(self.cache / "digests.sqlite")
-        self._looks = looks
+        self._looks, self._store = looks, store
         self._shelves: dict[str, Shelves | None] = {}
 
     # ---- corpus -----------------------------------------------------------------------------------------------
@@ -183,12 +183,29 @@ class Requests(Measures):
             remembered = shelves_in(self.cache.parent)
             found = shelves_of(self._reading(source), source, home(), remembered, fix=not self._looks)
             self._shelves[name] = found
+            if found is not None and self._was_plain(name, found):
+                self.warn(
+                    f"source {name} was read as plain text before, and now holds documents: all of it is made again; make "
+                    "the new files a source of their own to keep what was made"
+                )
             if found is not None and found.gone:
                 self.warn(
                     f"source {name}: {len(found.gone):,} files that were read before are gone ({found.gone[0]}, …): what "
                     "was made of them is made again without them"
                 )
         return self._shelves[name]
+
+    def _was_plain(self, name: str, shelves: Shelves) -> bool:
+        """Whether files of a source were read as they are, and none of them as documents."""
+        if any(one.manifest.config.get("name") == name for one in self._store.artifacts("extract")):
+            return False
+        return any(
+            one.manifest.config.get("name") == name
+            and any(
+                file.get("name") in shelves.listing.paths for file in one.manifest.inputs.get("files") or ()
+            )
+            for one in self._store.artifacts("ingest")
+        )
 
     def extract(self, source: SourceConfig, number: int) -> Request:
         """The documents of a source's shelf (`number` counts from 0)."""

@@ -57,6 +57,12 @@ _OTHER_WAYS = {
 """What to do where this reason is the commonest of its stage."""
 
 
+LIKE_OF_A_NEW_MODEL = (
+    "corpus.sources: the tokenizer of a new model is made from replay text, but a replay source with like is read after "
+    "its examples, and none of these is replay text: name a replay source in its like (source or unlike), or leave like out"
+)
+
+
 def _hold_more(first: Slice, held: int) -> str:
     """What would hold out more of a source, of which all is held out of its first slice."""
     spare = held + int(first.artifacts["decontaminate"].stats["documents_out"])
@@ -333,9 +339,13 @@ class SliceReader:
         return source.like.source, unlike
 
     def _read_examples(self, source: SourceConfig, until: str) -> None:
-        """Read the first slices of these, if that was not done."""
+        """Read the first slices of these, if that was not done; for a new model, whose tokenizer is made of it, replay text
+        first."""
         known = {one.name: one for one in self.requests.run.corpus.sources}
-        for name in self._examples_of(source):
+        names = list(self._examples_of(source))
+        if self.requests.new_base:
+            names.sort(key=lambda name: known[name].role != "replay")
+        for name in names:
             if name not in self.cursors:
                 self._read(known[name], until)
 

@@ -19,6 +19,7 @@ class _Row:
     """A row of `fates`: a document, a page of it, or what was lost."""
 
     artifact: str
+    key: str
     source: str
     file: str
     place: str
@@ -43,13 +44,14 @@ def of_file(catalog: Catalog, asked: str) -> tuple[str, list[int]] | None:
     rows = [row for row in rows if row.artifact == rows[-1].artifact]  # of the newest artifact
     ids = _ids(catalog, rows)
     told = _of_page(catalog, rows, page, ids) if page is not None else _of_file(rows)
+    told += _set_aside(catalog, rows)
     lines = [f"{asked}, of source {rows[0].source}  {rows[0].artifact}", *told]
     return "\n".join(lines) + "\n", sorted({ids[row.place] for row in rows if row.place in ids})
 
 
 def _rows(catalog: Catalog, place: str) -> list[_Row]:
     files = catalog.sql(
-        "select a.path || '/' || f.path as file, a.path, json_extract_string(a.config, '$.name') as source "
+        "select a.path || '/' || f.path as file, a.path, a.key, json_extract_string(a.config, '$.name') as source "
         "from files f join artifacts a using (key) where a.stage = 'extract' and f.part = 'fates' order by a.started"
     )
     found = []
@@ -59,25 +61,51 @@ def _rows(catalog: Catalog, place: str) -> list[_Row]:
             "ends_with(place, '!' || $2) order by place, page nulls first",
             [str(catalog.store.root / one["file"]), place],
         )
-        found += [_Row(one["path"], one["source"], **row) for row in rows]
+        found += [_Row(one["path"], one["key"], one["source"], **row) for row in rows]
     return found
 
 
 def _ids(catalog: Catalog, rows: list[_Row]) -> dict[str, int]:
-    """The ids that ingest gave to the documents, by place."""
-    files = catalog.sql(
-        "select a.path || '/' || f.path as file from files f join artifacts a using (key) "
-        "where a.stage = 'ingest' and f.part = 'documents'"
-    )
-    places = sorted({row.place for row in rows if row.page is None and row.reason is None})
+    """The ids that ingest gave to the documents, by place. Asked is ingest of this very extract, and of no other."""
+    files = _of_ingest(catalog, rows[0].key, "documents")
+    places = _places(rows)
     if not files or not places:
         return {}
     found = catalog.sql(
         "select distinct id, json_extract_string(meta, '$.file') as place from read_parquet($1) "
         "where source = $2 and place in (select unnest($3::varchar[]))",
-        [[str(catalog.store.root / row["file"]) for row in files], rows[0].source, places],
+        [files, rows[0].source, places],
     )
     return {str(row["place"]): int(row["id"]) for row in found}
+
+
+def _set_aside(catalog: Catalog, rows: list[_Row]) -> list[str]:
+    """Documents that ingest set aside: by a condition of the source, or as no stage takes such a text."""
+    files, places = _of_ingest(catalog, rows[0].key, "dropped"), _places(rows)
+    if not files or not places:
+        return []
+    found = catalog.sql(
+        "select distinct reason, detail, place from read_parquet($1), (select unnest($2::varchar[]) as place) "
+        "where starts_with(detail, place || ': ') order by place, detail",
+        [files, places],
+    )
+    lines = [f"  ingest         dropped: {row['reason']}  {row['detail']}" for row in found[:_MOST]]
+    return [*lines, *([f"  {'':<14} and {len(found) - _MOST:,} more"] if len(found) > _MOST else [])]
+
+
+def _places(rows: list[_Row]) -> list[str]:
+    """Where the documents are that were read."""
+    return sorted({row.place for row in rows if row.page is None and row.reason is None})
+
+
+def _of_ingest(catalog: Catalog, extract: str, part: str) -> list[str]:
+    """The files of a part of each ingest that read this artifact of `extract`."""
+    files = catalog.sql(
+        "select distinct a.path || '/' || f.path as file from files f join artifacts a using (key) "
+        "join inputs i on i.key = a.key where a.stage = 'ingest' and f.part = $1 and i.from_key = $2 order by file",
+        [part, extract],
+    )
+    return [str(catalog.store.root / row["file"]) for row in files]
 
 
 def _of_file(rows: list[_Row]) -> list[str]:

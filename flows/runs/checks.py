@@ -10,6 +10,7 @@ from typing import Any
 
 from flows.config import RunConfig
 from flows.dag.rounds import round_zero, rounds_of, trunk_schedule
+from flows.dag.slices import LIKE_OF_A_NEW_MODEL
 from storage.counts import count_text
 from storage.errors import ConfigError
 from storage.paths import home
@@ -20,7 +21,7 @@ from tasks.corpus.reading.hub import remembered_in
 from tasks.corpus.reading.kinds import check_kinds
 from tasks.corpus.reading.origins import Hub
 from tasks.corpus.reading.patterns import matches, other_reading, why_none
-from tasks.corpus.reading.sources import IngestConfig, SourceConfig
+from tasks.corpus.reading.sources import IngestConfig, SourceConfig, unlike_of
 from tasks.corpus.tokens.begin import BOS
 from tasks.documents.folder import of_source
 from tasks.evaluation.catalog import BENCHMARKS, check_benchmarks
@@ -117,6 +118,12 @@ def _base(run: RunConfig) -> None:
                 "model.base is initialised here and pre-trained on replay text, but no source in corpus.sources "
                 "has the role replay and a weight above 0"
             )
+        known = {source.name: source for source in run.corpus.sources}
+        for source in run.corpus.sources:
+            if source.like is not None and source.role == "replay" and source.weight:
+                examples = (source.like.source, unlike_of(run.corpus.sources, source.like))
+                if not any(name is not None and known[name].role == "replay" for name in examples):
+                    raise ConfigError(LIKE_OF_A_NEW_MODEL)
         if run.packing.begin == BOS:
             raise ConfigError(
                 "packing.begin is bos, but the tokenizer of a new model (model.base.init) has one token for both ends of a "

@@ -107,10 +107,12 @@ def of_source(source: str, patterns: tuple[str, ...], base: Path, text_field: st
     if not any(isinstance(found, str) for found in looked.values()) and not plain:
         return None
     broken = {
-        name for name, (what, _) in refused.items() if "pointer" in what or what.startswith("not readable")
+        paths[name]: (what, way)
+        for name, (what, way) in refused.items()
+        if "pointer" in what or what.startswith("not readable")
     }
     if broken:
-        return None
+        raise today.unreadable(source, broken, len(paths), base)
     if absent := missing():
         name = next(name for name in refused)
         raise ConfigError(

@@ -22,6 +22,8 @@ from tasks.corpus.reading.origins import Member, survey_file
 from tasks.corpus.reading.parquet import read_footer
 
 KIND = "extracted"
+FILE = "file"
+"""The field of a document's meta that says which file, and where in it, it was read out of."""
 _WAITED_FOR = "extract"
 """Stands for the files of documents that are not made yet, in a plan."""
 
@@ -63,7 +65,7 @@ class Shelf:
 
 
 def read_extracted(unit: Unit, kept: KeptFields) -> Iterator[Batch]:
-    """The documents of one row group from `unit.row` on."""
+    """The documents of one row group from `unit.row` on. `file` of their meta always stays: it says where each is from."""
     assert isinstance(unit.path, Path)
     with pq.ParquetFile(unit.path) as file:
         if unit.piece >= file.num_row_groups:
@@ -73,13 +75,17 @@ def read_extracted(unit: Unit, kept: KeptFields) -> Iterator[Batch]:
     count = table.num_rows
     if not count:
         return
-    metas = table["meta"].to_pylist()
-    if kept.names is not None:
-        metas = [orjson.dumps(kept.of(orjson.loads(meta))).decode() for meta in metas]
+    metas = [orjson.loads(meta) for meta in table["meta"].to_pylist()]
+    files = [str(meta.get(FILE)) for meta in metas]
+    if kept.names is None:
+        kept_metas = table["meta"].combine_chunks().cast(pa.large_string())
+    else:
+        few = [{FILE: file} | kept.of(meta) for file, meta in zip(files, metas, strict=True)]
+        kept_metas = pa.array([orjson.dumps(meta).decode() for meta in few], pa.large_string())
     yield checked(
         (unit.row, count, np.arange(unit.row, unit.row + count, dtype=np.int64), None),
         table["text"].combine_chunks().cast(pa.large_string()),
-        pa.array(metas, pa.large_string()),
+        kept_metas,
         [],
-        lambda row: f"{unit.name}: document {row}",
+        lambda row: files[row - unit.row],
     )

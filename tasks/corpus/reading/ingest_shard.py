@@ -25,7 +25,7 @@ from tasks.corpus.documents import (
     write_documents,
     write_dropped,
 )
-from tasks.corpus.reading import limits
+from tasks.corpus.reading import extracted, limits
 from tasks.corpus.reading.batches import Batch, Fault, Unit, whole_fault
 from tasks.corpus.reading.fields import KeptFields
 from tasks.corpus.reading.readers import read_unit
@@ -100,7 +100,7 @@ def _read_into(writer: ShardWriter, unit: Unit, job: ShardJob, kept: KeptFields)
     end: dict[str, int] | None = None
     documents, aside = writer.documents, 0
     for read in read_unit(unit, job.text_field, kept):
-        whole = meeting(read, job.where, unit.name)
+        whole = meeting(read, job.where, unit.name, extracted.FILE if unit.kind == extracted.KIND else None)
         if end is not None:  # the previous batch reached the limit, and there is another one
             return end
         batch = whole if job.limit is None else _within(whole, job.limit - writer.bytes)

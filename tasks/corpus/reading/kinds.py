@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import re
 import stat
+from collections.abc import Mapping
 from pathlib import Path
 
 import orjson
@@ -272,12 +273,17 @@ def check_kinds(source: str, patterns: tuple[str, ...], base: Path) -> None:
         if what is not None:
             strange[path] = what
     if strange:
-        raise ConfigError(f"corpus.sources: {source}: {_sentence(strange, files, base)}")
+        raise unreadable(source, strange, files, base)
     if files and not filled:
         empty = "the file is" if files == 1 else f"all {files:,} files are"
         raise ConfigError(
             f"corpus.sources: {source}: {empty} empty; put the text there, or leave the source out"
         )
+
+
+def unreadable(source: str, strange: Mapping[Path, tuple[str, str]], files: int, base: Path) -> ConfigError:
+    """The error for files that are nothing that is read: what each is, and the way out. `files`: of so many."""
+    return ConfigError(f"corpus.sources: {source}: {_sentence(strange, files, base)}")
 
 
 def _matched(patterns: tuple[str, ...], base: Path) -> list[Path]:
@@ -307,7 +313,7 @@ def _no_file(path: Path) -> tuple[str, str] | None:
     return what, "write what it gives to a file"
 
 
-def _sentence(strange: dict[Path, tuple[str, str]], files: int, base: Path) -> str:
+def _sentence(strange: Mapping[Path, tuple[str, str]], files: int, base: Path) -> str:
     """`3 of 10 files cannot be read: a.pdf is a PDF document (make it text first, …); b.zip and 1 more are …`."""
     groups: dict[tuple[str, str], list[str]] = {}
     for path, found in strange.items():
@@ -325,7 +331,7 @@ def _sentence(strange: dict[Path, tuple[str, str]], files: int, base: Path) -> s
 
 def _name(path: Path, base: Path) -> str:
     try:
-        name = str(path.relative_to(base))
+        name = str(path if base == Path(base.anchor) else path.relative_to(base))
     except ValueError:
         name = str(path)
     return name.encode(errors="backslashreplace").decode()

@@ -81,8 +81,11 @@ def conditions_of(where: Mapping[str, str]) -> tuple[Condition, ...]:
     return tuple(found)
 
 
-def meeting(batch: Batch, conditions: tuple[Condition, ...], place: str) -> Batch:
-    """The batch in which the rows that fail a condition are faults. `place` is what the file is called."""
+def meeting(
+    batch: Batch, conditions: tuple[Condition, ...], place: str, place_field: str | None = None
+) -> Batch:
+    """The batch in which the rows that fail a condition are faults. `place` is what the file is called; `place_field`: the
+    field of each row that says so instead."""
     if not conditions or not len(batch.texts):
         return batch
     good = np.ones(len(batch.texts), bool)
@@ -95,7 +98,8 @@ def meeting(batch: Batch, conditions: tuple[Condition, ...], place: str) -> Batc
             row = int(batch.rows[position])
             value = fields.get(failed.field)
             is_now = "it has none" if value is None else f"it is {_text(value)[:80]}"
-            faults.append(Fault(row, REASON, f"{place}: not {failed}: {is_now}"))
+            called = place if place_field is None else fields.get(place_field, place)
+            faults.append(Fault(row, REASON, f"{called}: not {failed}: {is_now}"))
     if good.all():
         return batch
     keep = pa.array(good)

@@ -11,12 +11,14 @@ import numpy as np
 import polars as pl
 import pytest
 
-from flows.config import RunConfig
+from flows.config import RunConfig, parse_config
 from flows.dag.plan import planned
-from flows.dag.pretrain import adapt
+from flows.dag.pretrain import _Tokenizer, adapt
 from flows.dag.requests import Requests
-from flows.dag.state import Outcome
-from storage.artifact import Artifact
+from flows.dag.slices import SliceReader
+from flows.dag.state import Outcome, Slice
+from flows.runs.checks import check
+from storage.artifact import Artifact, Input
 from storage.errors import ConfigError
 from storage.store import Making, Request, Store
 from tasks.corpus.documents import read_documents
@@ -118,3 +120,46 @@ def test_examples_that_are_none_are_refused(
     with pytest.raises((ConfigError, ValueError), match="like") as refused:
         run_of(tmp_path, shared_data, like)
     assert words in str(refused.value)
+
+
+NEW = {
+    "init": {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "layers": 1,
+        "heads": 2,
+        "kv_heads": 1,
+        "max_positions": 64,
+        "tokenizer": {"vocabulary": 300},
+        "pretrain_tokens": 4096,
+    }
+}
+
+
+def test_the_tokenizer_of_a_new_model_is_made_of_replay_text(tmp_path: Path, shared_data: Path):
+    raw = run_of(tmp_path, shared_data, {"source": "mine", "unlike": "general"}).model_dump(mode="json")
+    web, mine, general = raw["corpus"]["sources"]
+    raw["corpus"]["sources"] = [web | {"role": "replay"}, mine, general]
+    raw["model"]["base"] = NEW
+    run, stages = parse_config(raw), list[str]()
+    check(run)
+    store = Store(run.store_path)
+
+    def build(request: Request, **_: Any) -> Artifact:
+        stages.append(request.stage)
+        return store.ensure(request, Making()).artifact
+
+    ask, read = Requests(run, store, warn=print), list[list[str]]()
+
+    def tokenizer(slices: list[Slice]) -> Input:
+        read.append([one.source for one in slices])
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        SliceReader(ask, build, tokenizer).until({"web": 1})
+    assert read == [["general"]], "and not the examples of the domain"
+    with pytest.raises(ConfigError, match="none of these is replay text"):
+        _Tokenizer(ask, build)([Slice(1, "mine", {})])
+    raw["corpus"]["sources"] = [web | {"role": "replay"}, mine, general | {"role": "domain"}]
+    with pytest.raises(ConfigError, match="none of these is replay text"):
+        check(parse_config(raw))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import io
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,49 +13,9 @@ import pytest
 from storage.atomic import sha256_file
 from storage.errors import StageFailed
 from tasks.documents import worker
-from tasks.documents.document import Document, Lost
 from tasks.documents.extract_shard import ExtractJob, SourceFile, read_shard
 from tests.support.papers import pdf, zipped
-
-
-class ReadsHere:
-    """Reads in this process: what a `Reader` does without its process."""
-
-    def __init__(self, *_: object) -> None:
-        pass
-
-    def __enter__(self) -> ReadsHere:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        return None
-
-    def read(self, path: Path, place: str) -> Iterator[Document | Lost]:
-        for answer in answers(path, place):
-            if "document" in answer:
-                yield Document(**answer["document"] | {"pages": ()})
-            elif "unopened" in answer:
-                yield Lost(place, "other", "unreadable", answer["unopened"])
-            elif "lost" in answer:
-                yield Lost(**answer["lost"])
-        while EDITS:
-            EDITS.pop()(path)
-
-
-EDITS: list[Any] = []
-
-
-def answers(path: Path, place: str = "f") -> list[dict[str, Any]]:
-    out, request = (
-        io.BytesIO(),
-        {"path": os.fspath(path), "place": place, "skip": 0, "limits": {}, "columns": {}},
-    )
-    worker._answer(request, out)
-    out.seek(0)
-    found = []
-    while (one := worker.take(out)) is not None:
-        found.append(one)
-    return found
+from tests.support.read_here import EDITS, ReadsHere, answers
 
 
 class Fails(io.FileIO):

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from flows.config import RunConfig
+from flows.dag.requests import Requests
 from storage.errors import ConfigError
-from storage.store import Store
+from storage.store import Making, Store
 from storage.store_places import is_store
 from tasks import stages
 from tasks.corpus.reading.digests import FileDigests
@@ -20,8 +22,10 @@ from tasks.documents.read import EXTRACTORS, extractor_version
 from tasks.documents.shelves import Shelves, shelves_in, shelves_of
 from tests.support import ROOT
 from tests.support.papers import docx, pdf, word, zipped
+from tests.support.read_here import ReadsHere
 
 LINE = b'{"text": "one"}\n'
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n"
 PAPER = pdf([[(72, 700, "words of a paper")]])
 
 
@@ -48,7 +52,6 @@ def shelves(
         {"a.jsonl": LINE, "b.png": b"\x89PNG\r\n\x1a\n\0"},
         {"a.jsonl": b'{\n "text": 1\n}\n'},
         {"a.png": b"\x89PNG\r\n\x1a\n\0"},
-        {"a.pdf": PAPER, "b.bin": b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n"},
     ],
 )
 def test_rows_and_texts_and_what_is_to_be_mended_are_as_they_were(tmp_path: Path, files: dict[str, bytes]):
@@ -206,3 +209,57 @@ def test_whatever_tells_kind_or_text_of_a_file_is_in_the_key():
         if kind in ("epub", "msg"):
             assert "read_html" in source and {"lxml", "chardet"} <= set(one.packages)
     assert "olefile" in EXTRACTORS["sheets"].packages, "it tells an XLS"
+
+
+def test_only_what_has_to_be_mended_is_named(tmp_path: Path):
+    pages(tmp_path / "papers", "1.html", "2.html")
+    (tmp_path / "papers" / "b.bin").write_bytes(POINTER)
+    with pytest.raises(ConfigError) as refused:
+        of_source("notes", ("papers/**",), tmp_path, "text")
+    assert str(refused.value) == (
+        "corpus.sources: notes: 1 of 3 files cannot be read: papers/b.bin is a Git LFS pointer and not the data: "
+        "fetch the data with git lfs pull"
+    )
+    for page in ("1.html", "2.html"):
+        (tmp_path / "papers" / page).unlink()
+    assert of_source("notes", ("papers/**",), tmp_path, "text") is None, "ingest's own check names it"
+
+
+def test_a_first_document_in_a_folder_of_text_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("tasks.documents.extract_shard.Reader", ReadsHere)
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "a.txt").write_text("words of a text " * 20)
+    run = RunConfig.model_validate(
+        {
+            "name": "notes",
+            "store": str(tmp_path / "store"),
+            "corpus": {
+                "sources": [
+                    {
+                        "name": "notes",
+                        "role": "domain",
+                        "weight": 1,
+                        "files": [str(tmp_path / "notes" / "**")],
+                    }
+                ]
+            },
+            "model": {"base": "org/model"},
+            "training": {"token_budgets": ["4K"]},
+        }
+    )
+    store, said = Store(run.store_path), list[str]()
+    source = run.corpus.sources[0]
+
+    def ask(**options: bool) -> Requests:
+        said.clear()
+        return Requests(run, store, warn=said.append, **options)
+
+    assert ask().shelves("notes") is None and not said
+    store.ensure(ask().ingest(source, None), Making())
+    pages(tmp_path / "notes", "b.html")
+    for looks in (True, False):
+        requests = ask(looks=looks)
+        assert requests.shelves("notes") is not None and len(said) == 1
+        assert "source notes was read as plain text before, and now holds documents" in said[0]
+    store.ensure(requests.extract(source, 0), Making())
+    assert ask().shelves("notes") is not None and not said
