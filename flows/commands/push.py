@@ -42,7 +42,11 @@ def push(
         ),
     ] = None,
     public: Annotated[
-        bool, typer.Option("--public", help="a new repository is open to all; else it is private")
+        bool,
+        typer.Option(
+            "--public",
+            help="write to a repository that is open to all; a new one is made so, and else private",
+        ),
     ] = False,
     measure: Annotated[
         bool, typer.Option("--measure", help="measure the perplexity of rounded weights for the card")
