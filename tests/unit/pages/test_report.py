@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from storage.artifact import Artifact
+from storage.artifact import Artifact, Input
 from storage.store import Store
 from storage.testing import artifact_of, draft_in
 from tasks.evaluation import evaluate, perplexity
@@ -20,7 +20,8 @@ from tasks.pages.report import report
 from tasks.pages.report.cost import published
 from tasks.pages.report.facts import Curve, Results
 from tasks.pages.report.figures import loss_caption
-from tasks.pages.report.gather import findings, never_reached
+from tasks.pages.report.gather import findings, never_reached, stopped_early
+from tasks.pages.report.inputs import JournalSegment
 from tasks.pages.report.results import forgetting, gain
 from tasks.pages.report.results import perplexity as perplexity_of
 from tests.support.evaluation.cases import Case
@@ -571,3 +572,21 @@ def test_without_merges_a_report_is_as_it_was(plain: Plain) -> None:
     assert "merges" not in facts and "merging" not in artifact.manifest.inputs
     assert not (artifact.path / "figures" / "merges.svg").exists()
     assert report.chosen_of(artifact) == ("", "")
+
+
+def test_a_stop_says_whether_the_lowest_loss_was_in_an_earlier_trunk() -> None:
+    own = {"step": 9, "tokens": 145_000, "loss": 2.04}
+    told = []
+    for lowest, tokens in ((2.0, 110_000), (2.04, 145_000)):
+        rule = {"source": "notes", "lowest": lowest, "lowest_tokens": tokens, "stopped": own}
+        stopped = report._stopped({"tokens_seen": 225_000, "stopping": rule})
+        journal = Input("train", "key", "journal", "digest", Path(), ())
+        told += stopped_early(
+            [JournalSegment(name="400K", kind="trunk", journal=journal, computed=1, stopped=stopped)]
+        )
+    assert "lowest at 110K (2.000 nats per token)" in told[0]
+    assert "goes on from the lowest of its own trunk, at 145K (2.040), and" in told[0]
+    assert (
+        "lowest at 145K (2.040 nats per token). The model 400K goes on from the weights of then, and"
+        in told[1]
+    )
