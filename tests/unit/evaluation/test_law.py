@@ -69,12 +69,12 @@ def test_its_intervals_hold_what_happens_at_four_times_the_tokens(changes: dict,
 def test_its_intervals_hold_the_error_of_the_loss_that_they_start_from() -> None:
     """Far beyond the law's own error: branches whose losses err as those of the trunk, one step further on."""
     held = []
-    for seed in range(60):
-        measured, end, happened = known(seed, points=60, noise=0.03, documents=1, ends_noise=0.03)
+    for seed in range(36):
+        measured, end, happened = known(seed, points=40, noise=0.03, documents=1, ends_noise=0.03)
         near = float(law(1.2e6)) - float(law(4e6)) + happened
         for expected in outlook(measured, end, [1_200_000], "web").expected:
             held.append(expected.low <= near <= expected.high)
-    assert len(held) >= 50, "it says no too often of a law that holds"
+    assert len(held) >= 30, "it says no too often of a law that holds"
     assert np.mean(held) >= 0.90, f"{sum(held)} of {len(held)}"
 
 
