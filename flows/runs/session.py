@@ -194,6 +194,7 @@ def _begin(
     def link(run: str, experiment: str) -> None:
         if (base := public_address(tracker.tracked.uri)) is not None:
             runs = f"{base}/#/experiments/{experiment}/runs"
+            pages.mlflow_run = f"{runs}/{run}"
             live.link("mlflow", f"{runs}/{run}?{AS_TRAINING}", "This run in MLflow")
             live.link("mlflow-runs", address(experiment, base), "Compare runs in MLflow")
 

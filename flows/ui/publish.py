@@ -52,6 +52,8 @@ class PrefectPages:
     def __init__(self, flow_run: str) -> None:
         self._flow_run = UUID(flow_run)
         self._known: dict[str, UUID] | None = None
+        self.mlflow_run: str | None = None
+        """The address of the run in MLflow for browsers, once it is known."""
 
     def put(
         self, key: str, kind: str, data: Any, description: str | None = None, task_run: UUID | None = None
@@ -134,8 +136,14 @@ def report_page(pages: PrefectPages | None, page: Path | None, head: str = "") -
     if pages is None or page is None:
         return
     text = with_pictures((page / "report.md").read_text(encoding="utf-8"), page)
-    told = f"{head}\n\n{text}" if head else text
+    told = "\n\n".join(part for part in (head, as_html(page / "report.html", pages.mlflow_run), text) if part)
     published(lambda: pages.put("report", "markdown", told, "The run's report"))
+
+
+def as_html(page: Path, mlflow_run: str | None) -> str:
+    """Where the report opens as a page of its own: in MLflow, where the run has an address there, and as a file."""
+    link = f"[in MLflow]({mlflow_run}/artifacts/report/{page.name}), or " if mlflow_run else ""
+    return f"As HTML: {link}the file `{page}` of the machine that ran it."
 
 
 def with_pictures(text: str, directory: Path) -> str:
