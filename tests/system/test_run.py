@@ -399,7 +399,8 @@ def test_verify_lineage_export_and_gc(whole, tmp_path):
     card = (tmp_path / "model/README.md").read_text()
     base, last = result["models"][0], result["models"][-1]
     for source, value in last["perplexity"].items():
-        assert f"{base['perplexity'][source]:.2f} → {value:.2f}" in card
+        row = next(line for line in card.split("\n") if line.startswith(f"| {source} |"))
+        assert f"| {base['perplexity'][source]:.2f}" in row and f"| {value:.2f}" in row
     for stage in result["stages"]:
         if stage["stage"] == "train":
             assert f"`{stage['key'][:12]}`" in card
