@@ -23,7 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
-from tasks.documents.document import ANY, Columns, Document, Lost, Page
+from tasks.documents.document import ANY, Columns, Document, Lost, Page, written
 from tasks.documents.limits import Limits
 from tasks.documents.worker import put
 
@@ -75,7 +75,7 @@ class Reader:
 
     def read(self, path: Path, place: str | None = None) -> Iterator[Document | Lost]:
         """Documents of a file, and what is lost of it, in the order of its bytes. `place` is how the file is called."""
-        called = place if place is not None else str(path)
+        called = written(place if place is not None else str(path))
         skip, broken, tried = 0, "", Counter[int]()
         again = 0  # answers of the entry after `skip` that were given by an earlier try
         while True:
@@ -130,7 +130,12 @@ class Reader:
         """Answers to a request. Raises TimeoutError after silence, EOFError where the process has ended."""
         process = self._started()
         assert process.stdin is not None and process.stdout is not None
-        request = {"path": os.fspath(path), "place": place, "skip": skip, "limits": asdict(self.limits)}
+        request = {
+            "path": os.fsencode(path).hex(),
+            "place": place,
+            "skip": skip,
+            "limits": asdict(self.limits),
+        }
         request["columns"] = asdict(self._columns)
         try:
             put(_writer(process), request)

@@ -48,7 +48,9 @@ def _answer(request: dict[str, Any], answers: BinaryIO) -> None:
 
     failed: list[OSError] = []
     try:
-        with io.BufferedReader(_Watched(_opened(request["path"]), failed), 1 << 16) as file:
+        with io.BufferedReader(
+            _Watched(_opened(os.fsdecode(bytes.fromhex(request["path"]))), failed), 1 << 16
+        ) as file:
             limits = Limits(**request["limits"])
             columns = Columns(**request["columns"])
             for found in read(

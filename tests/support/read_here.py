@@ -46,7 +46,7 @@ EDITS: list[Callable[[Path], Any]] = []
 def answers(path: Path, place: str = "f") -> list[dict[str, Any]]:
     out, request = (
         io.BytesIO(),
-        {"path": os.fspath(path), "place": place, "skip": 0, "limits": {}, "columns": {}},
+        {"path": os.fsencode(path).hex(), "place": place, "skip": 0, "limits": {}, "columns": {}},
     )
     worker._answer(request, out)
     out.seek(0)

@@ -83,3 +83,12 @@ def test_who_stops_in_the_middle_leaves_no_process(tmp_path: Path):
     assert isinstance(next(files)[1], Document)
     files.close()  # type: ignore[attr-defined]
     assert set(psutil.Process().children()) == before
+
+
+def test_a_name_that_is_of_no_encoding_is_read(tmp_path: Path):
+    path = tmp_path / os.fsdecode(b"caf\xe9.txt")
+    path.write_text("words")
+    with Reader() as reader:
+        (found,) = reader.read(path)
+    assert isinstance(found, Document)
+    assert (found.text, found.place) == ("words", f"{tmp_path}/caf\ufffd.txt")

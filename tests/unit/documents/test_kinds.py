@@ -23,6 +23,11 @@ def tarred() -> bytes:
     return out.getvalue()
 
 
+def named(one: bytes | str) -> str:
+    """A test is called by what it expects: compressed bytes hold the time, and each process would call it otherwise."""
+    return one if isinstance(one, str) else "bytes"
+
+
 @pytest.mark.parametrize(
     ("data", "kind"),
     [
@@ -64,6 +69,7 @@ def tarred() -> bytes:
         (tarred(), "tar"),
         (zipped({"a": "b"}), "zip"),
     ],
+    ids=named,
 )
 def test_kinds(data, kind):
     assert kind_of(data, whole=True) == kind
@@ -79,6 +85,7 @@ def test_kinds(data, kind):
         (zipped({"mimetype": "application/vnd.oasis.opendocument.text"}), "odt"),
         (zipped({"a.txt": ""}), "zip"),
     ],
+    ids=named,
 )
 def test_a_zip_is_told_by_what_it_holds(data, kind):
     assert zip_kind(io.BytesIO(data)) == kind
@@ -96,6 +103,7 @@ def test_a_zip_is_told_by_what_it_holds(data, kind):
         (bytes(range(256)) * 4, "unknown"),
         (b"".join(bytes((n * 37 % 256, n % 3)) for n in range(600)), "unknown"),
     ],
+    ids=named,
 )
 def test_what_is_not_read_has_a_reason(data, reason):
     with pytest.raises(Unreadable) as told:
