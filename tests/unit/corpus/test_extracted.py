@@ -100,8 +100,8 @@ def test_fields_are_kept_by_name_and_an_empty_shelf_is_an_empty_slice(tmp_path: 
     assert reading.made[0].stats["documents_out"] == 0 and reading.made[0].stats["exhausted"]
     reading.whole(Shelf(part(tmp_path, "some", texts("a", 2)), {}))
     assert [json.loads(str(row["meta"])) for row in reading.documents()] == [
-        {"title": "a0 "},
-        {"title": "a1 "},
+        {"file": "a0.pdf", "title": "a0 "},  # by its file a document is explained
+        {"file": "a1.pdf", "title": "a1 "},
     ]
 
 
