@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -26,7 +27,8 @@ def wait_for(condition: Callable[[], Any], process: BaseProcess, seconds: float 
 
 def kill(process: BaseProcess) -> None:
     assert process.pid is not None
-    os.kill(process.pid, signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError):  # it may have ended at that moment
+        os.kill(process.pid, signal.SIGKILL)
     process.join(30)
 
 
